@@ -1,0 +1,42 @@
+# make demo   trains on drawn faces for a few minutes and writes a page about the result
+# make test   runs the test suite
+# Both create .venv and install the pinned versions the first time; later runs install nothing.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint types readme check clean
+.DELETE_ON_ERROR:
+
+demo: $(READY)
+	$(BIN)/centerarc demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+readme: $(READY)
+	$(BIN)/python -m pytest tests/test_readme.py
+
+check: test lint types readme
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# Everything is pinned in constraints.txt, torch in its CPU build where one is offered.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "centerarc needs Python 3.11 or newer; try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[log,report]" --group dev
+	@touch $(READY)

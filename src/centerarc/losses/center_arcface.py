@@ -1,0 +1,174 @@
+"""The joint Center + ArcFace criterion."""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from centerarc.losses.center import CenterLoss, CenterUpdate
+from centerarc.losses.centers import Space, check_space
+from centerarc.losses.functional import center_separation, center_terms
+from centerarc.losses.margin_softmax import BatchMetrics, MarginSoftmaxLoss
+from centerarc.losses.margins import ArcFace, Margin
+from centerarc.losses.negative_logsumexp import Implementation
+from centerarc.losses.reduction import Reduction, reduce
+
+Centers = Literal["shared", "separate"]
+
+
+class CenterArcFaceLoss(nn.Module):
+    """ArcFace, which parts the classes, and center loss, which gathers each of them.
+
+    ``arcface_loss, center_loss = criterion(features, labels)``; train on their weighted sum, for
+    example ``arcface_loss + 0.01 * center_loss``. Give ``criterion.parameters()`` to the optimizer.
+
+    The centers are ArcFace's own prototypes (``"shared"``) or a set of their own (``"separate"``).
+    In unit space the center term is 1 - cos to the own center, at most 2, and wants a weight of the
+    order of s / 10; in raw space it is half a squared distance and grows with the embeddings'
+    length, and wants the paper's 0.003 to 0.01. docs/losses.md tells how to choose.
+
+    Args:
+        num_classes: C, at least 1.
+        feat_dim: D, the embedding size, at least 1.
+        s: scale of the cosines, positive.
+        m: ArcFace's margin in radians, in [0, pi/2]; 0 is the plain normalised softmax.
+        margin: another margin in ArcFace's place; ``m`` is then not used.
+        centers: ``"shared"`` or ``"separate"``.
+        center_space: ``"unit"`` or ``"raw"``.
+        center_update: how separate centers move: ``"paper"`` (a buffer) or ``"gradient"`` (a
+            parameter), see ``CenterLoss``.
+        alpha: step of the paper's update, in (0, 1].
+        update_on_forward: whether the training forward applies the paper's update.
+        sub_centers: K prototypes a class, see ``MarginSoftmaxLoss``; the center term then pulls
+            towards the nearest of them, or to the one separate center.
+        weight: (C,) class weights of the ArcFace term.
+        ignore_index: the label of samples that do not count.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``, of both terms.
+        label_smoothing: of the ArcFace term, in [0, 1).
+        implementation: of ``negative_logsumexp``.
+        generator: draws the initial prototypes and centers; torch's own by default.
+
+    Attributes:
+        arcface: the ``MarginSoftmaxLoss`` with the prototypes.
+        center: the ``CenterLoss`` with the separate centers, or None.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Source:
+        Deng et al. 2019, "ArcFace"; Wen et al. 2016, center loss.
+
+    Example:
+        >>> import torch
+        >>> from centerarc import CenterArcFaceLoss
+        >>> criterion = CenterArcFaceLoss(num_classes=10, feat_dim=16)
+        >>> features = torch.randn(8, 16, requires_grad=True)
+        >>> arcface_loss, center_loss = criterion(features, torch.arange(8))
+        >>> (arcface_loss + 0.01 * center_loss).backward()
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        feat_dim: int,
+        s: float = 30.0,
+        m: float = 0.5,
+        *,
+        margin: Margin | None = None,
+        centers: Centers = "shared",
+        center_space: Space = "unit",
+        center_update: CenterUpdate = "paper",
+        alpha: float = 0.5,
+        update_on_forward: bool = True,
+        sub_centers: int = 1,
+        weight: Tensor | None = None,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+        label_smoothing: float = 0.0,
+        implementation: Implementation = "auto",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if centers not in get_args(Centers):
+            raise ValueError(f"centers must be 'shared' or 'separate', got {centers!r}")
+        check_space(center_space)
+        self.center_space: Space = center_space
+        self.arcface = MarginSoftmaxLoss(
+            num_classes,
+            feat_dim,
+            ArcFace(m) if margin is None else margin,
+            s,
+            sub_centers=sub_centers,
+            weight=weight,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            implementation=implementation,
+            generator=generator,
+        )
+        self.center: CenterLoss | None = None
+        if centers == "separate":
+            self.center = CenterLoss(
+                num_classes,
+                feat_dim,
+                space=center_space,
+                update=center_update,
+                alpha=alpha,
+                update_on_forward=update_on_forward,
+                ignore_index=ignore_index,
+                reduction=reduction,
+                generator=generator,
+            )
+
+    @property
+    def centers(self) -> Tensor:
+        """(C, D), or (C, K, D): the separate centers, or the prototypes if they are shared."""
+        return self.arcface.prototypes if self.center is None else self.center.centers
+
+    @property
+    def metrics(self) -> BatchMetrics | None:
+        """Target cosines and accuracy of the last forward pass, None before it."""
+        return self.arcface.metrics
+
+    def forward(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The two components for (N, D) features and (N,) labels.
+
+        Returns:
+            ``(arcface_loss, center_loss)``, scalars, or (N,) each for ``reduction="none"``.
+        """
+        terms = self.arcface.terms(features, labels)
+        separate = None if self.center is None else self.center.centers
+        pull = center_terms(features, labels, terms, separate, self.center_space)
+        if self.center is not None and self.training and self.center.update_on_forward:
+            self.center.update_centers(features, labels)
+        reduction = self.arcface.reduction
+        return (
+            reduce(terms.loss, terms.share, reduction),
+            reduce(pull, terms.known.to(pull.dtype), reduction),
+        )
+
+    def update_centers(self, features: Tensor, labels: Tensor) -> None:
+        """Apply the paper's update to separate centers, see ``CenterLoss.update_centers``."""
+        if self.center is not None:
+            self.center.update_centers(features, labels)
+
+    def separation(self, labels: Tensor | None = None) -> Tensor:
+        """How close the centers come to each other, see ``functional.center_separation``.
+
+        Add it to the loss with a weight to push the classes apart. Separate centers that follow the
+        paper's update take no gradient: then the prototypes are pushed.
+
+        Args:
+            labels: (A,), the classes looked at, such as the batch's labels; all by default.
+
+        Returns:
+            A scalar in [-2, 0].
+        """
+        centers = self.centers if self.centers.requires_grad else self.arcface.prototypes
+        if labels is None:
+            labels = torch.arange(centers.shape[0], device=centers.device)
+        return center_separation(centers, labels, implementation=self.arcface.implementation)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """(N, C) scaled cosines without margin, see ``MarginSoftmaxLoss.logits``."""
+        return self.arcface.logits(features)

@@ -1,0 +1,106 @@
+"""What a loss asks of its input, and how it says so without stalling a GPU."""
+
+from collections import deque
+
+import torch
+from torch import Tensor
+
+
+def check_shapes(features: Tensor, labels: Tensor, feat_dim: int) -> None:
+    """Raise ``ValueError`` unless features are (N, feat_dim) floats beside (N,) integer labels."""
+    if features.dim() != 2 or features.shape[1] != feat_dim:
+        raise ValueError(f"features must be (N, {feat_dim}), got {tuple(features.shape)}")
+    if not features.is_floating_point():
+        raise ValueError(f"features must be floating point, got {features.dtype}")
+    if labels.shape != features.shape[:1]:
+        raise ValueError(
+            f"labels must be ({features.shape[0]},), one for each row of features, "
+            f"got {tuple(labels.shape)}"
+        )
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ValueError(f"labels must be integers, got {labels.dtype}")
+    if labels.device != features.device:
+        raise ValueError(
+            f"labels must be on the features' device {features.device}, got {labels.device}"
+        )
+
+
+def check_values(features: Tensor, labels: Tensor, num_classes: int, ignore_index: int) -> None:
+    """Raise ``ValueError`` for labels out of range or features that are not finite, on the CPU.
+
+    Reading a value back from an accelerator would stall it, so elsewhere this does nothing: there,
+    a bad row makes the loss NaN, and the modules report it a few batches later by
+    ``DeferredChecks``.
+    """
+    if features.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    if (message := _complaint(features, labels, num_classes, ignore_index)) is not None:
+        raise ValueError(message)
+
+
+def _complaint(features: Tensor, labels: Tensor, num_classes: int, ignore_index: int) -> str | None:
+    kept = labels != ignore_index
+    outside = kept & ((labels < 0) | (labels >= num_classes))
+    if bool(outside.any()):
+        row = int(outside.nonzero()[0])
+        return (
+            f"labels must be in [0, {num_classes}) or ignore_index {ignore_index}, "
+            f"got {int(labels[row])} at row {row}"
+        )
+    # A sum is finite unless a term is not (or it overflows): one pass instead of three.
+    if not bool(features.detach().sum(dtype=torch.float64).isfinite()):
+        wrong = ~features.detach().isfinite().all(dim=1) & kept
+        if bool(wrong.any()):
+            row = int(wrong.nonzero()[0])
+            return f"features must be finite, got NaN or infinity at row {row}"
+    return None
+
+
+class DeferredChecks:
+    """Checks on an accelerator that report bad input a few batches late, and never wait.
+
+    Each batch leaves one flag on the device and starts its copy to the host; a flag that has
+    arrived is looked at when a later batch comes by.
+    """
+
+    def __init__(self) -> None:
+        self._batch = 0
+        self._pending: deque[tuple[int, Tensor, torch.Event]] = deque()
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "DeferredChecks":
+        return DeferredChecks()
+
+    def __getstate__(self) -> dict[str, object]:
+        return {}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__init__()  # type: ignore[misc]
+
+    def watch(self, features: Tensor, labels: Tensor, num_classes: int, ignore_index: int) -> None:
+        """Queue the checks of this batch, and raise what earlier ones found.
+
+        Raises:
+            ValueError: naming the number of the batch that was bad, counted from 0.
+        """
+        if features.device.type in ("cpu", "meta") or torch.compiler.is_compiling():
+            return
+        kept = labels != ignore_index
+        outside = (kept & ((labels < 0) | (labels >= num_classes))).any()
+        infinite = ~(features.detach().isfinite().all(dim=1) | ~kept).all()
+        flags = torch.stack([outside, infinite]).to("cpu", non_blocking=True)
+        event = torch.Event(features.device)
+        event.record()
+        self._pending.append((self._batch, flags, event))
+        self._batch += 1
+        while self._pending and self._pending[0][2].query():
+            batch, flags, _ = self._pending.popleft()
+            outside_host, infinite_host = flags.tolist()
+            if outside_host:
+                raise ValueError(
+                    f"labels must be in [0, {num_classes}) or ignore_index {ignore_index}; "
+                    f"batch {batch} had one outside"
+                )
+            if infinite_host:
+                raise ValueError(
+                    f"features must be finite; batch {batch} had NaN or infinity in them"
+                )

@@ -1,0 +1,176 @@
+"""The margin softmax as a module that owns its class prototypes."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from centerarc.losses.checks import DeferredChecks
+from centerarc.losses.margins import ArcFace, Margin
+from centerarc.losses.negative_logsumexp import Implementation
+from centerarc.losses.optimizer_reminder import OptimizerReminder
+from centerarc.losses.reduction import Reduction, check_reduction, reduce
+from centerarc.losses.terms import MarginSoftmaxTerms, margin_softmax_terms
+from centerarc.losses.unit import unit
+
+# The recipes of the field (arcface_torch and its descendants) start from this and tune their
+# learning rates to it: the gradient of a direction is inversely proportional to the length.
+INITIAL_STD = 0.01
+
+
+@dataclass(frozen=True)
+class BatchMetrics:
+    """What the last forward pass saw, detached; reading a value is what waits for the device.
+
+    Attributes:
+        target_cosine: (N,), cosine of each sample to its own class, without margin; ignored: 0.
+        accuracy: scalar, share of counted samples whose own class has the largest cosine.
+        count: scalar, samples that were not ignored.
+    """
+
+    target_cosine: Tensor
+    accuracy: Tensor
+    count: Tensor
+
+    @classmethod
+    def of(cls, terms: MarginSoftmaxTerms) -> "BatchMetrics":
+        """Collect them from one pass."""
+        count = terms.known.sum()
+        return cls(terms.target_cosine, terms.correct.sum() / count.clamp_min(1), count)
+
+
+class MarginSoftmaxLoss(nn.Module):
+    """Softmax cross entropy over scaled cosines to learned prototypes, with a margin.
+
+    ``loss_i = softplus(lse_{j != y}(s cos_j) - s psi(theta_y))``, see
+    ``functional.margin_softmax_loss``.
+
+    Args:
+        num_classes: C, at least 1.
+        feat_dim: D, the embedding size, at least 1.
+        margin: psi; by default ``ArcFace(m=0.5)``. ``CosFace(m=0.0)`` is the plain softmax.
+        s: scale of the cosines, positive.
+        sub_centers: K prototypes a class, of which each sample takes the nearest; 1 to have one.
+        weight: (C,) class weights, as ``cross_entropy`` has them; kept as a buffer.
+        ignore_index: the label of samples that do not count.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        label_smoothing: in [0, 1).
+        implementation: of ``negative_logsumexp``.
+        generator: draws the initial prototypes; torch's own by default.
+
+    Attributes:
+        prototypes: parameter, (C, D), or (C, K, D) with sub-centers. Give it to the optimizer.
+        metrics: ``BatchMetrics`` of the last forward pass, None before it.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Source:
+        Deng et al. 2019, "ArcFace", equation 4; Deng et al. 2020, "Sub-center ArcFace".
+
+    Example:
+        >>> import torch
+        >>> from centerarc import CosFace, MarginSoftmaxLoss
+        >>> criterion = MarginSoftmaxLoss(num_classes=10, feat_dim=16, margin=CosFace(0.35), s=64)
+        >>> loss = criterion(torch.randn(8, 16), torch.arange(8))
+        >>> criterion.logits(torch.randn(8, 16)).shape
+        torch.Size([8, 10])
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        feat_dim: int,
+        margin: Margin | None = None,
+        s: float = 64.0,
+        *,
+        sub_centers: int = 1,
+        weight: Tensor | None = None,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+        label_smoothing: float = 0.0,
+        implementation: Implementation = "auto",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        check_counts(num_classes=num_classes, feat_dim=feat_dim, sub_centers=sub_centers)
+        check_reduction(reduction)
+        if not s > 0:
+            raise ValueError(f"s must be positive, got {s!r}")
+        if not 0.0 <= label_smoothing < 1.0:
+            raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing!r}")
+        if label_smoothing and sub_centers > 1:
+            raise ValueError(f"label_smoothing must be 0 with sub-centers, got {label_smoothing!r}")
+        if weight is not None and weight.shape != (num_classes,):
+            raise ValueError(
+                f"weight must be ({num_classes},), one for each class, got {tuple(weight.shape)}"
+            )
+        self.num_classes = num_classes
+        self.feat_dim = feat_dim
+        self.margin: Margin = ArcFace() if margin is None else margin
+        self.s = float(s)
+        self.sub_centers = sub_centers
+        self.ignore_index = ignore_index
+        self.reduction: Reduction = reduction
+        self.label_smoothing = label_smoothing
+        self.implementation: Implementation = implementation
+        shape = (
+            (num_classes, feat_dim) if sub_centers == 1 else (num_classes, sub_centers, feat_dim)
+        )
+        self.prototypes = nn.Parameter(torch.empty(shape))
+        self.weight: Tensor | None
+        self.register_buffer("weight", None if weight is None else weight.detach().clone())
+        self.metrics: BatchMetrics | None = None
+        self._checks = DeferredChecks()
+        self._reminder = OptimizerReminder(type(self).__name__)
+        self.reset_parameters(generator)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw the prototypes anew, normal with standard deviation 0.01."""
+        with torch.no_grad():
+            self.prototypes.normal_(std=INITIAL_STD, generator=generator)
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        """The loss of (N, D) features and (N,) labels: a scalar, or (N,) for ``"none"``."""
+        terms = self.terms(features, labels)
+        return reduce(terms.loss, terms.share, self.reduction)
+
+    def terms(self, features: Tensor, labels: Tensor) -> MarginSoftmaxTerms:
+        """One pass over the classes, before the reduction; also sets ``metrics``."""
+        if self.training:
+            self._reminder.check(self.prototypes)
+        terms = margin_softmax_terms(
+            features,
+            self.prototypes,
+            labels,
+            self.margin,
+            self.s,
+            weight=self.weight,
+            ignore_index=self.ignore_index,
+            label_smoothing=self.label_smoothing,
+            implementation=self.implementation,
+        )
+        self._checks.watch(features, labels, self.num_classes, self.ignore_index)
+        self.metrics = BatchMetrics.of(terms)
+        return terms
+
+    def logits(self, features: Tensor) -> Tensor:
+        """(N, C) scaled cosines without margin, for classification; holds all of N x C."""
+        dtype = torch.promote_types(features.dtype, self.prototypes.dtype)
+        with torch.autocast(features.device.type, enabled=False):
+            cosines = unit(features.to(dtype)) @ unit(self.prototypes.to(dtype)).flatten(0, -2).T
+            if self.sub_centers > 1:
+                cosines = cosines.view(len(features), self.num_classes, self.sub_centers).amax(dim=2)
+            return self.s * cosines
+
+    def extra_repr(self) -> str:
+        """What ``print(criterion)`` shows."""
+        sub = f", sub_centers={self.sub_centers}" if self.sub_centers > 1 else ""
+        return f"{self.num_classes}, {self.feat_dim}, margin={self.margin}, s={self.s:g}{sub}"
+
+
+def check_counts(**counts: int) -> None:
+    """Raise ``ValueError`` for the first argument that is not a positive integer."""
+    for name, value in counts.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} must be a positive integer, got {value!r}")

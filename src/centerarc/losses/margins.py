@@ -1,0 +1,198 @@
+"""Margins: functions that make the target cosine smaller, so that the network must beat it.
+
+A margin maps the angle between a sample and its own prototype to the value that replaces the
+target's cosine in the softmax. It sees N numbers only and is plain autograd. To add one, write a
+frozen dataclass with a ``__call__`` here and name it in ``MARGINS``: the fused loss, the command
+line and the tests take it from there.
+"""
+
+import difflib
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from centerarc.losses.target import Target
+
+
+class Margin(Protocol):
+    """Any callable from the target angle to psi, the target's cosine less its margin."""
+
+    def __call__(self, target: Target, /) -> Tensor:
+        """Return psi, (N,)."""
+
+
+def _require(name: str, value: float, low: float, high: float, allowed: str) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be {allowed}, got {value!r}")
+
+
+@dataclass(frozen=True)
+class ArcFace:
+    """Additive angular margin, ``psi = cos(theta + m)``.
+
+    Computed as ``cos(theta) cos(m) - sin(theta) sin(m)``, so no ``acos`` and no infinite gradient.
+    From theta = pi - m on, where cos(theta + m) would rise again, it goes on as
+    ``cos(theta) + cos(m) - 1``: continuous there (both sides are -1), falling all the way to
+    theta = pi, and with the gradient of the plain cosine, so that the worst samples still learn.
+    (The usual fallback, ``cos(theta) - m sin(m)``, jumps up by 7.5 logits at s = 64, m = 0.5.)
+
+    Args:
+        m: the margin in radians, in [0, pi/2]; 0 is the plain normalised softmax.
+
+    Raises:
+        ValueError: if ``m`` is out of range.
+
+    Source:
+        Deng, Guo, Xue, Zafeiriou 2019, "ArcFace", equation 3.
+
+    Example:
+        >>> import torch
+        >>> from centerarc.losses import ArcFace, Target
+        >>> zero = Target(cos=torch.ones(1), sin=torch.zeros(1), norm=torch.ones(1))
+        >>> round(ArcFace(m=0.5)(zero).item(), 4)
+        0.8776
+    """
+
+    m: float = 0.5
+
+    def __post_init__(self) -> None:
+        _require("ArcFace: m", self.m, 0.0, math.pi / 2, "in [0, pi/2] radians")
+
+    def __call__(self, target: Target) -> Tensor:
+        cos_m = math.cos(self.m)
+        inside = target.cos * cos_m - target.sin * math.sin(self.m)
+        return torch.where(target.cos > -cos_m, inside, target.cos + (cos_m - 1))
+
+
+@dataclass(frozen=True)
+class CosFace:
+    """Additive cosine margin, ``psi = cos(theta) - m``.
+
+    Args:
+        m: the margin, a difference of cosines, in [0, 2]; 0 is the plain normalised softmax.
+
+    Raises:
+        ValueError: if ``m`` is out of range.
+
+    Source:
+        Wang, Wang, Zhou et al. 2018, "CosFace", equation 4.
+    """
+
+    m: float = 0.35
+
+    def __post_init__(self) -> None:
+        _require("CosFace: m", self.m, 0.0, 2.0, "in [0, 2]")
+
+    def __call__(self, target: Target) -> Tensor:
+        return target.cos - self.m
+
+
+@dataclass(frozen=True)
+class CombinedMargin:
+    """The three margins in one, ``psi = cos(m1 theta + m2) - m3``.
+
+    Where m1 theta + m2 exceeds pi, at theta0 = (pi - m2) / m1, it goes on as
+    ``cos(theta) - cos(theta0) - 1 - m3``: continuous and falling, as for ``ArcFace``.
+
+    Args:
+        m1: factor of the angle, in [1, 4].
+        m2: addend to the angle in radians, in [0, pi/2].
+        m3: subtrahend from the cosine, in [0, 2].
+
+    Raises:
+        ValueError: if one of them is out of range.
+
+    Source:
+        Deng, Guo, Xue, Zafeiriou 2019, "ArcFace", equation 4.
+    """
+
+    m1: float = 1.0
+    m2: float = 0.3
+    m3: float = 0.2
+
+    def __post_init__(self) -> None:
+        _require("CombinedMargin: m1", self.m1, 1.0, 4.0, "in [1, 4]")
+        _require("CombinedMargin: m2", self.m2, 0.0, math.pi / 2, "in [0, pi/2] radians")
+        _require("CombinedMargin: m3", self.m3, 0.0, 2.0, "in [0, 2]")
+
+    def __call__(self, target: Target) -> Tensor:
+        if self.m1 == 1.0:
+            return ArcFace(self.m2)(target) - self.m3
+        turn = (math.pi - self.m2) / self.m1
+        inside = torch.cos(self.m1 * target.theta + self.m2)
+        beyond = target.cos - (math.cos(turn) + 1)
+        return torch.where(target.cos > math.cos(turn), inside, beyond) - self.m3
+
+
+@dataclass(frozen=True)
+class SphereFaceR:
+    """Multiplicative angular margin, ``psi = (-1)^k cos(m theta) - 2k``, k = floor(m theta / pi).
+
+    The staircase keeps it continuous and falling over all of [0, pi]. It stands under a fixed
+    scale s, as in the revised SphereFace with hard feature normalisation. (The authors' code stops
+    the gradient at the margin; here it is the exact one.)
+
+    Args:
+        m: factor of the angle, a real number in [1, 4]; 1 is the plain normalised softmax.
+
+    Raises:
+        ValueError: if ``m`` is out of range.
+
+    Source:
+        Liu, Wen, Raj, Singh, Weller 2022, "SphereFace Revived"; the characteristic function of
+        Liu et al. 2017, "SphereFace", equation 7.
+    """
+
+    m: float = 1.5
+
+    def __post_init__(self) -> None:
+        _require("SphereFaceR: m", self.m, 1.0, 4.0, "in [1, 4]")
+
+    def __call__(self, target: Target) -> Tensor:
+        if self.m == 1.0:
+            return target.cos
+        angle = self.m * target.theta
+        k = (angle.detach() / math.pi).floor()
+        return (1 - 2 * (k % 2)) * torch.cos(angle) - 2 * k
+
+
+MARGINS: dict[str, type[ArcFace] | type[CosFace] | type[CombinedMargin] | type[SphereFaceR]] = {
+    "arcface": ArcFace,
+    "cosface": CosFace,
+    "combined": CombinedMargin,
+    "sphereface_r": SphereFaceR,
+}
+
+
+def list_margins() -> list[str]:
+    """The names that ``create_margin`` knows."""
+    return list(MARGINS)
+
+
+def create_margin(name: str, **parameters: float) -> Margin:
+    """Build a margin by name.
+
+    Args:
+        name: one of ``list_margins()``.
+        **parameters: what the margin's class takes, for example ``m=0.4``.
+
+    Returns:
+        The margin.
+
+    Raises:
+        ValueError: for an unknown name or parameter, or a value out of range.
+    """
+    if name not in MARGINS:
+        close = difflib.get_close_matches(name, MARGINS, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"margin must be one of {', '.join(MARGINS)}, got {name!r}{hint}")
+    known = MARGINS[name].__dataclass_fields__
+    for parameter in parameters:
+        if parameter not in known:
+            raise ValueError(
+                f"margin {name!r} takes {', '.join(known)}, got the parameter {parameter!r}"
+            )
+    return MARGINS[name](**parameters)

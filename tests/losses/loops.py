@@ -1,0 +1,56 @@
+"""The losses written once more as plain double loops over Python floats: nobody's tensor code."""
+
+import math
+
+from torch import Tensor
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    x, w = a.tolist(), b.tolist()
+    length = math.sqrt(sum(v * v for v in x)) * math.sqrt(sum(v * v for v in w))
+    return sum(p * q for p, q in zip(x, w, strict=True)) / length if length else 0.0
+
+
+def arcface(cos: float, m: float) -> float:
+    theta = math.acos(max(-1.0, min(1.0, cos)))
+    return math.cos(theta + m) if theta + m <= math.pi else cos + math.cos(m) - 1
+
+
+def logits(
+    features: Tensor, prototypes: Tensor, labels: Tensor, psi, s: float
+) -> list[list[float]]:
+    """(N, C), the margin applied at the label; prototypes (C, D) or (C, K, D)."""
+    table = []
+    for i, x in enumerate(features):
+        row = []
+        for j, w in enumerate(prototypes):
+            subs = [w] if w.dim() == 1 else list(w)
+            cos = max(cosine(x, sub) for sub in subs)
+            row.append(s * (psi(cos) if j == int(labels[i]) else cos))
+        table.append(row)
+    return table
+
+
+def cross_entropy(row: list[float], label: int) -> float:
+    top = max(row)
+    return top + math.log(math.fsum(math.exp(z - top) for z in row)) - row[label]
+
+
+def center(features: Tensor, centers: Tensor, labels: Tensor) -> list[float]:
+    return [
+        sum((p - q) ** 2 for p, q in zip(x.tolist(), centers[int(y)].tolist(), strict=True)) / 2
+        for x, y in zip(features, labels, strict=True)
+    ]
+
+
+def moved_centers(
+    centers: Tensor, features: Tensor, labels: Tensor, alpha: float
+) -> list[list[float]]:
+    """Wen et al. 2016, equation 4, class by class."""
+    moved = [c.tolist() for c in centers]
+    for j in range(len(moved)):
+        members = [x.tolist() for x, y in zip(features, labels, strict=True) if int(y) == j]
+        for d in range(len(moved[j])):
+            total = sum(centers[j, d].item() - x[d] for x in members)
+            moved[j][d] -= alpha * total / (1 + len(members))
+    return moved

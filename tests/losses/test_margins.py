@@ -1,0 +1,126 @@
+"""Margins: their formulas, and what a training run feels of them."""
+
+import math
+
+import pytest
+import torch
+
+from centerarc.losses import (
+    ArcFace,
+    CombinedMargin,
+    CosFace,
+    Margin,
+    SphereFaceR,
+    Target,
+    create_margin,
+    list_margins,
+)
+from centerarc.losses.target import target_angle
+
+EVERY = [create_margin(name) for name in list_margins()] + [
+    ArcFace(0.0),
+    ArcFace(math.pi / 2),
+    CombinedMargin(2.0, 0.3, 0.1),
+    CombinedMargin(1.0, 0.5, 0.0),
+    SphereFaceR(4.0),
+    SphereFaceR(1.0),
+]
+
+
+def at(theta: torch.Tensor) -> Target:
+    return Target(cos=theta.cos(), sin=theta.sin(), norm=torch.ones_like(theta))
+
+
+def grid(n: int = 20001) -> torch.Tensor:
+    return torch.linspace(0, math.pi, n, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("margin", EVERY, ids=str)
+def test_falls_and_never_jumps_over_all_angles(margin: Margin) -> None:
+    psi = margin(at(grid()))
+    steps = psi.diff()
+    assert (steps <= 1e-12).all()
+    # No angle changes faster than m theta can, so a step of the grid is small unless it is a jump.
+    assert steps.abs().max() < 5 * math.pi / 20000
+
+
+@pytest.mark.parametrize("margin", EVERY, ids=str)
+def test_never_above_the_plain_cosine(margin: Margin) -> None:
+    theta = grid()
+    assert (margin(at(theta)) <= theta.cos() + 1e-12).all()
+
+
+@pytest.mark.parametrize("margin", EVERY, ids=str)
+@pytest.mark.parametrize("cos", [1.0, -1.0])
+def test_gradient_is_finite_where_feature_and_prototype_align(margin: Margin, cos: float) -> None:
+    x = torch.tensor([[3.0, 4.0, 0.0]], requires_grad=True)
+    w = (cos * x.detach()).requires_grad_()
+    margin(target_angle(x, w)).sum().backward()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+    assert w.grad is not None
+    assert w.grad.isfinite().all()
+
+
+def test_arcface_is_the_angle_plus_the_margin() -> None:
+    theta = torch.linspace(0, math.pi - 0.5, 50, dtype=torch.float64)
+    torch.testing.assert_close(ArcFace(0.5)(at(theta)), (theta + 0.5).cos(), rtol=0, atol=1e-15)
+
+
+def test_arcface_is_continuous_where_the_usual_fallback_jumps() -> None:
+    turn = math.pi - 0.5
+    before, after = ArcFace(0.5)(at(torch.tensor([turn - 1e-7, turn + 1e-7], dtype=torch.float64)))
+    assert 64 * abs(before - after) < 1e-4
+    usual = math.cos(turn) - 0.5 * math.sin(0.5)
+    assert 64 * abs(before - usual) > 7
+
+
+def test_arcface_still_pulls_the_worst_samples() -> None:
+    theta = torch.tensor([3.0], dtype=torch.float64, requires_grad=True)
+    ArcFace(0.5)(at(theta)).sum().backward()
+    assert theta.grad is not None
+    assert theta.grad.item() == pytest.approx(-math.sin(3.0))
+
+
+def test_combined_margin_is_each_of_the_three() -> None:
+    target = at(grid(101))
+    torch.testing.assert_close(CombinedMargin(1.0, 0.5, 0.0)(target), ArcFace(0.5)(target))
+    torch.testing.assert_close(CombinedMargin(1.0, 0.0, 0.35)(target), CosFace(0.35)(target))
+    theta = torch.linspace(0, math.pi / 1.5, 50, dtype=torch.float64)
+    torch.testing.assert_close(
+        CombinedMargin(1.5, 0.0, 0.0)(at(theta)), SphereFaceR(1.5)(at(theta))
+    )
+
+
+def test_small_angles_keep_their_digits_in_float32() -> None:
+    for theta in (1e-1, 1e-2, 1e-3, 1e-4):
+        x = torch.tensor([[1.0, 0.0]])
+        w = torch.tensor([[math.cos(theta), math.sin(theta)]])
+        assert target_angle(x, w).sin.item() == pytest.approx(math.sin(theta), rel=1e-5)
+
+
+@pytest.mark.parametrize("margin", EVERY, ids=str)
+def test_gradcheck(margin: Margin) -> None:
+    x = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
+    w = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda a, b: margin(target_angle(a, b)), (x, w))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: ArcFace(2.0), r"ArcFace: m must be in \[0, pi/2\] radians, got 2.0"),
+        (lambda: ArcFace(math.nan), "ArcFace: m must be"),
+        (lambda: CosFace(-0.1), r"CosFace: m must be in \[0, 2\], got -0.1"),
+        (lambda: CombinedMargin(0.5), r"CombinedMargin: m1 must be in \[1, 4\], got 0.5"),
+        (lambda: SphereFaceR(0.9), r"SphereFaceR: m must be in \[1, 4\], got 0.9"),
+        (lambda: create_margin("arcfase"), "got 'arcfase'; did you mean 'arcface'"),
+        (
+            lambda: create_margin("arcface", s=3.0),
+            "margin 'arcface' takes m, got the parameter 's'",
+        ),
+    ],
+)
+def test_bad_input_is_named(build, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()

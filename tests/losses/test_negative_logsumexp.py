@@ -1,0 +1,221 @@
+"""The primitive: every implementation against the reference and against plain loops."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from centerarc.losses import negative_logsumexp
+from centerarc.losses.chunked import chunked
+from centerarc.losses.negative_logsumexp import negatives
+from tests.losses import loops
+
+IMPLEMENTATIONS = ["reference", "chunked"]
+
+
+def problem(
+    n: int, c: int, d: int, k: int = 1, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor, Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    shape = (c, d) if k == 1 else (c, k, d)
+    x = torch.randn(n, d, generator=g, dtype=dtype).requires_grad_()
+    w = torch.randn(shape, generator=g, dtype=dtype).requires_grad_()
+    return x, w, torch.randint(0, c, (n,), generator=g)
+
+
+def with_gradients(x: Tensor, w: Tensor, y: Tensor, s: float, **kwargs) -> tuple[Tensor, ...]:
+    out = negative_logsumexp(x, w, y, s, **kwargs)
+    pull = torch.linspace(-1, 2, len(x), dtype=out.dtype)
+    return (out, *torch.autograd.grad((out * pull).nan_to_num(neginf=0).sum(), (x, w)))
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("k", [1, 3])
+def test_equals_the_formula(implementation: str, k: int) -> None:
+    x, w, y = problem(5, 4, 3, k)
+    table = loops.logits(x, w, y, psi=lambda cos: -math.inf, s=7.0)
+    expected = [math.log(math.fsum(math.exp(z) for z in row)) for row in table]
+    out = negative_logsumexp(x, w, y, 7.0, implementation=implementation)
+    torch.testing.assert_close(out.tolist(), expected, rtol=1e-13, atol=0)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    n=st.integers(0, 9),
+    c=st.integers(1, 40),
+    d=st.integers(1, 6),
+    k=st.integers(1, 3),
+    block=st.integers(1, 50),
+    s=st.sampled_from([1.0, 30.0, 64.0, 200.0, 3000.0]),
+    seed=st.integers(0, 99),
+)
+def test_any_block_size_gives_the_reference(n, c, d, k, block, s, seed) -> None:
+    x, w, y = problem(n, c, d, k, seed)
+    y = y - (y == 0).long()  # Some labels are of no class here: they exclude nothing.
+    expected = with_gradients(x, w, y, s, implementation="reference")
+    out, _ = chunked(x, w, y, s, block)
+    pull = torch.linspace(-1, 2, n, dtype=out.dtype)
+    gradients = torch.autograd.grad((out * pull).nan_to_num(neginf=0).sum(), (x, w))
+    for ours, theirs in zip((out, *gradients), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10 * s)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize(("k", "s"), [(1, 4.0), (1, 100.0), (2, 4.0)])
+def test_gradcheck(implementation: str, k: int, s: float) -> None:
+    x, w, y = problem(4, 5, 3, k)
+    assert torch.autograd.gradcheck(
+        lambda a, b: negative_logsumexp(a, b, y, s, implementation=implementation), (x, w)
+    )
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("s", [64.0, 100.0])
+def test_one_class_has_no_negative(implementation: str, s: float) -> None:
+    x, w, _ = problem(3, 1, 4)
+    out, to_x, to_w = with_gradients(
+        x, w, torch.tensor([0, 0, 5]), s, implementation=implementation
+    )
+    assert out[:2].tolist() == [-math.inf] * 2
+    assert out[2].isfinite()  # The label 5 is of no class: class 0 is a negative of it.
+    assert to_x[:2].abs().sum() == 0
+    assert to_w.isfinite().all()
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_empty_batch(implementation: str) -> None:
+    x, w, _ = problem(0, 5, 4)
+    out, to_x, to_w = with_gradients(
+        x, w, torch.empty(0, dtype=torch.long), 30.0, implementation=implementation
+    )
+    assert out.shape == (0,)
+    assert to_x.shape == (0, 4)
+    assert to_w.abs().sum() == 0
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_the_length_of_vectors_does_not_matter(implementation: str) -> None:
+    x, w, y = problem(4, 6, 5)
+    a = negative_logsumexp(x, w, y, 30.0, implementation=implementation)
+    b = negative_logsumexp(x * 1e-3, w * 1e4, y, 30.0, implementation=implementation)
+    torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_zero_vectors_are_orthogonal_and_still(implementation: str) -> None:
+    x, w, y = problem(3, 4, 5, dtype=torch.float32)
+    with torch.no_grad():
+        x[0], w[2] = 0, 0
+    out, to_x, to_w = with_gradients(x, w, y, 30.0, implementation=implementation)
+    assert out[0].item() == pytest.approx(math.log(3))
+    assert to_x[0].abs().sum() == 0
+    assert to_w[2].abs().sum() == 0
+    assert to_x.isfinite().all()
+    assert to_w.isfinite().all()
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_sums_are_float32_whatever_comes_in(implementation: str, dtype: torch.dtype) -> None:
+    x, w, y = problem(8, 300, 16)
+    low_x, low_w = x.detach().to(dtype).requires_grad_(), w.detach().to(dtype).requires_grad_()
+    out, to_x, to_w = with_gradients(low_x, low_w, y, 64.0, implementation=implementation)
+    assert out.dtype == torch.float32
+    assert to_x.dtype == to_w.dtype == dtype
+    exact = with_gradients(
+        low_x.detach().double().requires_grad_(), low_w.detach().double().requires_grad_(), y, 64.0
+    )
+    torch.testing.assert_close(out.double(), exact[0], rtol=1e-5, atol=1e-5)
+    # A float32 logit of 64 is off by some 1e-5, and so is each entry of the softmax, relatively.
+    rtol = max(4 * torch.finfo(dtype).eps, 1e-4)
+    torch.testing.assert_close(to_x.double(), exact[1], rtol=rtol, atol=rtol)
+    torch.testing.assert_close(to_w.double(), exact[2], rtol=rtol, atol=rtol)
+
+
+def test_autocast_does_not_lower_the_precision() -> None:
+    x, w, y = problem(16, 5000, 64, dtype=torch.float32)
+    plain = with_gradients(x, w, y, 64.0, implementation="chunked")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = with_gradients(x, w, y, 64.0, implementation="chunked")
+    for a, b in zip(plain, cast, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_hardest_wrong_class_is_found() -> None:
+    x, w, y = problem(6, 50, 4, dtype=torch.float32)
+    cosines = torch.nn.functional.cosine_similarity(x[:, None], w[None], dim=2)
+    expected = cosines.scatter(1, y[:, None], -torch.inf).amax(dim=1)
+    for implementation in IMPLEMENTATIONS:
+        found = negatives(x, w, y, 30.0, implementation=implementation).hardest
+        torch.testing.assert_close(found, expected)
+        assert not found.requires_grad
+
+
+def test_only_what_is_asked_for_gets_a_gradient() -> None:
+    x, w, y = problem(6, 50, 4)
+    out = negative_logsumexp(x.detach(), w, y, 30.0, implementation="chunked")
+    out.sum().backward()
+    assert x.grad is None
+    frozen = negative_logsumexp(x, w.detach(), y, 30.0, implementation="chunked")
+    frozen.sum().backward()
+    assert x.grad is not None
+
+
+def test_chunked_never_holds_the_logits() -> None:
+    n, c, d = 64, 200_000, 4
+    x, w, y = problem(n, c, d, dtype=torch.float32)
+    largest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            for t in out if isinstance(out, tuple) else (out,):
+                if isinstance(t, Tensor):
+                    largest = max(largest, t.numel())
+            return out
+
+    with Watch():
+        negative_logsumexp(x, w, y, 64.0, implementation="chunked").sum().backward()
+    assert largest == c * d  # The gradient itself; the logits would be n * c, 16 times as much.
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiles_into_one_graph(backend: str) -> None:
+    x, w, y = problem(6, 50, 4)
+    expected = with_gradients(x, w, y, 30.0, implementation="chunked")
+    compiled = torch.compile(
+        lambda a, b: negative_logsumexp(a, b, y, 30.0, implementation="chunked"),
+        fullgraph=True,
+        backend=backend,
+    )
+    out = compiled(x, w)
+    pull = torch.linspace(-1, 2, 6, dtype=out.dtype)
+    for a, b in zip((out, *torch.autograd.grad((out * pull).sum(), (x, w))), expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scale": 0.0}, "scale must be positive, got 0.0"),
+        ({"scale": math.nan}, "scale must be positive, got nan"),
+        ({"features": torch.zeros(3)}, r"features must be \(N, D\) floating point, got \(3,\)"),
+        ({"weight": torch.zeros(5, 3)}, r"weight must be \(C, 4\).* got \(5, 3\)"),
+        ({"labels": torch.zeros(2, dtype=torch.long)}, r"labels must be \(3,\) .* got \(2,\)"),
+        ({"labels": torch.zeros(3)}, r"labels must be \(3,\) integers.* torch.float32"),
+        ({"implementation": "quick"}, "implementation must be one of .* got 'quick'"),
+    ],
+)
+def test_bad_input_is_named(change: dict, message: str) -> None:
+    good = {
+        "features": torch.ones(3, 4),
+        "weight": torch.ones(5, 4),
+        "labels": torch.zeros(3, dtype=torch.long),
+        "scale": 30.0,
+    }
+    with pytest.raises(ValueError, match=message):
+        negative_logsumexp(**(good | change))
