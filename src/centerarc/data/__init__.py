@@ -1,0 +1,28 @@
+"""Labelled face images: where they come from, and how they become batches."""
+
+from centerarc.data.augmentation import Augmentation, AugmentationConfig
+from centerarc.data.decode import decode_image
+from centerarc.data.files import atomic_path
+from centerarc.data.folder import FolderSource, Skipped
+from centerarc.data.loader import TrainLoader, iterate_images
+from centerarc.data.source import FaceSource, Subset, split_identities, subset
+from centerarc.data.sources import create_source, list_sources
+from centerarc.data.tensors import to_input
+
+__all__ = [
+    "Augmentation",
+    "AugmentationConfig",
+    "FaceSource",
+    "FolderSource",
+    "Skipped",
+    "Subset",
+    "TrainLoader",
+    "atomic_path",
+    "create_source",
+    "decode_image",
+    "iterate_images",
+    "list_sources",
+    "split_identities",
+    "subset",
+    "to_input",
+]

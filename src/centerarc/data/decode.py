@@ -1,0 +1,113 @@
+"""From the bytes of an image file to pixels."""
+
+import os
+from io import BytesIO
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import simplejpeg
+
+from centerarc.data.source import Image
+
+# A face picture of more pixels is a mistake or an attack; 64 M pixels are 192 MB when decoded.
+MAX_PIXELS = 64_000_000
+_ORIENTATION = 0x0112
+
+
+def decode_image(data: bytes) -> Image:
+    """Decodes an image file of any common format to upright RGB.
+
+    EXIF orientation is applied; grey, palette and CMYK become RGB; 16-bit keeps its upper
+    bits; transparency is laid on white. The size is read and checked before any pixel is.
+
+    Args:
+        data: The whole file.
+
+    Returns:
+        `(H, W, 3)` uint8 RGB.
+
+    Raises:
+        ValueError: If the data is empty, no image, damaged, cut off, or has over 64 M pixels.
+    """
+    if not data:
+        raise ValueError("the image is empty (0 bytes)")
+    if data[:3] == b"\xff\xd8\xff":
+        pixels = _decode_plain_jpeg(data)
+        if pixels is not None:
+            return pixels
+    try:
+        with PIL.Image.open(BytesIO(data)) as picture:
+            _check_size(*picture.size)
+            return _to_rgb(picture)
+    except Exception as error:  # decoders of damaged data raise almost anything
+        raise ValueError(_reason(error)) from error
+
+
+def check_image_header(path: str | os.PathLike[str]) -> None:
+    """Checks that a file starts like an image of a sensible size, reading only its header.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: If it is empty, cannot be opened, is no known image, or has over 64 M pixels.
+    """
+    try:
+        if os.path.getsize(path) == 0:
+            raise ValueError("the file is empty")
+        with PIL.Image.open(path) as picture:
+            _check_size(*picture.size)
+    except Exception as error:  # as above
+        raise ValueError(_reason(error)) from error
+
+
+def _decode_plain_jpeg(data: bytes) -> Image | None:
+    """Decodes the usual JPEG fast; None leaves CMYK and rotated pictures to Pillow."""
+    try:
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    _check_size(width, height)
+    if colorspace not in ("YCbCr", "RGB", "Gray"):
+        return None
+    if b"Exif\0\0" in data[:65536]:
+        with PIL.Image.open(BytesIO(data)) as picture:
+            if picture.getexif().get(_ORIENTATION, 1) != 1:
+                return None
+    try:
+        pixels: Image = simplejpeg.decode_jpeg(data, "RGB")
+    except ValueError as error:
+        raise ValueError(f"the JPEG is damaged or cut off: {error}") from error
+    return pixels
+
+
+def _to_rgb(picture: PIL.Image.Image) -> Image:
+    picture.load()
+    upright = PIL.ImageOps.exif_transpose(picture)
+    if upright.mode.startswith("I"):
+        # Pillow clips 16-bit grey when it converts; the upper byte is what is meant.
+        values = np.asarray(upright).astype(np.int64)
+        grey = np.clip(values >> 8, 0, 255).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if upright.has_transparency_data:
+        layer = upright.convert("RGBA")
+        upright = PIL.Image.alpha_composite(PIL.Image.new("RGBA", layer.size, "white"), layer)
+    return np.array(upright.convert("RGB"))
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise ValueError(
+            f"the image says it has {width} x {height} pixels; at most {MAX_PIXELS} are decoded"
+        )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValueError):
+        return str(error)
+    if isinstance(error, PIL.UnidentifiedImageError):
+        return "this is no image in a known format"
+    if isinstance(error, PIL.Image.DecompressionBombError):
+        return f"the image has too many pixels; at most {MAX_PIXELS} are decoded"
+    return f"the image is damaged or cut off: {error}"

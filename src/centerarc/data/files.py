@@ -1,0 +1,54 @@
+"""Files that are complete or absent."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Gives a temporary path whose file becomes `path` when the block ends without an error.
+
+    The file is written next to `path` (folders are made), flushed to the disk and renamed, so a
+    reader sees the old file or the new one, never a part. After an error `path` is as it was and
+    the temporary file is gone.
+
+    Args:
+        path: Where the file shall be.
+
+    Yields:
+        A path in the same folder with the same suffix, hidden by a leading dot, to write to.
+
+    Raises:
+        ValueError: If `path` is an existing folder.
+
+    Example:
+        >>> with atomic_path("/tmp/centerarc-example.txt") as temporary:
+        ...     written = temporary.write_text("all of it")
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise ValueError(f"path is {str(target)!r}, a folder; it must name a file")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unique = f"{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = target.with_name(f".{target.stem}.{unique}{target.suffix}")
+    try:
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, target)
+        if os.name == "posix":
+            _flush(target.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _flush(path: Path) -> None:
+    # Windows only flushes what is open for writing; folders open for reading only.
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

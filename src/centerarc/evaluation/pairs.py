@@ -1,0 +1,157 @@
+"""Verification pairs in the format of Labeled Faces in the Wild."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from centerarc.evaluation.scores import BoolArray, IntArray
+
+StrArray = npt.NDArray[np.str_]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of images, each named by a person and the number of the person's image.
+
+    Attributes:
+        name_a: (P,) the first image's person.
+        number_a: (P,) which of the person's images, from 1.
+        name_b: (P,) the second image's person.
+        number_b: (P,) which of the person's images, from 1.
+        same: (P,) whether both images show one person.
+        fold: (P,) fold of the pair, from 1.
+        line: (P,) line of the pair in its file, from 1.
+        source: the file's name, for messages.
+    """
+
+    name_a: StrArray
+    number_a: IntArray
+    name_b: StrArray
+    number_b: IntArray
+    same: BoolArray
+    fold: IntArray
+    line: IntArray
+    source: str
+
+    def __len__(self) -> int:
+        return int(self.same.size)
+
+    @property
+    def folds(self) -> list[int]:
+        """The fold numbers, rising."""
+        return [int(fold) for fold in np.unique(self.fold)]
+
+    def people(self, folds: Iterable[int] | None = None) -> set[str]:
+        """Names of everybody in the pairs of ``folds`` (None: of all folds).
+
+        The people to keep out of a training set that shall be judged on these folds.
+        """
+        chosen = self if folds is None else self.select_folds(folds)
+        return {str(name) for name in np.concatenate([chosen.name_a, chosen.name_b])}
+
+    def select_folds(self, folds: Iterable[int]) -> "Pairs":
+        """The pairs of ``folds`` only; they keep their fold numbers.
+
+        Raises:
+            ValueError: no fold is asked for, or one that the file does not have.
+        """
+        wanted = list(folds)
+        unknown = [fold for fold in wanted if fold not in self.folds]
+        if unknown or not wanted:
+            raise ValueError(
+                f"folds must name some of {self.folds} in {self.source}, got {unknown or wanted}"
+            )
+        return self._rows(np.isin(self.fold, wanted))
+
+    def _rows(self, rows: npt.NDArray[Any]) -> "Pairs":
+        return Pairs(
+            self.name_a[rows],
+            self.number_a[rows],
+            self.name_b[rows],
+            self.number_b[rows],
+            self.same[rows],
+            self.fold[rows],
+            self.line[rows],
+            self.source,
+        )
+
+
+def read_pairs(path: str | os.PathLike[str]) -> Pairs:
+    """Read a pairs file: the official LFW format, with any number of folds.
+
+    The first line holds the number of folds and the number n of pairs of each kind a fold, or n
+    alone for a file of one fold. Every fold then has n lines ``name number number`` (one person)
+    and n lines ``name number name number`` (two people). Fields are separated by tabs, or by
+    blanks where no name contains one. Empty lines at the end are ignored.
+
+    Args:
+        path: a UTF-8 text file.
+
+    Returns:
+        The pairs in the file's order.
+
+    Raises:
+        ValueError: the file breaks the format; the message names the file and the line.
+        FileNotFoundError: there is no such file.
+    """
+    source = str(path)
+    lines = Path(path).read_text(encoding="utf-8-sig").rstrip().splitlines()
+    num_folds, each = _header(lines, source)
+    expected = 1 + 2 * each * num_folds
+    if len(lines) != expected:
+        raise ValueError(
+            f"{source}: {num_folds} folds of {each} genuine and {each} impostor pairs need "
+            f"{expected} lines, the file has {len(lines)}"
+        )
+    rows = []
+    for number, text in enumerate(lines[1:], start=2):
+        position = number - 2
+        genuine = position % (2 * each) < each
+        rows.append(_pair(text, genuine, f"{source}, line {number}"))
+    columns = list(zip(*rows, strict=True))
+    position_of = np.arange(len(rows), dtype=np.int64)
+    return Pairs(
+        np.array(columns[0], dtype=np.str_),
+        np.array(columns[1], dtype=np.int64),
+        np.array(columns[2], dtype=np.str_),
+        np.array(columns[3], dtype=np.int64),
+        position_of % (2 * each) < each,
+        position_of // (2 * each) + 1,
+        position_of + 2,
+        source,
+    )
+
+
+def _header(lines: Sequence[str], source: str) -> tuple[int, int]:
+    fields = lines[0].split() if lines else []
+    if len(fields) not in (1, 2) or not all(field.isdecimal() for field in fields):
+        found = repr(lines[0][:60]) if lines else "an empty file"
+        raise ValueError(
+            f"{source}, line 1: expected the number of folds and of pairs a fold, got {found}"
+        )
+    num_folds, each = (1, *map(int, fields)) if len(fields) == 1 else map(int, fields)
+    if num_folds < 1 or each < 1:
+        raise ValueError(f"{source}, line 1: both numbers must be at least 1, got {lines[0]!r}")
+    return num_folds, each
+
+
+def _pair(text: str, genuine: bool, where: str) -> tuple[str, int, str, int]:
+    fields = text.split("\t") if "\t" in text else text.split()
+    fields = [field.strip() for field in fields]
+    shape = "name number number" if genuine else "name number name number"
+    if len(fields) != len(shape.split()) or not all(fields):
+        kind = "a genuine" if genuine else "an impostor"
+        raise ValueError(f"{where}: expected {kind} pair ({shape}), got {text!r}")
+    if genuine:
+        fields = [fields[0], fields[1], fields[0], fields[2]]
+    for field in (fields[1], fields[3]):
+        if not field.isdecimal() or int(field) < 1:
+            raise ValueError(f"{where}: image numbers must be whole numbers from 1, got {field!r}")
+    if not genuine and fields[0] == fields[2]:
+        raise ValueError(f"{where}: an impostor pair of {fields[0]!r} with itself")
+    return fields[0], int(fields[1]), fields[2], int(fields[3])

@@ -1,0 +1,74 @@
+"""What a report is made of."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from centerarc.evaluation.verification import VerificationReport
+
+Image = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class FaceSample:
+    """Faces for the map of embeddings and the strip of examples.
+
+    Attributes:
+        images: N images, each uint8 (H, W, 3) RGB.
+        labels: (N,) identity of each.
+        names: what to call each identity; ``names[label]``.
+        embeddings: (N, D), any length but 0.
+    """
+
+    images: Sequence[Image]
+    labels: npt.NDArray[np.int64]
+    names: Sequence[str]
+    embeddings: npt.NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        sizes = (len(self.images), len(self.labels), len(self.embeddings))
+        if len(set(sizes)) != 1:
+            raise ValueError(
+                "images, labels and embeddings of a FaceSample must be equally many, got "
+                f"{sizes[0]}, {sizes[1]} and {sizes[2]}"
+            )
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything that a report shows; what is left empty is left out of the page.
+
+    Attributes:
+        title: the page's heading.
+        verification: the numbers.
+        scores: (P,) cosine of each pair.
+        same: (P,) whether each pair is genuine.
+        dataset: what the pairs are, for a sentence: "LFW, folds 7 and 8".
+        pair_names: the two people of each pair.
+        pair_images: gives the two images of a pair by its number; asked for the few shown only.
+        history: training rows in order, with ``step`` and any of ``arcface_loss``,
+            ``center_loss``, ``target_cosine`` and ``accuracy``; other keys are ignored.
+        validation: validation rows in order, with ``step`` and any of ``auc``, ``accuracy`` and
+            ``best_accuracy``; other keys are ignored.
+        faces: faces for the map and the strip.
+        protocol: further facts on how the numbers came about: (name, sentence).
+        config: the recipe as YAML.
+        command: what repeats the run.
+    """
+
+    title: str
+    verification: VerificationReport
+    scores: npt.NDArray[np.float64]
+    same: npt.NDArray[np.bool_]
+    dataset: str
+    pair_names: Sequence[tuple[str, str]] = ()
+    pair_images: Callable[[int], tuple[Image, Image]] | None = None
+    history: Sequence[Mapping[str, Any]] = ()
+    validation: Sequence[Mapping[str, Any]] = ()
+    faces: FaceSample | None = None
+    protocol: Sequence[tuple[str, str]] = field(default=())
+    config: str = ""
+    command: str = ""

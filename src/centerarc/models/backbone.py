@@ -1,0 +1,94 @@
+"""What every backbone has in common: its sizes, its recipe and the check of its input."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Both families halve the image four times; what is left is one position per 16 x 16 pixels.
+STRIDE = 16
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The arguments of `create_model` that rebuild a model, without its weights.
+
+    Args:
+        name: Registered name of the backbone.
+        embedding_size: Length of the embedding.
+        image_size: Side of the square input image in pixels.
+        options: Further keyword arguments of the backbone; values must survive JSON.
+    """
+
+    name: str
+    embedding_size: int
+    image_size: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns a plain dictionary, ready for JSON."""
+        return {
+            "name": self.name,
+            "embedding_size": self.embedding_size,
+            "image_size": self.image_size,
+            "options": dict(self.options),
+        }
+
+
+class Backbone(nn.Module):
+    """Base of the backbones: `(N, 3, S, S)` float images to `(N, D)` raw embeddings.
+
+    Attributes:
+        embedding_size: D, the length of an embedding.
+        image_size: S, the side of the input in pixels.
+        recipe: What `create_model` was called with; None for a model built by hand.
+
+    Args:
+        embedding_size: D, at least 1.
+        image_size: S, a positive multiple of 16.
+
+    Raises:
+        ValueError: If a size is out of range.
+    """
+
+    def __init__(self, embedding_size: int, image_size: int) -> None:
+        super().__init__()
+        if embedding_size < 1:
+            raise ValueError(f"embedding_size is {embedding_size}; it must be at least 1")
+        if image_size < STRIDE or image_size % STRIDE:
+            raise ValueError(
+                f"image_size is {image_size}; it must be a positive multiple of {STRIDE}"
+            )
+        self.embedding_size = embedding_size
+        self.image_size = image_size
+        self.recipe: Recipe | None = None
+
+    def check_images(self, images: Tensor) -> None:
+        """Raises a `ValueError` unless `images` is a float tensor `(N, 3, S, S)`."""
+        expected = (3, self.image_size, self.image_size)
+        if images.ndim != 4 or tuple(images.shape[1:]) != expected:
+            raise ValueError(
+                f"images has shape {tuple(images.shape)}; "
+                f"this model needs (N, 3, {self.image_size}, {self.image_size})"
+            )
+        if not images.is_floating_point():
+            raise ValueError(
+                f"images has dtype {images.dtype}; it must be float, scaled as to_input does"
+            )
+
+
+def apply_in_full_precision(x: Tensor, *layers: nn.Module) -> Tensor:
+    """Applies the last layers outside autocast, in the precision of their weights.
+
+    The embedding is small, so this costs nothing, and a half-precision embedding would round
+    cosines to two or three digits.
+    """
+    # Without autocast there is nothing to leave, and an exported graph stays free of it.
+    if torch.is_autocast_enabled(x.device.type):
+        with torch.autocast(x.device.type, enabled=False):
+            return apply_in_full_precision(x.to(next(layers[0].parameters()).dtype), *layers)
+    for layer in layers:
+        x = layer(x)
+    return x

@@ -1,0 +1,119 @@
+"""Improved residual networks, the standard backbones of the ArcFace papers.
+
+Deng et al. 2019, "ArcFace: Additive Angular Margin Loss for Deep Face Recognition", section
+3.1: the unit is BN-Conv-BN-PReLU-Conv-BN, the stem keeps the resolution of the 112 x 112 image,
+and the embedding comes from BN-Dropout-FC-BN. Deeper variants follow Duta et al. 2020,
+"Improved Residual Networks for Image and Video Recognition". Parameters are named as in the
+public arcface_torch checkpoints, which therefore load.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from centerarc.models.backbone import STRIDE, Backbone, apply_in_full_precision
+from centerarc.models.registry import register_model
+
+_WIDTHS = (64, 128, 256, 512)
+
+
+class ResidualUnit(nn.Module):
+    """One BN-Conv-BN-PReLU-Conv-BN unit beside its shortcut; the second convolution strides."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.prelu = nn.PReLU(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False)
+        self.bn3 = nn.BatchNorm2d(channels)
+        self.downsample: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != channels:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, channels, 1, stride, bias=False),
+                nn.BatchNorm2d(channels),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps `(N, in_channels, H, W)` to `(N, channels, H / stride, W / stride)`."""
+        y = self.prelu(self.bn2(self.conv1(self.bn1(x))))
+        out: Tensor = self.bn3(self.conv2(y)) + self.downsample(x)
+        return out
+
+
+class IResNet(Backbone):
+    """An improved residual network of four stages.
+
+    Args:
+        depths: Units in each of the four stages, which have 64, 128, 256 and 512 channels.
+        embedding_size: D, the length of the embedding.
+        image_size: S, the side of the input in pixels; a multiple of 16.
+        dropout: Probability of dropping a feature before the embedding layer, in [0, 1).
+
+    Raises:
+        ValueError: If a size or the dropout is out of range.
+    """
+
+    def __init__(
+        self, depths: Sequence[int], *, embedding_size: int, image_size: int, dropout: float
+    ) -> None:
+        super().__init__(embedding_size, image_size)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout is {dropout}; it must be in [0, 1)")
+        stem = _WIDTHS[0]
+        self.conv1 = nn.Conv2d(3, stem, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(stem)
+        self.prelu = nn.PReLU(stem)
+        inputs = (stem, *_WIDTHS[:-1])
+        self.layer1, self.layer2, self.layer3, self.layer4 = (
+            _stage(*shape) for shape in zip(inputs, _WIDTHS, depths, strict=True)
+        )
+        self.bn2 = nn.BatchNorm2d(_WIDTHS[-1])
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(_WIDTHS[-1] * (image_size // STRIDE) ** 2, embedding_size)
+        # The scale of the embedding is left to the loss, so this gain stays at 1.
+        self.features = nn.BatchNorm1d(embedding_size)
+        self.features.weight.requires_grad_(False)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embeds images.
+
+        Args:
+            images: `(N, 3, S, S)` float, scaled to [-1, 1].
+
+        Returns:
+            `(N, D)` raw embeddings.
+
+        Raises:
+            ValueError: If the shape or dtype is not that.
+        """
+        self.check_images(images)
+        x = self.prelu(self.bn1(self.conv1(images)))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        x = self.dropout(self.bn2(x).flatten(1))
+        return apply_in_full_precision(x, self.fc, self.features)
+
+
+def _stage(in_channels: int, channels: int, depth: int) -> nn.Sequential:
+    first = ResidualUnit(in_channels, channels, stride=2)
+    rest = (ResidualUnit(channels, channels, stride=1) for _ in range(depth - 1))
+    return nn.Sequential(first, *rest)
+
+
+def _register(name: str, depths: Sequence[int]) -> None:
+    @register_model(name)
+    def build(*, embedding_size: int, image_size: int, dropout: float = 0.0) -> IResNet:
+        return IResNet(
+            depths, embedding_size=embedding_size, image_size=image_size, dropout=dropout
+        )
+
+
+_register("iresnet18", (2, 2, 2, 2))
+_register("iresnet34", (3, 4, 6, 3))
+_register("iresnet50", (3, 4, 14, 3))
+_register("iresnet100", (3, 13, 30, 3))
+_register("iresnet200", (6, 26, 60, 6))

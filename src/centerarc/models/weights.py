@@ -1,0 +1,171 @@
+"""Weights of backbones on disk: safetensors of our own, and public checkpoints."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from centerarc.data.files import atomic_path
+from centerarc.models.backbone import Backbone
+from centerarc.models.registry import create_model
+
+METADATA_KEY = "centerarc"
+# What a run folder is asked for, the first that exists.
+RUN_FILES = ("best.safetensors", "last.safetensors")
+_SHOWN = 3
+
+
+def save_weights(
+    path: str | os.PathLike[str],
+    model: nn.Module,
+    *,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a model's weights and the recipe that rebuilds it to one safetensors file.
+
+    The file is complete or absent: an interrupted save leaves what was there.
+
+    Args:
+        path: The file to write, usually `*.safetensors`.
+        model: A model from `create_model`, on any device.
+        metadata: Anything worth keeping beside the weights, such as the epoch and scores; must
+            survive JSON.
+
+    Raises:
+        ValueError: If the model was not built by `create_model`, or the metadata is not JSON.
+
+    Example:
+        >>> save_weights("/tmp/centerarc-example.safetensors", create_model("mobilefacenet"))
+        >>> load_weights("/tmp/centerarc-example.safetensors").embedding_size
+        512
+    """
+    recipe = model.recipe if isinstance(model, Backbone) else None
+    if recipe is None:
+        raise ValueError(
+            f"model is a {type(model).__name__} without a recipe; "
+            "only models built by create_model can be saved with the recipe to rebuild them"
+        )
+    try:
+        text = json.dumps({**recipe.to_dict(), "metadata": dict(metadata or {})})
+    except TypeError as error:
+        raise ValueError(f"metadata and model options must be JSON: {error}") from error
+    tensors = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={METADATA_KEY: text})
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads the recipe and metadata of a weights file without its tensors.
+
+    Args:
+        path: A file that `save_weights` wrote.
+
+    Returns:
+        A dictionary with `name`, `embedding_size`, `image_size`, `options` and `metadata`.
+
+    Raises:
+        ValueError: If the file is absent, damaged, or not one of ours.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            text = (file.metadata() or {}).get(METADATA_KEY)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"cannot read weights from {str(path)!r}: {error}") from error
+    if text is None:
+        raise ValueError(
+            f"{str(path)!r} does not say which model it holds; "
+            "build that model and use load_pretrained(model, path)"
+        )
+    content: dict[str, Any] = json.loads(text)
+    return content
+
+
+def load_weights(path: str | os.PathLike[str]) -> Backbone:
+    """Rebuilds a saved model with its weights, ready to embed.
+
+    Args:
+        path: A file that `save_weights` wrote, or a run folder, of which `best.safetensors` is
+            taken, else `last.safetensors`.
+
+    Returns:
+        The model on the CPU, in eval mode.
+
+    Raises:
+        ValueError: If there is no such file, or it is damaged or not one of ours.
+    """
+    file = Path(path)
+    if file.is_dir():
+        found = [file / name for name in RUN_FILES if (file / name).is_file()]
+        if not found:
+            raise ValueError(f"{str(file)!r} holds no weights: neither {' nor '.join(RUN_FILES)}")
+        file = found[0]
+    recipe = read_metadata(file)
+    model = create_model(
+        recipe["name"],
+        embedding_size=recipe["embedding_size"],
+        image_size=recipe["image_size"],
+        **recipe["options"],
+    )
+    load_pretrained(model, file)
+    return model.eval()
+
+
+def load_pretrained(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Loads a checkpoint's weights into a model, all of them or none.
+
+    Takes safetensors files and torch checkpoints: a state dict, as the public arcface_torch
+    backbones are, or its training checkpoints, of which the backbone is taken. Nothing in a
+    checkpoint is executed.
+
+    Args:
+        model: The model that the checkpoint was saved from, e.g. `create_model("iresnet50")`.
+        path: The checkpoint.
+
+    Raises:
+        ValueError: If the file cannot be read as weights, or its names or shapes are not the
+            model's; the model is unchanged then.
+    """
+    state = _read_state(Path(path))
+    expected = model.state_dict()
+    problems = []
+    if missing := [key for key in expected if key not in state]:
+        problems.append(f"{len(missing)} missing ({_first(missing)})")
+    if unexpected := [key for key in state if key not in expected]:
+        problems.append(f"{len(unexpected)} unexpected ({_first(unexpected)})")
+    if misshapen := [
+        f"{key} is {tuple(state[key].shape)} instead of {tuple(tensor.shape)}"
+        for key, tensor in expected.items()
+        if key in state and state[key].shape != tensor.shape
+    ]:
+        problems.append(f"{len(misshapen)} of another shape ({_first(misshapen)})")
+    if problems:
+        raise ValueError(f"{str(path)!r} does not fit the model: {'; '.join(problems)}")
+    model.load_state_dict(state)
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can fail in any way
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"cannot read weights from {str(path)!r}: {reason}") from error
+    # arcface_torch's training checkpoints keep the backbone under this name.
+    if isinstance(content, dict) and "state_dict_backbone" in content:
+        content = content["state_dict_backbone"]
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        held = _first(content) if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f"{str(path)!r} holds no state dict of tensors; it holds {held}")
+    return content
+
+
+def _first(items: Iterable[object]) -> str:
+    shown = [str(item) for item in items]
+    return ", ".join(shown[:_SHOWN]) + (", ..." if len(shown) > _SHOWN else "")

@@ -1,0 +1,151 @@
+"""Decoding: every common kind of file comes out as upright RGB, a bad one says what is wrong."""
+
+import struct
+import zlib
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from centerarc.data.decode import check_image_header, decode_image
+
+# Four flat quarters: red, green / blue, white; JPEG keeps their insides nearly exact.
+QUARTERS = np.zeros((32, 48, 3), dtype=np.uint8)
+QUARTERS[:16, :24] = (250, 10, 10)
+QUARTERS[:16, 24:] = (10, 250, 10)
+QUARTERS[16:, :24] = (10, 10, 250)
+QUARTERS[16:, 24:] = (250, 250, 250)
+
+
+def encoded(picture: PIL.Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def centres(image: np.ndarray) -> np.ndarray:
+    """The colours in the middle of the four quarters."""
+    h, w = image.shape[:2]
+    return image[[h // 4, h // 4, 3 * h // 4, 3 * h // 4], [w // 4, 3 * w // 4] * 2].astype(int)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "tolerance"),
+    [
+        ("PNG", {}, 0),
+        ("BMP", {}, 0),
+        ("WEBP", {"lossless": True}, 0),
+        ("TIFF", {}, 0),
+        ("JPEG", {"quality": 95}, 6),
+        ("JPEG", {"quality": 95, "progressive": True}, 6),
+    ],
+)
+def test_common_formats(kind: str, options: dict[str, Any], tolerance: int) -> None:
+    image = decode_image(encoded(PIL.Image.fromarray(QUARTERS), kind, **options))
+    assert image.shape == (32, 48, 3)
+    assert image.dtype == np.uint8
+    assert np.abs(centres(image) - centres(QUARTERS)).max() <= tolerance
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_exif_orientation_is_applied(kind: str, orientation: int) -> None:
+    # What a camera held that way stores, so that the upright picture is QUARTERS.
+    stored = {
+        1: QUARTERS,
+        2: QUARTERS[:, ::-1],
+        3: QUARTERS[::-1, ::-1],
+        4: QUARTERS[::-1],
+        5: QUARTERS.transpose(1, 0, 2),
+        6: np.rot90(QUARTERS, 1),
+        7: np.rot90(QUARTERS[:, ::-1], 1),
+        8: np.rot90(QUARTERS, -1),
+    }[orientation]
+    if orientation == 7:
+        stored = QUARTERS[::-1, ::-1].transpose(1, 0, 2)
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    picture = PIL.Image.fromarray(np.ascontiguousarray(stored))
+    image = decode_image(encoded(picture, kind, exif=exif.tobytes()))
+    assert image.shape == QUARTERS.shape
+    assert np.abs(centres(image) - centres(QUARTERS)).max() <= 70  # chroma is stored coarsely
+    assert (np.argmax(centres(image)[:3], axis=1) == [0, 1, 2]).all()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_grey_becomes_three_equal_channels(kind: str) -> None:
+    image = decode_image(encoded(PIL.Image.new("L", (20, 10), 77), kind))
+    assert image.shape == (10, 20, 3)
+    assert np.abs(image.astype(int) - 77).max() <= 1
+
+
+def test_cmyk_jpeg() -> None:
+    picture = PIL.Image.fromarray(QUARTERS).convert("CMYK")
+    image = decode_image(encoded(picture, "JPEG", quality=95))
+    assert np.abs(centres(image) - centres(QUARTERS)).max() <= 12
+
+
+def test_sixteen_bits_keep_their_upper_byte() -> None:
+    values = np.array([[0, 255, 256, 0x7FFF], [0x8000, 0xABCD, 0xFF00, 0xFFFF]], dtype=np.uint16)
+    image = decode_image(encoded(PIL.Image.fromarray(values), "PNG"))
+    assert (image == (values >> 8)[:, :, None]).all()
+
+
+def test_transparency_is_laid_on_white() -> None:
+    rgba = np.zeros((2, 1, 4), dtype=np.uint8)
+    rgba[0] = (10, 20, 30, 255)
+    rgba[1] = (10, 20, 30, 0)
+    image = decode_image(encoded(PIL.Image.fromarray(rgba), "PNG"))
+    assert image[:, 0].tolist() == [[10, 20, 30], [255, 255, 255]]
+
+
+def test_palette_with_and_without_a_transparent_colour() -> None:
+    picture = PIL.Image.new("P", (2, 1))
+    picture.putpalette([200, 100, 50, 1, 2, 3])
+    picture.putpixel((1, 0), 1)
+    assert decode_image(encoded(picture, "PNG"))[0].tolist() == [[200, 100, 50], [1, 2, 3]]
+    transparent = decode_image(encoded(picture, "PNG", transparency=1))
+    assert transparent[0].tolist() == [[200, 100, 50], [255, 255, 255]]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_file_cut_off_is_refused(kind: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    data = encoded(PIL.Image.fromarray(noise), kind)
+    for keep in (len(data) // 2, 12):
+        with pytest.raises(ValueError):
+            decode_image(data[:keep])
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [(b"", "0 bytes"), (b"hello, I am text", "known format"), (bytes(500), "known format")],
+)
+def test_what_is_no_image_says_so(data: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        decode_image(data)
+
+
+@pytest.mark.parametrize("side", [9_000, 60_000])
+def test_a_huge_size_in_the_header_is_refused_before_memory_is_taken(
+    tmp_path: Path, side: int
+) -> None:
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk
+    png += struct.pack(">I", zlib.crc32(chunk))
+    body = b"IDAT" + zlib.compress(bytes(100))
+    png += struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    jpeg = bytearray(encoded(PIL.Image.new("RGB", (16, 16)), "JPEG"))
+    frame = jpeg.index(b"\xff\xc0")
+    jpeg[frame + 5 : frame + 9] = struct.pack(">HH", side, side)
+    for data in (png, bytes(jpeg)):
+        with pytest.raises(ValueError, match=r"pixels; at most|too many pixels"):
+            decode_image(data)
+        path = tmp_path / "bomb"
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=r"pixels; at most|too many pixels"):
+            check_image_header(path)

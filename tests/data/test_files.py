@@ -1,0 +1,37 @@
+"""Files: complete or absent."""
+
+from pathlib import Path
+
+import pytest
+
+from centerarc.data import atomic_path
+
+
+def test_the_file_appears_when_it_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "report.html"
+    with atomic_path(path) as temporary:
+        assert temporary.suffix == ".html"
+        temporary.write_text("all")
+        assert not path.exists()
+    assert path.read_text() == "all"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_after_an_error_the_old_file_is_there_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def write() -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text("ne")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_cannot_be_replaced(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a folder"), atomic_path(tmp_path):
+        pass

@@ -1,0 +1,128 @@
+"""ROC, AUC, EER and TAR at FAR against scikit-learn and by hand."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from centerarc.evaluation import auc, eer, roc, tar_at_far
+
+
+@st.composite
+def scored_pairs(draw):
+    """Scores on a coarse grid, so that ties are common, with pairs of both kinds."""
+    same = draw(
+        st.lists(st.booleans(), min_size=2, max_size=40).filter(lambda s: 0 < sum(s) < len(s))
+    )
+    size = len(same)
+    scores = draw(st.lists(st.integers(-8, 8), min_size=size, max_size=size))
+    return np.array(scores) / 8.0, np.array(same)
+
+
+@given(scored_pairs())
+def test_curve_and_area_are_scikit_learns(pairs):
+    scores, same = pairs
+    far, tar, threshold = roc_curve(same, scores, drop_intermediate=False)
+    curve = roc(scores, same)
+    np.testing.assert_allclose(curve.far, far, atol=1e-12)
+    np.testing.assert_allclose(curve.tar, tar, atol=1e-12)
+    np.testing.assert_array_equal(curve.threshold, threshold)
+    assert auc(scores, same) == pytest.approx(roc_auc_score(same, scores), abs=1e-12)
+
+
+def test_large_random_scores_agree_with_scikit_learn():
+    rng = np.random.default_rng(0)
+    same = rng.random(20_000) < 0.3
+    scores = rng.normal(size=20_000) + same
+    assert auc(scores, same) == pytest.approx(roc_auc_score(same, scores), abs=1e-12)
+    far, tar, _ = roc_curve(same, scores, drop_intermediate=False)
+    assert tar_at_far(scores, same, 1e-2) == pytest.approx(tar[far <= 1e-2].max(), abs=1e-12)
+
+
+@given(scored_pairs())
+def test_a_rising_transform_changes_nothing(pairs):
+    scores, same = pairs
+    warped = np.exp(3 * scores) - 7
+    assert auc(warped, same) == auc(scores, same)
+    assert eer(warped, same) == eer(scores, same)
+    assert tar_at_far(warped, same, 1.0) == tar_at_far(scores, same, 1.0)
+
+
+@given(scored_pairs())
+def test_turning_scores_and_labels_round_keeps_the_errors(pairs):
+    # A distance with "different" as the event is the same verifier.
+    scores, same = pairs
+    assert auc(-scores, ~same) == pytest.approx(auc(scores, same), abs=1e-12)
+    assert eer(-scores, ~same) == pytest.approx(eer(scores, same), abs=1e-12)
+    assert auc(-scores, same) == pytest.approx(1 - auc(scores, same), abs=1e-12)
+
+
+@given(scored_pairs(), st.randoms(use_true_random=False))
+def test_the_order_of_pairs_does_not_matter(pairs, random):
+    scores, same = pairs
+    order = list(range(len(scores)))
+    random.shuffle(order)
+    assert auc(scores[order], same[order]) == auc(scores, same)
+    assert eer(scores[order], same[order]) == eer(scores, same)
+
+
+@pytest.mark.parametrize(
+    ("scores", "same", "expected"),
+    [
+        ([0.9, 0.8, 0.2, 0.1], [1, 1, 0, 0], 0.0),  # separable
+        ([0.1, 0.2, 0.8, 0.9], [1, 1, 0, 0], 1.0),  # always wrong
+        ([0.5, 0.5, 0.5, 0.5], [1, 1, 0, 0], 0.5),  # says nothing
+        ([0.9, 0.6, 0.7, 0.1], [1, 1, 0, 0], 0.5),  # crosses on a step: FAR 1/2 = FRR 1/2
+        # Thresholds 0.8, 0.5 give (FAR, FRR) = (0, 2/3), (1/3, 0); they cross at 2/9.
+        ([0.8, 0.5, 0.5, 0.5, 0.1, 0.0], [1, 1, 1, 0, 0, 0], 2 / 9),
+    ],
+)
+def test_equal_error_rate_by_hand(scores, same, expected):
+    assert eer(scores, same) == pytest.approx(expected)
+
+
+def test_tar_at_far_counts_ties_as_accepted_together():
+    # The only threshold with FAR <= 1/4 is above the tie of two impostors and a genuine at 0.5.
+    scores = [0.9, 0.5, 0.5, 0.5, 0.1, 0.0]
+    same = [1, 1, 0, 0, 0, 0]
+    assert tar_at_far(scores, same, 0.25) == 0.5
+    assert tar_at_far(scores, same, 0.5) == 1.0
+
+
+def test_a_far_is_reached_exactly_despite_rounding():
+    # 3 of 30 impostors is FAR 0.1, which 3 / 30 and 0.1 round differently from in general.
+    for count in (10, 30, 70, 110):
+        accepted = count // 10
+        scores = np.concatenate([[0.8], np.full(accepted, 0.9), np.zeros(count - accepted)])
+        same = np.arange(count + 1) == 0
+        assert tar_at_far(scores, same, 0.1) == 1.0
+
+
+def test_a_far_beyond_the_impostor_pairs_is_refused():
+    scores, same = np.linspace(0, 1, 199), np.arange(199) >= 99
+    assert tar_at_far(scores, same, 0.1) == 1.0
+    with pytest.raises(
+        ValueError, match=r"FAR 0\.01 needs at least 100 impostor pairs, there are 99"
+    ):
+        tar_at_far(scores, same, 0.01)
+    with pytest.raises(ValueError, match=r"far must be in \(0, 1\], got 0"):
+        tar_at_far(scores, same, 0)
+
+
+@pytest.mark.parametrize("metric", [roc, auc, eer])
+@pytest.mark.parametrize(
+    ("scores", "same", "message"),
+    [
+        ([0.1, np.nan, 0.3], [1, 0, 1], "finite, got nan in row 1"),
+        ([0.1, 0.2, -np.inf], [1, 0, 1], "finite, got -inf in row 2"),
+        ([0.1, 0.2], [1, 1], "no impostor"),
+        ([0.1, 0.2], [0, 0], "no genuine"),
+        ([0.1, 0.2], [0, 2], "0 or 1, got 2 in row 1"),
+        ([0.1, 0.2], [0, 1, 1], "shape of scores"),
+        ([[0.1, 0.2]], [[0, 1]], r"shape \(P,\)"),
+    ],
+)
+def test_bad_input_is_named(metric, scores, same, message):
+    with pytest.raises(ValueError, match=message):
+        metric(scores, same)

@@ -1,0 +1,153 @@
+"""The verification report: its numbers, what it refuses to say, and its intervals."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from centerarc.evaluation import auc, eer, evaluate_verification, kfold_accuracy, tar_at_far
+
+
+def world(seed, num_people=60, num_pairs=600, spread=0.8):
+    """Scores with a random effect of each person: some people are hard in all their pairs."""
+    rng = np.random.default_rng(seed)
+    ease = rng.normal(size=num_people) * spread
+    first = rng.integers(num_people, size=num_pairs)
+    other = (first + rng.integers(1, num_people, size=num_pairs)) % num_people
+    same = np.arange(num_pairs) % 2 == 0
+    second = np.where(same, first, other)
+    shift = np.where(same, 2 + ease[first], (ease[first] + ease[second]) / -2)
+    return shift + rng.normal(size=num_pairs), same, (first, second)
+
+
+def test_numbers_are_those_of_the_single_functions():
+    scores, same, people = world(0)
+    folds = np.arange(600) // 120
+    report = evaluate_verification(scores, same, folds, people)
+    assert report.protocol == "k-fold"
+    assert report.accuracy.value == kfold_accuracy(scores, same, folds).mean
+    assert report.auc.value == auc(scores, same)
+    assert report.eer.value == eer(scores, same)
+    for far in (0.1, 0.01):
+        assert report.tar_at_far[far].value == tar_at_far(scores, same, far)
+    for estimate in (report.accuracy, report.auc, report.eer, report.tar_at_far[0.1]):
+        assert 0 <= estimate.interval.low < estimate.value < estimate.interval.high <= 1
+
+
+def test_a_far_that_300_impostor_pairs_cannot_carry_is_not_guessed():
+    scores, same, people = world(0)
+    report = evaluate_verification(scores, same, people=people)
+    estimate = report.tar_at_far[1e-3]
+    assert (estimate.value, estimate.interval) == (None, None)
+    assert "needs at least 1,000 impostor pairs, there are 300" in estimate.reason
+
+
+@pytest.mark.parametrize("folds", [None, np.ones(600, dtype=int)])
+def test_a_single_fold_is_never_called_k_fold(folds):
+    scores, same, _ = world(0)
+    report = evaluate_verification(scores, same, folds)
+    assert report.protocol == "best_accuracy"
+    assert report.fold_std is None
+    assert "kfold_accuracy" not in report.to_dict()
+    assert report.to_dict()["best_accuracy"]["value"] == report.accuracy.value
+
+
+def test_without_people_there_are_no_intervals():
+    scores, same, _ = world(0)
+    report = evaluate_verification(scores, same)
+    assert report.auc.interval is None
+    assert report.resamples == 0
+
+
+def test_the_report_survives_json():
+    scores, same, people = world(0)
+    content = evaluate_verification(scores, same, np.arange(600) // 120, people).to_dict()
+    again = json.loads(json.dumps(content, allow_nan=False))
+    assert again["auc"]["interval95"] == content["auc"]["interval95"]
+    assert again["tar_at_far"]["0.0001"]["value"] is None
+
+
+def test_equal_seeds_give_equal_intervals_and_names_are_as_good_as_numbers():
+    scores, same, (first, second) = world(1)
+    report = evaluate_verification(scores, same, people=(first, second), seed=3)
+    names = np.array([f"{n:03d}" for n in range(60)])
+    named = evaluate_verification(scores, same, people=(names[first], names[second]), seed=3)
+    assert report == named
+    other = evaluate_verification(scores, same, people=(first, second), seed=4)
+    assert other.auc.interval != report.auc.interval
+
+
+def test_weights_are_those_of_pairs_written_out_again_and_again():
+    """A resample's AUC is scikit-learn's on the resampled pairs, for one hand-made resample."""
+    from centerarc.evaluation.bootstrap import resampled_weights
+    from centerarc.evaluation.roc_curve import area, rank_pairs
+
+    scores, same, (first, second) = world(2, num_people=12, num_pairs=80)
+    scores = scores.round(1)
+    for weights in resampled_weights(first, second, 12, 5, seed=0):
+        values = area(*rank_pairs(scores, same).rates(weights))
+        for row, value in zip(weights, values, strict=True):
+            repeated = np.repeat(np.arange(80), row.astype(int))
+            assert value == pytest.approx(roc_auc_score(same[repeated], scores[repeated]))
+
+
+def test_a_pair_counts_as_often_as_its_people_were_drawn():
+    from centerarc.evaluation.bootstrap import resampled_weights
+
+    people = np.arange(9)
+    first, second = np.concatenate([people, people]), np.concatenate([people, (people + 4) % 9])
+    (weights,) = resampled_weights(first, second, 9, 50, seed=0)
+    times, product = weights[:, :9], weights[:, 9:]
+    np.testing.assert_array_equal(times.sum(axis=1), 9)
+    np.testing.assert_array_equal(product, times * times[:, second[9:]])
+    assert times.max() > 1
+
+
+def test_folds_count_alike_whatever_their_size():
+    scores, same, people = world(3)
+    folds = np.where(np.arange(600) < 40, 1, 2)
+    report = evaluate_verification(scores, same, folds, people)
+    low, high = report.accuracy.interval.low, report.accuracy.interval.high
+    assert low < report.accuracy.value < high
+
+
+def test_no_mistake_is_not_certainty():
+    people = np.arange(40)
+    first = np.concatenate([people, people])
+    second = np.concatenate([people, (people + 1) % 40])
+    same = np.arange(80) < 40
+    report = evaluate_verification(same.astype(float), same, people=(first, second))
+    assert report.accuracy.value == 1.0
+    # Wilson: 40 of 40 right leave down to 40 / (40 + 1.96^2).
+    assert report.accuracy.interval.low == pytest.approx(40 / (40 + 1.96**2), abs=1e-5)
+    assert report.eer.interval.high == pytest.approx(1.96**2 / (40 + 1.96**2), abs=1e-5)
+
+
+def test_people_that_contradict_the_labels_are_named():
+    with pytest.raises(ValueError, match="row 1: 2 and 3 with same=True"):
+        evaluate_verification([0.9, 0.8, 0.1], [1, 1, 0], people=([1, 2, 1], [1, 3, 2]))
+    with pytest.raises(ValueError, match="bootstrap must be at least 100"):
+        evaluate_verification([0.9, 0.1], [1, 0], bootstrap=1)
+
+
+def test_six_thousand_pairs_do_not_keep_anybody_waiting():
+    scores, same, people = world(0, num_people=4000, num_pairs=6000)
+    start = time.process_time()
+    evaluate_verification(scores, same, np.arange(6000) // 600, people)
+    assert time.process_time() - start < 10  # about 1 s; slow machines are allowed for
+
+
+@pytest.mark.slow
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    """95 % intervals of the AUC over 200 worlds; resampling pairs would cover far less often."""
+    truth = np.mean([auc(*world(10_000 + k, 2000, 20_000, spread=1.5)[:2]) for k in range(20)])
+    hits = 0
+    for seed in range(200):
+        scores, same, people = world(seed, spread=1.5)
+        interval = evaluate_verification(
+            scores, same, people=people, bootstrap=300, seed=seed
+        ).auc.interval
+        hits += interval.low <= truth <= interval.high
+    assert 0.89 <= hits / 200 <= 1.0

@@ -1,0 +1,242 @@
+"""Backbones: what they accept and return, and that public checkpoints fit them."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from centerarc.models import Backbone, create_model, list_models, register_model
+from centerarc.models.registry import _BUILDERS
+
+Shapes = dict[str, tuple[int, ...]]
+
+# From the published sizes, millions of parameters at 112 x 112 with 512 numbers out.
+MILLIONS = {
+    "iresnet18": 24.0,
+    "iresnet34": 34.1,
+    "iresnet50": 43.6,
+    "iresnet100": 65.2,
+    "iresnet200": 118.8,
+    "mobilefacenet": 2.06,
+}
+IRESNET_DEPTHS = {
+    "iresnet18": (2, 2, 2, 2),
+    "iresnet34": (3, 4, 6, 3),
+    "iresnet50": (3, 4, 14, 3),
+    "iresnet100": (3, 13, 30, 3),
+    "iresnet200": (6, 26, 60, 6),
+}
+LIGHT = ["iresnet18", "mobilefacenet"]
+
+
+def norm(prefix: str, channels: int) -> Shapes:
+    vectors = ("weight", "bias", "running_mean", "running_var")
+    return {f"{prefix}.{v}": (channels,) for v in vectors} | {f"{prefix}.num_batches_tracked": ()}
+
+
+def public_iresnet(depths: tuple[int, ...], embedding_size: int) -> Shapes:
+    """Names and shapes in a checkpoint of arcface_torch's iresnet at 112 x 112."""
+    shapes: Shapes = {"conv1.weight": (64, 3, 3, 3), "prelu.weight": (64,)} | norm("bn1", 64)
+    before = 64
+    for stage, (depth, width) in enumerate(zip(depths, (64, 128, 256, 512), strict=True), 1):
+        for unit in range(depth):
+            name = f"layer{stage}.{unit}"
+            shapes |= norm(f"{name}.bn1", before)
+            shapes[f"{name}.conv1.weight"] = (width, before, 3, 3)
+            shapes |= norm(f"{name}.bn2", width)
+            shapes[f"{name}.prelu.weight"] = (width,)
+            shapes[f"{name}.conv2.weight"] = (width, width, 3, 3)
+            shapes |= norm(f"{name}.bn3", width)
+            if unit == 0:
+                shapes[f"{name}.downsample.0.weight"] = (width, before, 1, 1)
+                shapes |= norm(f"{name}.downsample.1", width)
+            before = width
+    shapes |= norm("bn2", 512)
+    shapes |= {"fc.weight": (embedding_size, 512 * 7 * 7), "fc.bias": (embedding_size,)}
+    return shapes | norm("features", embedding_size)
+
+
+def public_mobilefacenet(depths: tuple[int, ...], scale: int, embedding_size: int) -> Shapes:
+    """Names and shapes in a checkpoint of arcface_torch's mobilefacenet at 112 x 112."""
+    shapes: Shapes = {}
+
+    def block(name: str, out: int, ins: int, kernel: int, act: bool = True) -> None:
+        shapes[f"{name}.layers.0.weight"] = (out, ins, kernel, kernel)
+        shapes.update(norm(f"{name}.layers.1", out))
+        if act:
+            shapes[f"{name}.layers.2.weight"] = (out,)
+
+    def depthwise(name: str, ins: int, hidden: int, out: int) -> None:
+        block(f"{name}.layers.0", hidden, ins, 1)
+        block(f"{name}.layers.1", hidden, 1, 3)
+        block(f"{name}.layers.2", out, hidden, 1, act=False)
+
+    def residual(name: str, width: int, hidden: int, depth: int) -> None:
+        for unit in range(depth):
+            depthwise(f"{name}.layers.{unit}", width, hidden, width)
+
+    narrow, wide = 64 * scale, 128 * scale
+    block("layers.0", narrow, 3, 3)
+    if depths[0] == 1:
+        block("layers.1", narrow, scale, 3)
+    else:
+        residual("layers.1", narrow, 128, depths[0])
+    depthwise("layers.2", narrow, 128, narrow)
+    residual("layers.3", narrow, 128, depths[1])
+    depthwise("layers.4", narrow, 256, wide)
+    residual("layers.5", wide, 256, depths[2])
+    depthwise("layers.6", wide, 512, wide)
+    residual("layers.7", wide, 256, depths[3])
+    block("conv_sep", 512, wide, 1)
+    block("features.layers.0", 512, 1, 7, act=False)
+    shapes["features.layers.2.weight"] = (embedding_size, 512)
+    return shapes | norm("features.layers.3", embedding_size)
+
+
+PUBLIC = {name: public_iresnet(depths, 512) for name, depths in IRESNET_DEPTHS.items()} | {
+    "mobilefacenet": public_mobilefacenet((1, 4, 6, 2), 2, 512),
+    "mobilefacenet_large": public_mobilefacenet((2, 8, 12, 4), 4, 512),
+}
+
+
+def images(count: int, size: int) -> torch.Tensor:
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_public_checkpoints_have_exactly_these_names_and_shapes(name: str) -> None:
+    with torch.device("meta"):
+        model = create_model(name)
+    assert {key: tuple(t.shape) for key, t in model.state_dict().items()} == PUBLIC[name]
+
+
+@pytest.mark.parametrize(("name", "millions"), MILLIONS.items())
+def test_parameter_count_is_the_published_one(name: str, millions: float) -> None:
+    with torch.device("meta"):
+        model = create_model(name)
+    count = sum(p.numel() for p in model.parameters()) / 1e6
+    assert count == pytest.approx(millions, abs=0.05 if millions > 3 else 0.005)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [(name, 32) for name in list_models()] + [(name, 48) for name in LIGHT]
+)
+def test_every_model_trains_one_step_and_embeds_one_image(name: str, size: int) -> None:
+    model = create_model(name, embedding_size=24, image_size=size)
+    assert (model.embedding_size, model.image_size) == (24, size)
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.momentum = 1.0  # one step's statistics, not a tenth of them: 200 layers compound
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-5)
+    before = {key: p.detach().clone() for key, p in model.named_parameters()}
+    embeddings = model.train()(images(4, size))
+    assert embeddings.shape == (4, 24)
+    target = torch.randn(4, 24, generator=torch.Generator().manual_seed(1))
+    (embeddings * target).sum().backward()
+    optimizer.step()
+    still = [
+        key
+        for key, p in model.named_parameters()
+        # A batch norm follows fc and takes its bias away again.
+        if p.requires_grad and key != "fc.bias" and torch.equal(p, before[key])
+    ]
+    assert not still
+    one = model.eval()(images(1, size))
+    assert one.shape == (1, 24)
+    assert torch.isfinite(one).all()
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_an_embedding_does_not_depend_on_the_rest_of_the_batch_in_eval(name: str) -> None:
+    model = create_model(name, embedding_size=16, image_size=32).eval()
+    batch = images(3, 32)
+    among, alone = (torch.nn.functional.normalize(x) for x in (model(batch), model(batch[1:2])))
+    torch.testing.assert_close(among[1:2], alone, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_autocast_keeps_the_embedding_in_full_precision(name: str) -> None:
+    model = create_model(name, embedding_size=16, image_size=32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        embeddings = model(images(4, 32))
+    assert embeddings.dtype == torch.float32
+    embeddings.square().sum().backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_a_seeded_model_repeats_and_leaves_the_global_generator_alone() -> None:
+    def weights(seed: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        model = create_model("mobilefacenet", embedding_size=8, generator=generator)
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    state = torch.get_rng_state()
+    assert torch.equal(weights(3), weights(3))
+    assert not torch.equal(weights(3), weights(4))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_dropout_acts_in_training_only() -> None:
+    torch.manual_seed(0)
+    model = create_model("iresnet18", embedding_size=8, image_size=16, dropout=0.5)
+    batch = images(4, 16)
+    assert not torch.equal(model(batch), model(batch))
+    model.eval()
+    assert torch.equal(model(batch), model(batch))
+
+
+def test_an_unknown_name_is_answered_with_the_one_that_was_meant() -> None:
+    with pytest.raises(ValueError, match=r"'mobilfacenet'; did you mean mobilefacenet"):
+        create_model("mobilfacenet")
+    with pytest.raises(ValueError, match="known models: iresnet100"):
+        create_model("zzz")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_size": 100}, "image_size is 100; it must be a positive multiple of 16"),
+        ({"image_size": 0}, "image_size is 0"),
+        ({"embedding_size": 0}, "embedding_size is 0"),
+        ({"dropout": 1.0}, "dropout is 1.0; it must be in [0, 1)"),
+        ({"droput": 0.1}, "model 'iresnet18' has no option 'droput'; its options: dropout"),
+    ],
+)
+def test_a_wrong_option_is_named(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        create_model("iresnet18", **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_images_of_another_size_or_dtype_are_refused(name: str) -> None:
+    model = create_model(name, image_size=32)
+    with pytest.raises(ValueError, match=r"\(2, 3, 48, 48\).*needs \(N, 3, 32, 32\)"):
+        model(images(2, 48))
+    with pytest.raises(ValueError, match="to_input"):
+        model(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+
+
+class Flat(Backbone):
+    def __init__(self, *, embedding_size: int, image_size: int, bias: bool = True) -> None:
+        super().__init__(embedding_size, image_size)
+        self.fc = torch.nn.Linear(3 * image_size**2, embedding_size, bias=bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.fc(x.flatten(1))
+        return out
+
+
+@pytest.fixture
+def flat() -> Iterator[str]:
+    register_model("flat")(Flat)
+    yield "flat"
+    del _BUILDERS["flat"]
+
+
+def test_one_decorator_adds_a_model(flat: str) -> None:
+    assert flat in list_models()
+    model = create_model(flat, embedding_size=4, image_size=16, bias=False)
+    assert model(images(2, 16)).shape == (2, 4)
+    with pytest.raises(ValueError, match="registered already"):
+        register_model(flat)(Flat)

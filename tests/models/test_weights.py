@@ -1,0 +1,158 @@
+"""Weights on disk: what was saved comes back, and what does not fit is named."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from centerarc.models import (
+    Backbone,
+    create_model,
+    load_pretrained,
+    load_weights,
+    read_metadata,
+    save_weights,
+)
+
+
+def small(seed: int = 0) -> Backbone:
+    generator = torch.Generator().manual_seed(seed)
+    model = create_model("mobilefacenet", embedding_size=16, image_size=32, generator=generator)
+    model(torch.rand(4, 3, 32, 32, generator=generator))  # moves the running statistics
+    return model
+
+
+def assert_same(a: torch.nn.Module, b: torch.nn.Module) -> None:
+    torch.testing.assert_close(dict(a.state_dict()), dict(b.state_dict()), rtol=0, atol=0)
+
+
+def test_a_saved_model_comes_back_whole_and_ready_to_embed(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "best.safetensors"
+    model = small()
+    save_weights(path, model, metadata={"epoch": 3})
+    loaded = load_weights(path)
+    assert_same(loaded, model)
+    assert not loaded.training
+    assert loaded.recipe == model.recipe
+    assert read_metadata(path) == {
+        "name": "mobilefacenet",
+        "embedding_size": 16,
+        "image_size": 32,
+        "options": {},
+        "metadata": {"epoch": 3},
+    }
+    assert [p.name for p in path.parent.iterdir()] == ["best.safetensors"]
+
+
+def test_the_options_of_a_model_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(path, create_model("iresnet18", image_size=16, embedding_size=4, dropout=0.4))
+    loaded = load_weights(path)
+    assert loaded.get_submodule("dropout").p == 0.4
+
+
+def test_a_run_folder_gives_the_best_weights_else_the_last(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"neither best\.safetensors nor last\.safetensors"):
+        load_weights(tmp_path)
+    last, best = small(1), small(2)
+    save_weights(tmp_path / "last.safetensors", last)
+    assert_same(load_weights(tmp_path), last)
+    save_weights(tmp_path / "best.safetensors", best)
+    assert_same(load_weights(tmp_path), best)
+
+
+def test_an_interrupted_save_leaves_the_old_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "w.safetensors"
+    old = small(1)
+    save_weights(path, old)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save_weights(path, small(2))
+    assert_same(load_weights(path), old)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_channels_last_model_can_be_saved(tmp_path: Path) -> None:
+    model = small().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    save_weights(tmp_path / "w.safetensors", model)
+    assert_same(load_weights(tmp_path / "w.safetensors"), model)
+
+
+def test_what_cannot_be_rebuilt_is_not_saved(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    with pytest.raises(ValueError, match="Linear without a recipe"):
+        save_weights(path, torch.nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="metadata and model options must be JSON"):
+        save_weights(path, small(), metadata={"when": object()})
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not safetensors at all", bytes(200)])
+def test_a_missing_or_damaged_file_is_named(tmp_path: Path, content: bytes | None) -> None:
+    for name in ("w.safetensors", "w.pt"):
+        path = tmp_path / name
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(ValueError, match=name):
+            load_weights(path)
+        with pytest.raises(ValueError, match=name):
+            load_pretrained(small(), path)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_torch_checkpoint_loads(tmp_path: Path, wrapped: bool) -> None:
+    source, model = small(1), small(2)
+    state: dict[str, object] = dict(source.state_dict())
+    if wrapped:
+        state = {"epoch": 2, "state_dict_backbone": state}
+    torch.save(state, tmp_path / "model.pt")
+    load_pretrained(model, tmp_path / "model.pt")
+    assert_same(model, source)
+
+
+def test_a_checkpoint_that_does_not_fit_is_explained_and_changes_nothing(tmp_path: Path) -> None:
+    model = small()
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    state = dict(small(5).state_dict())
+    for key in [key for key in state if key.startswith("conv_sep.layers.1")]:
+        del state[key]
+    state["head.weight"] = torch.zeros(2)
+    state["features.layers.2.weight"] = torch.zeros(8, 512)
+    torch.save(state, tmp_path / "model.pt")
+    with pytest.raises(ValueError) as caught:
+        load_pretrained(model, tmp_path / "model.pt")
+    message = str(caught.value)
+    assert "5 missing (conv_sep.layers.1.weight, " in message
+    assert "1 unexpected (head.weight)" in message
+    assert "features.layers.2.weight is (8, 512) instead of (16, 512)" in message
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+
+
+class Payload:
+    """Would create a file, were it ever unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
+    torch.save({"w": Payload(tmp_path / "harm")}, tmp_path / "evil.pt")
+    with pytest.raises(ValueError, match=r"evil\.pt"):
+        load_pretrained(small(), tmp_path / "evil.pt")
+    assert not (tmp_path / "harm").exists()
+
+
+def test_a_checkpoint_of_something_else_says_what_it_holds(tmp_path: Path) -> None:
+    torch.save({"epoch": 3, "lr": 0.1}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="no state dict of tensors; it holds epoch, lr"):
+        load_pretrained(small(), tmp_path / "other.pt")
