@@ -96,6 +96,7 @@ def public_mobilefacenet(depths: tuple[int, ...], scale: int, embedding_size: in
 
 PUBLIC = {name: public_iresnet(depths, 512) for name, depths in IRESNET_DEPTHS.items()} | {
     "mobilefacenet": public_mobilefacenet((1, 4, 6, 2), 2, 512),
+    "mobilefacenet_small": public_mobilefacenet((1, 4, 6, 2), 1, 512),
     "mobilefacenet_large": public_mobilefacenet((2, 8, 12, 4), 4, 512),
 }
 

@@ -1,7 +1,7 @@
 """Labelled face images: where they come from, and how they become batches."""
 
 from centerarc.data.augmentation import Augmentation, AugmentationConfig
-from centerarc.data.decode import decode_image
+from centerarc.data.decode import decode_image, read_image
 from centerarc.data.files import atomic_path
 from centerarc.data.folder import FolderSource, Skipped
 from centerarc.data.loader import TrainLoader, iterate_images
@@ -22,6 +22,7 @@ __all__ = [
     "decode_image",
     "iterate_images",
     "list_sources",
+    "read_image",
     "split_identities",
     "subset",
     "to_input",

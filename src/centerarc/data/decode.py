@@ -44,6 +44,31 @@ def decode_image(data: bytes) -> Image:
         raise ValueError(_reason(error)) from error
 
 
+def read_image(path: str | os.PathLike[str], size: int | None = None) -> Image:
+    """Reads an image file and brings it to a square of the wanted size.
+
+    Args:
+        path: The file.
+        size: Side in pixels to which the image is resized, bilinear with antialiasing; None
+            leaves it as it is.
+
+    Returns:
+        `(H, W, 3)` uint8 RGB.
+
+    Raises:
+        ValueError: If the file cannot be read or decoded; the message names it.
+    """
+    try:
+        with open(path, "rb") as file:
+            pixels = decode_image(file.read())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {os.fspath(path)!r}: {error}") from error
+    if size is None or pixels.shape[:2] == (size, size):
+        return pixels
+    resized = PIL.Image.fromarray(pixels).resize((size, size), PIL.Image.Resampling.BILINEAR)
+    return np.array(resized)
+
+
 def check_image_header(path: str | os.PathLike[str]) -> None:
     """Checks that a file starts like an image of a sensible size, reading only its header.
 

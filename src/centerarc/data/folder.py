@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import PIL.Image
 
-from centerarc.data.decode import check_image_header, decode_image
+from centerarc.data.decode import check_image_header, read_image
 from centerarc.data.source import Image
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
@@ -109,17 +108,7 @@ class FolderSource:
         Raises:
             ValueError: If the file cannot be read or decoded; the message names it.
         """
-        path = self.paths[index]
-        try:
-            pixels = decode_image(path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise ValueError(f"cannot read {str(path)!r}: {error}") from error
-        size = self.image_size
-        if size is None or pixels.shape[:2] == (size, size):
-            return pixels
-        return np.array(
-            PIL.Image.fromarray(pixels).resize((size, size), PIL.Image.Resampling.BILINEAR)
-        )
+        return read_image(self.paths[index], self.image_size)
 
     def summary(self) -> str:
         """Returns one line: how much there is, and how much was left out for which reason."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from centerarc.data import decode_image
+from centerarc.data import read_image
 from centerarc.evaluation.pairs import Pairs
 from centerarc.evaluation.scores import IntArray
 
@@ -23,6 +23,7 @@ class PairImages:
     Args:
         pairs: from :func:`centerarc.evaluation.pairs.read_pairs`.
         root: the image folder.
+        image_size: side in pixels to which images are resized; None leaves them as they are.
 
     Attributes:
         paths: the distinct images, in order of first use.
@@ -36,7 +37,10 @@ class PairImages:
             lines in the pairs file.
     """
 
-    def __init__(self, pairs: Pairs, root: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, pairs: Pairs, root: str | os.PathLike[str], *, image_size: int | None = None
+    ) -> None:
+        self.image_size = image_size
         folder = Path(root)
         if not folder.is_dir():
             raise ValueError(f"images must be a folder, got {str(root)!r}")
@@ -85,11 +89,7 @@ class PairImages:
 
     def image(self, index: int) -> npt.NDArray[np.uint8]:
         """Decode one image: uint8 (H, W, 3) RGB; a broken file is a ValueError with its path."""
-        path = self.paths[index]
-        try:
-            return decode_image(path.read_bytes())
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+        return read_image(self.paths[index], self.image_size)
 
 
 def _images_in(folder: Path) -> dict[str, Path]:

@@ -1,0 +1,250 @@
+"""Who is drawn: one made-up person as a point in a continuous space of facial traits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+# Stops of the population's palettes in sRGB 0..255; a trait in 0..1 picks a colour between them.
+_SKIN = ((238, 203, 182), (226, 182, 153), (205, 152, 117), (158, 106, 77), (98, 63, 47))
+_HAIR = ((206, 170, 112), (152, 108, 62), (98, 64, 40), (56, 38, 28), (24, 19, 18))
+_IRIS = ((120, 158, 180), (112, 138, 118), (128, 108, 66), (92, 60, 36), (52, 33, 24))
+
+
+def linear(colour: object) -> Floats:
+    """Turn an sRGB colour in 0..255 into linear light in 0..1 (display gamma taken as 2)."""
+    light: Floats = np.square(np.asarray(colour, dtype=np.float32) / np.float32(255.0))
+    return light
+
+
+def _palette(stops: tuple[tuple[int, int, int], ...], position: float) -> Floats:
+    places = np.linspace(0.0, 1.0, len(stops))
+    rgb = [np.interp(position, places, [stop[channel] for stop in stops]) for channel in range(3)]
+    return linear(rgb)
+
+
+@dataclass(frozen=True, eq=False)
+class Person:
+    """The traits of one person; lengths are in pixels of the 112 x 112 ArcFace template.
+
+    Positions are relative to the point (56, 70) of the template: u to the right, v down.
+    """
+
+    # Head outline.
+    head_width: float
+    chin: float
+    jaw_square: float
+    jaw_taper: float
+    chin_width: float
+    skull: float
+    cheekbone: float
+    chin_boss: float
+    # Eyes and brows.
+    eye_spacing: float
+    eye_width: float
+    eye_upper: float
+    eye_lower: float
+    eye_tilt: float
+    eye_skew: float
+    eye_deep: float
+    eye_bags: float
+    lid_crease: float
+    lash: float
+    iris_radius: float
+    brow_height: float
+    brow_thickness: float
+    brow_length: float
+    brow_arch: float
+    brow_tilt: float
+    brow_density: float
+    brow_ridge: float
+    # Nose, mouth, ears.
+    nose_tip: float
+    nose_width: float
+    nose_bridge: float
+    nose_bulb: float
+    nose_height: float
+    nose_hump: float
+    nostril: float
+    mouth: float
+    mouth_width: float
+    lip_upper: float
+    lip_lower: float
+    cupid: float
+    mouth_droop: float
+    ear_size: float
+    ear_out: float
+    ear_drop: float
+    # Hair.
+    hair_length: float
+    hair_volume: float
+    hair_cover: float
+    hairline: float
+    receding: float
+    fringe: float
+    parting: float
+    curl: float
+    strands: float
+    # Beard (0..1 densities) and age.
+    stubble: float
+    moustache: float
+    goatee: float
+    cheek_beard: float
+    age: float
+    # Colours in linear light, shape (3,).
+    skin: Floats
+    hair: Floats
+    brow: Floats
+    iris: Floats
+    lips: Floats
+    blush: float
+    # Marks on the skin, rows of (u, v, radius, darkness), shape (marks, 4).
+    marks: Floats
+    # Habits: how likely glasses and make-up are, and the noise that shapes the hair.
+    glasses: float
+    makeup: float
+    hair_seed: int
+
+
+def draw_person(seed: int, identity: int) -> Person:
+    """Draw person number `identity` of the population `seed`.
+
+    Args:
+        seed: the population, an integer >= 0.
+        identity: the number of the person in it, an integer >= 0.
+
+    Returns:
+        The same traits for the same two numbers, in every process.
+    """
+    rng = np.random.default_rng([0x70, seed, identity])
+
+    def normal(mean: float, deviation: float, low: float = -1e9, high: float = 1e9) -> float:
+        # Clipped at 2.5 deviations: rarer values leave the range in which the drawing holds up.
+        value = mean + 0.8 * deviation * float(np.clip(rng.standard_normal(), -2.5, 2.5))
+        return float(min(max(value, low), high))
+
+    def chance(probability: float) -> bool:
+        return bool(rng.random() < probability)
+
+    # Two people-wide latents correlate many traits, as in a real population.
+    sex = normal(1.0 if chance(0.5) else -1.0, 0.45)
+    man = float(np.clip(0.5 + 0.5 * sex, 0.0, 1.0))
+    age = float(rng.beta(1.3, 1.9))
+
+    melanin = float(np.clip(rng.beta(1.3, 1.9) + normal(0.0, 0.04), 0.0, 1.0))
+    skin = _palette(_SKIN, melanin) * np.asarray(
+        [normal(1.0, 0.05), normal(1.0, 0.035), normal(1.0, 0.08)], dtype=np.float32
+    )
+    hair_melanin = float(np.clip(0.25 + 0.75 * melanin + normal(0.18, 0.25), 0.0, 1.0))
+    hair = _palette(_HAIR, hair_melanin)
+    red = max(normal(-0.15, 0.28), 0.0) * (1.0 - melanin)
+    hair = hair * np.asarray([1.0 + 0.9 * red, 1.0 - 0.2 * red, 1.0 - 0.5 * red], dtype=np.float32)
+    grey = float(np.clip((age - 0.6) * 2.2 + normal(-0.2, 0.3), 0.0, 0.9))
+    brow = hair * 0.6
+    hair = hair + (linear((176, 174, 172)) - hair) * np.float32(grey)
+    brow = brow + (linear((150, 146, 142)) - brow) * np.float32(0.6 * grey)
+    iris = _palette(
+        _IRIS, float(np.clip(0.1 + 0.9 * melanin + 0.35 * hair_melanin + normal(0, 0.3), 0, 1))
+    )
+    lips = skin * linear(
+        (238 + normal(0, 8), 178 + normal(0, 12) + 22 * melanin, 178 + normal(0, 12))
+    )
+
+    shaven = chance(0.45)
+    beard = 0.0 if shaven else man * man * max(normal(0.55, 0.5), 0.0)
+    bald = max(normal(-0.9, 0.75) + 1.3 * age * man, 0.0) * man
+    length = normal(1.5 * (1.0 - man) + 0.12, 0.33, 0.0, 2.0)
+
+    marks = [
+        (
+            float(rng.uniform(-30, 30)),
+            float(rng.uniform(-34, 36)),
+            float(rng.uniform(0.6, 1.15)),
+            float(rng.uniform(0.35, 0.75)),
+        )
+        for _ in range(int(rng.poisson(1.1)))
+    ]
+    freckles = max(normal(-0.6, 0.8), 0.0) * (1.0 - melanin) + 0.6 * max(red - 0.1, 0.0)
+    for _ in range(min(int(70 * freckles), 60)):
+        side = 1.0 if chance(0.5) else -1.0
+        marks.append(
+            (
+                side * abs(normal(13.0, 8.0)),
+                normal(-5.0, 5.5),
+                float(rng.uniform(0.5, 0.95)),
+                float(rng.uniform(0.1, 0.3)),
+            )
+        )
+
+    return Person(
+        head_width=normal(37.6 + 0.8 * sex, 2.0),
+        chin=normal(42.5 + 1.2 * sex, 2.4),
+        jaw_square=normal(2.15 + 0.17 * sex, 0.22, 1.6, 3.0),
+        jaw_taper=normal(0.13 - 0.04 * sex, 0.06, 0.0, 0.3),
+        chin_width=normal(0.0, 1.0),
+        skull=normal(61.0, 3.0),
+        cheekbone=normal(1.0, 0.35, 0.2),
+        chin_boss=normal(1.0, 0.5),
+        eye_spacing=normal(17.3, 0.95),
+        eye_width=normal(7.9 - 0.1 * sex, 0.6),
+        eye_upper=normal(3.5 - 0.3 * sex, 0.6, 2.1),
+        eye_lower=normal(2.1, 0.4, 1.1),
+        eye_tilt=normal(0.05 - 0.02 * sex, 0.07),
+        eye_skew=normal(0.0, 0.16),
+        eye_deep=normal(1.0 + 0.15 * sex, 0.5, 0.0),
+        eye_bags=max(normal(0.1 + 0.7 * age, 0.35), 0.0),
+        lid_crease=normal(1.9, 0.75, 0.3),
+        lash=normal(0.85 - 0.25 * sex, 0.2, 0.3),
+        iris_radius=normal(3.8, 0.2),
+        brow_height=normal(10.2 - 1.0 * sex, 1.3, 6.8),
+        brow_thickness=normal(2.05 + 0.4 * sex, 0.42, 1.1),
+        brow_length=normal(10.4, 0.9),
+        brow_arch=normal(1.5 - 0.5 * sex, 0.85),
+        brow_tilt=normal(0.04, 0.09),
+        brow_density=normal(0.75 + 0.08 * sex, 0.15, 0.3, 1.0),
+        brow_ridge=normal(0.6 + 0.5 * sex, 0.35, 0.0),
+        nose_tip=normal(1.8, 1.9),
+        nose_width=normal(8.0 + 0.6 * sex + 1.6 * melanin, 0.95, 5.5),
+        nose_bridge=normal(3.4 + 0.8 * melanin, 0.55, 2.2),
+        nose_bulb=normal(4.1 + 0.25 * sex, 0.6, 2.8),
+        nose_height=normal(1.05 - 0.2 * melanin, 0.22, 0.5),
+        nose_hump=normal(0.0, 1.0),
+        nostril=normal(1.0, 0.35, 0.3),
+        mouth=normal(22.6, 1.6),
+        mouth_width=normal(13.6 + 0.5 * sex, 1.3),
+        lip_upper=normal(3.1 - 0.35 * sex + 0.9 * melanin - 0.8 * age, 0.65, 1.2),
+        lip_lower=normal(4.3 - 0.4 * sex + 1.0 * melanin - 0.8 * age, 0.75, 1.9),
+        cupid=normal(0.28, 0.14, 0.0),
+        mouth_droop=normal(0.0, 0.8),
+        ear_size=normal(8.4 + 0.6 * sex, 0.9),
+        ear_out=normal(1.9, 1.1),
+        ear_drop=normal(-10.0, 2.0),
+        hair_length=length,
+        hair_volume=normal(4.5, 2.6, 0.6) + 2.2 * min(length, 1.0),
+        hair_cover=float(np.clip(normal(1.2, 0.3) - 0.55 * bald, 0.0, 1.0)),
+        hairline=normal(-48.5, 2.8),
+        receding=bald * 7.0 + max(normal(0.0, 2.0), 0.0),
+        fringe=max(normal(-0.55, 0.75), 0.0) * (1.0 - 0.5 * man) * 13.0,
+        parting=normal(0.0, 0.7),
+        curl=max(normal(0.05 + 0.7 * melanin, 0.42), 0.0),
+        strands=normal(1.0, 0.3, 0.3),
+        stubble=float(np.clip(man * normal(0.25, 0.22), 0.0, 0.6)),
+        moustache=float(np.clip(beard * normal(0.9, 0.5), 0.0, 1.0)),
+        goatee=float(np.clip(beard * normal(0.9, 0.5), 0.0, 1.0)),
+        cheek_beard=float(np.clip(beard * normal(0.7, 0.6), 0.0, 1.0)),
+        age=age,
+        skin=np.clip(skin, 0.01, 0.98).astype(np.float32),
+        hair=hair.astype(np.float32),
+        brow=brow.astype(np.float32),
+        iris=iris,
+        lips=lips.astype(np.float32),
+        blush=max(normal(0.5, 0.4), 0.0) * (1.0 - 0.6 * melanin),
+        marks=np.asarray(marks, dtype=np.float32).reshape(-1, 4),
+        glasses=float(rng.choice([0.03, 0.15, 0.6], p=[0.6, 0.2, 0.2])),
+        makeup=0.45 * (1.0 - man),
+        hair_seed=int(rng.integers(2**31)),
+    )

@@ -1,0 +1,244 @@
+"""One picture of one person: layers of colour, shaded by the relief, before a background."""
+
+from __future__ import annotations
+
+from math import sin
+
+import numpy as np
+from numpy.typing import NDArray
+
+from centerarc.data.synthetic.camera import develop
+from centerarc.data.synthetic.conditions import Conditions
+from centerarc.data.synthetic.features import (
+    paint_eyes,
+    paint_mouth,
+    paint_nostrils,
+)
+from centerarc.data.synthetic.geometry import DOME_CENTRE, View, view
+from centerarc.data.synthetic.noise import texture
+from centerarc.data.synthetic.outlines import STRANDS, Outlines, direction_index
+from centerarc.data.synthetic.person import Person
+from centerarc.data.synthetic.relief import Relief, draw_relief
+from centerarc.data.synthetic.shapes import bell, coverage, paint
+from centerarc.data.synthetic.wear import paint_glasses, paint_hand, paint_hat, paint_scarf
+
+Floats = NDArray[np.float32]
+# Red light spreads furthest under the skin, so shadows on a face have a warm edge.
+_SPREAD = np.asarray([0.34, 0.2, 0.14], dtype=np.float32)
+_BLOOD = np.asarray([0.06, 0.34, 0.28], dtype=np.float32)
+_PIGMENT = np.asarray([0.55, 0.85, 1.0], dtype=np.float32)
+
+
+def render(
+    person: Person, outlines: Outlines, conditions: Conditions, size: int
+) -> NDArray[np.uint8]:
+    """Draw one image.
+
+    Args:
+        person: the traits of the person.
+        outlines: the radius tables of the same person.
+        conditions: pose, light, expression, things worn, camera.
+        size: side of the image in pixels.
+
+    Returns:
+        uint8 RGB of shape (size, size, 3).
+    """
+    seen = view(person, conditions, size)
+    relief = draw_relief(person, conditions, seen)
+    index, radius = direction_index(seen.u, seen.v)
+    head_edge = np.take(outlines.head, index) - radius
+    jitter = np.float32(1.5 * conditions.hair_jitter)
+    hair_edge = np.take(outlines.hair, index) - radius + jitter
+    line_edge = radius - np.take(outlines.opening, index) + jitter
+
+    albedo, alpha = _back_layers(person, outlines, conditions, seen, hair_edge)
+    head = coverage(head_edge, 0.8 * seen.scale)
+    skin = _skin(person, conditions, seen, relief)
+    hair_colour = albedo.copy()
+    paint(albedo, skin, head)
+    np.maximum(alpha, head, out=alpha)
+    _beard(albedo, person, conditions, seen, head_edge)
+    paint_nostrils(albedo, person, seen)
+    paint_mouth(albedo, person, conditions, seen)
+    paint_eyes(albedo, person, conditions, seen)
+    if conditions.glasses:
+        paint_glasses(albedo, person, conditions, seen)
+    _front_hair(albedo, alpha, person, seen, hair_colour, hair_edge, line_edge)
+    if conditions.hat:
+        paint_hat(albedo, alpha, hair_edge, conditions, seen)
+    if conditions.scarf:
+        paint_scarf(albedo, alpha, head_edge, conditions, seen)
+
+    light = _shade(albedo, person, conditions, seen, relief, head_edge)
+    if conditions.hand:
+        paint_hand(light, alpha, person, conditions, seen)
+    paint_on = _background(conditions, size)
+    paint(paint_on, light, alpha)
+    return develop(paint_on, conditions)
+
+
+def _background(conditions: Conditions, size: int) -> Floats:
+    c = conditions
+    ramp = np.linspace(0.0, 1.0, size, dtype=np.float32)
+    clouds = texture(size)[size // 2 : size // 2 + size, size - 1 : 2 * size - 1]
+    across = np.float32(c.style[2]) + np.float32(0.5) * np.roll(ramp, int(c.style[3] * size))
+    mix = ramp[:, None] * np.float32(c.style[1]) + across[None, :] * np.float32(0.5)
+    mix = np.clip(mix + np.float32(0.06) * clouds, 0.0, 1.0)
+    first, second, third = (colour[:, None, None] for colour in c.background)
+    picture = first + (second - first) * mix
+    # A darker or lighter upright edge: a door, a wall, a tree.
+    edge = np.clip((ramp - np.float32(c.style[0])) * np.float32(4 + 40 * c.style[1]), 0.0, 1.0)
+    result: Floats = picture + (third - picture) * (edge * np.float32(0.8))
+    return result
+
+
+def _back_layers(
+    person: Person, outlines: Outlines, conditions: Conditions, seen: View, hair_edge: Floats
+) -> tuple[Floats, Floats]:
+    """Paint the hair, then neck, clothes and ears over what hangs behind the head."""
+    p, sharp = person, seen.scale
+    fall = (seen.u - np.float32(10.0 * p.parting)) / (np.maximum(seen.v, -80.0) + np.float32(96.0))
+    wave = np.cos(seen.v * np.float32(0.35 + 0.2 * p.curl)) * np.float32(28.0 * p.curl)
+    place = fall * np.float32(620.0) + wave + np.float32(STRANDS / 2)
+    strand = np.take(outlines.strands, np.clip(place, 0, STRANDS - 1).astype(np.int32))
+    if p.curl > 0.4:
+        curls = texture(seen.size)[: seen.size, seen.size :]
+        strand = strand * (np.float32(1.0) + np.float32(0.2 * min(p.curl, 1.2)) * curls)
+    band = bell(hair_edge - np.float32(7.0), 0.012)
+    gloss = np.float32(0.75) + np.float32(0.55) * band
+    albedo = p.hair[:, None, None] * (strand * gloss)
+    alpha = coverage(hair_edge, 0.4 * sharp) * np.float32(min(3.0 * p.hair_cover, 1.0))
+
+    wide = np.abs(seen.u)
+    neck = coverage(np.float32(0.68 * p.head_width) - wide, 0.6 * sharp) * coverage(
+        seen.v - np.float32(18.0), 0.5 * sharp
+    )
+    paint(albedo, p.skin * np.float32(0.5), neck)
+    cloth = coverage(seen.v - np.float32(58.0) + np.float32(0.3) * wide, 0.6 * sharp)
+    paint(albedo, conditions.cloth, cloth)
+    # Ears sit behind the plane of the head's outline: a turn hides one and shows the other.
+    ear_x = np.abs(seen.x + np.float32(9.0 * sin(conditions.yaw)))
+    ear_y = seen.y + np.float32(9.0 * sin(conditions.pitch) - p.ear_drop)
+    ear_u = (ear_x - np.float32(p.head_width + 0.5 * p.ear_out - 1.4)) * np.float32(
+        1.0 / (2.5 + 0.55 * p.ear_out)
+    )
+    ear_v = ear_y * np.float32(1.0 / p.ear_size)
+    ear_r = np.sqrt(np.square(ear_u + np.float32(0.25) * ear_v) + np.square(ear_v))
+    # Long hair falls over the ears.
+    bare = min(max(2.0 - 3.3 * p.hair_length, 0.0), 1.0)
+    ear = coverage(np.float32(1.0) - ear_r, 4.0 * sharp) * np.float32(bare)
+    rim = np.float32(0.62) + np.float32(0.4) * np.clip(ear_r * 2 - np.float32(0.8), 0.0, 1.0)
+    paint(
+        albedo, (p.skin * np.asarray([1.0, 0.86, 0.84], dtype=np.float32))[:, None, None] * rim, ear
+    )
+    np.maximum(alpha, neck, out=alpha)
+    np.maximum(alpha, cloth, out=alpha)
+    np.maximum(alpha, ear, out=alpha)
+    return albedo, alpha
+
+
+def _skin(person: Person, conditions: Conditions, seen: View, relief: Relief) -> Floats:
+    grain = texture(seen.size)[: seen.size, : seen.size]
+    mottle = np.float32(1.0 - conditions.tan) + np.float32(0.012) * grain
+    blood = np.clip(relief.blood + np.float32(0.03) * grain, 0.0, 1.2)
+    pigment = np.clip(relief.pigment, 0.0, 1.0)
+    skin = person.skin[:, None, None] * mottle
+    skin *= np.float32(1.0) - _BLOOD[:, None, None] * blood
+    skin *= np.float32(1.0) - _PIGMENT[:, None, None] * pigment * np.float32(0.85)
+    return skin
+
+
+def _beard(
+    albedo: Floats, person: Person, conditions: Conditions, seen: View, head_edge: Floats
+) -> None:
+    p, growth = person, conditions.growth
+    if max(p.stubble, p.moustache, p.goatee, p.cheek_beard) * growth < 0.04:
+        return
+    start = int(seen.size * 0.55)
+    rows = slice(start, seen.size)
+    u, v = np.abs(seen.u[rows]), seen.v[rows]
+    wide = p.mouth_width
+    # Distances inside: the moustache, the chin, and the cheeks along the jaw.
+    middle = 0.5 * (p.nose_tip + 6.5 + p.mouth - p.lip_upper)
+    lip = np.float32(3.2) - np.abs(v - np.float32(middle) - np.square(u) * np.float32(0.017))
+    lip = np.minimum(lip, np.float32(wide + 2.0) - u)
+    low = v - np.float32(p.mouth + p.lip_lower + 2.5) + np.float32(0.1) * u
+    chin = np.minimum(low, np.float32(wide + 1.0) - u + np.float32(0.2) * (v - np.float32(p.mouth)))
+    cheek = v - np.float32(p.mouth - 1.0) + np.float32(0.75) * (u - np.float32(wide + 3.5))
+    cheek = np.minimum(cheek, u - np.float32(wide - 1.0) + np.maximum(low, 0.0) * 2)
+    density = coverage(lip, 0.28) * np.float32(max(p.moustache, p.stubble))
+    density = np.maximum(
+        density, coverage(chin - np.float32(1.0), 0.13) * np.float32(max(p.goatee, p.stubble))
+    )
+    density = np.maximum(
+        density, coverage(cheek, 0.1) * np.float32(max(p.cheek_beard, 0.85 * p.stubble))
+    )
+    grain = texture(seen.size)[: seen.size, seen.size :][rows]
+    density = density * (np.float32(1.0) + np.float32(0.14) * grain) * np.float32(0.92 * growth)
+    density *= coverage(head_edge[rows], 0.5)
+    paint(albedo[:, rows], p.brow * np.float32(0.85), np.clip(density, 0.0, 0.95))
+
+
+def _front_hair(
+    albedo: Floats,
+    alpha: Floats,
+    person: Person,
+    seen: View,
+    colour: Floats,
+    hair_edge: Floats,
+    line_edge: Floats,
+) -> None:
+    sharp = seen.scale
+    # The hair's own shadow falls on the skin just inside the hairline.
+    shadow = np.clip(np.float32(1.0) + line_edge * np.float32(0.16), 0.0, 1.0)
+    shadow = shadow * np.float32(0.34 * person.hair_cover)
+    albedo *= np.float32(1.0) - shadow * (hair_edge > np.float32(-2.0))
+    mask = coverage(line_edge, 0.35 * sharp) * coverage(hair_edge, 0.4 * sharp)
+    mask *= np.float32(person.hair_cover)
+    paint(albedo, colour, mask)
+    np.maximum(alpha, mask, out=alpha)
+
+
+def _shade(
+    albedo: Floats,
+    person: Person,
+    conditions: Conditions,
+    seen: View,
+    relief: Relief,
+    head_edge: Floats,
+) -> Floats:
+    c = conditions
+    # Normal of the head: flat before, turning away fast towards the sides.
+    x = np.clip(seen.x * np.float32(1.0 / (person.head_width + 3.0)), -1.1, 1.1)
+    y = np.clip((seen.y - np.float32(DOME_CENTRE)) * np.float32(1.0 / 58.0), -1.1, 1.1)
+    inside = np.clip(head_edge * np.float32(0.25) + np.float32(1.0), 0.0, 1.0)
+    normal_x = x * (np.float32(0.32) + np.float32(0.95) * np.square(x)) - relief.slope_x * inside
+    normal_y = y * (np.float32(0.25) + np.float32(0.6) * np.square(y)) - relief.slope_y * inside
+    inverse = np.float32(1.0) / np.sqrt(np.float32(1.0) + np.square(normal_x) + np.square(normal_y))
+    lx, ly, lz = (np.float32(value) for value in c.light)
+    facing = (normal_x * lx + normal_y * ly + lz) * inverse
+    crease = np.clip(np.float32(1.0) - relief.crease * inside, 0.25, 1.0)
+    # Light from all round is weaker below and at the far edge of the head.
+    around = (np.float32(0.85) - np.float32(0.2) * normal_y * inverse) * crease * crease
+    key = np.float32(c.key) * c.tint
+    ambient = np.float32(c.ambient) * c.ambient_tint
+    light = np.empty_like(albedo)
+    for channel in range(3):
+        spread = _SPREAD[channel]
+        lit = np.maximum(facing + spread, np.float32(0.0)) * np.float32(1.0 / (1.0 + spread))
+        lit *= np.float32(key[channel])
+        lit *= crease
+        lit += around * np.float32(ambient[channel])
+        np.multiply(albedo[channel], lit, out=light[channel])
+    # Highlight of the key light: half way between the light and the viewer.
+    half = np.asarray([c.light[0], c.light[1], c.light[2] + 1.0])
+    half = half / np.sqrt(np.sum(half * half))
+    gloss = (
+        normal_x * np.float32(half[0]) + normal_y * np.float32(half[1]) + np.float32(half[2])
+    ) * inverse
+    gloss = np.maximum(gloss, 0.0)
+    for _ in range(4):
+        gloss = np.square(gloss)
+    gloss *= np.float32(c.shine * c.key) * coverage(head_edge - np.float32(2.0), 0.3)
+    light += gloss * crease * np.float32(0.5)
+    return light

@@ -1,0 +1,81 @@
+"""The folder tree is the architecture: imports point down, and the losses stand alone."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import centerarc
+
+PACKAGE = Path(centerarc.__file__).parent
+# From the ground up. A layer may import those before it.
+LAYERS = ["losses", "distributed", "data", "models", "evaluation", "training", "cli"]
+
+
+def imported(path: Path) -> set[str]:
+    """Layers of ours that a module imports, anywhere in it (types for checkers included)."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import; write it out"
+            names = [node.module or ""]
+            if node.module == "centerarc":
+                names += [f"centerarc.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "centerarc" and len(parts) > 1 and parts[1] in LAYERS:
+                found.add(parts[1])
+    return found
+
+
+def test_every_folder_is_a_layer() -> None:
+    folders = {p.name for p in PACKAGE.iterdir() if (p / "__init__.py").exists()}
+    assert folders == set(LAYERS)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_imports_point_down(layer: str) -> None:
+    allowed = set(LAYERS[: LAYERS.index(layer) + 1])
+    for path in sorted((PACKAGE / layer).rglob("*.py")):
+        assert imported(path) <= allowed, path
+
+
+def loaded_by(code: str) -> set[str]:
+    program = f"import sys\n{code}\nprint(*sorted(m.split('.')[0] for m in sys.modules))"
+    out = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    return set(out.stdout.split())
+
+
+HEAVY = {"PIL", "cyclopts", "jinja2", "plotly", "pydantic", "rich", "simplejpeg", "sklearn", "yaml"}
+
+
+def test_the_losses_load_torch_and_nothing_heavier() -> None:
+    loaded = loaded_by("from centerarc import CenterArcFaceLoss")
+    assert "torch" in loaded
+    assert not loaded & HEAVY
+
+
+def test_importing_the_package_alone_loads_nothing() -> None:
+    assert not loaded_by("import centerarc") & {*HEAVY, "torch", "numpy"}
+
+
+def test_the_command_line_does_not_load_torch_to_show_its_help() -> None:
+    code = """
+import contextlib, io
+from centerarc.cli import main
+for words in (["--help"], ["train", "--help"], ["evaluate", "--help"], ["demo", "--help"]):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        try:
+            main(words)
+        except SystemExit as end:
+            assert not end.code, end.code
+    assert "centerarc" in out.getvalue()
+"""
+    assert "torch" not in loaded_by(code)
