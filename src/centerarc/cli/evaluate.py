@@ -7,9 +7,9 @@ from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from rich.table import Table
-    from torch import nn
 
     from centerarc.evaluation import Estimate, VerificationReport
+    from centerarc.models import Backbone
 
 
 def evaluate(
@@ -66,8 +66,8 @@ def evaluate(
     chosen = read_pairs(pairs)
     if folds:
         chosen = chosen.select_folds(_fold_numbers(folds))
-    source = PairImages(chosen, images)
     network = _load(run_or_weights, model)
+    source = PairImages(chosen, images, image_size=network.image_size)
     target = choose_device(device)
     errors = Console(stderr=True)
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
@@ -108,7 +108,7 @@ def _fold_numbers(text: str) -> list[int]:
         ) from None
 
 
-def _load(path: Path, name: str) -> "nn.Module":
+def _load(path: Path, name: str) -> "Backbone":
     from centerarc.models import create_model, load_pretrained, load_weights
 
     if not name:
