@@ -1,6 +1,7 @@
 """Labelled face images: where they come from, and how they become batches."""
 
 from centerarc.data.augmentation import Augmentation, AugmentationConfig
+from centerarc.data.cache import CachedSource
 from centerarc.data.decode import decode_image, read_image
 from centerarc.data.files import atomic_path
 from centerarc.data.folder import FolderSource, Skipped
@@ -12,6 +13,7 @@ from centerarc.data.tensors import to_input
 __all__ = [
     "Augmentation",
     "AugmentationConfig",
+    "CachedSource",
     "FaceSource",
     "FolderSource",
     "Skipped",

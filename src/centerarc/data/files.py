@@ -35,6 +35,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     unique = f"{os.getpid()}-{secrets.token_hex(4)}"
     temporary = target.with_name(f".{target.stem}.{unique}{target.suffix}")
     try:
+        temporary.touch()  # so that it gets the usual permissions, whoever writes it
         yield temporary
         _flush(temporary)
         os.replace(temporary, target)

@@ -160,7 +160,9 @@ class MarginSoftmaxLoss(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             cosines = unit(features.to(dtype)) @ unit(self.prototypes.to(dtype)).flatten(0, -2).T
             if self.sub_centers > 1:
-                cosines = cosines.view(len(features), self.num_classes, self.sub_centers).amax(dim=2)
+                cosines = cosines.view(len(features), self.num_classes, self.sub_centers).amax(
+                    dim=2
+                )
             return self.s * cosines
 
     def extra_repr(self) -> str:

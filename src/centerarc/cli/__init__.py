@@ -1,0 +1,85 @@
+"""The command line. Commands load on use, so that `centerarc --help` needs no torch."""
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+from rich.console import Console
+
+from centerarc import __version__
+
+__all__ = ["app", "main"]
+
+app = App(
+    name="centerarc",
+    version=__version__,
+    help="Train face-recognition models with the joint Center + ArcFace loss.",
+    help_epilogue="--debug with any command, or CENTERARC_DEBUG=1, shows where an error came from.",
+    print_error=False,
+    exit_on_error=False,
+    # Training turns Ctrl-C into an orderly stop of its own.
+    suppress_keyboard_interrupt=False,
+    result_action="return_value",
+)
+app.command(
+    "centerarc.cli.train:train",
+    name="train",
+    help="Train a model, or go on with a run.",
+    help_epilogue="""Any field of the configuration is also a flag, which overrides the file:
+
+    centerarc train config.yaml --data.root faces --loss.m 0.4 --schedule.epochs 3
+
+--list-settings shows them all. On several GPUs or in several processes:
+
+    torchrun --nproc-per-node 2 -m centerarc train config.yaml""",
+    help_format="plaintext",
+)
+app.command(
+    "centerarc.cli.evaluate:evaluate",
+    name="evaluate",
+    help="Measure how well a model tells people apart.",
+)
+app.command(
+    "centerarc.cli.demo:demo", name="demo", help="Train on drawn faces and show the result."
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs a command and ends the process: 0 done, 2 wrong input, 130 interrupted.
+
+    Args:
+        argv: Words after `centerarc`; those of this process by default.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words or os.environ.get("CENTERARC_DEBUG", "0") not in ("", "0")
+    words = [word for word in words if word != "--debug"]
+    try:
+        _check_command(words)
+        result = app(words)
+    except KeyboardInterrupt:
+        _say("interrupted", "yellow")
+        sys.exit(130)
+    except (CycloptsError, ValueError, OSError) as error:
+        if debug:
+            raise
+        _say(f"error: {' '.join(str(error).split())}", "red")
+        sys.exit(2)
+    sys.exit(result if isinstance(result, int) else 0)
+
+
+def _check_command(words: Sequence[str]) -> None:
+    # Cyclopts would import every command to word this error.
+    commands = [name for name in app if not name.startswith("-")]
+    if words and not words[0].startswith("-") and words[0] not in commands:
+        close = difflib.get_close_matches(words[0], commands, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ValueError(
+            f"unknown command {words[0]!r}; {hint}commands: {', '.join(sorted(commands))}"
+        )
+
+
+def _say(text: str, style: str) -> None:
+    # No wrapping and no markup: one line, whatever paths and values it holds.
+    Console(stderr=True, highlight=False).print(text, style=style, markup=False, soft_wrap=True)

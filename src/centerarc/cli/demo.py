@@ -1,0 +1,40 @@
+"""`centerarc demo`."""
+
+from pathlib import Path
+
+
+def demo(
+    *,
+    run_dir: Path = Path("runs/demo"),
+    people: int = 300,
+    epochs: int = 8,
+    seed: int = 0,
+) -> int:
+    """Train on drawn faces for a few minutes and write a page about the result.
+
+    Needs no data and no network. An earlier demonstration in the folder is replaced.
+
+    Args:
+        run_dir: Folder of the run; the page is report.html in it.
+        people: Drawn people to train on.
+        epochs: Passes over their images.
+        seed: Of the weights and the batches.
+    """
+    from centerarc.training.demo import demo_config, run_demo
+    from centerarc.training.interrupts import TrainingInterrupted
+
+    config = demo_config(run_dir, people=people, epochs=epochs, seed=seed)
+    try:
+        result = run_demo(config)
+    except TrainingInterrupted as stopped:
+        print(stopped)
+        return 130
+    accuracy = result.verification.accuracy
+    assert accuracy.value is not None
+    assert accuracy.interval is not None
+    print(
+        f"accuracy on unseen people {100 * accuracy.value:.2f} % "
+        f"(95 % interval {100 * accuracy.interval.low:.2f} to {100 * accuracy.interval.high:.2f})"
+    )
+    print(f"page: {result.page.resolve()}")
+    return 0

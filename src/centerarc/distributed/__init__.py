@@ -1,0 +1,6 @@
+"""Several processes: their group, and what must be computed over all of them."""
+
+from centerarc.distributed.batchnorm import SyncBatchNorm, convert_batchnorm
+from centerarc.distributed.process import Processes, choose_device, init_from_env
+
+__all__ = ["Processes", "SyncBatchNorm", "choose_device", "convert_batchnorm", "init_from_env"]

@@ -1,0 +1,72 @@
+"""Ctrl-C and SIGTERM as a wish to stop after the current step."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Self
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class TrainingInterrupted(Exception):
+    """The run was asked to stop and its state is saved.
+
+    Args:
+        message: Where it stopped and how to go on.
+    """
+
+
+class StopRequest:
+    """Within the block, the first SIGINT or SIGTERM only sets `requested`; a second one kills.
+
+    Outside the main thread, where Python allows no signal handlers, it does nothing.
+
+    Example:
+        >>> with StopRequest() as stop:
+        ...     stop.requested
+        False
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    @contextmanager
+    def held_back(self) -> Iterator[None]:
+        """Lets signals wait until the block ends; processes started in it never get them.
+
+        A terminal and many job systems signal a whole group, and a data loader whose workers die
+        takes the training process with it in the middle of a step.
+        """
+        if not self._previous or not hasattr(signal, "pthread_sigmask"):
+            yield  # not the main thread, or Windows, which has no signal masks
+            return
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.requested = True

@@ -1,0 +1,169 @@
+"""What a run tells while it goes: metrics.jsonl, TensorBoard, and the terminal."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from centerarc.data.files import atomic_path
+
+METRICS = "metrics.jsonl"
+
+
+class MetricsLog:
+    """Appends rows to `<run>/metrics.jsonl`, one JSON object a line, flushed at once.
+
+    Args:
+        run_dir: Folder of the run.
+        keep_steps: Rows of later steps are dropped: a resumed run writes them again.
+        keep_epochs: Validation rows of later epochs are dropped likewise.
+        tensorboard: Also write TensorBoard files to `<run>/tensorboard`.
+
+    Raises:
+        ValueError: If TensorBoard is asked for and not installed.
+    """
+
+    def __init__(
+        self, run_dir: Path, *, keep_steps: int, keep_epochs: int, tensorboard: bool = False
+    ) -> None:
+        path = run_dir / METRICS
+        self._board = _tensorboard(run_dir, keep_steps) if tensorboard else None
+        if path.exists():
+            _drop_later(path, keep_steps, keep_epochs)
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """Writes a row.
+
+        Args:
+            kind: `train` or `validation`.
+            step: Optimiser steps done.
+            values: Numbers and words by name.
+        """
+        row = {"kind": kind, "step": step, **values}
+        # JSON has no nan and infinity; null is what every reader takes.
+        row = {
+            k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()
+        }
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in row.items():
+                if isinstance(value, (int, float)) and name != "step":
+                    self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        """Closes the files, on the disk."""
+        os.fsync(self._file.fileno())
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _tensorboard(run_dir: Path, keep_steps: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError(
+            "log.tensorboard is true, but tensorboard is not installed; "
+            "install it with pip install 'centerarc[log]'"
+        ) from error
+    return SummaryWriter(run_dir / "tensorboard", purge_step=keep_steps + 1)
+
+
+def _drop_later(path: Path, keep_steps: int, keep_epochs: int) -> None:
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+            kind, step, epoch = row["kind"], row["step"], row["epoch"]
+            if epoch <= keep_epochs or (kind == "train" and step <= keep_steps):
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue  # the last line of a run that was killed while writing
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+class Display:
+    """A progress bar on a terminal, a line a logged step elsewhere.
+
+    Args:
+        total_steps: Optimiser steps in the run.
+        done_steps: Those done before this start.
+        epochs: Epochs in the run.
+        console: Where to write; rich's own on stderr by default.
+        quiet: Show nothing (ranks other than 0).
+    """
+
+    def __init__(
+        self,
+        total_steps: int,
+        done_steps: int,
+        epochs: int,
+        *,
+        console: Console | None = None,
+        quiet: bool = False,
+    ) -> None:
+        self.console = console or Console(stderr=True, quiet=quiet, highlight=False)
+        self.total_steps = total_steps
+        self.epochs = epochs
+        self._done = done_steps
+        self._task: TaskID | None = None
+        self._progress = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[text]}"),
+            TimeRemainingColumn(compact=True),
+            console=self.console,
+            speed_estimate_period=120,
+        )
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal and not self.console.quiet:
+            self._progress.start()
+            self._task = self._progress.add_task(
+                "train", total=self.total_steps, completed=self._done, epoch="", text=""
+            )
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._task is not None:
+            self._progress.stop()
+
+    def advance(self, step: int) -> None:
+        """Moves the bar to `step` steps done."""
+        if self._task is not None:
+            self._progress.update(self._task, completed=step)
+
+    def train_row(self, step: int, row: dict[str, Any], seconds_left: float) -> None:
+        """Shows a logged step."""
+        text = (
+            f"{row['images_per_second']:.0f} images/s  arcface {row['arcface_loss']:.3f}  "
+            f"center {row['center_loss']:.3f}  cosine {row['target_cosine']:.3f}  "
+            f"accuracy {100 * row['accuracy']:.1f} %"
+        )
+        epoch = f"{row['epoch']}/{self.epochs}"
+        if self._task is not None:
+            self._progress.update(self._task, completed=step, epoch=epoch, text=text)
+        else:
+            self.say(
+                f"epoch {epoch}  step {step}/{self.total_steps}  {text}  "
+                f"left {format_seconds(seconds_left)}"
+            )
+
+    def say(self, text: str) -> None:
+        """Writes a line, above the bar if there is one."""
+        self.console.print(text, markup=False, soft_wrap=True)
+
+
+def format_seconds(seconds: float) -> str:
+    """Writes a duration as `1:02:03` or `2:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,349 @@
+"""The training loop."""
+
+import itertools
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from centerarc.data import Augmentation, TrainLoader
+from centerarc.distributed import Processes, convert_batchnorm, init_from_env
+from centerarc.models import create_model, save_weights
+from centerarc.training import checkpoints, rundir
+from centerarc.training.config import TrainConfig
+from centerarc.training.criterion import make_criterion
+from centerarc.training.interrupts import StopRequest, TrainingInterrupted
+from centerarc.training.logging import Display, MetricsLog
+from centerarc.training.meter import Meter
+from centerarc.training.optimisers import make_optimizer, set_lr
+from centerarc.training.precision import Precision
+from centerarc.training.schedule import lr_factor
+from centerarc.training.seeding import seed_step
+from centerarc.training.sources import describe, make_sources
+from centerarc.training.step import TrainStep
+from centerarc.training.validation import METRIC, validate
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run leaves.
+
+    Args:
+        run_dir: Folder with `config.yaml`, `metrics.jsonl`, `results.json`, `last.safetensors`
+            and, with validation, `best.safetensors`.
+        best: The validation row that chose the best weights; None without validation.
+        summary: What `results.json` holds.
+    """
+
+    run_dir: Path
+    best: dict[str, Any] | None
+    summary: dict[str, Any]
+
+
+def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False) -> RunResult:
+    """Trains a model as configured, in as many processes as torchrun started.
+
+    SIGINT (Ctrl-C) and SIGTERM end the current step, save the state and raise
+    `TrainingInterrupted`; a second one kills.
+
+    Args:
+        config: The run.
+        resume: Go on from the state in `run_dir`. On one device and with the same number of CPU
+            threads the result is that of an uninterrupted run, to the last bit.
+        overwrite: Delete a run that `run_dir` holds.
+
+    Returns:
+        Where the weights are and how good they are.
+
+    Raises:
+        ValueError: If data, device or run folder do not fit the configuration, or the loss is
+            not finite; the message says where.
+        TrainingInterrupted: If asked to stop; the state is saved.
+    """
+    processes = init_from_env(config.device)
+    try:
+        return Trainer(config, processes, resume=resume, overwrite=overwrite).run()
+    finally:
+        processes.close()
+
+
+class Trainer:
+    """One process's part in a run; `train` is the way to start it.
+
+    Args:
+        config: The run.
+        processes: The ranks.
+        resume: Go on from the saved state.
+        overwrite: Delete the run that is there.
+    """
+
+    def __init__(
+        self, config: TrainConfig, processes: Processes, *, resume: bool, overwrite: bool
+    ) -> None:
+        self.config = config
+        self.processes = processes
+        share = config.batch_size // processes.world_size
+        if config.batch_size % processes.world_size or share < config.accumulate:
+            raise ValueError(
+                f"batch_size is {config.batch_size}; it must be a multiple of the "
+                f"{processes.world_size} processes, with at least {config.accumulate} images each"
+            )
+        self.precision = Precision(config.precision, processes.device)
+        source, self.pairs = make_sources(config)
+        self.identity = describe(source)
+        # The same first weights on every rank.
+        generator = torch.Generator().manual_seed(config.seed)
+        model = create_model(
+            config.model.name,
+            embedding_size=config.model.embedding_size,
+            image_size=config.model.image_size,
+            generator=generator,
+            **config.model.options,
+        )
+        criterion = make_criterion(
+            config.loss, len(source.identities), config.model.embedding_size, generator
+        )
+        self.loader = TrainLoader(
+            source,
+            batch_size=config.batch_size,
+            augmentation=Augmentation(config.data.augmentation),
+            seed=config.seed,
+            workers=config.workers,
+            rank=processes.rank,
+            world_size=processes.world_size,
+        )
+        self.steps_per_epoch = len(self.loader)
+        self.total_steps = self.steps_per_epoch * config.schedule.epochs
+        device = processes.device
+        layout = torch.channels_last if device.type in ("cpu", "cuda") else torch.preserve_format
+        self.model = model.to(device)
+        nn.Module.to(self.model, memory_format=layout)  # type: ignore[call-overload]
+        self.criterion = criterion.to(device)
+        parallel: nn.Module = self.model
+        if processes.world_size > 1:
+            convert_batchnorm(self.model)
+            # The buffers are equal on all ranks already: their statistics are global.
+            parallel = DistributedDataParallel(self.model, broadcast_buffers=False)
+        self.parallel = parallel.train()
+        self.optimizer = make_optimizer(self.model, self.criterion, config.optimizer)
+        self.train_step = TrainStep(
+            parallel,
+            self.criterion,
+            self.optimizer,
+            config.loss,
+            self.precision,
+            processes,
+            accumulate=config.accumulate,
+            clip_norm=config.clip_norm,
+        )
+        self.step = 0
+        self.best: dict[str, Any] | None = None
+        self.seconds = {"train": 0.0, "validation": 0.0}
+        # Epochs that are over, validation included.
+        self.epochs_done = 0
+        self.meter = Meter()
+        self._prepare_folder(resume, overwrite)
+
+    def _prepare_folder(self, resume: bool, overwrite: bool) -> None:
+        error = None
+        if self.processes.is_main:
+            try:
+                if resume:
+                    rundir.check_resumable(self.config)
+                rundir.prepare(self.config, resume=resume, overwrite=overwrite)
+            except (ValueError, OSError) as problem:
+                error = str(problem)
+        self.processes.agree(error)
+        if resume:
+            self._load_state()
+
+    def run(self) -> RunResult:
+        """Trains to the end of the schedule."""
+        main = self.processes.is_main
+        log = None
+        if main:
+            log = MetricsLog(
+                self.config.run_dir,
+                keep_steps=self.step,
+                keep_epochs=self.epochs_done,
+                tensorboard=self.config.log.tensorboard,
+            )
+        display = Display(self.total_steps, self.step, self.config.schedule.epochs, quiet=not main)
+        try:
+            with StopRequest() as stop, display:
+                display.say(self._headline())
+                for epoch in range(self.epochs_done, self.config.schedule.epochs):
+                    self._train_epoch(epoch, stop, log, display)
+                    self._validate(epoch, log, display)
+                    self.epochs_done = epoch + 1
+                    self._save_state()
+        finally:
+            self.loader.close()
+            if log is not None:
+                log.close()
+        return self._finish(display)
+
+    def _train_epoch(
+        self, epoch: int, stop: StopRequest, log: MetricsLog | None, display: Display
+    ) -> None:
+        config = self.config
+        # A state saved after an epoch's last step but before its validation has nothing left.
+        self.loader.set_epoch(epoch, start_batch=self.step - epoch * self.steps_per_epoch)
+        self.meter.start_clock()
+        batches = iter(self.loader)
+        with stop.held_back():  # the loader's workers start with the first batch
+            first = next(batches, None)
+        for images, labels in itertools.chain([] if first is None else [first], batches):
+            factor = lr_factor(self.step, self.total_steps, self.steps_per_epoch, config.schedule)
+            set_lr(self.optimizer, config.optimizer.lr * factor)
+            seed_step(config.seed, self.processes.rank, self.step)
+            report = self.train_step(images, labels, stop=stop.requested)
+            self.step += 1
+            self.meter.add(self.step, report)
+            logged = self.step % config.log.every == 0 or self.step == self.total_steps
+            saved = config.save_every > 0 and self.step % config.save_every == 0
+            wanted = False
+            # Reading waits for the device: at once on the CPU, on a GPU only now and then.
+            # A lone process on a GPU still sees its own signal at once.
+            alone = stop.requested and self.processes.world_size == 1
+            if self.processes.device.type == "cpu" or logged or saved or alone:
+                wanted = self.meter.read()
+            if logged:
+                self._log_train(epoch, config.optimizer.lr * factor, log, display)
+            display.advance(self.step)
+            if saved or wanted:
+                self.seconds["train"] += self.meter.take_time()
+                self._save_state()
+            if wanted:
+                raise TrainingInterrupted(
+                    f"stopped after step {self.step} of {self.total_steps}; the state is saved, "
+                    f"go on with: centerarc train {config.run_dir / 'config.yaml'} --resume"
+                )
+        self.meter.read()
+        self.seconds["train"] += self.meter.take_time()
+
+    def _log_train(self, epoch: int, lr: float, log: MetricsLog | None, display: Display) -> None:
+        self.seconds["train"] += self.meter.take_time()
+        means, steps, elapsed = self.meter.empty()
+        weights = self.config.loss
+        loss = means["arcface_loss"] + weights.center_weight * means["center_loss"]
+        row = {
+            "epoch": epoch + 1,
+            "lr": lr,
+            "loss": loss + weights.separation_weight * means["separation"],
+            **means,
+            "images_per_second": steps * self.config.batch_size / max(elapsed, 1e-9),
+        }
+        if self.precision.scaler.is_enabled():
+            row["gradient_scale"] = self.precision.scaler.get_scale()
+        if log is not None:
+            log.write("train", self.step, row)
+        left = (self.total_steps - self.step) * elapsed / max(steps, 1.0)
+        display.train_row(self.step, row, left)
+
+    def _validate(self, epoch: int, log: MetricsLog | None, display: Display) -> None:
+        """Validates on rank 0 and keeps the best weights; the other ranks wait."""
+        validation = self.config.validation
+        last = epoch + 1 == self.config.schedule.epochs
+        if validation is None or self.pairs is None:
+            return
+        if (epoch + 1) % validation.every_epochs and not last:
+            return
+        error = None
+        if self.processes.is_main:
+            start = time.perf_counter()
+            try:
+                self._validate_here(epoch, log, display)
+            except (ValueError, OSError) as problem:
+                error = f"validation after epoch {epoch + 1}: {problem}"
+            self.seconds["validation"] += time.perf_counter() - start
+        self.processes.agree(error)
+
+    def _validate_here(self, epoch: int, log: MetricsLog | None, display: Display) -> None:
+        assert self.pairs is not None
+        assert log is not None
+        device, workers = self.processes.device, self.config.workers
+        result = validate(self.model, self.pairs, device, self.config.batch_size, workers)
+        row = {"epoch": epoch + 1, **result}
+        # The earlier of equals stays: it was reached with less training.
+        row["best"] = self.best is None or row[METRIC] > self.best[METRIC]
+        log.write("validation", self.step, row)
+        if row["best"]:
+            self.best = {"step": self.step, **row}
+            self._save_weights("best.safetensors", result)
+        shown = "  ".join(f"{k} {v:.4f}" for k, v in result.items() if isinstance(v, float))
+        display.say(f"epoch {epoch + 1}  validation  {shown}{'  best' if row['best'] else ''}")
+
+    def _save_weights(self, name: str, metrics: dict[str, Any]) -> None:
+        metadata = {
+            "epoch": self.step // self.steps_per_epoch,
+            "step": self.step,
+            "metrics": metrics,
+            "loss": self.config.loss.model_dump(mode="json"),
+        }
+        save_weights(self.config.run_dir / name, self.model, metadata=metadata)
+
+    def _save_state(self) -> None:
+        if not self.processes.is_main:
+            return
+        state = {
+            "step": self.step,
+            "epochs_done": self.epochs_done,
+            "identity": self.identity,
+            "model": self.model.state_dict(),
+            "criterion": self.criterion.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.precision.scaler.state_dict(),
+            "best": self.best,
+            "window": dict(self.meter.window),
+            "seconds": dict(self.seconds),
+        }
+        checkpoints.save_state(self.config.run_dir, state)
+
+    def _load_state(self) -> None:
+        state = checkpoints.load_state(self.config.run_dir)
+        if state["identity"] != self.identity:
+            raise ValueError(
+                f"cannot resume: the run was trained on {state['identity']['images']} images of "
+                f"{state['identity']['identities']} people, the data now holds other ones "
+                f"({self.identity['images']} of {self.identity['identities']})"
+            )
+        self.model.load_state_dict(state["model"])
+        self.criterion.load_state_dict(state["criterion"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.precision.scaler.load_state_dict(state["scaler"])
+        self.step = state["step"]
+        self.epochs_done = state["epochs_done"]
+        self.best = state["best"]
+        self.meter.window = state["window"]
+        self.seconds = state["seconds"]
+
+    def _finish(self, display: Display) -> RunResult:
+        summary = rundir.summary(
+            best=self.best,
+            steps=self.step,
+            batch_size=self.config.batch_size,
+            seconds=self.seconds,
+            world_size=self.processes.world_size,
+            device=str(self.processes.device),
+            data=self.identity,
+        )
+        if self.processes.is_main:
+            self._save_weights("last.safetensors", {})
+            rundir.write_summary(self.config.run_dir, summary)
+            best = f"; best {METRIC} {self.best[METRIC]:.4f}" if self.best is not None else ""
+            display.say(f"done: {self.config.run_dir}{best}")
+        self.processes.agree(None)  # no rank returns before the files are there
+        return RunResult(self.config.run_dir, self.best, summary)
+
+    def _headline(self) -> str:
+        return (
+            f"{self.config.model.name}, {self.identity['identities']} people, "
+            f"{self.identity['images']} images, {self.total_steps} steps of "
+            f"{self.config.batch_size} on {self.processes.world_size} x {self.processes.device}"
+            + (f", from step {self.step}" if self.step else "")
+        )

@@ -1,0 +1,124 @@
+"""The folder of a run: what it may hold at the start, and its summary at the end."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from centerarc.data.files import atomic_path
+from centerarc.training.checkpoints import state_path
+from centerarc.training.config import TrainConfig
+from centerarc.training.logging import METRICS
+from centerarc.training.settings import dump_config, load_config
+
+CONFIG = "config.yaml"
+RESULTS = "results.json"
+_FILES = (CONFIG, METRICS, RESULTS, "best.safetensors", "last.safetensors")
+_FOLDERS = ("state", "tensorboard")
+# What a saved state depends on: with another value it would be another run.
+_FIXED = ("seed", "model", "data", "loss", "batch_size")
+
+
+def prepare(config: TrainConfig, *, resume: bool, overwrite: bool) -> None:
+    """Makes the folder of a run ready and writes the resolved configuration into it.
+
+    Args:
+        config: The run.
+        resume: The run that is there goes on.
+        overwrite: The run that is there is deleted; only files that a run writes.
+
+    Raises:
+        ValueError: If there is a run and neither is asked for, or both, or the place is a file.
+    """
+    folder = config.run_dir
+    if resume and overwrite:
+        raise ValueError("--resume and --overwrite exclude each other; give one of them")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"run_dir is {str(folder)!r}, a file; it must be a folder")
+    found = [name for name in (*_FILES, *_FOLDERS) if (folder / name).exists()]
+    if found and not (resume or overwrite):
+        raise ValueError(
+            f"run_dir {str(folder)!r} already holds a run ({', '.join(found)}); "
+            "give --resume to go on, --overwrite to start anew, or another --run_dir"
+        )
+    if overwrite:
+        for name in _FILES:
+            (folder / name).unlink(missing_ok=True)
+        for name in _FOLDERS:
+            shutil.rmtree(folder / name, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_path(folder / CONFIG) as temporary:
+        temporary.write_text(dump_config(config), encoding="utf-8")
+
+
+def check_resumable(config: TrainConfig) -> None:
+    """Checks that a configuration can go on with the run in its folder.
+
+    Args:
+        config: The run as asked for now. Schedule, optimiser settings, precision, device and the
+            like may differ from before; what the saved weights hang on may not.
+
+    Raises:
+        ValueError: If there is no state, or a field differs that must not.
+    """
+    if not state_path(config.run_dir).exists():
+        raise ValueError(
+            f"nothing to resume: there is no {str(state_path(config.run_dir))!r}; "
+            "start without --resume"
+        )
+    before = load_config(config.run_dir / CONFIG)
+    old, new = before.model_dump(mode="json"), config.model_dump(mode="json")
+    for name in _FIXED:
+        if old[name] != new[name]:
+            where, was, now = _difference(name, old[name], new[name])
+            raise ValueError(
+                f"cannot resume with another {where}: it was {was!r}, now it is {now!r}"
+            )
+    if old["optimizer"]["name"] != new["optimizer"]["name"]:
+        raise ValueError(
+            f"cannot resume with another optimizer.name: it was {old['optimizer']['name']!r}, "
+            f"now it is {new['optimizer']['name']!r}"
+        )
+
+
+def _difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *new]:
+            if old.get(key) != new.get(key):
+                return _difference(f"{name}.{key}", old.get(key), new.get(key))
+    return name, old, new
+
+
+def summary(
+    *,
+    best: dict[str, Any] | None,
+    steps: int,
+    batch_size: int,
+    seconds: dict[str, float],
+    world_size: int,
+    device: str,
+    data: dict[str, int | str],
+) -> dict[str, Any]:
+    """Collects what `results.json` holds."""
+    return {
+        "best": best,
+        "steps": steps,
+        "images": steps * batch_size,
+        "train_seconds": seconds["train"],
+        "validation_seconds": seconds["validation"],
+        "images_per_second": steps * batch_size / max(seconds["train"], 1e-9),
+        "processes": world_size,
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "train_identities": data["identities"],
+        "train_images": data["images"],
+    }
+
+
+def write_summary(run_dir: Path, content: dict[str, Any]) -> None:
+    """Writes `results.json`, complete or not at all."""
+    with atomic_path(run_dir / RESULTS) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,228 @@
+"""From a YAML file and command-line flags to a checked `TrainConfig`."""
+
+import difflib
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from centerarc.training.config import TrainConfig
+from centerarc.training.fields import field_at, members, unknown
+
+_NONE = {"none", "null", "~", ""}
+
+
+def load_config(path: str | Path, flags: Sequence[str] = ()) -> TrainConfig:
+    """Reads a configuration file and lets flags override single fields.
+
+    Args:
+        path: A YAML file.
+        flags: Command-line words such as `["--loss.m", "0.4", "--schedule.epochs=3"]`. A value is
+            read as YAML, except that fields of text or of a path take it as it stands; `none`
+            empties a field that may be empty.
+
+    Returns:
+        The checked configuration.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is not YAML, or a field is unknown or out of range. The message
+            is one line that names the field, the value and what is allowed.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        ...     _ = file.write("run_dir: runs/a\\ndata: {source: synthetic}\\n")
+        ...     file.flush()
+        ...     load_config(file.name, ["--loss.m", "0.4"]).loss.m
+        0.4
+    """
+    content = read_yaml(path)
+    for name, value in parse_flags(flags):
+        _override(content, name, value)
+    return check_config(content, str(path))
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Reads a YAML file that holds one mapping.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The mapping; empty for an empty file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is a folder, or not YAML (with file and line), or not a mapping.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no configuration file {str(path)!r}")
+    if not path.is_file():
+        raise ValueError(f"{str(path)!r} is not a file; give the path of a YAML file")
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark is not None else 1
+        raise ValueError(f"{path}:{line}: not valid YAML: {error.problem}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}:1: not valid YAML: {str(error).splitlines()[0]}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}:1: expected `name: value` lines, got {type(content).__name__}")
+    return content
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice, which YAML forbids and PyYAML lets pass."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str) and key in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"{key!r} is given twice", problem_mark=key_node.start_mark
+                )
+            if isinstance(key, str):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def dump_config(config: TrainConfig) -> str:
+    """Writes a configuration as YAML with every field spelt out.
+
+    Args:
+        config: The configuration.
+
+    Returns:
+        Text that `load_config` reads back to an equal configuration.
+    """
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def parse_flags(flags: Sequence[str]) -> list[tuple[str, str]]:
+    """Splits `--name value` and `--name=value` words into pairs.
+
+    Args:
+        flags: The words of a command line.
+
+    Returns:
+        Pairs of the field's path (`loss.m`) and its value as text, in order.
+
+    Raises:
+        ValueError: If a word is no flag or a flag has no value.
+    """
+    pairs = []
+    words = iter(flags)
+    for word in words:
+        if not word.startswith("--") or len(word) < 3:
+            raise ValueError(
+                f"got {word!r}; expected a flag such as --loss.m 0.4 (see centerarc train --help)"
+            )
+        name, equals, value = word[2:].partition("=")
+        # The Python names of fields and the dashes that command lines are used to are one.
+        name = name.replace("-", "_")
+        if not equals:
+            following = next(words, None)
+            if following is None or (following.startswith("--") and len(following) > 2):
+                section, _ = field_at(name, {})
+                if section is None:
+                    raise ValueError(unknown(name, {}, "--"))
+                raise ValueError(f"--{name} needs a value, for example --{name} VALUE")
+            value = following
+        pairs.append((name, value))
+    return pairs
+
+
+def check_config(content: Mapping[str, Any], where: str = "the configuration") -> TrainConfig:
+    """Checks a mapping against the fields of `TrainConfig`.
+
+    Args:
+        content: Nested mapping of field names to values.
+        where: How an error names the origin, such as a file's path.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ValueError: For the first wrong field, in one line.
+    """
+    try:
+        return TrainConfig.model_validate(dict(content))
+    except ValidationError as error:
+        raise ValueError(f"{where}: {_describe(error, content)}") from None
+
+
+def _describe(error: ValidationError, content: Mapping[str, Any]) -> str:
+    """One line for the first problem."""
+    problems = error.errors()
+    first = problems[0]
+    name = ".".join(_path(first["loc"], content))
+    if first["type"] == "extra_forbidden":
+        return unknown(name, content)
+    if first["type"] == "missing":
+        return f"{name} is missing; it is required"
+    if first["type"] == "union_tag_not_found":
+        return f"{name}.source is missing; it must be 'folder' or 'synthetic'"
+    if first["type"] == "union_tag_invalid":
+        return f"{name}.source is {first['ctx']['tag']!r}; it must be 'folder' or 'synthetic'"
+    message = first["msg"].removeprefix("Value error, ")
+    message = message.removeprefix("Input should be ").removeprefix("Input should ")
+    if first["type"] == "value_error":
+        return f"{name}: {message}" if name else message
+    hint = ""
+    expected = first.get("ctx", {}).get("expected")
+    if first["type"] == "literal_error" and isinstance(first["input"], str) and expected:
+        choices = [word.strip("'") for word in str(expected).replace(" or ", ", ").split(", ")]
+        close = difflib.get_close_matches(first["input"], choices, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+    if first["type"] in ("model_type", "model_attributes_type"):
+        message = "a section: `name: value` lines"
+    return f"{name} is {first['input']!r}; it must be {message}{hint}"
+
+
+def _path(loc: Sequence[str | int], content: Mapping[str, Any]) -> list[str]:
+    """An error's location without the names pydantic adds for the members of a union."""
+    path: list[str] = []
+    for part in loc:
+        known = field_at(".".join([*path, str(part)]), content)[0] is not None
+        is_tag = not known and (part in ("folder", "synthetic", "int", "float") and bool(path))
+        if not is_tag:
+            path.append(str(part))
+    return path
+
+
+def _override(content: dict[str, Any], name: str, value: str) -> None:
+    field, annotation = field_at(name, content)
+    if field is None:
+        raise ValueError(unknown(name, content, "--"))
+    *sections, leaf = name.split(".")
+    for section in sections:
+        inner = content.get(section)
+        # Copies, so that the caller's mapping (and YAML anchors) stay as they are.
+        content[section] = dict(inner) if isinstance(inner, dict) else {}
+        content = content[section]
+    content[leaf] = _read_value(name, value, annotation)
+
+
+def _read_value(name: str, value: str, annotation: Any) -> Any:
+    kinds = members(annotation)
+    if type(None) in kinds and value.strip().lower() in _NONE:
+        return None
+    if str in kinds or Path in kinds or any(_is_literal(kind) for kind in kinds):
+        return value
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--{name} is {value!r}, which cannot be read as YAML") from error
+
+
+def _is_literal(annotation: Any) -> bool:
+    return typing.get_origin(annotation) is typing.Literal

@@ -1,0 +1,175 @@
+"""One optimiser step: micro-batches, gradients of all ranks, clipping, centers."""
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from centerarc.data import to_input
+from centerarc.distributed import Processes
+from centerarc.losses import CenterArcFaceLoss
+from centerarc.training.config import LossConfig
+from centerarc.training.precision import Precision
+
+# What a step measures, in this order; sums over the valid labels of all ranks but for the last.
+_SUMS = ("arcface_loss", "center_loss", "cosine", "correct", "count", "stop")
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one step measured, still on the device.
+
+    Args:
+        sums: (6,) float64 or float32: arcface and center loss, target cosine, right answers and
+            valid labels, each summed over all ranks; and how many ranks want to stop.
+        separation: The separation term.
+        grad_norm: Norm of all gradients before clipping; None without clipping.
+    """
+
+    sums: Tensor
+    separation: Tensor
+    grad_norm: Tensor | None
+
+    def read(self) -> dict[str, float]:
+        """Waits for the device and returns means by name, with `count` and `stop`."""
+        sums = dict(zip(_SUMS, self.sums.tolist(), strict=True))
+        count = max(sums["count"], 1.0)
+        means = {
+            "arcface_loss": sums["arcface_loss"] / count,
+            "center_loss": sums["center_loss"] / count,
+            "separation": float(self.separation),
+            "target_cosine": sums["cosine"] / count,
+            "accuracy": sums["correct"] / count,
+            "count": sums["count"],
+            "stop": sums["stop"],
+        }
+        if self.grad_norm is not None:
+            means["grad_norm"] = float(self.grad_norm)
+        return means
+
+
+class TrainStep:
+    """Trains backbone and criterion on one global batch.
+
+    The loss is the sum over the valid labels of all micro-batches and ranks divided by their
+    number, so how a batch is cut changes the result by rounding only (and by batch normalisation,
+    whose statistics are those of a micro-batch):
+
+        loss = (sum arcface + center_weight sum center) / count + separation_weight separation
+
+    Args:
+        model: The backbone, wrapped by DDP where there are several ranks.
+        criterion: With `reduction="sum"`; outside DDP, its gradients are summed here.
+        optimizer: Of both.
+        weights: Of the loss's terms.
+        precision: Autocast and gradient scaling.
+        processes: The ranks.
+        accumulate: Micro-batches a step.
+        clip_norm: Limit of the norm of all gradients together; 0 is none.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: CenterArcFaceLoss,
+        optimizer: Optimizer,
+        weights: LossConfig,
+        precision: Precision,
+        processes: Processes,
+        *,
+        accumulate: int = 1,
+        clip_norm: float = 0.0,
+    ) -> None:
+        self.model = model
+        self.criterion = criterion
+        self.optimizer = optimizer
+        self.weights = weights
+        self.precision = precision
+        self.processes = processes
+        self.accumulate = accumulate
+        self.clip_norm = clip_norm
+        self._updates_centers = weights.centers == "separate" and weights.center_update == "paper"
+        self._parameters = [
+            parameter
+            for parameter in itertools.chain(model.parameters(), criterion.parameters())
+            if parameter.requires_grad
+        ]
+
+    def __call__(self, images: Tensor, labels: Tensor, *, stop: bool = False) -> StepReport:
+        """Trains on this rank's share of a batch.
+
+        Args:
+            images: (N, H, W, 3) uint8.
+            labels: (N,) int64; -100 does not count.
+            stop: Whether this rank wants to stop; the ranks learn of each other by the report.
+
+        Returns:
+            What was measured, summed over the ranks.
+        """
+        device, ranks = self.processes.device, self.processes.world_size
+        images = images.to(device, non_blocking=True)
+        labels = labels.to(device, non_blocking=True)
+        count = self.processes.sum((labels != IGNORED).sum())
+        # DDP averages over ranks, the loss is a sum over them: make up for it here, and average
+        # the criterion's gradients too.
+        scale = ranks / count.clamp(min=1)
+        sums = torch.zeros(len(_SUMS), device=device)
+        features = []
+        parts = list(zip(images.chunk(self.accumulate), labels.chunk(self.accumulate), strict=True))
+        for number, (part, part_labels) in enumerate(parts):
+            last = number == len(parts) - 1
+            if isinstance(self.model, DistributedDataParallel):
+                self.model.require_backward_grad_sync = last
+            with self.precision.autocast():
+                embedding = self.model(to_input(part))
+            arcface, center = self.criterion(embedding, part_labels)
+            loss = (arcface + self.weights.center_weight * center) * scale
+            self.precision.scaler.scale(loss).backward()
+            metrics = self.criterion.metrics
+            assert metrics is not None
+            right = metrics.accuracy * metrics.count
+            cosine = metrics.target_cosine.sum()
+            values = (arcface.detach(), center.detach(), cosine, right, metrics.count)
+            sums[:5] += torch.stack([value.to(sums.dtype) for value in values])
+            if self._updates_centers:
+                features.append(embedding.detach())
+        separation = self._separate(labels)
+        self._sum_head_gradients()
+        grad_norm = self._update()
+        if self._updates_centers:
+            # The criterion gathers over ranks: all apply the one update of the whole batch.
+            self.criterion.update_centers(torch.cat(features), labels)
+        sums[5] = float(stop)
+        return StepReport(self.processes.sum(sums), separation, grad_norm)
+
+    def _separate(self, labels: Tensor) -> Tensor:
+        """Adds the gradient of the separation term, over the classes of this rank's share."""
+        if self.weights.separation_weight == 0:
+            return torch.zeros((), device=self.processes.device)
+        separation = self.criterion.separation(labels)
+        # A mean over equal shares, averaged over ranks with the criterion's other gradients.
+        loss = self.weights.separation_weight * separation
+        self.precision.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        return self.processes.sum(separation.detach().clone()) / self.processes.world_size
+
+    def _sum_head_gradients(self) -> None:
+        if self.processes.world_size == 1:
+            return
+        for parameter in self.criterion.parameters():
+            if parameter.grad is not None:
+                self.processes.sum(parameter.grad).div_(self.processes.world_size)
+
+    def _update(self) -> Tensor | None:
+        scaler = self.precision.scaler
+        grad_norm = None
+        if self.clip_norm > 0:
+            scaler.unscale_(self.optimizer)
+            grad_norm = nn.utils.clip_grad_norm_(self._parameters, self.clip_norm)
+        scaler.step(self.optimizer)
+        scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return grad_norm

@@ -1,0 +1,118 @@
+"""The command line as a user meets it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from centerarc import __version__
+from centerarc.cli import main
+
+
+def _main(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    out, err = capsys.readouterr()
+    code = stop.value.code
+    return (code if isinstance(code, int) else 0), out, err
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"run_dir: {tmp_path / 'run'}\ndata: {{source: folder, root: nowhere}}\n")
+    return path
+
+
+def test_help_and_version_do_not_load_torch() -> None:
+    code = (
+        "import sys\n"
+        "from centerarc.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    for word in ("--help", "--version"):
+        done = subprocess.run(
+            [sys.executable, "-c", code, word], capture_output=True, text=True, check=True
+        )
+        assert ("train" in done.stdout) if word == "--help" else (__version__ in done.stdout)
+
+
+def test_help_of_train(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = _main(capsys, "train", "--help")
+    assert code == 0
+    for word in ("CONFIG", "--resume", "--overwrite", "--loss.m 0.4", "torchrun"):
+        assert word in out
+
+
+def test_list_settings_shows_every_section(
+    capsys: pytest.CaptureFixture[str], config: Path
+) -> None:
+    code, out, _ = _main(capsys, "train", str(config), "--list-settings", "--loss.m", "0.25")
+    assert code == 0
+    for word in ("--loss.m ", "0.25", "--schedule.epochs", "--data.root", "--validation.pairs"):
+        assert word in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "nothing.yaml"], "there is no configuration file 'nothing.yaml'"),
+        (["train", "CONFIG", "--loss.n", "1"], "unknown field --loss.n; did you mean --loss."),
+        (["train", "CONFIG", "--resum"], "did you mean --resume?"),
+        (["train", "CONFIG"], "nowhere"),
+        (["train"], "CONFIG"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_2(
+    capsys: pytest.CaptureFixture[str], config: Path, words: list[str], message: str
+) -> None:
+    words = [str(config) if word == "CONFIG" else word for word in words]
+    code, _, err = _main(capsys, *words)
+    assert code == 2
+    assert message in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+def test_a_mistyped_command_names_the_near_one(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = _main(capsys, "trian")
+    assert code == 2
+    assert "did you mean 'train'?" in err
+
+
+def test_debug_shows_where_an_error_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FileNotFoundError):
+        main(["train", "nothing.yaml", "--debug"])
+    monkeypatch.setenv("CENTERARC_DEBUG", "1")
+    with pytest.raises(FileNotFoundError):
+        main(["train", "nothing.yaml"])
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_torchrun_trains(tmp_path: Path) -> None:
+    from tests.training.helpers import write_faces
+
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"run_dir: {tmp_path / 'run'}\n"
+        f"data: {{source: folder, root: {write_faces(tmp_path / 'faces')}}}\n"
+        "model: {embedding_size: 8, image_size: 16}\n"
+        "schedule: {epochs: 1, warmup_epochs: 0}\nbatch_size: 12\nworkers: 0\ndevice: cpu\n"
+    )
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*launcher, "-m", "centerarc", "train", str(config)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("on 2 x cpu") == 1, "only rank 0 speaks"
+    assert (tmp_path / "run" / "last.safetensors").exists()

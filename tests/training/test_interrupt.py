@@ -1,0 +1,66 @@
+"""Ctrl-C on a real process."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.training.helpers import write_faces
+
+pytestmark = pytest.mark.slow
+
+
+def _command(config: Path, *words: str) -> list[str]:
+    return [sys.executable, "-m", "centerarc", "train", str(config), *words]
+
+
+def _start(config: Path, *words: str) -> "subprocess.Popen[str]":
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        _command(config, *words),
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+
+
+def _wait_for_rows(process: "subprocess.Popen[str]", path: Path, rows: int) -> None:
+    for _ in range(600):
+        if path.exists() and len(path.read_text().splitlines()) >= rows:
+            return
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.1)
+    raise AssertionError("the run does not get on")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path: Path, number: signal.Signals) -> None:
+    run = tmp_path / "run"
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"run_dir: {run}\n"
+        f"data: {{source: folder, root: {write_faces(tmp_path / 'faces')}}}\n"
+        "model: {embedding_size: 8, image_size: 16}\n"
+        "schedule: {epochs: 500}\nbatch_size: 8\nworkers: 1\nlog: {every: 1}\ndevice: cpu\n"
+    )
+    process = _start(config)
+    _wait_for_rows(process, run / "metrics.jsonl", 3)
+    os.killpg(process.pid, number)  # the loader's workers get it too, as from a terminal
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert f"centerarc train {run / 'config.yaml'} --resume" in errors
+    assert "Traceback" not in errors
+    before = len((run / "metrics.jsonl").read_text().splitlines())
+
+    process = _start(run / "config.yaml", "--resume")
+    _wait_for_rows(process, run / "metrics.jsonl", before + 2)
+    os.killpg(process.pid, number)  # the loader's workers get it too, as from a terminal
+    assert process.wait(60) == 130
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))

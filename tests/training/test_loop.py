@@ -1,0 +1,256 @@
+"""A whole run: what it leaves, how it goes on, when it refuses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from centerarc.models import load_weights
+from centerarc.training import TrainConfig, TrainingInterrupted, load_config, train
+from centerarc.training.step import StepReport, TrainStep
+from tests.training.helpers import make_config, same_bits
+
+VALIDATION = {"identities": 2, "num_pairs": 20}
+TIMES = ("images_per_second", "seconds")
+
+
+def _rows(run_dir: Path) -> list[dict[str, Any]]:
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
+
+
+def _stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, error: type[Exception]) -> None:
+    """Lets a run end after some steps: asked to (StepReport.stop), or by a crash."""
+    original = TrainStep.__call__
+    seen = 0
+
+    def call(self: TrainStep, *arguments: Any, stop: bool = False) -> StepReport:
+        nonlocal seen
+        seen += 1
+        if seen > steps:
+            raise error
+        asked = error is TrainingInterrupted and seen == steps
+        return original(self, *arguments, stop=stop or asked)
+
+    monkeypatch.setattr(TrainStep, "__call__", call)
+
+
+def test_a_run_leaves_weights_metrics_and_a_summary(tmp_path: Path, faces: Path) -> None:
+    config = make_config(tmp_path / "run", faces, validation=VALIDATION, clip_norm=5.0)
+    result = train(config)
+    rows = _rows(config.run_dir)
+    trained = [row for row in rows if row["kind"] == "train"]
+    judged = [row for row in rows if row["kind"] == "validation"]
+    assert [row["step"] for row in trained] == list(range(1, 10))  # 24 images, 8 a step
+    assert [row["epoch"] for row in judged] == [1, 2, 3]
+    for row in trained:
+        assert row["loss"] == pytest.approx(
+            row["arcface_loss"] + 0.01 * row["center_loss"], rel=1e-6
+        )
+        assert 0 <= row["accuracy"] <= 1
+        assert row["grad_norm"] > 0
+    assert trained[0]["lr"] == pytest.approx(0.1 / 3)
+    best = max(judged, key=lambda row: row["auc"])
+    summary = json.loads((config.run_dir / "results.json").read_text())
+    assert result.best is not None
+    assert summary["best"]["auc"] == result.best["auc"] == best["auc"]
+    assert summary["steps"] == 9
+    assert summary["train_identities"] == 4
+    for name in ("best", "last"):
+        model = load_weights(config.run_dir / f"{name}.safetensors")
+        assert model(torch.zeros(2, 3, 16, 16)).shape == (2, 8)
+    assert load_config(config.run_dir / "config.yaml") == config
+
+
+def test_best_weights_are_those_of_the_best_validation(
+    tmp_path: Path, faces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from centerarc.training import loop
+
+    scores = iter([0.6, 0.9, 0.7])
+    weights: list[dict[str, torch.Tensor]] = []
+
+    def validate(model: torch.nn.Module, *_: Any) -> dict[str, Any]:
+        weights.append({k: v.clone() for k, v in model.state_dict().items()})
+        return {"auc": next(scores)}
+
+    monkeypatch.setattr(loop, "validate", validate)
+    config = make_config(tmp_path / "run", faces, validation=VALIDATION)
+    assert train(config).best == {"step": 6, "epoch": 2, "auc": 0.9, "best": True}
+    best = load_weights(config.run_dir).state_dict()
+    assert all(torch.equal(best[name], weights[1][name]) for name in best)
+
+
+def test_without_validation_the_last_weights_count(tmp_path: Path, faces: Path) -> None:
+    config = make_config(tmp_path / "run", faces, schedule={"epochs": 1, "warmup_epochs": 0})
+    assert train(config).best is None
+    assert not (config.run_dir / "best.safetensors").exists()
+    assert load_weights(config.run_dir).embedding_size == 8
+
+
+@pytest.mark.parametrize("steps", [1, 3, 5, 8], ids=lambda n: f"after step {n}")
+@pytest.mark.parametrize("loss", [{}, {"centers": "separate"}], ids=["shared", "separate"])
+def test_interrupted_and_resumed_equals_uninterrupted_to_the_last_bit(
+    tmp_path: Path, faces: Path, monkeypatch: pytest.MonkeyPatch, steps: int, loss: dict[str, Any]
+) -> None:
+    def config(name: str) -> TrainConfig:
+        return make_config(
+            tmp_path / name, faces, validation=VALIDATION, loss=loss, log={"every": 2}
+        )
+
+    train(config("whole"))
+    with monkeypatch.context() as patch:
+        _stop_after(patch, steps, TrainingInterrupted)
+        with pytest.raises(TrainingInterrupted, match=f"after step {steps} of 9.*--resume"):
+            train(config("cut"))
+    assert not (tmp_path / "cut" / "last.safetensors").exists()
+    train(config("cut"), resume=True)
+    for name in ("best.safetensors", "last.safetensors"):
+        assert same_bits(tmp_path / "whole" / name, tmp_path / "cut" / name)
+    assert _rows(tmp_path / "whole") == _rows(tmp_path / "cut")
+
+
+def test_a_crash_costs_the_steps_since_the_last_save_and_nothing_else(
+    tmp_path: Path, faces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def config(name: str) -> TrainConfig:
+        return make_config(tmp_path / name, faces, validation=VALIDATION, save_every=3)
+
+    train(config("whole"))
+    with monkeypatch.context() as patch:
+        _stop_after(patch, 5, MemoryError)
+        with pytest.raises(MemoryError):
+            train(config("cut"))
+    with (tmp_path / "cut" / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "train", "st')  # killed while writing
+    train(config("cut"), resume=True)
+    assert same_bits(tmp_path / "whole/last.safetensors", tmp_path / "cut/last.safetensors")
+    assert _rows(tmp_path / "whole") == _rows(tmp_path / "cut")
+
+
+def test_a_save_that_fails_leaves_the_old_state(
+    tmp_path: Path, faces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from centerarc.training import checkpoints
+
+    save = torch.save
+    saves = 0
+
+    def full_disk(content: Any, path: Path) -> None:
+        nonlocal saves
+        saves += 1
+        save(content, path)
+        if saves == 2:
+            path.write_bytes(path.read_bytes()[:100])
+            raise OSError("no space left on device")
+
+    config = make_config(tmp_path / "run", faces)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full_disk)
+        with pytest.raises(OSError, match="no space"):
+            train(config)
+    assert checkpoints.load_state(config.run_dir)["epochs_done"] == 1
+    assert len(list((config.run_dir / "state").iterdir())) == 1
+    train(config, resume=True)
+
+
+def test_a_run_is_not_overwritten_unasked(tmp_path: Path, faces: Path) -> None:
+    config = make_config(tmp_path / "run", faces, schedule={"epochs": 1, "warmup_epochs": 0})
+    train(config)
+    (config.run_dir / "notes.txt").write_text("mine")
+    before = (config.run_dir / "last.safetensors").read_bytes()
+    with pytest.raises(ValueError, match=r"already holds a run.*--resume.*--overwrite"):
+        train(config)
+    assert (config.run_dir / "last.safetensors").read_bytes() == before
+    train(config, overwrite=True)
+    assert len(_rows(config.run_dir)) == 4
+    assert (config.run_dir / "notes.txt").read_text() == "mine"
+    with pytest.raises(ValueError, match="exclude each other"):
+        train(config, overwrite=True, resume=True)
+
+
+def test_resuming_needs_a_state_and_the_same_run(tmp_path: Path, faces: Path) -> None:
+    short = {"epochs": 1, "warmup_epochs": 0}
+    config = make_config(tmp_path / "run", faces, schedule=short)
+    with pytest.raises(ValueError, match="nothing to resume"):
+        train(config, resume=True)
+    train(config)
+    other = make_config(tmp_path / "run", faces, schedule=short, loss={"m": 0.3})
+    with pytest.raises(ValueError, match=r"another loss\.m: it was 0\.5, now it is 0\.3"):
+        train(other, resume=True)
+    longer = make_config(tmp_path / "run", faces, schedule={"epochs": 2, "warmup_epochs": 0})
+    assert train(longer, resume=True).summary["steps"] == 8
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_step(
+    tmp_path: Path, faces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = StepReport.read
+    count = 0
+
+    def read(self: StepReport) -> dict[str, float]:
+        nonlocal count
+        count += 1
+        values = original(self)
+        return {**values, "arcface_loss": float("nan")} if count == 6 else values
+
+    monkeypatch.setattr(StepReport, "read", read)
+    config = make_config(tmp_path / "run", faces, log={"every": 5})
+    with pytest.raises(ValueError, match="not finite in step 6: arcface nan"):
+        train(config)
+    state = torch.load(config.run_dir / "state/state.pt", weights_only=True)
+    assert state["step"] == 4  # the end of the epoch before
+
+
+def test_people_of_excluded_folds_and_of_the_validation_are_not_trained_on(
+    tmp_path: Path, faces: Path
+) -> None:
+    from centerarc.training.sources import make_sources
+
+    lines = ["3\t1"]
+    for fold in range(3):
+        a, b = f"P{2 * fold:02d}", f"P{2 * fold + 1:02d}"
+        lines += [f"{a}\t1\t2", f"{a}\t1\t{b}\t1"]
+    pairs = tmp_path / "pairs.txt"
+    pairs.write_text("\n".join(lines) + "\n")
+    config = make_config(
+        tmp_path / "run",
+        faces,
+        data={"exclude_pairs": pairs, "exclude_folds": [3]},
+        validation={"pairs": pairs, "images": faces, "folds": [1]},
+    )
+    train_source, validation = make_sources(config)
+    assert train_source.identities == ["P02", "P03"]
+    assert validation is not None
+    assert sorted(validation.source.identities) == ["P00", "P01"]
+    assert validation.same.tolist() == [True, False]
+
+
+def test_held_out_people_are_not_trained_on(tmp_path: Path, faces: Path) -> None:
+    from centerarc.training.sources import make_sources
+
+    for wanted, expected in ((2, 2), (0.5, 3)):
+        config = make_config(tmp_path / "run", faces, validation={"identities": wanted})
+        source, pairs = make_sources(config)
+        assert pairs is not None
+        held_out = set(pairs.source.identities)
+        assert len(held_out) == expected
+        assert not held_out & set(source.identities)
+        labels = pairs.source.labels
+        same = labels[pairs.index_a] == labels[pairs.index_b]
+        np.testing.assert_array_equal(same, pairs.same)
+    config = make_config(tmp_path / "run", faces, validation={"identities": 6})
+    with pytest.raises(ValueError, match=r"validation\.identities is 6, but there are 6 people"):
+        make_sources(config)
+
+
+def test_tensorboard_files_are_written_if_asked_for(tmp_path: Path, faces: Path) -> None:
+    pytest.importorskip("tensorboard")
+    short = {"epochs": 1, "warmup_epochs": 0}
+    config = make_config(tmp_path / "run", faces, schedule=short, log={"tensorboard": True})
+    train(config)
+    assert list((config.run_dir / "tensorboard").iterdir())

@@ -1,0 +1,114 @@
+"""What a user reads who has mistyped a setting."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from centerarc.training import dump_config, load_config
+
+BASE = "run_dir: runs/a\ndata:\n  source: synthetic\n"
+
+
+def _write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_flags_override_the_file(tmp_path: Path) -> None:
+    path = _write(tmp_path, BASE + "loss: {m: 0.3, s: 64}\n")
+    flags = ["--loss.m", "0.4", "--schedule.epochs=3", "--run-dir", "runs/007", "--batch-size", "8"]
+    config = load_config(path, flags)
+    assert (config.loss.m, config.loss.s, config.schedule.epochs) == (0.4, 64, 3)
+    assert str(config.run_dir) == "runs/007"
+    assert config.batch_size == 8
+
+
+def test_flags_of_every_kind(tmp_path: Path) -> None:
+    text = "run_dir: a\ndata: {source: folder, root: x}\nvalidation: {identities: 0.1}\n"
+    flags = [
+        *("--data.exclude_pairs", "p.txt", "--data.exclude_folds", "[6, 7]"),
+        *("--validation.identities", "none", "--validation.pairs", "p.txt"),
+        *("--validation.images", "x", "--validation.folds", "[6]"),
+        *("--model.options", "{dropout: 0.4}", "--optimizer.nesterov", "true"),
+        *("--optimizer.lr", "1e-2", "--loss.margin", "cosface"),
+    ]
+    config = load_config(_write(tmp_path, text), flags)
+    assert config.data.source == "folder"
+    assert config.data.exclude_folds == [6, 7]
+    assert config.validation is not None
+    assert config.validation.identities is None
+    assert config.validation.folds == [6]
+    assert config.model.options == {"dropout": 0.4}
+    assert config.optimizer.nesterov
+    assert config.optimizer.lr == 0.01
+    assert load_config(_write(tmp_path, text), ["--validation", "none"]).validation is None
+
+
+def test_a_flag_below_a_free_mapping(tmp_path: Path) -> None:
+    config = load_config(_write(tmp_path, BASE), ["--model.options.dropout", "0.4"])
+    assert config.model.options == {"dropout": 0.4}
+
+
+def test_the_resolved_configuration_reads_back(tmp_path: Path) -> None:
+    text = "run_dir: a\ndata: {source: folder, root: x}\nvalidation: {identities: 20}\n"
+    config = load_config(_write(tmp_path, text))
+    dumped = dump_config(config)
+    assert "warmup_epochs" in yaml.safe_load(dumped)["schedule"]
+    assert load_config(_write(tmp_path, dumped)) == config
+
+
+@pytest.mark.parametrize(
+    ("extra", "flags", "message"),
+    [
+        ("lose: {m: 1}\n", [], "unknown field lose; did you mean"),
+        ("loss: {margn: arcface}\n", [], "unknown field loss.margn; did you mean loss.margin?"),
+        ("epochs: 3\n", [], "unknown field epochs; did you mean schedule.epochs?"),
+        ("", ["--los.m", "1"], "unknown field --los.m; did you mean --loss.m?"),
+        ("", ["--loss.m"], "--loss.m needs a value"),
+        ("", ["--data.root", "x"], "unknown field --data.root"),
+        ("", ["loss.m=1"], "got 'loss.m=1'; expected a flag"),
+        ("loss: {m: -1}\n", [], "loss.m is -1; it must be greater than or equal to 0"),
+        ("loss: {s: big}\n", [], "loss.s is 'big'; it must be a valid number"),
+        ("", ["--loss.s", ".nan"], "loss.s is nan; it must be"),
+        ("optimizer: {name: sdg}\n", [], "did you mean 'sgd'?"),
+        ("optimizer: 3\n", [], "optimizer is 3; it must be a section"),
+        ("schedule: {epochs: 2, warmup_epochs: 5}\n", [], "warmup_epochs is 5; it must be below"),
+        ("validation: {num_pairs: 8}\n", [], "validation: give either pairs (and images) or"),
+        ("validation: {identities: 1.5}\n", [], "identities is 1.5; it must be a fraction"),
+        ("", ["--data.source", "foldr"], "data.source is 'foldr'; it must be 'folder' or"),
+        ("accumulate: 0\n", [], "accumulate is 0; it must be greater than or equal to 1"),
+    ],
+)
+def test_errors_are_one_line_that_names_field_value_and_what_is_allowed(
+    tmp_path: Path, extra: str, flags: list[str], message: str
+) -> None:
+    with pytest.raises(ValueError) as error:
+        load_config(_write(tmp_path, BASE + extra), flags)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("run_dir: a\nloss: {m: 1\nseed: 2\n", ":3: not valid YAML"),
+        ("run_dir: a\nseed: 1\nseed: 2\n", ":3: not valid YAML: 'seed' is given twice"),
+        ("- 1\n", ":1: expected `name: value` lines, got list"),
+        ("run_dir: a\n", "data is missing; it is required"),
+        ("run_dir: a\ndata: {}\n", "data.source is missing; it must be 'folder' or 'synthetic'"),
+        ("run_dir: a\ndata: {source: folder}\n", "data.root is missing; it is required"),
+        ("run_dir: a\ndata: {source: folder, rot: x}\n", "data.ro"),
+    ],
+)
+def test_errors_of_the_file_name_file_and_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        load_config(_write(tmp_path, text))
+    assert str(error.value).startswith(str(tmp_path / "config.yaml"))
+    assert message in str(error.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="there is no configuration file"):
+        load_config(tmp_path / "nothing.yaml")

@@ -1,0 +1,142 @@
+"""An optimiser step does not depend on how its batch is cut."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from centerarc.distributed import Processes
+from centerarc.losses import CenterArcFaceLoss
+from centerarc.training.config import LossConfig, OptimizerConfig
+from centerarc.training.criterion import make_criterion
+from centerarc.training.optimisers import make_optimizer
+from centerarc.training.precision import Precision
+from centerarc.training.step import StepReport, TrainStep
+from tests.training.helpers import SIZE, Tiny
+
+CPU = torch.device("cpu")
+CLASSES = 5
+
+
+def _batch() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (10, SIZE, SIZE, 3), generator=generator, dtype=torch.uint8)
+    labels = torch.randint(0, CLASSES, (10,), generator=generator)
+    labels[[1, 2, 3]] = -100  # parts hold different numbers of valid labels
+    return images, labels
+
+
+def _setup(loss: LossConfig, **options: Any) -> tuple[TrainStep, Tiny, CenterArcFaceLoss]:
+    torch.manual_seed(0)
+    model = Tiny(embedding_size=8, image_size=SIZE)
+    criterion = make_criterion(loss, CLASSES, 8, torch.Generator().manual_seed(0))
+    optimizer = make_optimizer(model, criterion, OptimizerConfig(lr=0.1))
+    alone = Processes(0, 1, CPU)
+    step = TrainStep(model, criterion, optimizer, loss, Precision("fp32", CPU), alone, **options)
+    return step, model, criterion
+
+
+def _state(model: Tiny, criterion: CenterArcFaceLoss) -> dict[str, Tensor]:
+    return {**model.state_dict(), **criterion.state_dict()}
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        LossConfig(),
+        LossConfig(center_weight=0.5, centers="separate", center_space="raw"),
+        LossConfig(centers="separate", center_update="gradient", separation_weight=0.3),
+    ],
+    ids=["shared", "paper", "gradient and separation"],
+)
+@pytest.mark.parametrize("parts", [2, 3, 10])
+def test_accumulation_equals_the_large_batch(loss: LossConfig, parts: int) -> None:
+    whole, *whole_modules = _setup(loss, clip_norm=1.0)
+    cut, *cut_modules = _setup(loss, clip_norm=1.0, accumulate=parts)
+    for _ in range(3):
+        expected, found = whole(*_batch()).read(), cut(*_batch()).read()
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
+        assert found["count"] == 7
+    expected_state, found_state = _state(*whole_modules), _state(*cut_modules)
+    for name, tensor in expected_state.items():
+        torch.testing.assert_close(found_state[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_a_step_is_plain_sgd_on_the_mean_joint_loss() -> None:
+    loss = LossConfig(center_weight=0.5, separation_weight=0.2)
+    step, model, criterion = _setup(loss)
+    images, labels = _batch()
+    _, twin, _ = _setup(loss)
+    reference = CenterArcFaceLoss(CLASSES, 8)
+    reference.load_state_dict(criterion.state_dict())
+    arcface, center = reference(twin((images.permute(0, 3, 1, 2) - 127.5) / 127.5), labels)
+    (arcface + 0.5 * center + 0.2 * reference.separation(labels)).backward()
+    report = step(images, labels).read()
+    assert report["arcface_loss"] == pytest.approx(arcface.item(), rel=1e-5)
+    assert report["center_loss"] == pytest.approx(center.item(), rel=1e-5)
+    pairs = [
+        *zip(model.parameters(), twin.parameters(), strict=True),
+        *zip(criterion.parameters(), reference.parameters(), strict=True),
+    ]
+    for after, before in pairs:
+        decay = 5e-4 if before.ndim > 1 else 0.0
+        assert before.grad is not None
+        expected = before.detach() - 0.1 * (before.grad + decay * before.detach())
+        torch.testing.assert_close(after.detach(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_clipping_counts_the_prototypes_gradient() -> None:
+    images, labels = _batch()
+    limit = 1e-3
+    step, model, criterion = _setup(LossConfig(), clip_norm=limit)
+    step.optimizer.param_groups[0]["weight_decay"] = 0
+    step.optimizer.param_groups[-1]["weight_decay"] = 0
+    before = [p.detach().clone() for m in (model, criterion) for p in m.parameters()]
+    report = step(images, labels).read()
+    after = [p.detach() for m in (model, criterion) for p in m.parameters()]
+    moved = torch.stack([(a - b).square().sum() for a, b in zip(after, before, strict=True)])
+    assert report["grad_norm"] > limit
+    # Float32 weights of size 1 hold steps of 1e-4 to a few parts in a thousand.
+    assert moved.sum().sqrt().item() == pytest.approx(0.1 * limit, rel=0.02)
+    assert moved[-1] > 0
+
+
+def test_the_papers_centers_move_once_a_step_by_the_whole_batch() -> None:
+    loss = LossConfig(centers="separate", center_space="raw")
+    step, model, criterion = _setup(loss, accumulate=5)
+    images, labels = _batch()
+    with torch.no_grad():
+        features = model((images.permute(0, 3, 1, 2) - 127.5) / 127.5)
+    expected = criterion.centers.clone()
+    for label in range(CLASSES):
+        rows = features[labels == label]
+        delta = (expected[label] - rows).sum(0) / (1 + len(rows))
+        expected[label] -= 0.5 * delta
+    step(images, labels)
+    torch.testing.assert_close(criterion.centers, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_without_valid_labels_changes_no_gradient() -> None:
+    step, _, _ = _setup(LossConfig())
+    images, labels = _batch()
+    report: StepReport = step(images, torch.full_like(labels, -100))
+    assert report.read()["count"] == 0
+    assert report.read()["arcface_loss"] == 0
+
+
+def test_fp16_needs_cuda() -> None:
+    with pytest.raises(ValueError, match="precision is 'fp16', which needs CUDA; on cpu use"):
+        Precision("fp16", CPU)
+
+
+def test_bf16_gives_nearly_the_same_step() -> None:
+    exact, exact_model, _ = _setup(LossConfig())
+    half, half_model, _ = _setup(LossConfig())
+    half.precision = Precision("bf16", CPU)
+    expected, found = exact(*_batch()).read(), half(*_batch()).read()
+    assert found["arcface_loss"] == pytest.approx(expected["arcface_loss"], rel=0.05)
+    assert found["arcface_loss"] != expected["arcface_loss"]
+    for a, b in zip(exact_model.parameters(), half_model.parameters(), strict=True):
+        assert b.dtype == torch.float32
+        torch.testing.assert_close(a, b, rtol=0.1, atol=0.05)
