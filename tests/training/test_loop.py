@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from centerarc.models import load_weights
 from centerarc.training import TrainConfig, TrainingInterrupted, load_config, train
@@ -254,3 +255,17 @@ def test_tensorboard_files_are_written_if_asked_for(tmp_path: Path, faces: Path)
     config = make_config(tmp_path / "run", faces, schedule=short, log={"tensorboard": True})
     train(config)
     assert list((config.run_dir / "tensorboard").iterdir())
+
+
+@pytest.mark.slow
+def test_compiling_changes_the_numbers_by_rounding_only(tmp_path: Path, faces: Path) -> None:
+    changes: dict[str, Any] = {"model": {"options": {"norm": True}}, "validation": VALIDATION}
+    plain = make_config(tmp_path / "plain", faces, **changes)
+    compiled = make_config(tmp_path / "compiled", faces, compile=True, **changes)
+    train(plain)
+    train(compiled)
+    for expected, found in zip(_rows(plain.run_dir), _rows(compiled.run_dir), strict=True):
+        name = "loss" if expected["kind"] == "train" else "auc"
+        assert found[name] == pytest.approx(expected[name], rel=1e-3)
+    weights = load_file(compiled.run_dir / "last.safetensors")
+    assert weights.keys() == load_file(plain.run_dir / "last.safetensors").keys()

@@ -6,8 +6,8 @@ from pathlib import Path
 def demo(
     *,
     run_dir: Path = Path("runs/demo"),
-    people: int = 300,
-    epochs: int = 8,
+    people: int = 240,
+    epochs: int = 4,
     seed: int = 0,
 ) -> int:
     """Train on drawn faces for a few minutes and write a page about the result.

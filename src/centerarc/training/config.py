@@ -212,6 +212,9 @@ class TrainConfig(Section):
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         default="fp32", description="of the backbone; fp16 needs CUDA"
     )
+    compile: bool = Field(
+        default=False, description="torch.compile the backbone: a minute at the start, then faster"
+    )
     clip_norm: NotNegative = Field(
         default=0.0, description="limit of the norm of all gradients together; 0 is none"
     )

@@ -47,7 +47,7 @@ class DemoResult:
     seconds: float
 
 
-def demo_config(run_dir: Path, *, people: int = 300, epochs: int = 8, seed: int = 0) -> TrainConfig:
+def demo_config(run_dir: Path, *, people: int = 240, epochs: int = 4, seed: int = 0) -> TrainConfig:
     """The recipe of the demonstration.
 
     Args:
@@ -72,10 +72,10 @@ def demo_config(run_dir: Path, *, people: int = 300, epochs: int = 8, seed: int 
                 "cache_gb": 1.0,
             },
             "validation": {"identities": held_out, "num_pairs": 1000, "every_epochs": 2},
-            "loss": {"s": 30.0, "m": 0.3, "center_weight": 1.0},
+            "loss": {"s": 30.0, "m": 0.2, "center_weight": 1.0},
             "optimizer": {"lr": 0.1},
             "schedule": {"epochs": epochs, "shape": "cosine"},
-            "batch_size": 64,
+            "batch_size": 32,
             "precision": "bf16",
             "clip_norm": 5.0,
         }

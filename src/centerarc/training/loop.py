@@ -123,11 +123,15 @@ class Trainer:
         self.model = model.to(device)
         nn.Module.to(self.model, memory_format=layout)  # type: ignore[call-overload]
         self.criterion = criterion.to(device)
-        parallel: nn.Module = self.model
         if processes.world_size > 1:
             convert_batchnorm(self.model)
+        # Validation and the saved weights use the plain model; it shares the parameters.
+        parallel: nn.Module = self.model
+        if config.compile:
+            parallel = torch.compile(parallel)  # type: ignore[assignment]
+        if processes.world_size > 1:
             # The buffers are equal on all ranks already: their statistics are global.
-            parallel = DistributedDataParallel(self.model, broadcast_buffers=False)
+            parallel = DistributedDataParallel(parallel, broadcast_buffers=False)
         self.parallel = parallel.train()
         self.optimizer = make_optimizer(self.model, self.criterion, config.optimizer)
         self.train_step = TrainStep(
