@@ -1,4 +1,4 @@
-"""The README's code blocks run as they stand, from top to bottom."""
+"""The code blocks of README and docs run as they stand, from top to bottom."""
 
 import re
 import shlex
@@ -7,20 +7,37 @@ from pathlib import Path
 import pytest
 
 from centerarc.cli import main
+from centerarc.training import load_config
 
 README = Path(__file__).parents[1] / "README.md"
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S)
+DOCS = [README, *sorted((README.parent / "docs").rglob("*.md"))]
+
+
+def blocks(path: Path) -> list[tuple[str, str]]:
+    """Language and text of each fenced block."""
+    return re.findall(r"^```(\w+)\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S)
+
+
+BLOCKS = blocks(README)
 
 
 def test_there_is_something_to_run() -> None:
     assert [kind for kind, _ in BLOCKS if kind == "python"]
 
 
-def test_python_blocks_run() -> None:
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_python_blocks_run(path: Path) -> None:
     namespace: dict[str, object] = {}
-    for number, (kind, code) in enumerate(BLOCKS):
+    for number, (kind, code) in enumerate(blocks(path)):
         if kind == "python":
-            exec(compile(code, f"README.md, block {number}", "exec"), namespace)
+            exec(compile(code, f"{path.name}, block {number}", "exec"), namespace)
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (path.parent / target).exists(), target
 
 
 @pytest.mark.parametrize(
@@ -41,6 +58,9 @@ def test_commands_and_their_flags_exist(line: str, capsys: pytest.CaptureFixture
         main([words[0], "--help"])
     assert not end.value.code
     shown = capsys.readouterr().out
+    if words[0] == "train":
+        load_config(README.parent / words[1], words[2:])
+        return
     for word in words[1:]:
-        if word.startswith("--") and "." not in word:
+        if word.startswith("--"):
             assert word in shown, f"{word} is not a flag of centerarc {words[0]}"

@@ -11,7 +11,8 @@ from centerarc.training.settings import check_config, dump_config, load_config
 
 if TYPE_CHECKING:
     from centerarc.training.interrupts import TrainingInterrupted
-    from centerarc.training.loop import RunResult, Trainer, train
+    from centerarc.training.loop import Trainer, train
+    from centerarc.training.rundir import RunResult
 
 __all__ = [
     "RunResult",
@@ -25,7 +26,7 @@ __all__ = [
 ]
 
 _LAZY = {
-    "RunResult": "loop",
+    "RunResult": "rundir",
     "Trainer": "loop",
     "TrainingInterrupted": "interrupts",
     "train": "loop",

@@ -2,8 +2,6 @@
 
 import itertools
 import time
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,27 +19,12 @@ from centerarc.training.logging import Display, MetricsLog
 from centerarc.training.meter import Meter
 from centerarc.training.optimisers import make_optimizer, set_lr
 from centerarc.training.precision import Precision
+from centerarc.training.rundir import RunResult
 from centerarc.training.schedule import lr_factor
 from centerarc.training.seeding import seed_step
 from centerarc.training.sources import describe, make_sources
 from centerarc.training.step import TrainStep
 from centerarc.training.validation import METRIC, validate
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a finished run leaves.
-
-    Args:
-        run_dir: Folder with `config.yaml`, `metrics.jsonl`, `results.json`, `last.safetensors`
-            and, with validation, `best.safetensors`.
-        best: The validation row that chose the best weights; None without validation.
-        summary: What `results.json` holds.
-    """
-
-    run_dir: Path
-    best: dict[str, Any] | None
-    summary: dict[str, Any]
 
 
 def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False) -> RunResult:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,22 @@ _FILES = (CONFIG, METRICS, RESULTS, "best.safetensors", "last.safetensors")
 _FOLDERS = ("state", "tensorboard")
 # What a saved state depends on: with another value it would be another run.
 _FIXED = ("seed", "model", "data", "loss", "batch_size")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run leaves.
+
+    Args:
+        run_dir: Folder with `config.yaml`, `metrics.jsonl`, `results.json`, `last.safetensors`
+            and, with validation, `best.safetensors`.
+        best: The validation row that chose the best weights; None without validation.
+        summary: What `results.json` holds.
+    """
+
+    run_dir: Path
+    best: dict[str, Any] | None
+    summary: dict[str, Any]
 
 
 def prepare(config: TrainConfig, *, resume: bool, overwrite: bool) -> None:
