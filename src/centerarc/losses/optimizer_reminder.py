@@ -53,5 +53,5 @@ class OptimizerReminder:
                 f"the parameters of {self._owner} have a gradient but no optimizer changes them: "
                 "give the optimizer criterion.parameters() too, for example "
                 "torch.optim.SGD([*model.parameters(), *criterion.parameters()], lr=0.1)",
-                stacklevel=4,
+                stacklevel=6,
             )
