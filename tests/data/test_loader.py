@@ -189,6 +189,7 @@ def children() -> set[str]:
         ({"rank": 2, "world_size": 2}, "rank is 2"),
         ({"seed": -1}, "seed is -1"),
         ({"workers": -1}, "workers is -1"),
+        ({"workers": 100_000}, "workers is 100000; it must be between 0 and"),
         ({"world_size": 2, "drop_last": False}, "drop_last is False"),
     ],
 )

@@ -1,5 +1,6 @@
 """Batches of images, read by worker processes, the same whatever reads them."""
 
+import os
 import signal
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -272,11 +273,23 @@ def iterate_images(
         yield batch.images
 
 
+def check_workers(workers: int) -> None:
+    """Raises `ValueError` for a number of processes that this machine cannot mean.
+
+    Each takes a few hundred megabytes, so a slip of the keyboard would take the machine down.
+    """
+    cores = os.cpu_count() or 1
+    most = max(16, 4 * cores)
+    if not 0 <= workers <= most:
+        raise ValueError(
+            f"workers is {workers}; it must be between 0 and {most} on this machine ({cores} cores)"
+        )
+
+
 def _data_loader(
     reader: _Reader, requests: Iterable[_Request], workers: int, *, persistent: bool
 ) -> DataLoader[_Batch | str]:
-    if workers < 0:
-        raise ValueError(f"workers is {workers}; it must be at least 0")
+    check_workers(workers)
     return DataLoader(
         reader,
         sampler=requests,

@@ -63,8 +63,6 @@ def embed(
 
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    if workers < 0:
-        raise ValueError(f"workers must be at least 0, got {workers}")
     if len(images) == 0:
         raise ValueError("images holds no image")
     modes = [(module, module.training) for module in model.modules()]
