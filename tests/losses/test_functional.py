@@ -351,7 +351,7 @@ def test_separation_of_a_single_class_is_zero() -> None:
         ),
         (
             lambda x, w, y: margin_softmax_loss(x, w, y, ArcFace(), -1.0),
-            "scale must be positive, got -1.0",
+            "scale must be positive and finite, got -1.0",
         ),
         (
             lambda x, w, y: margin_softmax_loss(x, w, y, ArcFace(), 30.0, weight=torch.ones(3)),
@@ -369,6 +369,21 @@ def test_separation_of_a_single_class_is_zero() -> None:
             lambda x, w, y: center_loss(x, w, y, space="polar"),
             "space must be 'unit' or 'raw', got 'polar'",
         ),
+        (
+            lambda x, w, y: update_centers(w, x, y, space="units"),
+            "space must be 'unit' or 'raw', got 'units'",
+        ),
+        (lambda x, w, y: update_centers(w, x, y, alpha=5.0), r"alpha must be in \(0, 1\], got 5.0"),
+        (
+            lambda x, w, y: update_centers(w, x, y + 2),
+            r"labels must be in \[0, 5\).* got 5 at row 3",
+        ),
+        (lambda x, w, y: update_centers(w, x / 0, y), "features must be finite"),
+        (lambda x, w, y: update_centers(w, x, y > 1), "labels must be integers, got torch.bool"),
+        (
+            lambda x, w, y: center_separation(w, y, temperature=0.0),
+            "temperature must be positive and finite, got 0.0",
+        ),
         (lambda x, w, y: center_loss(x, w[0], y), r"centers must be \(C, D\), got \(3,\)"),
         (lambda x, w, y: center_separation(w[0], y), r"centers must be \(C, D\)"),
     ],
@@ -376,3 +391,28 @@ def test_separation_of_a_single_class_is_zero() -> None:
 def test_bad_input_is_named(call, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call(torch.ones(4, 3), torch.ones(5, 3), torch.tensor([0, 1, 2, 3]))
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.int32])
+def test_labels_may_be_any_integers(dtype: torch.dtype) -> None:
+    x, w, _ = problem(3, 3, 8)
+    y = torch.tensor([2, 2, 1])
+    for centers in (None, w):
+        expected = center_arcface_loss(x, w, y, centers=centers)
+        torch.testing.assert_close(
+            center_arcface_loss(x, w, y.to(dtype), centers=centers), expected, rtol=0, atol=0
+        )
+    assert torch.equal(center_loss(x, w, y.to(dtype)), center_loss(x, w, y))
+    assert torch.equal(center_separation(w, y.to(dtype)), center_separation(w, y))
+    ours, theirs = w.detach().clone(), w.detach().clone()
+    update_centers(ours, x, y.to(dtype))
+    update_centers(theirs, x, y)
+    assert torch.equal(ours, theirs)
+
+
+def test_separation_in_half_precision_with_a_zero_sub_center() -> None:
+    c = torch.randn(4, 2, 3).half()
+    c[1, 0] = 0
+    c.requires_grad_()
+    center_separation(c, torch.arange(4)).backward()
+    assert c.grad.isfinite().all()

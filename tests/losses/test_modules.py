@@ -228,7 +228,7 @@ class TestTheSnippet:
 
 
 class TestForgottenParameters:
-    def loop(self, criterion: nn.Module, learned: list, steps: int = 12, lr: float = 0.1) -> list:
+    def loop(self, criterion: nn.Module, learned: list, steps: int = 40, lr: float = 0.1) -> list:
         model = nn.Linear(8, D)
         optimizers = [torch.optim.SGD([*model.parameters()], lr=lr)]
         if learned:
@@ -249,7 +249,7 @@ class TestForgottenParameters:
     def test_earn_one_warning(self, make) -> None:
         messages = self.loop(make(C, D), [])
         assert len(messages) == 1
-        assert "no optimizer changes them" in messages[0]
+        assert "no optimizer has them" in messages[0]
         assert "criterion.parameters()" in messages[0]
 
     def test_no_warning_when_given(self) -> None:
@@ -268,9 +268,39 @@ class TestForgottenParameters:
         optimizer = getattr(torch.optim, name)(criterion.parameters(), lr=0.1, foreach=foreach)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            for _ in range(12):
+            for _ in range(40):
                 sum(criterion(torch.randn(N, D), torch.randint(0, C, (N,)))).backward()
                 optimizer.step()
+
+    def test_an_optimizer_that_writes_past_autograd_is_seen(self) -> None:
+        class Data(torch.optim.Optimizer):
+            def step(self, closure=None):  # type: ignore[override]
+                for group in self.param_groups:
+                    for p in group["params"]:
+                        p.data.add_(p.grad, alpha=-0.1)
+
+        criterion = CenterArcFaceLoss(C, D)
+        optimizer = Data([*criterion.parameters()], {})
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for _ in range(40):
+                sum(criterion(torch.randn(N, D), torch.randint(0, C, (N,)))).backward()
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=False)
+
+    def test_another_optimizer_may_step_more_often(self) -> None:
+        criterion = CenterArcFaceLoss(C, D)
+        other = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+        own = torch.optim.SGD(criterion.parameters(), lr=0.1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for step in range(40):
+                sum(criterion(torch.randn(N, D), torch.randint(0, C, (N,)))).backward()
+                for _ in range(6):
+                    other.step()
+                if step % 8 == 7:
+                    own.step()
+                    own.zero_grad()
 
     def test_no_warning_during_gradient_accumulation(self) -> None:
         criterion = CenterArcFaceLoss(C, D)
@@ -286,7 +316,8 @@ class TestForgottenParameters:
         (lambda: CenterArcFaceLoss(0, D), "num_classes must be a positive integer, got 0"),
         (lambda: CenterArcFaceLoss(C, -1), "feat_dim must be a positive integer, got -1"),
         (lambda: CenterArcFaceLoss(C, 2.5), "feat_dim must be a positive integer, got 2.5"),
-        (lambda: CenterArcFaceLoss(C, D, s=0), "s must be positive, got 0"),
+        (lambda: CenterArcFaceLoss(C, D, s=0), "s must be positive and finite, got 0"),
+        (lambda: CenterArcFaceLoss(C, D, s=math.inf), "s must be positive and finite, got inf"),
         (lambda: CenterArcFaceLoss(C, D, m=3.0), r"m must be in \[0, pi/2\] radians, got 3.0"),
         (lambda: CenterArcFaceLoss(C, D, centers="both"), "centers must be .* got 'both'"),
         (lambda: CenterArcFaceLoss(C, D, center_space="log"), "space must be .* got 'log'"),

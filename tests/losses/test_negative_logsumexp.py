@@ -201,12 +201,13 @@ def test_compiles_into_one_graph(backend: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"scale": 0.0}, "scale must be positive, got 0.0"),
-        ({"scale": math.nan}, "scale must be positive, got nan"),
+        ({"scale": 0.0}, "scale must be positive and finite, got 0.0"),
+        ({"scale": math.nan}, "scale must be positive and finite, got nan"),
         ({"features": torch.zeros(3)}, r"features must be \(N, D\) floating point, got \(3,\)"),
         ({"weight": torch.zeros(5, 3)}, r"weight must be \(C, 4\).* got \(5, 3\)"),
-        ({"labels": torch.zeros(2, dtype=torch.long)}, r"labels must be \(3,\) .* got \(2,\)"),
-        ({"labels": torch.zeros(3)}, r"labels must be \(3,\) integers.* torch.float32"),
+        ({"labels": torch.zeros(2, dtype=torch.long)}, r"labels must be \(3,\), one .* got \(2,\)"),
+        ({"labels": torch.zeros(3)}, "labels must be integers, got torch.float32"),
+        ({"labels": torch.zeros(3, dtype=torch.bool)}, "labels must be integers, got torch.bool"),
         ({"implementation": "quick"}, "implementation must be one of .* got 'quick'"),
     ],
 )
@@ -219,3 +220,42 @@ def test_bad_input_is_named(change: dict, message: str) -> None:
     }
     with pytest.raises(ValueError, match=message):
         negative_logsumexp(**(good | change))
+
+
+def test_a_second_derivative_is_refused_where_it_would_be_wrong() -> None:
+    x, w, y = problem(4, 9, 3)
+    out = negative_logsumexp(x, w, y, 30.0, implementation="chunked").sum()
+    with pytest.raises(RuntimeError, match="no second derivative; take implementation='reference'"):
+        torch.autograd.grad(out, x, create_graph=True)
+    out = negative_logsumexp(x, w, y, 30.0, implementation="reference").sum()
+    (first,) = torch.autograd.grad(out, x, create_graph=True)
+    first.square().sum().backward()
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.int32])
+def test_labels_may_be_any_integers(implementation: str, dtype: torch.dtype) -> None:
+    x, w, y = problem(4, 300, 3)
+    y = y % 100
+    expected = negative_logsumexp(x, w, y, 30.0, implementation=implementation)
+    out = negative_logsumexp(x, w, y.to(dtype), 30.0, implementation=implementation)
+    assert torch.equal(out, expected)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("s", [64.0, 75.0])
+def test_tiny_prototypes_keep_finite_gradients(implementation: str, s: float) -> None:
+    x, w, y = problem(4, 9, 3, dtype=torch.float32)
+    small = (w.detach() * 1e-9).requires_grad_()
+    expected = with_gradients(x, w, y, s, implementation=implementation)
+    found = with_gradients(x, small, y, s, implementation=implementation)
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-4, atol=1e-4)
+    assert found[2].isfinite().all()
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_a_length_that_overflows_is_nan_and_not_zero(implementation: str) -> None:
+    x, w, y = problem(2, 9, 3, dtype=torch.float32)
+    out = negative_logsumexp(x.detach() * 1e20, w, y, 30.0, implementation=implementation)
+    assert out.isnan().all()

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from centerarc.losses.centers import Space, check_space, update_centers
+from centerarc.losses.centers import Space, check_alpha, check_space, update_centers
 from centerarc.losses.functional import center_loss
 from centerarc.losses.margin_softmax import INITIAL_STD, check_counts
 from centerarc.losses.reduction import Reduction, check_reduction
@@ -75,8 +75,7 @@ class CenterLoss(nn.Module):
         check_reduction(reduction)
         if update not in get_args(CenterUpdate):
             raise ValueError(f"update must be 'paper' or 'gradient', got {update!r}")
-        if not 0.0 < alpha <= 1.0:
-            raise ValueError(f"alpha must be in (0, 1], got {alpha!r}")
+        check_alpha(alpha)
         self.num_classes = num_classes
         self.feat_dim = feat_dim
         self.space: Space = space
@@ -123,7 +122,7 @@ class CenterLoss(nn.Module):
         """
         if self.update == "gradient":
             return
-        features = features.detach()
+        features, labels = features.detach(), labels.long()
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             features, labels = _gather(features, labels, self.ignore_index)
         update_centers(

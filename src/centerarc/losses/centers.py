@@ -5,6 +5,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from centerarc.losses.checks import check_batch, check_values
 from centerarc.losses.unit import unit
 
 Space = Literal["unit", "raw"]
@@ -17,6 +18,12 @@ def pull_to(features: Tensor, own: Tensor, space: Space) -> Tensor:
         features, own = unit(features), unit(own)
     # The difference first: expanding the square cancels away the digits of close points.
     return (features - own).square().sum(dim=1) / 2
+
+
+def check_alpha(alpha: float) -> None:
+    """Raise ``ValueError`` unless the step is in (0, 1]."""
+    if not 0.0 < alpha <= 1.0:
+        raise ValueError(f"alpha must be in (0, 1], got {alpha!r}")
 
 
 def check_space(space: str) -> None:
@@ -49,9 +56,19 @@ def update_centers(
         space: ``"unit"`` moves the centers towards ``x / |x|``.
         ignore_index: the label of samples that do not count.
 
+    Raises:
+        ValueError: for shapes, dtypes, labels or options that do not fit, and for NaN or infinite
+            features (values are looked at on the CPU only); the centers are then as they were.
+
     Source:
         Wen et al. 2016, equation 4.
     """
+    check_space(space)
+    check_alpha(alpha)
+    if centers.dim() != 2:
+        raise ValueError(f"centers must be (C, D), got {tuple(centers.shape)}")
+    labels = check_batch(features, labels, centers.shape[1])
+    check_values(features, labels, centers.shape[0], ignore_index)
     if labels.numel() == 0 or centers.shape[0] == 0:
         return
     with torch.no_grad():

@@ -1,17 +1,27 @@
 """What a loss asks of its input, and how it says so without stalling a GPU."""
 
+import math
 from collections import deque
 
 import torch
 from torch import Tensor
 
 
-def check_shapes(features: Tensor, labels: Tensor, feat_dim: int) -> None:
-    """Raise ``ValueError`` unless features are (N, feat_dim) floats beside (N,) integer labels."""
+def check_batch(features: Tensor, labels: Tensor, feat_dim: int) -> Tensor:
+    """Raise ``ValueError`` unless features are (N, feat_dim) floats beside (N,) integer labels.
+
+    Returns:
+        The labels as int64.
+    """
     if features.dim() != 2 or features.shape[1] != feat_dim:
         raise ValueError(f"features must be (N, {feat_dim}), got {tuple(features.shape)}")
     if not features.is_floating_point():
         raise ValueError(f"features must be floating point, got {features.dtype}")
+    return as_labels(labels, features)
+
+
+def as_labels(labels: Tensor, features: Tensor) -> Tensor:
+    """The labels as int64, (N,); ``ValueError`` unless they are integers, one a row of features."""
     if labels.shape != features.shape[:1]:
         raise ValueError(
             f"labels must be ({features.shape[0]},), one for each row of features, "
@@ -23,6 +33,14 @@ def check_shapes(features: Tensor, labels: Tensor, feat_dim: int) -> None:
         raise ValueError(
             f"labels must be on the features' device {features.device}, got {labels.device}"
         )
+    # Narrow integers wrap around when compared, and uint8 would index as a mask.
+    return labels.long()
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raise ``ValueError`` unless ``value`` is positive and finite."""
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value!r}")
 
 
 def check_values(features: Tensor, labels: Tensor, num_classes: int, ignore_index: int) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from centerarc.losses.centers import Space, pull_to
-from centerarc.losses.checks import check_shapes, check_values
+from centerarc.losses.checks import check_batch, check_positive, check_values
 from centerarc.losses.margins import ArcFace, Margin
 from centerarc.losses.negative_logsumexp import Implementation, negative_logsumexp
 from centerarc.losses.reduction import Reduction, check_reduction, reduce
@@ -123,7 +123,7 @@ def center_loss(
     check_reduction(reduction)
     if centers.dim() != 2:
         raise ValueError(f"centers must be (C, D), got {tuple(centers.shape)}")
-    check_shapes(features, labels, centers.shape[1])
+    labels = check_batch(features, labels, centers.shape[1])
     check_values(features, labels, centers.shape[0], ignore_index)
     counted = labels != ignore_index
     known = counted & (labels >= 0) & (labels < centers.shape[0])
@@ -176,13 +176,17 @@ def center_separation(
         >>> center_separation(torch.eye(4), torch.arange(4))  # orthogonal
         tensor(-1.)
     """
+    check_positive("temperature", temperature)
+    centers = centers.to(torch.promote_types(centers.dtype, torch.float32))
     if centers.dim() == 3:
         centers = unit(centers).mean(dim=1)
-    if centers.dim() != 2 or anchors.dim() != 1 or anchors.is_floating_point():
+    integers = not (anchors.is_floating_point() or anchors.dtype == torch.bool)
+    if centers.dim() != 2 or anchors.dim() != 1 or not integers:
         raise ValueError(
             "centers must be (C, D) or (C, K, D) and anchors (A,) integers, "
             f"got {tuple(centers.shape)} and {tuple(anchors.shape)} {anchors.dtype}"
         )
+    anchors = anchors.long()
     others = centers.shape[0] - 1
     if others < 1:
         return centers.sum() * 0
@@ -274,6 +278,6 @@ def center_terms(
     if centers is None:
         own = terms.own
     else:
-        own = centers[labels.where(terms.known, 0)].to(terms.own.dtype)
+        own = centers[labels.long().where(terms.known, 0)].to(terms.own.dtype)
     features = features.to(own.dtype).where(terms.known.unsqueeze(1), 0.0)
     return pull_to(features, own, space).where(terms.known, 0.0)

@@ -1,11 +1,12 @@
 """The margin softmax as a module that owns its class prototypes."""
 
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
 
-from centerarc.losses.checks import DeferredChecks
+from centerarc.losses.checks import DeferredChecks, check_positive
 from centerarc.losses.margins import ArcFace, Margin
 from centerarc.losses.negative_logsumexp import Implementation
 from centerarc.losses.optimizer_reminder import OptimizerReminder
@@ -95,8 +96,7 @@ class MarginSoftmaxLoss(nn.Module):
         super().__init__()
         check_counts(num_classes=num_classes, feat_dim=feat_dim, sub_centers=sub_centers)
         check_reduction(reduction)
-        if not s > 0:
-            raise ValueError(f"s must be positive, got {s!r}")
+        check_positive("s", s)
         if not 0.0 <= label_smoothing < 1.0:
             raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing!r}")
         if label_smoothing and sub_centers > 1:
@@ -174,5 +174,5 @@ class MarginSoftmaxLoss(nn.Module):
 def check_counts(**counts: int) -> None:
     """Raise ``ValueError`` for the first argument that is not a positive integer."""
     for name, value in counts.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} must be a positive integer, got {value!r}")

@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from centerarc.losses.checks import as_labels, check_positive
 from centerarc.losses.chunked import chunked
 from centerarc.losses.unit import unit
 
@@ -76,7 +77,8 @@ def negatives(
     implementation: Implementation = "auto",
 ) -> Negatives:
     """``negative_logsumexp`` with the cosine of the hardest wrong class beside it."""
-    _check(features, weight, labels, scale, implementation)
+    _check(features, weight, scale, implementation)
+    labels = as_labels(labels, features)
     dtype = torch.promote_types(torch.promote_types(features.dtype, weight.dtype), torch.float32)
     if implementation == "auto":
         small = features.shape[0] * weight.shape[:-1].numel() <= SMALL
@@ -93,7 +95,7 @@ def _reference(
     classes = weight.shape[0]
     cosines = unit(features) @ unit(weight.to(features.dtype)).flatten(0, -2).T
     if weight.dim() == 3:
-        cosines = cosines.view(len(features), *weight.shape[:2]).amax(dim=2)
+        cosines = cosines.view(len(features), *weight.shape[:2]).max(dim=2).values
     if classes == 0:
         nothing = cosines.sum(dim=1) - torch.inf
         return nothing, nothing.detach()
@@ -105,16 +107,13 @@ def _reference(
     return torch.where(empty, -torch.inf, torch.logsumexp(logits, dim=1)), hardest
 
 
-def _check(
-    features: Tensor, weight: Tensor, labels: Tensor, scale: float, implementation: str
-) -> None:
+def _check(features: Tensor, weight: Tensor, scale: float, implementation: str) -> None:
     if implementation not in get_args(Implementation):
         raise ValueError(
             f"implementation must be one of {', '.join(get_args(Implementation))}, "
             f"got {implementation!r}"
         )
-    if not scale > 0:
-        raise ValueError(f"scale must be positive, got {scale!r}")
+    check_positive("scale", scale)
     if features.dim() != 2 or not features.is_floating_point():
         raise ValueError(
             f"features must be (N, D) floating point, got {tuple(features.shape)} {features.dtype}"
@@ -125,9 +124,4 @@ def _check(
         raise ValueError(
             f"weight must be (C, {d}) or (C, K, {d}) floating point, "
             f"got {tuple(weight.shape)} {weight.dtype}"
-        )
-    if labels.shape != features.shape[:1] or labels.is_floating_point():
-        raise ValueError(
-            f"labels must be ({features.shape[0]},) integers, "
-            f"got {tuple(labels.shape)} {labels.dtype}"
         )

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from centerarc.losses.checks import check_shapes, check_values
+from centerarc.losses.checks import check_batch, check_values
 from centerarc.losses.margins import Margin
 from centerarc.losses.negative_logsumexp import Implementation, negatives
 from centerarc.losses.target import target_angle
@@ -50,9 +50,8 @@ def margin_softmax_terms(
     """``margin_softmax_loss`` before its reduction, with what else that pass found out."""
     classes = prototypes.shape[0]
     _check_options(prototypes, weight, label_smoothing)
-    check_shapes(features, labels, prototypes.shape[-1])
+    labels = check_batch(features, labels, prototypes.shape[-1])
     check_values(features, labels, classes, ignore_index)
-    labels = labels.long()
     counted = labels != ignore_index
     known = counted & (labels >= 0) & (labels < classes)
     if classes == 0:
