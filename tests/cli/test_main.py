@@ -116,3 +116,27 @@ def test_torchrun_trains(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("on 2 x cpu") == 1, "only rank 0 speaks"
     assert (tmp_path / "run" / "last.safetensors").exists()
+
+
+def test_an_empty_run_dir_of_the_demo_is_not_the_current_folder(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = _main(capsys, "demo", "--run-dir", "", "--people", "0")
+    assert code == 2
+    assert "run_dir: the path is empty" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_path_that_is_no_unicode_can_be_printed(
+    tmp_path: Path,
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text('run_dir: "a\\uDCFF"\ndata: {source: synthetic}\n')
+    done = subprocess.run(
+        [sys.executable, "-m", "centerarc", "train", str(config), "--list-settings"],
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"a\\udcff" in done.stdout

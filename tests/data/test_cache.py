@@ -66,7 +66,7 @@ def test_augmentation_cannot_spoil_what_is_kept() -> None:
 
 
 def test_too_large_is_said_at_once() -> None:
-    with pytest.raises(ValueError, match=r"needs 0.00 GB for 6 images of 4 x 4 pixels"):
+    with pytest.raises(ValueError, match=r"needs 0.000288 MB for 6 images of 4 x 4 pixels"):
         CachedSource(Counting(), limit_bytes=100)
 
 
@@ -74,3 +74,19 @@ def test_survives_pickling() -> None:
     cached = CachedSource(SyntheticFaces(2, 2, image_size=16), limit_bytes=10**6)
     twin = pickle.loads(pickle.dumps(cached))
     assert np.array_equal(twin.image(3), cached.image(3))
+
+
+class Damaged(Counting):
+    """Only the last two images can be read."""
+
+    def image(self, index: int) -> np.ndarray:
+        if index < 4:
+            raise ValueError(f"cannot read image {index}")
+        return np.zeros((4, 4, 3), dtype=np.uint8)
+
+
+def test_a_damaged_first_image_does_not_refuse_the_others() -> None:
+    cached = CachedSource(Damaged(), limit_bytes=1000)
+    assert cached.image(4).shape == (4, 4, 3)
+    with pytest.raises(ValueError, match="cannot read image 0"):
+        cached.image(0)

@@ -149,3 +149,20 @@ def test_a_huge_size_in_the_header_is_refused_before_memory_is_taken(
         path.write_bytes(data)
         with pytest.raises(ValueError, match=r"pixels; at most|too many pixels"):
             check_image_header(path)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_pixels_of_unknown_range_are_refused_and_not_black(tmp_path: Path, kind: type) -> None:
+    data = encoded(PIL.Image.fromarray(np.full((4, 4), 200, dtype=kind)), "TIFF")
+    with pytest.raises(ValueError, match="pixels, whose range is unknown; save it with 8 or 16"):
+        decode_image(data)
+    (tmp_path / "a.tif").write_bytes(data)
+    with pytest.raises(ValueError, match="range is unknown"):
+        check_image_header(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PPM"])
+def test_sixteen_bits_of_other_formats(kind: str) -> None:
+    values = np.array([[0, 255], [0xABCD, 0xFFFF]], dtype=np.uint16)
+    image = decode_image(encoded(PIL.Image.fromarray(values), kind))
+    assert (image == (values >> 8)[:, :, None]).all()

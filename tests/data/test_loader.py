@@ -157,7 +157,7 @@ def test_images_of_different_sizes_are_named(workers: int) -> None:
 def test_the_death_of_a_worker_is_an_error_and_no_hang() -> None:
     with (
         loader(Deadly(), workers=1) as deadly,
-        pytest.raises(RuntimeError, match="worker process that reads images died"),
+        pytest.raises(OSError, match="worker process that reads images died"),
     ):
         epoch(deadly)
 

@@ -157,6 +157,65 @@ def test_a_loss_that_was_not_finite_leaves_the_other_points(tmp_path):
     assert np.isfinite(smooth["y"]).all()
 
 
+def test_smoothed_curves_begin_and_end_with_the_measured_ones(tmp_path):
+    scores, same = np.array([0.9, 0.8, 0.2, 0.1]), np.array([True, True, False, False])
+    losses = np.linspace(9, 1, 200)
+    history = [{"step": step, "arcface_loss": loss} for step, loss in enumerate(losses)]
+    report = evaluate_verification(scores, same)
+    path = tmp_path / "r.html"
+    write_report(path, ReportData("t", report, scores, same, "four pairs", history=history))
+    raw, smooth = embedded(path.read_text(encoding="utf-8"), "figures")["arcface_loss"]["data"]
+    assert smooth["x"] == raw["x"]
+    assert smooth["y"][0] == raw["y"][0] == 9
+    # 200 values: means of 25, so at a straight line's end the middle of its last 25.
+    assert smooth["y"][-1] == pytest.approx(losses[-13], rel=1e-4)
+    assert smooth["y"][2] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_far_groups_leave_no_wide_empty_strip_in_the_map():
+    from centerarc.evaluation.report.face_map import face_map
+
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(6), 10)
+    # Two families of people, opposite to each other: t-SNE puts a gulf between them.
+    family = np.where(labels < 3, 1.0, -1.0)[:, None] * np.eye(8)[0]
+    embeddings = family + 0.3 * rng.normal(size=(6, 8))[labels] + 0.05 * rng.normal(size=(60, 8))
+    images = [np.zeros((4, 4, 3), np.uint8)] * 60
+    names = [str(label) for label in range(6)]
+    made = face_map(FaceSample(images, labels, names, embeddings.astype(np.float32)))
+    x, y = (np.concatenate([trace[axis] for trace in made.chart.data]) for axis in "xy")
+    for values in (x, y):
+        assert np.diff(np.sort(values)).max() < 0.25 * np.ptp(values)
+    # Neighbours stay neighbours: the nearest other face is the same person's.
+    distance = np.hypot(x[:, None] - x, y[:, None] - y) + np.diag(np.full(60, np.inf))
+    assert np.mean(labels[distance.argmin(axis=1)] == labels) > 0.9
+
+
+@pytest.mark.parametrize("threshold", [-0.9, 0.0, 0.7, 0.95])
+def test_the_threshold_is_named_inside_the_histogram(threshold):
+    """The axis ends with the scores, so the name must stand on the side with more room."""
+    from centerarc.evaluation.report.score_charts import score_chart
+
+    chart = score_chart(np.linspace(-1, 1, 50), np.arange(50) > 20, threshold)
+    low, high = chart.layout["xaxis"]["range"]
+    assert (low, high) == pytest.approx((-1, 1))
+    to_the_left = chart.layout["annotations"][0]["xanchor"] == "right"
+    assert (threshold - low if to_the_left else high - threshold) >= (high - low) / 2 - 1e-6
+
+
+def test_example_faces_fit_their_line(page):
+    """No strip that scrolls: as many columns as there may be faces, fewer on a phone."""
+    style = re.search(r"<style>(.*?)</style>", page, re.S).group(1)
+    rules = re.findall(r"\.strip \{(.*?)\}", style)
+    assert len(rules) == 2
+    assert not any("overflow" in rule for rule in rules)
+    columns = [int(re.search(r"repeat\((\d+),", rule).group(1)) for rule in rules]
+    strip = re.search(r'<ul class="strip".*?</ul>', page, re.S).group(0)
+    assert columns == [14, 7]
+    assert 0 < strip.count("<img") <= 14
+    assert "Shown two pictures" in page
+
+
 def test_unequal_faces_are_refused():
     with pytest.raises(ValueError, match="equally many, got 1, 2 and 1"):
         FaceSample([np.zeros((4, 4, 3), np.uint8)], np.zeros(2, np.int64), ["a"], np.ones((1, 2)))

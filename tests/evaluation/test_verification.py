@@ -54,6 +54,20 @@ def test_a_single_fold_is_never_called_k_fold(folds):
     assert report.to_dict()["best_accuracy"]["value"] == report.accuracy.value
 
 
+@pytest.mark.parametrize(
+    ("folds", "message"),
+    [
+        ([7], r"folds must have shape \(4,\), got \(1,\)"),
+        (7, r"folds must have shape \(4,\), got \(\)"),
+        (["a"] * 4, "folds must be integers"),
+        ([1.5] * 4, "folds must be integers, got dtype float64"),
+    ],
+)
+def test_folds_that_do_not_fit_are_not_taken_for_a_single_fold(folds, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate_verification([0.9, 0.2, 0.8, 0.1], [1, 0, 1, 0], folds)
+
+
 def test_without_people_there_are_no_intervals():
     scores, same, _ = world(0)
     report = evaluate_verification(scores, same)
@@ -123,6 +137,35 @@ def test_no_mistake_is_not_certainty():
     # Wilson: 40 of 40 right leave down to 40 / (40 + 1.96^2).
     assert report.accuracy.interval.low == pytest.approx(40 / (40 + 1.96**2), abs=1e-5)
     assert report.eer.interval.high == pytest.approx(1.96**2 / (40 + 1.96**2), abs=1e-5)
+
+
+@pytest.mark.parametrize("num_people", [6000, 6001])
+def test_no_mistake_among_many_people_is_not_certainty_either(num_people):
+    """Sums over thousands of pairs round: a perfect accuracy may come as 1 + 2e-16."""
+    people = np.arange(num_people)
+    first = np.concatenate([people, people])
+    second = np.concatenate([people, (people + 1) % num_people])
+    same = np.arange(2 * num_people) < num_people
+    report = evaluate_verification(same.astype(float), same, people=(first, second), bootstrap=100)
+    wilson = num_people / (num_people + 1.96**2)
+    assert report.accuracy.interval.low == pytest.approx(wilson, abs=1e-6)
+    assert report.accuracy.interval.high == 1.0
+
+
+@pytest.mark.parametrize("rounding", [0.0, 2.2e-16, -2.2e-16])
+def test_a_rate_that_rounds_past_its_end_keeps_an_interval_inside(rounding):
+    from centerarc.evaluation.bootstrap import percentile_interval
+
+    ones = np.full(50, 1.0)
+    ones[::2] += rounding
+    zeros = np.where(ones == 1.0, 0.0, rounding)
+    # Wilson with 10 of 10 right: down to 10 / (10 + 1.96^2).
+    assert percentile_interval(ones, 10).low == pytest.approx(10 / (10 + 1.96**2), abs=1e-5)
+    assert percentile_interval(ones, 10).high == 1.0
+    assert percentile_interval(zeros, 10).low == 0.0
+    assert percentile_interval(zeros, 10).high == pytest.approx(1 - 10 / (10 + 1.96**2), abs=1e-5)
+    some = percentile_interval(np.append(ones, [0.9] * 50), 10)
+    assert 0 <= some.low < some.high <= 1
 
 
 def test_people_that_contradict_the_labels_are_named():

@@ -1,10 +1,12 @@
 """Weights on disk: what was saved comes back, and what does not fit is named."""
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from centerarc.models import (
     Backbone,
@@ -14,6 +16,7 @@ from centerarc.models import (
     read_metadata,
     save_weights,
 )
+from tests.training.helpers import full_disk
 
 
 def small(seed: int = 0) -> Backbone:
@@ -147,8 +150,9 @@ class Payload:
 
 def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
     torch.save({"w": Payload(tmp_path / "harm")}, tmp_path / "evil.pt")
-    with pytest.raises(ValueError, match=r"evil\.pt"):
+    with pytest.raises(ValueError, match=r"evil\.pt.*objects that are not tensors") as error:
         load_pretrained(small(), tmp_path / "evil.pt")
+    assert "weights_only" not in str(error.value)  # torch advises to load it all the same
     assert not (tmp_path / "harm").exists()
 
 
@@ -156,3 +160,55 @@ def test_a_checkpoint_of_something_else_says_what_it_holds(tmp_path: Path) -> No
     torch.save({"epoch": 3, "lr": 0.1}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match="no state dict of tensors; it holds epoch, lr"):
         load_pretrained(small(), tmp_path / "other.pt")
+
+
+RECIPE = {
+    "name": "mobilefacenet",
+    "embedding_size": 16,
+    "image_size": 32,
+    "options": {},
+    "metadata": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "Expecting"),
+        ("[" * 100_000, "holds no valid recipe"),
+        ("[1]", r"it is \[1\]; it must be an object"),
+        (json.dumps({**RECIPE, "embedding_size": "512"}), "embedding_size is '512'; it must be"),
+        (json.dumps({**RECIPE, "image_size": True}), "image_size is True; it must be"),
+        (json.dumps({**RECIPE, "options": [1]}), r"options is \[1\]; it must be"),
+        (json.dumps({**RECIPE, "options": {"generator": 1}}), "options holds 'generator'"),
+        (json.dumps({**RECIPE, "embedding_size": 10**11}), "embedding_size is 100000000000"),
+        (json.dumps({**RECIPE, "name": "nobody"}), "unknown model 'nobody'"),
+        *(
+            (json.dumps({k: v for k, v in RECIPE.items() if k != name}), f"{name} is missing")
+            for name in RECIPE
+        ),
+    ],
+)
+def test_a_recipe_of_a_stranger_is_refused_by_name_and_file(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    path = tmp_path / "w.safetensors"
+    save_file({"x": torch.zeros(1)}, path, metadata={"centerarc": text})
+    with pytest.raises(ValueError, match=message) as error:
+        load_weights(path)
+    assert "w.safetensors" in str(error.value)
+
+
+def test_a_full_disk_names_the_file_and_leaves_the_old_weights(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(path, small(1))
+    with full_disk(5000), pytest.raises(OSError, match=r"cannot write .*w\.safetensors"):
+        save_weights(path, small(2))
+    assert_same(load_weights(path), small(1))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("value", ["1e-1", True, [0.1]])
+def test_an_option_of_another_type_is_named(value: object) -> None:
+    with pytest.raises(ValueError, match=r"option dropout of model 'iresnet18' is .*type float"):
+        create_model("iresnet18", dropout=value)

@@ -1,10 +1,13 @@
 """A model that trains in milliseconds, and a folder of pictures for it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -85,3 +88,15 @@ def same_bits(first: Path, second: Path) -> bool:
 
     a, b = load_file(first), load_file(second)
     return list(a) == list(b) and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@contextmanager
+def full_disk(limit: int) -> Iterator[None]:
+    """Within the block no file may grow beyond `limit` bytes."""
+    resource = pytest.importorskip("resource")  # Windows has no such limits
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

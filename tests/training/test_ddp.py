@@ -1,6 +1,7 @@
 """Two processes train what one trains on the same batches."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from centerarc.distributed import Processes
 from centerarc.training import train
 from centerarc.training.loop import Trainer
 from tests.distributed.pool import Pool
-from tests.training.helpers import make_config, register_tiny
+from tests.training.helpers import full_disk, make_config, register_tiny
 
 pytestmark = pytest.mark.distributed
 
@@ -85,3 +86,22 @@ def test_a_full_folder_is_refused_by_every_rank(pool: Pool, tmp_path: Path, face
 def test_a_batch_that_does_not_divide_is_refused(pool: Pool, tmp_path: Path, faces: Path) -> None:
     answers = pool.run(_train_on_rank, tmp_path / "run", faces, {**CHANGES, "batch_size": 7})
     assert all("batch_size is 7; it must be a multiple of the 2" in answer for answer in answers)
+
+
+def _train_on_a_full_disk(rank: int, run_dir: Path, faces: Path) -> str:
+    register_tiny()
+    config = make_config(run_dir, faces, **CHANGES)
+    trainer = Trainer(
+        config, Processes(rank, 2, torch.device("cpu")), resume=False, overwrite=False
+    )
+    try:
+        with full_disk(6000):  # enough for the rows of metrics, too little for weights
+            trainer.run()
+    except (ValueError, OSError) as error:
+        return str(error)
+    return "done"
+
+
+def test_a_full_disk_ends_every_rank_with_the_path(pool: Pool, tmp_path: Path, faces: Path) -> None:
+    answers = pool.run(_train_on_a_full_disk, tmp_path / "run", faces)
+    assert all(re.search(r"cannot write .*best\.safetensors", answer) for answer in answers)

@@ -1,6 +1,8 @@
 """A whole run: what it leaves, how it goes on, when it refuses."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,17 @@ import torch
 from safetensors.torch import load_file
 
 from centerarc.models import load_weights
-from centerarc.training import TrainConfig, TrainingInterrupted, load_config, train
+from centerarc.training import (
+    TrainConfig,
+    TrainingInterrupted,
+    checkpoints,
+    load_config,
+    loop,
+    train,
+)
+from centerarc.training.settings import dump_config
 from centerarc.training.step import StepReport, TrainStep
-from tests.training.helpers import make_config, same_bits
+from tests.training.helpers import full_disk, make_config, same_bits
 
 VALIDATION = {"identities": 2, "num_pairs": 20}
 TIMES = ("images_per_second", "seconds")
@@ -70,8 +80,6 @@ def test_a_run_leaves_weights_metrics_and_a_summary(tmp_path: Path, faces: Path)
 def test_best_weights_are_those_of_the_best_validation(
     tmp_path: Path, faces: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from centerarc.training import loop
-
     scores = iter([0.6, 0.9, 0.7])
     weights: list[dict[str, torch.Tensor]] = []
 
@@ -136,12 +144,10 @@ def test_a_crash_costs_the_steps_since_the_last_save_and_nothing_else(
 def test_a_save_that_fails_leaves_the_old_state(
     tmp_path: Path, faces: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from centerarc.training import checkpoints
-
     save = torch.save
     saves = 0
 
-    def full_disk(content: Any, path: Path) -> None:
+    def broken_save(content: Any, path: Path) -> None:
         nonlocal saves
         saves += 1
         save(content, path)
@@ -151,7 +157,7 @@ def test_a_save_that_fails_leaves_the_old_state(
 
     config = make_config(tmp_path / "run", faces)
     with monkeypatch.context() as patch:
-        patch.setattr(torch, "save", full_disk)
+        patch.setattr(torch, "save", broken_save)
         with pytest.raises(OSError, match="no space"):
             train(config)
     assert checkpoints.load_state(config.run_dir)["epochs_done"] == 1
@@ -269,3 +275,99 @@ def test_compiling_changes_the_numbers_by_rounding_only(tmp_path: Path, faces: P
         assert found[name] == pytest.approx(expected[name], rel=1e-3)
     weights = load_file(compiled.run_dir / "last.safetensors")
     assert weights.keys() == load_file(plain.run_dir / "last.safetensors").keys()
+
+
+def _content(folder: Path) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_refused_resume_leaves_the_folder_as_it_was(tmp_path: Path, faces: Path) -> None:
+    short = {"epochs": 1, "warmup_epochs": 0}
+    root = tmp_path / "faces"
+    shutil.copytree(faces, root)
+    train(make_config(tmp_path / "run", root, schedule=short, validation=VALIDATION))
+    before = _content(tmp_path / "run")
+    longer = {"epochs": 2, "warmup_epochs": 0}
+    fewer = {**VALIDATION, "identities": 3}
+    message = r"another validation\.identities: it was 2, now it is 3"
+    with pytest.raises(ValueError, match=message):
+        train(make_config(tmp_path / "run", root, schedule=longer, validation=fewer), resume=True)
+    assert _content(tmp_path / "run") == before
+    again = make_config(tmp_path / "run", root, schedule=longer, validation=VALIDATION)
+    shutil.copytree(root / "P00", root / "P99")
+    with pytest.raises(ValueError, match="data and validation now leave other ones"):
+        train(again, resume=True)
+    assert _content(tmp_path / "run") == before
+    shutil.rmtree(root / "P99")
+    state = tmp_path / "run/state/state.pt"
+    state.write_bytes(b"broken")
+    with pytest.raises(ValueError, match=r"cannot read the state .*state\.pt"):
+        train(again, resume=True)
+    state.write_bytes(before[str(state)])
+    assert _content(tmp_path / "run") == before
+    train(again, resume=True)
+
+
+def test_a_state_of_another_model_is_refused_in_one_line(tmp_path: Path, faces: Path) -> None:
+    config = make_config(tmp_path / "run", faces, schedule={"epochs": 1, "warmup_epochs": 0})
+    train(config)
+    other = make_config(tmp_path / "run", faces, model={"embedding_size": 9})
+    (tmp_path / "run/config.yaml").write_text(dump_config(other))
+    with pytest.raises(ValueError, match="cannot resume: the state is of another model") as error:
+        train(other, resume=True)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(1, 1), (4, 4), (3, 2)])
+def test_a_single_image_for_batch_norm_is_refused_before_training(
+    tmp_path: Path, faces: Path, batch_size: int, accumulate: int
+) -> None:
+    sizes = {"batch_size": batch_size, "accumulate": accumulate}
+    with pytest.raises(ValueError, match=f"batch_size is {batch_size} and accumulate is"):
+        train(make_config(tmp_path / "run", faces, **sizes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_single_image_is_enough_without_batch_norm(tmp_path: Path, faces: Path) -> None:
+    short = {"epochs": 1, "warmup_epochs": 0}
+    plain = {"options": {"norm": False}}
+    config = make_config(tmp_path / "run", faces, model=plain, schedule=short, batch_size=1)
+    assert train(config).summary["steps"] == 36
+
+
+def test_a_full_disk_names_the_state(tmp_path: Path, faces: Path) -> None:
+    config = make_config(tmp_path / "run", faces)
+    train(config)
+    old = checkpoints.load_state(config.run_dir)
+    with full_disk(2000), pytest.raises(OSError, match=r"cannot write .*state\.pt"):
+        checkpoints.save_state(config.run_dir, old)
+    assert checkpoints.load_state(config.run_dir)["step"] == old["step"]
+
+
+@pytest.mark.parametrize("where", ["step", "validation"])
+def test_a_dead_worker_is_explained_wherever_pytorch_tells_of_it(
+    tmp_path: Path, faces: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def killed(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    if where == "step":
+        monkeypatch.setattr(TrainStep, "__call__", killed)
+    else:
+        monkeypatch.setattr(loop, "validate", killed)
+    config = make_config(tmp_path / "run", faces, validation=VALIDATION)
+    with pytest.raises((OSError, ValueError), match=r"worker process that reads .* fewer workers"):
+        train(config)
+
+
+def test_people_whose_names_are_no_unicode_can_be_trained_on(tmp_path: Path, faces: Path) -> None:
+    root = tmp_path / "faces"
+    shutil.copytree(faces, root)
+    try:
+        (root / "P00").rename(root / os.fsdecode(b"P\xff"))
+    except OSError:
+        pytest.skip("this file system refuses such names")
+    short = {"epochs": 1, "warmup_epochs": 0}
+    config = make_config(tmp_path / os.fsdecode(b"run\xff"), root, schedule=short)
+    assert train(config).summary["train_identities"] == 6
+    assert load_config(config.run_dir / "config.yaml") == config

@@ -112,3 +112,42 @@ def test_errors_of_the_file_name_file_and_line(tmp_path: Path, text: str, messag
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no configuration file"):
         load_config(tmp_path / "nothing.yaml")
+
+
+@pytest.mark.parametrize(
+    ("extra", "flags", "message"),
+    [
+        ("1: 2\n", [], "unknown field 1; the name of a field is text"),
+        ("model: {options: {1: 2}}\n", [], "unknown field model.options.1; the name"),
+        ("", ["--seed", "9" * 23], "seed is 99999999999999999999999; it must be less than"),
+        ("", ["--run_dir", ""], "run_dir: the path is empty"),
+        ("", ["--model.embedding_size", "1e11"], "model.embedding_size is 100000000000.0; it must"),
+    ],
+)
+def test_what_no_run_can_mean_is_refused_by_name(
+    tmp_path: Path, extra: str, flags: list[str], message: str
+) -> None:
+    with pytest.raises(ValueError) as error:
+        load_config(_write(tmp_path, BASE + extra), flags)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["2024-01-01", "7"])
+def test_a_path_that_yaml_takes_for_something_else_is_explained(tmp_path: Path, text: str) -> None:
+    path = _write(tmp_path, f"run_dir: {text}\ndata: {{source: synthetic}}\n")
+    with pytest.raises(ValueError, match=f"run_dir is {text}; it must be a path, in quotes"):
+        load_config(path)
+
+
+def test_powers_of_ten_are_numbers_and_text_like_them_stays_text(tmp_path: Path) -> None:
+    path = _write(tmp_path, "run_dir: '1e5'\ndata: {source: synthetic}\noptimizer: {lr: 1e-2}\n")
+    config = load_config(path, ["--model.options.dropout", "1e-1"])
+    assert config.model.options == {"dropout": 0.1}
+    assert config.optimizer.lr == 0.01
+    assert load_config(_write(tmp_path, dump_config(config))) == config
+
+
+def test_merge_keys_work_and_may_be_overridden(tmp_path: Path) -> None:
+    text = "run_dir: a\ndata: {source: synthetic}\nloss: {<<: {m: 0.3, s: 10}, s: 20}\n"
+    loss = load_config(_write(tmp_path, text)).loss
+    assert (loss.m, loss.s) == (0.3, 20)

@@ -1,6 +1,7 @@
 """The command line. Commands load on use, so that `centerarc --help` needs no torch."""
 
 import difflib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -55,6 +56,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     # OpenMP's threads spin while they wait for each other. On cores shared with anything else, such
     # as our own loader's workers, that costs far more than the tenth it gains on idle ones.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # The names of files and people may hold what the terminal's encoding lacks.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words or os.environ.get("CENTERARC_DEBUG", "0") not in ("", "0")
     words = [word for word in words if word != "--debug"]
@@ -64,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         _say("interrupted", "yellow")
         sys.exit(130)
-    except (CycloptsError, ValueError, OSError) as error:
+    except (CycloptsError, ImportError, ValueError, OSError) as error:
         if debug:
             raise
         _say(f"error: {' '.join(str(error).split())}", "red")

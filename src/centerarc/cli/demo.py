@@ -1,13 +1,11 @@
 """`centerarc demo`."""
 
-from pathlib import Path
-
 
 def demo(
     *,
-    run_dir: Path = Path("runs/demo"),
+    run_dir: str = "runs/demo",
     people: int = 240,
-    epochs: int = 4,
+    epochs: int = 3,
     seed: int = 0,
 ) -> int:
     """Train on drawn faces for a few minutes and write a page about the result.

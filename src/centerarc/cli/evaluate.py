@@ -54,6 +54,7 @@ def evaluate(
     from rich.console import Console
     from rich.progress import Progress
 
+    from centerarc.data.loader import explain_dead_workers
     from centerarc.distributed import choose_device
     from centerarc.evaluation import (
         PairImages,
@@ -70,7 +71,8 @@ def evaluate(
     source = PairImages(chosen, images, image_size=network.image_size)
     target = choose_device(device)
     errors = Console(stderr=True)
-    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
+    bar = Progress(console=errors, transient=True, disable=not errors.is_terminal)
+    with bar as progress, explain_dead_workers(workers):
         task = progress.add_task("embedding", total=len(source))
         embeddings = embed(
             network,

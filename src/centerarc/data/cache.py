@@ -20,20 +20,20 @@ class CachedSource:
         limit_bytes: The most that the images may take together.
 
     Raises:
-        ValueError: If the images need more than `limit_bytes`, or the first cannot be read.
+        ValueError: If the images need more than `limit_bytes`, or none can be read.
     """
 
     def __init__(self, source: FaceSource, *, limit_bytes: int) -> None:
         self.source = source
         self.labels: npt.NDArray[np.int64] = source.labels
         self.identities = source.identities
-        self._shape = source.image(0).shape
+        self._shape = _first_shape(source)
         needed = len(source) * int(np.prod(self._shape))
         if needed > limit_bytes:
             raise ValueError(
-                f"the cache needs {needed / 1e9:.2f} GB for {len(source)} images of "
+                f"the cache needs {_in_units(needed)} for {len(source)} images of "
                 f"{self._shape[1]} x {self._shape[0]} pixels, more than the "
-                f"{limit_bytes / 1e9:.2f} GB it may take"
+                f"{_in_units(limit_bytes)} it may take"
             )
         self._make_room()
 
@@ -60,8 +60,8 @@ class CachedSource:
             image = self.source.image(index)
             if image.shape != self._shape:
                 raise ValueError(
-                    f"image {index} has shape {image.shape} and image 0 has {self._shape}; a cache "
-                    "needs one size, so set the source's image_size"
+                    f"image {index} has shape {image.shape} and others have {self._shape}; a "
+                    "cache needs one size, so set the source's image_size"
                 )
             # The pixels first: another process that sees the mark finds them complete.
             self._pixels[index] = image
@@ -69,3 +69,18 @@ class CachedSource:
         kept: Image = self._pixels[index]
         kept.flags.writeable = False
         return kept
+
+
+def _first_shape(source: FaceSource) -> tuple[int, ...]:
+    """The shape of the first image that can be read."""
+    first: ValueError | None = None
+    for index in range(len(source)):
+        try:
+            return source.image(index).shape
+        except ValueError as error:
+            first = first or error
+    raise first or ValueError("source has no images; a cache needs at least one")
+
+
+def _in_units(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"

@@ -13,6 +13,8 @@ from centerarc.data.source import Image
 # A face picture of more pixels is a mistake or an attack; 64 M pixels are 192 MB when decoded.
 MAX_PIXELS = 64_000_000
 _ORIENTATION = 0x0112
+# Modes of 32-bit pixels, of which no file says what is black and what is white.
+_NO_RANGE = {"I": "32-bit whole-number", "F": "floating-point"}
 
 
 def decode_image(data: bytes) -> Image:
@@ -28,7 +30,8 @@ def decode_image(data: bytes) -> Image:
         `(H, W, 3)` uint8 RGB.
 
     Raises:
-        ValueError: If the data is empty, no image, damaged, cut off, or has over 64 M pixels.
+        ValueError: If the data is empty, no image, damaged, cut off, has over 64 M pixels,
+            or pixels of 32 bits, whose range is unknown.
     """
     if not data:
         raise ValueError("the image is empty (0 bytes)")
@@ -38,7 +41,7 @@ def decode_image(data: bytes) -> Image:
             return pixels
     try:
         with PIL.Image.open(BytesIO(data)) as picture:
-            _check_size(*picture.size)
+            _check_header(picture)
             return _to_rgb(picture)
     except Exception as error:  # decoders of damaged data raise almost anything
         raise ValueError(_reason(error)) from error
@@ -76,13 +79,14 @@ def check_image_header(path: str | os.PathLike[str]) -> None:
         path: The file.
 
     Raises:
-        ValueError: If it is empty, cannot be opened, is no known image, or has over 64 M pixels.
+        ValueError: If it is empty, cannot be opened, is no known image, or has over 64 M pixels
+            or such of 32 bits.
     """
     try:
         if os.path.getsize(path) == 0:
             raise ValueError("the file is empty")
         with PIL.Image.open(path) as picture:
-            _check_size(*picture.size)
+            _check_header(picture)
     except Exception as error:  # as above
         raise ValueError(_reason(error)) from error
 
@@ -119,6 +123,16 @@ def _to_rgb(picture: PIL.Image.Image) -> Image:
         layer = upright.convert("RGBA")
         upright = PIL.Image.alpha_composite(PIL.Image.new("RGBA", layer.size, "white"), layer)
     return np.array(upright.convert("RGB"))
+
+
+def _check_header(picture: PIL.Image.Image) -> None:
+    _check_size(*picture.size)
+    # Pillow gives 16-bit PGM the mode of 32 bits, scaled to 16.
+    if picture.mode in _NO_RANGE and picture.format != "PPM":
+        raise ValueError(
+            f"the image has {_NO_RANGE[picture.mode]} pixels, whose range is unknown; "
+            "save it with 8 or 16 bits"
+        )
 
 
 def _check_size(width: int, height: int) -> None:

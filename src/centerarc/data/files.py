@@ -25,8 +25,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         ValueError: If `path` is an existing folder.
 
     Example:
-        >>> with atomic_path("/tmp/centerarc-example.txt") as temporary:
-        ...     written = temporary.write_text("all of it")
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with atomic_path(f"{folder}/note.txt") as temporary:
+        ...         written = temporary.write_text("all of it")
+        ...     Path(f"{folder}/note.txt").read_text()
+        'all of it'
     """
     target = Path(path)
     if target.is_dir():

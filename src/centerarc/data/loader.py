@@ -4,6 +4,7 @@ import os
 import signal
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -303,17 +304,34 @@ def _data_loader(
 
 
 def _received(loader: DataLoader[_Batch | str]) -> Iterator[_Batch]:
-    try:
+    with explain_dead_workers(loader.num_workers):
         for batch in loader:
             if isinstance(batch, str):
                 raise ValueError(batch)
             yield batch
+
+
+@contextmanager
+def explain_dead_workers(workers: int) -> Iterator[None]:
+    """Turns PyTorch's report of a dead worker into an `OSError` that says what to do.
+
+    PyTorch raises it from a signal handler, so anywhere in the main process while workers run,
+    not only where a batch is asked for.
+
+    Args:
+        workers: The number of processes that read.
+
+    Raises:
+        OSError: If one of them died within the block.
+    """
+    try:
+        yield
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise RuntimeError(
+        raise OSError(
             "a worker process that reads images died, most often for want of memory or of "
-            f"shared memory; try fewer workers than {loader.num_workers} ({error})"
+            f"shared memory; try fewer workers than {workers} ({error})"
         ) from error
 
 

@@ -3,11 +3,11 @@
 Pairs that share a person are not independent, so resampling pairs makes intervals too narrow.
 People are drawn with replacement instead and every pair counts as often as its people were drawn:
 a genuine pair of person a counts m_a times, an impostor pair of a and b counts m_a m_b times,
-where m ~ Multinomial(n, 1/n, ..., 1/n). For genuine pairs that is the subsets bootstrap (Bolle,
-Ratha, Pankanti 2004, "Error analysis of pattern recognition systems: the subsets bootstrap"); the
-product on pairs of two people is the pigeonhole bootstrap (Owen 2007, "The pigeonhole
-bootstrap"), called vertex bootstrap for face verification by Fogliato, Patil, Perona 2023
-(arXiv:2306.01198), who compare the methods.
+where m ~ Multinomial(n, 1/n, ..., 1/n). Drawing all pairs of a person together is after the subsets
+bootstrap of Bolle, Ratha, Pankanti 2004. The product is after the pigeonhole bootstrap of Owen
+2007, which draws the rows and the columns of a table; here both sides are the same people, drawn
+once. Fogliato, Patil, Perona 2023 (arXiv:2306.01198) study such intervals for pairs of faces and
+find that bootstraps may cover too little or too much where errors are rare.
 """
 
 from collections.abc import Iterator
@@ -20,6 +20,8 @@ from centerarc.evaluation.scores import FloatArray, IntArray
 
 # Weights of at most this many pairs at once: 32 MB an array.
 _CHUNK_VALUES = 4_000_000
+# Far above the rounding of a sum over pairs, far below what one wrong pair changes.
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -106,13 +108,16 @@ def percentile_interval(values: FloatArray, num_people: int, level: float = 0.95
     Raises:
         ValueError: every value is NaN.
     """
-    known = values[~np.isnan(values)]
+    # Sums of weights round: a rate that is 1 may come as 1 + 2e-16 or 1 - 2e-16.
+    known = np.clip(values[~np.isnan(values)], 0.0, 1.0)
     if not known.size:
         raise ValueError(
             "bootstrap: no resample held pairs of both kinds; there are too few people"
         )
-    if np.ptp(known) == 0 and known[0] in (0.0, 1.0):
-        reach = 1.959964**2 / (num_people + 1.959964**2)
-        return Interval(0.0, reach) if known[0] == 0.0 else Interval(1.0 - reach, 1.0)
+    reach = 1.959964**2 / (num_people + 1.959964**2)
+    if known.max() < _ROUNDING:
+        return Interval(0.0, reach)
+    if known.min() > 1.0 - _ROUNDING:
+        return Interval(1.0 - reach, 1.0)
     low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))

@@ -13,6 +13,9 @@ from centerarc.evaluation.scores import BoolArray, IntArray
 
 StrArray = npt.NDArray[np.str_]
 
+# Image numbers are kept as int64.
+_MAX_NUMBER = 2**63 - 1
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -89,6 +92,10 @@ def read_pairs(path: str | os.PathLike[str]) -> Pairs:
     and n lines ``name number name number`` (two people). Fields are separated by tabs, or by
     blanks where no name contains one. Empty lines at the end are ignored.
 
+    A pair may appear once only, in either order of its images, as in the official file: twice in
+    a fold it would count double, and in two folds it would help to choose the threshold that
+    judges it.
+
     Args:
         path: a UTF-8 text file.
 
@@ -100,7 +107,7 @@ def read_pairs(path: str | os.PathLike[str]) -> Pairs:
         FileNotFoundError: there is no such file.
     """
     source = str(path)
-    lines = Path(path).read_text(encoding="utf-8-sig").rstrip().splitlines()
+    lines = _text(Path(path)).rstrip().splitlines()
     num_folds, each = _header(lines, source)
     expected = 1 + 2 * each * num_folds
     if len(lines) != expected:
@@ -109,10 +116,15 @@ def read_pairs(path: str | os.PathLike[str]) -> Pairs:
             f"{expected} lines, the file has {len(lines)}"
         )
     rows = []
+    line_of: dict[frozenset[tuple[str, int]], int] = {}
     for number, text in enumerate(lines[1:], start=2):
         position = number - 2
         genuine = position % (2 * each) < each
-        rows.append(_pair(text, genuine, f"{source}, line {number}"))
+        row = _pair(text, genuine, f"{source}, line {number}")
+        first_line = line_of.setdefault(frozenset((row[:2], row[2:])), number)
+        if first_line != number:
+            raise ValueError(f"{source}, line {number}: the pair of line {first_line} once more")
+        rows.append(row)
     columns = list(zip(*rows, strict=True))
     position_of = np.arange(len(rows), dtype=np.int64)
     return Pairs(
@@ -127,9 +139,26 @@ def read_pairs(path: str | os.PathLike[str]) -> Pairs:
     )
 
 
+def _text(path: Path) -> str:
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path}, line {line}: the file must be UTF-8, got the byte "
+            f"0x{content[error.start]:02x}; save it as UTF-8"
+        ) from error
+
+
+def _is_number(field: str) -> bool:
+    # By length first: int() itself refuses thousands of digits.
+    return field.isdecimal() and len(field) <= 19 and int(field) <= _MAX_NUMBER
+
+
 def _header(lines: Sequence[str], source: str) -> tuple[int, int]:
     fields = lines[0].split() if lines else []
-    if len(fields) not in (1, 2) or not all(field.isdecimal() for field in fields):
+    if len(fields) not in (1, 2) or not all(_is_number(field) for field in fields):
         found = repr(lines[0][:60]) if lines else "an empty file"
         raise ValueError(
             f"{source}, line 1: expected the number of folds and of pairs a fold, got {found}"
@@ -150,8 +179,17 @@ def _pair(text: str, genuine: bool, where: str) -> tuple[str, int, str, int]:
     if genuine:
         fields = [fields[0], fields[1], fields[0], fields[2]]
     for field in (fields[1], fields[3]):
-        if not field.isdecimal() or int(field) < 1:
-            raise ValueError(f"{where}: image numbers must be whole numbers from 1, got {field!r}")
+        if not _is_number(field) or int(field) < 1:
+            raise ValueError(
+                f"{where}: image numbers must be whole numbers from 1 to 2^63 - 1, "
+                f"got {field[:40]!r}"
+            )
     if not genuine and fields[0] == fields[2]:
         raise ValueError(f"{where}: an impostor pair of {fields[0]!r} with itself")
-    return fields[0], int(fields[1]), fields[2], int(fields[3])
+    first, second = (fields[0], int(fields[1])), (fields[2], int(fields[3]))
+    if first == second:
+        raise ValueError(
+            f"{where}: image {first[1]} of {first[0]!r} paired with itself, which any model gets "
+            "right"
+        )
+    return *first, *second

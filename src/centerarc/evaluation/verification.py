@@ -22,7 +22,12 @@ from centerarc.evaluation.roc_curve import (
     rank_pairs,
     unsupported_far,
 )
-from centerarc.evaluation.scores import BoolArray, FloatArray, check_scores
+from centerarc.evaluation.scores import (
+    BoolArray,
+    FloatArray,
+    check_folds,
+    check_scores,
+)
 
 FAR_LEVELS = (1e-1, 1e-2, 1e-3, 1e-4)
 
@@ -132,7 +137,8 @@ def evaluate_verification(
     Args:
         scores: (P,) one similarity a pair, higher is more alike.
         same: (P,) True where both images of the pair show one person.
-        folds: (P,) each pair's fold. None or a single fold: the accuracy is ``best_accuracy``.
+        folds: (P,) each pair's fold, integers. None or a single fold: the accuracy is
+            ``best_accuracy``.
         people: the first and the second person of each pair, each (P,), names or numbers.
             None: no intervals, since nothing says which pairs depend on each other.
         bootstrap: resamples, at least 100; 1000 give ends that are stable to about a
@@ -143,8 +149,8 @@ def evaluate_verification(
         The report. A FAR below 1 / impostor pairs has no value but a reason.
 
     Raises:
-        ValueError: arguments that contradict each other, a score that is not finite (with its
-            row), or no pair of one of the kinds.
+        ValueError: arguments that contradict each other, folds that are not (P,) integers, a
+            score that is not finite (with its row), or no pair of one of the kinds.
 
     Example:
         >>> report = evaluate_verification([0.9, 0.2, 0.8, 0.1], [1, 0, 1, 0], folds=[1, 1, 2, 2])
@@ -158,15 +164,16 @@ def evaluate_verification(
     fold_std = None
     # What each pair counts in the accuracy: folds count alike, whatever their size.
     share = np.full(values.size, 1 / values.size)
-    if folds is not None and np.unique(np.asarray(folds)).size > 1:
-        by_fold = kfold_accuracy(values, labels, folds)
+    fold_of = None if folds is None else check_folds(folds, values.size)
+    if fold_of is not None and np.unique(fold_of).size > 1:
+        by_fold = kfold_accuracy(values, labels, fold_of)
         protocol, accuracy, correct = "k-fold", by_fold.mean, by_fold.correct
         threshold, fold_std = float(by_fold.threshold.mean()), by_fold.std
         fold_accuracy = {
             int(fold): float(value)
             for fold, value in zip(by_fold.fold, by_fold.accuracy, strict=True)
         }
-        number = np.searchsorted(by_fold.fold, np.asarray(folds))
+        number = np.searchsorted(by_fold.fold, fold_of)
         share = 1 / (by_fold.fold.size * np.bincount(number)[number])
     else:
         protocol, threshold = "best_accuracy", best_threshold(values, labels)

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 # Both families halve the image four times; what is left is one position per 16 x 16 pixels.
 STRIDE = 16
+# Far beyond any use; keeps a slip, or a hostile file, from asking for all memory.
+MAX_EMBEDDING_SIZE = 65_536
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Backbone(nn.Module):
         recipe: What `create_model` was called with; None for a model built by hand.
 
     Args:
-        embedding_size: D, at least 1.
+        embedding_size: D, from 1 to 65,536.
         image_size: S, a positive multiple of 16.
 
     Raises:
@@ -55,8 +57,10 @@ class Backbone(nn.Module):
 
     def __init__(self, embedding_size: int, image_size: int) -> None:
         super().__init__()
-        if embedding_size < 1:
-            raise ValueError(f"embedding_size is {embedding_size}; it must be at least 1")
+        if not 1 <= embedding_size <= MAX_EMBEDDING_SIZE:
+            raise ValueError(
+                f"embedding_size is {embedding_size}; it must be between 1 and {MAX_EMBEDDING_SIZE}"
+            )
         if image_size < STRIDE or image_size % STRIDE:
             raise ValueError(
                 f"image_size is {image_size}; it must be a positive multiple of {STRIDE}"

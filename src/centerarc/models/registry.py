@@ -12,6 +12,13 @@ from centerarc.models.backbone import Backbone, Recipe
 Builder = Callable[..., Backbone]
 
 _BUILDERS: dict[str, Builder] = {}
+# What an option may be given as, by the annotation of the builder's argument.
+_ACCEPTED: dict[Any, tuple[type, ...]] = {
+    float: (float, int),
+    int: (int,),
+    bool: (bool,),
+    str: (str,),
+}
 
 
 def register_model(name: str) -> Callable[[Builder], Builder]:
@@ -78,11 +85,20 @@ def create_model(
         hint = f"did you mean {' or '.join(close)}? " if close else ""
         raise ValueError(f"unknown model {name!r}; {hint}known models: {', '.join(list_models())}")
     builder = _BUILDERS[name]
-    known = sorted(set(inspect.signature(builder).parameters) - {"embedding_size", "image_size"})
-    for option in options:
+    parameters = inspect.signature(builder, eval_str=True).parameters
+    known = sorted(set(parameters) - {"embedding_size", "image_size"})
+    for option, value in options.items():
         if option not in known:
             allowed = ", ".join(known) if known else "none"
             raise ValueError(f"model {name!r} has no option {option!r}; its options: {allowed}")
+        wanted = parameters[option].annotation
+        accepted = _ACCEPTED.get(wanted, (object,))
+        # Python takes True for the number 1.
+        if not isinstance(value, accepted) or (isinstance(value, bool) and wanted in (float, int)):
+            raise ValueError(
+                f"option {option} of model {name!r} is {value!r}; it must be of type "
+                f"{wanted.__name__}"
+            )
     if generator is None:
         model = builder(embedding_size=embedding_size, image_size=image_size, **options)
     else:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -14,11 +13,14 @@ from torch import Tensor, nn
 from centerarc.data.files import atomic_path
 from centerarc.models.backbone import Backbone
 from centerarc.models.registry import create_model
+from centerarc.models.torchfile import read_torch_file
 
 METADATA_KEY = "centerarc"
 # What a run folder is asked for, the first that exists.
 RUN_FILES = ("best.safetensors", "last.safetensors")
 _SHOWN = 3
+# Arguments of `create_model` that are no options of a backbone.
+_NO_OPTIONS = {"name", "embedding_size", "image_size", "generator"}
 
 
 def save_weights(
@@ -39,10 +41,13 @@ def save_weights(
 
     Raises:
         ValueError: If the model was not built by `create_model`, or the metadata is not JSON.
+        OSError: If the file cannot be written, as on a full disk.
 
     Example:
-        >>> save_weights("/tmp/centerarc-example.safetensors", create_model("mobilefacenet"))
-        >>> load_weights("/tmp/centerarc-example.safetensors").embedding_size
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_weights(f"{folder}/face.safetensors", create_model("mobilefacenet"))
+        ...     load_weights(f"{folder}/face.safetensors").embedding_size
         512
     """
     recipe = model.recipe if isinstance(model, Backbone) else None
@@ -57,7 +62,12 @@ def save_weights(
         raise ValueError(f"metadata and model options must be JSON: {error}") from error
     tensors = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={METADATA_KEY: text})
+        try:
+            save_file(tensors, temporary, metadata={METADATA_KEY: text})
+        except (OSError, SafetensorError) as error:
+            raise OSError(
+                f"cannot write {os.fspath(path)!r}; is the disk full? ({error})"
+            ) from error
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -82,7 +92,25 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{str(path)!r} does not say which model it holds; "
             "build that model and use load_pretrained(model, path)"
         )
-    content: dict[str, Any] = json.loads(text)
+    try:
+        return _check_recipe(json.loads(text))
+    except (ValueError, RecursionError) as error:  # not JSON, or nested too deeply
+        raise ValueError(f"{str(path)!r} holds no valid recipe of a model: {error}") from error
+
+
+def _check_recipe(content: Any) -> dict[str, Any]:
+    """Refuses what `save_weights` never writes: the file may come from anybody."""
+    if not isinstance(content, dict):
+        raise ValueError(f"it is {content!r:.50}; it must be an object with names")
+    kinds = {"name": str, "embedding_size": int, "image_size": int, "options": dict}
+    for key, kind in {**kinds, "metadata": dict}.items():
+        if key not in content:
+            raise ValueError(f"{key} is missing")
+        value = content[key]
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ValueError(f"{key} is {value!r:.50}; it must be of type {kind.__name__}")
+    if clash := sorted(_NO_OPTIONS & set(content["options"])):
+        raise ValueError(f"options holds {clash[0]!r}, which is no option of a backbone")
     return content
 
 
@@ -106,12 +134,15 @@ def load_weights(path: str | os.PathLike[str]) -> Backbone:
             raise ValueError(f"{str(file)!r} holds no weights: neither {' nor '.join(RUN_FILES)}")
         file = found[0]
     recipe = read_metadata(file)
-    model = create_model(
-        recipe["name"],
-        embedding_size=recipe["embedding_size"],
-        image_size=recipe["image_size"],
-        **recipe["options"],
-    )
+    try:
+        model = create_model(
+            recipe["name"],
+            embedding_size=recipe["embedding_size"],
+            image_size=recipe["image_size"],
+            **recipe["options"],
+        )
+    except ValueError as error:
+        raise ValueError(f"cannot build the model of {str(file)!r}: {error}") from error
     load_pretrained(model, file)
     return model.eval()
 
@@ -153,7 +184,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_torch_file(path)
     except Exception as error:  # a damaged pickle can fail in any way
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"cannot read weights from {str(path)!r}: {reason}") from error

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from centerarc.data.files import atomic_path
+from centerarc.models.torchfile import read_torch_file
 
 _FORMAT = 1
 
@@ -21,9 +22,16 @@ def save_state(run_dir: Path, state: dict[str, Any]) -> None:
     Args:
         run_dir: Folder of the run.
         state: Nested dictionaries and lists of tensors, numbers, strings, None.
+
+    Raises:
+        OSError: If it cannot be written, as on a full disk.
     """
-    with atomic_path(state_path(run_dir)) as temporary:
-        torch.save({"format": _FORMAT, **state}, temporary)
+    path = state_path(run_dir)
+    with atomic_path(path) as temporary:
+        try:
+            torch.save({"format": _FORMAT, **state}, temporary)
+        except (OSError, RuntimeError) as error:  # torch's archive writer raises the latter
+            raise OSError(f"cannot write {str(path)!r}; is the disk full? ({error})") from error
 
 
 def load_state(run_dir: Path) -> dict[str, Any]:
@@ -42,10 +50,9 @@ def load_state(run_dir: Path) -> dict[str, Any]:
     if not path.exists():
         raise ValueError(f"nothing to resume: there is no {str(path)!r}; start without --resume")
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can fail in any way
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"cannot read the state {str(path)!r}: {reason}") from error
+        state: dict[str, Any] = read_torch_file(path)
+    except ValueError as error:
+        raise ValueError(f"cannot read the state {str(path)!r}: {error}") from error
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
         raise ValueError(f"{str(path)!r} was not written by this version of centerarc")
     return state

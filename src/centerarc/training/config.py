@@ -3,12 +3,24 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from centerarc.data.augmentation import AugmentationConfig
 
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# What every generator of random numbers takes.
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+
+
+def _not_empty(path: Any) -> Any:
+    if path == "":
+        raise ValueError("the path is empty; write . for the current folder")
+    return path
+
+
+# pathlib takes an empty text for the current folder, which nobody means.
+NamedPath = Annotated[Path, BeforeValidator(_not_empty)]
 
 
 class Section(BaseModel):
@@ -21,7 +33,7 @@ class ModelConfig(Section):
     """The backbone."""
 
     name: str = Field(default="mobilefacenet", description="registered backbone")
-    embedding_size: Positive = Field(default=512, description="length of the embedding")
+    embedding_size: int = Field(default=512, ge=1, le=65536, description="length of the embedding")
     image_size: Positive = Field(default=112, description="side of the input image in pixels")
     options: dict[str, Any] = Field(default={}, description="further options of this backbone")
 
@@ -30,9 +42,9 @@ class FolderData(Section):
     """A folder of images, one folder a person."""
 
     source: Literal["folder"] = Field(description="a folder of images, one folder a person")
-    root: Path = Field(description="folder of <person>/<image>")
+    root: NamedPath = Field(description="folder of <person>/<image>")
     min_images: Positive = Field(default=1, description="leave out people with fewer images")
-    exclude_pairs: Path | None = Field(
+    exclude_pairs: NamedPath | None = Field(
         default=None, description="pairs.txt with people who must not be trained on"
     )
     exclude_folds: list[Positive] | None = Field(
@@ -58,7 +70,7 @@ class SyntheticData(Section):
     source: Literal["synthetic"] = Field(description="drawn faces, made on demand")
     num_identities: Positive = Field(default=100, description="drawn people")
     images_per_identity: Positive = Field(default=20, description="drawn images of each person")
-    seed: int = Field(default=0, ge=0, description="which people are drawn")
+    seed: Seed = Field(default=0, description="which people are drawn")
     augmentation: AugmentationConfig = Field(
         default=AugmentationConfig(), description="random changes of the training images"
     )
@@ -73,8 +85,10 @@ DataConfig = Annotated[FolderData | SyntheticData, Field(discriminator="source")
 class ValidationConfig(Section):
     """What chooses the best weights: pairs of people who are not trained on."""
 
-    pairs: Path | None = Field(default=None, description="pairs.txt in the format of LFW")
-    images: Path | None = Field(default=None, description="folder of the images that pairs names")
+    pairs: NamedPath | None = Field(default=None, description="pairs.txt in the format of LFW")
+    images: NamedPath | None = Field(
+        default=None, description="folder of the images that pairs names"
+    )
     folds: list[Positive] | None = Field(
         default=None, description="folds of pairs to use; none is all"
     )
@@ -195,8 +209,8 @@ class TrainConfig(Section):
         30.0
     """
 
-    run_dir: Path = Field(description="folder of the run")
-    seed: int = Field(default=0, ge=0, description="seed of weights, batches and augmentation")
+    run_dir: NamedPath = Field(description="folder of the run")
+    seed: Seed = Field(default=0, description="seed of weights, batches and augmentation")
     model: ModelConfig = ModelConfig()
     data: DataConfig
     validation: ValidationConfig | None = None

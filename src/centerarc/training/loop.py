@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from centerarc.data import Augmentation, TrainLoader
+from centerarc.data.loader import explain_dead_workers
 from centerarc.distributed import Processes, convert_batchnorm, init_from_env
 from centerarc.models import create_model, save_weights
 from centerarc.training import checkpoints, rundir
@@ -87,6 +89,7 @@ class Trainer:
             generator=generator,
             **config.model.options,
         )
+        self._check_parts(model, share)
         criterion = make_criterion(
             config.loss, len(source.identities), config.model.embedding_size, generator
         )
@@ -136,17 +139,39 @@ class Trainer:
         self._prepare_folder(resume, overwrite)
 
     def _prepare_folder(self, resume: bool, overwrite: bool) -> None:
-        error = None
-        if self.processes.is_main:
-            try:
-                if resume:
-                    rundir.check_resumable(self.config)
-                rundir.prepare(self.config, resume=resume, overwrite=overwrite)
-            except (ValueError, OSError) as problem:
-                error = str(problem)
-        self.processes.agree(error)
+        # Nothing is written before all is checked: a refused start leaves the folder as it was.
         if resume:
-            self._load_state()
+            self._on_main(lambda: rundir.check_resumable(self.config))
+            self._on_all(self._load_state)
+        self._on_main(lambda: rundir.prepare(self.config, resume=resume, overwrite=overwrite))
+
+    def _check_parts(self, model: nn.Module, share: int) -> None:
+        """Refuses parts of a batch that batch normalisation cannot take."""
+        has_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+        smallest = min(len(part) for part in torch.arange(share).chunk(self.config.accumulate))
+        # Its statistics are those of all processes, so only one alone can be short of images.
+        if has_norm and smallest * self.processes.world_size < 2:
+            raise ValueError(
+                f"batch_size is {self.config.batch_size} and accumulate is "
+                f"{self.config.accumulate}; this model's batch normalisation needs at least 2 "
+                "images in each part of a batch"
+            )
+
+    def _on_all(self, action: Callable[[], None]) -> None:
+        """Acts on every rank; what fails on one is raised on all, so that none waits for ever."""
+        failed: ValueError | OSError | None = None
+        try:
+            action()
+        except (ValueError, OSError) as problem:
+            failed = problem
+        try:
+            self.processes.agree(None if failed is None else str(failed))
+        except ValueError as error:
+            raise (error if failed is None else failed) from None
+
+    def _on_main(self, action: Callable[[], None]) -> None:
+        """Acts on rank 0 while the others wait; what fails there is raised on all."""
+        self._on_all(action if self.processes.is_main else lambda: None)
 
     def run(self) -> RunResult:
         """Trains to the end of the schedule."""
@@ -161,7 +186,8 @@ class Trainer:
             )
         display = Display(self.total_steps, self.step, self.config.schedule.epochs, quiet=not main)
         try:
-            with StopRequest() as stop, display:
+            # PyTorch tells of a dead worker in whatever the main process is doing.
+            with StopRequest() as stop, display, explain_dead_workers(self.config.workers):
                 display.say(self._headline())
                 for epoch in range(self.epochs_done, self.config.schedule.epochs):
                     self._train_epoch(epoch, stop, log, display)
@@ -240,21 +266,19 @@ class Trainer:
             return
         if (epoch + 1) % validation.every_epochs and not last:
             return
-        error = None
-        if self.processes.is_main:
-            start = time.perf_counter()
-            try:
-                self._validate_here(epoch, log, display)
-            except (ValueError, OSError) as problem:
-                error = f"validation after epoch {epoch + 1}: {problem}"
-            self.seconds["validation"] += time.perf_counter() - start
-        self.processes.agree(error)
+        self._on_main(lambda: self._validate_here(epoch, log, display))
 
     def _validate_here(self, epoch: int, log: MetricsLog | None, display: Display) -> None:
         assert self.pairs is not None
         assert log is not None
         device, workers = self.processes.device, self.config.workers
-        result = validate(self.model, self.pairs, device, self.config.batch_size, workers)
+        start = time.perf_counter()
+        try:
+            with explain_dead_workers(workers):
+                result = validate(self.model, self.pairs, device, self.config.batch_size, workers)
+        except (ValueError, OSError) as problem:
+            raise ValueError(f"validation after epoch {epoch + 1}: {problem}") from problem
+        self.seconds["validation"] += time.perf_counter() - start
         row = {"epoch": epoch + 1, **result}
         # The earlier of equals stays: it was reached with less training.
         row["best"] = self.best is None or row[METRIC] > self.best[METRIC]
@@ -275,8 +299,9 @@ class Trainer:
         save_weights(self.config.run_dir / name, self.model, metadata=metadata)
 
     def _save_state(self) -> None:
-        if not self.processes.is_main:
-            return
+        self._on_main(self._save_state_here)
+
+    def _save_state_here(self) -> None:
         state = {
             "step": self.step,
             "epochs_done": self.epochs_done,
@@ -296,13 +321,17 @@ class Trainer:
         if state["identity"] != self.identity:
             raise ValueError(
                 f"cannot resume: the run was trained on {state['identity']['images']} images of "
-                f"{state['identity']['identities']} people, the data now holds other ones "
-                f"({self.identity['images']} of {self.identity['identities']})"
+                f"{state['identity']['identities']} people, data and validation now leave "
+                f"other ones ({self.identity['images']} of {self.identity['identities']})"
             )
-        self.model.load_state_dict(state["model"])
-        self.criterion.load_state_dict(state["criterion"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.precision.scaler.load_state_dict(state["scaler"])
+        try:
+            self.model.load_state_dict(state["model"])
+            self.criterion.load_state_dict(state["criterion"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.precision.scaler.load_state_dict(state["scaler"])
+        except (RuntimeError, ValueError) as error:  # a config.yaml changed by hand
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"cannot resume: the state is of another model: {reason}") from error
         self.step = state["step"]
         self.epochs_done = state["epochs_done"]
         self.best = state["best"]
@@ -319,12 +348,14 @@ class Trainer:
             device=str(self.processes.device),
             data=self.identity,
         )
-        if self.processes.is_main:
+
+        def write() -> None:
             self._save_weights("last.safetensors", {})
             rundir.write_summary(self.config.run_dir, summary)
-            best = f"; best {METRIC} {self.best[METRIC]:.4f}" if self.best is not None else ""
-            display.say(f"done: {self.config.run_dir}{best}")
-        self.processes.agree(None)  # no rank returns before the files are there
+
+        self._on_main(write)  # no rank returns before the files are there
+        best = f"; best {METRIC} {self.best[METRIC]:.4f}" if self.best is not None else ""
+        display.say(f"done: {self.config.run_dir}{best}")
         return RunResult(self.config.run_dir, self.best, summary)
 
     def _headline(self) -> str:

@@ -93,6 +93,12 @@ def check_resumable(config: TrainConfig) -> None:
             raise ValueError(
                 f"cannot resume with another {where}: it was {was!r}, now it is {now!r}"
             )
+    # The people held out by number are taken out of the training.
+    was, now = ((values["validation"] or {}).get("identities") for values in (old, new))
+    if was != now:
+        raise ValueError(
+            f"cannot resume with another validation.identities: it was {was!r}, now it is {now!r}"
+        )
     if old["optimizer"]["name"] != new["optimizer"]["name"]:
         raise ValueError(
             f"cannot resume with another optimizer.name: it was {old['optimizer']['name']!r}, "

@@ -1,6 +1,8 @@
 """From a YAML file and command-line flags to a checked `TrainConfig`."""
 
+import datetime
 import difflib
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -80,19 +82,36 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, which YAML forbids and PyYAML lets pass."""
+    """SafeLoader as users of YAML expect it.
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[object] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str) and key in seen:
+    A key given twice, which YAML forbids, is refused; 1e-1 is a number, as in YAML 1.2, where
+    PyYAML wants 1.0e-1.
+    """
+
+    # Where keys are as written: later, those that `<<` merges in look like repeated ones.
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
                 raise yaml.MarkedYAMLError(
-                    problem=f"{key!r} is given twice", problem_mark=key_node.start_mark
+                    problem=f"{key.value!r} is given twice", problem_mark=key.start_mark
                 )
-            if isinstance(key, str):
-                seen.add(key)
-        return super().construct_mapping(node, deep)
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+        return node
+
+
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes text which `_StrictLoader` would take for a number."""
+
+
+for _kind in (_StrictLoader, _Dumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
+        list("-+.0123456789"),
+    )
 
 
 def dump_config(config: TrainConfig) -> str:
@@ -104,7 +123,8 @@ def dump_config(config: TrainConfig) -> str:
     Returns:
         Text that `load_config` reads back to an equal configuration.
     """
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    content = config.model_dump(mode="json")
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def parse_flags(flags: Sequence[str]) -> list[tuple[str, str]]:
@@ -183,9 +203,16 @@ def _describe(error: ValidationError, content: Mapping[str, Any]) -> str:
         choices = [word.strip("'") for word in str(expected).replace(" or ", ", ").split(", ")]
         close = difflib.get_close_matches(first["input"], choices, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
+    if first["type"] == "invalid_key" or first["loc"][-1:] == ("[key]",):
+        return f"unknown field {name.removesuffix('.[key]')}; the name of a field is text"
+    if first["type"] == "path_type":
+        message = "a path, in quotes if YAML takes it for something else"
     if first["type"] in ("model_type", "model_attributes_type"):
         message = "a section: `name: value` lines"
-    return f"{name} is {first['input']!r}; it must be {message}{hint}"
+    given = first["input"]
+    # A date of YAML as it was written, not as Python shows it.
+    shown = str(given) if isinstance(given, datetime.date) else repr(given)
+    return f"{name} is {shown}; it must be {message}{hint}"
 
 
 def _path(loc: Sequence[str | int], content: Mapping[str, Any]) -> list[str]:
@@ -219,7 +246,7 @@ def _read_value(name: str, value: str, annotation: Any) -> Any:
     if str in kinds or Path in kinds or any(_is_literal(kind) for kind in kinds):
         return value
     try:
-        return yaml.safe_load(value)
+        return yaml.load(value, Loader=_StrictLoader)
     except yaml.YAMLError as error:
         raise ValueError(f"--{name} is {value!r}, which cannot be read as YAML") from error
 

@@ -1,6 +1,7 @@
 """The faces that a run trains on and the pairs that judge it, from the configuration."""
 
 import hashlib
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,6 +115,6 @@ def describe(source: FaceSource) -> dict[str, int | str]:
     return {
         "identities": len(source.identities),
         "images": len(source),
-        "names": hashlib.sha256(names.encode()).hexdigest(),
+        "names": hashlib.sha256(os.fsencode(names)).hexdigest(),
         "labels": hashlib.sha256(np.ascontiguousarray(source.labels).tobytes()).hexdigest(),
     }

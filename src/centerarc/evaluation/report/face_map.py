@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from centerarc.evaluation.embedding import pair_scores
 from centerarc.evaluation.report.chart import Chart
@@ -12,6 +13,8 @@ from centerarc.evaluation.report.pictures import data_uri
 MAX_IDENTITIES = 30
 MAX_FACES = 400
 _PICTURE = 80
+# About the widest strip without any face, of the map's width and height.
+_WIDEST_GAP = 0.1
 _HUES = 10
 _SYMBOLS = ("circle", "diamond", "square")
 
@@ -44,8 +47,11 @@ def face_map(faces: FaceSample) -> FaceMap | None:
     vectors = np.asarray(faces.embeddings, dtype=np.float64)[chosen]
     pair_scores(vectors, [0], [0])  # refuses what has no direction
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    perplexity = min(30.0, (chosen.size - 1) / 3)
+    # A face has about as many true neighbours as its person has faces.
+    around = float(np.clip(np.median([group.size for group in groups]), 5, 30))
+    perplexity = min(around, (chosen.size - 1) / 3)
     place = TSNE(metric="cosine", perplexity=perplexity, random_state=0).fit_transform(vectors)
+    place = _fill(place.astype(np.float64))
     data, pictures = [], []
     end = 0
     for number, (label, group) in enumerate(zip(shown, groups, strict=True)):
@@ -61,7 +67,7 @@ def face_map(faces: FaceSample) -> FaceMap | None:
                 "marker": {
                     "color": f"--hue-{number % _HUES}",
                     "symbol": _SYMBOLS[number // _HUES],
-                    "size": 9,
+                    "size": 10,
                     "line": {"color": "--card", "width": 1},
                 },
                 "hoverinfo": "none",
@@ -74,13 +80,32 @@ def face_map(faces: FaceSample) -> FaceMap | None:
         "A map of faces",
         f"{chosen.size} faces of {shown.size} people, placed by t-SNE so that faces which the "
         "model finds alike are neighbours. Colour and shape tell people apart; distances between "
-        "far groups mean nothing. Point at a face to see it, or use the arrow keys.",
+        "far groups mean nothing, so wide empty strips are narrowed. Point at a face to see it, or "
+        "use the arrow keys.",
         data,
         {
             "xaxis": hidden,
-            "yaxis": hidden | {"scaleanchor": "x"},
+            "yaxis": hidden,
             "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
         },
         height=520,
     )
     return FaceMap(chart, pictures)
+
+
+def _fill(place: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Lay points (N, 2) out for a wide chart: the longest way across, little of it empty.
+
+    t-SNE leaves the map's direction to chance and its large distances without meaning, so turning
+    it and narrowing strips that hold no face tell nothing wrong.
+    """
+    centred = place - place.mean(axis=0)
+    turned: npt.NDArray[np.float64] = centred @ np.linalg.svd(centred, full_matrices=False)[2].T
+    for axis in (0, 1):
+        order = np.argsort(turned[:, axis], kind="stable")
+        gaps = np.diff(turned[order, axis])
+        # Narrowing one strip makes the others a larger share of what is left.
+        for _ in range(4):
+            gaps = np.minimum(gaps, _WIDEST_GAP * gaps.sum())
+        turned[order, axis] = np.concatenate([[0.0], np.cumsum(gaps)])
+    return turned

@@ -109,7 +109,7 @@ def headline(data: ReportData) -> str:
     rate = report.accuracy.value
     assert rate is not None  # an accuracy always has a value
     sentence = (
-        f"Shown two photographs, the model says rightly whether they are of one person in "
+        f"Shown two pictures, the model says rightly whether they are of one person in "
         f"{percent(rate, 1)} of 100 cases"
     )
     if report.accuracy.interval is not None:

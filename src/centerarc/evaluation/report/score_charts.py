@@ -109,12 +109,14 @@ def score_chart(
                 "hovertemplate": f"{name}<br>cosine %{{x:.2f}}: %{{y:.1%}}<extra></extra>",
             }
         )
+    right = threshold > (low + high) / 2
     line = {"color": "--ink", "width": 1.5, "dash": "dot"}
     layout = {
         "barmode": "overlay",
         "bargap": 0,
         "showlegend": True,
-        "xaxis": axis("cosine similarity"),
+        # Fixed, or the threshold's name would widen it on a narrow screen.
+        "xaxis": axis("cosine similarity", range=[float(edges[0]), float(edges[-1])]),
         # Room above the hills for the threshold's name.
         "yaxis": axis("share of pairs", tickformat=".0%", range=[0, 1.15 * highest]),
         "shapes": [
@@ -134,8 +136,8 @@ def score_chart(
                 "y": 1,
                 "yref": "paper",
                 "yanchor": "top",
-                "xanchor": "left",
-                "xshift": 4,
+                "xanchor": "right" if right else "left",
+                "xshift": -4 if right else 4,
                 "showarrow": False,
                 "text": f"threshold {threshold:.3f}",
                 "font": {"color": "--ink"},

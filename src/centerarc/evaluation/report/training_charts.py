@@ -104,14 +104,20 @@ def _column(
 def _smoothed(
     steps: npt.NDArray[np.float64], values: npt.NDArray[np.float64], name: str, colour: str
 ) -> list[dict[str, Any]]:
-    """A faint line of all values and a strong one of their running mean."""
+    """A faint line of all values and a strong one of their running mean.
+
+    The mean is over the last values up to each point, over fewer at the start, so that both
+    lines begin together.
+    """
     window = max(1, min(_SMOOTHING_POINTS, values.size // 8))
     total = np.cumsum(np.insert(values, 0, 0.0))
-    mean = (total[window:] - total[:-window]) / window
+    end = np.arange(1, values.size + 1)
+    start = np.maximum(end - window, 0)
+    mean = (total[end] - total[start]) / (end - start)
     thin = max(1, -(-values.size // _MAX_POINTS))
     raw = _line(steps[::thin], values[::thin], name, colour)
     raw |= {"opacity": 0.25, "showlegend": False, "hoverinfo": "skip"}
-    return [raw, _line(steps[window - 1 :][::thin], mean[::thin], name, colour, width=2.5)]
+    return [raw, _line(steps[::thin], mean[::thin], name, colour, width=2.5)]
 
 
 def _line(

@@ -26,7 +26,7 @@
     const style = getComputedStyle(document.documentElement);
     for (const plot of document.querySelectorAll(".plot")) {
       const figure = figures[plot.dataset.chart];
-      const layout = { ...base, ...figure.layout, height: plot.clientHeight };
+      const layout = { ...base, ...figure.layout };
       if (layout.showlegend) layout.margin = { ...layout.margin, t: 40 };
       for (const side of ["xaxis", "yaxis"]) layout[side] = { ...axis, ...figure.layout[side] };
       Plotly.react(plot, coloured(figure.data, style), coloured(layout, style), { responsive: true, displayModeBar: false });
