@@ -54,7 +54,7 @@ def evaluate(
     from rich.console import Console
     from rich.progress import Progress
 
-    from centerarc.data.loader import explain_dead_workers
+    from centerarc.data import explain_dead_workers
     from centerarc.distributed import choose_device
     from centerarc.evaluation import (
         PairImages,

@@ -9,6 +9,7 @@ from centerarc.data.loader import TrainLoader, iterate_images
 from centerarc.data.source import FaceSource, Subset, split_identities, subset
 from centerarc.data.sources import create_source, list_sources
 from centerarc.data.tensors import to_input
+from centerarc.data.workers import explain_dead_workers
 
 __all__ = [
     "Augmentation",
@@ -22,6 +23,7 @@ __all__ = [
     "atomic_path",
     "create_source",
     "decode_image",
+    "explain_dead_workers",
     "iterate_images",
     "list_sources",
     "read_image",

@@ -1,10 +1,7 @@
 """Batches of images, read by worker processes, the same whatever reads them."""
 
-import os
-import signal
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -16,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from centerarc.data.augmentation import Augmentation
 from centerarc.data.source import FaceSource, Image
+from centerarc.data.workers import check_workers, explain_dead_workers, start_worker
 
 # Each purpose draws from a stream of its own: (seed, epoch, purpose, position).
 _ORDER, _CHANGE, _REPLACE = range(3)
@@ -274,19 +272,6 @@ def iterate_images(
         yield batch.images
 
 
-def check_workers(workers: int) -> None:
-    """Raises `ValueError` for a number of processes that this machine cannot mean.
-
-    Each takes a few hundred megabytes, so a slip of the keyboard would take the machine down.
-    """
-    cores = os.cpu_count() or 1
-    most = max(16, 4 * cores)
-    if not 0 <= workers <= most:
-        raise ValueError(
-            f"workers is {workers}; it must be between 0 and {most} on this machine ({cores} cores)"
-        )
-
-
 def _data_loader(
     reader: _Reader, requests: Iterable[_Request], workers: int, *, persistent: bool
 ) -> DataLoader[_Batch | str]:
@@ -297,7 +282,7 @@ def _data_loader(
         batch_size=None,  # the reader makes batches, so that a batch crosses processes once
         num_workers=workers,
         collate_fn=_unchanged,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         persistent_workers=persistent and workers > 0,
         pin_memory=torch.cuda.is_available(),
     )
@@ -311,37 +296,8 @@ def _received(loader: DataLoader[_Batch | str]) -> Iterator[_Batch]:
             yield batch
 
 
-@contextmanager
-def explain_dead_workers(workers: int) -> Iterator[None]:
-    """Turns PyTorch's report of a dead worker into an `OSError` that says what to do.
-
-    PyTorch raises it from a signal handler, so anywhere in the main process while workers run,
-    not only where a batch is asked for.
-
-    Args:
-        workers: The number of processes that read.
-
-    Raises:
-        OSError: If one of them died within the block.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise OSError(
-            "a worker process that reads images died, most often for want of memory or of "
-            f"shared memory; try fewer workers than {workers} ({error})"
-        ) from error
-
-
 def _unchanged(batch: Any) -> Any:
     return batch
-
-
-def _start_worker(_: int) -> None:
-    # Ctrl-C reaches the whole process group; the training process ends its workers itself.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _stack(images: list[Image], request: _Request) -> Tensor:

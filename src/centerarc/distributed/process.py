@@ -2,6 +2,7 @@
 
 import datetime
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +69,30 @@ class Processes:
         for rank, message in enumerate(self.gather_objects(error)):
             if message is not None:
                 raise ValueError(message if rank == 0 else f"rank {rank}: {message}")
+
+    def on_all(self, action: Callable[[], None]) -> None:
+        """Acts on every rank; what fails on one is raised on all, so that none waits for ever.
+
+        Args:
+            action: May raise `ValueError` or `OSError`.
+
+        Raises:
+            ValueError: What failed on another rank; on the one itself, the error as it was.
+            OSError: Likewise.
+        """
+        failed: ValueError | OSError | None = None
+        try:
+            action()
+        except (ValueError, OSError) as problem:
+            failed = problem
+        try:
+            self.agree(None if failed is None else str(failed))
+        except ValueError as error:
+            raise (error if failed is None else failed) from None
+
+    def on_main(self, action: Callable[[], None]) -> None:
+        """Acts on rank 0 while the others wait; what fails there is raised on all."""
+        self.on_all(action if self.is_main else lambda: None)
 
     def close(self) -> None:
         """Leaves the process group."""

@@ -2,15 +2,13 @@
 
 import itertools
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from centerarc.data import Augmentation, TrainLoader
-from centerarc.data.loader import explain_dead_workers
+from centerarc.data import Augmentation, TrainLoader, explain_dead_workers
 from centerarc.distributed import Processes, convert_batchnorm, init_from_env
 from centerarc.models import create_model, save_weights
 from centerarc.training import checkpoints, rundir
@@ -25,7 +23,7 @@ from centerarc.training.rundir import RunResult
 from centerarc.training.schedule import lr_factor
 from centerarc.training.seeding import seed_step
 from centerarc.training.sources import describe, make_sources
-from centerarc.training.step import TrainStep
+from centerarc.training.step import TrainStep, check_parts
 from centerarc.training.validation import METRIC, validate
 
 
@@ -71,12 +69,6 @@ class Trainer:
     ) -> None:
         self.config = config
         self.processes = processes
-        share = config.batch_size // processes.world_size
-        if config.batch_size % processes.world_size or share < config.accumulate:
-            raise ValueError(
-                f"batch_size is {config.batch_size}; it must be a multiple of the "
-                f"{processes.world_size} processes, with at least {config.accumulate} images each"
-            )
         self.precision = Precision(config.precision, processes.device)
         source, self.pairs = make_sources(config)
         self.identity = describe(source)
@@ -89,7 +81,7 @@ class Trainer:
             generator=generator,
             **config.model.options,
         )
-        self._check_parts(model, share)
+        check_parts(model, config.batch_size, config.accumulate, processes.world_size)
         criterion = make_criterion(
             config.loss, len(source.identities), config.model.embedding_size, generator
         )
@@ -141,37 +133,11 @@ class Trainer:
     def _prepare_folder(self, resume: bool, overwrite: bool) -> None:
         # Nothing is written before all is checked: a refused start leaves the folder as it was.
         if resume:
-            self._on_main(lambda: rundir.check_resumable(self.config))
-            self._on_all(self._load_state)
-        self._on_main(lambda: rundir.prepare(self.config, resume=resume, overwrite=overwrite))
-
-    def _check_parts(self, model: nn.Module, share: int) -> None:
-        """Refuses parts of a batch that batch normalisation cannot take."""
-        has_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
-        smallest = min(len(part) for part in torch.arange(share).chunk(self.config.accumulate))
-        # Its statistics are those of all processes, so only one alone can be short of images.
-        if has_norm and smallest * self.processes.world_size < 2:
-            raise ValueError(
-                f"batch_size is {self.config.batch_size} and accumulate is "
-                f"{self.config.accumulate}; this model's batch normalisation needs at least 2 "
-                "images in each part of a batch"
-            )
-
-    def _on_all(self, action: Callable[[], None]) -> None:
-        """Acts on every rank; what fails on one is raised on all, so that none waits for ever."""
-        failed: ValueError | OSError | None = None
-        try:
-            action()
-        except (ValueError, OSError) as problem:
-            failed = problem
-        try:
-            self.processes.agree(None if failed is None else str(failed))
-        except ValueError as error:
-            raise (error if failed is None else failed) from None
-
-    def _on_main(self, action: Callable[[], None]) -> None:
-        """Acts on rank 0 while the others wait; what fails there is raised on all."""
-        self._on_all(action if self.processes.is_main else lambda: None)
+            self.processes.on_main(lambda: rundir.check_resumable(self.config))
+            self.processes.on_all(self._load_state)
+        self.processes.on_main(
+            lambda: rundir.prepare(self.config, resume=resume, overwrite=overwrite)
+        )
 
     def run(self) -> RunResult:
         """Trains to the end of the schedule."""
@@ -266,7 +232,7 @@ class Trainer:
             return
         if (epoch + 1) % validation.every_epochs and not last:
             return
-        self._on_main(lambda: self._validate_here(epoch, log, display))
+        self.processes.on_main(lambda: self._validate_here(epoch, log, display))
 
     def _validate_here(self, epoch: int, log: MetricsLog | None, display: Display) -> None:
         assert self.pairs is not None
@@ -299,7 +265,7 @@ class Trainer:
         save_weights(self.config.run_dir / name, self.model, metadata=metadata)
 
     def _save_state(self) -> None:
-        self._on_main(self._save_state_here)
+        self.processes.on_main(self._save_state_here)
 
     def _save_state_here(self) -> None:
         state = {
@@ -353,7 +319,7 @@ class Trainer:
             self._save_weights("last.safetensors", {})
             rundir.write_summary(self.config.run_dir, summary)
 
-        self._on_main(write)  # no rank returns before the files are there
+        self.processes.on_main(write)  # no rank returns before the files are there
         best = f"; best {METRIC} {self.best[METRIC]:.4f}" if self.best is not None else ""
         display.say(f"done: {self.config.run_dir}{best}")
         return RunResult(self.config.run_dir, self.best, summary)

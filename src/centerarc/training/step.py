@@ -52,6 +52,35 @@ class StepReport:
         return means
 
 
+def check_parts(model: nn.Module, batch_size: int, accumulate: int, world_size: int) -> None:
+    """Checks that a batch can be cut as wanted.
+
+    Args:
+        model: The backbone.
+        batch_size: Images a step, over all ranks.
+        accumulate: Micro-batches a rank cuts its share into.
+        world_size: Number of ranks.
+
+    Raises:
+        ValueError: If ranks or micro-batches do not divide the batch, or a part has a single
+            image and the model batch normalisation.
+    """
+    share = batch_size // world_size
+    if batch_size % world_size or share < accumulate:
+        raise ValueError(
+            f"batch_size is {batch_size}; it must be a multiple of the {world_size} processes, "
+            f"with at least {accumulate} images each"
+        )
+    has_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+    smallest = min(len(part) for part in torch.arange(share).chunk(accumulate))
+    # Its statistics are those of all processes, so only one alone can be short of images.
+    if has_norm and smallest * world_size < 2:
+        raise ValueError(
+            f"batch_size is {batch_size} and accumulate is {accumulate}; this model's batch "
+            "normalisation needs at least 2 images in each part of a batch"
+        )
+
+
 class TrainStep:
     """Trains backbone and criterion on one global batch.
 
