@@ -251,6 +251,7 @@ class TestForgottenParameters:
         assert len(messages) == 1
         assert "no optimizer has them" in messages[0]
         assert "criterion.parameters()" in messages[0]
+        assert f"of {make.__name__} " in messages[0]
 
     def test_no_warning_when_given(self) -> None:
         for lr in (0.1, 0.0):

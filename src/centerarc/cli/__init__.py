@@ -41,6 +41,7 @@ app.command(
     "centerarc.cli.evaluate:evaluate",
     name="evaluate",
     help="Measure how well a model tells people apart.",
+    help_format="plaintext",
 )
 app.command(
     "centerarc.cli.demo:demo", name="demo", help="Train on drawn faces and show the result."

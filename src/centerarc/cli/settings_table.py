@@ -17,7 +17,8 @@ def print_settings(config: TrainConfig) -> None:
     content = config.model_dump(mode="json")
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("flag", "value", "default", "meaning"):
-        table.add_column(title, overflow="fold")
+        # A flag broken over two lines could not be copied.
+        table.add_column(title, overflow="fold", no_wrap=title == "flag")
     for name, field in field_names(content).items():
         default = "required" if field.is_required() else _plain(_default(field))
         table.add_row(f"--{name}", _plain(_value(content, name)), default, _meaning(field))

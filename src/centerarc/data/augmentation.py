@@ -44,20 +44,24 @@ class AugmentationConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    flip: Probability = 0.5
-    move: Probability = 0.5
-    rotation: float = Field(default=8.0, ge=0, le=180)
-    shift: float = Field(default=0.05, ge=0, le=0.5)
-    zoom: float = Field(default=0.1, ge=0, le=1)
-    light: Probability = 0.5
-    brightness: float = Field(default=0.25, ge=0, le=1)
-    contrast: float = Field(default=0.25, ge=0, le=1)
-    saturation: float = Field(default=0.3, ge=0, le=1)
-    grey: Probability = 0.05
-    low_resolution: Probability = 0.1
-    low_resolution_scale: float = Field(default=0.3, gt=0, le=1)
-    occlusion: Probability = 0.1
-    occlusion_size: float = Field(default=0.4, gt=0, le=1)
+    flip: Probability = Field(default=0.5, description="chance of a mirror image")
+    move: Probability = Field(default=0.5, description="chance to turn, shift and zoom")
+    rotation: float = Field(default=8.0, ge=0, le=180, description="degrees to either side")
+    shift: float = Field(default=0.05, ge=0, le=0.5, description="share of the side")
+    zoom: float = Field(default=0.1, ge=0, le=1, description="factor less 1, either way")
+    light: Probability = Field(default=0.5, description="chance to change the light")
+    brightness: float = Field(default=0.25, ge=0, le=1, description="change, either way")
+    contrast: float = Field(default=0.25, ge=0, le=1, description="change, either way")
+    saturation: float = Field(default=0.3, ge=0, le=1, description="change, either way")
+    grey: Probability = Field(default=0.05, description="chance to drop the colour")
+    low_resolution: Probability = Field(default=0.1, description="chance to lose detail")
+    low_resolution_scale: float = Field(
+        default=0.3, gt=0, le=1, description="smallest share of the side kept"
+    )
+    occlusion: Probability = Field(default=0.1, description="chance to cover a part")
+    occlusion_size: float = Field(
+        default=0.4, gt=0, le=1, description="largest share of the side covered"
+    )
 
     @classmethod
     def none(cls) -> Self:

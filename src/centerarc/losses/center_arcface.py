@@ -20,12 +20,12 @@ class CenterArcFaceLoss(nn.Module):
     """ArcFace, which parts the classes, and center loss, which gathers each of them.
 
     ``arcface_loss, center_loss = criterion(features, labels)``; train on their weighted sum, for
-    example ``arcface_loss + 0.01 * center_loss``. Give ``criterion.parameters()`` to the optimizer.
+    example ``arcface_loss + 1.0 * center_loss``. Give ``criterion.parameters()`` to the optimizer.
 
     The centers are ArcFace's own prototypes (``"shared"``) or a set of their own (``"separate"``).
     In unit space the center term is 1 - cos to the own center, at most 2, and wants a weight of the
-    order of s / 10; in raw space it is half a squared distance and grows with the embeddings'
-    length, and wants the paper's 0.003 to 0.01. docs/losses.md tells how to choose.
+    order of s / 30 to s / 5; in raw space it is half a squared distance, grows with the length of
+    the embeddings, and wants the paper's 0.003 to 0.01. docs/losses.md tells how to choose.
 
     Args:
         num_classes: C, at least 1.
@@ -64,7 +64,7 @@ class CenterArcFaceLoss(nn.Module):
         >>> criterion = CenterArcFaceLoss(num_classes=10, feat_dim=16)
         >>> features = torch.randn(8, 16, requires_grad=True)
         >>> arcface_loss, center_loss = criterion(features, torch.arange(8))
-        >>> (arcface_loss + 0.01 * center_loss).backward()
+        >>> (arcface_loss + 1.0 * center_loss).backward()
     """
 
     def __init__(
@@ -106,6 +106,7 @@ class CenterArcFaceLoss(nn.Module):
             implementation=implementation,
             generator=generator,
         )
+        self.arcface.name_in_warnings(type(self).__name__)
         self.center: CenterLoss | None = None
         if centers == "separate":
             self.center = CenterLoss(

@@ -125,6 +125,10 @@ class MarginSoftmaxLoss(nn.Module):
         self._reminder = OptimizerReminder(type(self).__name__)
         self.reset_parameters(generator)
 
+    def name_in_warnings(self, owner: str) -> None:
+        """Let warnings speak of the module that the user made, of which this one is a part."""
+        self._reminder = OptimizerReminder(owner)
+
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw the prototypes anew, normal with standard deviation 0.01."""
         with torch.no_grad():

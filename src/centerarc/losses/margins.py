@@ -8,8 +8,8 @@ line and the tests take it from there.
 
 import difflib
 import math
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -159,7 +159,7 @@ class SphereFaceR:
         return (1 - 2 * (k % 2)) * torch.cos(angle) - 2 * k
 
 
-MARGINS: dict[str, type[ArcFace] | type[CosFace] | type[CombinedMargin] | type[SphereFaceR]] = {
+MARGINS: dict[str, type[Any]] = {
     "arcface": ArcFace,
     "cosface": CosFace,
     "combined": CombinedMargin,
@@ -189,10 +189,11 @@ def create_margin(name: str, **parameters: float) -> Margin:
         close = difflib.get_close_matches(name, MARGINS, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"margin must be one of {', '.join(MARGINS)}, got {name!r}{hint}")
-    known = MARGINS[name].__dataclass_fields__
+    known = [field.name for field in fields(MARGINS[name])]
     for parameter in parameters:
         if parameter not in known:
             raise ValueError(
                 f"margin {name!r} takes {', '.join(known)}, got the parameter {parameter!r}"
             )
-    return MARGINS[name](**parameters)
+    margin: Margin = MARGINS[name](**parameters)
+    return margin

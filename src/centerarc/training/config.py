@@ -131,7 +131,7 @@ class LossConfig(Section):
         default={}, description="the margin's parameters where they are not one m"
     )
     s: float = Field(default=30.0, gt=0, allow_inf_nan=False, description="scale of the cosines")
-    center_weight: NotNegative = Field(default=0.01, description="weight of the center loss")
+    center_weight: NotNegative = Field(default=1.0, description="weight of the center loss")
     separation_weight: NotNegative = Field(
         default=0.0, description="weight of the separation of centers"
     )
@@ -175,7 +175,7 @@ class ScheduleConfig(Section):
 
     epochs: Positive = Field(default=20, description="passes over the data")
     warmup_epochs: NotNegative = Field(
-        default=1.0, description="epochs of linear warm-up; may be broken"
+        default=1.0, description="epochs of linear warm-up; may be broken; at most half by default"
     )
     shape: Literal["polynomial", "cosine"] = Field(
         default="polynomial", description="fall to 0 after warm-up"
@@ -184,6 +184,9 @@ class ScheduleConfig(Section):
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> Self:
+        if "warmup_epochs" not in self.model_fields_set:
+            # A frozen model is still being made here; a run of one epoch needs no flag for it.
+            object.__setattr__(self, "warmup_epochs", min(1.0, self.epochs / 2))
         if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:
             raise ValueError(
                 f"warmup_epochs is {self.warmup_epochs:g}; it must be below epochs, {self.epochs}"

@@ -1,5 +1,6 @@
 """The training loop."""
 
+import inspect
 import itertools
 import time
 from typing import Any
@@ -52,6 +53,14 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
         return Trainer(config, processes, resume=resume, overwrite=overwrite).run()
     finally:
         processes.close()
+
+
+# What newer versions of PyTorch call it; the old name warns there.
+_SYNC_BUFFERS = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    else "broadcast_buffers"
+)
 
 
 class Trainer:
@@ -109,7 +118,8 @@ class Trainer:
             parallel = torch.compile(parallel)  # type: ignore[assignment]
         if processes.world_size > 1:
             # The buffers are equal on all ranks already: their statistics are global.
-            parallel = DistributedDataParallel(parallel, broadcast_buffers=False)
+            own_buffers: dict[str, Any] = {_SYNC_BUFFERS: False}
+            parallel = DistributedDataParallel(parallel, **own_buffers)
         self.parallel = parallel.train()
         self.optimizer = make_optimizer(self.model, self.criterion, config.optimizer)
         self.train_step = TrainStep(

@@ -58,7 +58,7 @@ def prepare(config: TrainConfig, *, resume: bool, overwrite: bool) -> None:
     if found and not (resume or overwrite):
         raise ValueError(
             f"run_dir {str(folder)!r} already holds a run ({', '.join(found)}); "
-            "give --resume to go on, --overwrite to start anew, or another --run_dir"
+            "give --resume to go on, --overwrite to start anew, or another --run-dir"
         )
     if overwrite:
         for name in _FILES:
