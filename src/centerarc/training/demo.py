@@ -83,7 +83,7 @@ def demo_config(
                     "occlusion": 0.0,
                 },
             },
-            "validation": {"identities": _HELD_OUT, "num_pairs": 1000, "every_epochs": 3},
+            "validation": {"identities": _HELD_OUT, "num_pairs": 1000, "every_epochs": 1},
             "loss": {"s": 30.0, "m": 0.2, "center_weight": 1.0},
             "optimizer": {"lr": 0.1},
             "schedule": {"epochs": epochs, "warmup_epochs": 0.5, "shape": "cosine"},
