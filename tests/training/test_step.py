@@ -117,10 +117,19 @@ def test_the_papers_centers_move_once_a_step_by_the_whole_batch() -> None:
     torch.testing.assert_close(criterion.centers, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_batch_without_valid_labels_changes_no_gradient() -> None:
+def test_a_batch_without_valid_labels_gives_no_gradient() -> None:
     step, _, _ = _setup(LossConfig())
     images, labels = _batch()
+    gradients: list[float] = []
+
+    def record(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for group in optimizer.param_groups:
+            gradients.extend(p.grad.abs().max().item() for p in group["params"])
+
+    step.optimizer.register_step_pre_hook(record)
     report: StepReport = step(images, torch.full_like(labels, -100))
+    assert gradients
+    assert max(gradients) == 0
     assert report.read()["count"] == 0
     assert report.read()["arcface_loss"] == 0
 
