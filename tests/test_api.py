@@ -9,14 +9,14 @@ import centerarc
 from centerarc import losses
 
 TOP = """
-ArcFace CenterArcFaceLoss CenterLoss CombinedMargin CosFace MarginSoftmaxLoss SphereFaceR
-negative_logsumexp
+ArcFace CenterArcFaceLoss CenterLoss CombinedMargin CosFace MarginSoftmaxLoss PrototypeSGD
+SphereFaceR negative_logsumexp
 """
 
 LOSSES = """
-ArcFace BatchMetrics CenterArcFaceLoss CenterLoss CombinedMargin CosFace Margin MarginSoftmaxLoss
-SphereFaceR Target center_arcface_loss center_loss center_separation create_margin list_margins
-margin_softmax_loss negative_logsumexp update_centers
+ArcFace BatchMetrics CenterArcFaceLoss CenterLoss Chunked CombinedMargin CosFace Margin
+MarginSoftmaxLoss PrototypeSGD SphereFaceR Target center_arcface_loss center_loss center_separation
+create_margin list_margins margin_softmax_loss negative_logsumexp sample_classes update_centers
 """
 
 

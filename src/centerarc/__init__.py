@@ -18,6 +18,7 @@ __all__ = [
     "CombinedMargin",
     "CosFace",
     "MarginSoftmaxLoss",
+    "PrototypeSGD",
     "SphereFaceR",
     "negative_logsumexp",
 ]
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         CombinedMargin,
         CosFace,
         MarginSoftmaxLoss,
+        PrototypeSGD,
         SphereFaceR,
         negative_logsumexp,
     )

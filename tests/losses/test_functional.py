@@ -351,7 +351,7 @@ def test_separation_of_a_single_class_is_zero() -> None:
         ),
         (
             lambda x, w, y: margin_softmax_loss(x, w, y, ArcFace(), -1.0),
-            "scale must be positive and finite, got -1.0",
+            "s must be positive and finite, got -1.0",
         ),
         (
             lambda x, w, y: margin_softmax_loss(x, w, y, ArcFace(), 30.0, weight=torch.ones(3)),

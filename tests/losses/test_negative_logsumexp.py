@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from centerarc.losses import negative_logsumexp
-from centerarc.losses.chunked import chunked
-from centerarc.losses.negative_logsumexp import negatives
+from centerarc.losses import Chunked, negative_logsumexp
+from centerarc.losses.class_pass import class_pass
 from tests.losses import loops
 
 IMPLEMENTATIONS = ["reference", "chunked"]
@@ -48,18 +47,17 @@ def test_equals_the_formula(implementation: str, k: int) -> None:
     c=st.integers(1, 40),
     d=st.integers(1, 6),
     k=st.integers(1, 3),
-    block=st.integers(1, 50),
+    workspace=st.integers(1, 5000),
+    recompute=st.booleans(),
     s=st.sampled_from([1.0, 30.0, 64.0, 200.0, 3000.0]),
     seed=st.integers(0, 99),
 )
-def test_any_block_size_gives_the_reference(n, c, d, k, block, s, seed) -> None:
+def test_any_block_size_gives_the_reference(n, c, d, k, workspace, recompute, s, seed) -> None:
     x, w, y = problem(n, c, d, k, seed)
     y = y - (y == 0).long()  # Some labels are of no class here: they exclude nothing.
     expected = with_gradients(x, w, y, s, implementation="reference")
-    out, _ = chunked(x, w, y, s, block)
-    pull = torch.linspace(-1, 2, n, dtype=out.dtype)
-    gradients = torch.autograd.grad((out * pull).nan_to_num(neginf=0).sum(), (x, w))
-    for ours, theirs in zip((out, *gradients), expected, strict=True):
+    ways = Chunked(workspace=workspace, recompute=recompute)
+    for ours, theirs in zip(with_gradients(x, w, y, s, implementation=ways), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10 * s)
 
 
@@ -135,10 +133,30 @@ def test_sums_are_float32_whatever_comes_in(implementation: str, dtype: torch.dt
     torch.testing.assert_close(to_w.double(), exact[2], rtol=rtol, atol=rtol)
 
 
-def test_autocast_does_not_lower_the_precision() -> None:
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("n", [16, 100])  # Fewer samples than dimensions, and more.
+def test_under_autocast_only_the_operands_of_products_are_rounded(n: int, recompute: bool) -> None:
+    x, w, y = problem(n, 5000, 64, dtype=torch.float32)
+    ways = Chunked(recompute=recompute)
+    exact = with_gradients(x.double(), w.double(), y, 64.0, implementation="reference")
+    before = torch.get_float32_matmul_precision()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = with_gradients(x, w, y, 64.0, implementation=ways)
+    assert torch.get_float32_matmul_precision() == before
+    assert [t.dtype for t in cast] == [torch.float32] * 3
+    # A bfloat16 logit of 64 would be off by 0.125.
+    torch.testing.assert_close(cast[0].double(), exact[0], rtol=0, atol=5e-3)
+    for ours, theirs in zip(cast[1:], exact[1:], strict=True):
+        error = (ours.double() - theirs).norm() / theirs.norm()
+        assert error < 5e-3
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        assert not torch.equal(cast[2], with_gradients(x, w, y, 64.0, implementation=ways)[2])
+
+
+def test_float16_autocast_stays_exact() -> None:
     x, w, y = problem(16, 5000, 64, dtype=torch.float32)
     plain = with_gradients(x, w, y, 64.0, implementation="chunked")
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=torch.float16):
         cast = with_gradients(x, w, y, 64.0, implementation="chunked")
     for a, b in zip(plain, cast, strict=True):
         assert torch.equal(a, b)
@@ -149,7 +167,7 @@ def test_the_hardest_wrong_class_is_found() -> None:
     cosines = torch.nn.functional.cosine_similarity(x[:, None], w[None], dim=2)
     expected = cosines.scatter(1, y[:, None], -torch.inf).amax(dim=1)
     for implementation in IMPLEMENTATIONS:
-        found = negatives(x, w, y, 30.0, implementation=implementation).hardest
+        found = class_pass(x, w, y, 30.0, implementation=implementation).hardest
         torch.testing.assert_close(found, expected)
         assert not found.requires_grad
 
@@ -179,7 +197,8 @@ def test_chunked_never_holds_the_logits() -> None:
             return out
 
     with Watch():
-        negative_logsumexp(x, w, y, 64.0, implementation="chunked").sum().backward()
+        out = negative_logsumexp(x, w, y, 64.0, implementation=Chunked(workspace=1 << 20))
+        out.sum().backward()
     assert largest == c * d  # The gradient itself; the logits would be n * c, 16 times as much.
 
 

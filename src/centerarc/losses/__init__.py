@@ -3,6 +3,7 @@
 from centerarc.losses.center import CenterLoss
 from centerarc.losses.center_arcface import CenterArcFaceLoss
 from centerarc.losses.centers import update_centers
+from centerarc.losses.chunked import Chunked
 from centerarc.losses.functional import (
     center_arcface_loss,
     center_loss,
@@ -20,6 +21,8 @@ from centerarc.losses.margins import (
     list_margins,
 )
 from centerarc.losses.negative_logsumexp import negative_logsumexp
+from centerarc.losses.prototype_sgd import PrototypeSGD
+from centerarc.losses.sampling import sample_classes
 from centerarc.losses.target import Target
 
 __all__ = [
@@ -27,10 +30,12 @@ __all__ = [
     "BatchMetrics",
     "CenterArcFaceLoss",
     "CenterLoss",
+    "Chunked",
     "CombinedMargin",
     "CosFace",
     "Margin",
     "MarginSoftmaxLoss",
+    "PrototypeSGD",
     "SphereFaceR",
     "Target",
     "center_arcface_loss",
@@ -40,5 +45,6 @@ __all__ = [
     "list_margins",
     "margin_softmax_loss",
     "negative_logsumexp",
+    "sample_classes",
     "update_centers",
 ]

@@ -7,11 +7,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from centerarc.losses.centers import Space, check_alpha, check_space, update_centers
+from centerarc.losses.checks import check_batch, check_counts, check_values
 from centerarc.losses.functional import center_loss
-from centerarc.losses.margin_softmax import INITIAL_STD, check_counts
-from centerarc.losses.reduction import Reduction, check_reduction
+from centerarc.losses.initial import draw_rows
+from centerarc.losses.reduction import Reduction, check_reduction, reduce
+from centerarc.losses.terms import Shards, check_shards
 
 CenterUpdate = Literal["paper", "gradient"]
+
+# The place of a class that is not held here.
+ABSENT = -1
 
 
 class CenterLoss(nn.Module):
@@ -36,10 +41,11 @@ class CenterLoss(nn.Module):
             ``update_centers`` yourself, once for each step of an accumulated batch for example.
         ignore_index: the label of samples that do not count.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
-        generator: draws the initial centers; torch's own by default.
+        shards: the ranks that the classes are spread over, as ``MarginSoftmaxLoss`` takes them.
+        generator: draws the initial centers, on the CPU; torch's own by default.
 
     Attributes:
-        centers: (C, D), buffer or parameter.
+        centers: (C, D), buffer or parameter, C being the classes held here.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -67,6 +73,7 @@ class CenterLoss(nn.Module):
         update_on_forward: bool = True,
         ignore_index: int = -100,
         reduction: Reduction = "mean",
+        shards: Shards | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -76,6 +83,7 @@ class CenterLoss(nn.Module):
         if update not in get_args(CenterUpdate):
             raise ValueError(f"update must be 'paper' or 'gradient', got {update!r}")
         check_alpha(alpha)
+        check_shards(shards, num_classes)
         self.num_classes = num_classes
         self.feat_dim = feat_dim
         self.space: Space = space
@@ -84,19 +92,22 @@ class CenterLoss(nn.Module):
         self.update_on_forward = update_on_forward
         self.ignore_index = ignore_index
         self.reduction: Reduction = reduction
+        self.shards = shards
+        here = num_classes if shards is None else shards.stop - shards.start
         if update == "gradient":
-            self.centers = nn.Parameter(torch.empty(num_classes, feat_dim))
+            self.centers = nn.Parameter(torch.empty(here, feat_dim))
         else:
-            self.register_buffer("centers", torch.empty(num_classes, feat_dim))
+            self.register_buffer("centers", torch.empty(here, feat_dim))
         self.reset_parameters(generator)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw the centers anew, normal with standard deviation 0.01."""
-        with torch.no_grad():
-            self.centers.normal_(std=INITIAL_STD, generator=generator)
+        draw_rows(self.centers, 0 if self.shards is None else self.shards.start, generator)
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """The loss of (N, D) features and (N,) labels: a scalar, or (N,) for ``"none"``."""
+        if self.shards is not None:
+            return self._sharded_forward(self.shards, features, labels)
         # The update changes the centers in place; autograd keeps only the rows gathered here.
         loss = center_loss(
             features,
@@ -109,6 +120,31 @@ class CenterLoss(nn.Module):
         if self.training and self.update_on_forward:
             self.update_centers(features, labels)
         return loss
+
+    def _sharded_forward(self, shards: Shards, features: Tensor, labels: Tensor) -> Tensor:
+        labels = check_batch(features, labels, self.feat_dim)
+        check_values(features, labels, self.num_classes, self.ignore_index)
+        counted = labels != self.ignore_index
+        features, labels = shards.gather(features.where(counted.unsqueeze(1), 0.0), labels)
+        counted = labels != self.ignore_index
+        known = counted & (labels >= 0) & (labels < self.num_classes)
+        places = self._places(shards, labels)
+        losses = center_loss(
+            features,
+            self.centers,
+            places,
+            space=self.space,
+            ignore_index=ABSENT,
+            reduction="none",
+        )
+        if self.training and self.update_on_forward:
+            self.move(features, places)
+        losses = shards.sum(losses).masked_fill(counted & ~known, torch.nan)
+        return reduce(losses, known.to(losses.dtype), self.reduction)
+
+    def _places(self, shards: Shards, labels: Tensor) -> Tensor:
+        here = (labels >= shards.start) & (labels < shards.stop) & (labels != self.ignore_index)
+        return (labels - shards.start).where(here, ABSENT)
 
     def update_centers(self, features: Tensor, labels: Tensor) -> None:
         """Move the centers by the paper's rule; nothing if they are a parameter.
@@ -123,16 +159,30 @@ class CenterLoss(nn.Module):
         if self.update == "gradient":
             return
         features, labels = features.detach(), labels.long()
+        if self.shards is not None:
+            features, labels = self.shards.gather(features, labels)
+            self.move(features, self._places(self.shards, labels))
+            return
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             features, labels = _gather(features, labels, self.ignore_index)
-        update_centers(
-            self.centers,
-            features,
-            labels,
-            alpha=self.alpha,
-            space=self.space,
-            ignore_index=self.ignore_index,
-        )
+        self.move(features, labels.where(labels != self.ignore_index, ABSENT))
+
+    def move(self, features: Tensor, places: Tensor) -> None:
+        """Move the centers held here by samples that every rank has already; no collective.
+
+        Args:
+            features: (N, D), of all ranks.
+            places: (N,), rows of ``centers``; -1 for samples that do not count here.
+        """
+        if self.update == "paper":
+            update_centers(
+                self.centers,
+                features.detach(),
+                places,
+                alpha=self.alpha,
+                space=self.space,
+                ignore_index=ABSENT,
+            )
 
     def extra_repr(self) -> str:
         """What ``print(criterion)`` shows."""

@@ -7,11 +7,12 @@ from torch import Tensor, nn
 
 from centerarc.losses.center import CenterLoss, CenterUpdate
 from centerarc.losses.centers import Space, check_space
+from centerarc.losses.class_pass import Implementation
 from centerarc.losses.functional import center_separation, center_terms
 from centerarc.losses.margin_softmax import BatchMetrics, MarginSoftmaxLoss
 from centerarc.losses.margins import ArcFace, Margin
-from centerarc.losses.negative_logsumexp import Implementation
 from centerarc.losses.reduction import Reduction, reduce
+from centerarc.losses.terms import Shards
 
 Centers = Literal["shared", "separate"]
 
@@ -45,7 +46,13 @@ class CenterArcFaceLoss(nn.Module):
         ignore_index: the label of samples that do not count.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``, of both terms.
         label_smoothing: of the ArcFace term, in [0, 1).
+        sample_rate: share of the classes in a training step, see ``MarginSoftmaxLoss``.
+        sample_generator: draws them.
+        conflict_threshold: cosine above which another class does not count, see
+            ``MarginSoftmaxLoss``.
         implementation: of ``negative_logsumexp``.
+        shards: the ranks that the classes are spread over, see ``MarginSoftmaxLoss``; centers live
+            with their class.
         generator: draws the initial prototypes and centers; torch's own by default.
 
     Attributes:
@@ -85,7 +92,11 @@ class CenterArcFaceLoss(nn.Module):
         ignore_index: int = -100,
         reduction: Reduction = "mean",
         label_smoothing: float = 0.0,
+        sample_rate: float = 1.0,
+        sample_generator: torch.Generator | None = None,
+        conflict_threshold: float | None = None,
         implementation: Implementation = "auto",
+        shards: Shards | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -103,7 +114,11 @@ class CenterArcFaceLoss(nn.Module):
             ignore_index=ignore_index,
             reduction=reduction,
             label_smoothing=label_smoothing,
+            sample_rate=sample_rate,
+            sample_generator=sample_generator,
+            conflict_threshold=conflict_threshold,
             implementation=implementation,
+            shards=shards,
             generator=generator,
         )
         self.arcface.name_in_warnings(type(self).__name__)
@@ -118,6 +133,7 @@ class CenterArcFaceLoss(nn.Module):
                 update_on_forward=update_on_forward,
                 ignore_index=ignore_index,
                 reduction=reduction,
+                shards=shards,
                 generator=generator,
             )
 
@@ -139,9 +155,14 @@ class CenterArcFaceLoss(nn.Module):
         """
         terms = self.arcface.terms(features, labels)
         separate = None if self.center is None else self.center.centers
-        pull = center_terms(features, labels, terms, separate, self.center_space)
+        pull = center_terms(terms, separate, self.center_space)
+        if self.arcface.shards is not None:
+            pull = self.arcface.shards.sum(pull)
         if self.center is not None and self.training and self.center.update_on_forward:
-            self.center.update_centers(features, labels)
+            if self.arcface.shards is None:
+                self.center.update_centers(features, labels)
+            else:
+                self.center.move(terms.features, terms.labels)
         reduction = self.arcface.reduction
         return (
             reduce(terms.loss, terms.share, reduction),
@@ -166,9 +187,13 @@ class CenterArcFaceLoss(nn.Module):
             A scalar in [-2, 0].
         """
         centers = self.centers if self.centers.requires_grad else self.arcface.prototypes
+        shards = self.arcface.shards
         if labels is None:
-            labels = torch.arange(centers.shape[0], device=centers.device)
-        return center_separation(centers, labels, implementation=self.arcface.implementation)
+            first = 0 if shards is None else shards.start
+            labels = torch.arange(first, first + centers.shape[0], device=centers.device)
+        return center_separation(
+            centers, labels, implementation=self.arcface.implementation, shards=shards
+        )
 
     def logits(self, features: Tensor) -> Tensor:
         """(N, C) scaled cosines without margin, see ``MarginSoftmaxLoss.logits``."""

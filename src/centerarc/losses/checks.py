@@ -2,6 +2,7 @@
 
 import math
 from collections import deque
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -41,6 +42,13 @@ def check_positive(name: str, value: float) -> None:
     """Raise ``ValueError`` unless ``value`` is positive and finite."""
     if not 0 < value < math.inf:
         raise ValueError(f"{name} must be positive and finite, got {value!r}")
+
+
+def check_counts(**counts: int) -> None:
+    """Raise ``ValueError`` for the first argument that is not a positive integer."""
+    for name, value in counts.items():
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} must be a positive integer, got {value!r}")
 
 
 def check_values(features: Tensor, labels: Tensor, num_classes: int, ignore_index: int) -> None:

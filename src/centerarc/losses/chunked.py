@@ -1,209 +1,261 @@
-"""The primitive block by block: torch operations only, any device, never N x C.
+"""The pass over the classes as one node of autograd, for any device, never N x C."""
 
-Classes are taken a block at a time. The forward pass makes the block's scaled cosines Z and
-E = exp(Z), and adds up E's rows and, for the features' gradient, E W: the row factor 1 / sum E,
-known only at the end, multiplies that small sum. The backward pass makes each block's softmax once
-more, for the prototypes' gradient. Four products in all, and a workspace of a few (N, block)
-arrays; lengths are divided out of the cosines and the gradient, so W is never copied whole.
-
-Cosines are at most 1, so for scales up to ``PLAIN_SCALE`` exp(Z) fits float32 and needs no running
-maximum; beyond, the sums are rescaled as the maximum grows.
-
-Both passes are custom operators: torch.compile sees one opaque node each and not the loop.
-"""
-
-from typing import Any
+import logging
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from centerarc.losses import triton_epilogues
+from centerarc.losses.checks import check_counts
+from centerarc.losses.class_blocks import ClassBlocks, Sums
+from centerarc.losses.gradient_sinks import GradientArray
+from centerarc.losses.kept import KeptApart, KeptEntries, KeptInGradient
+from centerarc.losses.prototype_sgd import StepInPlace, fused_step
 from centerarc.losses.unit import inverse_norm
 
-PLAIN_SCALE = 64.0
+Epilogues = Literal["auto", "torch", "triton"]
 
-# Entries of one (N, block) array: 0.5 MiB in float32, which with the block's rows and their
-# gradient stays in a core's cache. From 256 to 4096 classes at N = 128 the time hardly changes.
-BLOCK_ENTRIES = 1 << 17
+MIB = 1 << 20
+# On a CPU a block should stay in a core's cache; on a GPU it should be long enough to fill it.
+CPU_WORKSPACE, GPU_WORKSPACE = 8 * MIB, 256 * MIB
 
-
-def block_classes(samples: int, sub_centers: int) -> int:
-    """Classes a block, so that its cosines have about ``BLOCK_ENTRIES`` entries."""
-    return min(4096, max(256, BLOCK_ENTRIES // max(1, samples * sub_centers)))
+logger = logging.getLogger("centerarc")
 
 
-def chunked(
-    features: Tensor, weight: Tensor, labels: Tensor, scale: float, block: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """The logsumexp and the hardest cosine of ``negative_logsumexp``, block by block.
+@dataclass(frozen=True)
+class Chunked:
+    """How the head goes over blocks of classes; ``implementation=Chunked(...)`` takes it.
 
     Args:
-        features: (N, D), float32 or float64, the dtype of all sums.
-        weight: (C, D) or (C, K, D), any floating dtype; converted a block at a time.
-        labels: (N,) integers.
-        scale: factor of the cosines.
-        block: classes a block; by default a few MiB of cosines.
+        workspace: bytes for the arrays of one block of classes; by default 8 MiB on the CPU and
+            256 MiB on a GPU. More is hardly faster, less is slower once blocks get short.
+        kept: bytes for exponentials kept from the forward to the backward pass where the
+            prototypes' gradient is not made (``PrototypeSGD(fused=True)``); what exceeds them is
+            computed again. Where a gradient is made they lie in its memory and cost none.
+        recompute: keep nothing and compute all of them again: a fourth matrix product, for no
+            memory at all between the two passes.
+        epilogues: ``"triton"`` fuses what stands between the products into one kernel each (CUDA),
+            ``"torch"`` takes PyTorch's operations, ``"auto"`` Triton where it is.
 
-    Returns:
-        (N,) logsumexp and (N,) hardest cosine, in the features' dtype.
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+        >>> from centerarc import MarginSoftmaxLoss
+        >>> from centerarc.losses import Chunked
+        >>> lean = MarginSoftmaxLoss(1000, 16, implementation=Chunked(workspace=2 << 20))
     """
-    if block is None:
-        block = block_classes(features.shape[0], weight.shape[1] if weight.dim() == 3 else 1)
-    pulled = torch.is_grad_enabled() and features.requires_grad
-    logsumexp, hardest, _ = _forward(features, weight, labels, float(scale), block, pulled)
-    return logsumexp, hardest
 
+    workspace: int | None = None
+    kept: int = 64 * MIB
+    recompute: bool = False
+    epilogues: Epilogues = "auto"
 
-def _rows(weight: Tensor, start: int, block: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(B K, D) prototypes of one block of classes, and (B K,) their inverse lengths."""
-    rows = weight[start : start + block].to(dtype).flatten(0, -2)
-    return rows, inverse_norm(rows)
-
-
-def _logits(
-    directions: Tensor, rows: Tensor, inverse: Tensor, labels: Tensor, sub_centers: int
-) -> tuple[Tensor, Tensor | None]:
-    """(N, B) scaled cosines, minus infinity at the labels (counted from the block's first class).
-
-    With sub-centers, also (N, B): which of them was the nearest.
-    """
-    z = (directions @ rows.T).mul_(inverse)
-    nearest = None
-    if sub_centers > 1:
-        z, nearest = z.view(len(z), len(rows) // sub_centers, sub_centers).max(dim=2)
-    own = ((labels >= 0) & (labels < z.shape[1])).unsqueeze(1)
-    # Boolean indexing would wait for a GPU. So every row overwrites one entry: its own label's with
-    # minus infinity or, if the label lies in another block, the first with itself.
-    column = labels.unsqueeze(1).where(own, 0)
-    return z.scatter_(1, column, z.gather(1, column).masked_fill_(own, -torch.inf)), nearest
-
-
-def _at_sub_centers(entries: Tensor, nearest: Tensor | None, sub_centers: int) -> Tensor:
-    """(N, B) entries of classes, put at their nearest sub-center: (N, B K), 0 elsewhere."""
-    if nearest is None:
-        return entries
-    wide = entries.new_zeros(*entries.shape, sub_centers)
-    return wide.scatter_(2, nearest.unsqueeze(2), entries.unsqueeze(2)).flatten(1)
-
-
-@torch.library.custom_op("centerarc::negative_logsumexp", mutates_args=())
-def _forward(
-    features: Tensor, weight: Tensor, labels: Tensor, scale: float, block: int, pulled: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Also returns (N, D), each sample's mean negative direction, or (0, D) if not ``pulled``."""
-    samples = features.shape[0]
-    sub_centers = weight.shape[1] if weight.dim() == 3 else 1
-    directions = features * (scale * inverse_norm(features)).unsqueeze(1)
-    total = features.new_zeros(samples)
-    pull = features.new_zeros(samples if pulled else 0, features.shape[1])
-    hardest = features.new_full((samples,), -torch.inf)
-    rescale = scale > PLAIN_SCALE
-    shift = features.new_full((samples,), -scale if rescale else 0.0)
-    for start in range(0, weight.shape[0], block):
-        rows, inverse = _rows(weight, start, block, features.dtype)
-        z, nearest = _logits(directions, rows, inverse, labels - start, sub_centers)
-        top = z.amax(dim=1)
-        hardest = torch.maximum(hardest, top)
-        if rescale:
-            higher = torch.maximum(shift, top)
-            faded = (shift - higher).exp_()
-            total *= faded
-            if pulled:
-                pull *= faded.unsqueeze(1)
-            shift = higher
-            z -= shift.unsqueeze(1)
-        e = z.exp_()
-        total += e.sum(dim=1)
-        if pulled:
-            pull.addmm_(_at_sub_centers(e, nearest, sub_centers).mul_(inverse), rows)
-    if pulled:
-        pull *= torch.where(total > 0, total.reciprocal(), 0.0).unsqueeze(1)
-    return total.log().add_(shift), hardest / scale, pull
-
-
-@_forward.register_fake
-def _(
-    features: Tensor, weight: Tensor, labels: Tensor, scale: float, block: int, pulled: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    row = features.new_empty(features.shape[0])
-    pull = features.new_empty(features.shape[0] if pulled else 0, features.shape[1])
-    return row, torch.empty_like(row), pull
-
-
-@torch.library.custom_op("centerarc::negative_logsumexp_weight_gradient", mutates_args=())
-def _weight_gradient(
-    features: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    logsumexp: Tensor,
-    gradient: Tensor,
-    scale: float,
-    block: int,
-) -> Tensor:
-    """The gradient of ``weight``, in its shape and dtype, from (N,) logsumexp and its gradient."""
-    sub_centers = weight.shape[1] if weight.dim() == 3 else 1
-    directions = features * (scale * inverse_norm(features)).unsqueeze(1)
-    pushes = directions * gradient.unsqueeze(1)
-    # Where no class is negative every entry is exp(-inf), and must not become exp(-inf + inf).
-    finite = logsumexp.where(logsumexp > -torch.inf, 0.0).unsqueeze(1)
-    out = torch.empty_like(weight, memory_format=torch.contiguous_format)
-    for start in range(0, weight.shape[0], block):
-        rows, inverse = _rows(weight, start, block, features.dtype)
-        z, nearest = _logits(directions, rows, inverse, labels - start, sub_centers)
-        p = _at_sub_centers(z.sub_(finite).exp_(), nearest, sub_centers)
-        # d/dw of w / |w|: the part of the gradient across w, over |w|.
-        along = p.T @ pushes
-        radial = (along * rows).sum(dim=1).mul_(inverse.square())
-        along.addcmul_(rows, radial.unsqueeze(1), value=-1).mul_(inverse.unsqueeze(1))
-        out[start : start + block] = along.view_as(out[start : start + block])
-    return out
-
-
-@_weight_gradient.register_fake
-def _(
-    features: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    logsumexp: Tensor,
-    gradient: Tensor,
-    scale: float,
-    block: int,
-) -> Tensor:
-    return torch.empty_like(weight, memory_format=torch.contiguous_format)
-
-
-def _save(
-    ctx: Any,
-    inputs: tuple[Tensor, Tensor, Tensor, float, int, bool],
-    output: tuple[Tensor, Tensor, Tensor],
-) -> None:
-    features, weight, labels, ctx.scale, ctx.block, _ = inputs
-    logsumexp, hardest, pull = output
-    ctx.mark_non_differentiable(hardest, pull)
-    ctx.save_for_backward(features, weight, labels, logsumexp, pull)
-
-
-def _backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    if torch.is_grad_enabled():
-        # What the forward pass saved counts as constant here: a second derivative would be wrong.
-        raise RuntimeError(
-            "the chunked negative_logsumexp has no second derivative; take "
-            "implementation='reference' for create_graph=True"
-        )
-    features, weight, labels, logsumexp, pull = ctx.saved_tensors
-    scale, block = ctx.scale, ctx.block
-    to_features = to_weight = None
-    with torch.autocast(features.device.type, enabled=False):
-        if ctx.needs_input_grad[0]:
-            inverse = inverse_norm(features).unsqueeze(1)
-            direction = features * inverse
-            along = pull * (scale * gradient.unsqueeze(1))
-            radial = (along * direction).sum(dim=1, keepdim=True)
-            to_features = (along - radial * direction) * inverse
-        if ctx.needs_input_grad[1]:
-            to_weight = _weight_gradient(
-                features, weight, labels, logsumexp, gradient, scale, block
+    def __post_init__(self) -> None:
+        if self.workspace is not None:
+            check_counts(workspace=self.workspace)
+        if not isinstance(self.kept, int) or self.kept < 0:
+            raise ValueError(f"kept must be a number of bytes, 0 or more, got {self.kept!r}")
+        if self.epilogues not in get_args(Epilogues):
+            raise ValueError(
+                f"epilogues must be one of {', '.join(get_args(Epilogues))}, got {self.epilogues!r}"
             )
-    return to_features, to_weight, None, None, None, None
+
+    def bytes_on(self, device: torch.device) -> int:
+        """The workspace for this device."""
+        default = CPU_WORKSPACE if device.type == "cpu" else GPU_WORKSPACE
+        return default if self.workspace is None else self.workspace
+
+    def takes_triton(self, device: torch.device) -> bool:
+        """Whether the kernels are wanted and there; one line is logged if they are only wanted."""
+        wanted = self.epilogues == "triton" or (self.epilogues == "auto" and device.type == "cuda")
+        if not wanted or self.epilogues == "torch":
+            return False
+        there = triton_epilogues.available()
+        if not there:
+            _say_once(
+                f"Triton's kernels are not to be had on {device.type} here; the head takes "
+                "PyTorch's operations instead: same numbers, slower"
+            )
+        return there
 
 
-_forward.register_autograd(_backward, setup_context=_save)
+@cache
+def _say_once(line: str) -> None:
+    logger.warning(line)
+
+
+def own_places(features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    """(N,) each label's prototype, its nearest sub-center, among the C K rows of ``weight``.
+
+    Args:
+        features: (N, D).
+        weight: (C, D) or (C, K, D).
+        labels: (N,) in [0, C).
+    """
+    if weight.dim() == 2:
+        return labels
+    rows = weight[labels].to(features.dtype)
+    cosines = (rows @ features.unsqueeze(2)).squeeze(2) * inverse_norm(rows)
+    return labels * weight.shape[1] + cosines.argmax(dim=1)
+
+
+class ChunkedPass(torch.autograd.Function):
+    """Own prototypes, logsumexp and mean direction of one batch, with one gradient each.
+
+    Shapes: features (N, D); weight (C, D) or (C, K, D); labels (N,), -1 for a class that is not
+    here; sample (S,) ascending, with every label in it, or None for all C; mean_weight (C,).
+
+    Returns own (N, D), the rows of the labels (0 for -1); logsumexp (N,); hardest (N,), without
+    gradient; mean (D,), the sum of the prototypes' directions times mean_weight, or None.
+
+    The weight enters the graph here only, so its gradient, and that of its single rows, are one
+    array, which holds the exponentials until they are used up. The features' gradient is that of
+    the logsumexp alone: the target's angle is the caller's.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        sample: Tensor | None,
+        scale: float,
+        limit: float,
+        mean: bool,
+        mean_weight: Tensor | None,
+        reduced: bool,
+        settings: Chunked,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        here = labels >= 0
+        columns = labels
+        if sample is not None:
+            columns = torch.searchsorted(sample, labels.clamp(min=0)).where(here, -1)
+        triton = settings.takes_triton(features.device)
+        blocks = ClassBlocks(
+            features,
+            weight,
+            columns,
+            sample,
+            scale,
+            limit,
+            reduced,
+            settings.bytes_on(features.device),
+            triton,
+        )
+        # A weight of no class has no row to gather, and nobody's.
+        if len(weight):
+            places = own_places(features, weight, labels.clamp(min=0))
+            own = weight.flatten(0, -2)[places].to(features.dtype).where(here.unsqueeze(1), 0.0)
+        else:
+            places, own = labels, torch.zeros_like(features)
+        ctx.step = ctx.kept = None
+        if ctx.needs_input_grad[1]:
+            ctx.step = fused_step(weight, sample, features.dtype, triton)
+            if blocks.steady and not settings.recompute:
+                ctx.kept = _memory_to_keep(blocks, ctx.step, settings)
+        sums = blocks.forward(
+            ctx.kept, pulled=ctx.needs_input_grad[0], mean=mean, mean_weight=mean_weight
+        )
+        ctx.blocks_without_tensors = (scale, limit, reduced, blocks.workspace, triton)
+        ctx.save_for_backward(
+            features,
+            weight,
+            columns,
+            sample,
+            here,
+            places,
+            mean_weight,
+            sums.logsumexp,
+            sums.pull,
+            sums.inverses,
+        )
+        ctx.mark_non_differentiable(sums.hardest)
+        ctx.set_materialize_grads(False)
+        return own, sums.logsumexp, sums.hardest, sums.mean
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        # Whoever calls backward inside autocast means the forward pass.
+        with torch.autocast(ctx.saved_tensors[0].device.type, enabled=False):
+            return ChunkedPass._backward(ctx, *gradients)
+
+    @staticmethod
+    def _backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            # What the forward pass saved counts as constant: a second derivative would be wrong.
+            raise RuntimeError(
+                "the chunked head has no second derivative; take "
+                "implementation='reference' for create_graph=True"
+            )
+        own_gradient, gradient, _, mean_gradient = gradients
+        features, weight, columns, sample, here, places, mean_weight, *found = ctx.saved_tensors
+        logsumexp, pull, inverses = found
+        blocks = ClassBlocks(features, weight, columns, sample, *ctx.blocks_without_tensors)
+        to_features = to_weight = None
+        if gradient is None:
+            gradient = torch.zeros_like(logsumexp)
+        if ctx.needs_input_grad[0]:
+            to_features = features_gradient(features, pull, gradient, blocks.scale)
+        if ctx.needs_input_grad[1]:
+            kept, ctx.kept = ctx.kept, None
+            sink: GradientArray | StepInPlace
+            step: StepInPlace | None = ctx.step
+            if step is not None:
+                step.begin()
+                sink = step
+            else:
+                memory = kept.release() if isinstance(kept, KeptInGradient) else None
+                if memory is None:
+                    memory = _gradient_memory(blocks)
+                sink = GradientArray(memory, features.dtype, blocks.triton)
+            sums = Sums(logsumexp, logsumexp, None, inverses, None)
+            blocks.backward(
+                sums, gradient, sink, kept, mean_weight=mean_weight, mean_gradient=mean_gradient
+            )
+            if own_gradient is not None and len(weight):
+                if weight.dim() == 3:
+                    places = columns * weight.shape[1] + places % weight.shape[1]
+                elif sample is not None:
+                    places = columns
+                sink.add(places.where(here, 0), own_gradient.where(here.unsqueeze(1), 0.0))
+            if isinstance(sink, GradientArray):
+                to_weight = sink.out
+                if sample is not None:
+                    to_weight = torch.sparse_coo_tensor(
+                        sample.unsqueeze(0),
+                        sink.out,
+                        weight.shape,
+                        is_coalesced=True,
+                        check_invariants=False,
+                    )
+        return to_features, to_weight, *[None] * 8
+
+
+def features_gradient(features: Tensor, pull: Tensor, gradient: Tensor, scale: float) -> Tensor:
+    """(N, D) gradient of the logsumexp, from the mean directions of the other classes."""
+    inverse = inverse_norm(features).unsqueeze(1)
+    direction = features * inverse
+    along = pull * (scale * gradient.unsqueeze(1))
+    radial = (along * direction).sum(dim=1, keepdim=True)
+    return (along - radial * direction) * inverse
+
+
+def _gradient_memory(blocks: ClassBlocks) -> Tensor:
+    shape = (blocks.classes, *blocks.weight.shape[1:])
+    return blocks.weight.new_empty(shape)
+
+
+def _memory_to_keep(
+    blocks: ClassBlocks, step: StepInPlace | None, settings: Chunked
+) -> KeptEntries:
+    features = blocks.features
+    dtype = torch.bfloat16 if blocks.reduced else features.dtype
+    if step is None:
+        return KeptInGradient(_gradient_memory(blocks), len(features), dtype)
+    rows = blocks.classes * blocks.sub_centers
+    return KeptApart(features, rows, blocks.sub_centers, dtype, settings.kept)

@@ -7,10 +7,12 @@ from torch import Tensor
 
 from centerarc.losses.centers import Space, pull_to
 from centerarc.losses.checks import check_batch, check_positive, check_values
+from centerarc.losses.class_pass import Implementation, check_implementation, class_pass
 from centerarc.losses.margins import ArcFace, Margin
-from centerarc.losses.negative_logsumexp import Implementation, negative_logsumexp
+from centerarc.losses.precision import reduced_products
 from centerarc.losses.reduction import Reduction, check_reduction, reduce
-from centerarc.losses.terms import MarginSoftmaxTerms, margin_softmax_terms
+from centerarc.losses.target import Target
+from centerarc.losses.terms import MarginSoftmaxTerms, Shards, margin_softmax_terms
 from centerarc.losses.unit import unit
 
 
@@ -25,6 +27,7 @@ def margin_softmax_loss(
     ignore_index: int = -100,
     reduction: Reduction = "mean",
     label_smoothing: float = 0.0,
+    conflict_threshold: float | None = None,
     implementation: Implementation = "auto",
 ) -> Tensor:
     """Softmax cross entropy over scaled cosines, the target's lessened by a margin.
@@ -45,6 +48,8 @@ def margin_softmax_loss(
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
         label_smoothing: in [0, 1), as ``cross_entropy`` defines it, over the logits with margin.
             Not defined here for sub-centers.
+        conflict_threshold: cosine above which another class's prototype does not count as wrong:
+            where labels are noisy it is often the same person under two names. None counts all.
         implementation: of ``negative_logsumexp``.
 
     Returns:
@@ -76,6 +81,7 @@ def margin_softmax_loss(
         weight=weight,
         ignore_index=ignore_index,
         label_smoothing=label_smoothing,
+        conflict_threshold=conflict_threshold,
         implementation=implementation,
     )
     return reduce(terms.loss, terms.share, reduction)
@@ -129,7 +135,9 @@ def center_loss(
     known = counted & (labels >= 0) & (labels < centers.shape[0])
     dtype = torch.promote_types(torch.promote_types(features.dtype, centers.dtype), torch.float32)
     features = features.to(dtype).where(known.unsqueeze(1), 0.0)
-    own = centers[labels.where(known, 0)].to(dtype)
+    own = torch.zeros_like(features)
+    if len(centers):
+        own = centers[labels.where(known, 0)].to(dtype)
     losses = pull_to(features, own, space).where(known, 0.0)
     return reduce(losses.masked_fill(counted & ~known, torch.nan), known.to(dtype), reduction)
 
@@ -140,6 +148,7 @@ def center_separation(
     *,
     temperature: float = 10.0,
     implementation: Implementation = "auto",
+    shards: Shards | None = None,
 ) -> Tensor:
     """How close the other classes' centers come to those of some anchor classes.
 
@@ -177,6 +186,7 @@ def center_separation(
         tensor(-1.)
     """
     check_positive("temperature", temperature)
+    check_implementation(implementation)
     centers = centers.to(torch.promote_types(centers.dtype, torch.float32))
     if centers.dim() == 3:
         centers = unit(centers).mean(dim=1)
@@ -187,15 +197,29 @@ def center_separation(
             f"got {tuple(centers.shape)} and {tuple(anchors.shape)} {anchors.dtype}"
         )
     anchors = anchors.long()
-    others = centers.shape[0] - 1
-    if others < 1:
+    classes, first = centers.shape[0], 0
+    if shards is not None:
+        classes, first = shards.num_classes, shards.start
+        _, anchors = shards.gather(centers.detach()[:0].new_zeros(len(anchors), 0), anchors)
+    if classes < 2:
         return centers.sum() * 0
-    known = (anchors >= 0) & (anchors <= others)
-    anchors = anchors.where(known, 0)
-    energies = negative_logsumexp(
-        centers[anchors], centers, anchors, temperature, implementation=implementation
-    )
-    terms = (energies - math.log(others)) / temperature - 1
+    known = (anchors >= 0) & (anchors < classes)
+    here = known & (anchors >= first) & (anchors < first + centers.shape[0])
+    places = (anchors - first).where(here, -1)
+    reduced = centers.dtype == torch.float32 and reduced_products(centers.device)
+    with torch.autocast(centers.device.type, enabled=False):
+        rows = centers.new_zeros(len(anchors), centers.shape[1])
+        if len(centers):
+            rows = centers[places.clamp(min=0)].where(here.unsqueeze(1), 0.0)
+        if shards is not None:
+            rows = shards.collect(rows)
+        found = class_pass(
+            rows, centers, places, temperature, reduced=reduced, implementation=implementation
+        )
+        if shards is not None:
+            nothing = torch.zeros_like(found.logsumexp)
+            _, found = shards.combine(Target(nothing, nothing, nothing), found, here)
+    terms = (found.logsumexp - math.log(classes - 1)) / temperature - 1
     return reduce(terms.where(known, 0.0), known.to(terms.dtype), "mean")
 
 
@@ -213,6 +237,7 @@ def center_arcface_loss(
     ignore_index: int = -100,
     reduction: Reduction = "mean",
     label_smoothing: float = 0.0,
+    conflict_threshold: float | None = None,
     implementation: Implementation = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Both components of the joint loss from one pass over the classes.
@@ -232,6 +257,8 @@ def center_arcface_loss(
         ignore_index: the label of samples that do not count.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``, of both terms.
         label_smoothing: of the ArcFace term.
+        conflict_threshold: cosine above which another class's prototype does not count as wrong:
+            where labels are noisy it is often the same person under two names. None counts all.
         implementation: of ``negative_logsumexp``.
 
     Returns:
@@ -258,26 +285,25 @@ def center_arcface_loss(
         weight=weight,
         ignore_index=ignore_index,
         label_smoothing=label_smoothing,
+        conflict_threshold=conflict_threshold,
         implementation=implementation,
     )
-    pull = center_terms(features, labels, terms, centers, center_space)
+    pull = center_terms(terms, centers, center_space)
     return (
         reduce(terms.loss, terms.share, reduction),
         reduce(pull, terms.known.to(pull.dtype), reduction),
     )
 
 
-def center_terms(
-    features: Tensor,
-    labels: Tensor,
-    terms: MarginSoftmaxTerms,
-    centers: Tensor | None,
-    space: Space,
-) -> Tensor:
-    """(N,) center losses of the rows that ``terms`` has seen; the prototypes unless ``centers``."""
-    if centers is None:
-        own = terms.own
-    else:
-        own = centers[labels.long().where(terms.known, 0)].to(terms.own.dtype)
-    features = features.to(own.dtype).where(terms.known.unsqueeze(1), 0.0)
-    return pull_to(features, own, space).where(terms.known, 0.0)
+def center_terms(terms: MarginSoftmaxTerms, centers: Tensor | None, space: Space) -> Tensor:
+    """(N,) center losses of the samples of ``terms``; to the prototypes unless ``centers``.
+
+    0 where the class is not among those that are here.
+    """
+    here = terms.labels >= 0
+    own = terms.own
+    if centers is not None:
+        own = torch.zeros_like(own)
+        if len(centers):
+            own = centers[terms.labels.clamp(min=0)].to(own.dtype).where(here.unsqueeze(1), 0.0)
+    return pull_to(terms.features, own, space).where(here, 0.0)

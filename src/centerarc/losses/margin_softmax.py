@@ -1,22 +1,26 @@
 """The margin softmax as a module that owns its class prototypes."""
 
 from dataclasses import dataclass
-from numbers import Integral
 
 import torch
 from torch import Tensor, nn
 
-from centerarc.losses.checks import DeferredChecks, check_positive
+from centerarc.losses.checks import DeferredChecks, check_counts, check_positive
+from centerarc.losses.class_pass import Implementation, check_implementation
+from centerarc.losses.initial import draw_rows
 from centerarc.losses.margins import ArcFace, Margin
-from centerarc.losses.negative_logsumexp import Implementation
 from centerarc.losses.optimizer_reminder import OptimizerReminder
 from centerarc.losses.reduction import Reduction, check_reduction, reduce
-from centerarc.losses.terms import MarginSoftmaxTerms, margin_softmax_terms
+from centerarc.losses.sampling import Sampler, check_sample_rate
+from centerarc.losses.terms import (
+    MarginSoftmaxTerms,
+    Shards,
+    check_conflict_threshold,
+    check_shards,
+    check_smoothing,
+    margin_softmax_terms,
+)
 from centerarc.losses.unit import unit
-
-# The recipes of the field (arcface_torch and its descendants) start from this and tune their
-# learning rates to it: the gradient of a direction is inversely proportional to the length.
-INITIAL_STD = 0.01
 
 
 @dataclass(frozen=True)
@@ -56,11 +60,22 @@ class MarginSoftmaxLoss(nn.Module):
         ignore_index: the label of samples that do not count.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
         label_smoothing: in [0, 1).
+        sample_rate: share of the classes that take part in a training step, in (0, 1]: those of the
+            batch, and others by chance. Below 1 the prototypes' gradient is sparse: step it with
+            ``PrototypeSGD``. In evaluation mode all classes take part.
+        sample_generator: draws them, on the device of the labels; torch's own by default.
+        conflict_threshold: cosine above which another class's prototype does not count as wrong:
+            where labels are noisy it is often the same person under two names. None counts all.
         implementation: of ``negative_logsumexp``.
-        generator: draws the initial prototypes; torch's own by default.
+        shards: the ranks that the classes are spread over, ``distributed.ClassShards(C)``; this
+            module then holds the classes of its own rank only, takes this rank's samples, and
+            returns the loss of the samples of all ranks. None holds all classes.
+        generator: draws the initial prototypes, on the CPU; torch's own by default. Ranks with
+            shards need generators of one seed.
 
     Attributes:
-        prototypes: parameter, (C, D), or (C, K, D) with sub-centers. Give it to the optimizer.
+        prototypes: parameter, (C, D), or (C, K, D) with sub-centers, C being the classes held here.
+            Give it to the optimizer.
         metrics: ``BatchMetrics`` of the last forward pass, None before it.
 
     Raises:
@@ -90,17 +105,22 @@ class MarginSoftmaxLoss(nn.Module):
         ignore_index: int = -100,
         reduction: Reduction = "mean",
         label_smoothing: float = 0.0,
+        sample_rate: float = 1.0,
+        sample_generator: torch.Generator | None = None,
+        conflict_threshold: float | None = None,
         implementation: Implementation = "auto",
+        shards: Shards | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         check_counts(num_classes=num_classes, feat_dim=feat_dim, sub_centers=sub_centers)
         check_reduction(reduction)
         check_positive("s", s)
-        if not 0.0 <= label_smoothing < 1.0:
-            raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing!r}")
-        if label_smoothing and sub_centers > 1:
-            raise ValueError(f"label_smoothing must be 0 with sub-centers, got {label_smoothing!r}")
+        check_sample_rate(sample_rate)
+        check_smoothing(label_smoothing, sub_centers > 1, sample_rate < 1)
+        check_conflict_threshold(conflict_threshold)
+        check_implementation(implementation)
+        check_shards(shards, num_classes)
         if weight is not None and weight.shape != (num_classes,):
             raise ValueError(
                 f"weight must be ({num_classes},), one for each class, got {tuple(weight.shape)}"
@@ -113,10 +133,13 @@ class MarginSoftmaxLoss(nn.Module):
         self.ignore_index = ignore_index
         self.reduction: Reduction = reduction
         self.label_smoothing = label_smoothing
+        self.sample_rate = sample_rate
+        self.sample_generator = sample_generator
+        self.conflict_threshold = conflict_threshold
         self.implementation: Implementation = implementation
-        shape = (
-            (num_classes, feat_dim) if sub_centers == 1 else (num_classes, sub_centers, feat_dim)
-        )
+        self.shards = shards
+        here = num_classes if shards is None else shards.stop - shards.start
+        shape = (here, feat_dim) if sub_centers == 1 else (here, sub_centers, feat_dim)
         self.prototypes = nn.Parameter(torch.empty(shape))
         self.weight: Tensor | None
         self.register_buffer("weight", None if weight is None else weight.detach().clone())
@@ -131,11 +154,13 @@ class MarginSoftmaxLoss(nn.Module):
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw the prototypes anew, normal with standard deviation 0.01."""
-        with torch.no_grad():
-            self.prototypes.normal_(std=INITIAL_STD, generator=generator)
+        draw_rows(self.prototypes, 0 if self.shards is None else self.shards.start, generator)
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """The loss of (N, D) features and (N,) labels: a scalar, or (N,) for ``"none"``."""
+        """The loss of (N, D) features and (N,) labels: a scalar, or (N,) for ``"none"``.
+
+        With shards N counts the samples of all ranks on return, and the loss is the same on each.
+        """
         terms = self.terms(features, labels)
         return reduce(terms.loss, terms.share, self.reduction)
 
@@ -152,31 +177,36 @@ class MarginSoftmaxLoss(nn.Module):
             weight=self.weight,
             ignore_index=self.ignore_index,
             label_smoothing=self.label_smoothing,
+            conflict_threshold=self.conflict_threshold,
+            sampler=self._sampler(),
+            shards=self.shards,
             implementation=self.implementation,
         )
         self._checks.watch(features, labels, self.num_classes, self.ignore_index)
         self.metrics = BatchMetrics.of(terms)
         return terms
 
+    def _sampler(self) -> Sampler | None:
+        if self.sample_rate == 1 or not self.training:
+            return None
+        return Sampler(self.sample_rate, self.sample_generator)
+
     def logits(self, features: Tensor) -> Tensor:
-        """(N, C) scaled cosines without margin, for classification; holds all of N x C."""
+        """(N, C) scaled cosines without margin, for classification; holds all of N x C.
+
+        With shards C counts the classes of this rank.
+        """
         dtype = torch.promote_types(features.dtype, self.prototypes.dtype)
         with torch.autocast(features.device.type, enabled=False):
             cosines = unit(features.to(dtype)) @ unit(self.prototypes.to(dtype)).flatten(0, -2).T
             if self.sub_centers > 1:
-                cosines = cosines.view(len(features), self.num_classes, self.sub_centers).amax(
-                    dim=2
-                )
+                cosines = cosines.view(len(features), -1, self.sub_centers).amax(dim=2)
             return self.s * cosines
 
     def extra_repr(self) -> str:
         """What ``print(criterion)`` shows."""
-        sub = f", sub_centers={self.sub_centers}" if self.sub_centers > 1 else ""
-        return f"{self.num_classes}, {self.feat_dim}, margin={self.margin}, s={self.s:g}{sub}"
-
-
-def check_counts(**counts: int) -> None:
-    """Raise ``ValueError`` for the first argument that is not a positive integer."""
-    for name, value in counts.items():
-        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        more = f", sub_centers={self.sub_centers}" if self.sub_centers > 1 else ""
+        more += f", sample_rate={self.sample_rate:g}" if self.sample_rate < 1 else ""
+        if self.shards is not None:
+            more += f", classes {self.shards.start} to {self.shards.stop} here"
+        return f"{self.num_classes}, {self.feat_dim}, margin={self.margin}, s={self.s:g}{more}"

@@ -1,30 +1,11 @@
 """The one primitive: a logsumexp over all classes but the sample's own."""
 
-from typing import Literal, NamedTuple, get_args
-
 import torch
 from torch import Tensor
 
 from centerarc.losses.checks import as_labels, check_positive
-from centerarc.losses.chunked import chunked
-from centerarc.losses.unit import unit
-
-Implementation = Literal["auto", "reference", "chunked"]
-
-# Below this many entries the N x C matrix is cheaper than the loop over blocks (measured on a CPU).
-SMALL = 1 << 16
-
-
-class Negatives(NamedTuple):
-    """What the wrong classes say of each sample.
-
-    Attributes:
-        logsumexp: (N,), differentiable in features and weight.
-        hardest: (N,), the largest of their cosines, detached; minus infinity where there is none.
-    """
-
-    logsumexp: Tensor
-    hardest: Tensor
+from centerarc.losses.class_pass import Implementation, check_implementation, class_pass
+from centerarc.losses.precision import reduced_products
 
 
 def negative_logsumexp(
@@ -39,8 +20,9 @@ def negative_logsumexp(
 
     ``out_i = log sum_{j != labels_i} exp(scale <x_i / |x_i|, w_j / |w_j|>)``
 
-    Differentiable in ``features`` and ``weight`` (once, for ``"chunked"``; ``"reference"`` is plain
-    autograd and takes any derivative). Sums are float32 at least, whatever the inputs' dtypes.
+    Differentiable in ``features`` and ``weight`` (once; ``"reference"`` is plain autograd and takes
+    any derivative). Sums are float32 at least, whatever the inputs' dtypes; under bfloat16 autocast
+    the products' operands are bfloat16.
 
     Args:
         features: (N, D), floating point, any length; N may be 0.
@@ -48,8 +30,10 @@ def negative_logsumexp(
             takes the nearest; floating point, any length.
         labels: (N,), integers. A label outside [0, C) excludes no class.
         scale: factor of the cosines, positive.
-        implementation: ``"reference"`` holds the N x C matrix, ``"chunked"`` only N x (a block of
-            classes), forward and backward; ``"auto"`` takes the first for small problems.
+        implementation: ``"reference"`` holds the N x C matrix; ``"chunked"`` only N x (a block of
+            classes), forward and backward, and so does ``"triton"``, with kernels for CUDA where
+            Triton is there; ``Chunked(...)`` is that with settings of your own. ``"auto"`` takes
+            the first for small problems, Triton on CUDA and chunked elsewhere.
 
     Returns:
         (N,), float32 or float64. Minus infinity, with gradient 0, where no negative class exists.
@@ -65,54 +49,24 @@ def negative_logsumexp(
         >>> negative_logsumexp(x, w, torch.arange(3), scale=2.0)  # two negatives at cosine 0
         tensor([0.6931, 0.6931, 0.6931])
     """
-    return negatives(features, weight, labels, scale, implementation=implementation).logsumexp
-
-
-def negatives(
-    features: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    scale: float,
-    *,
-    implementation: Implementation = "auto",
-) -> Negatives:
-    """``negative_logsumexp`` with the cosine of the hardest wrong class beside it."""
     _check(features, weight, scale, implementation)
     labels = as_labels(labels, features)
+    labels = labels.where((labels >= 0) & (labels < weight.shape[0]), -1)
     dtype = torch.promote_types(torch.promote_types(features.dtype, weight.dtype), torch.float32)
-    if implementation == "auto":
-        small = features.shape[0] * weight.shape[:-1].numel() <= SMALL
-        implementation = "reference" if small else "chunked"
+    reduced = dtype == torch.float32 and reduced_products(features.device)
     with torch.autocast(features.device.type, enabled=False):
-        compute = _reference if implementation == "reference" else chunked
-        return Negatives(*compute(features.to(dtype), weight, labels, scale))
+        return class_pass(
+            features.to(dtype),
+            weight,
+            labels,
+            scale,
+            reduced=reduced,
+            implementation=implementation,
+        ).logsumexp
 
 
-def _reference(
-    features: Tensor, weight: Tensor, labels: Tensor, scale: float
-) -> tuple[Tensor, Tensor]:
-    """The definition in plain autograd: the truth that the others are tested against."""
-    classes = weight.shape[0]
-    cosines = unit(features) @ unit(weight.to(features.dtype)).flatten(0, -2).T
-    if weight.dim() == 3:
-        cosines = cosines.view(len(features), *weight.shape[:2]).max(dim=2).values
-    if classes == 0:
-        nothing = cosines.sum(dim=1) - torch.inf
-        return nothing, nothing.detach()
-    own = labels.unsqueeze(1) == torch.arange(classes, device=labels.device)
-    hardest = cosines.detach().masked_fill(own, -torch.inf).amax(dim=1)
-    # logsumexp over nothing has gradient NaN, so such a row sums over its own class, unseen.
-    empty = own.all(dim=1)
-    logits = (scale * cosines).masked_fill(own & ~empty.unsqueeze(1), -torch.inf)
-    return torch.where(empty, -torch.inf, torch.logsumexp(logits, dim=1)), hardest
-
-
-def _check(features: Tensor, weight: Tensor, scale: float, implementation: str) -> None:
-    if implementation not in get_args(Implementation):
-        raise ValueError(
-            f"implementation must be one of {', '.join(get_args(Implementation))}, "
-            f"got {implementation!r}"
-        )
+def _check(features: Tensor, weight: Tensor, scale: float, implementation: object) -> None:
+    check_implementation(implementation)
     check_positive("scale", scale)
     if features.dim() != 2 or not features.is_floating_point():
         raise ValueError(

@@ -1,0 +1,293 @@
+"""The pass over all classes, block by block, never holding N x C entries it was not told to keep.
+
+The forward pass makes a block's scaled cosines Z and E = exp(Z), and adds up E's rows and, for the
+features' gradient, E W: the row factor 1 / sum E, known only at the end, multiplies that small sum.
+The backward pass needs E once more for the prototypes' gradient E' X. It is made again (a fourth
+product), or was kept: see ``kept``. Lengths are divided out of the cosines and the gradient, so W
+is never copied whole.
+
+Cosines are at most 1, so for scales up to ``PLAIN_SCALE`` exp(Z) fits float32 and needs no running
+maximum; beyond, the sums are rescaled as the maximum grows.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from centerarc.losses import epilogues, triton_epilogues
+from centerarc.losses.gradient_sinks import GradientSink
+from centerarc.losses.kept import KeptEntries
+from centerarc.losses.precision import Products
+from centerarc.losses.unit import inverse_norm
+
+PLAIN_SCALE = 64.0
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What the forward pass found.
+
+    Attributes:
+        logsumexp: (N,).
+        hardest: (N,), the largest cosine to another class.
+        pull: (N, D), each sample's mean direction of the other classes; None unless asked for.
+        inverses: (S K,) one over the prototypes' lengths, in the pass's order.
+        mean: (D,), the weighted sum of the prototypes' directions; None unless asked for.
+    """
+
+    logsumexp: Tensor
+    hardest: Tensor
+    pull: Tensor | None
+    inverses: Tensor
+    mean: Tensor | None
+
+
+@dataclass(frozen=True)
+class ClassBlocks:
+    """One batch against the prototypes, cut into blocks of classes.
+
+    Args:
+        features: (N, D), float32 or float64, the dtype of all sums.
+        weight: (C, D) or (C, K, D), any floating dtype; converted a block at a time.
+        columns: (N,) place of each sample's own class among those of the pass, -1 for none.
+        sample: (S,) the classes that take part, ascending; all of them if None.
+        scale: of the cosines.
+        limit: cosine above which another class does not count; infinity to count all.
+        reduced: bfloat16 operands, see ``precision``.
+        workspace: bytes for the arrays of one block.
+        triton: whether the stages between products are Triton kernels.
+    """
+
+    features: Tensor
+    weight: Tensor
+    columns: Tensor
+    sample: Tensor | None
+    scale: float
+    limit: float
+    reduced: bool
+    workspace: int
+    triton: bool
+
+    @property
+    def sub_centers(self) -> int:
+        """K."""
+        return self.weight.shape[1] if self.weight.dim() == 3 else 1
+
+    @property
+    def classes(self) -> int:
+        """S, how many classes take part."""
+        return len(self.weight if self.sample is None else self.sample)
+
+    @property
+    def steady(self) -> bool:
+        """Whether exp(Z) needs no running maximum, so that it can be kept as it is."""
+        return self.scale <= PLAIN_SCALE
+
+    @property
+    def shift(self) -> float:
+        """Subtracted from steady logits: halfway between what overflows and what underflows."""
+        return self.scale / 3
+
+    @property
+    def block(self) -> int:
+        """Classes a block: two arrays of N and two of D entries a prototype fill the workspace."""
+        samples, width = self.features.shape
+        row = 2 * (samples + width) * self.features.element_size() * self.sub_centers
+        return min(65536, max(1, self.workspace // row))
+
+    def directions(self) -> Tensor:
+        """(N, D) scaled unit features."""
+        return self.features * (self.scale * inverse_norm(self.features)).unsqueeze(1)
+
+    def ranges(self) -> Iterator[tuple[int, int]]:
+        """First and one past the last class of each block."""
+        for start in range(0, self.classes, self.block):
+            yield start, min(start + self.block, self.classes)
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """(B K, D) prototypes of a block: a view of ``weight`` where it can be one."""
+        if self.sample is None:
+            rows = self.weight[start:stop]
+        else:
+            rows = self.weight.index_select(0, self.sample[start:stop])
+        return rows.to(self.features.dtype).flatten(0, -2)
+
+    def scratch(self) -> tuple[Tensor, Tensor | None]:
+        """Memory for one block's (N, B K) entries, and for their bfloat16 copies if reduced."""
+        size = len(self.features) * min(self.block, self.classes) * self.sub_centers
+        entries = self.features.new_empty(size)
+        return entries, entries.new_empty(size, dtype=torch.bfloat16) if self.reduced else None
+
+    def forward(
+        self, kept: KeptEntries | None, *, pulled: bool, mean_weight: Tensor | None, mean: bool
+    ) -> Sums:
+        """Sum over all blocks.
+
+        Args:
+            kept: where exponentials stay for the backward pass; only if ``steady``.
+            pulled: whether to add up ``Sums.pull``.
+            mean_weight: (S,) weights of ``Sums.mean``; ones if None.
+            mean: whether to add up ``Sums.mean``.
+        """
+        samples, dim = self.features.shape
+        directions = self.directions()
+        products = Products(directions, self.reduced)
+        total = self.features.new_zeros(samples)
+        hardest = self.features.new_full((samples,), -torch.inf)
+        low = self.shift if self.steady else -self.scale
+        shift = self.features.new_full((samples,), low)
+        pull = self.features.new_zeros(samples, dim) if pulled else None
+        inverses = self.features.new_empty(self.classes * self.sub_centers)
+        mean_direction = self.features.new_zeros(dim) if mean else None
+        scratch, low_scratch = self.scratch()
+        with products.setting():
+            for start, stop in self.ranges():
+                rows = self.rows(start, stop)
+                inverse = inverses[start * self.sub_centers : stop * self.sub_centers]
+                inverse.copy_(inverse_norm(rows))
+                operand = products.operand(rows)
+                z = scratch[: samples * len(rows)].view(samples, len(rows))
+                products.logits(rows, operand, z)
+                slot = None if kept is None else kept.slot(start, stop)
+                entries = z
+                if slot is not None and len(slot) == samples:
+                    entries = slot
+                elif low_scratch is not None:
+                    entries = low_scratch[: z.numel()].view_as(z)
+                if self.steady:
+                    self._exponentials(z, inverse, start, total, hardest, entries)
+                else:
+                    self._rescaled(z, inverse, start, shift, total, hardest, pull, entries)
+                if slot is not None and entries is not slot:
+                    slot.copy_(entries[: len(slot)])
+                if pull is not None:
+                    products.add_pull(entries, operand, pull)
+                if mean_direction is not None:
+                    factors = inverse if mean_weight is None else inverse * mean_weight[start:stop]
+                    mean_direction.addmv_(rows.T, factors)
+        if pull is not None:
+            pull *= torch.where(total == 0, 0.0, total.reciprocal()).unsqueeze(1)
+        return Sums(
+            total.log().add_(shift), hardest.div_(self.scale), pull, inverses, mean_direction
+        )
+
+    def backward(
+        self,
+        sums: Sums,
+        gradient: Tensor,
+        sink: GradientSink,
+        kept: KeptEntries | None,
+        *,
+        mean_weight: Tensor | None,
+        mean_gradient: Tensor | None,
+    ) -> None:
+        """Hand the prototypes' gradient to ``sink``, block by block.
+
+        Args:
+            sums: of the forward pass.
+            gradient: (N,) of the logsumexp.
+            sink: takes each block.
+            kept: what the forward pass kept.
+            mean_weight: as in ``forward``.
+            mean_gradient: (D,) of ``Sums.mean``, or None.
+        """
+        samples = len(self.features)
+        directions = self.directions()
+        products = Products(directions, self.reduced)
+        # Where no class is negative every entry is exp(-inf), and must not become exp(-inf + inf).
+        empty = sums.logsumexp == -torch.inf
+        finite = sums.logsumexp.where(~empty, 0.0)
+        factor = gradient
+        if self.steady:
+            factor = gradient * (self.shift - finite).exp().where(~empty, 0.0)
+        pushes = products.operand(directions * factor.unsqueeze(1))
+        unused = torch.zeros_like(finite).repeat(2, 1)
+        in_gradient = kept is not None and kept.in_gradient
+        scratch, low_scratch = self.scratch()
+        with products.setting():
+            for start, stop in self.ranges():
+                rows = self.rows(start, stop)
+                inverse = sums.inverses[start * self.sub_centers : stop * self.sub_centers]
+                z = scratch[: samples * len(rows)].view(samples, len(rows))
+                entries = z if low_scratch is None else low_scratch[: z.numel()].view_as(z)
+                slot = None if kept is None else kept.slot(start, stop)
+                done = 0 if slot is None else len(slot)
+                if slot is not None and done == samples and not in_gradient:
+                    entries = slot
+                elif slot is not None:
+                    entries[:done].copy_(slot)
+                if done < samples:
+                    again = z[done:]
+                    products.logits(rows, products.operand(rows), again, done)
+                    if self.steady:
+                        total, hardest = unused[:, done:]
+                        self._exponentials(
+                            again, inverse, start, total, hardest, entries[done:], done
+                        )
+                    else:
+                        self._softmax(again, inverse, start, finite, entries)
+                along = sink.block(start, stop)
+                products.push(entries, pushes, along)
+                if mean_gradient is not None:
+                    factors = inverse if mean_weight is None else inverse * mean_weight[start:stop]
+                    along.addr_(factors, mean_gradient)
+                sink.finish(start, stop, along, rows, inverse)
+
+    def _exponentials(
+        self,
+        z: Tensor,
+        inverse: Tensor,
+        start: int,
+        total: Tensor,
+        hardest: Tensor,
+        out: Tensor,
+        first: int = 0,
+    ) -> None:
+        columns = self.columns[first:] - start
+        limit = self.scale * self.limit
+        if self.sub_centers == 1:
+            kernels = triton_epilogues if self.triton else epilogues
+            kernels.exponentials(z, inverse, columns, self.shift, limit, total, hardest, out)
+            return
+        z, nearest = epilogues.class_logits(z, inverse, columns, self.sub_centers)
+        torch.maximum(hardest, z.amax(dim=1), out=hardest)
+        epilogues.drop_above(z, limit)
+        e = z.sub_(self.shift).exp_()
+        total += e.sum(dim=1)
+        epilogues.at_sub_centers(e, nearest, inverse, self.sub_centers, out)
+
+    def _rescaled(
+        self,
+        z: Tensor,
+        inverse: Tensor,
+        start: int,
+        shift: Tensor,
+        total: Tensor,
+        hardest: Tensor,
+        pull: Tensor | None,
+        out: Tensor,
+    ) -> None:
+        """``_exponentials`` less a running maximum, ``shift``, to which the sums are rescaled."""
+        z, nearest = epilogues.class_logits(z, inverse, self.columns - start, self.sub_centers)
+        torch.maximum(hardest, z.amax(dim=1), out=hardest)
+        epilogues.drop_above(z, self.scale * self.limit)
+        higher = torch.maximum(shift, z.amax(dim=1))
+        faded = (shift - higher).exp_()
+        total *= faded
+        if pull is not None:
+            pull *= faded.unsqueeze(1)
+        shift.copy_(higher)
+        e = z.sub_(shift.unsqueeze(1)).exp_()
+        total += e.sum(dim=1)
+        epilogues.at_sub_centers(e, nearest, inverse, self.sub_centers, out)
+
+    def _softmax(
+        self, z: Tensor, inverse: Tensor, start: int, logsumexp: Tensor, out: Tensor
+    ) -> None:
+        """The entries of the backward pass where ``_rescaled`` made those of the forward pass."""
+        z, nearest = epilogues.class_logits(z, inverse, self.columns - start, self.sub_centers)
+        epilogues.drop_above(z, self.scale * self.limit)
+        e = z.sub_(logsumexp.unsqueeze(1)).exp_()
+        epilogues.at_sub_centers(e, nearest, inverse, self.sub_centers, out)

@@ -1,0 +1,59 @@
+"""Which classes take part in a step: those of the batch, and some others by chance."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def check_sample_rate(rate: float) -> None:
+    """Raise ``ValueError`` unless the rate is in (0, 1]."""
+    if not 0.0 < rate <= 1.0:
+        raise ValueError(f"sample_rate must be in (0, 1], got {rate!r}")
+
+
+def sample_classes(
+    labels: Tensor, num_classes: int, rate: float, generator: torch.Generator | None = None
+) -> Tensor:
+    """Draw a share of the classes without replacement, the labels' own always among them.
+
+    Args:
+        labels: (N,) int64 in [0, num_classes), or -1 for a class that is not among them.
+        num_classes: C, 0 or more.
+        rate: the share, in (0, 1].
+        generator: of the draw, on the labels' device; torch's own by default.
+
+    Returns:
+        (S,) int64, ascending, S = round(rate C) but at least min(N, C), so that the labels fit
+        whatever they are, and no device is waited for.
+
+    Raises:
+        ValueError: if the rate is out of range.
+
+    Source:
+        An et al. 2022, "Partial FC", section 3.2.
+
+    Example:
+        >>> import torch
+        >>> g = torch.Generator().manual_seed(0)
+        >>> sample_classes(torch.tensor([3, 7]), num_classes=10, rate=0.2, generator=g)
+        tensor([3, 7])
+    """
+    check_sample_rate(rate)
+    size = min(num_classes, max(round(rate * num_classes), labels.shape[0]))
+    keys = torch.rand(num_classes + 1, generator=generator, device=labels.device)
+    # Labels of no class mark the entry behind the last.
+    keys[labels.where(labels >= 0, num_classes)] = 2.0
+    return keys[:num_classes].topk(size, sorted=False).indices.sort().values
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """``sample_classes`` with its rate and generator."""
+
+    rate: float
+    generator: torch.Generator | None = None
+
+    def __call__(self, labels: Tensor, num_classes: int) -> Tensor:
+        """The (S,) classes of this step for (N,) labels."""
+        return sample_classes(labels, num_classes, self.rate, self.generator)
