@@ -95,7 +95,9 @@ class ClassBlocks:
         """Classes a block: two arrays of N and two of D entries a prototype fill the workspace."""
         samples, width = self.features.shape
         row = 2 * (samples + width) * self.features.element_size() * self.sub_centers
-        return min(65536, max(1, self.workspace // row))
+        block = min(65536, max(1, self.workspace // row))
+        # Kernels read 16 bytes at a time where rows start at a multiple of them.
+        return block if block < 16 else block // 16 * 16
 
     def directions(self) -> Tensor:
         """(N, D) scaled unit features."""

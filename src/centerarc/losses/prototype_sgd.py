@@ -16,8 +16,8 @@ from centerarc.losses.gradient_sinks import add_rows
 # that is all that a loss is given.
 _FUSED: Any = WeakTensorKeyDictionary()
 
-# Rows of a dense gradient stepped at a time, so that no temporary is as large as the gradient.
-DENSE_ROWS = 4096
+# Rows stepped at a time, so that no temporary is as large as the gradient.
+ROWS_AT_ONCE = 4096
 
 
 class PrototypeSGD(Optimizer):
@@ -169,25 +169,26 @@ class PrototypeSGD(Optimizer):
         gradient = parameter.grad
         assert gradient is not None
         momentum = self.momentum_buffer(parameter)
-        rule = (group["lr"], group["momentum"], group["nesterov"])
+        rule = (float(group["lr"]), group["momentum"], group["nesterov"])
         decay = group["weight_decay"]
+        touched = None
         if gradient.is_sparse:
             gradient = gradient.coalesce()
-            touched = gradient.indices()[0]
-            rows = parameter.index_select(0, touched)
-            speeds = None if momentum is None else momentum.index_select(0, touched)
-            step = gradient.values().add(rows, alpha=decay)
+            touched, gradient = gradient.indices()[0], gradient.values()
+        for start in range(0, len(gradient), ROWS_AT_ONCE):
+            part = slice(start, start + ROWS_AT_ONCE)
+            if touched is None:
+                rows = parameter[part]
+                speeds = None if momentum is None else momentum[part]
+            else:
+                rows = parameter[touched[part]]
+                speeds = None if momentum is None else momentum[touched[part]]
+            step = gradient[part].add(rows, alpha=decay)
             epilogues.sgd_step(rows, step, speeds, *rule)
-            parameter.index_copy_(0, touched, rows)
-            if momentum is not None and speeds is not None:
-                momentum.index_copy_(0, touched, speeds)
-            return
-        for start in range(0, len(parameter), DENSE_ROWS):
-            part = slice(start, start + DENSE_ROWS)
-            step = gradient[part].add(parameter[part], alpha=decay)
-            epilogues.sgd_step(
-                parameter[part], step, None if momentum is None else momentum[part], *rule
-            )
+            if touched is not None:
+                parameter[touched[part]] = rows
+                if momentum is not None:
+                    momentum[touched[part]] = speeds  # type: ignore[assignment]
 
 
 def has_fused_step(weight: Tensor) -> bool:
@@ -267,7 +268,7 @@ class StepInPlace:
             rows,
             inverse,
             speeds,
-            group["lr"],
+            float(group["lr"]),
             group["momentum"],
             group["weight_decay"],
             group["nesterov"],
@@ -283,7 +284,7 @@ class StepInPlace:
             first = self._sample[torch.div(places, sub_centers, rounding_mode="floor")]
             places = first * sub_centers + places % sub_centers
         group = self._group
-        factor = -group["lr"] * (1 + group["momentum"] if group["nesterov"] else 1)
+        factor = -float(group["lr"]) * (1 + group["momentum"] if group["nesterov"] else 1)
         if self._momentum is not None:
             add_rows(self._momentum.flatten(0, -2), places, gradient)
         add_rows(self._weight.flatten(0, -2), places, gradient * factor)
