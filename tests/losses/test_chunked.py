@@ -120,7 +120,7 @@ def test_float32_gradients_at_the_usual_scale_are_right_to_six_digits() -> None:
 
 def test_a_wish_for_triton_that_cannot_be_met_is_one_line(caplog, monkeypatch) -> None:
     monkeypatch.setattr(chunked_module.triton_epilogues, "available", lambda: False)
-    chunked_module._say_once.cache_clear()
+    chunked_module._try_triton.cache_clear()
     made = MarginSoftmaxLoss(500, 8, implementation="triton")
     plain = MarginSoftmaxLoss(500, 8, implementation="chunked")
     plain.load_state_dict(made.state_dict())
@@ -130,6 +130,19 @@ def test_a_wish_for_triton_that_cannot_be_met_is_one_line(caplog, monkeypatch) -
     assert len(caplog.records) == 1
     assert "Triton" in caplog.text
     assert losses[0] == plain(x, y)
+
+
+def test_kernels_that_do_not_start_are_one_line_too(caplog, monkeypatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setattr(chunked_module.triton_epilogues, "available", lambda: True)
+    monkeypatch.setattr(chunked_module.triton_epilogues, "project", fail)
+    chunked_module._try_triton.cache_clear()
+    with caplog.at_level(logging.WARNING, logger="centerarc"):
+        MarginSoftmaxLoss(500, 8, implementation="triton")(torch.randn(4, 8), torch.arange(4))
+    assert "Failed to find C compiler" in caplog.text
+    chunked_module._try_triton.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -143,3 +156,16 @@ def test_a_wish_for_triton_that_cannot_be_met_is_one_line(caplog, monkeypatch) -
 def test_bad_settings_are_named(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Chunked(**options)
+
+
+def test_a_compiled_graph_is_whole_where_triton_is_wished_for(caplog) -> None:
+    x, w, y = torch.randn(6, 4), torch.randn(50, 4), torch.arange(6)
+    ways = Chunked(epilogues="triton")
+    compiled = torch.compile(
+        lambda a: negative_logsumexp(a, w, y, 30.0, implementation=ways),
+        fullgraph=True,
+        backend="aot_eager",
+    )
+    torch.testing.assert_close(
+        compiled(x), negative_logsumexp(x, w, y, 30.0, implementation="reference")
+    )

@@ -5,7 +5,13 @@ import copy
 import pytest
 import torch
 
-from centerarc.losses import CenterArcFaceLoss, update_centers
+from centerarc.losses import (
+    CenterArcFaceLoss,
+    Chunked,
+    MarginSoftmaxLoss,
+    PrototypeSGD,
+    update_centers,
+)
 
 pytestmark = [
     pytest.mark.gpu,
@@ -19,6 +25,9 @@ VARIANTS = [
     {"sub_centers": 3},
     {"centers": "separate", "center_update": "gradient", "center_space": "raw"},
     {"label_smoothing": 0.1},
+    {"implementation": "chunked"},
+    {"implementation": Chunked(recompute=True, workspace=1 << 16)},
+    {"conflict_threshold": 0.5},
 ]
 
 
@@ -56,6 +65,62 @@ def test_a_step_never_waits_for_the_device(options: dict) -> None:
         update_centers(torch.zeros(C, D, device="cuda"), x, labels)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.1])
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_step_of_the_prototypes_never_waits_for_the_device(rate: float, fused: bool) -> None:
+    features, labels = (t.cuda() for t in batch())
+    generator = torch.Generator("cuda").manual_seed(0)
+    criterion = CenterArcFaceLoss(C, D, sample_rate=rate, sample_generator=generator).cuda()
+    optimizer = PrototypeSGD(criterion.parameters(), lr=0.1, momentum=0.9, fused=fused)
+    x = features.float().requires_grad_()
+
+    def step() -> None:
+        sum(criterion(x, labels)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_steps_repeat_themselves_to_the_last_bit(fused: bool) -> None:
+    features, labels = (t.cuda() for t in batch())
+    labels[10:20] = labels[10]
+    ends = []
+    for _ in range(2):
+        criterion = CenterArcFaceLoss(C, D, generator=torch.Generator().manual_seed(0)).cuda()
+        optimizer = PrototypeSGD(criterion.parameters(), lr=0.1, momentum=0.9, fused=fused)
+        for _ in range(3):
+            sum(criterion(features.float(), labels)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        ends.append(criterion.arcface.prototypes.detach())
+    assert torch.equal(*ends)
+
+
+@pytest.mark.parametrize("epilogues", ["torch", "triton"])
+def test_bfloat16_products_keep_float32_logits(epilogues: str) -> None:
+    features, labels = batch()
+    exact = MarginSoftmaxLoss(C, D, s=64.0, implementation="reference").double()
+    reduced = MarginSoftmaxLoss(C, D, s=64.0, implementation=Chunked(epilogues=epilogues)).cuda()
+    reduced.load_state_dict(exact.state_dict())
+    x = features.requires_grad_()
+    y = features.detach().float().cuda().requires_grad_()
+    expected = exact(x, labels)
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        found = reduced(y, labels.cuda())
+    expected.backward()
+    found.backward()
+    torch.testing.assert_close(found.cpu().double(), expected, rtol=0, atol=2e-2)
+    for ours, theirs in ((y.grad, x.grad), (reduced.prototypes.grad, exact.prototypes.grad)):
+        assert (ours.cpu().double() - theirs).norm() < 1e-2 * theirs.norm()
 
 
 def test_a_label_out_of_range_is_nan_at_once_and_an_error_soon() -> None:

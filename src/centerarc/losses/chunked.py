@@ -72,20 +72,33 @@ class Chunked:
     def takes_triton(self, device: torch.device) -> bool:
         """Whether the kernels are wanted and there; one line is logged if they are only wanted."""
         wanted = self.epilogues == "triton" or (self.epilogues == "auto" and device.type == "cuda")
-        if not wanted or self.epilogues == "torch":
-            return False
-        there = triton_epilogues.available()
-        if not there:
-            _say_once(
-                f"Triton's kernels are not to be had on {device.type} here; the head takes "
-                "PyTorch's operations instead: same numbers, slower"
-            )
-        return there
+        return wanted and _triton_works(device)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _triton_works(device: torch.device) -> bool:
+    return _try_triton(device)
 
 
 @cache
-def _say_once(line: str) -> None:
-    logger.warning(line)
+def _try_triton(device: torch.device) -> bool:
+    """Whether Triton's kernels are there and start; one line is logged if not."""
+    trouble = "it is not there"
+    if triton_epilogues.available():
+        try:
+            one = torch.zeros(1, 1, device=device)
+            triton_epilogues.project(one, one, one[0])
+        except Exception as error:  # its compiler, the driver: any reason is as good
+            trouble = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        else:
+            return True
+    logger.warning(
+        "the head cannot take Triton's kernels on %s (%s) and takes PyTorch's operations instead: "
+        "same numbers, slower",
+        device,
+        trouble,
+    )
+    return False
 
 
 def own_places(features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
