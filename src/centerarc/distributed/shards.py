@@ -12,6 +12,10 @@ from centerarc.losses.checks import check_counts
 from centerarc.losses.class_pass import ClassPass
 from centerarc.losses.target import Target
 
+# The newer names; the older ones warn where both are.
+all_gather_single = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+reduce_scatter_single = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
 
 class ClassShards:
     """The classes of a head, cut into one run of consecutive classes a rank.
@@ -97,7 +101,7 @@ class ClassShards:
         if not self.equal_batches:
             mine = torch.tensor([count], device=labels.device)
             table = torch.empty(self.world_size, dtype=mine.dtype, device=labels.device)
-            dist.all_gather_into_tensor(table, mine, group=self.group)
+            all_gather_single(table, mine, group=self.group)
             counts = table.tolist()
         return (
             _Gather.apply(features, counts, self),  # type: ignore[no-untyped-call]
@@ -176,13 +180,13 @@ def gather_rows(rows: Tensor, counts: list[int], group: dist.ProcessGroup | None
     if all(count == most for count in counts):
         out = rows.new_empty(most * len(counts), *rows.shape[1:])
         if out.numel():
-            dist.all_gather_into_tensor(out, rows.contiguous(), group=group)
+            all_gather_single(out, rows.contiguous(), group=group)
         return out
     # Backends want equal pieces: short ones are filled up, and cut again.
     filled = rows.new_zeros(most, *rows.shape[1:])
     filled[: len(rows)] = rows
     out = rows.new_empty(len(counts), most, *rows.shape[1:])
-    dist.all_gather_into_tensor(out.flatten(0, 1), filled, group=group)
+    all_gather_single(out.flatten(0, 1), filled, group=group)
     return torch.cat([piece[:count] for piece, count in zip(out, counts, strict=True)])
 
 
@@ -207,7 +211,7 @@ class _Gather(torch.autograd.Function):
         even = all(count == counts[0] for count in counts)
         if even and gradient.is_cuda and gradient.numel():
             mine = gradient.new_empty(counts[rank], *gradient.shape[1:])
-            dist.reduce_scatter_tensor(mine, gradient, group=shards.group)
+            reduce_scatter_single(mine, gradient, group=shards.group)
         else:
             gradient = gradient.clone()
             dist.all_reduce(gradient, group=shards.group)
