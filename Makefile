@@ -1,13 +1,14 @@
 # make demo   trains on drawn faces for a few minutes and writes a page about the result
 # make test   runs the test suite
-# Both create .venv and install the pinned versions the first time; later runs install nothing.
+# make bench  measures the head against its peers (about 25 minutes; wants an idle machine)
+# All create .venv and install the pinned versions the first time; later runs install nothing.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types readme check clean
+.PHONY: demo test lint types readme check bench clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -27,6 +28,9 @@ readme: $(READY)
 	$(BIN)/python -m pytest tests/test_readme.py
 
 check: test lint types readme
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks.head --thp --page docs/results/head.md
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
