@@ -8,53 +8,22 @@ import contextlib
 import gc
 import json
 import sys
-import time
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from benchmarks.head.cases import Case
-from benchmarks.head.implementations import BUILDERS, Absent, Head
+from benchmarks.head.implementations import Absent
+from benchmarks.head.largest import largest
 from benchmarks.head.memory import peak_above
-from benchmarks.head.problem import Problem, draw
+from benchmarks.head.problem import draw
+from benchmarks.head.work import bind, timed
 
 SECONDS = {"cpu": 1.0, "cuda": 0.3}
 # A call as long as this is its own warm-up: what a process does once was done on the small problem.
 LONG = 5.0
 # Small, yet large enough that no implementation takes a shortcut for small problems.
 WARM_N, WARM_C = 32, 4096
-
-
-def bind(case: Case, problem: Problem) -> tuple[Callable[[], None], Callable[[], None]]:
-    """The work of a case on a problem, and what drops the gradients that it leaves in ``.grad``."""
-    head: Head = BUILDERS[case.implementation](problem)
-    optimizer = head.optimizer() if case.steps else None
-    leaves = [problem.features, *head.parameters]
-    reduced = case.mode == "reduced" and case.implementation != "products"
-
-    def clear() -> None:
-        for leaf in leaves:
-            leaf.grad = None
-
-    def work() -> None:
-        clear()
-        with torch.autocast(case.device, torch.bfloat16, enabled=reduced):
-            loss = head(problem.features, problem.labels)
-        loss.backward()
-        if optimizer is not None:
-            optimizer.step()
-
-    return work, clear
-
-
-def timed(work: Callable[[], None], device: str) -> float:
-    """Seconds of one call."""
-    _wait(device)
-    start = time.perf_counter()
-    work()
-    _wait(device)
-    return time.perf_counter() - start
 
 
 def measure(case: Case) -> dict[str, Any]:
@@ -99,11 +68,6 @@ def environment(device: str) -> dict[str, Any]:
     return found
 
 
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
 def found_for(case: Case) -> dict[str, Any]:
     """What there is to tell of a case."""
     result: dict[str, Any] = {}
@@ -112,8 +76,6 @@ def found_for(case: Case) -> dict[str, Any]:
             raise Absent("no CUDA device")
         result = environment(case.device)
         if case.task == "largest":
-            from benchmarks.head.largest import largest
-
             return result | largest(case)
         return result | measure(case)
     except Absent as error:

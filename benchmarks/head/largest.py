@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from benchmarks.head.cases import SHAPES, Case
-from benchmarks.head.child import bind, timed
 from benchmarks.head.problem import draw
+from benchmarks.head.work import bind, timed
 
 FIRST = 1 << 20
 # Stop when the bracket is this narrow, or the time is up.
