@@ -9,8 +9,8 @@ import centerarc
 from centerarc import losses
 
 TOP = """
-ArcFace CenterArcFaceLoss CenterLoss CombinedMargin CosFace MarginSoftmaxLoss PrototypeSGD
-SphereFaceR negative_logsumexp
+ArcFace CenterArcFaceLoss CenterLoss Chunked CombinedMargin CosFace MarginSoftmaxLoss
+PrototypeSGD SphereFaceR negative_logsumexp
 """
 
 LOSSES = """

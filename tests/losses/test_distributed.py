@@ -7,7 +7,8 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from centerarc.losses import CenterArcFaceLoss
+from centerarc.distributed import ClassShards
+from centerarc.losses import CenterArcFaceLoss, PrototypeSGD
 
 pytestmark = pytest.mark.distributed
 
@@ -68,3 +69,23 @@ def test_two_ranks_end_where_one_process_does(options: dict, tmp_path) -> None:
     for rank in range(2):
         state = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         torch.testing.assert_close(state, dict(alone.state_dict()), rtol=1e-12, atol=1e-12)
+
+
+def refused(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=1)
+    images, labels = data()
+    for options, fused in (
+        ({"sample_rate": 0.5}, False),
+        ({"shards": ClassShards(C)}, False),
+        ({}, True),
+    ):
+        module = DistributedDataParallel(Joint(options))
+        optimizer = PrototypeSGD(module.module.criterion.parameters(), fused=fused)
+        with pytest.raises(RuntimeError, match="must stay outside DistributedDataParallel"):
+            module(images[0], labels[0])
+        del optimizer
+    dist.destroy_process_group()
+
+
+def test_what_must_stay_outside_is_refused_inside(tmp_path) -> None:
+    mp.spawn(refused, (str(tmp_path),), nprocs=1)

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import pickle
 
 import pytest
 import torch
@@ -127,14 +128,32 @@ def test_a_gradient_from_elsewhere_is_refused_by_a_fused_step() -> None:
         optimizer.step()
 
 
-def test_a_separation_term_beside_a_fused_step_is_refused_and_not_wrong() -> None:
+def test_what_a_fused_step_cannot_serve_is_refused_at_once() -> None:
     made = criterion(implementation="chunked")
     optimizer = PrototypeSGD(made.parameters(), lr=0.1, fused=True)
-    x, y = batches(1)[0]
-    loss = sum(made(x, y)) + made.separation()
-    with pytest.raises(RuntimeError, match=r"modified by an inplace operation|second backward"):
-        loss.backward()
+    with pytest.raises(RuntimeError, match=r"separation needs a gradient.*fused=False"):
+        made.separation()
+    with pytest.raises(ValueError, match=r"params must be stepped by one fused PrototypeSGD"):
+        PrototypeSGD(made.parameters(), lr=0.1, fused=True)
+    made.arcface.implementation = "reference"
+    with pytest.raises(ValueError, match="implementation must not be 'reference'"):
+        made(*batches(1)[0])
     optimizer.step()
+
+
+@pytest.mark.parametrize("way", ["pickle", "deepcopy"])
+def test_criterion_and_fused_optimizer_are_copied_together(way: str) -> None:
+    made = criterion(implementation="chunked")
+    both = (made, PrototypeSGD(made.parameters(), lr=0.1, momentum=0.9, fused=True))
+    x, y = batches(1)[0]
+    sum(made(x, y)).backward()
+    both[1].step()
+    copied = copy.deepcopy(both) if way == "deepcopy" else pickle.loads(pickle.dumps(both))
+    for criterion_, optimizer in (both, copied):
+        sum(criterion_(x, y)).backward()
+        optimizer.step()
+    assert copied[0].arcface.prototypes.grad is None
+    assert torch.equal(copied[0].arcface.prototypes, made.arcface.prototypes)
 
 
 def test_an_optimizer_that_is_gone_steps_no_more() -> None:

@@ -11,6 +11,7 @@ from centerarc.losses.class_pass import Implementation
 from centerarc.losses.functional import center_separation, center_terms
 from centerarc.losses.margin_softmax import BatchMetrics, MarginSoftmaxLoss
 from centerarc.losses.margins import ArcFace, Margin
+from centerarc.losses.prototype_sgd import has_fused_step
 from centerarc.losses.reduction import Reduction, reduce
 from centerarc.losses.terms import Shards
 
@@ -46,13 +47,15 @@ class CenterArcFaceLoss(nn.Module):
         ignore_index: the label of samples that do not count.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``, of both terms.
         label_smoothing: of the ArcFace term, in [0, 1).
-        sample_rate: share of the classes in a training step, see ``MarginSoftmaxLoss``.
-        sample_generator: draws them.
+        sample_rate: share of the classes in a training step, for ``PrototypeSGD``, see
+            ``MarginSoftmaxLoss``.
+        sample_generator: draws them; save its ``get_state()`` to resume exactly.
         conflict_threshold: cosine above which another class does not count, see
             ``MarginSoftmaxLoss``.
-        implementation: of ``negative_logsumexp``.
-        shards: the ranks that the classes are spread over, see ``MarginSoftmaxLoss``; centers live
-            with their class.
+        implementation: ``"auto"``, ``"reference"``, ``"chunked"``, ``"triton"`` or
+            ``Chunked(...)``, see ``negative_logsumexp``.
+        shards: the ranks that the classes are spread over, a ``distributed.ClassShards``, see
+            ``MarginSoftmaxLoss``; centers live with their class.
         generator: draws the initial prototypes and centers; torch's own by default.
 
     Attributes:
@@ -187,6 +190,11 @@ class CenterArcFaceLoss(nn.Module):
             A scalar in [-2, 0].
         """
         centers = self.centers if self.centers.requires_grad else self.arcface.prototypes
+        if torch.is_grad_enabled() and has_fused_step(centers):
+            raise RuntimeError(
+                "separation needs a gradient of the prototypes, which PrototypeSGD(fused=True) "
+                "does not make; use fused=False"
+            )
         shards = self.arcface.shards
         if labels is None:
             first = 0 if shards is None else shards.start

@@ -1,5 +1,6 @@
 """The pass over the classes as one node of autograd, for any device, never N x C."""
 
+import importlib.util
 import logging
 from dataclasses import dataclass
 from functools import cache
@@ -31,7 +32,7 @@ class Chunked:
 
     Args:
         workspace: bytes for the arrays of one block of classes; by default 8 MiB on the CPU and
-            256 MiB on a GPU. More is hardly faster, less is slower once blocks get short.
+            256 MiB on a GPU. A block holds one class at least.
         kept: bytes for exponentials kept from the forward to the backward pass where the
             prototypes' gradient is not made (``PrototypeSGD(fused=True)``); what exceeds them is
             computed again. Where a gradient is made they lie in its memory and cost none.
@@ -83,7 +84,9 @@ def _triton_works(device: torch.device) -> bool:
 @cache
 def _try_triton(device: torch.device) -> bool:
     """Whether Triton's kernels are there and start; one line is logged if not."""
-    trouble = "it is not there"
+    trouble = "Triton is not installed"
+    if importlib.util.find_spec("triton") is not None:
+        trouble = "they need a CUDA device"
     if triton_epilogues.available():
         try:
             one = torch.zeros(1, 1, device=device)

@@ -80,6 +80,11 @@ def class_pass(
     elif implementation == "triton":
         settings = Chunked(epilogues="triton")
     if implementation == "reference":
+        if _steps_in_backward(weight):
+            raise ValueError(
+                "implementation must not be 'reference' where PrototypeSGD(fused=True) has the "
+                "prototypes: plain autograd makes their gradient"
+            )
         return _reference(features, weight, labels, scale, sample, limit, mean, mean_weight)
     if torch.compiler.is_compiling() and sample is None:
         found = opaque_logsumexp(features, weight, labels, scale, limit, reduced, settings)

@@ -4,12 +4,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from centerarc.losses.checks import DeferredChecks, check_counts, check_positive
 from centerarc.losses.class_pass import Implementation, check_implementation
 from centerarc.losses.initial import draw_rows
 from centerarc.losses.margins import ArcFace, Margin
 from centerarc.losses.optimizer_reminder import OptimizerReminder
+from centerarc.losses.prototype_sgd import has_fused_step
 from centerarc.losses.reduction import Reduction, check_reduction, reduce
 from centerarc.losses.sampling import Sampler, check_sample_rate
 from centerarc.losses.terms import (
@@ -27,9 +29,12 @@ from centerarc.losses.unit import unit
 class BatchMetrics:
     """What the last forward pass saw, detached; reading a value is what waits for the device.
 
+    With shards N counts the samples of all ranks.
+
     Attributes:
         target_cosine: (N,), cosine of each sample to its own class, without margin; ignored: 0.
-        accuracy: scalar, share of counted samples whose own class has the largest cosine.
+        accuracy: scalar, share of counted samples whose own class has the largest cosine; among
+            the classes that took part, so higher where they are sampled.
         count: scalar, samples that were not ignored.
     """
 
@@ -63,15 +68,17 @@ class MarginSoftmaxLoss(nn.Module):
         sample_rate: share of the classes that take part in a training step, in (0, 1]: those of the
             batch, and others by chance. Below 1 the prototypes' gradient is sparse: step it with
             ``PrototypeSGD``. In evaluation mode all classes take part.
-        sample_generator: draws them, on the device of the labels; torch's own by default.
+        sample_generator: draws them, on the device of the labels; torch's own by default. It is
+            in no state dict: save its ``get_state()`` to resume exactly, each rank its own.
         conflict_threshold: cosine above which another class's prototype does not count as wrong:
             where labels are noisy it is often the same person under two names. None counts all.
         implementation: of ``negative_logsumexp``.
         shards: the ranks that the classes are spread over, ``distributed.ClassShards(C)``; this
             module then holds the classes of its own rank only, takes this rank's samples, and
-            returns the loss of the samples of all ranks. None holds all classes.
-        generator: draws the initial prototypes, on the CPU; torch's own by default. Ranks with
-            shards need generators of one seed.
+            returns the loss of the samples of all ranks. Labels stay those of all classes. None
+            holds all classes.
+        generator: draws the initial prototypes, on the CPU; torch's own by default. With
+            generators of one seed ranks with shards start as one process does.
 
     Attributes:
         prototypes: parameter, (C, D), or (C, K, D) with sub-centers, C being the classes held here.
@@ -168,6 +175,7 @@ class MarginSoftmaxLoss(nn.Module):
         """One pass over the classes, before the reduction; also sets ``metrics``."""
         if self.training:
             self._reminder.check(self.prototypes)
+        self._refuse_ddp()
         terms = margin_softmax_terms(
             features,
             self.prototypes,
@@ -185,6 +193,22 @@ class MarginSoftmaxLoss(nn.Module):
         self._checks.watch(features, labels, self.num_classes, self.ignore_index)
         self.metrics = BatchMetrics.of(terms)
         return terms
+
+    def _refuse_ddp(self) -> None:
+        # Set while DistributedDataParallel runs the module that it wraps.
+        if getattr(DistributedDataParallel, "_active_ddp_module", None) is None:
+            return
+        wrong = {
+            "shards": self.shards is not None,
+            "sample_rate below 1": self._sampler() is not None,
+            "PrototypeSGD(fused=True)": has_fused_step(self.prototypes),
+        }
+        for what, there in wrong.items():
+            if there:
+                raise RuntimeError(
+                    f"a criterion with {what} must stay outside DistributedDataParallel, which "
+                    "would make its prototypes or their gradients those of all ranks"
+                )
 
     def _sampler(self) -> Sampler | None:
         if self.sample_rate == 1 or not self.training:

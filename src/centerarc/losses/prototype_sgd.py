@@ -32,9 +32,16 @@ class PrototypeSGD(Optimizer):
       optimizer would let them decay and drift.
     - ``fused=True``: the loss's backward pass steps each block of classes as its gradient is made,
       so that no C x D gradient ever exists; ``.grad`` stays None. Equal to the ordinary path but
-      for rounding. It serves one forward and one backward pass for each ``step()``: no
-      accumulation, no clipping, no gradient scaler, and nothing else may send the prototypes a
-      gradient.
+      for rounding. (``fused`` of torch.optim is another thing: one kernel for a step.)
+
+    A fused step serves one forward and one backward pass for each ``step()``; a second one raises,
+    and so does a gradient that arrives by autograd, from torch.compile or another term. Clipping
+    and a gradient scaler it cannot see: there is no gradient to clip, and a scaled loss steps the
+    prototypes by the scale, so use neither. What is not finite is in the prototypes after
+    ``backward()``: look at the loss before. The backward pass steps in evaluation mode too.
+
+    The momentum comes into being with the first step. The state of a ``torch.optim.SGD`` can be
+    loaded; ours has no ``dampening``, which that one wants.
 
     Args:
         params: the prototypes, ``criterion.parameters()`` for example, or groups of them.
@@ -106,7 +113,11 @@ class PrototypeSGD(Optimizer):
                 )
         self._register()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"fused": self.fused}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
+        self._stepped = set()
         super().__setstate__(state)
         self._register()
 
@@ -114,6 +125,12 @@ class PrototypeSGD(Optimizer):
         if self.fused:
             for group in self.param_groups:
                 for parameter in group["params"]:
+                    owner = _FUSED.get(parameter)
+                    if owner is not None and owner() not in (None, self):
+                        raise ValueError(
+                            "params must be stepped by one fused PrototypeSGD, and another has "
+                            f"those of shape {tuple(parameter.shape)}"
+                        )
                     _FUSED[parameter] = weakref.ref(self)
 
     @torch.no_grad()
@@ -139,8 +156,10 @@ class PrototypeSGD(Optimizer):
                     continue
                 if self.fused:
                     raise RuntimeError(
-                        "the fused PrototypeSGD found a gradient on prototypes that its backward "
-                        "pass steps: something other than the loss sent it; use fused=False"
+                        "the fused PrototypeSGD found a gradient on a parameter that the backward "
+                        "pass should have stepped: torch.compile, DistributedDataParallel, a "
+                        "parameter that is no prototype, or another term of the loss sent it; use "
+                        "fused=False"
                     )
                 self._step_rows(parameter, group)
         self._stepped.clear()
@@ -241,8 +260,8 @@ class StepInPlace:
         """
         if id(self._weight) in self._optimizer._stepped:
             raise RuntimeError(
-                "the fused PrototypeSGD was asked for a second backward pass before step(): it "
-                "serves one a step; use fused=False to accumulate or to add other terms"
+                "the fused PrototypeSGD came to a second backward pass before step(), and serves "
+                "one: call step() after each, or use fused=False to accumulate or to add terms"
             )
         self._optimizer._stepped.add(id(self._weight))
         self._group = self._optimizer._group(self._weight)
