@@ -1,5 +1,6 @@
-"""Two processes that stay for the whole session and are one gloo group."""
+"""Processes that stay for the whole session and are one gloo group of the size a test asks for."""
 
+import datetime
 import multiprocessing
 import tempfile
 import traceback
@@ -12,49 +13,87 @@ import pytest
 
 WORLD_SIZE = 2
 
+# A rank that waits for one which failed gives up, and the pool a little later.
+COLLECTIVE_SECONDS = 30
+ANSWER_SECONDS = 120
 
-def _serve(rank: int, meeting_place: str, pipe: Connection) -> None:
+
+def _serve(rank: int, pipe: Connection) -> None:
     import torch
     import torch.distributed as dist
 
     torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{meeting_place}", rank=rank, world_size=WORLD_SIZE
-    )
     while (job := pipe.recv()) is not None:
-        function, arguments = job
+        store, world_size, function, arguments = job
         try:
+            if store is not None:
+                if dist.is_initialized():
+                    dist.destroy_process_group()
+                dist.init_process_group(
+                    "gloo",
+                    init_method=f"file://{store}",
+                    rank=rank,
+                    world_size=world_size,
+                    timeout=datetime.timedelta(seconds=COLLECTIVE_SECONDS),
+                )
             pipe.send((True, function(rank, *arguments)))
         except BaseException:
             pipe.send((False, traceback.format_exc()))
-    dist.destroy_process_group()
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 class Pool:
-    """Runs a module-level function on every rank."""
+    """Runs a module-level function on every rank; workers start when they are first needed."""
 
     def __init__(self, folder: Path) -> None:
-        context = multiprocessing.get_context("spawn")
-        ends = [context.Pipe() for _ in range(WORLD_SIZE)]
-        self.pipes = [here for here, _ in ends]
-        self.workers = [
-            context.Process(target=_serve, args=(rank, str(folder / "store"), there), daemon=True)
-            for rank, (_, there) in enumerate(ends)
-        ]
-        for worker in self.workers:
-            worker.start()
+        self.folder = folder
+        self.pipes: list[Connection] = []
+        self.workers: list[Any] = []
+        self.groups = 0
+        self.joined = 0
 
-    def run(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    def run(
+        self, function: Callable[..., Any], *arguments: Any, world_size: int = WORLD_SIZE
+    ) -> list[Any]:
         """Returns function(rank, *arguments) of each rank, which must be picklable."""
-        for pipe in self.pipes:
-            pipe.send((function, arguments))
+        self._start(world_size)
+        store = None
+        if self.joined != world_size:
+            self.groups += 1
+            store = str(self.folder / f"store{self.groups}")
+        # Left so if anything fails, so that the next run gets a group of its own.
+        self.joined = 0
+        for pipe in self.pipes[:world_size]:
+            pipe.send((store, world_size, function, arguments))
         answers = []
-        for rank, pipe in enumerate(self.pipes):
-            assert pipe.poll(120), f"rank {rank} does not answer"
-            answers.append(pipe.recv())
-        for good, answer in answers:
-            assert good, answer
+        for rank, pipe in enumerate(self.pipes[:world_size]):
+            if not pipe.poll(ANSWER_SECONDS):
+                self._kill()
+                pytest.fail(f"rank {rank} does not answer")
+            try:
+                answers.append(pipe.recv())
+            except EOFError:
+                self._kill()
+                pytest.fail(f"rank {rank} died")
+        complaints = [text for good, text in answers if not good]
+        assert not complaints, "\n".join(complaints)
+        self.joined = world_size
         return [answer for _, answer in answers]
+
+    def _start(self, world_size: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        for rank in range(len(self.workers), world_size):
+            here, there = context.Pipe()
+            worker = context.Process(target=_serve, args=(rank, there), daemon=True)
+            worker.start()
+            self.pipes.append(here)
+            self.workers.append(worker)
+
+    def _kill(self) -> None:
+        for worker in self.workers:
+            worker.kill()
+        self.pipes, self.workers = [], []
 
     def close(self) -> None:
         for pipe in self.pipes:

@@ -1,9 +1,11 @@
 """The chunked head beyond the primitive: what it keeps, what it never holds, and extreme inputs."""
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import Tensor
 
 from centerarc.losses import CenterArcFaceLoss, Chunked, MarginSoftmaxLoss, negative_logsumexp
@@ -169,3 +171,84 @@ def test_a_compiled_graph_is_whole_where_triton_is_wished_for(caplog) -> None:
     torch.testing.assert_close(
         compiled(x), negative_logsumexp(x, w, y, 30.0, implementation="reference")
     )
+
+
+@pytest.mark.parametrize("scale", [1.0, 65536.0])
+@pytest.mark.parametrize("length", [1.0, 1e6, 1e12])
+def test_features_opposite_to_all_prototypes(length: float, scale: float) -> None:
+    """Sums of exp(-64) neither overflow on the way back nor vanish."""
+    x = -torch.ones(4, 8) + 0.1 * torch.randn(4, 8)
+    w = length * (torch.ones(5, 8) + 0.1 * torch.randn(5, 8))
+    found = []
+    for dtype, implementation in ((torch.float32, "chunked"), (torch.float64, "reference")):
+        a, b = (t.to(dtype, copy=True).requires_grad_() for t in (x, w))
+        out = negative_logsumexp(a, b, torch.arange(4), 64.0, implementation=implementation)
+        (out.sum() * scale).backward()
+        found.append((a.grad.double(), b.grad.double()))
+    for ours, theirs in zip(*found, strict=True):
+        assert (ours - theirs).norm() <= 1e-4 * theirs.norm()
+
+
+@pytest.mark.parametrize("implementation", ["reference", "chunked"])
+def test_an_ignored_row_may_hold_anything_whatever_its_label(implementation: str) -> None:
+    made = CenterArcFaceLoss(50, 8, ignore_index=0, implementation=implementation)
+    x, y = torch.randn(6, 8), torch.tensor([0, 1, 2, 3, 4, 5])
+    x[0] = torch.nan
+    x.requires_grad_()
+    sum(made(x, y)).backward()
+    assert made.arcface.prototypes.grad.isfinite().all()
+    assert x.grad[0].abs().sum() == 0
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_activation_checkpointing(reentrant: bool) -> None:
+    made = MarginSoftmaxLoss(5000, 8, implementation="chunked")
+    x, y = torch.randn(6, 8, requires_grad=True), torch.arange(6)
+    torch.utils.checkpoint.checkpoint(made, x, y, use_reentrant=reentrant).backward()
+    ours = made.prototypes.grad.clone()
+    made.zero_grad()
+    made(x, y).backward()
+    assert torch.equal(ours, made.prototypes.grad)
+
+
+def test_narrow_prototypes_of_odd_width_in_small_blocks() -> None:
+    x, y = torch.randn(2000, 63), torch.randint(0, 300, (2000,))
+    made = MarginSoftmaxLoss(300, 63, implementation=Chunked(workspace=1 << 18)).bfloat16()
+    exact = MarginSoftmaxLoss(300, 63, implementation="reference").double()
+    exact.load_state_dict(made.state_dict())
+    made(x, y).backward()
+    exact(x.double(), y).backward()
+    error = made.prototypes.grad.double() - exact.prototypes.grad
+    assert error.norm() < 5e-3 * exact.prototypes.grad.norm()
+
+
+def test_without_gradients_there_is_only_the_workspace() -> None:
+    made = MarginSoftmaxLoss(60_000, 16, implementation=Chunked(workspace=1 << 19))
+    x, y = torch.randn(8, 16), torch.arange(8)
+    with LargeArrays(60_000 * 16) as arrays, torch.no_grad():
+        made(x, y)
+    assert arrays.storages <= {made.prototypes.untyped_storage().data_ptr()}
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_a_small_batch_makes_no_copies_of_many_prototypes(n: int) -> None:
+    made = MarginSoftmaxLoss(400_000, 16)
+    x, y = torch.randn(n, 16), torch.arange(n)
+    with LargeArrays(400_000 * 16) as arrays:
+        made(x, y).backward()
+    assert len(arrays.storages) <= 2  # The prototypes and their gradient.
+
+
+def test_the_setting_of_the_process_is_restored_whatever_threads_do() -> None:
+    before = torch.get_float32_matmul_precision()
+    x, w, y = torch.randn(8, 16), torch.randn(3000, 16, requires_grad=True), torch.arange(8)
+
+    def work(_: int) -> None:
+        for _ in range(20):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                out = negative_logsumexp(x, w, y, 30.0, implementation="chunked")
+            torch.autograd.grad(out.sum(), w)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(8)))
+    assert torch.get_float32_matmul_precision() == before

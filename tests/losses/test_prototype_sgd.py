@@ -211,3 +211,52 @@ def test_what_cannot_be_stepped_in_the_backward_pass_is_named() -> None:
         PrototypeSGD([torch.zeros(3, requires_grad=True)], fused=True)
     with pytest.raises(ValueError, match=r"fused must be False.*torch.bfloat16"):
         PrototypeSGD([torch.zeros(3, 2, dtype=torch.bfloat16, requires_grad=True)], fused=True)
+
+
+def test_an_empty_batch_is_a_step_of_decay_alone() -> None:
+    made = criterion(implementation="chunked")
+    optimizer = PrototypeSGD(made.parameters(), lr=0.1, weight_decay=0.5, fused=True)
+    before = made.arcface.prototypes.clone()
+    x = torch.zeros(0, D, dtype=torch.float64)
+    sum(made(x, torch.zeros(0, dtype=torch.long))).backward()
+    optimizer.step()
+    torch.testing.assert_close(made.arcface.prototypes, before * 0.95)
+
+
+def test_the_parameter_is_stepped_and_not_a_saved_copy_of_it() -> None:
+    made = criterion(implementation="chunked")
+    optimizer = PrototypeSGD(made.parameters(), lr=0.1, fused=True)
+    before = made.arcface.prototypes.clone()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.clone(), lambda t: t):
+        loss = sum(made(*batches(1)[0]))
+    loss.backward()
+    optimizer.step()
+    assert (made.arcface.prototypes != before).any(dim=1).all()
+
+
+def test_two_passes_in_one_backward_are_refused_in_our_words() -> None:
+    made = criterion(implementation="chunked")
+    optimizer = PrototypeSGD(made.parameters(), lr=0.1, fused=True)
+    x, y = batches(1)[0]
+    loss = sum(made(x, y)) + sum(made(-x, y))
+    with pytest.raises(RuntimeError, match=r"second backward pass before step\(\)"):
+        loss.backward()
+    optimizer.step()
+
+
+def test_a_group_that_is_refused_is_not_there() -> None:
+    prototypes = torch.zeros(3, 2, requires_grad=True)
+    optimizer = PrototypeSGD([prototypes], fused=True)
+    with pytest.raises(ValueError, match="fused must be False"):
+        optimizer.add_param_group({"params": [torch.zeros(3, requires_grad=True)]})
+    assert len(optimizer.param_groups) == 1
+
+
+def test_a_number_is_stepped_too() -> None:
+    value = torch.tensor(1.0, requires_grad=True)
+    optimizer = PrototypeSGD([value], lr=0.1, momentum=0.9)
+    for _ in range(2):
+        optimizer.zero_grad()
+        (2 * value).backward()
+        optimizer.step()
+    assert value.item() == pytest.approx(1 - 0.2 - 0.1 * (0.9 * 2 + 2))

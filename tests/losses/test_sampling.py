@@ -223,8 +223,36 @@ def test_conflicting_classes_do_not_count(implementation) -> None:
             {"sample_rate": 0.5, "label_smoothing": 0.1},
             "label_smoothing must be 0 with a sample_rate below 1, got 0.1",
         ),
+        (
+            {"conflict_threshold": 0.5, "label_smoothing": 0.1},
+            "label_smoothing must be 0 with a conflict_threshold, got 0.1",
+        ),
+        ({"sample_rate": True}, r"sample_rate must be in \(0, 1\], got True"),
+        ({"conflict_threshold": "x"}, r"conflict_threshold must be None or in \(0, 1\], got 'x'"),
+        ({"s": "30"}, "s must be positive and finite, got '30'"),
+        ({"margin": "arcface"}, r"margin must be a margin such as ArcFace\(0.5\).*got 'arcface'"),
+        ({"margin": ArcFace}, "margin must be a margin such as .*got <class"),
     ],
 )
 def test_bad_options_are_named(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CenterArcFaceLoss(C, D, **options)
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "message"),
+    [
+        (torch.zeros(3), 10, r"labels must be \(N,\) integers, got \(3,\) torch.float32"),
+        (torch.zeros(3, 1, dtype=torch.long), 10, r"labels must be \(N,\) integers, got \(3, 1\)"),
+        (torch.zeros(3, dtype=torch.long), -1, "num_classes must be an integer, 0 or more, got -1"),
+    ],
+)
+def test_a_sample_of_nonsense_is_named(labels, classes: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sample_classes(labels, classes, 0.5)
+
+
+def test_labels_of_any_integers_and_of_other_classes() -> None:
+    sample = sample_classes(torch.tensor([3, 200, 7], dtype=torch.uint8), 50, 0.1)
+    assert {3, 7} <= set(sample.tolist())
+    assert sample.max() < 50

@@ -77,12 +77,12 @@ def products(n: int, b: int, dtype: torch.dtype, device: str) -> tuple[Tensor, T
 
 
 def exponentials_formula(
-    z: Tensor, inverse: Tensor, columns: Tensor, shift: float, limit: float
+    z: Tensor, inverse: Tensor, columns: Tensor, limit: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums, maxima and exp(v - shift) / |w| of one block, in float64."""
+    """Sums, maxima and exp(v) / |w| of one block, in float64."""
     v = z.double() * inverse.double()
     own = columns.unsqueeze(1) == torch.arange(z.shape[1], device=z.device)
-    e = (v - shift).exp().masked_fill(own | (v > limit), 0.0)
+    e = v.exp().masked_fill(own | (v > limit), 0.0)
     return e.sum(dim=1), v.masked_fill(own, -torch.inf).amax(dim=1), e * inverse.double()
 
 
@@ -94,13 +94,12 @@ def exponentials_formula(
 )
 def test_exponentials(n: int, b: int, limit: float, dtype: torch.dtype, device: str) -> None:
     z, inverse, columns = products(n, b, dtype, device)
-    shift = 3.1
-    sums, tops, expected = exponentials_formula(z, inverse, columns, shift, limit)
+    sums, tops, expected = exponentials_formula(z, inverse, columns, limit)
     before = torch.rand(n, dtype=dtype, device=device)
     total, hardest = before.clone(), torch.full_like(before, -torch.inf)
     z, out = wide(z), wide(torch.zeros_like(z), gap=3)
     kept = z.clone()
-    kernels.exponentials(z, inverse, columns, shift, limit, total, hardest, out)
+    kernels.exponentials(z, inverse, columns, limit, total, hardest, out)
     close = {"rtol": TOLERANCE[dtype], "atol": 0.0}
     torch.testing.assert_close(out.double(), expected, **close)
     torch.testing.assert_close(total.double(), before.double() + sums, **close)
@@ -113,9 +112,9 @@ def test_exponentials(n: int, b: int, limit: float, dtype: torch.dtype, device: 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_exponentials_in_place(dtype: torch.dtype, device: str) -> None:
     z, inverse, columns = products(9, 700, dtype, device)
-    sums, _, expected = exponentials_formula(z, inverse, columns, 0.0, torch.inf)
+    sums, _, expected = exponentials_formula(z, inverse, columns, torch.inf)
     total, hardest = z.new_zeros(9), z.new_full((9,), -torch.inf)
-    kernels.exponentials(z, inverse, columns, 0.0, torch.inf, total, hardest, z)
+    kernels.exponentials(z, inverse, columns, torch.inf, total, hardest, z)
     torch.testing.assert_close(z.double(), expected, rtol=TOLERANCE[dtype], atol=0)
     torch.testing.assert_close(total.double(), sums, rtol=TOLERANCE[dtype], atol=0)
 
@@ -123,10 +122,10 @@ def test_exponentials_in_place(dtype: torch.dtype, device: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_bfloat16_exponentials_have_unrounded_sums(dtype: torch.dtype, device: str) -> None:
     z, inverse, columns = products(5, 1000, dtype, device)
-    sums, _, expected = exponentials_formula(z, inverse, columns, 1.0, 2.0)
+    sums, _, expected = exponentials_formula(z, inverse, columns, 2.0)
     total, hardest = z.new_zeros(5), z.new_full((5,), -torch.inf)
     out = torch.full_like(z, torch.nan, dtype=torch.bfloat16)
-    kernels.exponentials(z, inverse, columns, 1.0, 2.0, total, hardest, out)
+    kernels.exponentials(z, inverse, columns, 2.0, total, hardest, out)
     torch.testing.assert_close(total.double(), sums, rtol=TOLERANCE[dtype], atol=0)
     ulp = 2.0**-7 * 2 ** expected.abs().clamp_min(1e-30).log2().floor()
     assert ((out.double() - expected).abs() <= ulp).all()
@@ -134,7 +133,7 @@ def test_bfloat16_exponentials_have_unrounded_sums(dtype: torch.dtype, device: s
 
 def test_blocks_add_up_and_the_hardest_is_over_all_of_them(device: str) -> None:
     z, inverse, columns = products(7, 900, torch.float64, device)
-    sums, tops, _ = exponentials_formula(z, inverse, columns, 0.0, torch.inf)
+    sums, tops, _ = exponentials_formula(z, inverse, columns, torch.inf)
     total, hardest = z.new_zeros(7), z.new_full((7,), -torch.inf)
     for start in range(0, 900, 400):
         block = slice(start, start + 400)
@@ -142,7 +141,6 @@ def test_blocks_add_up_and_the_hardest_is_over_all_of_them(device: str) -> None:
             z[:, block],
             inverse[block],
             columns - start,
-            0.0,
             torch.inf,
             total,
             hardest,
@@ -158,11 +156,11 @@ def test_float32_exponentials_are_exact_to_four_ulp(device: str) -> None:
     total, hardest = z.new_zeros(8), z.new_full((8,), -torch.inf)
     nothing = torch.full((8,), -1, device=device)
     out = torch.empty_like(z)
-    kernels.exponentials(z, z.new_ones(5000), nothing, 0.0, torch.inf, total, hardest, out)
+    kernels.exponentials(z, z.new_ones(5000), nothing, torch.inf, total, hardest, out)
     assert (out / z.double().exp() - 1).abs().max() < 4 * 2.0**-23
     z = torch.tensor([[-torch.inf, -1000.0, -200.0, 88.7, 89.0, 1000.0, torch.inf]], device=device)
     out = torch.empty_like(z)
-    kernels.exponentials(z, z.new_ones(7), nothing[:1], 0.0, torch.inf, total[:1], hardest[:1], out)
+    kernels.exponentials(z, z.new_ones(7), nothing[:1], torch.inf, total[:1], hardest[:1], out)
     torch.testing.assert_close(out, z.exp(), rtol=1e-6, atol=0)
     assert total[0] == hardest[0] == torch.inf
 
@@ -177,7 +175,7 @@ def test_a_logit_at_the_limit_counts_and_one_above_is_only_the_hardest(
     columns = torch.tensor([2, 1], device=device)
     total, hardest = z.new_zeros(2), z.new_full((2,), -torch.inf)
     out = torch.empty_like(z)
-    kernels.exponentials(z, z.new_ones(3), columns, 0.0, 0.1, total, hardest, out)
+    kernels.exponentials(z, z.new_ones(3), columns, 0.1, total, hardest, out)
     assert (out > 0).tolist() == [[True, False, False], [True, False, True]]
     assert hardest.equal(torch.stack([above, limit]))
 
@@ -186,7 +184,7 @@ def test_the_own_class_alone_adds_nothing(device: str) -> None:
     z = torch.full((2, 1), 5.0, device=device)
     total, hardest = z.new_ones(2), z.new_full((2,), -torch.inf)
     own = torch.zeros(2, dtype=torch.int64, device=device)
-    kernels.exponentials(z, z.new_ones(1), own, 0.0, torch.inf, total, hardest, z)
+    kernels.exponentials(z, z.new_ones(1), own, torch.inf, total, hardest, z)
     assert total.tolist() == [1, 1]
     assert hardest.tolist() == [-torch.inf] * 2
     assert z.tolist() == [[0], [0]]
@@ -200,11 +198,11 @@ def test_no_nan_is_hidden(column: int, limit: float, device: str) -> None:
     z[1:3, column] = torch.nan
     total, hardest = z.new_zeros(6), z.new_full((6,), -torch.inf)
     hardest[4] = torch.nan
-    kernels.exponentials(z, inverse, columns, 0.0, limit, total, hardest, torch.empty_like(z))
+    kernels.exponentials(z, inverse, columns, limit, total, hardest, torch.empty_like(z))
     assert total.isnan().tolist() == [False, True, True, False, False, False]
     assert hardest.isnan().tolist() == [False, True, True, False, True, False]
     inverse[column] = torch.nan
-    kernels.exponentials(z, inverse, columns, 0.0, limit, total, hardest, z)
+    kernels.exponentials(z, inverse, columns, limit, total, hardest, z)
     assert total.isnan().all()
 
 
@@ -213,7 +211,7 @@ def test_the_same_bits_on_every_run(device: str) -> None:
     runs = []
     for _ in range(3):
         total, hardest, out = z.new_zeros(33), z.new_full((33,), -torch.inf), torch.empty_like(z)
-        kernels.exponentials(z, inverse, columns, 0.0, torch.inf, total, hardest, out)
+        kernels.exponentials(z, inverse, columns, torch.inf, total, hardest, out)
         runs.append((total, hardest, out))
     assert all(a.equal(b) for run in runs for a, b in zip(run, runs[0], strict=True))
 
@@ -303,7 +301,7 @@ def test_nothing_is_done_about_nothing(n: int, b: int, device: str) -> None:
     z, inverse = torch.ones(n, b, device=device), torch.ones(b, device=device)
     columns = torch.zeros(n, dtype=torch.int64, device=device)
     total, hardest = z.new_ones(n), z.new_full((n,), -torch.inf)
-    kernels.exponentials(z, inverse, columns, 0.0, torch.inf, total, hardest, z)
+    kernels.exponentials(z, inverse, columns, torch.inf, total, hardest, z)
     assert total.equal(z.new_ones(n))
     assert hardest.equal(z.new_full((n,), -torch.inf))
     for shape in ((n, b), (b, n)):

@@ -1,14 +1,19 @@
 """Several processes: their group, and what must be computed over all of them."""
 
 from centerarc.distributed.batchnorm import SyncBatchNorm, convert_batchnorm
+from centerarc.distributed.class_state import class_state
+from centerarc.distributed.costs import HeadCosts, head_costs
 from centerarc.distributed.process import Processes, choose_device, init_from_env
 from centerarc.distributed.shards import ClassShards
 
 __all__ = [
     "ClassShards",
+    "HeadCosts",
     "Processes",
     "SyncBatchNorm",
     "choose_device",
+    "class_state",
     "convert_batchnorm",
+    "head_costs",
     "init_from_env",
 ]

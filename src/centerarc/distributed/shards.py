@@ -32,10 +32,13 @@ class ClassShards:
 
     With N samples a rank, W N of them in all and b bytes a number, a step exchanges: the features
     and labels, gathered once, W N (D b + 8) bytes on each rank; two all-reduces, of 2 and of 4 rows
-    of W N numbers; the joint loss a third, of one row; and in the backward pass the features'
-    gradient, W N D b, reduced once. Nothing depends on C.
+    of W N numbers; the joint loss and label smoothing one more each, of one row; and in the
+    backward pass the features' gradient, W N D b, reduced once. Nothing depends on C.
+    ``head_costs`` has the sum.
 
-    All ranks must call the criterion alike: every forward and backward pass is collective.
+    All ranks must call the criterion alike: every forward and backward pass is collective. Input
+    that is refused on one rank raises there, and the others wait until their group's timeout; where
+    that can happen, let ``Processes.agree`` look at the batches first.
 
     Args:
         num_classes: C, of all ranks together.
@@ -90,7 +93,8 @@ class ClassShards:
         """The samples of all ranks, in the order of the ranks.
 
         Args:
-            features: (N_r, D) of this rank; differentiable, see the class for the factor W.
+            features: (N_r, D) of this rank; differentiable, see the class for the factor W. With
+                D = 0 only the labels are of interest, and N_r may differ in any case.
             labels: (N_r,) int64.
 
         Returns:
@@ -98,7 +102,8 @@ class ClassShards:
         """
         count = labels.shape[0]
         counts = [count] * self.world_size
-        if not self.equal_batches:
+        # Rows of no features are the anchors of a separation: as many as the rank has classes.
+        if not self.equal_batches or features.shape[1] == 0:
             mine = torch.tensor([count], device=labels.device)
             table = torch.empty(self.world_size, dtype=mine.dtype, device=labels.device)
             all_gather_single(table, mine, group=self.group)

@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from numbers import Integral
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -38,9 +38,14 @@ def as_labels(labels: Tensor, features: Tensor) -> Tensor:
     return labels.long()
 
 
+def is_number(value: object) -> bool:
+    """Whether this is a real number, and no truth value."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def check_positive(name: str, value: float) -> None:
     """Raise ``ValueError`` unless ``value`` is positive and finite."""
-    if not 0 < value < math.inf:
+    if not (is_number(value) and 0 < value < math.inf):
         raise ValueError(f"{name} must be positive and finite, got {value!r}")
 
 

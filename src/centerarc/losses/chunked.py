@@ -58,8 +58,10 @@ class Chunked:
     def __post_init__(self) -> None:
         if self.workspace is not None:
             check_counts(workspace=self.workspace)
-        if not isinstance(self.kept, int) or self.kept < 0:
+        if isinstance(self.kept, bool) or not isinstance(self.kept, int) or self.kept < 0:
             raise ValueError(f"kept must be a number of bytes, 0 or more, got {self.kept!r}")
+        if not isinstance(self.recompute, bool):
+            raise ValueError(f"recompute must be True or False, got {self.recompute!r}")
         if self.epilogues not in get_args(Epilogues):
             raise ValueError(
                 f"epilogues must be one of {', '.join(get_args(Epilogues))}, got {self.epilogues!r}"
@@ -177,6 +179,7 @@ class ChunkedPass(torch.autograd.Function):
         sums = blocks.forward(
             ctx.kept, pulled=ctx.needs_input_grad[0], mean=mean, mean_weight=mean_weight
         )
+        ctx.device_type = features.device.type
         ctx.blocks_without_tensors = (scale, limit, reduced, blocks.workspace, triton)
         ctx.save_for_backward(
             features,
@@ -197,7 +200,7 @@ class ChunkedPass(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         # Whoever calls backward inside autocast means the forward pass.
-        with torch.autocast(ctx.saved_tensors[0].device.type, enabled=False):
+        with torch.autocast(ctx.device_type, enabled=False):
             return ChunkedPass._backward(ctx, *gradients)
 
     @staticmethod
@@ -209,8 +212,13 @@ class ChunkedPass(torch.autograd.Function):
                 "implementation='reference' for create_graph=True"
             )
         own_gradient, gradient, _, mean_gradient = gradients
+        step: StepInPlace | None = ctx.step
+        if step is not None:
+            step.begin()
         features, weight, columns, sample, here, places, mean_weight, *found = ctx.saved_tensors
         logsumexp, pull, inverses = found
+        if step is not None:
+            weight = step.weight  # what was saved may be a copy
         blocks = ClassBlocks(features, weight, columns, sample, *ctx.blocks_without_tensors)
         to_features = to_weight = None
         if gradient is None:
@@ -220,9 +228,7 @@ class ChunkedPass(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             kept, ctx.kept = ctx.kept, None
             sink: GradientArray | StepInPlace
-            step: StepInPlace | None = ctx.step
             if step is not None:
-                step.begin()
                 sink = step
             else:
                 memory = kept.release() if isinstance(kept, KeptInGradient) else None

@@ -86,11 +86,6 @@ class ClassBlocks:
         return self.scale <= PLAIN_SCALE
 
     @property
-    def shift(self) -> float:
-        """Subtracted from steady logits: halfway between what overflows and what underflows."""
-        return self.scale / 3
-
-    @property
     def block(self) -> int:
         """Classes a block: two arrays of N and two of D entries a prototype fill the workspace."""
         samples, width = self.features.shape
@@ -138,8 +133,7 @@ class ClassBlocks:
         products = Products(directions, self.reduced)
         total = self.features.new_zeros(samples)
         hardest = self.features.new_full((samples,), -torch.inf)
-        low = self.shift if self.steady else -self.scale
-        shift = self.features.new_full((samples,), low)
+        shift = self.features.new_full((samples,), 0.0 if self.steady else -self.scale)
         pull = self.features.new_zeros(samples, dim) if pulled else None
         inverses = self.features.new_empty(self.classes * self.sub_centers)
         mean_direction = self.features.new_zeros(dim) if mean else None
@@ -203,7 +197,7 @@ class ClassBlocks:
         finite = sums.logsumexp.where(~empty, 0.0)
         factor = gradient
         if self.steady:
-            factor = gradient * (self.shift - finite).exp().where(~empty, 0.0)
+            factor = gradient * (-finite).exp().where(~empty, 0.0)
         pushes = products.operand(directions * factor.unsqueeze(1))
         unused = torch.zeros_like(finite).repeat(2, 1)
         in_gradient = kept is not None and kept.in_gradient
@@ -251,12 +245,12 @@ class ClassBlocks:
         limit = self.scale * self.limit
         if self.sub_centers == 1:
             kernels = triton_epilogues if self.triton else epilogues
-            kernels.exponentials(z, inverse, columns, self.shift, limit, total, hardest, out)
+            kernels.exponentials(z, inverse, columns, limit, total, hardest, out)
             return
         z, nearest = epilogues.class_logits(z, inverse, columns, self.sub_centers)
         torch.maximum(hardest, z.amax(dim=1), out=hardest)
         epilogues.drop_above(z, limit)
-        e = z.sub_(self.shift).exp_()
+        e = z.exp_()
         total += e.sum(dim=1)
         epilogues.at_sub_centers(e, nearest, inverse, self.sub_centers, out)
 

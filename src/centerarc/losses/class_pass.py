@@ -15,6 +15,8 @@ NAMES = ("auto", "reference", "chunked", "triton")
 
 # Below this many entries the N x C matrix is cheaper than the loop over blocks (measured on a CPU).
 SMALL = 1 << 16
+# And only where copies of the prototypes, of which it makes several, are nothing to speak of.
+SMALL_WEIGHT = 1 << 18
 
 
 class ClassPass(NamedTuple):
@@ -72,7 +74,8 @@ def class_pass(
     """
     settings = implementation if isinstance(implementation, Chunked) else Chunked()
     if implementation == "auto":
-        small = features.shape[0] * weight.shape[:-1].numel() <= SMALL
+        rows = weight.shape[:-1].numel()
+        small = features.shape[0] * rows <= SMALL and features.shape[1] * rows <= SMALL_WEIGHT
         if small and sample is None and not _steps_in_backward(weight):
             implementation = "reference"
     elif implementation == "chunked":
@@ -90,6 +93,8 @@ def class_pass(
         found = opaque_logsumexp(features, weight, labels, scale, limit, reduced, settings)
         own = _own(features, weight, labels)
         return ClassPass(own, *found, _mean(features, weight, mean_weight) if mean else None)
+    if not torch.is_grad_enabled():  # which a Function cannot see
+        features, weight = features.detach(), weight.detach()
     # What leaves a sparse gradient is not for a compiled graph.
     passed: ClassPass = _eager(
         features, weight, labels, sample, scale, limit, mean, mean_weight, reduced, settings

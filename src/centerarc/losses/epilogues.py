@@ -12,7 +12,6 @@ def exponentials(
     z: Tensor,
     inverse: Tensor,
     columns: Tensor,
-    shift: float,
     limit: float,
     total: Tensor,
     hardest: Tensor,
@@ -20,23 +19,20 @@ def exponentials(
 ) -> None:
     """From a block's products to the exponentials whose products are the gradients.
 
-    With v = z / |w|: ``out = exp(v - shift) / |w|``, 0 at the own class and where v > ``limit``.
+    With v = z / |w|: ``out = exp(v) / |w|``, 0 at the own class and where v > ``limit``.
 
     Args:
         z: (N, B) products of scaled unit features and prototypes as they are; overwritten.
         inverse: (B,) one over the prototypes' lengths.
         columns: (N,) each sample's own class, counted from the block's first.
-        shift: subtracted before the exponential.
         limit: a v above it does not count, but for ``hardest``; infinity to count all.
-        total: (N,) to which the sums of exp(v - shift) are added.
+        total: (N,) to which the sums of exp(v) are added.
         hardest: (N,) raised to the largest v of another class.
         out: (N, B), z's dtype or bfloat16; may be ``z``.
     """
     negative_logits(z, inverse, columns)
     torch.maximum(hardest, z.amax(dim=1), out=hardest)
     drop_above(z, limit)
-    if shift:
-        z -= shift
     total += z.exp_().sum(dim=1)
     torch.mul(z, inverse, out=out)
 

@@ -135,9 +135,10 @@ def center_loss(
     known = counted & (labels >= 0) & (labels < centers.shape[0])
     dtype = torch.promote_types(torch.promote_types(features.dtype, centers.dtype), torch.float32)
     features = features.to(dtype).where(known.unsqueeze(1), 0.0)
-    own = torch.zeros_like(features)
     if len(centers):
         own = centers[labels.where(known, 0)].to(dtype)
+    else:
+        own = _nothing(centers, features)
     losses = pull_to(features, own, space).where(known, 0.0)
     return reduce(losses.masked_fill(counted & ~known, torch.nan), known.to(dtype), reduction)
 
@@ -208,9 +209,10 @@ def center_separation(
     places = (anchors - first).where(here, -1)
     reduced = centers.dtype == torch.float32 and reduced_products(centers.device)
     with torch.autocast(centers.device.type, enabled=False):
-        rows = centers.new_zeros(len(anchors), centers.shape[1])
         if len(centers):
             rows = centers[places.clamp(min=0)].where(here.unsqueeze(1), 0.0)
+        else:
+            rows = _nothing(centers, centers.new_empty(len(anchors), centers.shape[1]))
         if shards is not None:
             rows = shards.collect(rows)
         found = class_pass(
@@ -303,7 +305,13 @@ def center_terms(terms: MarginSoftmaxTerms, centers: Tensor | None, space: Space
     here = terms.labels >= 0
     own = terms.own
     if centers is not None:
-        own = torch.zeros_like(own)
         if len(centers):
             own = centers[terms.labels.clamp(min=0)].to(own.dtype).where(here.unsqueeze(1), 0.0)
+        else:
+            own = _nothing(centers, own)
     return pull_to(terms.features, own, space).where(here, 0.0)
+
+
+def _nothing(centers: Tensor, like: Tensor) -> Tensor:
+    """Zeros that depend on (0, D) centers: a rank without classes joins in the backward pass."""
+    return centers.sum(dim=0).to(like.dtype).expand_as(like)

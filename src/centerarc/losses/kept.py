@@ -30,6 +30,8 @@ class KeptInGradient:
         if not self._samples:
             return None
         block = self._gradient[start:stop]
+        if block.storage_offset() * block.element_size() % self._dtype.itemsize:
+            return None  # Narrow rows of odd length may start between two entries.
         width = block.numel() // block.shape[-1]
         flat = block.view(-1).view(torch.uint8)
         used = flat[: self._samples * width * self._dtype.itemsize]
@@ -69,7 +71,8 @@ class KeptApart:
         first, last = (self._samples * self._sub_centers * edge for edge in (start, stop))
         if last > len(self._memory):
             return None
-        return self._memory[first:last].view(self._samples, -1)
+        width = (stop - start) * self._sub_centers
+        return self._memory[first:last].view(self._samples, width)
 
 
 KeptEntries = KeptInGradient | KeptApart

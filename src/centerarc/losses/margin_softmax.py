@@ -66,8 +66,9 @@ class MarginSoftmaxLoss(nn.Module):
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
         label_smoothing: in [0, 1).
         sample_rate: share of the classes that take part in a training step, in (0, 1]: those of the
-            batch, and others by chance. Below 1 the prototypes' gradient is sparse: step it with
-            ``PrototypeSGD``. In evaluation mode all classes take part.
+            batch, and others by chance. Below 1 the prototypes' gradient is sparse (but for the
+            reference implementation): step it with ``PrototypeSGD``. In evaluation mode all
+            classes take part.
         sample_generator: draws them, on the device of the labels; torch's own by default. It is
             in no state dict: save its ``get_state()`` to resume exactly, each rank its own.
         conflict_threshold: cosine above which another class's prototype does not count as wrong:
@@ -124,8 +125,15 @@ class MarginSoftmaxLoss(nn.Module):
         check_reduction(reduction)
         check_positive("s", s)
         check_sample_rate(sample_rate)
-        check_smoothing(label_smoothing, sub_centers > 1, sample_rate < 1)
         check_conflict_threshold(conflict_threshold)
+        check_smoothing(
+            label_smoothing, sub_centers > 1, sample_rate < 1, conflict_threshold is not None
+        )
+        if margin is not None and (isinstance(margin, type) or not callable(margin)):
+            raise ValueError(
+                "margin must be a margin such as ArcFace(0.5), or create_margin('arcface', m=0.5), "
+                f"got {margin!r}"
+            )
         check_implementation(implementation)
         check_shards(shards, num_classes)
         if weight is not None and weight.shape != (num_classes,):

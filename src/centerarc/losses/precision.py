@@ -8,6 +8,7 @@ s = 64.) ``torch.set_float32_matmul_precision`` acts on these products as on all
 """
 
 import contextlib
+import threading
 from collections.abc import Iterator
 
 import torch
@@ -26,6 +27,31 @@ def reduced_products(device: torch.device) -> bool:
         return False
     # Without the instructions a bfloat16 product on the CPU is many times slower than float32.
     return kind == "cuda" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+class _MediumPrecision:
+    """PyTorch's setting of the process, for as long as one thread wants it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._before = ""
+
+    def enter(self) -> None:
+        with self._lock:
+            if not self._users:
+                self._before = torch.get_float32_matmul_precision()
+                torch.set_float32_matmul_precision("medium")
+            self._users += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                torch.set_float32_matmul_precision(self._before)
+
+
+_medium = _MediumPrecision()
 
 
 class Products:
@@ -54,12 +80,11 @@ class Products:
         if not self.reduced or self._cuda:
             yield
             return
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("medium")
+        _medium.enter()
         try:
             yield
         finally:
-            torch.set_float32_matmul_precision(before)
+            _medium.leave()
 
     def operand(self, matrix: Tensor) -> Tensor:
         """A factor of ``pull`` or ``push``, rounded if the products are reduced."""

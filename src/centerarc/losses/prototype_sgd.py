@@ -38,7 +38,8 @@ class PrototypeSGD(Optimizer):
     and so does a gradient that arrives by autograd, from torch.compile or another term. Clipping
     and a gradient scaler it cannot see: there is no gradient to clip, and a scaled loss steps the
     prototypes by the scale, so use neither. What is not finite is in the prototypes after
-    ``backward()``: look at the loss before. The backward pass steps in evaluation mode too.
+    ``backward()``: look at the loss before. Every backward pass through the loss steps, in
+    evaluation mode and for the gradient of the features alone too.
 
     The momentum comes into being with the first step. The state of a ``torch.optim.SGD`` can be
     loaded; ours has no ``dampening``, which that one wants.
@@ -87,14 +88,25 @@ class PrototypeSGD(Optimizer):
         }
         self.fused = fused
         self._stepped: set[int] = set()
+        # Only an optimizer that was made may step; a later group may be refused.
+        self._complete = False
         super().__init__(params, defaults)
+        self._complete = True
         self._register()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of prototypes, checked as those of the constructor are."""
         super().add_param_group(param_group)
-        group = self.param_groups[-1]
-        if not 0.0 <= group["lr"] < torch.inf:
+        try:
+            self._check(self.param_groups[-1])
+        except ValueError:
+            self.param_groups.pop()
+            raise
+        if self._complete:
+            self._register()
+
+    def _check(self, group: dict[str, Any]) -> None:
+        if not 0.0 <= float(group["lr"]) < torch.inf:
             raise ValueError(f"lr must be finite and not negative, got {group['lr']!r}")
         if not 0.0 <= group["momentum"] < 1.0:
             raise ValueError(f"momentum must be in [0, 1), got {group['momentum']!r}")
@@ -111,13 +123,13 @@ class PrototypeSGD(Optimizer):
                     "fused must be False for parameters that are not contiguous float32 or float64 "
                     f"prototypes, got {tuple(parameter.shape)} {parameter.dtype}"
                 )
-        self._register()
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"fused": self.fused}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._stepped = set()
+        self._complete = True
         super().__setstate__(state)
         self._register()
 
@@ -194,6 +206,9 @@ class PrototypeSGD(Optimizer):
         if gradient.is_sparse:
             gradient = gradient.coalesce()
             touched, gradient = gradient.indices()[0], gradient.values()
+        if parameter.dim() == 0:
+            parameter, gradient = parameter.unsqueeze(0), gradient.unsqueeze(0)
+            momentum = None if momentum is None else momentum.unsqueeze(0)
         for start in range(0, len(gradient), ROWS_AT_ONCE):
             part = slice(start, start + ROWS_AT_ONCE)
             if touched is None:
@@ -244,7 +259,7 @@ class StepInPlace:
         triton: bool,
     ) -> None:
         self._optimizer = optimizer
-        self._weight = weight
+        self.weight = weight
         self._sample = sample
         self._dtype = dtype
         self._kernels = triton_epilogues if triton else epilogues
@@ -258,20 +273,20 @@ class StepInPlace:
         Raises:
             RuntimeError: if these prototypes were stepped since the optimizer's last ``step()``.
         """
-        if id(self._weight) in self._optimizer._stepped:
+        if id(self.weight) in self._optimizer._stepped:
             raise RuntimeError(
                 "the fused PrototypeSGD came to a second backward pass before step(), and serves "
                 "one: call step() after each, or use fused=False to accumulate or to add terms"
             )
-        self._optimizer._stepped.add(id(self._weight))
-        self._group = self._optimizer._group(self._weight)
-        self._momentum = self._optimizer.momentum_buffer(self._weight)
+        self._optimizer._stepped.add(id(self.weight))
+        self._group = self._optimizer._group(self.weight)
+        self._momentum = self._optimizer.momentum_buffer(self.weight)
 
     def block(self, start: int, stop: int) -> Tensor:
         """As in ``GradientSink``."""
-        rows = (stop - start) * self._weight[0].numel() // self._weight.shape[-1]
+        rows = (stop - start) * self.weight[0].numel() // self.weight.shape[-1]
         if self._memory is None or len(self._memory) < rows:
-            self._memory = self._weight.new_empty(rows, self._weight.shape[-1], dtype=self._dtype)
+            self._memory = self.weight.new_empty(rows, self.weight.shape[-1], dtype=self._dtype)
         return self._memory[:rows]
 
     def finish(
@@ -292,21 +307,21 @@ class StepInPlace:
             group["weight_decay"],
             group["nesterov"],
         )
-        self._write_back(self._weight, start, stop, rows)
+        self._write_back(self.weight, start, stop, rows)
         if self._momentum is not None and speeds is not None:
             self._write_back(self._momentum, start, stop, speeds)
 
     def add(self, places: Tensor, gradient: Tensor) -> None:
         """Step further by (N, D) gradients of single prototypes; the rule is linear in them."""
         if self._sample is not None:
-            sub_centers = self._weight[0].numel() // self._weight.shape[-1]
+            sub_centers = self.weight[0].numel() // self.weight.shape[-1]
             first = self._sample[torch.div(places, sub_centers, rounding_mode="floor")]
             places = first * sub_centers + places % sub_centers
         group = self._group
         factor = -float(group["lr"]) * (1 + group["momentum"] if group["nesterov"] else 1)
         if self._momentum is not None:
             add_rows(self._momentum.flatten(0, -2), places, gradient)
-        add_rows(self._weight.flatten(0, -2), places, gradient * factor)
+        add_rows(self.weight.flatten(0, -2), places, gradient * factor)
 
     def _select(self, array: Tensor, start: int, stop: int) -> Tensor:
         if self._sample is None:

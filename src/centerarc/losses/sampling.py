@@ -5,10 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from centerarc.losses.checks import is_number
+
 
 def check_sample_rate(rate: float) -> None:
     """Raise ``ValueError`` unless the rate is in (0, 1]."""
-    if not 0.0 < rate <= 1.0:
+    if not (is_number(rate) and 0.0 < rate <= 1.0):
         raise ValueError(f"sample_rate must be in (0, 1], got {rate!r}")
 
 
@@ -18,7 +20,7 @@ def sample_classes(
     """Draw a share of the classes without replacement, the labels' own always among them.
 
     Args:
-        labels: (N,) int64 in [0, num_classes), or -1 for a class that is not among them.
+        labels: (N,) integers; those outside [0, num_classes) are of no class here.
         num_classes: C, 0 or more.
         rate: the share, in (0, 1].
         generator: of the draw, on the labels' device; torch's own by default.
@@ -40,10 +42,15 @@ def sample_classes(
         tensor([3, 7])
     """
     check_sample_rate(rate)
+    if labels.dim() != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(f"labels must be (N,) integers, got {tuple(labels.shape)} {labels.dtype}")
+    if not isinstance(num_classes, int) or num_classes < 0:
+        raise ValueError(f"num_classes must be an integer, 0 or more, got {num_classes!r}")
+    labels = labels.long()
     size = min(num_classes, max(round(rate * num_classes), labels.shape[0]))
     keys = torch.rand(num_classes + 1, generator=generator, device=labels.device)
     # Labels of no class mark the entry behind the last.
-    keys[labels.where(labels >= 0, num_classes)] = 2.0
+    keys[labels.where((labels >= 0) & (labels < num_classes), num_classes)] = 2.0
     return keys[:num_classes].topk(size, sorted=False).indices.sort().values
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from centerarc.losses.checks import check_batch, check_positive, check_values
+from centerarc.losses.checks import check_batch, check_positive, check_values, is_number
 from centerarc.losses.class_pass import (
     ClassPass,
     Implementation,
@@ -114,7 +114,8 @@ def margin_softmax_terms(
     )
     reduced = dtype == torch.float32 and reduced_products(features.device)
     # An ignored row becomes a zero vector, so that not even a NaN in it reaches a gradient.
-    features = features.to(dtype).where(_is_class(labels, 0, classes).unsqueeze(1), 0.0)
+    known = (labels != ignore_index) & _is_class(labels, 0, classes)
+    features = features.to(dtype).where(known.unsqueeze(1), 0.0)
     first = 0
     if shards is not None:
         features, labels = shards.gather(features, labels)
@@ -188,13 +189,17 @@ def _check_options(
         raise ValueError(
             f"weight must be ({classes},), one for each class, got {tuple(weight.shape)}"
         )
-    check_smoothing(label_smoothing, prototypes.dim() == 3, sampler is not None)
     check_conflict_threshold(conflict_threshold)
+    check_smoothing(
+        label_smoothing, prototypes.dim() == 3, sampler is not None, conflict_threshold is not None
+    )
 
 
-def check_smoothing(label_smoothing: float, sub_centers: bool, sampled: bool) -> None:
+def check_smoothing(
+    label_smoothing: float, sub_centers: bool, sampled: bool, filtered: bool
+) -> None:
     """Raise ``ValueError`` unless the smoothing is in range, and 0 where it has no meaning."""
-    if not 0.0 <= label_smoothing < 1.0:
+    if not (is_number(label_smoothing) and 0.0 <= label_smoothing < 1.0):
         raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing!r}")
     if label_smoothing and sub_centers:
         raise ValueError(f"label_smoothing must be 0 with sub-centers, got {label_smoothing!r}")
@@ -202,11 +207,15 @@ def check_smoothing(label_smoothing: float, sub_centers: bool, sampled: bool) ->
         raise ValueError(
             f"label_smoothing must be 0 with a sample_rate below 1, got {label_smoothing!r}"
         )
+    if label_smoothing and filtered:
+        raise ValueError(
+            f"label_smoothing must be 0 with a conflict_threshold, got {label_smoothing!r}"
+        )
 
 
 def check_conflict_threshold(threshold: float | None) -> None:
     """Raise ``ValueError`` unless it is None or a cosine above 0."""
-    if threshold is not None and not 0.0 < threshold <= 1.0:
+    if threshold is not None and not (is_number(threshold) and 0.0 < threshold <= 1.0):
         raise ValueError(f"conflict_threshold must be None or in (0, 1], got {threshold!r}")
 
 

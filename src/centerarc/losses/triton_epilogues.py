@@ -62,7 +62,6 @@ def _exponentials(
     classes: tl.tensor,
     z_stride: tl.tensor,
     out_stride: tl.tensor,
-    shift: tl.float64,
     limit: tl.float64,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -86,7 +85,7 @@ def _exponentials(
 
     # NaN is not equal to itself. It is kept even at the own class, so that no sum hides it.
     counted = (negative | (v != v)) & ~(v > tl.full((), limit, dtype))
-    e = tl.where(counted, _exp(v - tl.full((), shift, dtype)), 0.0)
+    e = tl.where(counted, _exp(v), 0.0)
     at = row.to(tl.int64)[:, None] * out_stride + column[None, :]
     entry = e * length
     if out.dtype.element_ty == tl.bfloat16:
@@ -212,7 +211,6 @@ def exponentials(
     z: Tensor,
     inverse: Tensor,
     columns: Tensor,
-    shift: float,
     limit: float,
     total: Tensor,
     hardest: Tensor,
@@ -220,7 +218,7 @@ def exponentials(
 ) -> None:
     """``epilogues.exponentials`` in one pass over z, which stays as it is (or is ``out``).
 
-    With v = z / |w|: ``out = exp(v - shift) / |w|``, 0 at the own class and where v > ``limit``.
+    With v = z / |w|: ``out = exp(v) / |w|``, 0 at the own class and where v > ``limit``.
     A NaN anywhere in a row of z makes the row's ``total`` and ``hardest`` NaN.
 
     Args:
@@ -229,9 +227,8 @@ def exponentials(
         inverse: (B,) one over the prototypes' lengths, 0 for a zero prototype; z's dtype.
         columns: (N,) int64, each sample's own class counted from the block's first. Outside [0, B)
             it excludes no class.
-        shift: subtracted before the exponential.
         limit: a v above it does not count, but for ``hardest``; infinity to count all.
-        total: (N,) to which the sums of exp(v - shift) are added, z's dtype.
+        total: (N,) to which the sums of exp(v) are added, z's dtype.
         hardest: (N,) raised to the largest v of another class, z's dtype.
         out: (N, B), z's dtype or bfloat16, rows as those of z; may be ``z``.
     """
@@ -246,7 +243,6 @@ def exponentials(
         _exponentials[(triton.cdiv(samples, ROWS) * tiles,)](
             *arrays,
             *sizes,
-            shift,
             limit,
             ROWS=ROWS,
             COLUMNS=COLUMNS,
