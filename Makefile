@@ -1,6 +1,6 @@
 # make demo   trains on drawn faces for a few minutes and writes a page about the result
 # make test   runs the test suite
-# make bench  measures the head against its peers (about 25 minutes; wants an idle machine)
+# make bench  measures the head against its peers (about 20 minutes; wants an idle machine)
 # All create .venv and install the pinned versions the first time; later runs install nothing.
 
 PYTHON ?= python3

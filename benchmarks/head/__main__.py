@@ -47,7 +47,8 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--shapes", help=f"of {','.join(SHAPES)}; by default all of the device")
     parser.add_argument("--tasks", help=f"of {','.join(TASKS)}; by default all of the device")
     parser.add_argument("--modes", default=",".join(MODES), help="of float32,reduced")
-    parser.add_argument("--only", help="implementations, for example ours,products")
+    everyone = dict.fromkeys(name for names in TASKS.values() for name in names)
+    parser.add_argument("--only", help=f"of {','.join(everyone)}")
     parser.add_argument("--rounds", type=int, help="by default more for the smaller shapes")
     parser.add_argument("--quick", action="store_true", help="one round of the smallest shape")
     parser.add_argument(

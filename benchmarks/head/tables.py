@@ -92,6 +92,8 @@ def goals_table(results: Results) -> str | None:
     """The goals beside what was measured; None if nothing that they need was."""
     rows, measured = [], False
     for goal in GOALS:
+        if not any(goal.ratio(results, shape) for shape in COLUMNS):
+            continue
         row = [goal.words]
         for shape, bound in zip(COLUMNS, goal.bounds or (None,) * len(COLUMNS), strict=True):
             found = goal.ratio(results, shape)
