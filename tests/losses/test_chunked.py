@@ -122,7 +122,7 @@ def test_float32_gradients_at_the_usual_scale_are_right_to_six_digits() -> None:
 
 def test_a_wish_for_triton_that_cannot_be_met_is_one_line(caplog, monkeypatch) -> None:
     monkeypatch.setattr(chunked_module.triton_epilogues, "available", lambda: False)
-    chunked_module._try_triton.cache_clear()
+    chunked_module._triton_works.cache_clear()
     made = MarginSoftmaxLoss(500, 8, implementation="triton")
     plain = MarginSoftmaxLoss(500, 8, implementation="chunked")
     plain.load_state_dict(made.state_dict())
@@ -140,11 +140,11 @@ def test_kernels_that_do_not_start_are_one_line_too(caplog, monkeypatch) -> None
 
     monkeypatch.setattr(chunked_module.triton_epilogues, "available", lambda: True)
     monkeypatch.setattr(chunked_module.triton_epilogues, "project", fail)
-    chunked_module._try_triton.cache_clear()
+    chunked_module._triton_works.cache_clear()
     with caplog.at_level(logging.WARNING, logger="centerarc"):
         MarginSoftmaxLoss(500, 8, implementation="triton")(torch.randn(4, 8), torch.arange(4))
     assert "Failed to find C compiler" in caplog.text
-    chunked_module._try_triton.cache_clear()
+    chunked_module._triton_works.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -97,6 +98,9 @@ class Processes:
     def close(self) -> None:
         """Leaves the process group."""
         if self.world_size > 1 and dist.is_initialized():
+            # gloo's thread drops its last work a moment after it is done, and needs the interpreter
+            # to do so; tearing the group down waits for that thread and does not let it have it.
+            time.sleep(0.2)
             dist.destroy_process_group()
 
 

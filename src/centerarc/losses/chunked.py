@@ -78,13 +78,8 @@ class Chunked:
         return wanted and _triton_works(device)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _triton_works(device: torch.device) -> bool:
-    return _try_triton(device)
-
-
 @cache
-def _try_triton(device: torch.device) -> bool:
+def _triton_works(device: torch.device) -> bool:
     """Whether Triton's kernels are there and start; one line is logged if not."""
     trouble = "Triton is not installed"
     if importlib.util.find_spec("triton") is not None:

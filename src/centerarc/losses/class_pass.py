@@ -1,6 +1,6 @@
 """One pass of a batch over the class prototypes: what every loss here is made of."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -76,14 +76,14 @@ def class_pass(
     if implementation == "auto":
         rows = weight.shape[:-1].numel()
         small = features.shape[0] * rows <= SMALL and features.shape[1] * rows <= SMALL_WEIGHT
-        if small and sample is None and not _steps_in_backward(weight):
+        if small and sample is None and not has_fused_step(weight):
             implementation = "reference"
     elif implementation == "chunked":
         settings = Chunked(epilogues="torch")
     elif implementation == "triton":
         settings = Chunked(epilogues="triton")
     if implementation == "reference":
-        if _steps_in_backward(weight):
+        if has_fused_step(weight):
             raise ValueError(
                 "implementation must not be 'reference' where PrototypeSGD(fused=True) has the "
                 "prototypes: plain autograd makes their gradient"
@@ -95,21 +95,17 @@ def class_pass(
         return ClassPass(own, *found, _mean(features, weight, mean_weight) if mean else None)
     if not torch.is_grad_enabled():  # which a Function cannot see
         features, weight = features.detach(), weight.detach()
-    # What leaves a sparse gradient is not for a compiled graph.
-    passed: ClassPass = _eager(
-        features, weight, labels, sample, scale, limit, mean, mean_weight, reduced, settings
+    arguments = (
+        *(features, weight, labels, sample, scale, limit, mean, mean_weight, reduced),
+        settings,
     )
-    return passed
+    if torch.compiler.is_compiling():
+        # What leaves a sparse gradient is not for a compiled graph. Imported here, because it
+        # brings the compiler along, which whoever does not compile should not have to load.
+        from centerarc.losses.outside_graph import outside_graph
 
-
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def _eager(*arguments: Any) -> ClassPass:
+        return ClassPass(*outside_graph(*arguments))
     return ClassPass(*ChunkedPass.apply(*arguments))  # type: ignore[no-untyped-call]
-
-
-def _steps_in_backward(weight: Tensor) -> bool:
-    # A compiled graph has no fused step; the optimizer then complains of the gradient it finds.
-    return not torch.compiler.is_compiling() and has_fused_step(weight)
 
 
 def _reference(

@@ -4,12 +4,12 @@ What a compiled graph cannot express stays out of it: exponentials are made agai
 pass, and single prototypes are gathered outside, in plain autograd.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from centerarc.losses.chunked import Chunked, features_gradient
+from centerarc.losses.chunked import Chunked, Epilogues, features_gradient
 from centerarc.losses.class_blocks import ClassBlocks, Sums
 from centerarc.losses.gradient_sinks import GradientArray
 
@@ -39,11 +39,14 @@ def opaque_logsumexp(
     """
     pulled = torch.is_grad_enabled() and features.requires_grad
     workspace = settings.bytes_on(features.device)
-    triton = settings.takes_triton(features.device)
     logsumexp, hardest, _, _ = _forward(
-        features, weight, labels, scale, limit, reduced, workspace, triton, pulled
+        features, weight, labels, scale, limit, reduced, workspace, settings.epilogues, pulled
     )
     return logsumexp, hardest
+
+
+def _takes_triton(epilogues: str, features: Tensor) -> bool:
+    return Chunked(epilogues=cast(Epilogues, epilogues)).takes_triton(features.device)
 
 
 @torch.library.custom_op("centerarc::negative_logsumexp", mutates_args=())
@@ -55,10 +58,12 @@ def _forward(
     limit: float,
     reduced: bool,
     workspace: int,
-    triton: bool,
+    epilogues: str,
     pulled: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Also returns (N, D), each sample's mean negative direction, or (0, D) if not ``pulled``."""
+    # Asked here and not before, where torch.compile would trace the question.
+    triton = _takes_triton(epilogues, features)
     blocks = ClassBlocks(features, weight, labels, None, scale, limit, reduced, workspace, triton)
     sums = blocks.forward(None, pulled=pulled, mean_weight=None, mean=False)
     pull = features.new_empty(0, features.shape[1]) if sums.pull is None else sums.pull
@@ -74,7 +79,7 @@ def _(
     limit: float,
     reduced: bool,
     workspace: int,
-    triton: bool,
+    epilogues: str,
     pulled: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     row = features.new_empty(features.shape[0])
@@ -95,9 +100,11 @@ def _weight_gradient(
     limit: float,
     reduced: bool,
     workspace: int,
-    triton: bool,
+    epilogues: str,
 ) -> Tensor:
     """The gradient of ``weight``, in its shape and dtype, from (N,) logsumexp and its gradient."""
+    # Asked here and not before, where torch.compile would trace the question.
+    triton = _takes_triton(epilogues, features)
     blocks = ClassBlocks(features, weight, labels, None, scale, limit, reduced, workspace, triton)
     out = torch.empty_like(weight, memory_format=torch.contiguous_format)
     sink = GradientArray(out, features.dtype, triton)

@@ -226,7 +226,12 @@ class PrototypeSGD(Optimizer):
 
 
 def has_fused_step(weight: Tensor) -> bool:
-    """Whether a fused optimizer steps these prototypes."""
+    """Whether a fused optimizer steps these prototypes in their backward pass.
+
+    A compiled graph has no such step; the optimizer then complains of the gradient that it finds.
+    """
+    if torch.compiler.is_compiling():
+        return False
     reference = _FUSED.get(weight)
     return reference is not None and reference() is not None
 
