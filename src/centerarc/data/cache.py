@@ -5,6 +5,7 @@ import mmap
 import numpy as np
 import numpy.typing as npt
 
+from centerarc.data import source as sources
 from centerarc.data.source import FaceSource, Image
 
 
@@ -69,6 +70,10 @@ class CachedSource:
         kept: Image = self._pixels[index]
         kept.flags.writeable = False
         return kept
+
+    def place(self, index: int) -> str:
+        """Returns where image `index` comes from."""
+        return sources.place(self.source, index)
 
 
 def _first_shape(source: FaceSource) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ _ORIENTATION = 0x0112
 _NO_RANGE = {"I": "32-bit whole-number", "F": "floating-point"}
 
 
-def decode_image(data: bytes) -> Image:
+def decode_image(data: bytes, size: int | None = None) -> Image:
     """Decodes an image file of any common format to upright RGB.
 
     EXIF orientation is applied; grey, palette and CMYK become RGB; 16-bit keeps its upper
@@ -25,6 +25,7 @@ def decode_image(data: bytes) -> Image:
 
     Args:
         data: The whole file.
+        size: Side in pixels to which the image is resized; None leaves it as it is.
 
     Returns:
         `(H, W, 3)` uint8 RGB.
@@ -33,10 +34,58 @@ def decode_image(data: bytes) -> Image:
         ValueError: If the data is empty, no image, damaged, cut off, has over 64 M pixels,
             or pixels of 32 bits, whose range is unknown.
     """
+    pixels = _decode(data)
+    if size is None or pixels.shape[:2] == (size, size):
+        return pixels
+    return resized(pixels, size, size)
+
+
+def decode_into(data: bytes, out: Image, *, resize: bool) -> None:
+    """Decodes an image file into an array that is there; see `decode_image`.
+
+    Args:
+        data: The whole file.
+        out: `(H, W, 3)` uint8, contiguous.
+        resize: Bring an image of another size to that of `out`.
+
+    Raises:
+        ValueError: As `decode_image`, or if the image has another size and may not be resized.
+    """
+    pixels = _decode(data, out)
+    if pixels is out:
+        return
+    if pixels.shape != out.shape:
+        if not resize:
+            raise ValueError(
+                f"the image has {pixels.shape[1]} x {pixels.shape[0]} pixels and others have "
+                f"{out.shape[1]} x {out.shape[0]}; all must have one size, so set the source's "
+                "image_size"
+            )
+        pixels = resized(pixels, out.shape[1], out.shape[0])
+    np.copyto(out, pixels)
+
+
+def resized(image: Image, width: int, height: int) -> Image:
+    """Resizes an image: bilinear with antialiasing, as Pillow does it.
+
+    Args:
+        image: `(H, W, 3)` uint8 RGB.
+        width: Of the result in pixels.
+        height: Of the result in pixels.
+
+    Returns:
+        `(height, width, 3)` uint8 RGB.
+    """
+    picture = PIL.Image.fromarray(image).resize((width, height), PIL.Image.Resampling.BILINEAR)
+    return np.array(picture)
+
+
+def _decode(data: bytes, out: Image | None = None) -> Image:
+    """Decodes; into `out` and returns it where format and size allow that."""
     if not data:
         raise ValueError("the image is empty (0 bytes)")
     if data[:3] == b"\xff\xd8\xff":
-        pixels = _decode_plain_jpeg(data)
+        pixels = _decode_plain_jpeg(data, out)
         if pixels is not None:
             return pixels
     try:
@@ -63,13 +112,9 @@ def read_image(path: str | os.PathLike[str], size: int | None = None) -> Image:
     """
     try:
         with open(path, "rb") as file:
-            pixels = decode_image(file.read())
+            return decode_image(file.read(), size)
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read {os.fspath(path)!r}: {error}") from error
-    if size is None or pixels.shape[:2] == (size, size):
-        return pixels
-    resized = PIL.Image.fromarray(pixels).resize((size, size), PIL.Image.Resampling.BILINEAR)
-    return np.array(resized)
 
 
 def check_image_header(path: str | os.PathLike[str]) -> None:
@@ -91,7 +136,7 @@ def check_image_header(path: str | os.PathLike[str]) -> None:
         raise ValueError(_reason(error)) from error
 
 
-def _decode_plain_jpeg(data: bytes) -> Image | None:
+def _decode_plain_jpeg(data: bytes, out: Image | None) -> Image | None:
     """Decodes the usual JPEG fast; None leaves CMYK and rotated pictures to Pillow."""
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
@@ -104,11 +149,12 @@ def _decode_plain_jpeg(data: bytes) -> Image | None:
         with PIL.Image.open(BytesIO(data)) as picture:
             if picture.getexif().get(_ORIENTATION, 1) != 1:
                 return None
+    buffer = out if out is not None and out.shape[:2] == (height, width) else None
     try:
-        pixels: Image = simplejpeg.decode_jpeg(data, "RGB")
+        pixels: Image = simplejpeg.decode_jpeg(data, "RGB", buffer=buffer)
     except ValueError as error:
         raise ValueError(f"the JPEG is damaged or cut off: {error}") from error
-    return pixels
+    return pixels if buffer is None else buffer
 
 
 def _to_rgb(picture: PIL.Image.Image) -> Image:

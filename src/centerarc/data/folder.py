@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from centerarc.data.decode import check_image_header, read_image
-from centerarc.data.source import Image
+from centerarc.data.decode import check_image_header
+from centerarc.data.encoded import EncodedSource
+from centerarc.data.files import read_file
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
@@ -29,16 +29,15 @@ class Skipped:
     reason: str
 
 
-class FolderSource:
+class FolderSource(EncodedSource):
     """The images in `<root>/<identity>/<image>`, in natural order (2 before 10).
 
     Whatever is not a readable image of an identity is left out and listed, never silently:
-    other files, hidden files, deeper folders, empty files, files whose header is no image, and
-    identities with too few images. Links are followed; one identity linked twice counts once.
+    other files, hidden files, deeper folders, empty files and files whose header is no image.
+    Links are followed; one identity linked twice counts once.
 
     Args:
         root: The folder of identity folders.
-        min_images: Identities with fewer images are left out; at least 1.
         include: Names of identities to take; None takes all. Each must exist.
         exclude: Names of identities to leave out.
         image_size: Side in pixels to which images are resized; None leaves them as they are.
@@ -58,7 +57,6 @@ class FolderSource:
         self,
         root: str | os.PathLike[str],
         *,
-        min_images: int = 1,
         include: Collection[str] | None = None,
         exclude: Collection[str] | None = None,
         image_size: int | None = None,
@@ -66,49 +64,35 @@ class FolderSource:
         self.root = Path(root)
         if not self.root.is_dir():
             raise ValueError(f"root is {str(root)!r}, which is not a folder")
-        if min_images < 1:
-            raise ValueError(f"min_images is {min_images}; it must be at least 1")
-        if image_size is not None and image_size < 1:
-            raise ValueError(f"image_size is {image_size}; it must be at least 1 or None")
-        self.image_size = image_size
-        self.identities: list[str] = []
+        super().__init__(image_size)
+        self.identities = []
         self.paths: list[Path] = []
         self.skipped: list[Skipped] = []
         labels: list[int] = []
         for folder in self._identity_folders(include, set(exclude or ())):
             images = self._images(folder)
-            if len(images) < min_images:
-                reason = f"fewer than {min_images} images"
-                self.skipped.append(Skipped(folder, reason))
+            if not images:
+                self.skipped.append(Skipped(folder, "a folder without an image"))
                 continue
             labels += [len(self.identities)] * len(images)
             self.identities.append(folder.name)
             self.paths += images
-        self.labels: npt.NDArray[np.int64] = np.array(labels, dtype=np.int64)
+        self.labels = np.array(labels, dtype=np.int64)
         if not self.paths:
             raise ValueError(
                 f"root {str(root)!r} holds no usable image in <identity>/<image>: {self.summary()}"
             )
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
     def __repr__(self) -> str:
         return f"FolderSource({str(self.root)!r}: {self.summary()})"
 
-    def image(self, index: int) -> Image:
-        """Reads and decodes one image.
+    def encoded(self, index: int) -> bytes:
+        """Returns the file of image `index`; see `EncodedSource.encoded`."""
+        return read_file(self.paths[index])
 
-        Args:
-            index: Number of the image in `[0, len)`.
-
-        Returns:
-            `(H, W, 3)` uint8 RGB.
-
-        Raises:
-            ValueError: If the file cannot be read or decoded; the message names it.
-        """
-        return read_image(self.paths[index], self.image_size)
+    def place(self, index: int) -> str:
+        """Returns the path of image `index` below the root, with slashes."""
+        return self.paths[index].relative_to(self.root).as_posix()
 
     def summary(self) -> str:
         """Returns one line: how much there is, and how much was left out for which reason."""
