@@ -1,6 +1,7 @@
 # make demo   trains on drawn faces for a few minutes and writes a page about the result
 # make test   runs the test suite
-# make bench  measures the head against its peers (about 20 minutes; wants an idle machine)
+# make bench  measures the head, then the data pipeline, against peers (about 25 minutes; wants an
+#             idle machine)
 # All create .venv and install the pinned versions the first time; later runs install nothing.
 
 PYTHON ?= python3
@@ -31,6 +32,7 @@ check: test lint types readme
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.head --thp --page docs/results/head.md
+	$(BIN)/python -m benchmarks.data --page docs/results/data.md
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -42,5 +44,5 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[log,report]" --group dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[log,report,parquet]" --group dev
 	@touch $(READY)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from centerarc.data import atomic_path
+from centerarc.data.files import read_file
 
 
 def test_the_file_appears_when_it_is_complete(tmp_path: Path) -> None:
@@ -35,3 +36,17 @@ def test_after_an_error_the_old_file_is_there_and_no_other(tmp_path: Path) -> No
 def test_a_folder_cannot_be_replaced(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a folder"), atomic_path(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("size", [0, 1, 65535, 65536, 65537, 3_000_000])
+def test_a_file_is_read_whole(tmp_path: Path, size: int) -> None:
+    content = bytes(range(256)) * (size // 256 + 1)
+    (tmp_path / "file").write_bytes(content[:size])
+    assert read_file(tmp_path / "file") == content[:size]
+
+
+def test_a_file_that_cannot_be_read_gives_the_reason_alone(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="^No such file or directory$"):
+        read_file(tmp_path / "absent")
+    with pytest.raises(OSError, match="^Is a directory$"):
+        read_file(tmp_path)

@@ -59,19 +59,6 @@ def test_what_is_left_out_is_listed_with_the_reason(tmp_path: Path) -> None:
     assert "3 unreadable" in source.summary()
 
 
-def test_identities_can_be_chosen_and_must_have_enough_images(tmp_path: Path) -> None:
-    for name, count in (("ann", 3), ("bob", 1), ("cyd", 2)):
-        for number in range(count):
-            put(tmp_path / name / f"{number}.png")
-    source = FolderSource(tmp_path, min_images=2)
-    assert source.identities == ["ann", "cyd"]
-    assert reasons(source) == {"bob": "fewer than 2 images"}
-    assert FolderSource(tmp_path, exclude={"ann", "nobody"}).identities == ["bob", "cyd"]
-    assert FolderSource(tmp_path, include={"cyd"}).identities == ["cyd"]
-    with pytest.raises(ValueError, match=r"include names 1 identities .* first 'dan'"):
-        FolderSource(tmp_path, include={"ann", "dan"})
-
-
 def test_links_are_followed_once_and_loops_end(tmp_path: Path) -> None:
     put(tmp_path / "elsewhere" / "eve" / "1.png")
     root = tmp_path / "root"
@@ -116,5 +103,5 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "ann" / "1.jpg").touch()
     with pytest.raises(ValueError, match=r"no usable image .*\(1 unreadable"):
         FolderSource(tmp_path)
-    with pytest.raises(ValueError, match="min_images is 0"):
-        FolderSource(tmp_path, min_images=0)
+    with pytest.raises(ValueError, match="image_size is 0"):
+        FolderSource(tmp_path, image_size=0)

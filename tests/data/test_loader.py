@@ -185,7 +185,7 @@ def children() -> set[str]:
     [
         ({"batch_size": 0}, "batch_size is 0"),
         ({"batch_size": 5, "world_size": 2}, "batch_size is 5"),
-        ({"batch_size": 21}, "20 images, too few for one batch of 21"),
+        ({"batch_size": 21}, "an epoch has 20 images, too few for one batch of 21"),
         ({"rank": 2, "world_size": 2}, "rank is 2"),
         ({"seed": -1}, "seed is -1"),
         ({"workers": -1}, "workers is -1"),

@@ -1,60 +1,114 @@
-"""Sources: people are split, never images, and a source can be opened by name."""
+"""Sources by name and by path, and what those of encoded images share."""
+
+import pickle
+from io import BytesIO
+from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 
-from centerarc.data import create_source, split_identities, subset
-
-
-class Four:
-    identities = ["ann", "bob", "cyd", "dan"]  # noqa: RUF012
-    labels = np.array([0, 1, 1, 2, 3, 0])
-
-    def __len__(self) -> int:
-        return 6
-
-    def image(self, index: int) -> np.ndarray:
-        return np.full((1, 1, 3), index, dtype=np.uint8)
-
-
-def test_a_subset_has_the_images_of_its_people_under_new_labels() -> None:
-    part = subset(Four(), ["cyd", "ann"])
-    assert part.identities == ["cyd", "ann"]
-    assert len(part) == 3
-    assert part.labels.tolist() == [1, 0, 1]
-    assert [int(part.image(i)[0, 0, 0]) for i in range(3)] == [0, 3, 5]
-
-
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [([], "empty"), (["ann", "ann"], "twice"), (["ann", "eve"], "first 'eve'")],
-)
-def test_a_subset_of_wrong_names_is_refused(names: list[str], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        subset(Four(), names)
-
-
-def test_a_split_repeats_covers_everybody_and_shares_nobody() -> None:
-    names = [f"p{i}" for i in range(50)]
-    train, held_out = split_identities(names, 0.2, seed=1)
-    assert len(held_out) == 10
-    assert sorted(train + held_out) == sorted(names)
-    assert split_identities(reversed(names), 0.2, seed=1) == (train, held_out)
-    assert split_identities(names, 0.2, seed=2) != (train, held_out)
-    assert [len(part) for part in split_identities(["a", "b"], 0.01, seed=0)] == [1, 1]
-
-
-def test_a_split_that_cannot_be_made_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"fraction is 1\.0"):
-        split_identities(["a", "b"], 1.0, seed=0)
-    with pytest.raises(ValueError, match="1 different names"):
-        split_identities(["a", "a"], 0.5, seed=0)
+from centerarc.data import EncodedSource, create_source, open_source, source_kind
+from centerarc.data.image import WrongSizeError
 
 
 def test_sources_are_opened_by_name() -> None:
     source = create_source("synthetic", num_identities=2, images_per_identity=1, image_size=64)
     assert len(source) == 2
-    with pytest.raises(ValueError, match="'web'; it must be one of folder, synthetic"):
+    with pytest.raises(ValueError, match="'web'; it must be one of folder, list, recordio, shards"):
         create_source("web")
     with pytest.raises(ValueError, match=r"wrong options for source 'folder'.*rooot"):
         create_source("folder", rooot="x")
+
+
+def test_a_path_tells_the_kind(tmp_path: Path) -> None:
+    for name in ("faces.rec", "list.csv", "LIST.Parquet", "one.tar", "notes.txt"):
+        (tmp_path / name).touch()
+    for folder, name in (("r", "train.rec"), ("t", "a-0.tar"), ("f", "ann/1.jpg")):
+        (tmp_path / folder / name).parent.mkdir(parents=True)
+        (tmp_path / folder / name).touch()
+    kinds = {
+        "faces.rec": "recordio",
+        "list.csv": "list",
+        "LIST.Parquet": "list",
+        "one.tar": "shards",
+        "t/a-{0..3}.tar": "shards",
+        "t/*.tar": "shards",
+        "r": "recordio",
+        "t": "shards",
+        "f": "folder",
+    }
+    for name, kind in kinds.items():
+        assert source_kind(tmp_path / name) == kind
+    with pytest.raises(ValueError, match=r"there is no .*nowhere.*a source is a folder of"):
+        source_kind(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"notes\.txt' is no known kind"):
+        source_kind(tmp_path / "notes.txt")
+
+
+def test_a_folder_is_opened_by_its_path(tmp_path: Path) -> None:
+    (tmp_path / "ann").mkdir()
+    PIL.Image.new("RGB", (8, 8)).save(tmp_path / "ann" / "1.png")
+    source = open_source(tmp_path, image_size=4)
+    assert source.image(0).shape == (4, 4, 3)
+
+
+class Files(EncodedSource):
+    """Pictures in memory."""
+
+    def __init__(self, files: list[bytes], image_size: int | None = None) -> None:
+        super().__init__(image_size)
+        self.files = files
+        self.labels = np.zeros(len(files), dtype=np.int64)
+        self.identities = ["ann"]
+
+    def encoded(self, index: int) -> bytes:
+        return self.files[index]
+
+    def place(self, index: int) -> str:
+        return f"ann/{index}"
+
+
+def file(kind: str, size: tuple[int, int] = (20, 10)) -> bytes:
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    buffer = BytesIO()
+    PIL.Image.fromarray(noise).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_decoding_in_place_gives_the_same_pixels(kind: str) -> None:
+    for source in (Files([file(kind)]), Files([file(kind)], image_size=16)):
+        image = source.image(0)
+        batch = np.full((2, *image.shape), 7, dtype=np.uint8)
+        source.image_into(0, batch[1])
+        assert (batch[1] == image).all()
+        assert (batch[0] == 7).all()
+    with PIL.Image.open(BytesIO(file(kind))) as picture:
+        expected = np.asarray(picture.convert("RGB")).astype(int)
+    assert np.abs(Files([file(kind)]).image(0) - expected).max() <= (2 if kind == "JPEG" else 0)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_another_size_is_an_error_of_its_own(kind: str) -> None:
+    source = Files([file(kind)])
+    for shape in ((10, 21, 3), (20, 10, 3), (11, 20, 3)):
+        with pytest.raises(WrongSizeError, match=r"'ann/0': the image has 20 x 10 pixels and"):
+            source.image_into(0, np.zeros(shape, dtype=np.uint8))
+
+
+def test_damage_names_the_place() -> None:
+    source = Files([file("JPEG")[:-50], b"", b"text"])
+    row = np.zeros((10, 20, 3), dtype=np.uint8)
+    for index, reason in enumerate(["damaged or cut off", "empty", "no image"]):
+        with pytest.raises(ValueError, match=f"^cannot read 'ann/{index}': .*{reason}"):
+            source.image(index)
+        with pytest.raises(ValueError, match=f"^cannot read 'ann/{index}': .*{reason}"):
+            source.image_into(index, row)
+
+
+def test_a_source_travels_to_other_processes() -> None:
+    source = pickle.loads(pickle.dumps(Files([file("PNG")], image_size=16)))
+    assert source.image(0).shape == (16, 16, 3)
+    with pytest.raises(ValueError, match="image_size is 0"):
+        Files([], image_size=0)

@@ -228,7 +228,8 @@ def test_people_of_excluded_folds_and_of_the_validation_are_not_trained_on(
         data={"exclude_pairs": pairs, "exclude_folds": [3]},
         validation={"pairs": pairs, "images": faces, "folds": [1]},
     )
-    train_source, validation = make_sources(config)
+    sources = make_sources(config)
+    train_source, validation = sources.train, sources.pairs
     assert train_source.identities == ["P02", "P03"]
     assert validation is not None
     assert sorted(validation.source.identities) == ["P00", "P01"]
@@ -240,7 +241,8 @@ def test_held_out_people_are_not_trained_on(tmp_path: Path, faces: Path) -> None
 
     for wanted, expected in ((2, 2), (0.5, 3)):
         config = make_config(tmp_path / "run", faces, validation={"identities": wanted})
-        source, pairs = make_sources(config)
+        sources = make_sources(config)
+        source, pairs = sources.train, sources.pairs
         assert pairs is not None
         held_out = set(pairs.source.identities)
         assert len(held_out) == expected

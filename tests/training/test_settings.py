@@ -77,7 +77,7 @@ def test_the_resolved_configuration_reads_back(tmp_path: Path) -> None:
         ("schedule: {epochs: 2, warmup_epochs: 5}\n", [], "warmup_epochs is 5; it must be below"),
         ("validation: {num_pairs: 8}\n", [], "validation: give either pairs (and images) or"),
         ("validation: {identities: 1.5}\n", [], "identities is 1.5; it must be a fraction"),
-        ("", ["--data.source", "foldr"], "data.source is 'foldr'; it must be 'folder' or"),
+        ("", ["--data.source", "foldr"], "data.source is 'foldr'; it must be one of folder, list, recordio, shards, mixed, syn"),
         ("accumulate: 0\n", [], "accumulate is 0; it must be greater than or equal to 1"),
     ],
 )
@@ -97,7 +97,7 @@ def test_errors_are_one_line_that_names_field_value_and_what_is_allowed(
         ("run_dir: a\nseed: 1\nseed: 2\n", ":3: not valid YAML: 'seed' is given twice"),
         ("- 1\n", ":1: expected `name: value` lines, got list"),
         ("run_dir: a\n", "data is missing; it is required"),
-        ("run_dir: a\ndata: {}\n", "data.source is missing; it must be 'folder' or 'synthetic'"),
+        ("run_dir: a\ndata: {}\n", "data.source is missing; it must be one of folder, list, recordio, shards, mixed, synthetic"),
         ("run_dir: a\ndata: {source: folder}\n", "data.root is missing; it is required"),
         ("run_dir: a\ndata: {source: folder, rot: x}\n", "data.ro"),
     ],
@@ -151,3 +151,18 @@ def test_merge_keys_work_and_may_be_overridden(tmp_path: Path) -> None:
     text = "run_dir: a\ndata: {source: synthetic}\nloss: {<<: {m: 0.3, s: 10}, s: 20}\n"
     loss = load_config(_write(tmp_path, text)).loss
     assert (loss.m, loss.s) == (0.3, 20)
+
+
+def test_another_source_by_flag_drops_the_fields_of_the_one_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("run_dir: a\ndata: {source: folder, root: faces, min_images: 3}\n")
+    config = load_config(path, ["--data.path", "x.rec", "--data.source", "recordio"])
+    assert config.data.model_dump(exclude_unset=True, mode="json") == {
+        "source": "recordio",
+        "path": "x.rec",
+        "min_images": 3,
+    }
+    with pytest.raises(ValueError, match=r"data\.path is missing"):
+        load_config(path, ["--data.source", "recordio"])
+    with pytest.raises(ValueError, match=r"data\.source is 'rec'; it must be one of"):
+        load_config(path, ["--data.source", "rec"])

@@ -1,4 +1,9 @@
-"""Labelled face images: where they come from, and how they become batches."""
+"""Labelled face images: where they come from, and how they become batches.
+
+Sources open without torch, which loads with the first batch.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from centerarc.data.augmentation import Augmentation, AugmentationConfig
 from centerarc.data.cache import CachedSource
@@ -6,21 +11,48 @@ from centerarc.data.decode import decode_image, read_image
 from centerarc.data.encoded import EncodedSource
 from centerarc.data.files import atomic_path
 from centerarc.data.folder import FolderSource, Skipped
-from centerarc.data.loader import TrainLoader, iterate_images
+from centerarc.data.leave_out import leave_out, read_leave_out
+from centerarc.data.samplers import (
+    Balanced,
+    IdentityBatches,
+    InBlocks,
+    Sampler,
+    Shuffled,
+    image_weights,
+)
 from centerarc.data.source import FaceSource
-from centerarc.data.sources import create_source, list_sources
+from centerarc.data.sources import create_source, list_sources, open_source, source_kind
+from centerarc.data.splitting import Split, read_identities, split_source, write_identities
 from centerarc.data.subset import Subset, TooFew, split_identities, subset, with_enough_images
-from centerarc.data.tensors import to_input
 from centerarc.data.workers import explain_dead_workers
+
+if TYPE_CHECKING:
+    from centerarc.data.image_list import ListSource, write_list
+    from centerarc.data.loader import TrainLoader, iterate_images
+    from centerarc.data.mixture import MixedSource, Part
+    from centerarc.data.recordio import RecordIOSource
+    from centerarc.data.shards import ShardSource
+    from centerarc.data.tensors import to_input
 
 __all__ = [
     "Augmentation",
     "AugmentationConfig",
+    "Balanced",
     "CachedSource",
     "EncodedSource",
     "FaceSource",
     "FolderSource",
+    "IdentityBatches",
+    "InBlocks",
+    "ListSource",
+    "MixedSource",
+    "Part",
+    "RecordIOSource",
+    "Sampler",
+    "ShardSource",
+    "Shuffled",
     "Skipped",
+    "Split",
     "Subset",
     "TooFew",
     "TrainLoader",
@@ -28,11 +60,45 @@ __all__ = [
     "create_source",
     "decode_image",
     "explain_dead_workers",
+    "image_weights",
     "iterate_images",
+    "leave_out",
     "list_sources",
+    "open_source",
+    "read_identities",
     "read_image",
+    "read_leave_out",
+    "source_kind",
     "split_identities",
+    "split_source",
     "subset",
     "to_input",
     "with_enough_images",
+    "write_identities",
+    "write_list",
 ]
+
+# Loaded on first use: what needs torch, and the kinds of sources that a program does not open.
+_LAZY = {
+    "ListSource": "image_list",
+    "MixedSource": "mixture",
+    "Part": "mixture",
+    "RecordIOSource": "recordio",
+    "ShardSource": "shards",
+    "TrainLoader": "loader",
+    "iterate_images": "loader",
+    "to_input": "tensors",
+    "write_list": "image_list",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'centerarc.data' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"centerarc.data.{_LAZY[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -28,6 +28,7 @@ class CachedSource:
         self.source = source
         self.labels: npt.NDArray[np.int64] = source.labels
         self.identities = source.identities
+        self.weights: npt.NDArray[np.float64] | None = getattr(source, "weights", None)
         self._shape = _first_shape(source)
         needed = len(source) * int(np.prod(self._shape))
         if needed > limit_bytes:

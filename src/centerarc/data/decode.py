@@ -8,11 +8,15 @@ import PIL.Image
 import PIL.ImageOps
 import simplejpeg
 
-from centerarc.data.source import Image
+from centerarc.data.files import read_file
+from centerarc.data.image import Image, wrong_size
 
 # A face picture of more pixels is a mistake or an attack; 64 M pixels are 192 MB when decoded.
 MAX_PIXELS = 64_000_000
 _ORIENTATION = 0x0112
+_JPEG = b"\xff\xd8\xff"
+# Enough for the header of a JPEG without a preview in it.
+_HEADER = 8192
 # Modes of 32-bit pixels, of which no file says what is black and what is white.
 _NO_RANGE = {"I": "32-bit whole-number", "F": "floating-point"}
 
@@ -49,18 +53,15 @@ def decode_into(data: bytes, out: Image, *, resize: bool) -> None:
         resize: Bring an image of another size to that of `out`.
 
     Raises:
-        ValueError: As `decode_image`, or if the image has another size and may not be resized.
+        ValueError: As `decode_image`.
+        WrongSizeError: If the image has another size and may not be resized.
     """
     pixels = _decode(data, out)
     if pixels is out:
         return
     if pixels.shape != out.shape:
         if not resize:
-            raise ValueError(
-                f"the image has {pixels.shape[1]} x {pixels.shape[0]} pixels and others have "
-                f"{out.shape[1]} x {out.shape[0]}; all must have one size, so set the source's "
-                "image_size"
-            )
+            raise wrong_size(pixels, out)
         pixels = resized(pixels, out.shape[1], out.shape[0])
     np.copyto(out, pixels)
 
@@ -84,7 +85,7 @@ def _decode(data: bytes, out: Image | None = None) -> Image:
     """Decodes; into `out` and returns it where format and size allow that."""
     if not data:
         raise ValueError("the image is empty (0 bytes)")
-    if data[:3] == b"\xff\xd8\xff":
+    if data[:3] == _JPEG:
         pixels = _decode_plain_jpeg(data, out)
         if pixels is not None:
             return pixels
@@ -128,12 +129,25 @@ def check_image_header(path: str | os.PathLike[str]) -> None:
             or such of 32 bits.
     """
     try:
-        if os.path.getsize(path) == 0:
+        start = read_file(path, first=_HEADER)
+        if not start:
             raise ValueError("the file is empty")
+        if start[:3] == _JPEG and _is_plain_jpeg(start):
+            return
         with PIL.Image.open(path) as picture:
             _check_header(picture)
     except Exception as error:  # as above
         raise ValueError(_reason(error)) from error
+
+
+def _is_plain_jpeg(start: bytes) -> bool:
+    """Whether a file's first bytes are the header of a JPEG, of a sensible size."""
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(start)
+    except ValueError:  # damaged, or longer than what was read
+        return False
+    _check_size(width, height)
+    return True
 
 
 def _decode_plain_jpeg(data: bytes, out: Image | None) -> Image | None:
@@ -145,7 +159,7 @@ def _decode_plain_jpeg(data: bytes, out: Image | None) -> Image | None:
     _check_size(width, height)
     if colorspace not in ("YCbCr", "RGB", "Gray"):
         return None
-    if b"Exif\0\0" in data[:65536]:
+    if data.find(b"Exif\0\0", 0, 65536) >= 0:
         with PIL.Image.open(BytesIO(data)) as picture:
             if picture.getexif().get(_ORIENTATION, 1) != 1:
                 return None

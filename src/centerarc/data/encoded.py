@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from centerarc.data.decode import decode_image, decode_into
-from centerarc.data.source import Image
+from centerarc.data.image import Image, WrongSizeError
 
 
 class EncodedSource(ABC):
@@ -65,9 +65,12 @@ class EncodedSource(ABC):
             out: `(H, W, 3)` uint8, contiguous; its size must be that of the image.
 
         Raises:
-            ValueError: As `image`, or if the image has another size.
+            ValueError: As `image`.
+            WrongSizeError: If the image has another size and `image_size` is None.
         """
         try:
             decode_into(self.encoded(index), out, resize=self.image_size is not None)
+        except WrongSizeError as error:
+            raise WrongSizeError(f"{self.place(index)!r}: {error}") from error
         except (OSError, ValueError) as error:
             raise ValueError(f"cannot read {self.place(index)!r}: {error}") from error

@@ -59,11 +59,16 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def read_file(path: str | os.PathLike[str]) -> bytes:
-    """Reads a small file whole: `open` without its buffers, half the time of it.
+# Larger than nearly every picture of a face, and small enough to ask for every time.
+_AT_ONCE = 1 << 16
+
+
+def read_file(path: str | os.PathLike[str], *, first: int | None = None) -> bytes:
+    """Reads a small file whole: `open` without its buffers, in half its time.
 
     Args:
         path: The file.
+        first: Read no more than so many bytes; None reads all.
 
     Returns:
         What is in it.
@@ -74,13 +79,13 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         try:
-            size = os.fstat(descriptor).st_size
-            data = os.read(descriptor, size)
-            while len(data) < size:  # one call reads at most 2 GiB, and less when interrupted
-                if not (more := os.read(descriptor, size - len(data))):
-                    break
-                data += more
-            return data
+            data = os.read(descriptor, first or _AT_ONCE)
+            if first is not None or len(data) < _AT_ONCE:
+                return data
+            parts = [data]
+            while part := os.read(descriptor, 1 << 20):
+                parts.append(part)
+            return b"".join(parts)
         finally:
             os.close(descriptor)
     except OSError as error:

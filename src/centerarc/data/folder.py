@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import numpy as np
 from centerarc.data.decode import check_image_header
 from centerarc.data.encoded import EncodedSource
 from centerarc.data.files import read_file
+from centerarc.data.texts import Texts
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
@@ -38,27 +39,22 @@ class FolderSource(EncodedSource):
 
     Args:
         root: The folder of identity folders.
-        include: Names of identities to take; None takes all. Each must exist.
-        exclude: Names of identities to leave out.
         image_size: Side in pixels to which images are resized; None leaves them as they are.
 
     Attributes:
         identities: Names of the identities, by label.
         labels: `(len,)` int64 label of each image.
-        paths: File of each image.
+        root: The folder of identity folders.
         skipped: What was left out, with the reason.
 
     Raises:
-        ValueError: If the root is no folder, an argument is out of range, an identity to include
-            is absent, or no image is left.
+        ValueError: If the root is no folder, the size is out of range, or there is no image.
     """
 
     def __init__(
         self,
         root: str | os.PathLike[str],
         *,
-        include: Collection[str] | None = None,
-        exclude: Collection[str] | None = None,
         image_size: int | None = None,
     ) -> None:
         self.root = Path(root)
@@ -66,19 +62,20 @@ class FolderSource(EncodedSource):
             raise ValueError(f"root is {str(root)!r}, which is not a folder")
         super().__init__(image_size)
         self.identities = []
-        self.paths: list[Path] = []
         self.skipped: list[Skipped] = []
+        files: list[str] = []
         labels: list[int] = []
-        for folder in self._identity_folders(include, set(exclude or ())):
-            images = self._images(folder)
+        for name in self._identity_folders():
+            images = self._images(name)
             if not images:
-                self.skipped.append(Skipped(folder, "a folder without an image"))
+                self._skip(name, "a folder without an image")
                 continue
             labels += [len(self.identities)] * len(images)
-            self.identities.append(folder.name)
-            self.paths += images
+            self.identities.append(name)
+            files += [f"{name}/{image}" for image in images]
+        self._files = Texts.of(files)
         self.labels = np.array(labels, dtype=np.int64)
-        if not self.paths:
+        if not files:
             raise ValueError(
                 f"root {str(root)!r} holds no usable image in <identity>/<image>: {self.summary()}"
             )
@@ -86,74 +83,80 @@ class FolderSource(EncodedSource):
     def __repr__(self) -> str:
         return f"FolderSource({str(self.root)!r}: {self.summary()})"
 
+    @property
+    def paths(self) -> list[Path]:
+        """File of each image."""
+        return [self.root / file for file in self._files]
+
     def encoded(self, index: int) -> bytes:
         """Returns the file of image `index`; see `EncodedSource.encoded`."""
-        return read_file(self.paths[index])
+        return read_file(f"{self.root}/{self._files[index]}")
 
     def place(self, index: int) -> str:
         """Returns the path of image `index` below the root, with slashes."""
-        return self.paths[index].relative_to(self.root).as_posix()
+        return self._files[index]
 
     def summary(self) -> str:
         """Returns one line: how much there is, and how much was left out for which reason."""
-        line = f"{len(self.paths)} images of {len(self.identities)} identities"
+        line = f"{len(self.labels)} images of {len(self.identities)} identities"
         if self.skipped:
             reasons = Counter(item.reason.split(":")[0] for item in self.skipped)
             counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
             line += f"; left out {len(self.skipped)} ({counts})"
         return line
 
-    def _identity_folders(self, include: Collection[str] | None, exclude: set[str]) -> list[Path]:
-        folders: list[Path] = []
-        seen: dict[Path, str] = {}
-        for path in self._listed(self.root, Path.is_dir, "not in an identity's folder"):
-            if path.name in exclude or (include is not None and path.name not in include):
-                continue
-            real = path.resolve()
+    def _skip(self, name: str, reason: str) -> None:
+        self.skipped.append(Skipped(self.root / name, reason))
+
+    def _identity_folders(self) -> list[str]:
+        folders = []
+        seen: dict[str, str] = {}
+        for name in self._listed("", os.DirEntry.is_dir, "not in an identity's folder"):
+            real = os.path.realpath(self.root / name)
             if real in seen:
-                self.skipped.append(Skipped(path, f"a link to another identity: {seen[real]}"))
+                self._skip(name, f"a link to another identity: {seen[real]}")
                 continue
-            seen[real] = path.name
-            folders.append(path)
-        present = {path.name for path in folders}
-        if absent := sorted(set(include or ()) - present - exclude, key=natural_key):
-            raise ValueError(
-                f"include names {len(absent)} identities that {str(self.root)!r} lacks, "
-                f"first {absent[0]!r}"
-            )
+            seen[real] = name
+            folders.append(name)
         return folders
 
-    def _images(self, folder: Path) -> list[Path]:
+    def _images(self, folder: str) -> list[str]:
         images = []
-        for path in self._listed(folder, Path.is_file, "a folder inside an identity's folder"):
-            if path.suffix.lower() not in EXTENSIONS:
-                self.skipped.append(Skipped(path, "no image by its extension"))
+        reason = "a folder inside an identity's folder"
+        for name in self._listed(folder, os.DirEntry.is_file, reason):
+            if os.path.splitext(name)[1].lower() not in EXTENSIONS:
+                self._skip(f"{folder}/{name}", "no image by its extension")
                 continue
             try:
-                check_image_header(path)
+                check_image_header(f"{self.root}/{folder}/{name}")
             except ValueError as error:
-                self.skipped.append(Skipped(path, f"unreadable: {error}"))
+                self._skip(f"{folder}/{name}", f"unreadable: {error}")
                 continue
-            images.append(path)
+            images.append(name)
         return images
 
-    def _listed(self, folder: Path, wanted: Callable[[Path], bool], otherwise: str) -> list[Path]:
+    def _listed(
+        self, folder: str, wanted: Callable[[os.DirEntry[str]], bool], otherwise: str
+    ) -> list[str]:
         """Lists what is wanted in a folder, in natural order, and records the rest."""
         kept = []
         try:
-            entries = sorted(folder.iterdir(), key=lambda path: natural_key(path.name))
+            with os.scandir(self.root / folder) as listing:
+                entries = sorted(listing, key=lambda entry: natural_key(entry.name))
         except OSError as error:
-            self.skipped.append(Skipped(folder, f"a folder that cannot be listed: {error}"))
+            self._skip(folder, f"a folder that cannot be listed: {error}")
             return []
-        for path in entries:
-            if path.name.startswith("."):
-                self.skipped.append(Skipped(path, "hidden"))
-            elif not path.exists():
-                self.skipped.append(Skipped(path, "a broken link"))
-            elif not wanted(path):
-                self.skipped.append(Skipped(path, otherwise))
+        for entry in entries:
+            # Listing told what it is, so only links are looked up.
+            name = os.path.join(folder, entry.name)
+            if entry.name.startswith("."):
+                self._skip(name, "hidden")
+            elif entry.is_symlink() and not os.path.exists(entry.path):
+                self._skip(name, "a broken link")
+            elif not wanted(entry):
+                self._skip(name, otherwise)
             else:
-                kept.append(path)
+                kept.append(entry.name)
         return kept
 
 

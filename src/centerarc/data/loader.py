@@ -1,123 +1,37 @@
 """Batches of images, read by worker processes, the same whatever reads them."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils import data as torch_data
+from torch.utils.data import DataLoader
 
 from centerarc.data.augmentation import Augmentation
-from centerarc.data.source import FaceSource, Image
+from centerarc.data.reading import Batch, Reader, Request, TrainReader
+from centerarc.data.samplers import Sampler, Shuffled
+from centerarc.data.source import FaceSource
 from centerarc.data.workers import check_workers, explain_dead_workers, start_worker
 
-# Each purpose draws from a stream of its own: (seed, epoch, purpose, position).
-_ORDER, _CHANGE, _REPLACE = range(3)
 
-
-@dataclass(frozen=True)
-class _Request:
-    """One batch to read: image numbers, and for training their positions in the epoch."""
-
-    indices: npt.NDArray[np.int64]
-    epoch: int = 0
-    first_position: int = 0
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """What was read, and the reason for each image number that could not be."""
-
-    images: Tensor
-    indices: Tensor
-    damaged: dict[int, str]
-
-    def pin_memory(self) -> "_Batch":
-        # torch pins what it knows and calls this on the rest.
-        return _Batch(self.images.pin_memory(), self.indices, self.damaged)
-
-
-class _Reader(Dataset[_Batch | str]):
-    """Reads whole batches; lives in the workers."""
-
-    def __init__(self, source: FaceSource) -> None:
-        self.source = source
-
-    def __getitem__(self, request: _Request) -> _Batch | str:
-        # An error that a user can act on travels as text: torch would wrap it in tracebacks.
-        try:
-            return self.read(request)
-        except ValueError as error:
-            return str(error)
-
-    def read(self, request: _Request) -> _Batch:
-        images = [self.source.image(int(index)) for index in request.indices]
-        return _Batch(_stack(images, request), torch.from_numpy(request.indices), {})
-
-
-class _TrainReader(_Reader):
-    """Reads, replaces damaged images and augments, by the position in the epoch alone."""
-
-    def __init__(self, source: FaceSource, augmentation: Augmentation | None, seed: int) -> None:
-        super().__init__(source)
-        self.augmentation = augmentation
-        self.seed = seed
-        # Images grouped by label: those of label c are order[start[c] : start[c + 1]].
-        self.order = np.argsort(source.labels, kind="stable")
-        counts = np.bincount(source.labels, minlength=len(source.identities))
-        self.start = np.concatenate([[0], np.cumsum(counts)])
-
-    def read(self, request: _Request) -> _Batch:
-        damaged: dict[int, str] = {}
-        images = []
-        for position, index in enumerate(request.indices, request.first_position):
-            key = (self.seed, request.epoch)
-            image = self.readable(int(index), (*key, _REPLACE, position), damaged)
-            if self.augmentation is not None:
-                rng = np.random.default_rng((*key, _CHANGE, position))
-                image = self.augmentation(image, rng)
-            images.append(image)
-        return _Batch(_stack(images, request), torch.from_numpy(request.indices), damaged)
-
-    def readable(self, index: int, key: Sequence[int], damaged: dict[int, str]) -> Image:
-        try:
-            return self.source.image(index)
-        except ValueError as error:
-            damaged[index] = str(error)
-        label = int(self.source.labels[index])
-        others = self.order[self.start[label] : self.start[label + 1]]
-        for other in np.random.default_rng(key).permutation(others):
-            if int(other) in damaged:
-                continue
-            try:
-                return self.source.image(int(other))
-            except ValueError as error:
-                damaged[int(other)] = str(error)
-        raise ValueError(
-            f"no image of identity {self.source.identities[label]!r} can be read; {damaged[index]}"
-        )
-
-
-class _Requests(Sampler[_Request]):
+class _Requests(torch_data.Sampler[Request]):
     """The batches of one epoch for one rank."""
 
     def __init__(self, loader: "TrainLoader") -> None:
         self.loader = loader
 
-    def __iter__(self) -> Iterator[_Request]:
+    def __iter__(self) -> Iterator[Request]:
         loader = self.loader
-        rng = np.random.default_rng((loader.seed, loader.epoch, _ORDER))
-        order = rng.permutation(len(loader.source))
+        order = loader.sampler.order(loader.seed, loader.epoch)
         for batch in range(loader.start_batch, len(loader)):
             begin = batch * loader.batch_size
             rows = min(loader.batch_size, len(order) - begin)
             first = begin + loader.rank * rows // loader.world_size
             last = begin + (loader.rank + 1) * rows // loader.world_size
-            yield _Request(order[first:last], loader.epoch, first)
+            yield Request(order[first:last], loader.epoch, first)
 
 
 class TrainLoader:
@@ -134,6 +48,7 @@ class TrainLoader:
         batch_size: N, of all processes together; a multiple of `world_size`.
         augmentation: Changes made to each image; None makes none.
         seed: At least 0.
+        sampler: Which images an epoch shows in which order; `Shuffled` by default.
         workers: Processes that read; 0 reads in this process.
         rank: This process's number, in [0, world_size).
         world_size: W, the number of processes.
@@ -161,6 +76,7 @@ class TrainLoader:
         batch_size: int,
         augmentation: Augmentation | None,
         seed: int,
+        sampler: Sampler | None = None,
         workers: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -177,9 +93,10 @@ class TrainLoader:
             raise ValueError(f"seed is {seed}; it must be at least 0")
         if not drop_last and world_size > 1:
             raise ValueError("drop_last is False; with several processes it must be True")
-        if len(source) < (batch_size if drop_last else 1):
+        self.sampler = Shuffled(source) if sampler is None else sampler
+        if len(self.sampler) < (batch_size if drop_last else 1):
             raise ValueError(
-                f"source has {len(source)} images, too few for one batch of {batch_size}"
+                f"an epoch has {len(self.sampler)} images, too few for one batch of {batch_size}"
             )
         self.source = source
         self.batch_size = batch_size
@@ -191,14 +108,14 @@ class TrainLoader:
         self.start_batch = 0
         self.damaged: dict[int, str] = {}
         self._labels = torch.from_numpy(np.asarray(source.labels, dtype=np.int64))
-        reader = _TrainReader(source, augmentation, seed)
-        self._loader: DataLoader[_Batch | str] | None = _data_loader(
+        reader = TrainReader(source, augmentation, seed)
+        self._loader: DataLoader[Batch | str] | None = _data_loader(
             reader, _Requests(self), workers, persistent=True
         )
 
     def __len__(self) -> int:
         """Returns the number of batches in an epoch."""
-        full, rest = divmod(len(self.source), self.batch_size)
+        full, rest = divmod(len(self.sampler), self.batch_size)
         return full + (rest > 0 and not self.drop_last)
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
@@ -265,16 +182,16 @@ def iterate_images(
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
     wanted = np.fromiter(indices, dtype=np.int64)
     requests = [
-        _Request(wanted[begin : begin + batch_size]) for begin in range(0, len(wanted), batch_size)
+        Request(wanted[begin : begin + batch_size]) for begin in range(0, len(wanted), batch_size)
     ]
-    loader = _data_loader(_Reader(source), requests, workers, persistent=False)
+    loader = _data_loader(Reader(source), requests, workers, persistent=False)
     for batch in _received(loader):
         yield batch.images
 
 
 def _data_loader(
-    reader: _Reader, requests: Iterable[_Request], workers: int, *, persistent: bool
-) -> DataLoader[_Batch | str]:
+    reader: Reader, requests: Iterable[Request], workers: int, *, persistent: bool
+) -> DataLoader[Batch | str]:
     check_workers(workers)
     return DataLoader(
         reader,
@@ -288,7 +205,7 @@ def _data_loader(
     )
 
 
-def _received(loader: DataLoader[_Batch | str]) -> Iterator[_Batch]:
+def _received(loader: DataLoader[Batch | str]) -> Iterator[Batch]:
     with explain_dead_workers(loader.num_workers):
         for batch in loader:
             if isinstance(batch, str):
@@ -298,13 +215,3 @@ def _received(loader: DataLoader[_Batch | str]) -> Iterator[_Batch]:
 
 def _unchanged(batch: Any) -> Any:
     return batch
-
-
-def _stack(images: list[Image], request: _Request) -> Tensor:
-    for image, index in zip(images, request.indices, strict=True):
-        if image.shape != images[0].shape:
-            raise ValueError(
-                f"image {index} has shape {image.shape} and image {request.indices[0]} has "
-                f"{images[0].shape}; all must have one size, so set the source's image_size"
-            )
-    return torch.from_numpy(np.stack(images))

@@ -5,7 +5,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-Image = npt.NDArray[np.uint8]
+from centerarc.data.image import Image as Image
+from centerarc.data.image import WrongSizeError, wrong_size
 
 
 class FaceSource(Protocol):
@@ -59,7 +60,8 @@ def image_into(source: FaceSource, index: int, out: Image) -> None:
     """Puts image `index` into `out`, `(H, W, 3)` uint8, without a copy where the source can.
 
     Raises:
-        ValueError: If it cannot be read or has another size.
+        ValueError: If it cannot be read.
+        WrongSizeError: If it has another size.
     """
     decode = getattr(source, "image_into", None)
     if decode is not None:
@@ -67,8 +69,5 @@ def image_into(source: FaceSource, index: int, out: Image) -> None:
         return
     image = source.image(index)
     if image.shape != out.shape:
-        raise ValueError(
-            f"{place(source, index)} has shape {image.shape} and others have {out.shape}; "
-            "all must have one size, so set the source's image_size"
-        )
+        raise WrongSizeError(f"{place(source, index)!r}: {wrong_size(image, out)}")
     np.copyto(out, image)

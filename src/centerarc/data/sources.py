@@ -1,7 +1,9 @@
-"""Sources by name, for configuration files."""
+"""Sources by the name of their kind, for configurations, and by a path, for the command line."""
 
+import os
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from centerarc.data.source import FaceSource
@@ -9,8 +11,12 @@ from centerarc.data.source import FaceSource
 # Imported when asked for: a run on a folder does not pay for the synthetic faces.
 _SOURCES = {
     "folder": ("centerarc.data.folder", "FolderSource"),
+    "list": ("centerarc.data.image_list", "ListSource"),
+    "recordio": ("centerarc.data.recordio", "RecordIOSource"),
+    "shards": ("centerarc.data.shards", "ShardSource"),
     "synthetic": ("centerarc.data.synthetic", "SyntheticFaces"),
 }
+_LISTS = (".csv", ".tsv", ".parquet")
 
 
 def list_sources() -> list[str]:
@@ -22,7 +28,8 @@ def create_source(kind: str, **options: Any) -> FaceSource:
     """Opens a source of labelled faces by the name of its kind.
 
     Args:
-        kind: "folder" (`FolderSource`) or "synthetic" (`SyntheticFaces`).
+        kind: "folder" (`FolderSource`), "list" (`ListSource`), "recordio" (`RecordIOSource`),
+            "shards" (`ShardSource`) or "synthetic" (`SyntheticFaces`).
         **options: The arguments of that class.
 
     Returns:
@@ -43,3 +50,68 @@ def create_source(kind: str, **options: Any) -> FaceSource:
         return source(**options)
     except TypeError as error:
         raise ValueError(f"wrong options for source {kind!r}: {error}") from error
+
+
+def source_kind(path: str | os.PathLike[str]) -> str:
+    """Tells from a path what kind of source lies there.
+
+    Args:
+        path: A folder of identity folders; a .csv, .tsv or .parquet list; a .rec file or a folder
+            that holds one; a .tar shard, a folder that holds some, or a pattern such as
+            `faces-{000000..000009}.tar` or `faces-*.tar`.
+
+    Returns:
+        A kind for `create_source`.
+
+    Raises:
+        ValueError: If there is nothing, or nothing known; the message says what is.
+    """
+    text = os.fspath(path)
+    place = Path(text)
+    suffix = place.suffix.lower()
+    if place.is_dir():
+        suffixes = {Path(name).suffix.lower() for name in os.listdir(place)}
+        if ".rec" in suffixes:
+            return "recordio"
+        return "shards" if ".tar" in suffixes else "folder"
+    if suffix == ".tar":  # also where the name is a pattern
+        return "shards"
+    if not place.exists():
+        raise ValueError(f"there is no {text!r}; a source is {_KNOWN}")
+    if suffix == ".rec":
+        return "recordio"
+    if suffix in _LISTS:
+        return "list"
+    raise ValueError(f"{text!r} is no known kind of source; it must be {_KNOWN}")
+
+
+_KNOWN = "a folder of identity folders, a .rec file, .tar shards, or a .csv or .parquet list"
+
+
+def open_source(
+    path: str | os.PathLike[str],
+    *,
+    image_size: int | None = None,
+    progress: Callable[[int, int], Any] | None = None,
+) -> FaceSource:
+    """Opens whatever lies at a path; see `source_kind`.
+
+    Args:
+        path: Where it is.
+        image_size: Side in pixels to which images are resized; None leaves them as they are.
+        progress: Called with what is done and what there is where opening takes a pass over the
+            data (records or shards without an index).
+
+    Returns:
+        The source.
+
+    Raises:
+        ValueError: If there is nothing known, or it cannot be opened.
+    """
+    kind = source_kind(path)
+    options: dict[str, Any] = {"image_size": image_size}
+    if kind in ("recordio", "shards"):
+        options["progress"] = progress
+    module, name = _SOURCES[kind]
+    source: FaceSource = getattr(import_module(module), name)(path, **options)
+    return source

@@ -21,6 +21,7 @@ class Subset:
 
     Attributes:
         indices: `(len,)` int64, the number of each image in the source.
+        weights: `(len,)` float64, those of the source for `Shuffled`, or None.
 
     Raises:
         ValueError: If a name is unknown or comes twice, or nothing is left.
@@ -59,6 +60,10 @@ class Subset:
         relabelled = np.where(kept, new_label[source.labels], -1)
         self.indices: npt.NDArray[np.int64] = np.flatnonzero(relabelled >= 0)
         self.labels: npt.NDArray[np.int64] = relabelled[self.indices]
+        weights = getattr(source, "weights", None)
+        self.weights: npt.NDArray[np.float64] | None = (
+            None if weights is None else weights[self.indices]
+        )
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -5,6 +5,8 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import cv2
+
 
 def check_workers(workers: int) -> None:
     """Raises `ValueError` for a number of processes that this machine cannot mean.
@@ -23,6 +25,8 @@ def start_worker(_: int) -> None:
     """Runs first in each of them."""
     # Ctrl-C reaches the whole process group; the training process ends its workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # As PyTorch does with its own threads: the workers are the parallelism.
+    cv2.setNumThreads(1)
 
 
 @contextmanager

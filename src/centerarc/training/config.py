@@ -1,32 +1,11 @@
 """What a training run can be told. Importing this module does not import torch."""
 
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from centerarc.data.augmentation import AugmentationConfig
-
-Positive = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-# What every generator of random numbers takes.
-Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
-
-
-def _not_empty(path: Any) -> Any:
-    if path == "":
-        raise ValueError("the path is empty; write . for the current folder")
-    return path
-
-
-# pathlib takes an empty text for the current folder, which nobody means.
-NamedPath = Annotated[Path, BeforeValidator(_not_empty)]
-
-
-class Section(BaseModel):
-    """A part of the configuration: immutable, and unknown names are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from centerarc.training.data_config import DataConfig
+from centerarc.training.section import NamedPath, NotNegative, Positive, Section, Seed
 
 
 class ModelConfig(Section):
@@ -36,50 +15,6 @@ class ModelConfig(Section):
     embedding_size: int = Field(default=512, ge=1, le=65536, description="length of the embedding")
     image_size: Positive = Field(default=112, description="side of the input image in pixels")
     options: dict[str, Any] = Field(default={}, description="further options of this backbone")
-
-
-class FolderData(Section):
-    """A folder of images, one folder a person."""
-
-    source: Literal["folder"] = Field(description="a folder of images, one folder a person")
-    root: NamedPath = Field(description="folder of <person>/<image>")
-    min_images: Positive = Field(default=1, description="leave out people with fewer images")
-    exclude_pairs: NamedPath | None = Field(
-        default=None, description="pairs.txt with people who must not be trained on"
-    )
-    exclude_folds: list[Positive] | None = Field(
-        default=None, description="folds of exclude_pairs to leave out; none leaves out all"
-    )
-    augmentation: AugmentationConfig = Field(
-        default=AugmentationConfig(), description="random changes of the training images"
-    )
-    cache_gb: NotNegative = Field(
-        default=0.0, description="keep decoded images in at most so much memory; 0 keeps none"
-    )
-
-    @model_validator(mode="after")
-    def _folds_need_pairs(self) -> Self:
-        if self.exclude_folds is not None and self.exclude_pairs is None:
-            raise ValueError("exclude_folds needs exclude_pairs, the file that defines the folds")
-        return self
-
-
-class SyntheticData(Section):
-    """Drawn faces, for trying things out and for tests."""
-
-    source: Literal["synthetic"] = Field(description="drawn faces, made on demand")
-    num_identities: Positive = Field(default=100, description="drawn people")
-    images_per_identity: Positive = Field(default=20, description="drawn images of each person")
-    seed: Seed = Field(default=0, description="which people are drawn")
-    augmentation: AugmentationConfig = Field(
-        default=AugmentationConfig(), description="random changes of the training images"
-    )
-    cache_gb: NotNegative = Field(
-        default=0.0, description="keep decoded images in at most so much memory; 0 keeps none"
-    )
-
-
-DataConfig = Annotated[FolderData | SyntheticData, Field(discriminator="source")]
 
 
 class ValidationConfig(Section):

@@ -23,7 +23,7 @@ from centerarc.training.precision import Precision
 from centerarc.training.rundir import RunResult
 from centerarc.training.schedule import lr_factor
 from centerarc.training.seeding import seed_step
-from centerarc.training.sources import describe, make_sources
+from centerarc.training.sources import describe, make_sampler, make_sources
 from centerarc.training.step import TrainStep, check_parts
 from centerarc.training.validation import METRIC, validate
 
@@ -79,7 +79,10 @@ class Trainer:
         self.config = config
         self.processes = processes
         self.precision = Precision(config.precision, processes.device)
-        source, self.pairs = make_sources(config)
+        sources = make_sources(config)
+        source, self.pairs = sources.train, sources.pairs
+        sampler = make_sampler(config, source)
+        self.notes = [*sources.notes, *([sampler.note] if sampler.note else [])]
         self.identity = describe(source)
         # The same first weights on every rank.
         generator = torch.Generator().manual_seed(config.seed)
@@ -99,6 +102,7 @@ class Trainer:
             batch_size=config.batch_size,
             augmentation=Augmentation(config.data.augmentation),
             seed=config.seed,
+            sampler=sampler,
             workers=config.workers,
             rank=processes.rank,
             world_size=processes.world_size,
@@ -164,7 +168,8 @@ class Trainer:
         try:
             # PyTorch tells of a dead worker in whatever the main process is doing.
             with StopRequest() as stop, display, explain_dead_workers(self.config.workers):
-                display.say(self._headline())
+                for line in (self._headline(), *self.notes):
+                    display.say(line)
                 for epoch in range(self.epochs_done, self.config.schedule.epochs):
                     self._train_epoch(epoch, stop, log, display)
                     self._validate(epoch, log, display)

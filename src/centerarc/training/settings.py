@@ -12,8 +12,10 @@ import yaml
 from pydantic import ValidationError
 
 from centerarc.training.config import TrainConfig
+from centerarc.training.data_config import SOURCES, source_fields
 from centerarc.training.fields import field_at, members, unknown
 
+_SOURCE = "data.source"
 _NONE = {"none", "null", "~", ""}
 
 
@@ -43,7 +45,8 @@ def load_config(path: str | Path, flags: Sequence[str] = ()) -> TrainConfig:
         0.4
     """
     content = read_yaml(path)
-    for name, value in parse_flags(flags):
+    # Which source it is decides which fields there are, so it goes first.
+    for name, value in sorted(parse_flags(flags), key=lambda flag: flag[0] != _SOURCE):
         _override(content, name, value)
     return check_config(content, str(path))
 
@@ -190,9 +193,9 @@ def _describe(error: ValidationError, content: Mapping[str, Any]) -> str:
     if first["type"] == "missing":
         return f"{name} is missing; it is required"
     if first["type"] == "union_tag_not_found":
-        return f"{name}.source is missing; it must be 'folder' or 'synthetic'"
+        return f"{name}.source is missing; it must be one of {_kinds(name)}"
     if first["type"] == "union_tag_invalid":
-        return f"{name}.source is {first['ctx']['tag']!r}; it must be 'folder' or 'synthetic'"
+        return f"{name}.source is {first['ctx']['tag']!r}; it must be one of {_kinds(name)}"
     message = first["msg"].removeprefix("Value error, ")
     message = message.removeprefix("Input should be ").removeprefix("Input should ")
     if first["type"] == "value_error":
@@ -215,12 +218,17 @@ def _describe(error: ValidationError, content: Mapping[str, Any]) -> str:
     return f"{name} is {shown}; it must be {message}{hint}"
 
 
+def _kinds(name: str) -> str:
+    # A mixture's parts are no mixtures.
+    return ", ".join(kind for kind in SOURCES if name == "data" or kind != "mixed")
+
+
 def _path(loc: Sequence[str | int], content: Mapping[str, Any]) -> list[str]:
     """An error's location without the names pydantic adds for the members of a union."""
     path: list[str] = []
     for part in loc:
         known = field_at(".".join([*path, str(part)]), content)[0] is not None
-        is_tag = not known and (part in ("folder", "synthetic", "int", "float") and bool(path))
+        is_tag = not known and (part in (*SOURCES, "int", "float") and bool(path))
         if not is_tag:
             path.append(str(part))
     return path
@@ -237,6 +245,10 @@ def _override(content: dict[str, Any], name: str, value: str) -> None:
         content[section] = dict(inner) if isinstance(inner, dict) else {}
         content = content[section]
     content[leaf] = _read_value(name, value, annotation)
+    if name == _SOURCE:
+        known = source_fields(content[leaf])
+        for field in [field for field in content if known and field not in known]:
+            del content[field]  # of the source that the file has
 
 
 def _read_value(name: str, value: str, annotation: Any) -> Any:

@@ -2,14 +2,43 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from centerarc.data import CachedSource, FaceSource, create_source, split_identities, subset
+from centerarc.data import (
+    Balanced,
+    CachedSource,
+    FaceSource,
+    IdentityBatches,
+    InBlocks,
+    MixedSource,
+    Part,
+    Sampler,
+    Shuffled,
+    create_source,
+    image_weights,
+    leave_out,
+    read_identities,
+    read_leave_out,
+    split_identities,
+    subset,
+    with_enough_images,
+)
 from centerarc.evaluation import PairImages, make_pairs, read_pairs
 from centerarc.evaluation.scores import BoolArray, IntArray
-from centerarc.training.config import FolderData, TrainConfig
+from centerarc.training.config import TrainConfig
+from centerarc.training.data_config import (
+    FolderFields,
+    ListFields,
+    MixedFields,
+    RecordIOFields,
+    ShardsFields,
+    SyntheticFields,
+)
+from centerarc.training.section import Section
 
 _NUM_PAIRS = 2000
 
@@ -33,7 +62,22 @@ class ValidationPairs:
     folds: IntArray
 
 
-def make_sources(config: TrainConfig) -> tuple[FaceSource, ValidationPairs | None]:
+@dataclass(frozen=True)
+class RunSources:
+    """What a run reads.
+
+    Args:
+        train: The images to train on.
+        pairs: What judges it, or None.
+        notes: What a user should know about the images, a line each.
+    """
+
+    train: FaceSource
+    pairs: ValidationPairs | None
+    notes: list[str]
+
+
+def make_sources(config: TrainConfig) -> RunSources:
     """Opens the training images and the validation pairs.
 
     People of the validation are never trained on: those held out by number are taken out of the
@@ -43,7 +87,7 @@ def make_sources(config: TrainConfig) -> tuple[FaceSource, ValidationPairs | Non
         config: The run.
 
     Returns:
-        The source of the training images, and the pairs, or None without validation.
+        The training images, the pairs, and what there is to say about them.
 
     Raises:
         ValueError: If a folder or file is missing or wrong, or fewer than 2 people are left.
@@ -59,7 +103,8 @@ def make_sources(config: TrainConfig) -> tuple[FaceSource, ValidationPairs | Non
         excluded |= named.people()
         images = PairImages(named, validation.images, image_size=config.model.image_size)
         pairs = ValidationPairs(images, images.index_a, images.index_b, named.same, named.fold)
-    train = _open(config, excluded)
+    notes: list[str] = []
+    train = _open(config, excluded, notes)
     if validation is not None and validation.identities is not None:
         people = len(train.identities)
         wanted = float(validation.identities)
@@ -74,39 +119,106 @@ def make_sources(config: TrainConfig) -> tuple[FaceSource, ValidationPairs | Non
             held_out.labels, validation.num_pairs or _NUM_PAIRS, seed=config.seed, folds=1
         )
         pairs = ValidationPairs(held_out, made.index_a, made.index_b, made.same, made.fold)
-    if len(train.identities) < 2:
-        raise ValueError(f"data has {len(train.identities)} people to train on; it must have 2")
+    _check_people(train.identities)
     if config.data.cache_gb:
         train = CachedSource(train, limit_bytes=int(config.data.cache_gb * 1e9))
-    if len(train) < config.batch_size:
-        raise ValueError(
-            f"batch_size is {config.batch_size}, more than the {len(train)} training images"
-        )
-    return train, pairs
+    return RunSources(train, pairs, notes)
 
 
-def _open(config: TrainConfig, excluded: set[str]) -> FaceSource:
+def _open(config: TrainConfig, excluded: set[str], notes: list[str]) -> FaceSource:
+    """Opens the configured source and leaves out whom and what the configuration says."""
     data = config.data
-    if not isinstance(data, FolderData):
-        return create_source(
-            "synthetic",
-            num_identities=data.num_identities,
-            images_per_identity=data.images_per_identity,
-            seed=data.seed,
-            image_size=config.model.image_size,
-        )
+    size = config.model.image_size
+    if isinstance(data, MixedFields):
+        parts = [
+            Part(
+                _without(_create(part, size), part.leave_out),
+                part.weight,
+                part.name or f"{part.source}-{number}",
+            )
+            for number, part in enumerate(data.parts, 1)
+        ]
+        source: FaceSource = MixedSource(parts, merge=data.merge)
+    else:
+        source = _create(data, size)
+    source = _without(source, data.leave_out)
     if data.exclude_pairs is not None:
         named = read_pairs(data.exclude_pairs)
         if data.exclude_folds is not None:
             named = named.select_folds(data.exclude_folds)
         excluded = excluded | named.people()
-    return create_source(
-        "folder",
-        root=data.root,
-        min_images=data.min_images,
-        exclude=excluded or None,
-        image_size=config.model.image_size,
+    names = [name for name in source.identities if name not in excluded]
+    if data.identities is not None:
+        wanted = read_identities(data.identities)
+        if unknown := sorted(set(wanted) - set(source.identities)):
+            raise ValueError(
+                f"data.identities, {str(data.identities)!r}, names {len(unknown)} people whom the "
+                f"source lacks, first {unknown[0]!r}"
+            )
+        names = [name for name in names if name in set(wanted)]
+    _check_people(names)
+    if len(names) < len(source.identities):
+        source = subset(source, names)
+    source, few = with_enough_images(source, data.min_images)
+    if few is not None:
+        notes.append(str(few))
+    return source
+
+
+def _without(source: FaceSource, places: Path | None) -> FaceSource:
+    return source if places is None else leave_out(source, read_leave_out(places))
+
+
+def _check_people(names: Sequence[str]) -> None:
+    if len(names) < 2:
+        raise ValueError(f"data has {len(names)} people to train on; it must have 2")
+
+
+def _create(fields: Section, image_size: int) -> FaceSource:
+    """Opens one source from the fields that are its own."""
+    kind, model = next(
+        (kind, model) for kind, model in _FIELDS.items() if isinstance(fields, model)
     )
+    options = {name: getattr(fields, name) for name in model.model_fields if name != "source"}
+    return create_source(kind, **options, image_size=image_size)
+
+
+_FIELDS: dict[str, type[Section]] = {
+    "folder": FolderFields,
+    "list": ListFields,
+    "recordio": RecordIOFields,
+    "shards": ShardsFields,
+    "synthetic": SyntheticFields,
+}
+
+
+def make_sampler(config: TrainConfig, source: FaceSource) -> Sampler:
+    """Makes the configured order of the images.
+
+    Args:
+        config: The run.
+        source: What is trained on.
+
+    Returns:
+        The sampler.
+
+    Raises:
+        ValueError: If it does not fit batch size and source.
+    """
+    sampler = config.data.sampler
+    if sampler.kind != "shuffled" and (image_weights(source) != 1).any():
+        raise ValueError(
+            f"data.sampler.kind is {sampler.kind}, but data.parts have weights, which only "
+            "shuffled heeds; leave out one of them"
+        )
+    if sampler.kind == "identities":
+        each = sampler.images_per_identity or 4
+        return IdentityBatches(source, batch_size=config.batch_size, images_per_identity=each)
+    if sampler.kind == "balanced":
+        return Balanced(source)
+    if sampler.kind == "blocks":
+        return InBlocks(source, block=sampler.block or 1000)
+    return Shuffled(source, distinct=config.batch_size if sampler.distinct else None)
 
 
 def describe(source: FaceSource) -> dict[str, int | str]:

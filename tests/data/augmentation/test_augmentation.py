@@ -8,6 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from centerarc.data import Augmentation, AugmentationConfig
+from centerarc.data.augmentation.colour import LUMA, colour_maps, recolour
+from centerarc.data.augmentation.movement import movements
 
 NONE = AugmentationConfig.none().model_dump()
 
@@ -19,26 +21,38 @@ def picture() -> np.ndarray:
 
 
 def change(image: np.ndarray, seed: int = 0, **settings: Any) -> np.ndarray:
-    config = AugmentationConfig(**(NONE | settings))
-    return Augmentation(config)(image, np.random.default_rng(seed)).astype(int)
+    images = image[None].copy()
+    Augmentation(AugmentationConfig(**(NONE | settings)))(images, key=(seed,))
+    return images[0].astype(int)
 
 
 def test_none_changes_nothing() -> None:
     assert (change(picture()) == picture()).all()
 
 
-def test_everything_at_once_keeps_the_form_repeats_and_leaves_its_input() -> None:
-    config = AugmentationConfig(flip=1, move=1, light=1, low_resolution=1, occlusion=1)
-    image = picture()
-    one, two, other = (
-        Augmentation(config)(image, np.random.default_rng(seed)) for seed in (5, 5, 6)
-    )
-    assert one.shape == image.shape
-    assert one.dtype == np.uint8
-    assert one.flags.c_contiguous
-    assert (one == two).all()
-    assert (one != other).any()
-    assert (image == picture()).all()
+ALL = {"flip": 1, "move": 1, "light": 1, "grey": 0.5, "low_resolution": 1, "occlusion": 1}
+
+
+def test_a_batch_may_be_cut_anywhere_and_the_seed_decides() -> None:
+    augment = Augmentation(AugmentationConfig(**ALL))
+    whole = np.stack([picture()] * 7)
+    augment(whole, key=(5, 0))
+    assert len(np.unique(whole.reshape(7, -1), axis=0)) == 7
+    for cut in range(1, 7):
+        parts = np.stack([picture()] * 7)
+        augment(parts[:cut], key=(5, 0))
+        augment(parts[cut:], key=(5, 0), first_position=cut)
+        assert (parts == whole).all()
+    for key in ((6, 0), (5, 1)):
+        other = np.stack([picture()] * 7)
+        augment(other, key=key)
+        assert (other != whole).any(axis=(1, 2, 3)).all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3), (31, 64), (113, 97)])
+def test_any_size_goes(height: int, width: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (20, height, width, 3), dtype=np.uint8)
+    Augmentation(AugmentationConfig(**ALL))(images, key=(0,))
 
 
 def test_flip_mirrors_left_and_right() -> None:
@@ -144,3 +158,63 @@ def test_occlusion_covers_a_part_of_limited_size_with_one_colour() -> None:
 def test_a_wrong_setting_is_named(wrong: dict[str, float]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         AugmentationConfig(**wrong)  # type: ignore[arg-type]
+
+
+def bilinear(image: np.ndarray, x: float, y: float) -> np.ndarray:
+    """The value between pixel centres, in float64; grey 127 outside."""
+    height, width = image.shape[:2]
+    left, top = int(np.floor(x)), int(np.floor(y))
+    value = np.zeros(3)
+    for row in (top, top + 1):
+        for column in (left, left + 1):
+            inside = 0 <= row < height and 0 <= column < width
+            pixel = image[row, column] if inside else np.full(3, 127.0)
+            value += pixel * (1 - abs(y - row)) * (1 - abs(x - column))
+    return value
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_move_is_the_similarity_that_was_drawn(flip: bool) -> None:
+    config = AugmentationConfig(rotation=20, zoom=0.3, shift=0.1)
+    draws = np.array([[0.9, 0.2, 0.7, 0.4]])
+    image = picture()[:40, :60].copy()
+    moved = image.copy()
+    settings = NONE | {"move": 1, "flip": float(flip), "rotation": 20, "zoom": 0.3, "shift": 0.1}
+    from centerarc.data.augmentation.batch import DRAWS, Changes
+
+    drawn = np.zeros((1, DRAWS))
+    drawn[0, 6:10] = draws[0]
+    Changes(drawn, AugmentationConfig(**settings), 40, 60).apply(0, moved)
+    # From the definition: rotate and scale about the middle, shift, mirror.
+    angle, scale = np.deg2rad(0.8 * 20), 1.3 ** (2 * 0.2 - 1)
+    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    middle = np.array([59 / 2, 39 / 2])
+    shift = np.array([0.4 * 0.1 * 60, -0.2 * 0.1 * 40])
+    for x, y in [(5, 7), (30, 20), (59, 39), (0, 0), (44, 3)]:
+        seen = np.array([59 - x if flip else x, y], dtype=float)
+        origin = np.linalg.solve(turn, seen - middle - shift) + middle
+        expected = bilinear(image, *origin)
+        assert np.abs(moved[y, x] - expected).max() <= 2.5, (x, y)  # 1/32 pixel in OpenCV
+    maps = movements(draws, np.array([flip]), config, 40, 60)
+    assert abs(np.linalg.det(maps[0, :, :2])) == pytest.approx(scale**-2)
+
+
+def test_light_is_the_formula() -> None:
+    config = AugmentationConfig(brightness=0.3, contrast=0.4, saturation=0.5)
+    image = np.random.default_rng(1).integers(60, 180, (32, 32, 3), dtype=np.uint8)
+    image[1::4] = image[::4]  # rows that are alike, so that a mean of some is that of all
+    image[2::4] = image[::4]
+    image[3::4] = image[::4]
+    for seed in range(10):
+        draws = np.random.default_rng(seed).random((1, 3))
+        for light, grey in ((True, False), (True, True), (False, True)):
+            got = image.copy()
+            maps = colour_maps(draws, np.array([light]), np.array([grey]), config)
+            recolour(got, maps[0])
+            b, c, s = 1 + (2 * draws[0] - 1) * (0.3, 0.4, 0.5) if light else (1, 1, 1)
+            wanted = image.astype(np.float64) * b
+            mean = (wanted @ LUMA).mean()
+            wanted = mean + (wanted - mean) * c
+            luma = (wanted @ LUMA)[:, :, None]
+            wanted = luma + (wanted - luma) * (0 if grey else s)
+            assert np.abs(got - np.clip(wanted, 0, 255)).max() <= 1

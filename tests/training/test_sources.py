@@ -1,0 +1,139 @@
+"""What a run trains on: every kind of source by configuration, whom and what it leaves out."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from centerarc.data import Balanced, FolderSource, IdentityBatches, InBlocks, Shuffled, write_list
+from centerarc.training import TrainConfig, check_config, dump_config, load_config, train
+from centerarc.training.sources import make_sampler, make_sources
+from tests.training.helpers import make_config, write_faces
+
+
+def with_data(tmp_path: Path, data: dict[str, Any], **changes: Any) -> TrainConfig:
+    config = make_config(tmp_path / "run", tmp_path, **changes).model_dump(mode="json")
+    return check_config({**config, "data": data})
+
+
+@pytest.fixture(scope="module")
+def listed(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    source = FolderSource(faces)
+    path = tmp_path_factory.mktemp("list") / "faces.csv"
+    write_list(
+        path,
+        [
+            (str(p), source.identities[label])
+            for p, label in zip(source.paths, source.labels.tolist(), strict=True)
+        ],
+    )
+    return path
+
+
+def test_a_list_trains_as_its_folder_does(tmp_path: Path, faces: Path, listed: Path) -> None:
+    folder = make_sources(make_config(tmp_path / "run", faces)).train
+    config = with_data(tmp_path, {"source": "list", "path": str(listed)})
+    other = make_sources(config).train
+    assert other.identities == folder.identities
+    np.testing.assert_array_equal(other.labels, folder.labels)
+    np.testing.assert_array_equal(other.image(7), folder.image(7))
+    train(config)
+    assert (config.run_dir / "last.safetensors").exists()
+
+
+def test_sources_mix_by_weight_and_merge_by_name(tmp_path: Path, faces: Path, listed: Path) -> None:
+    parts = [
+        {"source": "folder", "root": str(faces), "name": "clean"},
+        {"source": "list", "path": str(listed), "weight": 0.5},
+        {"source": "synthetic", "num_identities": 2, "images_per_identity": 4, "weight": 2},
+    ]
+    config = with_data(tmp_path, {"source": "mixed", "parts": parts})
+    source = make_sources(config).train
+    assert len(source.identities) == 6 + 2
+    assert len(source) == 36 + 36 + 8
+    assert len(make_sampler(config, source)) == 36 + 18 + 16
+    apart = with_data(tmp_path, {"source": "mixed", "parts": parts, "merge": False})
+    assert len(make_sources(apart).train.identities) == 6 + 6 + 2
+    train(config)
+    with pytest.raises(ValueError, match=r"kind is balanced, but data\.parts have weights"):
+        make_sampler(
+            with_data(
+                tmp_path, {"source": "mixed", "parts": parts, "sampler": {"kind": "balanced"}}
+            ),
+            source,
+        )
+
+
+def test_a_mixture_in_yaml_comes_back(tmp_path: Path, faces: Path) -> None:
+    parts = [{"source": "folder", "root": str(faces), "weight": 0.5}, {"source": "synthetic"}]
+    config = with_data(tmp_path, {"source": "mixed", "parts": parts})
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(config))
+    assert load_config(path) == config
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"source": "folder"}, r"data\.parts\.0\.root is missing"),
+        ({"source": "folder", "root": "x", "weight": 0}, r"data\.parts\.0\.weight is 0"),
+        ({"source": "foldr"}, r"data\.parts\.0\.source is 'foldr'; it must be one of folder, li"),
+        ({"root": "x"}, r"data\.parts\.0\.source is missing"),
+        ({"source": "folder", "root": "x", "min_images": 2}, r"data\.parts\.0\.min_images"),
+    ],
+)
+def test_a_wrong_part_is_named(tmp_path: Path, part: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        with_data(tmp_path, {"source": "mixed", "parts": [part]})
+
+
+def test_images_and_people_are_left_out(tmp_path: Path) -> None:
+    faces = write_faces(tmp_path / "faces", people=5, images=4)
+    problems = tmp_path / "problems.csv"
+    problems.write_text(
+        "place,identity,problem,severity,detail\n"
+        "P01/P01_0001.png,P01,cut off,error,\n"
+        "P01/P01_0002.png,P01,cut off,error,\n"
+    )
+    people = tmp_path / "people.txt"
+    people.write_text("P00\nP01\nP03\n")
+    config = make_config(
+        tmp_path / "run",
+        faces,
+        data={"leave_out": problems, "identities": people, "min_images": 3},
+    )
+    sources = make_sources(config)
+    assert sources.train.identities == ["P00", "P03"]
+    assert sources.notes == ["left out 1 people with fewer than 3 images (2 images; P01)"]
+    people.write_text("P00\nP01\nQ\n")
+    with pytest.raises(ValueError, match="names 1 people whom the source lacks, first 'Q'"):
+        make_sources(config)
+
+
+def test_samplers_are_made_as_configured(tmp_path: Path, faces: Path) -> None:
+    kinds: list[tuple[dict[str, Any], type]] = [
+        ({}, Shuffled),
+        ({"distinct": True}, Shuffled),
+        ({"kind": "identities", "images_per_identity": 2}, IdentityBatches),
+        ({"kind": "balanced"}, Balanced),
+        ({"kind": "blocks", "block": 6}, InBlocks),
+    ]
+    for number, (sampler, kind) in enumerate(kinds):
+        config = make_config(
+            tmp_path / f"run{number}", faces, data={"sampler": sampler}, schedule={"epochs": 1}
+        )
+        source = make_sources(config).train
+        assert type(make_sampler(config, source)) is kind
+        train(config)
+    with pytest.raises(ValueError, match=r"data\.sampler: distinct goes with kind: shuffled"):
+        make_config(tmp_path, faces, data={"sampler": {"kind": "balanced", "distinct": True}})
+    with pytest.raises(ValueError, match="images_per_identity is 3; it must divide batch_size, 8"):
+        make_sampler(
+            make_config(
+                tmp_path,
+                faces,
+                data={"sampler": {"kind": "identities", "images_per_identity": 3}},
+            ),
+            source,
+        )
