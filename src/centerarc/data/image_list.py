@@ -1,0 +1,177 @@
+"""Faces in a list: a CSV or Parquet file of paths and people."""
+
+import csv
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from centerarc.data.encoded import EncodedSource
+from centerarc.data.files import atomic_path, read_file
+from centerarc.data.folder import natural_key
+from centerarc.data.list_rows import Rows, read_rows
+from centerarc.data.texts import Texts
+
+# From so many files of one folder on, listing it is cheaper than asking for each.
+_WORTH_LISTING = 4
+_SHOWN = 3
+
+
+class ListSource(EncodedSource):
+    """The images that a list names, in its order.
+
+    Every path is looked up once, folder by folder; nothing is decoded.
+
+    Args:
+        path: A CSV file (UTF-8, column names in the first line; commas, semicolons or tabs between
+            columns) or a `.parquet` file.
+        root: Folder from which relative paths start; None is the list's own. Absolute paths stay.
+        path_column: Column with the path of each image.
+        identity_column: Column with the name of who is on it.
+        image_size: Side in pixels to which images are resized; None leaves them as they are.
+
+    Attributes:
+        identities: Names of the identities, by label, in natural order.
+        labels: `(len,)` int64 label of each image.
+        path: The list.
+        root: Where relative paths start.
+
+    Raises:
+        ValueError: If a column is missing, there is no row, a field is empty, an image comes twice
+            or is not there, or the root is no folder; the message names the line.
+        ImportError: If the list is Parquet and pyarrow is missing.
+        OSError: If the list cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> import PIL.Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     PIL.Image.new("RGB", (8, 8)).save(f"{folder}/1.png")
+        ...     write_list(f"{folder}/faces.csv", [("1.png", "Ann Lee")])
+        ...     source = ListSource(f"{folder}/faces.csv")
+        ...     source.identities, source.place(0), source.image(0).shape
+        (['Ann Lee'], '1.png', (8, 8, 3))
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        root: str | os.PathLike[str] | None = None,
+        path_column: str = "path",
+        identity_column: str = "identity",
+        image_size: int | None = None,
+    ) -> None:
+        super().__init__(image_size)
+        self.path = Path(path)
+        self.root = self.path.parent if root is None else Path(root)
+        if not self.root.is_dir():
+            raise ValueError(f"root is {str(self.root)!r}, which is not a folder")
+        rows = read_rows(path, path_column, identity_column)
+        base = os.path.abspath(self.root)
+        files = [os.path.join(base, listed) for listed in rows.paths]
+        _check_once(rows, files)
+        _check_present(rows, files)
+        self._listed = Texts.of(rows.paths)
+        self.identities = sorted(set(rows.identities), key=natural_key)
+        label_of = {name: label for label, name in enumerate(self.identities)}
+        self.labels = np.array([label_of[name] for name in rows.identities], dtype=np.int64)
+
+    def __repr__(self) -> str:
+        return f"ListSource({str(self.path)!r}: {self.summary()})"
+
+    @property
+    def paths(self) -> list[Path]:
+        """File of each image."""
+        return [self.root / listed for listed in self._listed]
+
+    def encoded(self, index: int) -> bytes:
+        """Returns the file of image `index`; see `EncodedSource.encoded`."""
+        try:
+            return read_file(os.path.join(self.root, self._listed[index]))
+        except OSError as error:
+            raise ValueError(str(error)) from error
+
+    def place(self, index: int) -> str:
+        """Returns the path of image `index` as the list has it."""
+        return self._listed[index]
+
+    def summary(self) -> str:
+        """Returns one line: how much there is."""
+        return f"{len(self)} images of {len(self.identities)} identities"
+
+
+def write_list(path: str | os.PathLike[str], rows: Iterable[tuple[str, str]]) -> None:
+    """Writes a CSV list that `ListSource` reads: columns `path` and `identity`.
+
+    Args:
+        path: The list.
+        rows: Path, absolute or from the list's folder, and identity of each image.
+
+    Raises:
+        ValueError: If a field is empty or cannot be written.
+        OSError: If the list cannot be written.
+    """
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        # The first leaves a carriage return bare, which readers take for the end of a line.
+        quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        writer.writerow(("path", "identity"))
+        for number, row in enumerate(rows, 1):
+            if any(not field or field.isspace() for field in row):
+                raise ValueError(f"row {number} is {row!r}; path and identity must not be empty")
+            try:
+                (quoting if "\r" in "".join(row) else writer).writerow(row)
+            except UnicodeEncodeError as error:
+                raise ValueError(f"row {number} is {row!r}, which is no text") from error
+
+
+def _check_once(rows: Rows, files: Sequence[str]) -> None:
+    seen: dict[str, int] = {}
+    for row, file in enumerate(files):
+        # Most paths are plain; taking all apart would double the time.
+        plain = os.sep == "/" and "/." not in file and "//" not in file
+        first = seen.setdefault(file if plain else os.path.normpath(file), row)
+        if first != row:
+            raise ValueError(
+                f"{rows.list_path!r}, {rows.where(row)}: {rows.paths[row]!r} is already on "
+                f"{rows.where(first)}; each image may come once"
+            )
+
+
+def _check_present(rows: Rows, files: Sequence[str]) -> None:
+    by_folder: defaultdict[str, list[int]] = defaultdict(list)
+    names: list[str] = []
+    for row, file in enumerate(files):
+        folder, name = os.path.split(file)
+        by_folder[folder].append(row)
+        names.append(name)
+    absent: list[int] = []
+    for folder, members in by_folder.items():
+        there = _listed(folder) if len(members) >= _WORTH_LISTING else frozenset()
+        # The file system may take another case or another form of a letter for the same name.
+        absent += [r for r in members if names[r] not in there and not os.path.exists(files[r])]
+    if not absent:
+        return
+    absent.sort()
+    shown = ", ".join(f"{rows.paths[row]!r} ({rows.where(row)})" for row in absent[:_SHOWN])
+    more = ", ..." if len(absent) > _SHOWN else ""
+    hint = ""
+    if os.sep == "/" and all("\\" in rows.paths[row] for row in absent):
+        hint = "; folders are parted by / here, not by backslashes"
+    raise ValueError(
+        f"{rows.list_path!r}: {len(absent)} of {len(files)} images are not there: {shown}{more}"
+        f"{hint}"
+    )
+
+
+def _listed(folder: str) -> frozenset[str]:
+    try:
+        return frozenset(os.listdir(folder or "."))
+    except OSError:  # absent, or may be entered and not listed: each file is asked for
+        return frozenset()

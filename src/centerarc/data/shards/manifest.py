@@ -1,0 +1,228 @@
+"""What a folder of shards holds, written down when they are packed."""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from centerarc.data.files import atomic_path
+from centerarc.data.folder import natural_key
+
+MANIFEST_NAME = "dataset.json"
+_FORMAT = "centerarc shards"
+_VERSION = 1
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """One shard as it was written.
+
+    Args:
+        name: Its file name.
+        images: How many images are in it.
+        bytes: Its size.
+        sha256: Its checksum, in hexadecimal digits.
+    """
+
+    name: str
+    images: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A packed set of faces.
+
+    Args:
+        identities: The name that belongs to each label.
+        shards: The shards, in natural order.
+    """
+
+    identities: list[str]
+    shards: list[ShardInfo]
+
+    @property
+    def images(self) -> int:
+        """How many images are in all shards."""
+        return sum(shard.images for shard in self.shards)
+
+
+def write_manifest(
+    folder: str | os.PathLike[str], shards: Iterable[ShardInfo], identities: Sequence[str]
+) -> Manifest:
+    """Writes `dataset.json` beside the shards of a packed set.
+
+    Args:
+        folder: Where the shards are.
+        shards: What `write_shard` returned for each, in any order.
+        identities: The name that belongs to each label.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ValueError: If a shard or an identity comes twice, or there is none.
+        OSError: If it cannot be written.
+    """
+    in_order = sorted(shards, key=lambda shard: natural_key(shard.name))
+    manifest = Manifest(list(identities), in_order)
+    _check(manifest)
+    content = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "images": manifest.images,
+        "shards": [asdict(shard) for shard in manifest.shards],
+        "identities": manifest.identities,
+    }
+    with atomic_path(Path(folder) / MANIFEST_NAME) as temporary:
+        # Names that are not UTF-8 survive: whatever is not ASCII is escaped.
+        temporary.write_text(json.dumps(content, indent=1), encoding="ascii")
+    return manifest
+
+
+def read_manifest(folder: str | os.PathLike[str]) -> Manifest | None:
+    """Reads the `dataset.json` of a folder.
+
+    Args:
+        folder: Where the shards are.
+
+    Returns:
+        What it says; None where there is none, or one of somebody else's.
+
+    Raises:
+        ValueError: If it is damaged or was written by a newer version.
+        OSError: If it cannot be read.
+    """
+    path = Path(folder) / MANIFEST_NAME
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{str(path)!r} is damaged: it is no JSON ({error})") from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        return None
+    if content.get("version") != _VERSION:
+        raise ValueError(
+            f"{str(path)!r} has version {content.get('version')!r} and this centerarc reads "
+            f"{_VERSION}; use a newer one or pack again"
+        )
+    try:
+        manifest = _from_json(content)
+        _check(manifest)
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is damaged: {error}") from error
+    return manifest
+
+
+def check_shards(
+    folder: str | os.PathLike[str], manifest: Manifest, present: Iterable[str]
+) -> None:
+    """Checks without reading them that the shards of a folder are those of its manifest.
+
+    Args:
+        folder: Where the shards are.
+        manifest: What it should hold.
+        present: Names of the shards to check.
+
+    Raises:
+        ValueError: If one of them is not in the manifest or has another size.
+    """
+    sizes = {shard.name: shard.bytes for shard in manifest.shards}
+    for name in present:
+        if name not in sizes:
+            raise ValueError(
+                f"{name!r} is not in {str(Path(folder) / MANIFEST_NAME)!r}, which lists the shards "
+                "of this folder; remove the shard, or the list if it is not that of these shards"
+            )
+        size = (Path(folder) / name).stat().st_size
+        if size != sizes[name]:
+            raise ValueError(
+                f"shard {str(Path(folder) / name)!r} has {size} bytes and should have "
+                f"{sizes[name]}; it was cut off or changed"
+            )
+
+
+def verify_checksums(
+    folder: str | os.PathLike[str], progress: Callable[[int, int], Any] | None = None
+) -> list[str]:
+    """Reads all shards of a packed set and compares them with what was written.
+
+    Args:
+        folder: The folder with its `dataset.json`.
+        progress: Called with the bytes read so far and the bytes of all shards.
+
+    Returns:
+        One line for each problem; empty if every shard is as it was written.
+
+    Raises:
+        ValueError: If the folder has no `dataset.json` of ours, or it is damaged.
+    """
+    root = Path(folder)
+    manifest = read_manifest(root)
+    if manifest is None:
+        raise ValueError(
+            f"{str(root)!r} has no {MANIFEST_NAME} with checksums; centerarc data pack writes one"
+        )
+    problems = []
+    total, done = sum(shard.bytes for shard in manifest.shards), 0
+    for shard in manifest.shards:
+        try:
+            digest = hashlib.sha256()
+            size = 0
+            with open(root / shard.name, "rb", buffering=0) as file:
+                while data := file.read(_CHUNK):
+                    digest.update(data)
+                    size += len(data)
+                    if progress is not None:
+                        progress(done + min(size, shard.bytes), total)
+            if size != shard.bytes:
+                problems.append(f"{shard.name}: has {size} bytes and should have {shard.bytes}")
+            elif digest.hexdigest() != shard.sha256:
+                problems.append(f"{shard.name}: its content changed (SHA-256)")
+        except FileNotFoundError:
+            problems.append(f"{shard.name}: is missing")
+        except OSError as error:
+            problems.append(f"{shard.name}: cannot be read: {error.strerror}")
+        done += shard.bytes
+        if progress is not None:
+            progress(done, total)
+    listed = {shard.name for shard in manifest.shards}
+    strange = {path.name for path in root.glob("*.tar") if path.name[0] != "."} - listed
+    problems += [f"{name}: is not in {MANIFEST_NAME}" for name in sorted(strange, key=natural_key)]
+    return problems
+
+
+def _from_json(content: dict[str, Any]) -> Manifest:
+    identities, listed = content.get("identities"), content.get("shards")
+    if not isinstance(identities, list) or not all(isinstance(n, str) for n in identities):
+        raise ValueError("identities is no list of names")
+    if not isinstance(listed, list) or not all(isinstance(shard, dict) for shard in listed):
+        raise ValueError("shards is no list of shards")
+    shards = []
+    for shard in listed:
+        info = ShardInfo(*(shard.get(field) for field in ("name", "images", "bytes", "sha256")))
+        for field, kind in (("name", str), ("images", int), ("bytes", int), ("sha256", str)):
+            if not isinstance(getattr(info, field), kind):
+                raise ValueError(f"{field} of shard {info.name!r} is {getattr(info, field)!r}")
+        shards.append(info)
+    return Manifest(identities, shards)
+
+
+def _check(manifest: Manifest) -> None:
+    if not manifest.shards or not manifest.identities:
+        raise ValueError("there must be at least one shard and one identity")
+    names = [shard.name for shard in manifest.shards]
+    for name in names:
+        if not name or Path(name).name != name:
+            raise ValueError(f"shard {name!r} is no file name")
+    for what, values in (("shard", names), ("identity", manifest.identities)):
+        value, count = Counter(values).most_common(1)[0]
+        if count > 1:
+            raise ValueError(f"{what} {value!r} comes {count} times")

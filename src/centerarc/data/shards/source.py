@@ -1,0 +1,239 @@
+"""Faces in WebDataset shards."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from centerarc.data.encoded import EncodedSource
+from centerarc.data.folder import natural_key
+from centerarc.data.shards.handles import Handles
+from centerarc.data.shards.index import (
+    BLOCK,
+    ShardIndex,
+    header_check,
+    index_path,
+    read_index,
+)
+from centerarc.data.shards.location import find_shards
+from centerarc.data.shards.manifest import MANIFEST_NAME, Manifest, check_shards, read_manifest
+from centerarc.data.shards.scan import scan_shard
+from centerarc.data.texts import Texts
+
+
+class ShardSource(EncodedSource):
+    """The images in tar shards that follow WebDataset's convention, in any order.
+
+    Members whose names agree up to the first dot of the base name are a sample: `<key>.jpg` (or
+    png, webp, ...) and who is on it, `<key>.cls` (a number) or `<key>.json` (`{"identity": name}`
+    or `{"label": number}`); with neither, the folder of the key is the identity. Other members are
+    not looked at. Images are read where they lie; nothing is unpacked.
+
+    A shard whose index is beside it, as our packer writes it, opens without a look at its headers;
+    others are read through once. The `dataset.json` of the packer names the identities. Without it
+    a number is named by its folder where each has one of its own, else by its digits.
+
+    Args:
+        location: A folder with `*.tar`, a shard, or a pattern with `*` or braces, such as
+            `faces-{000000..000012}.tar`.
+        image_size: Side in pixels to which images are resized; None leaves them as they are.
+        progress: Called after each shard with the number of shards opened and of all.
+
+    Attributes:
+        identities: Names of the identities with an image, by label: in the order of the numbers, or
+            for names in natural order.
+        labels: `(len,)` int64 label of each image.
+        shards: The shards, in natural order.
+        without_image: How many samples were left out because they have a label and no image.
+
+    Raises:
+        ValueError: If a shard is missing, compressed, cut off, damaged or not that of the
+            `dataset.json`, holds a key twice, or labels are missing or mixed.
+
+    Example:
+        >>> import io, tempfile
+        >>> import PIL.Image
+        >>> from centerarc.data.shards import ShardSample, write_shard
+        >>> picture = io.BytesIO()
+        >>> PIL.Image.new("RGB", (8, 8)).save(picture, "png")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     info = write_shard(
+        ...         f"{folder}/faces-0.tar", [ShardSample("Ann/1", picture.getvalue(), 0)]
+        ...     )
+        ...     source = ShardSource(folder)
+        ...     source.identities, source.place(0), source.image(0).shape
+        (['Ann'], 'faces-0.tar/Ann/1.png', (8, 8, 3))
+    """
+
+    def __init__(
+        self,
+        location: str | os.PathLike[str],
+        *,
+        image_size: int | None = None,
+        progress: Callable[[int, int], Any] | None = None,
+    ) -> None:
+        super().__init__(image_size)
+        self.location = os.fspath(location)
+        self.shards = find_shards(location)
+        self._names = _names(self.shards)
+        manifest = _manifest(self.location, self.shards)
+        indexes = []
+        for number, shard in enumerate(self.shards, 1):
+            indexes.append(_opened(shard))
+            if progress is not None:
+                progress(number, len(self.shards))
+        self.without_image = sum(index.without_image for index in indexes)
+        self._starts = np.cumsum([0, *(len(index) for index in indexes)])
+        if not self._starts[-1]:
+            raise ValueError(f"the shards of {self.location!r} hold no image")
+        self._offsets = np.concatenate([index.offsets for index in indexes])
+        self._sizes = np.concatenate([index.sizes for index in indexes])
+        self._checks = np.concatenate([index.checks for index in indexes])
+        self._members = Texts.joined([index.members for index in indexes])
+        self.identities, self.labels = _people(self.shards, indexes, manifest)
+        self._handles = Handles()
+
+    def __repr__(self) -> str:
+        return f"ShardSource({self.location!r}: {self.summary()})"
+
+    def encoded(self, index: int) -> bytes:
+        """Returns the file of image `index`; see `EncodedSource.encoded`."""
+        index = range(len(self))[index]
+        shard = self.shards[self._shard(index)]
+        offset, size = int(self._offsets[index]), int(self._sizes[index])
+        try:
+            # With its header, to know that it is still the image that was found there.
+            data = self._handles.read(str(shard), offset - BLOCK, BLOCK + size)
+        except OSError as error:
+            raise ValueError(str(error)) from error
+        if len(data) < BLOCK + size:
+            raise ValueError(
+                f"the shard was cut off: it ends at byte {offset - BLOCK + len(data)} and the "
+                f"image at {offset + size}"
+            )
+        if header_check(data[:BLOCK]) != self._checks[index]:
+            raise ValueError(
+                f"the shard has something else at byte {offset - BLOCK}: it was changed after it "
+                f"was opened, or {index_path(shard).name} is older than it; remove that and open "
+                "it again"
+            )
+        return data[BLOCK:]
+
+    def place(self, index: int) -> str:
+        """Returns the shard and the member of image `index`: `faces-0.tar/Ann_Lee/1.jpg`."""
+        index = range(len(self))[index]
+        return f"{self._names[self._shard(index)]}/{self._members[index]}"
+
+    def summary(self) -> str:
+        """Returns one line: how much there is, and how much was left out."""
+        line = (
+            f"{len(self)} images of {len(self.identities)} identities in {len(self.shards)} shards"
+        )
+        if self.without_image:
+            line += f"; left out {self.without_image} samples without an image"
+        return line
+
+    def _shard(self, index: int) -> int:
+        return int(self._starts.searchsorted(index, side="right")) - 1
+
+
+def _opened(shard: Path) -> ShardIndex:
+    try:
+        return read_index(shard) or scan_shard(shard)
+    except OSError as error:
+        raise ValueError(f"cannot read {str(shard)!r}: {error.strerror or error}") from error
+
+
+def _names(shards: Sequence[Path]) -> list[str]:
+    """How shards are called: by their path below the folder that they share."""
+    common = os.path.commonpath([shard.parent for shard in shards])
+    return [Path(os.path.relpath(shard, common or ".")).as_posix() for shard in shards]
+
+
+def _manifest(location: str, shards: Sequence[Path]) -> Manifest | None:
+    folders = list(dict.fromkeys(shard.parent for shard in shards))
+    try:
+        found = [(folder, read_manifest(folder)) for folder in folders]
+        for folder, manifest in found:
+            if manifest is None:
+                continue
+            if len(folders) > 1:
+                raise ValueError(
+                    f"{location!r} names shards of {len(folders)} folders, and {str(folder)!r} has "
+                    f"a {MANIFEST_NAME} with labels of its own; open each folder as a source and "
+                    "mix them"
+                )
+            check_shards(folder, manifest, (shard.name for shard in shards))
+            if os.path.isdir(location):
+                _check_complete(folder, manifest, shards)
+    except OSError as error:
+        raise ValueError(f"cannot read the shards of {location!r}: {error}") from error
+    return found[0][1]
+
+
+def _check_complete(folder: Path, manifest: Manifest, shards: Sequence[Path]) -> None:
+    present = {shard.name for shard in shards}
+    if missing := [shard.name for shard in manifest.shards if shard.name not in present]:
+        raise ValueError(
+            f"{str(folder)!r} lacks {len(missing)} of the {len(manifest.shards)} shards that its "
+            f"{MANIFEST_NAME} lists, first {missing[0]!r}"
+        )
+
+
+def _people(
+    shards: Sequence[Path], indexes: Sequence[ShardIndex], manifest: Manifest | None
+) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """Gives everybody a label from 0, the same over all shards."""
+    used = [(shard, index) for shard, index in zip(shards, indexes, strict=True) if len(index)]
+    kind = used[0][1].kind
+    for shard, index in used:
+        if index.kind != kind:
+            raise ValueError(
+                f"shards mix labels: {str(used[0][0])!r} (first key {used[0][1].members[0]!r}) has "
+                f"those by {kind}, and {str(shard)!r} (first key {index.members[0]!r}) by "
+                f"{index.kind}; every image needs the same"
+            )
+    if kind == "number":
+        return _numbered(used, manifest)
+    if manifest is not None:
+        raise ValueError(
+            f"{MANIFEST_NAME} numbers the identities, but {str(used[0][0])!r} holds no numbers"
+        )
+    names = sorted({name for _, index in used for name in index.people}, key=natural_key)
+    label_of = {name: label for label, name in enumerate(names)}
+    labels = [
+        np.array([label_of[name] for name in index.people], dtype=np.int64)[index.codes]
+        for _, index in used
+    ]
+    return names, np.concatenate(labels)
+
+
+def _numbered(
+    used: Sequence[tuple[Path, ShardIndex]], manifest: Manifest | None
+) -> tuple[list[str], npt.NDArray[np.int64]]:
+    numbers = np.unique(np.concatenate([index.numbers for _, index in used]))
+    labels = [np.searchsorted(numbers, index.numbers)[index.codes] for _, index in used]
+    if manifest is None:
+        return _folder_names(used) or [str(number) for number in numbers], np.concatenate(labels)
+    for shard, index in used:
+        if index.numbers.max() >= len(manifest.identities):
+            raise ValueError(
+                f"shard {str(shard)!r} has label {index.numbers.max()}, and {MANIFEST_NAME} names "
+                f"{len(manifest.identities)} identities"
+            )
+    return [manifest.identities[number] for number in numbers], np.concatenate(labels)
+
+
+def _folder_names(used: Sequence[tuple[Path, ShardIndex]]) -> list[str] | None:
+    """Names numbers by their folders; None where they do not belong to each other."""
+    folder_of: dict[int, str] = {}
+    for _, index in used:
+        for number, folder in zip(index.numbers.tolist(), index.people, strict=True):
+            if not folder or folder_of.setdefault(number, folder) != folder:
+                return None
+    if len(set(folder_of.values())) != len(folder_of):
+        return None
+    return [folder_of[number] for number in sorted(folder_of)]

@@ -1,0 +1,315 @@
+"""Shards that others wrote are read, and what is wrong with one is said with shard and byte."""
+
+import gzip
+import json
+import os
+import pickle
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+
+from centerarc.data.shards import ShardSample, ShardSource, scan_shard, write_index, write_shard
+from tests.data.shards.pictures import picture, tar
+
+
+def values(source: ShardSource) -> list[int]:
+    return [int(source.image(i)[0, 0, 0]) for i in range(len(source))]
+
+
+def named(source: ShardSource) -> list[str]:
+    return [source.identities[label] for label in source.labels]
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "jpeg", "webp"])
+def test_shards_of_webdatasets_writer_are_read(tmp_path: Path, kind: str) -> None:
+    written = {
+        f"face{i:03d}": (picture(20 * i, kind.replace("jpg", "jpeg")), i % 3) for i in range(9)
+    }
+    for shard in range(3):
+        with webdataset.TarWriter(str(tmp_path / f"s-{shard}.tar")) as writer:
+            for key in list(written)[3 * shard : 3 * shard + 3]:
+                image, label = written[key]
+                writer.write({"__key__": key, kind: image, "cls": label, "txt": "a face"})
+    source = ShardSource(tmp_path)
+    assert [source.encoded(i) for i in range(9)] == [image for image, _ in written.values()]
+    assert source.labels.tolist() == [label for _, label in written.values()]
+    assert source.labels.dtype == np.int64
+    assert source.identities == ["0", "1", "2"]
+    assert source.place(4) == f"s-1.tar/face004.{kind}"
+    assert source.image(3).shape == (8, 8, 3)
+    assert ShardSource(tmp_path, image_size=5).image(3).shape == (5, 5, 3)
+    assert source.summary() == "9 images of 3 identities in 3 shards"
+
+
+def test_names_and_numbers_in_json_are_labels(tmp_path: Path) -> None:
+    with webdataset.TarWriter(str(tmp_path / "a.tar")) as writer:
+        for key, name in (("1", "p10"), ("2", "p2"), ("3", "p10")):
+            writer.write({"__key__": key, "png": picture(int(key)), "json": {"identity": name}})
+    source = ShardSource(tmp_path / "a.tar")
+    assert source.identities == ["p2", "p10"]
+    assert source.labels.tolist() == [1, 0, 1]
+    with webdataset.TarWriter(str(tmp_path / "b.tar")) as writer:
+        for key, number in (("1", 7), ("2", 3), ("3", 7)):
+            writer.write({"__key__": key, "png": picture(int(key)), "json": {"label": number}})
+    source = ShardSource(tmp_path / "b.tar")
+    assert source.identities == ["3", "7"]
+    assert source.labels.tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize("tar_format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_folder_packed_by_tar_is_named_by_its_folders(tmp_path: Path, tar_format: int) -> None:
+    long, other = "é" * 120, "名" * 60
+    members = [
+        ("./p10/2.png", picture(1)),
+        ("./p10/10.png", picture(2)),
+        (f"./{long}/1.png", picture(3)),
+        ("./p2/1.front.png", picture(99)),  # a field `front.png`, no image by the convention
+        (f"p2/{other}.png", picture(4)),
+        ("__MACOSX__/p2/1.png", picture(99)),
+        ("p2/._1.png", b"\0"),
+        ("README", b"text"),
+    ]
+    tar(tmp_path / "faces.tar", members, tar_format)
+    source = ShardSource(tmp_path)
+    assert source.identities == ["p2", "p10", long]
+    assert named(source) == ["p10", "p10", long, "p2"]
+    assert values(source) == [1, 2, 3, 4]
+    assert source.place(3) == f"faces.tar/p2/{other}.png"
+
+
+def test_numbers_take_the_names_of_their_folders_where_each_has_its_own(tmp_path: Path) -> None:
+    def members(*rows: tuple[str, int]) -> list[tuple[str, bytes]]:
+        return [m for k, n in rows for m in ((f"{k}.png", picture(n)), (f"{k}.cls", b"%d\n" % n))]
+
+    tar(tmp_path / "a-0.tar", members(("Bob/1", 0), ("Ann/1", 1)))
+    tar(tmp_path / "a-1.tar", members(("Ann/2", 1), ("Cyd/1", 5)))
+    assert ShardSource(tmp_path).identities == ["Bob", "Ann", "Cyd"]
+    tar(tmp_path / "a-2.tar", members(("Dan/1", 5)))
+    assert ShardSource(tmp_path).identities == ["0", "1", "5"]
+    assert ShardSource(f"{tmp_path}/a-{{0..1}}.tar").labels.tolist() == [0, 1, 1, 2]
+
+
+def test_shards_come_in_natural_order_from_folders_patterns_and_braces(tmp_path: Path) -> None:
+    folder = tmp_path / "odd [x] ?{1}"
+    folder.mkdir()
+    for number in (10, 9, 8, 1):
+        tar(folder / f"f-{number}.tar", [(f"p/{number}.png", picture(number))])
+    tar(folder / ".f-2.123.tar", [])  # as it is while a shard is written
+    assert values(ShardSource(folder)) == [1, 8, 9, 10]
+    assert values(ShardSource(f"{folder}/f-1*.tar")) == [1, 10]
+    assert values(ShardSource(f"{folder}/f-{{8..10}}.tar")) == [8, 9, 10]
+    assert values(ShardSource(folder / "f-9.tar")) == [9]
+    (folder / "sub").mkdir()
+    tar(folder / "sub" / "f-1.tar", [("p/1.png", picture(77))])
+    both = ShardSource(f"{folder}/{{f-1,sub/f-*}}.tar")
+    assert [both.place(i) for i in (0, 1)] == ["f-1.tar/p/1.png", "sub/f-1.tar/p/1.png"]
+    with pytest.raises(ValueError, match=r"2 of the 4 shards .* are not there, first .*f-11\.tar"):
+        ShardSource(f"{folder}/f-{{9..12}}.tar")
+    with pytest.raises(ValueError, match="no file matches"):
+        ShardSource(f"{folder}/g-*.tar")
+    with pytest.raises(ValueError, match="not there"):
+        ShardSource(folder / "g.tar")
+
+
+def test_compressed_shards_are_refused_with_the_reason(tmp_path: Path) -> None:
+    plain = tar(tmp_path / "a.tar", [("p/1.png", picture(1))]).read_bytes()
+    (tmp_path / "b.tar.gz").write_bytes(gzip.compress(plain))
+    for location in (tmp_path, tmp_path / "b.tar.gz", f"{tmp_path}/b*"):
+        with pytest.raises(ValueError, match=r"b\.tar\.gz' is a compressed tar file"):
+            ShardSource(location)
+    (tmp_path / "c.tar").write_bytes(gzip.compress(plain))
+    with pytest.raises(ValueError, match=r"c\.tar' is compressed by gzip"):
+        ShardSource(tmp_path / "c.tar")
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ([("1.png", b"x")], r"image '1' at byte 0 has no label"),
+        ([("p/1.png", b"x"), ("2.png", b"x")], r"image '2' at byte 1024 has no label"),
+        ([("1.png", b"x"), ("1.json", b"{}")], r"image '1' at byte 0 has no label"),
+        (
+            [("1.png", b"x"), ("1.cls", b"0"), ("p/2.png", b"x")],
+            r"mixes labels: '1' has a number .*'p/2' at byte 2048 its folder alone",
+        ),
+        ([("1.png", b"x"), ("1.cls", b"-1")], r"'1\.cls' at byte 1024 is '-1'"),
+        ([("1.png", b"x"), ("1.cls", b"")], r"'1\.cls' at byte 1024 is ''"),
+        ([("1.png", b"x"), ("1.cls", b"9" * 30)], r"must be below 2"),
+        ([("1.png", b"x"), ("1.cls", b"9" * 90)], r"must be a whole number"),
+        ([("1.png", b"x"), ("1.json", b"{")], r"'1\.json' at byte 1024 is no JSON"),
+        ([("1.png", b"x"), ("1.json", b'{"label": true}')], r"label in '1\.json'.* is True"),
+        ([("1.png", b"x"), ("1.json", b'{"identity": ""}')], r"identity in '1\.json'.* is ''"),
+        (
+            [("p/1.png", b"x"), ("p/1.jpg", b"y")],
+            r"'p/1' has two images: 'p/1\.png' at byte 0 and 'p/1\.jpg' at byte 1024",
+        ),
+        (
+            [("1.png", b"x"), ("1.cls", b"0"), ("1.cls", b"1")],
+            r"'1' has two labels: '1\.cls' at byte 1024 and '1\.cls' at byte 2048",
+        ),
+    ],
+)
+def test_wrong_labels_and_keys_are_named_with_shard_and_byte(
+    tmp_path: Path, members: list[tuple[str, bytes]], message: str
+) -> None:
+    tar(tmp_path / "s.tar", members)
+    with pytest.raises(ValueError, match=rf"s\.tar.*{message}"):
+        ShardSource(tmp_path)
+
+
+def test_shards_that_label_differently_are_not_mixed(tmp_path: Path) -> None:
+    tar(tmp_path / "a.tar", [("p/1.png", b"x")])
+    tar(tmp_path / "b.tar", [("1.png", b"x"), ("1.cls", b"0")])
+    with pytest.raises(ValueError, match=r"a\.tar.*'p/1\.png'.*b\.tar.*'1\.png'"):
+        ShardSource(tmp_path)
+
+
+def test_links_are_refused_and_samples_without_an_image_counted(tmp_path: Path) -> None:
+    tar(tmp_path / "a.tar", [("1.png", b"x"), ("1.cls", b"0"), ("2.cls", b"0"), ("3.cls", b"1")])
+    assert "left out 2 samples without an image" in ShardSource(tmp_path).summary()
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        link = tarfile.TarInfo("p/1.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "elsewhere.png"
+        archive.addfile(link)
+    with pytest.raises(ValueError, match=r"'p/1\.png' at byte 0 is a link"):
+        ShardSource(tmp_path)
+    tar(tmp_path / "a.tar", [])
+    with pytest.raises(ValueError, match="hold no image"):
+        ShardSource(tmp_path)
+
+
+def test_a_shard_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
+    whole = tar(tmp_path / "w.tar", [(f"p/{i}.png", picture(i)) for i in range(4)]).read_bytes()
+    end = max(at for at, byte in enumerate(whole) if byte)
+    for size in [0, 1, 511, 512, 513, *range(1000, end + 1, 97)]:
+        (tmp_path / "w.tar").write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=r"w\.tar' is cut off"):
+            ShardSource(tmp_path)
+    (tmp_path / "w.tar").write_bytes(whole + whole)
+    with pytest.raises(ValueError, match=r"goes on after its end at byte 4096"):
+        ShardSource(tmp_path)
+    (tmp_path / "w.tar").write_bytes(whole[:2048] + b"?" * 512 + whole[2560:])
+    with pytest.raises(ValueError, match=r"damaged: there is no tar header at byte 2048"):
+        ShardSource(tmp_path)
+    (tmp_path / "w.tar").write_bytes(b"?" * 5000)
+    with pytest.raises(ValueError, match="no tar file"):
+        ShardSource(tmp_path)
+
+
+def test_a_shard_changed_after_it_was_opened_gives_no_wrong_image(tmp_path: Path) -> None:
+    path = tar(tmp_path / "s.tar", [(f"p/{i}.png", picture(i)) for i in range(4)])
+    source = ShardSource(tmp_path)
+    tar(path, [(f"p/{9 - i}.png", picture(i)) for i in range(4)])
+    with pytest.raises(ValueError, match=r"s\.tar/p/1\.png'.* something else at byte 1024"):
+        source.image(1)
+    os.truncate(path, 1100)
+    with pytest.raises(ValueError, match=r"s\.tar/p/1\.png'.* ends at byte 1100"):
+        source.image(1)
+    path.unlink()
+    with pytest.raises(ValueError, match=r"s\.tar/p/1\.png'.* No such file"):
+        pickle.loads(pickle.dumps(source)).image(1)
+
+
+def test_an_index_spares_the_scan_and_a_stale_one_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scanned: list[str] = []
+
+    def counted(path: Path) -> object:
+        scanned.append(path.name)
+        return scan_shard(path)
+
+    monkeypatch.setattr("centerarc.data.shards.source.scan_shard", counted)
+    for number in range(2):
+        tar(tmp_path / f"{number}.tar", [(f"p/{number}.png", picture(number))])
+    before = sorted(tmp_path.iterdir())
+    seen: list[tuple[int, int]] = []
+    source = ShardSource(tmp_path, progress=lambda done, total: seen.append((done, total)))
+    assert scanned == ["0.tar", "1.tar"]
+    assert seen == [(1, 2), (2, 2)]
+    assert sorted(tmp_path.iterdir()) == before  # reading writes nothing
+    for shard in source.shards:
+        write_index(shard, scan_shard(shard))
+        os.utime(shard, (0, 0))  # copying changes times
+    scanned.clear()
+    assert values(ShardSource(tmp_path)) == [0, 1]
+    assert scanned == []
+    tar(tmp_path / "0.tar", [("q/0.png", picture(7))])  # as large as before
+    again = ShardSource(tmp_path)
+    assert scanned == ["0.tar"]
+    assert (values(again), again.identities) == ([7, 1], ["p", "q"])
+    for damage in (b"", b"no archive", (tmp_path / "1.index.npz").read_bytes()[:-30]):
+        scanned.clear()
+        (tmp_path / "1.index.npz").write_bytes(damage)
+        assert values(ShardSource(tmp_path)) == [7, 1]
+        assert scanned == ["0.tar", "1.tar"]
+
+
+def test_an_index_that_was_made_up_is_not_believed(tmp_path: Path) -> None:
+    path = tar(tmp_path / "s.tar", [("p/1.png", picture(5)), ("p/2.png", picture(6))])
+    write_index(path, scan_shard(path))
+    with np.load(tmp_path / "s.index.npz") as arrays:
+        good = dict(arrays)
+    for field, value in (
+        ("offsets", good["offsets"] + 10**6),
+        ("sizes", -good["sizes"]),
+        ("codes", good["codes"] + 1),
+        ("codes", good["codes"][:1]),
+        ("member_ends", good["member_ends"][::-1]),
+        ("people", np.array([{"a": 1}], dtype=object)),
+        ("version", np.array(99)),
+        ("shard_bytes", good["shard_bytes"] + 512),
+    ):
+        np.savez(tmp_path / "s.index.npz", **{**good, field: value})
+        source = ShardSource(tmp_path)
+        assert (values(source), source.identities) == ([5, 6], ["p"]), field
+
+
+def read_all(source: ShardSource, order: list[int]) -> list[bytes]:
+    return [source.encoded(i) for i in order]
+
+
+def test_processes_read_at_the_same_time_and_few_files_stay_open(tmp_path: Path) -> None:
+    images = [picture(i) for i in range(100)]
+    for number in range(100):
+        tar(tmp_path / f"{number}.tar", [(f"p/{number}.png", images[number])])
+    source = ShardSource(tmp_path)
+    order = np.random.default_rng(0).permutation(100).tolist()
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None
+    assert read_all(source, order) == [images[i] for i in order]
+    if before is not None:
+        assert len(os.listdir("/proc/self/fd")) - before <= 64
+    assert read_all(pickle.loads(pickle.dumps(source)), order) == [images[i] for i in order]
+    if os.name == "posix":
+        with get_context("fork").Pool(2) as pool:
+            jobs = [pool.apply_async(read_all, (source, order)) for _ in range(3)]
+            assert read_all(source, order) == [images[i] for i in order]
+            assert all(job.get(60) == [images[i] for i in order] for job in jobs)
+    with ThreadPoolExecutor(8) as threads:
+        read = threads.map(lambda _: read_all(source, order), range(8))
+        assert all(got == [images[i] for i in order] for got in read)
+
+
+def test_our_shards_give_the_same_source_with_and_without_index(tmp_path: Path) -> None:
+    samples = [ShardSample(f"p{i % 3}/{i}", picture(i), i % 3) for i in range(7)]
+    write_shard(tmp_path / "s.tar", samples)
+    fast = ShardSource(tmp_path)
+    (tmp_path / "s.index.npz").unlink()
+    slow = ShardSource(tmp_path)
+    assert values(fast) == values(slow) == list(range(7))
+    assert fast.labels.tolist() == slow.labels.tolist() == [i % 3 for i in range(7)]
+    assert fast.identities == slow.identities == ["p0", "p1", "p2"]
+    assert [fast.place(i) for i in range(7)] == [slow.place(i) for i in range(7)]
+    with pytest.raises(IndexError):
+        fast.encoded(7)
+
+
+def test_json_without_a_label_leaves_it_to_the_folder(tmp_path: Path) -> None:
+    note = json.dumps({"caption": "a face"}).encode()
+    tar(tmp_path / "s.tar", [("Ann/1.png", picture(1)), ("Ann/1.json", note)])
+    assert ShardSource(tmp_path).identities == ["Ann"]
