@@ -10,6 +10,7 @@ from cyclopts import App, CycloptsError
 from rich.console import Console
 
 from centerarc import __version__
+from centerarc.cli.data import app as data_app
 
 __all__ = ["app", "main"]
 
@@ -46,6 +47,7 @@ app.command(
 app.command(
     "centerarc.cli.demo:demo", name="demo", help="Train on drawn faces and show the result."
 )
+app.command(data_app)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -79,12 +81,18 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _check_command(words: Sequence[str]) -> None:
     # Cyclopts would import every command to word this error.
+    _check_word(app, words[:1], "command")
+    if words[:1] == ["data"]:
+        _check_word(data_app, words[1:2], "data command")
+
+
+def _check_word(app: App, words: Sequence[str], kind: str) -> None:
     commands = [name for name in app if not name.startswith("-")]
     if words and not words[0].startswith("-") and words[0] not in commands:
         close = difflib.get_close_matches(words[0], commands, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise ValueError(
-            f"unknown command {words[0]!r}; {hint}commands: {', '.join(sorted(commands))}"
+            f"unknown {kind} {words[0]!r}; {hint}{kind}s: {', '.join(sorted(commands))}"
         )
 
 

@@ -1,0 +1,168 @@
+"""``centerarc data check``: every image decoded, and what is wrong with it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from centerarc.data import FaceSource
+    from centerarc.data.inspection import CheckResult, Problem
+
+
+def check(
+    source: Path,
+    /,
+    *,
+    problems: Path | None = None,
+    leave_out: Literal["errors", "warnings"] = "errors",
+    report: Path | None = None,
+    json: Path | None = None,
+    model: Path | None = None,
+    min_side: int = 64,
+    workers: int | None = None,
+    device: str = "auto",
+) -> int:
+    """Decode every image and report what is wrong: damage, duplicates, wrong labels.
+
+    Ends with 0 if there are no errors and with 1 if there are; 2 is wrong input. Errors are images
+    that must not be trained on, warnings deserve a look, notes are good to know.
+
+    Parameters
+    ----------
+    source
+        A folder of <person>/<image>, a .rec file, .tar shards, or a .csv or .parquet list.
+    problems
+        Write the images that a training should leave out to this CSV file, which data.leave_out of
+        a configuration and data pack --leave-out read: every row is left out.
+    leave_out
+        What goes into that file: errors, or warnings as well.
+    report
+        Also write a page with example pictures to this file.
+    json
+        Also write everything that was found to this file.
+    model
+        A run folder or weights file of a trained model: also look for wrong labels.
+    min_side
+        Call images tiny whose shorter side has fewer pixels.
+    workers
+        Processes that decode; 0 decodes in this one. One for each core by default.
+    device
+        Where the model computes: auto, cpu, cuda or mps.
+    """
+    from rich.console import Console
+
+    from centerarc.cli.data.waiting import counting, opened, waiting
+    from centerarc.data.inspection import (
+        check_checksums,
+        check_source,
+        write_check_page,
+        write_problems,
+    )
+
+    faces = opened(source)
+    network = _load(model, faces) if model is not None else None
+    with counting("decoding", len(faces)) as advance:
+        result = check_source(faces, min_side=min_side, workers=workers, progress=advance)
+    with waiting("checksums") as progress:
+        result = result.with_problems(check_checksums(faces, progress=progress))
+    if network is not None:
+        found = _judge(source, faces, result, network, device, workers)
+        result = result.with_problems(found)
+    console = Console()
+    console.print(_table(result, str(source)))
+    if problems is not None:
+        least: Literal["error", "warning"] = "error" if leave_out == "errors" else "warning"
+        rows = write_problems(problems, result.problems, least=least)
+        _say(console, f"to leave out: {rows:,} rows in {problems}")
+    if json is not None:
+        _write_json(json, result, str(source))
+        _say(console, f"everything: {json}")
+    if report is not None:
+        write_check_page(report, faces, result, name=source.resolve().name)
+        _say(console, f"report: {report}")
+    return 1 if result.errors else 0
+
+
+def _load(path: Path, faces: "FaceSource") -> Any:
+    """Loads the model before the hours of decoding, and sees that it can be of use."""
+    from centerarc.data.inspection import check_enough_people
+    from centerarc.models import load_weights
+
+    check_enough_people(faces.labels)
+    return load_weights(path)
+
+
+def _judge(
+    path: Path,
+    faces: "FaceSource",
+    result: "CheckResult",
+    network: Any,
+    device: str,
+    workers: int | None,
+) -> "list[Problem]":
+    from centerarc.cli.data.waiting import counting, opened
+    from centerarc.data import Subset, explain_dead_workers
+    from centerarc.data.inspection import judge_labels
+    from centerarc.data.inspection.processes import default_workers
+    from centerarc.distributed import choose_device
+    from centerarc.evaluation import embed
+
+    processes = default_workers() if workers is None else workers
+    readable = Subset(opened(path, image_size=network.image_size), images=result.readable)
+    with counting("embedding", len(readable)) as advance, explain_dead_workers(processes):
+        embeddings = embed(
+            network,
+            readable,
+            device=choose_device(device),
+            workers=processes,
+            progress=advance,
+        )
+    return judge_labels(faces, readable.indices, embeddings)
+
+
+def _table(result: "CheckResult", name: str) -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    from centerarc.data.inspection import KINDS
+
+    # Text, not str: a path may hold what rich takes for markup.
+    title = f"{name}: {result.images:,} images of {result.identities:,} identities"
+    table = Table(title=Text(title), title_justify="left")
+    for column in ("problem", "severity"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("count", justify="right", no_wrap=True)
+    table.add_column("example", overflow="fold")
+    colours = {"error": "red", "warning": "yellow", "note": ""}
+    for kind, count in result.counts().items():
+        severity = KINDS[kind].severity
+        first = next(p for p in result.problems if p.problem == kind)
+        example = f"{first.place}: {first.detail}" if first.detail else first.place
+        table.add_row(kind, Text(severity, colours[severity]), f"{count:,}", Text(example))
+    if not result.problems:
+        table.add_row("none", "", "0", "")
+    return table
+
+
+def _say(console: Any, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _write_json(path: Path, result: "CheckResult", name: str) -> None:
+    from dataclasses import asdict
+    from json import dumps
+
+    from centerarc.data import atomic_path
+
+    content = {
+        "source": name,
+        "images": result.images,
+        "identities": result.identities,
+        "readable": int(result.readable.sum()),
+        "errors": result.errors,
+        "counts": result.counts(),
+        "problems": [{**asdict(p), "severity": p.severity} for p in result.problems],
+    }
+    with atomic_path(path) as temporary:
+        temporary.write_text(dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -1,0 +1,223 @@
+"""``centerarc data pack``: any source as insightface RecordIO or WebDataset shards."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from centerarc.data.packing import PackReport
+    from centerarc.data.packing.packer import Progress
+
+_BAR_SECONDS = 0.1
+# Seconds between two lines where nobody watches, such as in the log of a job.
+_LINE_SECONDS = 30.0
+
+
+def pack(
+    source: Path,
+    out: Path,
+    /,
+    *,
+    format: Literal["rec", "shards"],
+    size: int | None = None,
+    quality: int | None = None,
+    images_per_shard: int | None = None,
+    shard_mb: float | None = None,
+    min_images: int = 1,
+    identities: Path | None = None,
+    leave_out: Path | None = None,
+    shuffle: int | None = None,
+    workers: int | None = None,
+    overwrite: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Pack labelled faces into a few large files, which any disk reads fast.
+
+    Images keep their order and, unless --size or --quality asks for others, their bytes. Each is
+    decoded once; damaged ones are left out and named in OUT/left-out.csv. A pack that was stopped
+    goes on where it was when the same command is given again.
+
+    Parameters
+    ----------
+    source
+        A folder of <person>/<image>, a .rec file, .tar shards, or a .csv or .parquet list.
+    out
+        A folder for the result, absent or empty. A .rec needs twice its size there while it is
+        made.
+    format
+        rec: train.rec, .idx, .lst and property, as insightface has them. shards: tar files of
+        WebDataset and dataset.json.
+    size
+        Resize images to this side in pixels; those that have it keep their bytes.
+    quality
+        Of new JPEGs, 95 by default. When given, images of other formats become JPEGs too.
+    images_per_shard
+        Images in a shard, 10000 by default.
+    shard_mb
+        End a shard after so many megabytes of images instead.
+    min_images
+        Leave out people with fewer images.
+    identities
+        Pack the people named in this file only, one a line, such as train.txt of data split.
+    leave_out
+        Leave out the images of this file: CSV with a column place, such as data check writes.
+    shuffle
+        Put images in a random order by this seed, for training that streams from a slow disk.
+    workers
+        Processes; 0 works in this one. One for each core by default.
+    overwrite
+        Delete what another pack left in OUT, finished or not.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    from centerarc.data.leave_out import read_leave_out
+    from centerarc.data.packing import pack as run
+    from centerarc.data.sources import open_source
+    from centerarc.data.splitting import read_identities
+
+    errors = Console(stderr=True)
+    with _shown(errors) as progress:
+        try:
+            found = open_source(
+                source, progress=lambda done, total: progress("opening", done, total)
+            )
+            for problem in getattr(found, "problems", ()):
+                errors.print(Text(f"{source}: {problem}"), soft_wrap=True)
+            report = run(
+                found,
+                out,
+                format=format,
+                size=size,
+                quality=quality,
+                images_per_shard=images_per_shard,
+                shard_mb=shard_mb,
+                min_images=min_images,
+                identities=None if identities is None else read_identities(identities),
+                leave_out=() if leave_out is None else read_leave_out(leave_out),
+                shuffle=shuffle,
+                workers=workers,
+                overwrite=overwrite,
+                progress=progress,
+            )
+        except KeyboardInterrupt:
+            print("stopped; the same command goes on where it was", file=sys.stderr)
+            raise
+    console = Console()
+    console.print(Text(f"packed {source} into {out}"), soft_wrap=True)
+    console.print(_table(report))
+    _print_next_step(console, report)
+
+
+@contextmanager
+def _shown(console: "Console") -> Iterator["Progress"]:
+    """Shows a bar to somebody who watches, and writes a line now and then where nobody does."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    if not console.is_terminal:
+        yield _Lines()
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    # Without rich's thread, beside which no process should be forked.
+    with Progress(*columns, console=console, transient=True, auto_refresh=False) as bar:
+        tasks: dict[str, Task] = {}
+        shown = 0.0
+
+        def show(stage: str, done: int, total: int) -> None:
+            nonlocal shown
+            if stage not in tasks:
+                number = bar.add_task(stage, total=total, completed=done, rate="")
+                tasks[stage] = next(task for task in bar.tasks if task.id == number)
+            elif done < total and time.monotonic() - shown < _BAR_SECONDS:
+                return
+            task = tasks[stage]
+            rate = "" if task.speed is None else f"{task.speed:,.0f}/s"
+            bar.update(task.id, completed=done, rate=rate, refresh=True)
+            shown = time.monotonic()
+
+        yield show
+
+
+class _Lines:
+    """Writes `reading 12,000 of 50,000, 4,100/s, 0:00:09 left` to stderr."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._begun = self._written = 0.0
+        self._first = 0
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if stage != self._stage:
+            self._stage, self._begun, self._written, self._first = stage, now, now, done
+            return
+        if now - self._written < _LINE_SECONDS:
+            return
+        self._written = now
+        rate = (done - self._first) / (now - self._begun)
+        left = f"{_duration((total - done) / rate)} left" if rate else "time left unknown"
+        print(f"{stage} {done:,} of {total:,}, {rate:,.0f}/s, {left}", file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"
+
+
+def _table(report: "PackReport") -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    # Text, not str: a path may hold what rich takes for markup.
+    table = Table(show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_row("images", f"{report.images:,}")
+    table.add_row("people", f"{report.identities:,}")
+    table.add_row("size", f"{report.size / 1e6:,.1f} MB")
+    for size, count in sorted(report.sizes.items(), key=lambda item: -item[1])[:3]:
+        table.add_row(f"{size.replace('x', ' x ')} pixels", f"{count:,}")
+    if len(report.sizes) > 3:
+        rest = sum(report.sizes.values()) - sum(sorted(report.sizes.values())[-3:])
+        table.add_row(f"{len(report.sizes) - 3} other sizes", f"{rest:,}")
+    table.add_row("encoded anew", f"{report.anew:,}")
+    for problem, count in report.left_out.items():
+        table.add_row(Text(f"left out: {problem}"), f"{count:,}")
+    table.add_row("time", f"{_duration(report.seconds)}")
+    if report.read:
+        table.add_row("images a second", f"{report.read / report.seconds:,.0f}")
+    return table
+
+
+def _print_next_step(console: "Console", report: "PackReport") -> None:
+    from json import dumps
+
+    from rich.text import Text
+
+    if report.left_out:
+        console.print(Text(f"what is left out, and why: {report.left_out_file}"), soft_wrap=True)
+    kind = "recordio" if report.path.suffix else "shards"
+    console.print("to train on it, run centerarc train with these lines in the configuration:")
+    path = dumps(str(report.path), ensure_ascii=False)  # YAML takes JSON
+    console.print(Text(f"data:\n  source: {kind}\n  path: {path}"), soft_wrap=True)
