@@ -31,7 +31,7 @@ fi
 
 failed=0
 if "$python" -c "import pytest" 2>/dev/null; then
-    timeout 150 "$python" -m pytest -m gpu -q tests/losses || failed=1
+    timeout 150 "$python" -m pytest -m gpu -q tests/losses tests/data || failed=1
 else
     echo "pytest is not there: the tests are left out"
 fi

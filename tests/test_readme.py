@@ -45,7 +45,8 @@ def test_links_lead_somewhere(path: Path) -> None:
     sorted(
         {
             line.strip()
-            for kind, code in BLOCKS
+            for path in DOCS
+            for kind, code in blocks(path)
             if kind == "bash"
             for line in code.replace("\\\n", " ").splitlines()
             if line.strip().startswith("centerarc ")
@@ -54,8 +55,9 @@ def test_links_lead_somewhere(path: Path) -> None:
 )
 def test_commands_and_their_flags_exist(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = shlex.split(line, comments=True)[1:]
+    command = words[: 2 if words[0] == "data" else 1]
     with pytest.raises(SystemExit) as end:
-        main([words[0], "--help"])
+        main([*command, "--help"])
     assert not end.value.code
     shown = capsys.readouterr().out
     if words[0] == "train":
@@ -63,4 +65,4 @@ def test_commands_and_their_flags_exist(line: str, capsys: pytest.CaptureFixture
         return
     for word in words[1:]:
         if word.startswith("--"):
-            assert word in shown, f"{word} is not a flag of centerarc {words[0]}"
+            assert word in shown, f"{word} is not a flag of centerarc {' '.join(command)}"

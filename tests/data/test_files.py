@@ -46,7 +46,7 @@ def test_a_file_is_read_whole(tmp_path: Path, size: int) -> None:
 
 
 def test_a_file_that_cannot_be_read_gives_the_reason_alone(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="^No such file or directory$"):
+    with pytest.raises(OSError, match=r"^No such file or directory$"):
         read_file(tmp_path / "absent")
-    with pytest.raises(OSError, match="^Is a directory$"):
+    with pytest.raises(OSError, match=r"^Is a directory$"):
         read_file(tmp_path)

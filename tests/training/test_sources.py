@@ -1,15 +1,16 @@
 """What a run trains on: every kind of source by configuration, whom and what it leaves out."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 
 from centerarc.data import Balanced, FolderSource, IdentityBatches, InBlocks, Shuffled, write_list
+from centerarc.data.packing import pack
 from centerarc.training import TrainConfig, check_config, dump_config, load_config, train
 from centerarc.training.sources import make_sampler, make_sources
-from tests.training.helpers import make_config, write_faces
+from tests.training.helpers import make_config, same_bits, write_faces
 
 
 def with_data(tmp_path: Path, data: dict[str, Any], **changes: Any) -> TrainConfig:
@@ -40,6 +41,24 @@ def test_a_list_trains_as_its_folder_does(tmp_path: Path, faces: Path, listed: P
     np.testing.assert_array_equal(other.image(7), folder.image(7))
     train(config)
     assert (config.run_dir / "last.safetensors").exists()
+
+
+@pytest.mark.parametrize(("format", "kind"), [("rec", "recordio"), ("shards", "shards")])
+def test_a_pack_trains_to_the_same_bits_as_its_folder(
+    tmp_path: Path, faces: Path, format: Literal["rec", "shards"], kind: str
+) -> None:
+    packed = pack(FolderSource(faces), tmp_path / "packed", format=format, workers=0)
+    short = {"epochs": 1}
+    from_folder = make_config(tmp_path / "folder", faces, schedule=short)
+    train(from_folder)
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(from_folder))
+    flags = ["--data.source", kind, "--data.path", str(packed.path)]
+    from_pack = load_config(path, [*flags, "--run-dir", str(tmp_path / "other")])
+    train(from_pack)
+    assert same_bits(
+        from_folder.run_dir / "last.safetensors", from_pack.run_dir / "last.safetensors"
+    )
 
 
 def test_sources_mix_by_weight_and_merge_by_name(tmp_path: Path, faces: Path, listed: Path) -> None:

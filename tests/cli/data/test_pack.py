@@ -36,7 +36,8 @@ def test_pack_shows_what_it_did_and_how_to_train(
     shown = capsys.readouterr().out
     for words in ("images │     20", "left out: the JPEG is damaged", "left out: no image by"):
         assert " ".join(words.split()) in " ".join(shown.split())
-    assert f'path: "{tmp_path / "out" / "train.rec"}"' in shown
+    path = tmp_path / "out" / "train.rec"
+    assert f"centerarc train CONFIG.yaml --data.source recordio --data.path {path}" in shown
     assert str(tmp_path / "out" / "left-out.csv") in shown
     assert "[faces]" in shown
     assert len(open_source(tmp_path / "out")) == 20

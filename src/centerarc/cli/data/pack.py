@@ -211,13 +211,14 @@ def _table(report: "PackReport") -> "Table":
 
 
 def _print_next_step(console: "Console", report: "PackReport") -> None:
-    from json import dumps
+    from shlex import quote
 
     from rich.text import Text
 
     if report.left_out:
         console.print(Text(f"what is left out, and why: {report.left_out_file}"), soft_wrap=True)
     kind = "recordio" if report.path.suffix else "shards"
-    console.print("to train on it, run centerarc train with these lines in the configuration:")
-    path = dumps(str(report.path), ensure_ascii=False)  # YAML takes JSON
-    console.print(Text(f"data:\n  source: {kind}\n  path: {path}"), soft_wrap=True)
+    command = (
+        f"centerarc train CONFIG.yaml --data.source {kind} --data.path {quote(str(report.path))}"
+    )
+    console.print(Text(f"to train on it: {command}"), soft_wrap=True)

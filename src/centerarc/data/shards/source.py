@@ -37,7 +37,7 @@ class ShardSource(EncodedSource):
     a number is named by its folder where each has one of its own, else by its digits.
 
     Args:
-        location: A folder with `*.tar`, a shard, or a pattern with `*` or braces, such as
+        path: A folder with `*.tar`, a shard, or a pattern with `*` or braces, such as
             `faces-{000000..000012}.tar`.
         image_size: Side in pixels to which images are resized; None leaves them as they are.
         progress: Called after each shard with the number of shards opened and of all.
@@ -70,14 +70,14 @@ class ShardSource(EncodedSource):
 
     def __init__(
         self,
-        location: str | os.PathLike[str],
+        path: str | os.PathLike[str],
         *,
         image_size: int | None = None,
         progress: Callable[[int, int], Any] | None = None,
     ) -> None:
         super().__init__(image_size)
-        self.location = os.fspath(location)
-        self.shards = find_shards(location)
+        self.location = os.fspath(path)
+        self.shards = find_shards(path)
         self._names = _names(self.shards)
         manifest = _manifest(self.location, self.shards)
         indexes = []
