@@ -10,12 +10,13 @@ import simplejpeg
 
 from centerarc.data.files import read_file
 from centerarc.data.image import Image, wrong_size
+from centerarc.data.jpeg_header import plain_jpeg_size
 
 # A face picture of more pixels is a mistake or an attack; 64 M pixels are 192 MB when decoded.
 MAX_PIXELS = 64_000_000
 _ORIENTATION = 0x0112
 _JPEG = b"\xff\xd8\xff"
-# Enough for the header of a JPEG without a preview in it.
+# Enough for the header of a JPEG without EXIF data.
 _HEADER = 8192
 # Modes of 32-bit pixels, of which no file says what is black and what is white.
 _NO_RANGE = {"I": "32-bit whole-number", "F": "floating-point"}
@@ -86,7 +87,7 @@ def _decode(data: bytes, out: Image | None = None) -> Image:
     if not data:
         raise ValueError("the image is empty (0 bytes)")
     if data[:3] == _JPEG:
-        pixels = _decode_plain_jpeg(data, out)
+        pixels = _decode_jpeg(data, out)
         if pixels is not None:
             return pixels
     try:
@@ -132,7 +133,8 @@ def check_image_header(path: str | os.PathLike[str]) -> None:
         start = read_file(path, first=_HEADER)
         if not start:
             raise ValueError("the file is empty")
-        if start[:3] == _JPEG and _is_plain_jpeg(start):
+        if start[:3] == _JPEG and (size := plain_jpeg_size(start)) is not None:
+            _check_size(size[1], size[0])
             return
         with PIL.Image.open(path) as picture:
             _check_header(picture)
@@ -140,35 +142,32 @@ def check_image_header(path: str | os.PathLike[str]) -> None:
         raise ValueError(_reason(error)) from error
 
 
-def _is_plain_jpeg(start: bytes) -> bool:
-    """Whether a file's first bytes are the header of a JPEG, of a sensible size."""
-    try:
-        height, width, _, _ = simplejpeg.decode_jpeg_header(start)
-    except ValueError:  # damaged, or longer than what was read
-        return False
-    _check_size(width, height)
-    return True
-
-
-def _decode_plain_jpeg(data: bytes, out: Image | None) -> Image | None:
+def _decode_jpeg(data: bytes, out: Image | None) -> Image | None:
     """Decodes the usual JPEG fast; None leaves CMYK and rotated pictures to Pillow."""
+    size = plain_jpeg_size(data) or _upright_jpeg_size(data)
+    if size is None:
+        return None
+    _check_size(size[1], size[0])
+    buffer = out if out is not None and out.shape[:2] == size else None
+    try:
+        pixels: Image = simplejpeg.decode_jpeg(data, "RGB", buffer=buffer)
+    except ValueError as error:
+        raise ValueError(f"the JPEG is damaged or cut off: {error}") from error
+    return pixels if buffer is None else buffer
+
+
+def _upright_jpeg_size(data: bytes) -> tuple[int, int] | None:
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
         return None
-    _check_size(width, height)
     if colorspace not in ("YCbCr", "RGB", "Gray"):
         return None
     if data.find(b"Exif\0\0", 0, 65536) >= 0:
         with PIL.Image.open(BytesIO(data)) as picture:
             if picture.getexif().get(_ORIENTATION, 1) != 1:
                 return None
-    buffer = out if out is not None and out.shape[:2] == (height, width) else None
-    try:
-        pixels: Image = simplejpeg.decode_jpeg(data, "RGB", buffer=buffer)
-    except ValueError as error:
-        raise ValueError(f"the JPEG is damaged or cut off: {error}") from error
-    return pixels if buffer is None else buffer
+    return height, width
 
 
 def _to_rgb(picture: PIL.Image.Image) -> Image:

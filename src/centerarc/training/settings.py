@@ -247,8 +247,8 @@ def _override(content: dict[str, Any], name: str, value: str) -> None:
     content[leaf] = _read_value(name, value, annotation)
     if name == _SOURCE:
         known = source_fields(content[leaf])
-        for field in [field for field in content if known and field not in known]:
-            del content[field]  # of the source that the file has
+        for other in [other for other in content if known and other not in known]:
+            del content[other]  # of the source that the file has
 
 
 def _read_value(name: str, value: str, annotation: Any) -> Any:
