@@ -6,7 +6,7 @@
 import argparse
 from typing import Any
 
-from benchmarks.scaling.page import markdown_table, write_region
+from benchmarks.scaling.page import markdown_table, write_regions
 
 from centerarc.distributed import HeadCosts, head_costs
 
@@ -78,7 +78,7 @@ def main() -> None:
     )
     print(body)
     if chosen.write:
-        write_region("capacity", body)
+        write_regions({"capacity": body})
 
 
 if __name__ == "__main__":

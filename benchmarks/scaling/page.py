@@ -1,4 +1,4 @@
-"""Writes a table between its marks in docs/scaling.md."""
+"""Writes tables between their marks in a page, docs/scaling.md by default."""
 
 from pathlib import Path
 
@@ -13,11 +13,11 @@ def markdown_table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def write_region(name: str, body: str) -> None:
-    """Replace what stands between the marks of ``name``, the page complete or not at all."""
-    text, missing = rewrite(PAGE.read_text(encoding="utf-8"), {name: body})
+def write_regions(regions: dict[str, str], page: Path = PAGE) -> None:
+    """Replace what stands between the marks of each name, the page complete or not at all."""
+    text, missing = rewrite(page.read_text(encoding="utf-8"), regions)
     if missing:
-        raise SystemExit(f"{PAGE} has no marks for {name}")
-    draft = PAGE.with_suffix(".tmp")
+        raise SystemExit(f"{page} has no marks for {', '.join(missing)}")
+    draft = page.with_suffix(".tmp")
     draft.write_text(text, encoding="utf-8")
-    draft.replace(PAGE)
+    draft.replace(page)

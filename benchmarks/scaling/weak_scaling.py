@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from benchmarks.head.machine import machine_facts, machine_words
-from benchmarks.scaling.page import markdown_table, write_region
+from benchmarks.scaling.page import markdown_table, write_regions
 from benchmarks.scaling.wire import counted_bytes
 
 from centerarc import CenterArcFaceLoss, PrototypeSGD
@@ -144,7 +144,7 @@ def main() -> None:
     )
     print(body)
     if chosen.write:
-        write_region("weak-scaling", body)
+        write_regions({"weak-scaling": body})
 
 
 if __name__ == "__main__":

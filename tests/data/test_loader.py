@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -9,7 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from centerarc.data import Augmentation, AugmentationConfig, TrainLoader, iterate_images, to_input
+from centerarc.data import (
+    Augmentation,
+    AugmentationConfig,
+    Balanced,
+    IdentityBatches,
+    InBlocks,
+    Sampler,
+    Shuffled,
+    TrainLoader,
+    iterate_images,
+    to_input,
+)
 
 SIZE = 8
 
@@ -162,6 +175,24 @@ def test_the_death_of_a_worker_is_an_error_and_no_hang() -> None:
         epoch(deadly)
 
 
+def test_workers_start_after_this_process_used_opencv() -> None:
+    # As most programs with pictures do: its threads do not survive a fork.
+    code = """
+import cv2, numpy as np
+cv2.setNumThreads(4)
+cv2.warpAffine(np.zeros((1000, 1000, 3), np.uint8), np.eye(2, 3), (1000, 1000))
+from centerarc.data import TrainLoader, create_source
+source = create_source("synthetic", num_identities=2, images_per_identity=3)
+with TrainLoader(source, batch_size=6, augmentation=None, seed=0, workers=2) as loader:
+    loader.set_epoch(0)
+    print([len(labels) for _, labels in loader], cv2.getNumThreads())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "[6] 4\n"
+
+
 def test_closing_ends_the_workers() -> None:
     before = children()
     running = loader(workers=2)
@@ -229,3 +260,27 @@ def test_input_of_a_model_is_scaled_and_channels_first() -> None:
         to_input(images.float())
     with pytest.raises(ValueError, match=r"must be \(N, H, W, 3\)"):
         to_input(images.permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        Shuffled(Numbered(), distinct=4),
+        IdentityBatches(Numbered(), batch_size=4, images_per_identity=2),
+        Balanced(Numbered()),
+        InBlocks(Numbered(), block=3, pool=2),
+    ],
+    ids=lambda sampler: type(sampler).__name__,
+)
+def test_every_sampler_is_shared_out_and_taken_up_in_the_middle(sampler: Sampler) -> None:
+    whole = epoch(loader(sampler=sampler), 3)
+    order = sampler.order(7, 3)
+    assert torch.cat([y for _, y in whole]).tolist() == (order // 5).tolist()
+    parts = [epoch(loader(sampler=sampler, rank=r, world_size=2), 3) for r in range(2)]
+    joined = [
+        (torch.cat([x for x, _ in rows]), torch.cat([y for _, y in rows]))
+        for rows in zip(*parts, strict=True)
+    ]
+    assert same(joined, whole)
+    with loader(sampler=sampler, workers=2) as parallel:
+        assert same(epoch(parallel, 3, start=2), whole[2:])

@@ -49,6 +49,24 @@ def unpack(payload: bytes) -> Header:
         >>> unpack(pack(7.0, 12, b"jpeg"))
         Header(labels=array([7.], dtype=float32), key=12, image=b'jpeg')
     """
+    end, count, label, key = _parsed(payload)
+    labels = np.frombuffer(payload[_HEADER.size : end], dtype="<f4")
+    if not count:
+        labels = np.array([label], dtype=np.float32)
+    return Header(labels.astype(np.float32, copy=False), key, payload[end:])
+
+
+def image_of(payload: bytes) -> bytes:
+    """Returns the image file of a record, without its labels, which training knows already.
+
+    Raises:
+        ValueError: If the record is too short for its header.
+    """
+    return payload[_parsed(payload)[0] :]
+
+
+def _parsed(payload: bytes) -> tuple[int, int, float, int]:
+    """Where the image begins, how many labels stand before it, the label without such, the key."""
     if len(payload) < _HEADER.size:
         raise ValueError(
             f"the record has {len(payload)} bytes, too few for its header of {_HEADER.size}"
@@ -60,7 +78,4 @@ def unpack(payload: bytes) -> Header:
             f"the record says that {count} labels follow its header, but it has only "
             f"{len(payload)} bytes"
         )
-    labels = np.frombuffer(payload[_HEADER.size : end], dtype="<f4")
-    if not count:
-        labels = np.array([label], dtype=np.float32)
-    return Header(labels.astype(np.float32, copy=False), key, payload[end:])
+    return end, count, label, key

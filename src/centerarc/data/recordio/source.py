@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from centerarc.data.encoded import EncodedSource
-from centerarc.data.recordio.header import unpack
+from centerarc.data.recordio.header import image_of
 from centerarc.data.recordio.heads import Ints, Progress
 from centerarc.data.recordio.index import read_index
 from centerarc.data.recordio.kept import KeptFinds
@@ -88,7 +88,7 @@ class RecordIOSource(EncodedSource):
         offset = int(self._offsets[index])
         payload = self._file.record(offset)
         try:
-            image = unpack(payload).image
+            image = image_of(payload)
         except ValueError as error:
             raise ValueError(f"damaged record at byte {offset}: {error}") from error
         if not image:

@@ -50,6 +50,15 @@ def image_keys(labels: npt.ArrayLike) -> range:
     return range(first, first + count)
 
 
+def check_identity(name: str) -> None:
+    """Raises `ValueError` for a name that is no folder's in a line of a .lst, with tabs between."""
+    if not name or name in (".", "..") or set(name) & set("/\\\t\n\r"):
+        raise ValueError(
+            f"identity {name!r} is no name of a folder, as a .rec needs: it must be without "
+            "slashes, tabs and line breaks"
+        )
+
+
 def write_part(
     path: str | os.PathLike[str], samples: Iterable[tuple[int, bytes]], *, first_key: int
 ) -> Ints:
@@ -225,11 +234,7 @@ def _check_identities(identities: Sequence[str], people: int) -> None:
     if len(set(identities)) != people:
         raise ValueError("identities has a name twice; each may come once")
     for name in identities:
-        if not name or name in (".", "..") or set(name) & set("/\\\t\n\r"):
-            raise ValueError(
-                f"identity {name!r} is no name of a folder: it must be without slashes, tabs and "
-                "line breaks"
-            )
+        check_identity(name)
 
 
 def _check_parts(

@@ -1,6 +1,7 @@
 """Faces in WebDataset shards."""
 
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,7 @@ class ShardSource(EncodedSource):
         super().__init__(image_size)
         self.location = os.fspath(path)
         self.shards = find_shards(path)
+        self._files = [str(shard) for shard in self.shards]
         self._names = _names(self.shards)
         manifest = _manifest(self.location, self.shards)
         indexes = []
@@ -86,7 +88,8 @@ class ShardSource(EncodedSource):
             if progress is not None:
                 progress(number, len(self.shards))
         self.without_image = sum(index.without_image for index in indexes)
-        self._starts = np.cumsum([0, *(len(index) for index in indexes)])
+        # Lists, because bisecting one takes a tenth of the time of asking an array.
+        self._starts: list[int] = np.cumsum([0, *(len(index) for index in indexes)]).tolist()
         if not self._starts[-1]:
             raise ValueError(f"the shards of {self.location!r} hold no image")
         self._offsets = np.concatenate([index.offsets for index in indexes])
@@ -101,12 +104,11 @@ class ShardSource(EncodedSource):
 
     def encoded(self, index: int) -> bytes:
         """Returns the file of image `index`; see `EncodedSource.encoded`."""
-        index = range(len(self))[index]
-        shard = self.shards[self._shard(index)]
         offset, size = int(self._offsets[index]), int(self._sizes[index])
+        shard = self._shard(index)
         try:
             # With its header, to know that it is still the image that was found there.
-            data = self._handles.read(str(shard), offset - BLOCK, BLOCK + size)
+            data = self._handles.read(self._files[shard], offset - BLOCK, BLOCK + size)
         except OSError as error:
             raise ValueError(str(error)) from error
         if len(data) < BLOCK + size:
@@ -115,16 +117,15 @@ class ShardSource(EncodedSource):
                 f"image at {offset + size}"
             )
         if header_check(data[:BLOCK]) != self._checks[index]:
+            listing = index_path(self.shards[shard]).name
             raise ValueError(
                 f"the shard has something else at byte {offset - BLOCK}: it was changed after it "
-                f"was opened, or {index_path(shard).name} is older than it; remove that and open "
-                "it again"
+                f"was opened, or {listing} is older than it; remove that and open it again"
             )
         return data[BLOCK:]
 
     def place(self, index: int) -> str:
         """Returns the shard and the member of image `index`: `faces-0.tar/Ann_Lee/1.jpg`."""
-        index = range(len(self))[index]
         return f"{self._names[self._shard(index)]}/{self._members[index]}"
 
     def summary(self) -> str:
@@ -137,7 +138,7 @@ class ShardSource(EncodedSource):
         return line
 
     def _shard(self, index: int) -> int:
-        return int(self._starts.searchsorted(index, side="right")) - 1
+        return bisect_right(self._starts, index if index >= 0 else index + len(self)) - 1
 
 
 def _opened(shard: Path) -> ShardIndex:

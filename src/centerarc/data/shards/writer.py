@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from centerarc.data.files import atomic_path
+from centerarc.data.shards.headers import member_header
 from centerarc.data.shards.index import (
     BLOCK,
     Entry,
@@ -107,13 +108,9 @@ class _Tar:
 
     def add(self, name: str, data: bytes) -> tuple[int, int]:
         """Adds a member; returns where its data starts and the check of its header."""
-        info = tarfile.TarInfo(name)
-        info.size = len(data)
-        header = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
-        self._put(header)
-        start = self.size
-        self._put(data)
-        self._put(bytes(-len(data) % BLOCK))
+        header = member_header(name, len(data))
+        start = self.size + len(header)
+        self._put(b"".join((header, data, bytes(-len(data) % BLOCK))))
         return start, header_check(header[-BLOCK:])
 
     def close(self) -> None:

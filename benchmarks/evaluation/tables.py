@@ -1,0 +1,110 @@
+"""Rows of the tables from what a run recorded. Imports nothing of the library."""
+
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.data.tables import Spread
+from benchmarks.evaluation.cases import CURVE_CASES
+
+Record = dict[str, Any]
+Table = tuple[list[str], list[list[str]]]
+_WHO = {
+    "sklearn": "scikit-learn's `roc_curve`, every point",
+    "plain": "plain formula: argsort of all pairs, two running counts",
+    "ours": "**centerarc**, `roc`",
+    "selection": "**centerarc**, `tar_at_far`: the five TARs without the curve",
+}
+
+
+def faster(record: Record, rounds: str, name: str, than: str) -> Spread | None:
+    """How many times faster, within each round."""
+    return Spread.of(
+        seconds[than] / seconds[name] for seconds in record.get(rounds, []) if name in seconds
+    )
+
+
+def worst_curve(record: Record) -> Spread | None:
+    """The least of the cases' medians over scikit-learn."""
+    found = [faster(record, "curves", f"{case}: ours", f"{case}: sklearn") for case in CURVE_CASES]
+    known = [spread for spread in found if spread is not None]
+    return min(known, key=lambda spread: spread.middle) if known else None
+
+
+def taken(record: Record, rounds: str, name: str) -> Spread | None:
+    """Seconds, or another value, of a name over rounds."""
+    return Spread.of(found[name] for found in record.get(rounds, []) if name in found)
+
+
+def curves_table(record: Record) -> Table | None:
+    """Full curves and TARs."""
+    if not record.get("curves"):
+        return None
+    rows = []
+    for case in CURVE_CASES:
+        for who, words in _WHO.items():
+            name = f"{case}: {who}"
+            rows.append(
+                [
+                    case,
+                    words,
+                    _shown(taken(record, "curves", name), lambda value: f"{1000 * value:.0f}"),
+                    _shown(faster(record, "curves", name, f"{case}: sklearn"), times),
+                ]
+            )
+    return [f"{record['scores']:,} scores", "", "ms", "times faster than scikit-learn"], rows
+
+
+def resampling_table(record: Record) -> Table | None:
+    """Intervals over people."""
+    if not record.get("resampling"):
+        return None
+    names = {
+        "plain": "scikit-learn's weighted `roc_curve` in a loop over resamples",
+        "ours": "**centerarc**, `evaluate_verification`, the whole report",
+    }
+    rows = [
+        [
+            words,
+            _shown(taken(record, "resampling", who), lambda value: f"{value:.2f}"),
+            _shown(faster(record, "resampling", who, "plain"), times),
+        ]
+        for who, words in names.items()
+    ]
+    return [f"6,000 pairs, {record['resamples']:,} resamples", "seconds", "times faster"], rows
+
+
+def templates_table(record: Record) -> Table | None:
+    """Template pairs."""
+    if not record.get("templates"):
+        return None
+    names = {
+        "plain": "plain formula in batches of 100,000 pairs, then `roc_curve`",
+        "ours": "**centerarc**, `template_pair_scores`, then `tar_at_far`",
+    }
+    rows = []
+    for who, words in names.items():
+        cells = []
+        for what, digits in (("scoring", 1), ("tars", 2), ("gigabytes", 2)):
+            found = Spread.of(turn[who][what] for turn in record["templates"])
+            cells.append(_shown(found, lambda value, digits=digits: f"{value:.{digits}f}"))
+        ratio = Spread.of(
+            turn["plain"]["seconds"] / turn[who]["seconds"] for turn in record["templates"]
+        )
+        rows.append([words, *cells, _shown(ratio, times)])
+    head = [
+        f"{record['template_pairs']:,} pairs",
+        "scoring, s",
+        "TARs, s",
+        "most memory, GB",
+        "times faster",
+    ]
+    return head, rows
+
+
+def times(value: float) -> str:
+    """A ratio."""
+    return f"{value:.1f}x"
+
+
+def _shown(found: Spread | None, shown: Callable[[float], str]) -> str:
+    return "" if found is None else found.words(shown)

@@ -1,0 +1,107 @@
+"""From a folder as people have them to a run: checked, reported, trained on without what is bad."""
+
+import struct
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from centerarc.cli.data.check import check
+from centerarc.training import load_config, train
+from tests.data.inspection.pictures import save, scene
+
+
+def encoded(seed: int, kind: str = "JPEG", mode: str = "RGB", **options: object) -> bytes:
+    buffer = BytesIO()
+    PIL.Image.fromarray(scene(seed, 64)).convert(mode).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def huge_png() -> bytes:
+    """A header that promises 50,000 x 50,000 pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + checksum
+
+    header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
+    end = chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + end
+
+
+@pytest.fixture
+def spoilt(tmp_path: Path) -> Path:
+    root = tmp_path / "spoilt"
+    for person in range(4):
+        for number in range(4):
+            save(root / f"Person {person}" / f"{number}.jpg", scene(10 * person + number, 64))
+    good = (root / "Person 0" / "0.jpg").read_bytes()
+    png = encoded(77, "PNG")
+    bad = {
+        "empty.jpg": b"",
+        "text.jpg": b"Not a picture, although its name says so.",
+        "cut.jpg": encoded(50)[:-300],
+        "cut.png": png[: len(png) // 2],
+        "huge.png": huge_png(),
+        "blank.png": encoded_blank(),
+        "someone else.jpg": (root / "Person 2" / "1.jpg").read_bytes(),
+    }
+    for name, data in bad.items():
+        (root / "Person 1" / name).write_bytes(data)
+    unusual = {
+        "cmyk.jpg": encoded(60, mode="CMYK"),
+        "grey.png": encoded(61, "PNG", mode="L"),
+        "16bit.png": sixteen_bits(62),
+        "same again.jpg": good,
+        "wrong name.png": encoded(63),
+    }
+    for name, data in unusual.items():
+        (root / "Person 0" / name).write_bytes(data)
+    (root / "Person 3" / "notes.txt").write_text("hello")
+    (root / "Person 3" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (root / "stray.jpg").write_bytes(good)
+    return root
+
+
+def encoded_blank() -> bytes:
+    buffer = BytesIO()
+    PIL.Image.new("RGB", (64, 64), (9, 9, 9)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def sixteen_bits(seed: int) -> bytes:
+    grey = scene(seed, 64).astype(np.uint16).sum(axis=2, dtype=np.uint16) * 85
+    buffer = BytesIO()
+    PIL.Image.fromarray(grey).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.filterwarnings("error:.*takes its place")
+def test_a_folder_of_every_bad_kind_is_checked_and_trained_on_without_it(
+    spoilt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problems = tmp_path / "problems.csv"
+    assert check(spoilt, problems=problems, workers=0) == 1
+    named = problems.read_text(encoding="utf-8")
+    for bad in ("empty.jpg", "text.jpg", "cut.jpg", "cut.png", "huge.png", "blank.png"):
+        assert f"Person 1/{bad}," in named
+    assert "Person 1/someone else.jpg," in named
+    assert "Person 2/1.jpg," in named
+    for good in ("cmyk.jpg", "16bit.png", "same again.jpg", "wrong name.png", "grey.png"):
+        assert good not in named
+    shown = capsys.readouterr().out
+    assert "duplicate across identities" in shown
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        f"run_dir: {tmp_path / 'run'}\n"
+        f"data: {{source: folder, root: {spoilt}, leave_out: {problems}}}\n"
+        "model: {name: tiny, embedding_size: 8, image_size: 16}\n"
+        "schedule: {epochs: 2}\nbatch_size: 4\nworkers: 0\ndevice: cpu\n"
+    )
+    # The warning about an image that could not be read is an error here: there is none.
+    result = train(load_config(path))
+    assert result.summary["train_identities"] == 4
+    assert result.summary["train_images"] == 16 + 5 - 1
