@@ -156,3 +156,18 @@ def test_samplers_are_made_as_configured(tmp_path: Path, faces: Path) -> None:
             ),
             source,
         )
+
+
+def test_an_opening_that_takes_long_is_told_by_one_process_only(
+    tmp_path: Path,
+    faces: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("centerarc.data.progress._LINE_SECONDS", 0)
+    packed = pack(FolderSource(faces), tmp_path / "packed", format="shards", workers=0)
+    config = with_data(tmp_path, {"source": "shards", "path": str(packed.path)})
+    make_sources(config, quiet=True)
+    assert capsys.readouterr().err == ""
+    make_sources(config)
+    assert f"opening {packed.path}: 100%" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from centerarc.data import source as sources
-from centerarc.data.inspection.skipped import left_out
+from centerarc.data.skipped import left_out
 from centerarc.data.source import FaceSource
 from centerarc.data.subset import Subset
 

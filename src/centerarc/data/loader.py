@@ -14,7 +14,12 @@ from centerarc.data.augmentation import Augmentation
 from centerarc.data.reading import Batch, Reader, Request, TrainReader
 from centerarc.data.samplers import Sampler, Shuffled
 from centerarc.data.source import FaceSource
-from centerarc.data.workers import check_workers, explain_dead_workers, start_worker
+from centerarc.data.workers import (
+    check_workers,
+    explain_dead_workers,
+    start_worker,
+    starting_workers,
+)
 
 
 class _Requests(torch_data.Sampler[Request]):
@@ -207,10 +212,15 @@ def _data_loader(
 
 def _received(loader: DataLoader[Batch | str]) -> Iterator[Batch]:
     with explain_dead_workers(loader.num_workers):
-        for batch in loader:
+        for batch in _started(loader):
             if isinstance(batch, str):
                 raise ValueError(batch)
             yield batch
+
+
+def _started(loader: DataLoader[Batch | str]) -> Iterator[Batch | str]:
+    with starting_workers():
+        return iter(loader)
 
 
 def _unchanged(batch: Any) -> Any:

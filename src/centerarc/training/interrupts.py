@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Self
 
+from centerarc.data.workers import signals_held_back
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -56,14 +58,9 @@ class StopRequest:
         A terminal and many job systems signal a whole group, and a data loader whose workers die
         takes the training process with it in the middle of a step.
         """
-        if not self._previous or not hasattr(signal, "pthread_sigmask"):
-            yield  # not the main thread, or Windows, which has no signal masks
-            return
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        try:
+        # Outside the main thread there is nobody to hold them back from.
+        with signals_held_back(*(_SIGNALS if self._previous else ())):
             yield
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:

@@ -79,7 +79,7 @@ class Trainer:
         self.config = config
         self.processes = processes
         self.precision = Precision(config.precision, processes.device)
-        sources = make_sources(config)
+        sources = make_sources(config, quiet=not processes.is_main)
         source, self.pairs = sources.train, sources.pairs
         sampler = make_sampler(config, source)
         self.notes = [*sources.notes, *([sampler.note] if sampler.note else [])]

@@ -27,6 +27,7 @@ from centerarc.data import (
     subset,
     with_enough_images,
 )
+from centerarc.data.progress import Lines
 from centerarc.evaluation import PairImages, make_pairs, read_pairs
 from centerarc.evaluation.scores import BoolArray, IntArray
 from centerarc.training.config import TrainConfig
@@ -77,7 +78,7 @@ class RunSources:
     notes: list[str]
 
 
-def make_sources(config: TrainConfig) -> RunSources:
+def make_sources(config: TrainConfig, *, quiet: bool = False) -> RunSources:
     """Opens the training images and the validation pairs.
 
     People of the validation are never trained on: those held out by number are taken out of the
@@ -85,6 +86,7 @@ def make_sources(config: TrainConfig) -> RunSources:
 
     Args:
         config: The run.
+        quiet: Write nothing to stderr while an opening takes long.
 
     Returns:
         The training images, the pairs, and what there is to say about them.
@@ -104,7 +106,7 @@ def make_sources(config: TrainConfig) -> RunSources:
         images = PairImages(named, validation.images, image_size=config.model.image_size)
         pairs = ValidationPairs(images, images.index_a, images.index_b, named.same, named.fold)
     notes: list[str] = []
-    train = _open(config, excluded, notes)
+    train = _open(config, excluded, notes, quiet)
     if validation is not None and validation.identities is not None:
         people = len(train.identities)
         wanted = float(validation.identities)
@@ -125,14 +127,14 @@ def make_sources(config: TrainConfig) -> RunSources:
     return RunSources(train, pairs, notes)
 
 
-def _open(config: TrainConfig, excluded: set[str], notes: list[str]) -> FaceSource:
+def _open(config: TrainConfig, excluded: set[str], notes: list[str], quiet: bool) -> FaceSource:
     """Opens the configured source and leaves out whom and what the configuration says."""
     data = config.data
     size = config.model.image_size
     if isinstance(data, MixedFields):
         parts = [
             Part(
-                _without(_create(part, size), part.leave_out),
+                _without(_create(part, size, quiet), part.leave_out),
                 part.weight,
                 part.name or f"{part.source}-{number}",
             )
@@ -140,7 +142,7 @@ def _open(config: TrainConfig, excluded: set[str], notes: list[str]) -> FaceSour
         ]
         source: FaceSource = MixedSource(parts, merge=data.merge)
     else:
-        source = _create(data, size)
+        source = _create(data, size, quiet)
     source = _without(source, data.leave_out)
     if data.exclude_pairs is not None:
         named = read_pairs(data.exclude_pairs)
@@ -174,12 +176,15 @@ def _check_people(names: Sequence[str]) -> None:
         raise ValueError(f"data has {len(names)} people to train on; it must have 2")
 
 
-def _create(fields: Section, image_size: int) -> FaceSource:
+def _create(fields: Section, image_size: int, quiet: bool) -> FaceSource:
     """Opens one source from the fields that are its own."""
     kind, model = next(
         (kind, model) for kind, model in _FIELDS.items() if isinstance(fields, model)
     )
     options = {name: getattr(fields, name) for name in model.model_fields if name != "source"}
+    if kind in ("recordio", "shards") and not quiet:
+        # Without an index, or the first time, that may take a pass over all that is there.
+        options["progress"] = Lines(f"opening {options['path']}")
     return create_source(kind, **options, image_size=image_size)
 
 

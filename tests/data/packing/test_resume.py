@@ -267,6 +267,8 @@ def test_a_full_disk_is_told_and_the_same_call_goes_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
+        # Others would not have that.
+        patch.setattr("centerarc.data.processes._start_method", lambda: "fork")
         with pytest.raises(OSError, match=r"no space is left for .*same command to go on"):
             pack(FolderSource(root), tmp_path / "out", format="rec", workers=workers)
     pack(FolderSource(root), tmp_path / "out", format="rec", workers=workers)

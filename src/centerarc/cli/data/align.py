@@ -28,9 +28,6 @@ def align(
 ) -> int:
     """Cut the faces out of photos, turned and scaled so that eyes, nose and mouth lie the same.
 
-    The face of PHOTOS/ann/1.png becomes OUT/ann/1.jpg; what became of each photo is in
-    OUT/alignment.csv. The same command goes on with what is left after a stop.
-
     Parameters
     ----------
     photos
@@ -61,33 +58,13 @@ def align(
     import sys
 
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
+    from centerarc.cli.progress import waiting
     from centerarc.data.alignment import align_folder
 
     source = _faces_from(photos, landmarks, detector, min_score, detect_side)
-    errors = Console(stderr=True)
-    bar = Progress(
-        TextColumn("aligning"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=errors,
-        transient=True,
-        disable=not errors.is_terminal,
-    )
     try:
-        with bar as progress:
-            task = progress.add_task("", total=None)
+        with waiting("aligning", "photos") as progress:
             summary = align_folder(
                 photos,
                 out,
@@ -97,7 +74,7 @@ def align(
                 min_face=min_face,
                 format=format,
                 workers=workers,
-                progress=lambda done, total: progress.update(task, completed=done, total=total),
+                progress=progress,
             )
     except KeyboardInterrupt:
         print("interrupted; the same command goes on with what is left", file=sys.stderr)

@@ -25,9 +25,6 @@ def check(
 ) -> int:
     """Decode every image and report what is wrong: damage, duplicates, wrong labels.
 
-    Ends with 0 if there are no errors and with 1 if there are; 2 is wrong input. Errors are images
-    that must not be trained on, warnings deserve a look, notes are good to know.
-
     Parameters
     ----------
     source
@@ -52,7 +49,8 @@ def check(
     """
     from rich.console import Console
 
-    from centerarc.cli.data.waiting import counting, opened, waiting
+    from centerarc.cli.data.waiting import opened
+    from centerarc.cli.progress import counting, waiting
     from centerarc.data.inspection import (
         check_checksums,
         check_source,
@@ -62,7 +60,7 @@ def check(
 
     faces = opened(source)
     network = _load(model, faces) if model is not None else None
-    with counting("decoding", len(faces)) as advance:
+    with counting("decoding", "images", len(faces)) as advance:
         result = check_source(faces, min_side=min_side, workers=workers, progress=advance)
     with waiting("checksums") as progress:
         result = result.with_problems(check_checksums(faces, progress=progress))
@@ -101,16 +99,21 @@ def _judge(
     device: str,
     workers: int | None,
 ) -> "list[Problem]":
-    from centerarc.cli.data.waiting import counting, opened
+    from centerarc.cli.data.waiting import reopened
+    from centerarc.cli.progress import counting
     from centerarc.data import Subset, explain_dead_workers
     from centerarc.data.inspection import judge_labels
-    from centerarc.data.inspection.processes import default_workers
+    from centerarc.data.workers import default_workers
     from centerarc.distributed import choose_device
     from centerarc.evaluation import embed
 
-    processes = default_workers() if workers is None else workers
-    readable = Subset(opened(path, image_size=network.image_size), images=result.readable)
-    with counting("embedding", len(readable)) as advance, explain_dead_workers(processes):
+    # One model keeps no more of them busy.
+    processes = min(default_workers(), 16) if workers is None else workers
+    readable = Subset(reopened(path, image_size=network.image_size), images=result.readable)
+    with (
+        counting("embedding", "images", len(readable)) as advance,
+        explain_dead_workers(processes),
+    ):
         embeddings = embed(
             network,
             readable,

@@ -22,9 +22,6 @@ def inspect(
 ) -> None:
     """Show what a set of images holds; reads headers only, decodes nothing.
 
-    How many images each person has, how much of the data the people with most images hold, sizes,
-    formats and colour of the files, and what was left out when the source was opened.
-
     Parameters
     ----------
     source
@@ -36,13 +33,14 @@ def inspect(
     """
     from rich.console import Console
 
-    from centerarc.cli.data.waiting import counting, opened
+    from centerarc.cli.data.waiting import opened
+    from centerarc.cli.progress import counting
     from centerarc.data.inspection import inspect_source, require_plotly, write_inspect_page
 
     if report is not None:
         require_plotly()
     faces = opened(source)
-    with counting("reading headers", len(faces)) as progress:
+    with counting("reading headers", "images", len(faces)) as progress:
         overview = inspect_source(faces, workers=workers, progress=progress)
     console = Console()
     _print(console, overview, str(source))

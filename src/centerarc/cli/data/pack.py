@@ -1,9 +1,6 @@
 """``centerarc data pack``: any source as insightface RecordIO or WebDataset shards."""
 
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,11 +11,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from centerarc.data.packing import PackReport
-    from centerarc.data.packing.packer import Progress
-
-_BAR_SECONDS = 0.1
-# Seconds between two lines where nobody watches, such as in the log of a job.
-_LINE_SECONDS = 30.0
 
 
 def pack(
@@ -26,7 +18,7 @@ def pack(
     out: Path,
     /,
     *,
-    format: Literal["rec", "shards"],
+    format: Literal["rec", "shards"] = "rec",
     size: int | None = None,
     quality: int | None = None,
     images_per_shard: int | None = None,
@@ -39,10 +31,6 @@ def pack(
     overwrite: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Pack labelled faces into a few large files, which any disk reads fast.
-
-    Images keep their order and, unless --size or --quality asks for others, their bytes. Each is
-    decoded once; damaged ones are left out and named in OUT/left-out.csv. A pack that was stopped
-    goes on where it was when the same command is given again.
 
     Parameters
     ----------
@@ -78,19 +66,15 @@ def pack(
     from rich.console import Console
     from rich.text import Text
 
+    from centerarc.cli.data.waiting import opened
+    from centerarc.cli.progress import stages
     from centerarc.data.leave_out import read_leave_out
     from centerarc.data.packing import pack as run
-    from centerarc.data.sources import open_source
     from centerarc.data.splitting import read_identities
 
-    errors = Console(stderr=True)
-    with _shown(errors) as progress:
-        try:
-            found = open_source(
-                source, progress=lambda done, total: progress("opening", done, total)
-            )
-            for problem in getattr(found, "problems", ()):
-                errors.print(Text(f"{source}: {problem}"), soft_wrap=True)
+    found = opened(source)
+    try:
+        with stages("images") as progress:
             report = run(
                 found,
                 out,
@@ -107,87 +91,20 @@ def pack(
                 overwrite=overwrite,
                 progress=progress,
             )
-        except KeyboardInterrupt:
-            print("stopped; the same command goes on where it was", file=sys.stderr)
-            raise
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where it was", file=sys.stderr)
+        raise
     console = Console()
     console.print(Text(f"packed {source} into {out}"), soft_wrap=True)
     console.print(_table(report))
     _print_next_step(console, report)
 
 
-@contextmanager
-def _shown(console: "Console") -> Iterator["Progress"]:
-    """Shows a bar to somebody who watches, and writes a line now and then where nobody does."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    if not console.is_terminal:
-        yield _Lines()
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    # Without rich's thread, beside which no process should be forked.
-    with Progress(*columns, console=console, transient=True, auto_refresh=False) as bar:
-        tasks: dict[str, Task] = {}
-        shown = 0.0
-
-        def show(stage: str, done: int, total: int) -> None:
-            nonlocal shown
-            if stage not in tasks:
-                number = bar.add_task(stage, total=total, completed=done, rate="")
-                tasks[stage] = next(task for task in bar.tasks if task.id == number)
-            elif done < total and time.monotonic() - shown < _BAR_SECONDS:
-                return
-            task = tasks[stage]
-            rate = "" if task.speed is None else f"{task.speed:,.0f}/s"
-            bar.update(task.id, completed=done, rate=rate, refresh=True)
-            shown = time.monotonic()
-
-        yield show
-
-
-class _Lines:
-    """Writes `reading 12,000 of 50,000, 4,100/s, 0:00:09 left` to stderr."""
-
-    def __init__(self) -> None:
-        self._stage = ""
-        self._begun = self._written = 0.0
-        self._first = 0
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if stage != self._stage:
-            self._stage, self._begun, self._written, self._first = stage, now, now, done
-            return
-        if now - self._written < _LINE_SECONDS:
-            return
-        self._written = now
-        rate = (done - self._first) / (now - self._begun)
-        left = f"{_duration((total - done) / rate)} left" if rate else "time left unknown"
-        print(f"{stage} {done:,} of {total:,}, {rate:,.0f}/s, {left}", file=sys.stderr, flush=True)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"
-
-
 def _table(report: "PackReport") -> "Table":
     from rich.table import Table
     from rich.text import Text
+
+    from centerarc.data.progress import duration
 
     # Text, not str: a path may hold what rich takes for markup.
     table = Table(show_header=False)
@@ -204,7 +121,7 @@ def _table(report: "PackReport") -> "Table":
     table.add_row("encoded anew", f"{report.anew:,}")
     for problem, count in report.left_out.items():
         table.add_row(Text(f"left out: {problem}"), f"{count:,}")
-    table.add_row("time", f"{_duration(report.seconds)}")
+    table.add_row("time", duration(report.seconds))
     if report.read:
         table.add_row("images a second", f"{report.read / report.seconds:,.0f}")
     return table

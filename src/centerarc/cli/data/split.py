@@ -16,11 +16,6 @@ def split(
 ) -> None:
     """Split a set of faces by people, so that nobody held out is seen in training.
 
-    Writes OUT/train.txt and OUT/held-out.txt, the names of the people, for data.identities of a
-    training and --identities of data pack; where images are files also OUT/train.csv and
-    OUT/held-out.csv, lists that are sources themselves. The choice depends on the names, the seed
-    and who has enough images alone. For three parts, split again with --identities OUT/train.txt.
-
     Parameters
     ----------
     source
@@ -43,10 +38,11 @@ def split(
     from rich.table import Table
     from rich.text import Text
 
-    from centerarc.data import open_source, read_identities, split_source, subset
+    from centerarc.cli.data.waiting import opened
+    from centerarc.data import read_identities, split_source, subset
     from centerarc.data.splitting import write_split
 
-    found = open_source(source)
+    found = opened(source)
     if identities is not None:
         chosen = set(read_identities(identities))
         if unknown := chosen.difference(found.identities):

@@ -3,19 +3,14 @@
 import hashlib
 import math
 import os
-import signal
-import sys
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, get_args
 
-from centerarc.data.alignment.align_photo import Format, Group, PhotoAligner, prepare_process
+from centerarc.data.alignment.align_photo import Format, Group, PhotoAligner
 from centerarc.data.alignment.detect import YuNetDetector
 from centerarc.data.alignment.faces import FaceRule, check_face_rule
 from centerarc.data.alignment.landmarks import LandmarkTable
@@ -31,9 +26,10 @@ from centerarc.data.alignment.report import (
 )
 from centerarc.data.alignment.template import TEMPLATE_SIZE
 from centerarc.data.folder import natural_key
-from centerarc.data.workers import check_workers, start_worker
+from centerarc.data.processes import Tick, as_done
+from centerarc.data.workers import check_workers
 
-Task = tuple[str, list[Group]]
+Photo = tuple[str, list[Group]]
 _CHUNK = 8  # photos a process gets at once: at most a second or two of work
 _MAX_SIZE = 4096
 
@@ -106,8 +102,8 @@ def align_folder(
         raise ValueError(f"min_face is {min_face}; it must be at least 0 pixels")
     if format not in get_args(Format):
         raise ValueError(f"format is {format!r}; it must be one of {', '.join(get_args(Format))}")
-    processes = _cores() if workers is None else workers
-    check_workers(processes)
+    if workers is not None:
+        check_workers(workers)
     detector = faces_from if isinstance(faces_from, YuNetDetector) else None
     landmarks = faces_from if isinstance(faces_from, LandmarkTable) else None
     if faces == "score" and landmarks is not None and not landmarks.has_scores():
@@ -125,8 +121,12 @@ def align_folder(
     journal = Journal(target)
     done = 0
     todo = {path for path, _ in plan.tasks}
+    if len(plan.tasks) <= _CHUNK:
+        workers = 0  # done before the first process has started
+    size = 1 if workers == 0 else _CHUNK
+    chunks = [plan.tasks[i : i + size] for i in range(0, len(plan.tasks), size)]
     try:
-        with closing(_results(aligner, plan.tasks, processes)) as results:
+        with closing(as_done(_align_photos, aligner, chunks, workers=workers)) as results:
             for found in results:
                 for of_photo in found:
                     journal.add(of_photo)
@@ -153,12 +153,6 @@ def align_folder(
     )
 
 
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _settings_of(detector: YuNetDetector | None) -> dict[str, Any]:
     if detector is None:
         return {"faces_from": "landmarks"}
@@ -180,65 +174,10 @@ def _earlier(out: Path) -> list[Row]:
     return rows
 
 
-def _results(
-    aligner: PhotoAligner, tasks: Sequence[Task], processes: int
-) -> Generator[list[list[Row]], None, None]:
-    """Yields the rows of photos, a few photos at a time, as they are done."""
-    if processes == 0 or len(tasks) <= _CHUNK:
-        for path, groups in tasks:
-            yield [aligner.align(path, groups)]
-        return
-    chunks = iter([tasks[i : i + _CHUNK] for i in range(0, len(tasks), _CHUNK)])
-    if sys.platform == "win32":
-        processes = min(processes, 61)  # Windows waits for no more
-    # Spawned, not forked: OpenCV's threads and those of other libraries do not survive a fork.
-    pool = ProcessPoolExecutor(
-        processes, get_context("spawn"), initializer=_start, initargs=(aligner,)
-    )
-    waiting: set[Future[list[list[Row]]]] = set()
-    try:
-        while True:
-            with _signals_held_back():
-                while len(waiting) < 2 * processes and (chunk := next(chunks, None)):
-                    waiting.add(pool.submit(_align_chunk, chunk))
-            if not waiting:
-                return
-            finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in finished:
-                yield future.result()
-    except BrokenProcessPool as error:
-        raise OSError(
-            "a process that aligns photos died, most often for want of memory; try fewer workers "
-            f"than {processes}"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-# A process gets the aligner once, not with every chunk: it holds the detector's network.
-_aligner: PhotoAligner | None = None
-
-
-def _start(aligner: PhotoAligner) -> None:
-    global _aligner
-    start_worker(0)
-    prepare_process()
-    _aligner = aligner
-
-
-def _align_chunk(tasks: Sequence[Task]) -> list[list[Row]]:
-    assert _aligner is not None
-    return [_aligner.align(path, groups) for path, groups in tasks]
-
-
-@contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """Lets Ctrl-C wait; processes started meanwhile never get it, not even while they start."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield  # Windows has no signal masks
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def _align_photos(aligner: PhotoAligner, photos: Sequence[Photo], tick: Tick) -> list[list[Row]]:
+    """Returns the rows of each photo."""
+    found = []
+    for path, groups in photos:
+        tick()
+        found.append(aligner.align(path, groups))
+    return found

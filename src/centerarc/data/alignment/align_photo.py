@@ -156,9 +156,3 @@ def _encoded(face: Image, extension: Format) -> bytes:
     if not done:
         raise OSError("the PNG could not be encoded")
     return png.tobytes()
-
-
-def prepare_process() -> None:
-    """Keeps OpenCV to one thread, for processes of which there is one for each core."""
-    cv2.setNumThreads(1)
-    cv2.ocl.setUseOpenCL(False)

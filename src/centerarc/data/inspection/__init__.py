@@ -13,7 +13,6 @@ from centerarc.data.inspection.label_errors import LabelError, find_label_errors
 from centerarc.data.inspection.overview import Overview, inspect_source
 from centerarc.data.inspection.problems import KINDS, Problem, write_problems
 from centerarc.data.inspection.similarity import check_enough_people
-from centerarc.data.inspection.skipped import LeftOut, left_out
 from centerarc.data.inspection.tail_plot import tail_plot
 
 __all__ = [
@@ -21,7 +20,6 @@ __all__ = [
     "CheckResult",
     "CountStatistics",
     "LabelError",
-    "LeftOut",
     "Overview",
     "Problem",
     "check_checksums",
@@ -31,7 +29,6 @@ __all__ = [
     "find_label_errors",
     "inspect_source",
     "judge_labels",
-    "left_out",
     "require_plotly",
     "tail_plot",
     "write_check_page",

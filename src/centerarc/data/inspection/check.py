@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,9 +17,11 @@ from centerarc.data.inspection.duplicates import find_duplicates
 from centerarc.data.inspection.examine import Examined, examine
 from centerarc.data.inspection.label_errors import find_label_errors
 from centerarc.data.inspection.problems import KINDS, SEVERITIES, Problem
-from centerarc.data.inspection.processes import map_chunks
-from centerarc.data.inspection.skipped import left_out
+from centerarc.data.processes import in_chunks, in_order
+from centerarc.data.skipped import left_out
 from centerarc.data.source import FaceSource
+
+_CHUNK = 128
 
 
 @dataclass(frozen=True)
@@ -91,10 +94,11 @@ def check_source(
         raise ValueError(f"min_side is {min_side}; it must be at least 1")
     examined = Examined.empty(len(source))
     start = 0
-    work = partial(examine, min_side=min_side)
-    for part in map_chunks(work, source, workers=workers, progress=progress):
-        examined.put(start, part)
-        start += len(part.readable)
+    work, chunks = partial(examine, min_side=min_side), in_chunks(len(source), _CHUNK)
+    with closing(in_order(work, source, chunks, workers=workers, progress=progress)) as parts:
+        for part in parts:
+            examined.put(start, part)
+            start += len(part.readable)
     problems = [_problem(source, index, kind, detail) for index, kind, detail in examined.found]
     for index, kind, other, detail in find_duplicates(examined, source.labels):
         beside = _named(source, index, other)

@@ -12,6 +12,7 @@ import PIL.Image
 from centerarc.data import source as sources
 from centerarc.data.decode import decode_image
 from centerarc.data.inspection.perceptual import SIDE
+from centerarc.data.processes import Tick
 from centerarc.data.source import FaceSource, Image
 
 # JPEG rounds: a picture of one colour, or of no colour, may be a few levels off it.
@@ -68,12 +69,13 @@ class Examined:
         self.found += [(start + row, kind, detail) for row, kind, detail in part.found]
 
 
-def examine(source: FaceSource, numbers: range, min_side: int = 64) -> Examined:
+def examine(source: FaceSource, numbers: range, tick: Tick, *, min_side: int) -> Examined:
     """Decodes some images of a source and notes what is wrong or odd with each.
 
     Args:
         source: The source.
         numbers: Numbers of the images.
+        tick: Called once for each image.
         min_side: Images whose shorter side has fewer pixels are tiny.
 
     Returns:
@@ -81,6 +83,7 @@ def examine(source: FaceSource, numbers: range, min_side: int = 64) -> Examined:
     """
     result = Examined.empty(len(numbers))
     for row, number in enumerate(numbers):
+        tick()
         data = None
         try:
             data = sources.encoded(source, number)

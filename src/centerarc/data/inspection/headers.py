@@ -9,6 +9,7 @@ import PIL.Image
 
 from centerarc.data import source as sources
 from centerarc.data.folder import FolderSource
+from centerarc.data.processes import Tick
 from centerarc.data.source import FaceSource
 
 _COLOURS = {
@@ -45,9 +46,13 @@ class Header:
     error: str = ""
 
 
-def read_headers(source: FaceSource, numbers: range) -> list[Header]:
+def read_headers(source: FaceSource, numbers: range, tick: Tick) -> list[Header]:
     """Reads the headers of some images of a source; what cannot be read says why."""
-    return [_read_header(source, number) for number in numbers]
+    headers = []
+    for number in numbers:
+        tick()
+        headers.append(_read_header(source, number))
+    return headers
 
 
 def _read_header(source: FaceSource, number: int) -> Header:

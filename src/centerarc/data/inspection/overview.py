@@ -2,7 +2,9 @@
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,11 @@ import numpy.typing as npt
 from centerarc.data import source as sources
 from centerarc.data.inspection.counts import CountStatistics, count_statistics
 from centerarc.data.inspection.headers import read_headers
-from centerarc.data.inspection.processes import map_chunks
-from centerarc.data.inspection.skipped import LeftOut, left_out
+from centerarc.data.processes import in_chunks, in_order
+from centerarc.data.skipped import LeftOut, left_out
 from centerarc.data.source import FaceSource
+
+_CHUNK = 512
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,11 @@ def inspect_source(
     unreadable: list[tuple[str, str]] = []
     file_bytes: list[int] = []
     number = 0
-    for headers in map_chunks(read_headers, source, workers=workers, chunk=512, progress=progress):
-        for header in headers:
+    chunks = in_chunks(len(source), _CHUNK)
+    with closing(
+        in_order(read_headers, source, chunks, workers=workers, progress=progress)
+    ) as results:
+        for header in chain.from_iterable(results):
             if header.error:
                 unreadable.append((sources.place(source, number), header.error))
             else:

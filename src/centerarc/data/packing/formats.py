@@ -12,7 +12,7 @@ import numpy.typing as npt
 from centerarc.data.folder import EXTENSIONS
 from centerarc.data.packing.checksums import write_checksums
 from centerarc.data.packing.parts import Contents, Folders, PackFormat, Plan, Sample, ends_by
-from centerarc.data.recordio import finish, image_keys, write_part
+from centerarc.data.recordio import check_identity, finish, image_keys, write_part
 from centerarc.data.shards import ShardInfo, ShardSample, write_manifest, write_shard
 
 FORMATS = ("rec", "shards")
@@ -100,13 +100,12 @@ class Records:
     part_size = f"{_PART_BYTES} bytes"
 
     def check(self, identities: Sequence[str]) -> None:
-        """See `PackFormat.check`; the .lst has names as folders in lines with tabs."""
-        for name in identities:
-            if not name or name in (".", "..") or set(name) & set("/\\\t\n\r"):
-                raise ValueError(
-                    f"identity {name!r} cannot be in a .rec, whose names are those of folders "
-                    "without slashes, tabs and line breaks; format shards takes any"
-                )
+        """See `PackFormat.check`."""
+        try:
+            for name in identities:
+                check_identity(name)
+        except ValueError as error:
+            raise ValueError(f"{error}; format shards takes any") from error
 
     def plan(self, labels: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Plan:
         """See `PackFormat.plan`; images are counted from the key of the first."""

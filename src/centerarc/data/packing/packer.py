@@ -13,7 +13,6 @@ from typing import Any, Literal
 import numpy as np
 
 from centerarc.data import source as sources
-from centerarc.data.inspection.processes import default_workers
 from centerarc.data.packing.encoding import Encoding
 from centerarc.data.packing.fingerprint import (
     digest,
@@ -32,9 +31,9 @@ from centerarc.data.packing.parts import (
     fill_part,
     free_spool,
 )
-from centerarc.data.packing.processes import run_tasks
 from centerarc.data.packing.selection import Selection, keep, select, skipped, write_left_out
 from centerarc.data.packing.spool import Reading, Spool, fill_chunk, what_was_seen
+from centerarc.data.processes import as_done
 from centerarc.data.source import FaceSource
 from centerarc.data.workers import check_workers
 
@@ -130,8 +129,8 @@ def pack(
         OSError: If a file cannot be read or written; give the same command to go on.
     """
     begun = time.monotonic()
-    workers = default_workers() if workers is None else workers
-    check_workers(workers)
+    if workers is not None:
+        check_workers(workers)  # before anything is made
     encoding = Encoding(source_size(source) if size is None else size, quality)
     layout = create_format(format, images_per_shard=images_per_shard, shard_mb=shard_mb)
     selection = select(
@@ -215,14 +214,16 @@ def _explained(out: Path) -> Iterator[None]:
         ) from error
 
 
-def _read(reading: Reading, workers: int, report: Progress) -> int:
+def _read(reading: Reading, workers: int | None, report: Progress) -> int:
     """Fills the chunks that are missing, and returns how many images that were."""
     spool = reading.spool
     missing = [chunk for chunk in range(spool.chunks) if not spool.notes(chunk).exists()]
     todo = sum(len(spool.positions(chunk)) for chunk in missing)
     count = _Count("reading", len(spool.order) - todo, len(spool.order), report)
-    with closing(run_tasks(fill_chunk, reading, missing, workers=workers, progress=count.add)) as t:
-        for _ in t:
+    with closing(
+        as_done(fill_chunk, reading, missing, workers=workers, progress=count.add)
+    ) as chunks:
+        for _ in chunks:
             pass
     return todo
 
@@ -233,7 +234,7 @@ def _write(
     selection: Selection,
     job: Job,
     layout: PackFormat,
-    workers: int,
+    workers: int | None,
     report: Progress,
 ) -> dict[str, Any]:
     """Writes the final files, and returns what is told of them."""
@@ -249,7 +250,7 @@ def _write(
     todo = sum(int(plan.ends[part]) - writing.first(part) for part in missing)
     count = _Count("writing", len(kept.labels) - todo, len(kept.labels), report)
     with closing(
-        run_tasks(fill_part, writing, missing, workers=workers, progress=count.add)
+        as_done(fill_part, writing, missing, workers=workers, progress=count.add)
     ) as finished:
         for part in finished:
             done.add(part)

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from centerarc.data import source as sources
 from centerarc.data.packing.job import write_json
-from centerarc.data.packing.processes import Tick
 from centerarc.data.packing.selection import Kept
 from centerarc.data.packing.spool import Spool, read_back
+from centerarc.data.processes import Tick
 from centerarc.data.source import FaceSource
 
 

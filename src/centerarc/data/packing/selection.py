@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from centerarc.data import source as sources
 from centerarc.data.files import atomic_path
-from centerarc.data.inspection.skipped import left_out
 from centerarc.data.leave_out import leave_out as without_places
+from centerarc.data.skipped import left_out
 from centerarc.data.source import FaceSource
 from centerarc.data.subset import Subset
 

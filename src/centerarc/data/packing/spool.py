@@ -16,7 +16,7 @@ import numpy.typing as npt
 from centerarc.data.files import atomic_path
 from centerarc.data.packing.encoding import Encoding, packed_image
 from centerarc.data.packing.job import read_json, write_json
-from centerarc.data.packing.processes import Tick
+from centerarc.data.processes import Tick
 from centerarc.data.source import FaceSource
 
 _MOST_IN_CHUNK = 1024
