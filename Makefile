@@ -1,7 +1,7 @@
 # make demo   trains on drawn faces for a few minutes and writes a page about the result
 # make test   runs the test suite
-# make bench  measures the head, then the data pipeline, against peers (about 25 minutes; wants an
-#             idle machine)
+# make bench  measures the head, the data pipeline and the evaluation against peers (about 35
+#             minutes; wants an idle machine)
 # All create .venv and install the pinned versions the first time; later runs install nothing.
 
 PYTHON ?= python3
@@ -33,6 +33,7 @@ check: test lint types readme
 bench: $(READY)
 	$(BIN)/python -m benchmarks.head --thp --page docs/results/head.md
 	$(BIN)/python -m benchmarks.data --page docs/results/data.md
+	$(BIN)/python -m benchmarks.evaluation --page docs/results/evaluation.md
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -44,5 +45,5 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[log,report,parquet]" --group dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[log,report,parquet,export]" --group dev
 	@touch $(READY)

@@ -32,7 +32,8 @@ def test_the_losses() -> None:
 
 
 @pytest.mark.parametrize(
-    "layer", ["losses", "distributed", "data", "models", "evaluation", "training", "cli"]
+    "layer",
+    ["losses", "distributed", "data", "models", "export", "evaluation", "training", "cli"],
 )
 def test_public_names_exist_and_say_what_they_are(layer: str) -> None:
     module = importlib.import_module(f"centerarc.{layer}")

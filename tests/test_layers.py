@@ -11,7 +11,7 @@ import centerarc
 
 PACKAGE = Path(centerarc.__file__).parent
 # From the ground up. A layer may import those before it.
-LAYERS = ["losses", "distributed", "data", "models", "evaluation", "training", "cli"]
+LAYERS = ["losses", "distributed", "data", "models", "export", "evaluation", "training", "cli"]
 
 
 def imported(path: Path) -> set[str]:
@@ -70,7 +70,8 @@ def test_the_command_line_does_not_load_torch_to_show_its_help() -> None:
     code = """
 import contextlib, io
 from centerarc.cli import main
-for words in (["--help"], ["train", "--help"], ["evaluate", "--help"], ["demo", "--help"]):
+commands = ("train", "evaluate", "embed", "export", "demo")
+for words in (["--help"], *([name, "--help"] for name in commands)):
     with contextlib.redirect_stdout(io.StringIO()) as out:
         try:
             main(words)

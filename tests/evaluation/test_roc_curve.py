@@ -1,8 +1,10 @@
 """ROC, AUC, EER and TAR at FAR against scikit-learn and by hand."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score, roc_curve
 
@@ -20,6 +22,7 @@ def scored_pairs(draw):
     return np.array(scores) / 8.0, np.array(same)
 
 
+@settings(deadline=None)
 @given(scored_pairs())
 def test_curve_and_area_are_scikit_learns(pairs):
     scores, same = pairs
@@ -38,6 +41,47 @@ def test_large_random_scores_agree_with_scikit_learn():
     assert auc(scores, same) == pytest.approx(roc_auc_score(same, scores), abs=1e-12)
     far, tar, _ = roc_curve(same, scores, drop_intermediate=False)
     assert tar_at_far(scores, same, 1e-2) == pytest.approx(tar[far <= 1e-2].max(), abs=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("grid", [None, 1000, 1])
+@pytest.mark.parametrize("share", [0.5, 0.001])
+def test_a_curve_merged_in_many_pieces_is_still_scikit_learns(dtype, grid, share):
+    """Several pieces and threads, with ties within and, for one value only, over all of them."""
+    rng = np.random.default_rng(0)
+    same = rng.random(400_000) < share
+    scores = rng.normal(size=same.size) + same
+    if grid is not None:
+        scores = np.round(scores * grid) / grid if grid > 1 else np.ones(same.size)
+    scores = scores.astype(dtype)
+    far, tar, threshold = roc_curve(same, scores, drop_intermediate=False)
+    curve = roc(scores, same)
+    np.testing.assert_array_equal(curve.far, far)
+    np.testing.assert_array_equal(curve.tar, tar)
+    np.testing.assert_array_equal(curve.threshold, threshold)
+    assert curve.threshold.dtype == dtype
+    fars = [1e-5, 0.3, 1e-3, 1e-2, 1e-1, 1.0]
+    expected = [tar[far <= limit * (1 + 1e-12)].max() for limit in fars]
+    assert tar_at_far(scores, same, fars) == expected
+    assert [curve.tar[curve.point_at_far(limit)] for limit in fars] == expected
+
+
+def test_float32_scores_are_not_copied_to_float64_nor_changed():
+    rng = np.random.default_rng(0)
+    scores, same = rng.normal(size=500_000).astype(np.float32), rng.random(500_000) < 0.5
+    before = scores.copy()
+    tracemalloc.start()
+    roc(scores, same)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    np.testing.assert_array_equal(scores, before)
+    # The curve itself takes 20 bytes a score; scikit-learn needs 55.
+    assert most < 44 * scores.size
+
+
+def test_zeros_of_either_sign_are_one_threshold():
+    curve = roc([0.0, -0.0, 1.0, -1.0], [1, 0, 1, 0])
+    assert [str(value) for value in curve.threshold] == ["inf", "1.0", "0.0", "-1.0"]
 
 
 @given(scored_pairs())

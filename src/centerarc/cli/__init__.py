@@ -45,6 +45,18 @@ app.command(
     help_format="plaintext",
 )
 app.command(
+    "centerarc.cli.embed:embed",
+    name="embed",
+    help="Embed all images of a source into one file, by any model.",
+    help_format="plaintext",
+)
+app.command(
+    "centerarc.cli.export:export",
+    name="export",
+    help="Write a model to one ONNX file, checked against PyTorch.",
+    help_format="plaintext",
+)
+app.command(
     "centerarc.cli.demo:demo", name="demo", help="Train on drawn faces and show the result."
 )
 app.command(data_app)

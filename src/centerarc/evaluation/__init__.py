@@ -7,19 +7,31 @@ from centerarc.evaluation.accuracy import (
     kfold_accuracy,
 )
 from centerarc.evaluation.bootstrap import Interval
+from centerarc.evaluation.calibration import CalibratedThreshold, calibrated_threshold
+from centerarc.evaluation.comparison import (
+    Difference,
+    VerificationComparison,
+    compare_verification,
+    compare_with_first,
+)
+from centerarc.evaluation.det_curve import Det, det
 from centerarc.evaluation.embedding import embed, pair_scores
+from centerarc.evaluation.estimate import Estimate
+from centerarc.evaluation.grid_accuracy import contiguous_folds, grid_kfold_accuracy
+from centerarc.evaluation.group_breakdown import Breakdown, breakdown, pair_groups
 from centerarc.evaluation.pair_images import PairImages
 from centerarc.evaluation.pairs import Pairs, read_pairs
 from centerarc.evaluation.report import ReportData, require_report_extra, write_report
 from centerarc.evaluation.roc_curve import Roc, auc, eer, roc, tar_at_far
 from centerarc.evaluation.sampling import ImagePairs, make_pairs
-from centerarc.evaluation.verification import (
-    Estimate,
-    VerificationReport,
-    evaluate_verification,
-)
+from centerarc.evaluation.separability import Separability, measure_separability
+from centerarc.evaluation.verification import VerificationReport, evaluate_verification
 
 __all__ = [
+    "Breakdown",
+    "CalibratedThreshold",
+    "Det",
+    "Difference",
     "Estimate",
     "FoldAccuracy",
     "ImagePairs",
@@ -28,15 +40,26 @@ __all__ = [
     "Pairs",
     "ReportData",
     "Roc",
+    "Separability",
+    "VerificationComparison",
     "VerificationReport",
     "auc",
     "best_accuracy",
     "best_threshold",
+    "breakdown",
+    "calibrated_threshold",
+    "compare_verification",
+    "compare_with_first",
+    "contiguous_folds",
+    "det",
     "eer",
     "embed",
     "evaluate_verification",
+    "grid_kfold_accuracy",
     "kfold_accuracy",
     "make_pairs",
+    "measure_separability",
+    "pair_groups",
     "pair_scores",
     "read_pairs",
     "require_report_extra",

@@ -1,5 +1,6 @@
 """Verification accuracy: a threshold chosen on some pairs, right or wrong answers on others."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,6 +130,31 @@ def kfold_accuracy(
         >>> result.accuracy.tolist(), result.mean
         ([1.0, 0.5], 0.75)
     """
+    return hold_out_each(scores, same, folds, best_threshold, lambda values, t: values >= t)
+
+
+def hold_out_each(
+    scores: npt.ArrayLike,
+    same: npt.ArrayLike,
+    folds: npt.ArrayLike,
+    choose: Callable[[FloatArray, BoolArray], float],
+    accept: Callable[[FloatArray, float], BoolArray],
+) -> FoldAccuracy:
+    """Accuracy of every fold at what ``choose`` makes of all other folds together.
+
+    Args:
+        scores: (P,) one similarity a pair, higher is more alike.
+        same: (P,) True where both images of the pair show one person.
+        folds: (P,) the number of each pair's fold, any integers.
+        choose: a threshold from scores and their kinds.
+        accept: which scores a threshold accepts.
+
+    Returns:
+        Accuracy and threshold of each fold, and each pair's answer while held out.
+
+    Raises:
+        ValueError: as :func:`kfold_accuracy`.
+    """
     values, labels = check_scores(scores, same)
     numbers = check_folds(folds, values.size)
     distinct = np.unique(numbers)
@@ -148,7 +174,8 @@ def kfold_accuracy(
             raise ValueError(
                 f"folds: without fold {fold} no {kind} pair is left to choose a threshold on"
             )
-        thresholds[i] = best_threshold(values[~held_out], others)
-        correct[held_out] = (values[held_out] >= thresholds[i]) == labels[held_out]
+        thresholds[i] = choose(values[~held_out], others)
+        accepted = accept(values[held_out], float(thresholds[i]))
+        correct[held_out] = accepted == labels[held_out]
         accuracies[i] = correct[held_out].mean()
     return FoldAccuracy(distinct, accuracies, thresholds, correct)

@@ -10,18 +10,21 @@ once. Fogliato, Patil, Perona 2023 (arXiv:2306.01198) study such intervals for p
 find that bootstraps may cover too little or too much where errors are rare.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from centerarc.evaluation.scores import FloatArray, IntArray
+from centerarc.evaluation.ranked_pairs import RankedPairs, WeightedCurves
+from centerarc.evaluation.scores import BoolArray, FloatArray, IntArray
 
-# Weights of at most this many pairs at once: 32 MB an array.
-_CHUNK_VALUES = 4_000_000
+# Weights at once: few enough to stay in the processor's cache, at most 32 MB an array.
+_CACHED_VALUES = 200_000
+_MOST_VALUES = 4_000_000
 # Far above the rounding of a sum over pairs, far below what one wrong pair changes.
 _ROUNDING = 1e-12
+_Z = 1.959964
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,47 @@ class Interval:
 
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class PairPeople:
+    """Who the pairs are of.
+
+    Attributes:
+        first: (P,) number of each pair's first person, below ``count``.
+        second: (P,) number of its second person; equal to the first in a genuine pair.
+        count: n, how many people there are.
+        fewest: people of the genuine pairs or of the impostor pairs, whichever are fewer: they
+            bound what a rate of exactly 0 or 1 can claim.
+    """
+
+    first: IntArray
+    second: IntArray
+    count: int
+    fewest: int
+
+    @classmethod
+    def of(cls, people: tuple[npt.ArrayLike, npt.ArrayLike], same: BoolArray) -> "PairPeople":
+        """Number the people of pairs (see :func:`person_numbers`)."""
+        first, second, count = person_numbers(people, same)
+        kinds = [np.unique(np.concatenate([first[k], second[k]])).size for k in (same, ~same)]
+        return cls(first, second, count, min(kinds))
+
+    def weights(self, drawn: FloatArray, pairs: IntArray) -> FloatArray:
+        """What pairs count in each resample.
+
+        Args:
+            drawn: (n, B) how often each person was drawn.
+            pairs: (K,) numbers of pairs, all genuine or all impostor.
+
+        Returns:
+            (K, B).
+        """
+        first, second = self.first.take(pairs), self.second.take(pairs)
+        result = drawn.take(first, axis=0)
+        if pairs.size and first[0] != second[0]:
+            result *= drawn.take(second, axis=0)
+        return result
 
 
 def person_numbers(
@@ -63,31 +107,61 @@ def person_numbers(
     return numbers[: labels.size], numbers[labels.size :], distinct.size
 
 
-def resampled_weights(
-    first: IntArray, second: IntArray, num_people: int, resamples: int, seed: int
-) -> Iterator[FloatArray]:
-    """Yield the pairs' weights in every resample of the people, some resamples at a time.
+def draw_people(num_people: int, resamples: int, seed: int, columns: int) -> Iterator[FloatArray]:
+    """Yield how often each person is drawn in every resample, some resamples at a time.
 
     Args:
-        first: (P,) number of each pair's first person, below ``num_people``.
-        second: (P,) number of its second person; equal to the first in a genuine pair.
         num_people: n, how many people are drawn from (and drawn).
         resamples: how many resamples, at least 1.
-        seed: of the generator; equal seeds give equal weights.
+        seed: of the generator; equal seeds give equal draws, whatever ``columns`` is.
+        columns: how many resamples at a time.
 
     Yields:
-        (B, P) float64 weights; the B's add up to ``resamples``.
+        (n, B) float64, whole numbers whose columns add up to n; the B's add up to ``resamples``.
     """
     generator = np.random.default_rng(seed)
-    genuine = first == second
-    rows = max(1, _CHUNK_VALUES // max(first.size, num_people))
-    for start in range(0, resamples, rows):
-        count = min(rows, resamples - start)
+    for start in range(0, resamples, columns):
+        count = min(columns, resamples - start)
         drawn = generator.integers(num_people, size=(count, num_people))
         drawn += np.arange(count)[:, None] * num_people
         times = np.bincount(drawn.ravel(), minlength=count * num_people)
-        drawn_times: FloatArray = times.reshape(count, num_people).astype(np.float64)
-        yield drawn_times[:, first] * np.where(genuine, 1.0, drawn_times[:, second])
+        yield np.ascontiguousarray(times.reshape(count, num_people).T, dtype=np.float64)
+
+
+def columns_for(num_rows: int) -> int:
+    """How many resamples of ``num_rows`` weights to hold at a time."""
+    fitting = max(8, min(64, _CACHED_VALUES // num_rows))
+    return max(1, min(fitting, _MOST_VALUES // num_rows))
+
+
+def resampled_curves(
+    ranked: Sequence[RankedPairs], people: PairPeople, resamples: int, seed: int
+) -> Iterator[list[WeightedCurves]]:
+    """Yield the curves of every resample of the people, some resamples at a time.
+
+    Args:
+        ranked: the same pairs as each of several models ranks them.
+        people: who they are of.
+        resamples: how many resamples, at least 1.
+        seed: of the drawing; all models get the same people.
+
+    Yields:
+        The B curves of each model; the B's add up to ``resamples``.
+    """
+    columns = columns_for(max(people.first.size, people.count))
+    for drawn in draw_people(people.count, resamples, seed, columns):
+        yield [
+            WeightedCurves(
+                pairs, people.weights(drawn, pairs.genuine), people.weights(drawn, pairs.impostor)
+            )
+            for pairs in ranked
+        ]
+
+
+def check_resamples(bootstrap: int) -> None:
+    """Raise a ValueError unless there are enough resamples for the ends of an interval."""
+    if bootstrap < 100:
+        raise ValueError(f"bootstrap must be at least 100 resamples, got {bootstrap}")
 
 
 def percentile_interval(values: FloatArray, num_people: int, level: float = 0.95) -> Interval:
@@ -109,15 +183,72 @@ def percentile_interval(values: FloatArray, num_people: int, level: float = 0.95
         ValueError: every value is NaN.
     """
     # Sums of weights round: a rate that is 1 may come as 1 + 2e-16 or 1 - 2e-16.
-    known = np.clip(values[~np.isnan(values)], 0.0, 1.0)
+    known = np.clip(_known(values), 0.0, 1.0)
+    if known.max() < _ROUNDING:
+        return Interval(0.0, wilson_reach(num_people))
+    if known.min() > 1.0 - _ROUNDING:
+        return Interval(1.0 - wilson_reach(num_people), 1.0)
+    return spread(known, level)
+
+
+def difference_interval(values: FloatArray, num_people: int, level: float = 0.95) -> Interval:
+    """The middle ``level`` of the resampled differences of two rates.
+
+    When no resample tells the two apart, the interval reaches as far to both sides as
+    :func:`percentile_interval` does from a rate of 0.
+
+    Args:
+        values: (B,) a difference in each resample; NaN where a resample had no pair of a kind.
+        num_people: n, the people that the rates rest on.
+        level: share of the distribution inside, in (0, 1).
+
+    Returns:
+        The interval, inside [-1, 1].
+
+    Raises:
+        ValueError: every value is NaN.
+    """
+    known = _known(values)
+    if np.abs(known).max() < _ROUNDING:
+        return Interval(-wilson_reach(num_people), wilson_reach(num_people))
+    return spread(known, level)
+
+
+def spread(values: FloatArray, level: float = 0.95) -> Interval:
+    """The middle ``level`` of resampled values of any kind; NaN is left out."""
+    low, high = np.quantile(_known(values), [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high))
+
+
+def wilson_reach(trials: int) -> float:
+    """The upper end of Wilson's 95 % interval for a rate of 0 among ``trials``."""
+    return _Z**2 / (trials + _Z**2)
+
+
+def contrary_share(values: FloatArray) -> float:
+    """How often resampled differences are not on the side of most of them, doubled.
+
+    2 (c + 1) / (B + 1), at most 1, where c is the smaller of the number of resamples with a
+    difference of at most 0 and the number with one of at least 0. Small is sure. It reads like a
+    two-sided p-value but is none: the resamples lie around the difference that was found, not
+    around 0.
+
+    Args:
+        values: (B,) a difference in each resample; NaN is left out.
+
+    Returns:
+        A share in (0, 1].
+    """
+    known = _known(values)
+    down = np.count_nonzero(known <= _ROUNDING)
+    up = np.count_nonzero(known >= -_ROUNDING)
+    return float(min(1.0, 2 * (min(down, up) + 1) / (known.size + 1)))
+
+
+def _known(values: FloatArray) -> FloatArray:
+    known = values[~np.isnan(values)]
     if not known.size:
         raise ValueError(
             "bootstrap: no resample held pairs of both kinds; there are too few people"
         )
-    reach = 1.959964**2 / (num_people + 1.959964**2)
-    if known.max() < _ROUNDING:
-        return Interval(0.0, reach)
-    if known.min() > 1.0 - _ROUNDING:
-        return Interval(1.0 - reach, 1.0)
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(low), float(high))
+    return np.asarray(known, dtype=np.float64)

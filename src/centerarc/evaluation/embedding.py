@@ -13,33 +13,35 @@ if TYPE_CHECKING:
     from torch import nn
 
     from centerarc.data import FaceSource
+    from centerarc.export import Embedder
 
     # A source, or uint8 images (N, H, W, 3).
     Images: TypeAlias = FaceSource | npt.NDArray[np.uint8]
 
 
 def embed(
-    model: "nn.Module",
+    model: "nn.Module | Embedder",
     images: "Images",
     *,
     batch_size: int = 64,
     mirror: bool = False,
-    device: "str | torch.device" = "cpu",
+    device: "str | torch.device | None" = None,
     workers: int = 0,
     progress: Callable[[int], Any] | None = None,
 ) -> npt.NDArray[np.float32]:
     """The model's embeddings of all images, in order, not normalised.
 
-    The model is moved to ``device`` and put into eval mode; each module's mode is put back
+    A PyTorch model is moved to ``device`` and put into eval mode; each module's mode is put back
     afterwards, the model stays on ``device``.
 
     Args:
-        model: maps float32 (N, 3, H, W), (x - 127.5) / 127.5, to (N, D).
+        model: maps float32 (N, 3, H, W), (x - 127.5) / 127.5, to (N, D); or any
+            :class:`centerarc.export.Embedder`, such as an ``OnnxModel``.
         images: a face source, or uint8 (N, H, W, 3) RGB; sizes as the model takes them.
         batch_size: images at once, at least 1.
         mirror: sum the features of each image and of its mirror image (what most published
             numbers on LFW do), at twice the cost.
-        device: where to compute.
+        device: where a PyTorch model computes, the CPU by default; an embedder has its own.
         workers: decoding processes of a source; 0 decodes in this one.
         progress: called with the number of images after each batch.
 
@@ -57,37 +59,17 @@ def embed(
         >>> embed(model, np.zeros((2, 112, 112, 3), np.uint8)).shape
         (2, 64)
     """
-    import torch
-
-    from centerarc.data import to_input
-
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if len(images) == 0:
         raise ValueError("images holds no image")
-    modes = [(module, module.training) for module in model.modules()]
-    model.to(device).eval()
-    size = getattr(model, "image_size", None)
+    embedder = as_embedder(model, device)
     parts: list[npt.NDArray[np.float32]] = []
-    try:
-        with torch.inference_mode():
-            for batch in _batches(images, batch_size, workers):
-                if size is not None and batch.shape[1:3] != (size, size):
-                    raise ValueError(
-                        f"images are {batch.shape[1]} x {batch.shape[2]} pixels, the model takes "
-                        f"{size} x {size}"
-                    )
-                inputs = to_input(batch.to(device))
-                features = model(inputs).float()
-                if mirror:
-                    features = features + model(inputs.flip(-1)).float()
-                parts.append(features.cpu().numpy())
-                if progress is not None:
-                    progress(len(batch))
-    finally:
-        # Not model.train(mode): a frozen part of a training model was in eval mode before.
-        for module, mode in modes:
-            module.training = mode
+    for batch in _batches(images, batch_size, workers):
+        check_image_size(batch, embedder.image_size)
+        parts.append(embedder.embed(batch, mirror=mirror))
+        if progress is not None:
+            progress(len(batch))
     embeddings = np.concatenate(parts)
     bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
     if bad.size:
@@ -95,20 +77,51 @@ def embed(
     return embeddings
 
 
-def _batches(images: "Images", batch_size: int, workers: int) -> "Iterator[torch.Tensor]":
-    import torch
+def as_embedder(
+    model: "nn.Module | Embedder", device: "str | torch.device | None" = None
+) -> "Embedder":
+    """A PyTorch model as an embedder on ``device``; an embedder as it is.
 
+    Raises:
+        ValueError: ``model`` is neither, or an embedder comes with a device.
+    """
+    from torch import nn
+
+    from centerarc.export import Embedder, TorchEmbedder
+
+    if isinstance(model, nn.Module):
+        return TorchEmbedder(model, "cpu" if device is None else device)
+    if not isinstance(model, Embedder):
+        raise ValueError(
+            f"model is a {type(model).__name__}; it must be a PyTorch module or an embedder"
+        )
+    if device is not None:
+        raise ValueError(f"device is {device}, but a {type(model).__name__} has a device already")
+    return model
+
+
+def check_image_size(batch: npt.NDArray[np.uint8], size: int | None) -> None:
+    """Raises a ``ValueError`` for images (N, H, W, 3) that are not of the model's size."""
+    if size is not None and batch.shape[1:3] != (size, size):
+        raise ValueError(
+            f"images are {batch.shape[1]} x {batch.shape[2]} pixels, the model takes {size} x "
+            f"{size}"
+        )
+
+
+def _batches(images: "Images", batch_size: int, workers: int) -> Iterator[npt.NDArray[np.uint8]]:
     from centerarc.data import iterate_images
 
     if not isinstance(images, np.ndarray):
-        yield from iterate_images(images, np.arange(len(images)), batch_size, workers)
+        for batch in iterate_images(images, np.arange(len(images)), batch_size, workers):
+            yield batch.numpy()
         return
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
         raise ValueError(
             f"images must be uint8 of shape (N, H, W, 3), got {images.dtype} {images.shape}"
         )
     for start in range(0, len(images), batch_size):
-        yield torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size]))
+        yield images[start : start + batch_size]
 
 
 def pair_scores(

@@ -5,12 +5,18 @@ the share of genuine pairs accepted, FRR = 1 - TAR. Pairs with equal scores are 
 rejected together, so they are one step of the curve, whatever order they came in.
 """
 
+from bisect import bisect_left
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
 
-from centerarc.evaluation.scores import BoolArray, FloatArray, IntArray, check_scores
+from centerarc.evaluation.merged_scores import merge_points, sort_apart, take_apart
+from centerarc.evaluation.scores import FloatArray, ScoreArray, check_scores_as_given
+
+# A quotient of counts may miss the limit that it stands for by one rounding.
+_ROUNDING = 1 + 1e-12
 
 
 @dataclass(frozen=True)
@@ -20,62 +26,56 @@ class Roc:
     Attributes:
         far: (T,) false accept rate, not decreasing, from 0 to 1.
         tar: (T,) true accept rate, not decreasing, from 0 to 1.
-        threshold: (T,) accept ``score >= threshold``; falling, the first is +inf.
+        threshold: (T,) accept ``score >= threshold``; falling, the first is +inf. In the scores'
+            precision.
     """
 
     far: FloatArray
     tar: FloatArray
-    threshold: FloatArray
+    threshold: ScoreArray
 
+    @property
+    def auc(self) -> float:
+        """Area under the curve (see :func:`auc`)."""
+        # One temporary at a time: these arrays are as long as the scores.
+        sides = self.tar[1:] + self.tar[:-1]
+        return float(np.dot(np.diff(self.far), sides)) / 2
 
-@dataclass(frozen=True)
-class RankedPairs:
-    """Pairs sorted by falling score: sorted once, counted under many weightings.
+    @property
+    def eer(self) -> float:
+        """Equal error rate (see :func:`eer`)."""
 
-    Attributes:
-        order: (P,) pair numbers by falling score.
-        last: (T,) position in ``order`` of the last pair of each group of equal scores.
-        threshold: (T,) the score of each group.
-        same: (P,) in the original order.
-    """
+        def gap(point: int) -> float:  # rises from -1 to +1
+            return float(self.far[point] - (1.0 - self.tar[point]))
 
-    order: IntArray
-    last: IntArray
-    threshold: FloatArray
-    same: BoolArray
+        right = bisect_left(range(self.far.size), 0.0, key=gap)  # never 0: the first gap is -1
+        before, after = gap(right - 1), gap(right)
+        share = -before / (after - before)
+        start, end = float(self.far[right - 1]), float(self.far[right])
+        return start + share * (end - start)
 
-    def rates(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """FAR and TAR at every operating point under each row of weights.
+    def point_at_far(self, far: float) -> int:
+        """The operating point of the lowest threshold whose false accept rate is at most ``far``.
 
         Args:
-            weights: (B, P) what each pair counts, at least 0.
+            far: largest false accept rate, in (0, 1].
 
         Returns:
-            FAR and TAR, each (B, T + 1); a row without any weight on one of the kinds is NaN there.
+            The point's position in the arrays.
+
+        Raises:
+            ValueError: ``far`` out of range.
         """
-        genuine = np.where(self.same, weights, 0.0)
-        impostor = weights - genuine
-        return self._rate(impostor), self._rate(genuine)
-
-    def _rate(self, weights: FloatArray) -> FloatArray:
-        count = np.cumsum(weights[:, self.order], axis=1)[:, self.last]
-        count = np.concatenate([np.zeros((len(count), 1)), count], axis=1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(count / count[:, -1:], dtype=np.float64)
-
-
-def rank_pairs(scores: FloatArray, same: BoolArray) -> RankedPairs:
-    """Sort checked ``scores`` (P,) once and group the ties."""
-    order = np.argsort(-scores, kind="stable")
-    ranked = scores[order]
-    last = np.append(np.flatnonzero(np.diff(ranked)), ranked.size - 1)
-    return RankedPairs(order.astype(np.int64), last.astype(np.int64), ranked[last], same)
+        check_far(far)
+        return int(np.searchsorted(self.far, far * _ROUNDING, side="right")) - 1
 
 
 def roc(scores: npt.ArrayLike, same: npt.ArrayLike) -> Roc:
     """Every operating point of ``score >= threshold``, one for each distinct score and +inf.
 
     The same points as scikit-learn's ``roc_curve(same, scores, drop_intermediate=False)``.
+    Genuine and impostor scores are sorted apart and merged, which is several times faster than
+    sorting pair numbers by score; float32 scores are not copied to float64.
 
     Args:
         scores: (P,) one similarity a pair, higher is more alike.
@@ -92,35 +92,8 @@ def roc(scores: npt.ArrayLike, same: npt.ArrayLike) -> Roc:
         >>> curve.far.tolist(), curve.tar.tolist()
         ([0.0, 0.0, 0.5, 1.0], [0.0, 0.5, 1.0, 1.0])
     """
-    values, labels = check_scores(scores, same)
-    ranked = rank_pairs(values, labels)
-    far, tar = ranked.rates(np.ones((1, values.size)))
-    return Roc(far[0], tar[0], np.concatenate([[np.inf], ranked.threshold]))
-
-
-def area(far: FloatArray, tar: FloatArray) -> FloatArray:
-    """Area under each row's curve by the trapezoid rule. Arrays (B, T); returns (B,)."""
-    steps = np.diff(far, axis=1) * (tar[:, 1:] + tar[:, :-1])
-    return np.asarray(steps.sum(axis=1) / 2, dtype=np.float64)
-
-
-def equal_error(far: FloatArray, tar: FloatArray) -> FloatArray:
-    """Where each row's curve crosses FAR = FRR (see :func:`eer`). Arrays (B, T); returns (B,)."""
-    frr = 1.0 - tar
-    gap = far - frr  # rises from -1 to +1
-    right = np.argmax(gap >= 0, axis=1)  # never 0: the first gap is -1
-    rows = np.arange(len(far))
-    before, after = gap[rows, right - 1], gap[rows, right]
-    share = -before / (after - before)
-    start, end = far[rows, right - 1], far[rows, right]
-    return np.asarray(start + share * (end - start), dtype=np.float64)
-
-
-def accept_at(far: FloatArray, tar: FloatArray, limit: float) -> FloatArray:
-    """Largest TAR with FAR <= limit in each row. Arrays (B, T); returns (B,)."""
-    # A quotient of counts may miss the limit that it stands for by one rounding.
-    allowed = far <= limit * (1 + 1e-12)
-    return np.asarray(np.where(allowed, tar, 0.0).max(axis=1), dtype=np.float64)
+    genuine, impostor = sort_apart(*check_scores_as_given(scores, same))
+    return Roc(*merge_points(genuine, impostor))
 
 
 def auc(scores: npt.ArrayLike, same: npt.ArrayLike) -> float:
@@ -143,8 +116,7 @@ def auc(scores: npt.ArrayLike, same: npt.ArrayLike) -> float:
         >>> auc([0.9, 0.4, 0.4, 0.1], [True, True, False, False])
         0.875
     """
-    curve = roc(scores, same)
-    return float(area(curve.far[None], curve.tar[None])[0])
+    return roc(scores, same).auc
 
 
 def eer(scores: npt.ArrayLike, same: npt.ArrayLike) -> float:
@@ -168,8 +140,13 @@ def eer(scores: npt.ArrayLike, same: npt.ArrayLike) -> float:
         >>> eer([0.9, 0.4, 0.4, 0.1], [True, True, False, False])
         0.25
     """
-    curve = roc(scores, same)
-    return float(equal_error(curve.far[None], curve.tar[None])[0])
+    return roc(scores, same).eer
+
+
+def check_far(far: float) -> None:
+    """Raise a ValueError unless ``far`` is in (0, 1]."""
+    if not 0 < far <= 1:
+        raise ValueError(f"far must be in (0, 1], got {far}")
 
 
 def unsupported_far(far: float, num_impostor: int) -> str | None:
@@ -181,20 +158,36 @@ def unsupported_far(far: float, num_impostor: int) -> str | None:
     )
 
 
-def tar_at_far(scores: npt.ArrayLike, same: npt.ArrayLike, far: float) -> float:
+def allowed_accepts(far: float, num_impostor: int) -> int:
+    """How many of ``num_impostor`` pairs may be accepted at a false accept rate of ``far``."""
+    # By the quotient, as a curve's rates are: 0.3 * 10 rounds to 2.999...
+    count = round(far * num_impostor)
+    return count if count / num_impostor <= far * _ROUNDING else count - 1
+
+
+@overload
+def tar_at_far(scores: npt.ArrayLike, same: npt.ArrayLike, far: float) -> float: ...
+@overload
+def tar_at_far(scores: npt.ArrayLike, same: npt.ArrayLike, far: list[float]) -> list[float]: ...
+
+
+def tar_at_far(
+    scores: npt.ArrayLike, same: npt.ArrayLike, far: float | list[float]
+) -> float | list[float]:
     """True accept rate at the lowest threshold whose false accept rate is at most ``far``.
 
     No interpolation: a threshold that can be set reaches this TAR. At least ``1 / far`` impostor
     pairs are needed, so that one false accept is not already above the limit; with fewer the
-    answer would be the TAR at FAR 0 under another name.
+    answer would be the TAR at FAR 0 under another name. The score that must be exceeded is found
+    by selection; nothing is sorted.
 
     Args:
         scores: (P,) one similarity a pair, higher is more alike.
         same: (P,) True where both images of the pair show one person.
-        far: largest false accept rate, in (0, 1].
+        far: largest false accept rate, in (0, 1], or a list of them.
 
     Returns:
-        A rate in [0, 1].
+        A rate in [0, 1], or one for each ``far``.
 
     Raises:
         ValueError: ``far`` out of range or below what the impostor pairs support; a score that is
@@ -204,11 +197,23 @@ def tar_at_far(scores: npt.ArrayLike, same: npt.ArrayLike, far: float) -> float:
         >>> tar_at_far([0.9, 0.6, 0.7, 0.1], [True, True, False, False], far=0.5)
         1.0
     """
-    if not 0 < far <= 1:
-        raise ValueError(f"far must be in (0, 1], got {far}")
-    values, labels = check_scores(scores, same)
-    reason = unsupported_far(far, int((~labels).sum()))
-    if reason is not None:
-        raise ValueError(reason)
-    curve = roc(values, labels)
-    return float(accept_at(curve.far[None], curve.tar[None], far)[0])
+    limits = far if isinstance(far, list) else [far]
+    for limit in limits:
+        check_far(limit)
+    values, labels = check_scores_as_given(scores, same)
+    genuine, impostor = take_apart(values, labels)
+    size = impostor.size
+    for limit in limits:
+        reason = unsupported_far(limit, size)
+        if reason is not None:
+            raise ValueError(reason)
+    allowed = [allowed_accepts(limit, size) for limit in limits]
+    rates: dict[int, float] = {size: 1.0}
+    # From the most to the fewest accepted: each selection looks only among the last one's highest.
+    for count in sorted(set(allowed) - {size}, reverse=True):
+        kth = impostor.size - 1 - count
+        impostor.partition(kth)
+        rates[count] = float(np.count_nonzero(genuine > impostor[kth]) / genuine.size)
+        impostor = impostor[kth:]
+    found = [rates[count] for count in allowed]
+    return found if isinstance(far, list) else found[0]

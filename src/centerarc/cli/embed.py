@@ -1,0 +1,106 @@
+"""``centerarc embed``: every image of a source as an embedding in one file."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from centerarc.cli.models import ModelFlags
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from centerarc.evaluation.embedding_file import EmbedReport
+
+
+def embed(
+    source: Path,
+    /,
+    *,
+    model: Path,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    mirror: Annotated[bool, Parameter(negative="")] = False,
+    batch_size: int = 64,
+    workers: Annotated[int | None, Parameter(show_default=lambda _: "one per core")] = None,
+    device: str = "auto",
+    overwrite: Annotated[bool, Parameter(negative="")] = False,
+    flags: ModelFlags | None = None,
+) -> None:
+    """Embed all images of a source into one Parquet or npz file, by any model.
+
+    Each row has the image's place, its identity and its embedding, not normalised. Damaged images
+    are left out and named in OUT.left-out.csv. The same command goes on after a stop.
+
+    Parameters
+    ----------
+    source
+        A folder of <person>/<image>, a .rec file, .tar shards, or a .csv or .parquet list.
+    model
+        A run folder, a weights file, an ONNX file, or a public checkpoint with --architecture.
+    out
+        The file to write, .parquet or .npz.
+    mirror
+        Sum the features of each image and its mirror image.
+    batch_size
+        Images at once.
+    workers
+        Processes that read images; 0 reads in this one.
+    device
+        Where PyTorch computes: auto, cpu, cuda or mps. ONNX models run on the CPU.
+    overwrite
+        Replace OUT, and what another command left unfinished.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    from centerarc.cli.data.waiting import opened
+    from centerarc.cli.models import opened_model
+    from centerarc.cli.rate import rated
+    from centerarc.data.workers import default_workers
+    from centerarc.evaluation.embedding_file import embed_to_file
+    from centerarc.evaluation.embedding_file.formats import file_format
+
+    file_format(out)  # before a large model is loaded
+    network = opened_model(model, flags, device)
+    faces = opened(source, image_size=network.image_size)
+    try:
+        with rated("embedding", "images") as progress:
+            report = embed_to_file(
+                network,
+                faces,
+                out,
+                mirror=mirror,
+                batch_size=batch_size,
+                workers=default_workers() if workers is None else workers,
+                overwrite=overwrite,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where it was", file=sys.stderr)
+        raise
+    console = Console()
+    console.print(Text(f"embedded {source} into {out}"), soft_wrap=True)
+    console.print(_table(report))
+    if report.left_out_file is not None:
+        console.print(Text(f"what is left out, and why: {report.left_out_file}"), soft_wrap=True)
+
+
+def _table(report: "EmbedReport") -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    from centerarc.cli.rate import duration
+
+    table = Table(show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_row("images", f"{report.images:,}")
+    table.add_row("people", f"{report.identities:,}")
+    table.add_row("numbers in an embedding", f"{report.embedding_size:,}")
+    for reason, count in report.left_out.items():
+        table.add_row(Text(f"left out: {reason}"), f"{count:,}")
+    table.add_row("time", duration(report.seconds))
+    if report.embedded:
+        table.add_row("images a second", f"{report.embedded / report.seconds:,.0f}")
+    return table

@@ -1,0 +1,31 @@
+"""A measured number with its interval, or the reason why there is none."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from centerarc.evaluation.bootstrap import Interval
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A rate and its 95 % interval.
+
+    Attributes:
+        value: the rate in [0, 1]; None when the data cannot support it.
+        interval: 95 % over people; None without ``people`` or without a value.
+        reason: why there is no value.
+    """
+
+    value: float | None
+    interval: Interval | None = None
+    reason: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        result: dict[str, Any] = {"value": self.value, "interval95": low_high(self.interval)}
+        return result if self.reason is None else {**result, "reason": self.reason}
+
+
+def low_high(interval: Interval | None) -> list[float] | None:
+    """An interval as plain data for JSON."""
+    return None if interval is None else [interval.low, interval.high]

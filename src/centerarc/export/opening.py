@@ -1,0 +1,129 @@
+"""Any model by what the user names: a run, a weights file, a public checkpoint, an ONNX file."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from centerarc.export.embedder import Embedder, TorchEmbedder
+from centerarc.export.graph import files_sha256
+from centerarc.export.onnx_model import OnnxModel
+from centerarc.export.preprocessing import Channels, Preprocessing
+from centerarc.models import Backbone, create_model, list_models, load_pretrained, load_weights
+from centerarc.models.weights import RUN_FILES
+
+# What public checkpoints were trained on.
+_USUAL_SIZE = 112
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A model and where it came from.
+
+    Args:
+        path: The file that was read; of a run folder, the weights in it.
+        kind: "weights" for files of ours, "checkpoint" for public ones, "onnx".
+        sha256: Of the file.
+        embedder: Maps images to embeddings.
+        network: The backbone on the CPU or the chosen device; None for ONNX.
+        preprocessing: What becomes of an image.
+    """
+
+    path: Path
+    kind: Literal["weights", "checkpoint", "onnx"]
+    sha256: str
+    embedder: Embedder
+    network: Backbone | None
+    preprocessing: Preprocessing
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images that it takes, in pixels."""
+        return self.preprocessing.image_size
+
+
+def open_model(
+    path: str | os.PathLike[str],
+    *,
+    architecture: str | None = None,
+    image_size: int | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    channels: Channels | None = None,
+    output: str | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+) -> OpenedModel:
+    """Opens a model by what a user names.
+
+    Args:
+        path: A run folder (`best.safetensors`, else `last.safetensors`), a file of `save_weights`,
+            a public checkpoint of arcface_torch with its `architecture`, or a `.onnx` file.
+        architecture: Name in the registry of a checkpoint that does not say it, e.g. "iresnet50".
+        image_size: Side of the input in pixels: of an ONNX file that leaves it open, or of the
+            architecture.
+        mean: Of an ONNX file of others; see `OnnxModel`.
+        std: Likewise.
+        channels: Likewise.
+        output: Name of the output of an ONNX file that has several.
+        device: Where a PyTorch model computes, e.g. "cuda". ONNX files run on the CPU.
+        threads: Number of threads of an ONNX model; all cores by default.
+
+    Returns:
+        The model.
+
+    Raises:
+        ImportError: If it is an ONNX file and the extra `export` is not installed.
+        ValueError: If there is nothing, it cannot be read, or an argument is not for its kind.
+    """
+    place = Path(path)
+    for_onnx = {"mean": mean, "std": std, "channels": channels, "output": output}
+    if place.suffix.lower() == ".onnx" and not place.is_dir():
+        if architecture is not None:
+            raise ValueError(
+                f"architecture is {architecture!r}, but the ONNX file {str(place)!r} is one itself"
+            )
+        if device not in ("cpu", "auto"):
+            raise ValueError(f"device is {device!r}; ONNX files run on the CPU")
+        model = OnnxModel(place, image_size=image_size, threads=threads, **_as_given(for_onnx))
+        return OpenedModel(place, "onnx", model.sha256, model, None, model.preprocessing)
+    if not place.exists():
+        raise ValueError(f"there is no model {str(place)!r}")
+    if given := sorted(_as_given(for_onnx)):
+        raise ValueError(
+            f"{given[0]} is for ONNX files; {str(place)!r} says itself how it takes images"
+        )
+    network: Backbone
+    if architecture is not None:
+        file = place
+        network = create_model(
+            architecture, image_size=_USUAL_SIZE if image_size is None else image_size
+        )
+        load_pretrained(network, file)
+        network.eval()
+    else:
+        file = _weights_file(place)
+        if image_size is not None:
+            raise ValueError(f"image_size is {image_size}, but {str(place)!r} says it itself")
+        network = load_weights(file)
+    kind: Literal["weights", "checkpoint"] = "weights" if architecture is None else "checkpoint"
+    embedder = TorchEmbedder(network, device)
+    digest = files_sha256((file,))
+    return OpenedModel(file, kind, digest, embedder, network, Preprocessing(network.image_size))
+
+
+def _weights_file(place: Path) -> Path:
+    if place.is_dir():
+        found = [place / name for name in RUN_FILES if (place / name).is_file()]
+        return found[0] if found else place  # the loader says what it looked for
+    if place.suffix != ".safetensors":
+        raise ValueError(
+            f"{str(place)!r} does not say which model it holds; give its architecture, one of "
+            f"{', '.join(list_models())}"
+        )
+    return place
+
+
+def _as_given(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if value is not None}

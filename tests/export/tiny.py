@@ -1,0 +1,83 @@
+"""ONNX models small enough to check by hand: the mean of the left half of each channel."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+Dim = int | str | None
+TYPES = {
+    "float32": TensorProto.FLOAT,
+    "float16": TensorProto.FLOAT16,
+    "uint8": TensorProto.UINT8,
+}
+
+
+def tiny(
+    path: Path,
+    shape: Sequence[Dim] = ("batch", 3, 4, 4),
+    *,
+    nhwc: bool = False,
+    dtype: str = "float32",
+    declared_output: Sequence[Dim] = ("batch", 3),
+    scales: bool = False,
+    fixed_inside: bool = False,
+    keep_dims: bool = False,
+    second_output: bool = False,
+    second_input: bool = False,
+) -> Path:
+    """Writes the model `(N, 3, 4, 4)` to `(N, 3)`; what is asked for makes it worse."""
+    constants = {
+        "begin": np.array([0]),
+        "middle": np.array([2]),
+        "axis": np.array([2 if nhwc else 3]),
+        "axes": np.array([1, 2] if nhwc else [2, 3]),
+        "one_row": np.array([1, -1]),
+        "number": np.array([127.5], np.float32),
+    }
+    kind = TYPES[dtype]
+    inputs = [helper.make_tensor_value_info("data", kind, list(shape))]
+    pixels = "data"
+    nodes = []
+    if kind != TensorProto.FLOAT:
+        nodes.append(helper.make_node("Cast", ["data"], ["floats"], to=TensorProto.FLOAT))
+        pixels = "floats"
+    if scales:
+        nodes.append(helper.make_node("Sub", [pixels, "number"], ["scaled"]))
+        pixels = "scaled"
+    nodes += [
+        helper.make_node("Slice", [pixels, "begin", "middle", "axis"], ["left"]),
+        helper.make_node("ReduceMean", ["left", "axes"], ["mean"], keepdims=int(keep_dims)),
+    ]
+    final = "mean"
+    if fixed_inside:
+        nodes.append(helper.make_node("Reshape", ["mean", "one_row"], ["row"]))
+        final = "row"
+    if second_input:
+        inputs.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, [3]))
+        nodes.append(helper.make_node("Add", [final, "more"], ["sum"]))
+        final = "sum"
+    outputs = [helper.make_tensor_value_info(final, TensorProto.FLOAT, list(declared_output))]
+    if second_output:
+        nodes.append(helper.make_node("Neg", [final], ["negative"]))
+        outputs.append(
+            helper.make_tensor_value_info("negative", TensorProto.FLOAT, list(declared_output))
+        )
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        inputs,
+        outputs,
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    opset = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), str(path))
+    return path
+
+
+def left_means(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """What it should give for RGB images `(N, 4, 4, 3)`."""
+    scaled = (images[:, :, :2].astype(np.float64) - np.array(mean)) / np.array(std)
+    return scaled.mean(axis=(1, 2))
