@@ -262,6 +262,12 @@ def test_input_of_a_model_is_scaled_and_channels_first() -> None:
         to_input(images.permute(0, 3, 1, 2))
 
 
+def test_a_sampler_for_other_batches_is_refused() -> None:
+    sampler = Shuffled(Numbered(), distinct=8)
+    with pytest.raises(ValueError, match="batch_size is 4, but the sampler was made for batches"):
+        loader(sampler=sampler)
+
+
 @pytest.mark.parametrize(
     "sampler",
     [

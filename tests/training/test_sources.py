@@ -124,7 +124,10 @@ def test_images_and_people_are_left_out(tmp_path: Path) -> None:
     )
     sources = make_sources(config)
     assert sources.train.identities == ["P00", "P03"]
-    assert sources.notes == ["left out 1 people with fewer than 3 images (2 images; P01)"]
+    assert sources.notes == [
+        f"left out 2 images named in {problems}",
+        "left out 1 person with fewer than 3 images (2 images; P01)",
+    ]
     people.write_text("P00\nP01\nQ\n")
     with pytest.raises(ValueError, match="names 1 people whom the source lacks, first 'Q'"):
         make_sources(config)
@@ -171,3 +174,38 @@ def test_an_opening_that_takes_long_is_told_by_one_process_only(
     assert capsys.readouterr().err == ""
     make_sources(config)
     assert f"opening {packed.path}: 100%" in capsys.readouterr().err
+
+
+def test_damaged_images_judge_nobody_and_are_told(tmp_path: Path) -> None:
+    faces = write_faces(tmp_path / "faces", people=6, images=6)
+    for person in range(6):
+        path = faces / f"P{person:02d}" / f"P{person:02d}_0002.png"
+        path.write_bytes(path.read_bytes()[:-300])
+    config = make_config(tmp_path / "run", faces, validation={"identities": 2})
+    sources = make_sources(config)
+    assert sources.pairs is not None
+    held_out = sources.pairs.source
+    assert len(held_out) == 10
+    for index in range(10):
+        held_out.image(index)
+    assert len(sources.notes) == 2
+    assert all("left out of the validation: cannot read 'P" in note for note in sources.notes)
+
+
+def test_an_epoch_is_not_lost_when_its_validation_fails(
+    tmp_path: Path, faces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = make_config(tmp_path / "whole", faces, validation={"identities": 2})
+    train(whole)
+    config = make_config(tmp_path / "run", faces, validation={"identities": 2})
+
+    def fail(*_: object) -> None:
+        raise OSError("the share is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("centerarc.training.loop.validate", fail)
+        with pytest.raises(ValueError, match="validation after epoch 1: the share is gone"):
+            train(config)
+    train(config, resume=True)
+    for name in ("best.safetensors", "last.safetensors"):
+        assert same_bits(whole.run_dir / name, config.run_dir / name)

@@ -10,7 +10,8 @@ def demo(
 ) -> int:
     """Train on drawn faces for a few minutes and write a page about the result.
 
-    Needs no data and no network. An earlier demonstration in the folder is replaced.
+    Needs no data and no network. Goes on where the same command was stopped; replaces a finished
+    or another demonstration in the folder.
 
     Args:
         run_dir: Folder of the run; the page is report.html in it.
@@ -24,8 +25,8 @@ def demo(
     config = demo_config(run_dir, people=people, epochs=epochs, seed=seed)
     try:
         result = run_demo(config)
-    except TrainingInterrupted as stopped:
-        print(stopped)
+    except TrainingInterrupted:
+        print("stopped; the same command goes on where it was")
         return 130
     accuracy = result.verification.accuracy
     assert accuracy.value is not None

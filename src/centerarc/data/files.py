@@ -39,8 +39,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     unique = f"{os.getpid()}-{secrets.token_hex(4)}"
     temporary = target.with_name(f".{target.stem}.{unique}{target.suffix}")
     try:
-        temporary.touch()  # so that it gets the usual permissions, whoever writes it
+        temporary.touch()
+        permissions = temporary.stat().st_mode
         yield temporary
+        # The usual ones, even where what wrote the file put another in its place.
+        temporary.chmod(permissions)
         _flush(temporary)
         os.replace(temporary, target)
         if os.name == "posix":

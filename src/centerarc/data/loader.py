@@ -99,6 +99,11 @@ class TrainLoader:
         if not drop_last and world_size > 1:
             raise ValueError("drop_last is False; with several processes it must be True")
         self.sampler = Shuffled(source) if sampler is None else sampler
+        made_for = self.sampler.batch_size
+        if made_for is not None and made_for != batch_size:
+            raise ValueError(
+                f"batch_size is {batch_size}, but the sampler was made for batches of {made_for}"
+            )
         if len(self.sampler) < (batch_size if drop_last else 1):
             raise ValueError(
                 f"an epoch has {len(self.sampler)} images, too few for one batch of {batch_size}"

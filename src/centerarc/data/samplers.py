@@ -21,10 +21,14 @@ class Sampler(Protocol):
 
     Attributes:
         note: What a user should know about it, in a line; empty if nothing.
+        batch_size: N that the order was made for; None if any will do.
     """
 
     @property
     def note(self) -> str: ...
+
+    @property
+    def batch_size(self) -> int | None: ...
 
     def __len__(self) -> int:
         """Returns the number of images in an epoch, the same in each."""
@@ -49,9 +53,9 @@ class Shuffled:
 
     Args:
         source: A source; its `weights` count if it has any (`MixedSource`).
-        distinct: With a batch size N, deal an epoch's images out so that an identity comes into
-            a batch once, as long as it has no more images than the epoch has batches; then the
-            paper's center update sees each center once a step. None shuffles freely.
+        distinct: The loader's batch size N, to deal an epoch's images out so that an identity
+            comes into a batch once, as long as it has no more images than the epoch has batches;
+            then the paper's center update sees each center once a step. None shuffles freely.
 
     Raises:
         ValueError: If there is no full batch to keep identities apart in.
@@ -62,6 +66,7 @@ class Shuffled:
         self._labels = source.labels
         self._groups = [_Group(weight, weights) for weight in np.unique(weights)]
         self._size = sum(len(group) for group in self._groups)
+        self.batch_size = distinct
         self._distinct = distinct
         self.note = ""
         if distinct is not None:
@@ -75,7 +80,7 @@ class Shuffled:
             if crowded:
                 self.note = (
                     f"{crowded} people have more images than an epoch has batches "
-                    f"({self._batches}), so they come more than once into a batch"
+                    f"({self._batches}), so these come more than once into a batch"
                 )
 
     def __len__(self) -> int:
@@ -157,6 +162,7 @@ class InBlocks:
     """
 
     note = ""
+    batch_size = None
 
     def __init__(self, source: FaceSource, *, block: int, pool: int = 16) -> None:
         for name, value in (("block", block), ("pool", pool)):
@@ -209,6 +215,7 @@ class IdentityBatches:
                 f"images_per_identity is {images_per_identity}; it must divide batch_size, "
                 f"{batch_size}"
             )
+        self.batch_size: int | None = batch_size
         self._people = batch_size // images_per_identity
         self._images = images_per_identity
         self._turns = _Turns(source)
@@ -247,6 +254,7 @@ class Balanced:
     """
 
     note = ""
+    batch_size = None
 
     def __init__(self, source: FaceSource) -> None:
         self._turns = _Turns(source)

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from centerarc.data import source as sources
 from centerarc.data.source import FaceSource, Image
+from centerarc.data.words import counted
 
 
 class Subset:
@@ -107,8 +108,8 @@ class TooFew:
     def __str__(self) -> str:
         shown = ", ".join(self.identities[:3]) + (", ..." if len(self.identities) > 3 else "")
         return (
-            f"left out {len(self.identities)} people with fewer than {self.min_images} images "
-            f"({self.images} images; {shown})"
+            f"left out {counted(len(self.identities), 'person', 'people')} with fewer than "
+            f"{self.min_images} images ({counted(self.images, 'image')}; {shown})"
         )
 
 

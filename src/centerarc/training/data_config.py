@@ -205,6 +205,4 @@ DataConfig = Annotated[
 ]
 
 
-def source_fields(source: str) -> set[str]:
-    """Returns the names of the fields that a kind of source has; none if it is unknown."""
-    return set(_SECTIONS[source].model_fields) if source in _SECTIONS else set()
+COMMON_FIELDS = frozenset(DataFields.model_fields) | {"source"}

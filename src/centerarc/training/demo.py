@@ -10,6 +10,7 @@ import numpy as np
 
 from centerarc.data import FaceSource
 from centerarc.data.synthetic import SyntheticFaces
+from centerarc.distributed import choose_device
 from centerarc.evaluation import (
     ImagePairs,
     VerificationReport,
@@ -23,6 +24,8 @@ from centerarc.models import load_weights
 from centerarc.training.config import TrainConfig
 from centerarc.training.logging import METRICS
 from centerarc.training.loop import train
+from centerarc.training.precision import fast_bf16
+from centerarc.training.rundir import unfinished
 from centerarc.training.settings import check_config
 
 PAGE = "report.html"
@@ -88,7 +91,7 @@ def demo_config(
             "optimizer": {"lr": 0.1},
             "schedule": {"epochs": epochs, "warmup_epochs": 0.5, "shape": "cosine"},
             "batch_size": 64,
-            "precision": "bf16",
+            "precision": "bf16" if fast_bf16(choose_device("auto")) else "fp32",
             "clip_norm": 5.0,
         }
     )
@@ -99,9 +102,11 @@ def run_demo(
 ) -> DemoResult:
     """Trains, evaluates on unseen people, and writes the page.
 
+    Goes on with the same demonstration where it was stopped.
+
     Args:
         config: From `demo_config`; its data must be synthetic.
-        overwrite: Replace an earlier demonstration in `run_dir`.
+        overwrite: Replace another or a finished demonstration in `run_dir`.
         say: Told what is going on, a line at a time.
 
     Returns:
@@ -114,7 +119,10 @@ def run_demo(
     require_report_extra()
     if config.data.source != "synthetic":
         raise ValueError(f"data.source must be synthetic, got {config.data.source!r}")
-    result = train(config, overwrite=overwrite and config.run_dir.exists())
+    if unfinished(config):
+        result = train(config, resume=True)
+    else:
+        result = train(config, overwrite=overwrite and config.run_dir.exists())
     say(f"judging on {_TEST_PEOPLE} people whom the model has never seen")
     test = SyntheticFaces(
         _TEST_PEOPLE,

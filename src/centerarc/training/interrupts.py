@@ -67,3 +67,6 @@ class StopRequest:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self.requested = True
+        if os.environ.get("RANK", "0") == "0":
+            # A step may take long. Not print: the signal may have come in the middle of one.
+            os.write(2, b"\nstopping after this step; once more stops at once\n")

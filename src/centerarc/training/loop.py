@@ -82,7 +82,8 @@ class Trainer:
         sources = make_sources(config, quiet=not processes.is_main)
         source, self.pairs = sources.train, sources.pairs
         sampler = make_sampler(config, source)
-        self.notes = [*sources.notes, *([sampler.note] if sampler.note else [])]
+        notes = (sampler.note, self.precision.note)
+        self.notes = [*sources.notes, *(note for note in notes if note)]
         self.identity = describe(source)
         # The same first weights on every rank.
         generator = torch.Generator().manual_seed(config.seed)
@@ -247,6 +248,7 @@ class Trainer:
             return
         if (epoch + 1) % validation.every_epochs and not last:
             return
+        self._save_state()  # whatever becomes of the validation, the epoch is not lost
         self.processes.on_main(lambda: self._validate_here(epoch, log, display))
 
     def _validate_here(self, epoch: int, log: MetricsLog | None, display: Display) -> None:

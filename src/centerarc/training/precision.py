@@ -8,6 +8,11 @@ from torch.amp.grad_scaler import GradScaler
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def fast_bf16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16 itself; where a CPU does not, PyTorch emulates it."""
+    return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 class Precision:
     """Autocast of the backbone and, for fp16, the scaling of the gradients.
 
@@ -19,6 +24,9 @@ class Precision:
         device: Where the model is. fp16 is for CUDA only: its narrow range needs gradient scaling,
             and the CPU has nothing to gain over bf16, which needs none.
 
+    Attributes:
+        note: What a user should know about it, in a line; empty if nothing.
+
     Raises:
         ValueError: If fp16 is asked for on another device than CUDA.
     """
@@ -29,6 +37,12 @@ class Precision:
                 f"precision is 'fp16', which needs CUDA; on {device.type} use 'bf16' or 'fp32'"
             )
         self.device = device
+        self.note = ""
+        if name == "bf16" and not fast_bf16(device):
+            self.note = (
+                "precision is bf16, which this processor has no instructions for: "
+                "many times slower than fp32"
+            )
         self.dtype = _DTYPES.get(name)
         self.scaler = GradScaler("cuda", enabled=name == "fp16")
 

@@ -70,6 +70,14 @@ def prepare(config: TrainConfig, *, resume: bool, overwrite: bool) -> None:
         temporary.write_text(dump_config(config), encoding="utf-8")
 
 
+def unfinished(config: TrainConfig) -> bool:
+    """Whether the folder holds a run of this very configuration that can go on."""
+    folder = config.run_dir
+    if not state_path(folder).exists() or (folder / RESULTS).exists():
+        return False
+    return (folder / CONFIG).exists() and load_config(folder / CONFIG) == config
+
+
 def check_resumable(config: TrainConfig) -> None:
     """Checks that a configuration can go on with the run in its folder.
 

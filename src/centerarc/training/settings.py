@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from centerarc.training.config import TrainConfig
-from centerarc.training.data_config import SOURCES, source_fields
+from centerarc.training.data_config import COMMON_FIELDS, SOURCES
 from centerarc.training.fields import field_at, members, unknown
 
 _SOURCE = "data.source"
@@ -244,10 +244,10 @@ def _override(content: dict[str, Any], name: str, value: str) -> None:
         # Copies, so that the caller's mapping (and YAML anchors) stay as they are.
         content[section] = dict(inner) if isinstance(inner, dict) else {}
         content = content[section]
+    before = content.get(leaf)
     content[leaf] = _read_value(name, value, annotation)
-    if name == _SOURCE:
-        known = source_fields(content[leaf])
-        for other in [other for other in content if known and other not in known]:
+    if name == _SOURCE and content[leaf] != before:
+        for other in [other for other in content if other not in COMMON_FIELDS]:
             del content[other]  # of the source that the file has
 
 

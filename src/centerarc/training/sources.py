@@ -18,6 +18,7 @@ from centerarc.data import (
     Part,
     Sampler,
     Shuffled,
+    Subset,
     create_source,
     image_weights,
     leave_out,
@@ -28,6 +29,7 @@ from centerarc.data import (
     with_enough_images,
 )
 from centerarc.data.progress import Lines
+from centerarc.data.words import counted
 from centerarc.evaluation import PairImages, make_pairs, read_pairs
 from centerarc.evaluation.scores import BoolArray, IntArray
 from centerarc.training.config import TrainConfig
@@ -105,6 +107,8 @@ def make_sources(config: TrainConfig, *, quiet: bool = False) -> RunSources:
         excluded |= named.people()
         images = PairImages(named, validation.images, image_size=config.model.image_size)
         pairs = ValidationPairs(images, images.index_a, images.index_b, named.same, named.fold)
+        for index in range(len(images)):
+            images.image(index)  # what cannot be read ends a run at its start, not after an epoch
     notes: list[str] = []
     train = _open(config, excluded, notes, quiet)
     if validation is not None and validation.identities is not None:
@@ -117,14 +121,35 @@ def make_sources(config: TrainConfig, *, quiet: bool = False) -> RunSources:
             )
         names, others = split_identities(train.identities, fraction, config.seed)
         train, held_out = subset(train, names), subset(train, others)
-        made = make_pairs(
-            held_out.labels, validation.num_pairs or _NUM_PAIRS, seed=config.seed, folds=1
-        )
-        pairs = ValidationPairs(held_out, made.index_a, made.index_b, made.same, made.fold)
+        pairs = _readable_pairs(held_out, validation.num_pairs or _NUM_PAIRS, config.seed, notes)
     _check_people(train.identities)
     if config.data.cache_gb:
         train = CachedSource(train, limit_bytes=int(config.data.cache_gb * 1e9))
     return RunSources(train, pairs, notes)
+
+
+def _readable_pairs(held_out: Subset, count: int, seed: int, notes: list[str]) -> ValidationPairs:
+    """Draws pairs of held-out people from images that can be read."""
+    while True:
+        made = make_pairs(held_out.labels, count, seed=seed, folds=1)
+        kept = np.ones(len(held_out), dtype=bool)
+        for index in np.unique([made.index_a, made.index_b]).tolist():
+            if reason := _damage(held_out, index):
+                kept[index] = False
+                notes.append(f"left out of the validation: {reason}")
+        if kept.all():
+            return ValidationPairs(held_out, made.index_a, made.index_b, made.same, made.fold)
+        held_out = Subset(held_out, images=kept)
+
+
+def _damage(source: Subset, index: int) -> str:
+    """Why an image cannot be read; empty if it can, or is drawn, which takes longer."""
+    try:
+        if source.encoded(index) is not None:
+            source.image(index)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _open(config: TrainConfig, excluded: set[str], notes: list[str], quiet: bool) -> FaceSource:
@@ -132,18 +157,19 @@ def _open(config: TrainConfig, excluded: set[str], notes: list[str], quiet: bool
     data = config.data
     size = config.model.image_size
     if isinstance(data, MixedFields):
-        parts = [
-            Part(
-                _without(_create(part, size, quiet), part.leave_out),
-                part.weight,
-                part.name or f"{part.source}-{number}",
+        parts = []
+        for number, fields in enumerate(data.parts, 1):
+            name = fields.name or f"{fields.source}-{number}"
+            part = _without(_create(fields, size, quiet, notes), fields.leave_out, notes)
+            people = counted(len(part.identities), "person", "people")
+            notes.append(
+                f"part {name}: {people}, {counted(len(part), 'image')}, weight {fields.weight:g}"
             )
-            for number, part in enumerate(data.parts, 1)
-        ]
+            parts.append(Part(part, fields.weight, name))
         source: FaceSource = MixedSource(parts, merge=data.merge)
     else:
-        source = _create(data, size, quiet)
-    source = _without(source, data.leave_out)
+        source = _create(data, size, quiet, notes)
+    source = _without(source, data.leave_out, notes)
     if data.exclude_pairs is not None:
         named = read_pairs(data.exclude_pairs)
         if data.exclude_folds is not None:
@@ -167,16 +193,22 @@ def _open(config: TrainConfig, excluded: set[str], notes: list[str], quiet: bool
     return source
 
 
-def _without(source: FaceSource, places: Path | None) -> FaceSource:
-    return source if places is None else leave_out(source, read_leave_out(places))
+def _without(source: FaceSource, path: Path | None, notes: list[str]) -> FaceSource:
+    if path is None:
+        return source
+    rest = leave_out(source, read_leave_out(path))
+    left = counted(len(source) - len(rest), "image")
+    notes.append(f"left out {left} named in {path}")
+    return rest
 
 
 def _check_people(names: Sequence[str]) -> None:
     if len(names) < 2:
-        raise ValueError(f"data has {len(names)} people to train on; it must have 2")
+        people = counted(len(names), "person", "people")
+        raise ValueError(f"data has {people} to train on; it must have 2")
 
 
-def _create(fields: Section, image_size: int, quiet: bool) -> FaceSource:
+def _create(fields: Section, image_size: int, quiet: bool, notes: list[str]) -> FaceSource:
     """Opens one source from the fields that are its own."""
     kind, model = next(
         (kind, model) for kind, model in _FIELDS.items() if isinstance(fields, model)
@@ -185,7 +217,11 @@ def _create(fields: Section, image_size: int, quiet: bool) -> FaceSource:
     if kind in ("recordio", "shards") and not quiet:
         # Without an index, or the first time, that may take a pass over all that is there.
         options["progress"] = Lines(f"opening {options['path']}")
-    return create_source(kind, **options, image_size=image_size)
+    source = create_source(kind, **options, image_size=image_size)
+    if getattr(source, "skipped", None):
+        notes.append(f"{options['root']}: {source.summary()}")  # type: ignore[attr-defined]
+    notes += getattr(source, "problems", [])
+    return source
 
 
 _FIELDS: dict[str, type[Section]] = {
