@@ -1,6 +1,8 @@
 """Decoding: every common kind of file comes out as upright RGB, a bad one says what is wrong."""
 
+import re
 import struct
+import zipfile
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -166,3 +168,36 @@ def test_sixteen_bits_of_other_formats(kind: str) -> None:
     values = np.array([[0, 255], [0xABCD, 0xFFFF]], dtype=np.uint16)
     image = decode_image(encoded(PIL.Image.fromarray(values), kind))
     assert (image == (values >> 8)[:, :, None]).all()
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (bytes(5000), "zero bytes only"),
+        (b"\xef\xbb\xbf\r\n<!DOCTYPE html><title>404</title>", "an HTML page"),
+        (b"<HTML>", "an HTML page"),
+        ("keine Gesichter, nur Wörter\n".encode(), "text"),
+        (b"%PDF-1.7\n\x00\x01", "a PDF document"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC picture"),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0isommp42", "a video or picture of the MP4 family"),
+    ],
+)
+def test_what_is_no_image_is_called_what_it_is(tmp_path: Path, data: bytes, words: str) -> None:
+    said = re.escape(f"this is no image in a known format, but {words}") + "$"
+    with pytest.raises(ValueError, match=said):
+        decode_image(data)
+    (tmp_path / "face.jpg").write_bytes(data)
+    with pytest.raises(ValueError, match=said):
+        check_image_header(tmp_path / "face.jpg")
+
+
+def test_an_archive_is_called_one(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "face.jpg", "w") as archive:
+        archive.writestr("1.txt", "x")
+    with pytest.raises(ValueError, match=r"known format, but a ZIP archive$"):
+        check_image_header(tmp_path / "face.jpg")
+
+
+def test_unknown_bytes_are_not_guessed_at() -> None:
+    with pytest.raises(ValueError, match=r"this is no image in a known format$"):
+        decode_image(bytes(range(1, 200)))

@@ -41,6 +41,8 @@ def test_what_is_left_out_is_listed_with_the_reason(tmp_path: Path) -> None:
     put(tmp_path / "ann" / ".hidden.png")
     put(tmp_path / "ann" / "deeper" / "2.png")
     put(tmp_path / "rare" / ".." / "stray.png")
+    (tmp_path / "readme.md").touch()
+    (tmp_path / "ann" / "nothing").mkdir()
     (tmp_path / "ann" / "notes.txt").write_text("x")
     (tmp_path / "ann" / "empty.jpg").touch()
     (tmp_path / "ann" / "text.jpg").write_text("no picture")
@@ -50,8 +52,10 @@ def test_what_is_left_out_is_listed_with_the_reason(tmp_path: Path) -> None:
     assert [p.name for p in source.paths] == ["1.png"]
     found = reasons(source)
     assert found[".hidden.png"] == "hidden"
-    assert found["deeper"] == "a folder inside an identity's folder"
-    assert found["stray.png"] == "not in an identity's folder"
+    assert found["deeper"] == "a folder of images inside an identity's folder"
+    assert found["nothing"] == "a folder inside an identity's folder"
+    assert found["stray.png"] == "an image outside an identity's folder"
+    assert found["readme.md"] == "not in an identity's folder"
     assert found["notes.txt"] == "no image by its extension"
     assert found["empty.jpg"] == "unreadable: the file is empty"
     assert "known format" in found["text.jpg"]
@@ -105,3 +109,63 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
         FolderSource(tmp_path)
     with pytest.raises(ValueError, match="image_size is 0"):
         FolderSource(tmp_path, image_size=0)
+
+
+@pytest.mark.parametrize(
+    ("people", "level", "instead"),
+    [
+        ("part", "one level", "part"),
+        ("a/b c", "two levels", "a/b c"),
+        ("a/b/c", "three levels", "a/b/c"),
+    ],
+)
+def test_people_one_level_too_deep_are_pointed_out(
+    tmp_path: Path, people: str, level: str, instead: str
+) -> None:
+    for person in ("ann", "bob"):
+        for number in range(2):
+            put(tmp_path / people / person / f"{number}.png")
+    expected = f"people seem to lie {level} deeper; use a folder such as '{tmp_path / instead}'"
+    with pytest.raises(ValueError, match="no usable image") as caught:
+        FolderSource(tmp_path)
+    assert expected in str(caught.value)
+    put(tmp_path / "stray person" / "1.png")
+    source = FolderSource(tmp_path)
+    assert len(source) == 1
+    assert len(source.problems) == 1
+    assert expected in source.problems[0]
+    assert "4 of 5" in source.problems[0]
+    assert expected in source.summary()
+    assert FolderSource(tmp_path / instead).problems == []
+
+
+def test_a_few_deeper_images_do_not_move_the_root(tmp_path: Path) -> None:
+    for number in range(3):
+        put(tmp_path / "ann" / f"{number}.png")
+        put(tmp_path / "ann" / "originals" / f"{number}.png")
+    (tmp_path / "ann" / "originals" / "loop").symlink_to(tmp_path)
+    source = FolderSource(tmp_path)
+    assert source.problems == []
+    assert [(item.path.name, item.images) for item in source.skipped] == [("originals", 3)]
+
+
+def test_pictures_in_formats_that_are_not_read_are_told_from_other_files(tmp_path: Path) -> None:
+    put(tmp_path / "ann" / "1.png")
+    for name in ("1.HEIC", "2.heif", "3.avif", "4.gif", "notes.txt", "._5.heic"):
+        (tmp_path / "ann" / name).write_bytes(b"x")
+    found = reasons(FolderSource(tmp_path))
+    for name in ("1.HEIC", "2.heif", "3.avif", "4.gif"):
+        extension = Path(name).suffix.lower()
+        assert found[name] == f"a format that is not read: {extension}"
+    assert found["notes.txt"] == "no image by its extension"
+    assert found["._5.heic"] == "hidden"
+
+
+def test_a_root_that_is_far_too_high_is_not_searched_to_the_bottom(tmp_path: Path) -> None:
+    put(tmp_path / "ann" / "1.png")
+    for number in range(2):
+        put(tmp_path / "a" / "b" / "c" / "d" / "ann" / f"{number}.png")
+        put(tmp_path / "ann" / "x" / ".cache" / f"{number}.png")
+    source = FolderSource(tmp_path)
+    assert source.problems == []
+    assert {item.images for item in source.skipped} == {0}

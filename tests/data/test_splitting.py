@@ -57,12 +57,13 @@ def test_everybody_is_on_one_side_whatever_the_order(counts, seed, random) -> No
     assert other.train == [name for name in names if name in split.train]
 
 
-def test_the_fraction_is_of_all_people_and_the_seed_chooses() -> None:
+def test_the_fraction_is_of_those_who_may_be_held_out_and_the_seed_chooses() -> None:
     source = Counts({f"p{number}": 1 + number % 2 for number in range(100)})
     splits = [split_source(source, fraction=0.1, seed=seed) for seed in (0, 0, 1)]
-    assert all(len(split.held_out) == 10 for split in splits)
+    assert all(len(split.held_out) == 5 for split in splits)
     assert splits[0] == splits[1] != splits[2]
     alone = split_source(source, fraction=0.1, min_images=1)
+    assert len(alone.held_out) == 10
     assert {int(name[1:]) % 2 for name in splits[0].held_out} == {1}
     assert {int(name[1:]) % 2 for name in alone.held_out} == {0, 1}
 
@@ -104,6 +105,47 @@ def test_lists_of_a_folder_open_as_the_two_sides(tmp_path: Path) -> None:
     assert sorted(seen) == sorted(row for row in files if row[0] != "p3")
     again = split_source(ListSource(tmp_path / "lists" / "train.csv"), count=1)
     assert set(again.train + again.held_out) == set(split.train)
+
+
+def test_the_files_of_another_split_stay_until_overwriting_is_asked_for(tmp_path: Path) -> None:
+    people = {f"p{number}": ["1.jpg", "2.jpg"] for number in range(6)}
+    folder = FolderSource(faces(tmp_path / "faces", people))
+    out = tmp_path / "lists"
+    first, second = (
+        Split(folder.identities[:4], folder.identities[4:]),
+        Split(folder.identities[2:], folder.identities[:2]),
+    )
+    write_split(out, folder, first)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    write_split(out, folder, first)  # the same again is no harm
+    with pytest.raises(ValueError, match=r"train\.txt' is of another split.*--overwrite"):
+        write_split(out, folder, second)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    write_split(out, folder, second, overwrite=True)
+    assert read_identities(out / "train.txt") == second.train
+    assert ListSource(out / "held-out.csv").identities == second.held_out
+
+
+def test_no_list_of_files_of_an_overwritten_split_stays(tmp_path: Path) -> None:
+    people = {f"p{number}": ["1.jpg", "2.jpg"] for number in range(4)}
+    folder = FolderSource(faces(tmp_path / "faces", people))
+    write_split(tmp_path / "lists", folder, Split(["p0", "p1", "p2"], ["p3"]))
+    packed = RecordIOSource(pack(folder, tmp_path / "rec", format="rec", workers=0).path)
+    write_split(tmp_path / "lists", packed, Split(["p1", "p2", "p3"], ["p0"]), overwrite=True)
+    assert sorted(p.name for p in (tmp_path / "lists").iterdir()) == ["held-out.txt", "train.txt"]
+
+
+def test_a_stopped_split_goes_on_and_an_edited_list_stays(tmp_path: Path) -> None:
+    people = {f"p{number}": ["1.jpg", "2.jpg"] for number in range(4)}
+    folder = FolderSource(faces(tmp_path / "faces", people))
+    split = Split(["p0", "p1", "p2"], ["p3"])
+    write_split(tmp_path / "lists", folder, split)
+    (tmp_path / "lists" / "train.csv").unlink()  # as after a stop between two files
+    write_split(tmp_path / "lists", folder, split)
+    listed = tmp_path / "lists" / "train.csv"
+    listed.write_bytes(listed.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"train\.csv' is of another split"):
+        write_split(tmp_path / "lists", folder, split)
 
 
 @given(st.lists(names, min_size=1, unique=True))

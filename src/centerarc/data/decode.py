@@ -18,6 +18,15 @@ _ORIENTATION = 0x0112
 _JPEG = b"\xff\xd8\xff"
 # Enough for the header of a JPEG without EXIF data.
 _HEADER = 8192
+# What often lies among images without being one that is read, by its first bytes.
+_OTHER_FORMATS = {
+    b"PK\x03\x04": "a ZIP archive",
+    b"%PDF-": "a PDF document",
+    b"\x1f\x8b": "a gzip archive",
+}
+_BRANDS = dict.fromkeys((b"avif", b"avis"), "an AVIF picture") | dict.fromkeys(
+    (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "a HEIC picture"
+)
 # Modes of 32-bit pixels, of which no file says what is black and what is white.
 _NO_RANGE = {"I": "32-bit whole-number", "F": "floating-point"}
 
@@ -95,7 +104,7 @@ def _decode(data: bytes, out: Image | None = None) -> Image:
             _check_header(picture)
             return _to_rgb(picture)
     except Exception as error:  # decoders of damaged data raise almost anything
-        raise ValueError(_reason(error)) from error
+        raise ValueError(_reason(error, data)) from error
 
 
 def read_image(path: str | os.PathLike[str], size: int | None = None) -> Image:
@@ -129,6 +138,7 @@ def check_image_header(path: str | os.PathLike[str]) -> None:
         ValueError: If it is empty, cannot be opened, is no known image, or has over 64 M pixels
             or such of 32 bits.
     """
+    start = b""
     try:
         start = read_file(path, first=_HEADER)
         if not start:
@@ -139,7 +149,7 @@ def check_image_header(path: str | os.PathLike[str]) -> None:
         with PIL.Image.open(path) as picture:
             _check_header(picture)
     except Exception as error:  # as above
-        raise ValueError(_reason(error)) from error
+        raise ValueError(_reason(error, start)) from error
 
 
 def _decode_jpeg(data: bytes, out: Image | None) -> Image | None:
@@ -201,11 +211,28 @@ def _check_size(width: int, height: int) -> None:
         )
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, start: bytes) -> str:
     if isinstance(error, ValueError):
         return str(error)
     if isinstance(error, PIL.UnidentifiedImageError):
-        return "this is no image in a known format"
+        found = _other_format(start)
+        return f"this is no image in a known format{found and f', but {found}'}"
     if isinstance(error, PIL.Image.DecompressionBombError):
         return f"the image has too many pixels; at most {MAX_PIXELS} are decoded"
     return f"the image is damaged or cut off: {error}"
+
+
+def _other_format(start: bytes) -> str:
+    """Tells from its first bytes what a file is that is no image; "" where they do not say."""
+    if not start.strip(b"\0"):
+        return "zero bytes only"
+    for magic, name in _OTHER_FORMATS.items():
+        if start.startswith(magic):
+            return name
+    if start[4:8] == b"ftyp":
+        return _BRANDS.get(start[8:12], "a video or picture of the MP4 family")
+    head = start[:512].removeprefix(b"\xef\xbb\xbf").lstrip()
+    if head.lower().startswith((b"<!doctype html", b"<html")):
+        return "an HTML page"
+    # Bytes above 127 are letters of other alphabets; the others that no text has are controls.
+    return "" if any(byte < 32 and byte not in b"\t\n\r\f" for byte in head) else "text"

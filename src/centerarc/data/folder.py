@@ -10,11 +10,17 @@ from pathlib import Path
 import numpy as np
 
 from centerarc.data.decode import check_image_header
+from centerarc.data.depth import Deeper
 from centerarc.data.encoded import EncodedSource
+from centerarc.data.extensions import EXTENSIONS, UNREAD_EXTENSIONS, extension, is_picture
 from centerarc.data.files import read_file
 from centerarc.data.texts import Texts
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+# Reasons that a check takes for a mistake of the user's, unlike those for a stray `.DS_Store`.
+OUTSIDE = "an image outside an identity's folder"
+TOO_DEEP = "a folder of images inside an identity's folder"
+UNREAD = "a format that is not read"
+UNLISTED = "a folder that cannot be listed"
 
 
 @dataclass(frozen=True)
@@ -24,10 +30,12 @@ class Skipped:
     Args:
         path: What was left out.
         reason: Why, in a few words.
+        images: How many images it is or holds, by their extensions.
     """
 
     path: Path
     reason: str
+    images: int = 0
 
 
 class FolderSource(EncodedSource):
@@ -46,6 +54,7 @@ class FolderSource(EncodedSource):
         labels: `(len,)` int64 label of each image.
         root: The folder of identity folders.
         skipped: What was left out, with the reason.
+        problems: What is wrong with the folder as a whole, a line each.
 
     Raises:
         ValueError: If the root is no folder, the size is out of range, or there is no image.
@@ -63,6 +72,7 @@ class FolderSource(EncodedSource):
         super().__init__(image_size)
         self.identities = []
         self.skipped: list[Skipped] = []
+        self._deeper = Deeper(self.root)
         files: list[str] = []
         labels: list[int] = []
         for name in self._identity_folders():
@@ -75,6 +85,8 @@ class FolderSource(EncodedSource):
             files += [f"{name}/{image}" for image in images]
         self._files = Texts.of(files)
         self.labels = np.array(labels, dtype=np.int64)
+        hint = self._deeper.hint(len(files))
+        self.problems = [hint] if hint else []
         if not files:
             raise ValueError(
                 f"root {str(root)!r} holds no usable image in <identity>/<image>: {self.summary()}"
@@ -103,15 +115,15 @@ class FolderSource(EncodedSource):
             reasons = Counter(item.reason.split(":")[0] for item in self.skipped)
             counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
             line += f"; left out {len(self.skipped)} ({counts})"
-        return line
+        return "; ".join([line, *self.problems])
 
-    def _skip(self, name: str, reason: str) -> None:
-        self.skipped.append(Skipped(self.root / name, reason))
+    def _skip(self, name: str, reason: str, images: int = 0) -> None:
+        self.skipped.append(Skipped(self.root / name, reason, images))
 
     def _identity_folders(self) -> list[str]:
         folders = []
         seen: dict[str, str] = {}
-        for name in self._listed("", os.DirEntry.is_dir, "not in an identity's folder"):
+        for name in self._listed("", os.DirEntry.is_dir):
             real = os.path.realpath(self.root / name)
             if real in seen:
                 self._skip(name, f"a link to another identity: {seen[real]}")
@@ -122,29 +134,30 @@ class FolderSource(EncodedSource):
 
     def _images(self, folder: str) -> list[str]:
         images = []
-        reason = "a folder inside an identity's folder"
-        for name in self._listed(folder, os.DirEntry.is_file, reason):
-            if os.path.splitext(name)[1].lower() not in EXTENSIONS:
+        for name in self._listed(folder, os.DirEntry.is_file):
+            kind = extension(name)
+            if kind in UNREAD_EXTENSIONS:
+                self._skip(f"{folder}/{name}", f"{UNREAD}: {kind}", 1)
+                continue
+            if kind not in EXTENSIONS:
                 self._skip(f"{folder}/{name}", "no image by its extension")
                 continue
             try:
                 check_image_header(f"{self.root}/{folder}/{name}")
             except ValueError as error:
-                self._skip(f"{folder}/{name}", f"unreadable: {error}")
+                self._skip(f"{folder}/{name}", f"unreadable: {error}", 1)
                 continue
             images.append(name)
         return images
 
-    def _listed(
-        self, folder: str, wanted: Callable[[os.DirEntry[str]], bool], otherwise: str
-    ) -> list[str]:
+    def _listed(self, folder: str, wanted: Callable[[os.DirEntry[str]], bool]) -> list[str]:
         """Lists what is wanted in a folder, in natural order, and records the rest."""
         kept = []
         try:
             with os.scandir(self.root / folder) as listing:
                 entries = sorted(listing, key=lambda entry: natural_key(entry.name))
         except OSError as error:
-            self._skip(folder, f"a folder that cannot be listed: {error}")
+            self._skip(folder, f"{UNLISTED}: {error}")
             return []
         for entry in entries:
             # Listing told what it is, so only links are looked up.
@@ -152,12 +165,22 @@ class FolderSource(EncodedSource):
             if entry.name.startswith("."):
                 self._skip(name, "hidden")
             elif entry.is_symlink() and not os.path.exists(entry.path):
-                self._skip(name, "a broken link")
+                self._skip(name, "a broken link", int(is_picture(name)))
             elif not wanted(entry):
-                self._skip(name, otherwise)
+                self._skip_misplaced(name, entry)
             else:
                 kept.append(entry.name)
         return kept
+
+    def _skip_misplaced(self, name: str, entry: os.DirEntry[str]) -> None:
+        if not entry.is_dir():  # a file, or a pipe where files should be
+            picture = is_picture(name)
+            reason = OUTSIDE if picture else "not in an identity's folder"
+            self._skip(name, reason, int(picture))
+        elif images := self._deeper.count(entry.path):
+            self._skip(name, TOO_DEEP, images)
+        else:
+            self._skip(name, "a folder inside an identity's folder")
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:

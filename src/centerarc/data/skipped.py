@@ -13,10 +13,12 @@ class LeftOut:
     Args:
         place: Where it is, as the source names its images.
         reason: Why.
+        images: How many images it is or holds, as far as the source knows.
     """
 
     place: str
     reason: str
+    images: int = 0
 
     @property
     def kind(self) -> str:
@@ -39,5 +41,5 @@ def left_out(source: FaceSource) -> list[LeftOut]:
         path = Path(item.path)
         if root is not None and path.is_relative_to(root):
             path = path.relative_to(root)
-        found.append(LeftOut(path.as_posix(), str(item.reason)))
+        found.append(LeftOut(path.as_posix(), str(item.reason), getattr(item, "images", 0)))
     return found

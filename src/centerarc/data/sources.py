@@ -17,6 +17,7 @@ _SOURCES = {
     "synthetic": ("centerarc.data.synthetic", "SyntheticFaces"),
 }
 _LISTS = (".csv", ".tsv", ".parquet")
+_SUFFIXES = ", ".join(_LISTS)
 
 
 def list_sources() -> list[str]:
@@ -93,6 +94,9 @@ def open_source(
     *,
     image_size: int | None = None,
     progress: Callable[[int, int], Any] | None = None,
+    root: str | os.PathLike[str] | None = None,
+    path_column: str | None = None,
+    identity_column: str | None = None,
 ) -> FaceSource:
     """Opens whatever lies at a path; see `source_kind`.
 
@@ -101,15 +105,28 @@ def open_source(
         image_size: Side in pixels to which images are resized; None leaves them as they are.
         progress: Called with what is done and what there is where opening takes a pass over the
             data (records or shards without an index).
+        root: Of a list: where its relative paths start; None is its own folder.
+        path_column: Of a list: the column with the path of each image; None is `path`.
+        identity_column: Of a list: the column with the name of who is on it; None is `identity`.
 
     Returns:
         The source.
 
     Raises:
-        ValueError: If there is nothing known, or it cannot be opened.
+        ValueError: If there is nothing known, it cannot be opened, or an option of lists is given
+            for another kind.
     """
     kind = source_kind(path)
     options: dict[str, Any] = {"image_size": image_size}
+    of_list = {"root": root, "path_column": path_column, "identity_column": identity_column}
+    given = {name: value for name, value in of_list.items() if value is not None}
+    if given and kind != "list":
+        flag = next(iter(given)).replace("_", "-")
+        raise ValueError(
+            f"{flag} is {str(next(iter(given.values())))!r}, which is for lists ({_SUFFIXES}); "
+            f"{os.fspath(path)!r} is of the kind {kind!r}"
+        )
+    options |= given
     if kind in ("recordio", "shards"):
         options["progress"] = progress
     module, name = _SOURCES[kind]

@@ -1,6 +1,8 @@
 """Splitting a source by people into a part to train on and a part held out."""
 
+import filecmp
 import os
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from centerarc.data.source import FaceSource
 from centerarc.data.subset import Subset, split_identities
 
 _MARK = "\ufeff".encode()
+_SPLIT_FILES = ("train.txt", "train.csv", "held-out.txt", "held-out.csv")
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ def split_source(
 
     Args:
         source: The source.
-        fraction: Part of all people to hold out, in (0, 1); either this or `count`.
+        fraction: Part to hold out of the people with enough images, in (0, 1); either this or
+            `count`.
         count: How many people to hold out, at least 1.
         seed: Chooses who, at least 0.
         min_images: People with fewer images are never held out, as one image makes no pair of the
@@ -76,7 +80,7 @@ def split_source(
     people = source.identities
     images = np.bincount(source.labels, minlength=len(people))
     enough = [name for name, has in zip(people, images, strict=True) if has >= min_images]
-    wanted = count if fraction is None else max(round(fraction * len(people)), 1)
+    wanted = count if fraction is None else max(round(fraction * len(enough)), 1)
     assert wanted is not None
     if wanted >= len(enough):
         raise ValueError(
@@ -89,7 +93,9 @@ def split_source(
     )
 
 
-def write_split(folder: str | os.PathLike[str], source: FaceSource, split: Split) -> list[Path]:
+def write_split(
+    folder: str | os.PathLike[str], source: FaceSource, split: Split, *, overwrite: bool = False
+) -> list[Path]:
     """Writes who is on which side: `train.txt` and `held-out.txt`, names, one a line.
 
     Where the images are files it also writes `train.csv` and `held-out.csv`, lists of absolute
@@ -99,18 +105,44 @@ def write_split(folder: str | os.PathLike[str], source: FaceSource, split: Split
         folder: Where to write; made if absent.
         source: What was split.
         split: Its people.
+        overwrite: Replace the files of another split; otherwise they stay and it is an error.
 
     Returns:
         The files.
 
     Raises:
-        ValueError: If a name cannot be written.
+        ValueError: If a name cannot be written, or the folder holds files of another split.
         OSError: If a file cannot be written.
     """
+    target = Path(folder)
+    present = [target / name for name in _SPLIT_FILES if os.path.lexists(target / name)]
+    if present and not overwrite:
+        # A list may be large: both are compared on the disk.
+        with tempfile.TemporaryDirectory() as place:
+            wanted = _write_parts(Path(place), source, split)
+            for path in wanted:
+                there = target / path.name
+                if os.path.lexists(there) and not _same(path, there):
+                    raise ValueError(
+                        f"{str(there)!r} is of another split; choose another folder or replace its "
+                        "files with --overwrite"
+                    )
+    written = _write_parts(target, source, split)
+    for path in present:
+        if overwrite and path not in written:  # the list of a split that had files
+            path.unlink()
+    return written
+
+
+def _same(first: Path, second: Path) -> bool:
+    return second.is_file() and filecmp.cmp(first, second, shallow=False)
+
+
+def _write_parts(folder: Path, source: FaceSource, split: Split) -> list[Path]:
     written = []
     files = _files(source)
     for part, names in (("train", split.train), ("held-out", split.held_out)):
-        path = Path(folder) / f"{part}.txt"
+        path = folder / f"{part}.txt"
         write_identities(path, names)
         written.append(path)
         if files is not None:

@@ -50,7 +50,8 @@ def test_everything_is_in_the_json(faces: Path, tmp_path: Path) -> None:
     (faces / "p0" / "0.png").write_bytes((faces / "p0" / "0.png").read_bytes()[:200])
     assert check(faces, workers=0, json=tmp_path / "all.json") == 1
     found = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))
-    assert (found["images"], found["identities"], found["readable"]) == (43, 21, 42)
+    assert (found["images"], found["identities"], found["decoded"]) == (43, 21, 42)
+    assert (found["left_out_at_opening"], found["labels_judged"]) == (0, None)
     assert found["counts"] == {"truncated": 1, "tiny": 1}
     assert [(p["place"], p["severity"]) for p in found["problems"]] == [
         ("p0/0.png", "error"),
@@ -58,15 +59,26 @@ def test_everything_is_in_the_json(faces: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_a_model_judges_what_can_be_read(faces: Path, tmp_path: Path) -> None:
+def test_a_model_judges_what_can_be_read_and_says_how_far_to_trust_it(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from centerarc.models import create_model, save_weights
 
     save_weights(tmp_path / "face.safetensors", create_model("mobilefacenet", embedding_size=16))
     (faces / "p0" / "0.png").write_bytes((faces / "p0" / "0.png").read_bytes()[:200])
     report = tmp_path / "report.html"
     model = tmp_path / "face.safetensors"
-    assert check(faces, workers=0, model=model, report=report, device="cpu") == 1
+    found = tmp_path / "all.json"
+    done = check(faces, workers=0, model=model, report=report, json=found, device="cpu")
+    assert done == 1
     assert "truncated" in report.read_text(encoding="utf-8")
+    shown = " ".join(capsys.readouterr().out.split())
+    # p0 has one image left, p3 three.
+    assert "labels judged by the model: 41 images of 20 people" in shown
+    assert "too weak to judge these labels" in shown  # it was never trained
+    assert "too weak to judge" in report.read_text(encoding="utf-8")
+    judged = json.loads(found.read_text(encoding="utf-8"))["labels_judged"]
+    assert (judged["images"], judged["people"], judged["too_weak"]) == (41, 20, True)
 
 
 def test_a_model_that_cannot_be_used_is_refused_before_the_work(
@@ -82,3 +94,33 @@ def test_a_model_that_cannot_be_used_is_refused_before_the_work(
     (faces / "p1").rmdir()
     with pytest.raises(ValueError, match="only 19 identities have two"):
         check(faces, model=tmp_path / "nowhere.safetensors")
+
+
+def test_terminal_and_page_say_how_many_images_were_decoded_and_how_many_left_out(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (faces / "p0" / "0.png").write_bytes((faces / "p0" / "0.png").read_bytes()[:200])
+    (faces / "p1" / "empty.png").touch()
+    (faces / "p1" / "notes.txt").touch()
+    save(faces / "p2" / "more" / "1.png", scene(500))
+    check(faces, workers=0, report=tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "42 images were decoded, 1 could not be; 2 images were left out when" in page
+    assert "2 images have an error and must not be trained on" in page
+    assert "places" not in page.replace('class="places"', "").split("</style>")[1]
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "42 of 43 images decoded" in shown
+    assert "2 more images left out at opening" in shown
+
+
+def test_people_one_level_too_deep_are_said_to_be_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for person in range(3):
+        save(tmp_path / "set" / "part" / f"p{person}" / "1.png", scene(person))
+    save(tmp_path / "set" / "thumbnails" / "1.png", scene(9))
+    assert check(tmp_path / "set", workers=0) == 0
+    shown = capsys.readouterr()
+    assert "people seem to lie one level deeper" in shown.err
+    assert f"'{tmp_path / 'set' / 'part'}'" in shown.err
+    assert "out of reach" in shown.out

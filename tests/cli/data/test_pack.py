@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from centerarc.cli import main
-from centerarc.data import open_source, read_identities
+from centerarc.data import EncodedSource, FolderSource, open_source, read_identities
 from tests.data.packing.helpers import contents, faces, many, picture
 
 
@@ -109,3 +109,56 @@ def test_names_that_the_source_lacks_are_told(
     assert "first 'Eve'" in refused(capsys, "pack", root, out, "--format", "rec", *names)
     assert "first 'Eve'" in refused(capsys, "split", root, "--out", out, "--count", 1, *names)
     assert not out.exists()
+
+
+def test_a_list_with_other_columns_and_a_root_goes_through_every_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = many(tmp_path / "faces", people=4)
+    source = FolderSource(root)
+    rows = [f"{source.identities[n]};{p}" for p, n in zip(source.paths, source.labels, strict=True)]
+    lines = [row.replace(f"{root}/", "") for row in rows]
+    listed = tmp_path / "lists" / "all.csv"
+    listed.parent.mkdir()
+    listed.write_text("\n".join(["who;file", *lines]) + "\n", encoding="utf-8")
+    flags = ("--root", root, "--path-column", "file", "--identity-column", "who")
+    run("inspect", listed, "--workers", 0, *flags)
+    run("check", listed, "--workers", 0, "--min-side", 8, *flags)
+    run("pack", listed, tmp_path / "out", "--workers", 0, *flags)
+    packed = open_source(tmp_path / "out")
+    assert isinstance(packed, EncodedSource)
+    assert packed.labels.tolist() == source.labels.tolist()
+    assert all(packed.encoded(index) == source.encoded(index) for index in range(len(source)))
+    run("split", listed, "--out", tmp_path / "split", "--count", 1, *flags)
+    assert len(open_source(tmp_path / "split" / "train.csv").identities) == 3
+    capsys.readouterr()
+    assert "column" in refused(capsys, "check", listed, "--root", root)
+
+
+@pytest.mark.parametrize("command", ["inspect", "check", "pack", "split"])
+def test_flags_of_lists_are_refused_for_other_sources(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    root = many(tmp_path / "faces", people=2)
+    words: dict[str, list[object]] = {
+        "pack": [tmp_path / "out"],
+        "split": ["--out", tmp_path / "out", "--count", 1],
+    }
+    said = refused(capsys, command, root, *words.get(command, []), "--path-column", "file")
+    assert "path-column is 'file', which is for lists (.csv, .tsv, .parquet)" in said
+    assert "'folder'" in said
+
+
+def test_another_split_is_not_overwritten_unless_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = many(tmp_path / "faces", people=8)
+    words = ("split", root, "--out", tmp_path / "lists", "--count")
+    run(*words, 2)
+    first = read_identities(tmp_path / "lists" / "held-out.txt")
+    run(*words, 2)
+    capsys.readouterr()
+    assert "--overwrite" in refused(capsys, *words, 3)
+    assert read_identities(tmp_path / "lists" / "held-out.txt") == first
+    run(*words, 3, "--overwrite")
+    assert len(read_identities(tmp_path / "lists" / "held-out.txt")) == 3

@@ -3,16 +3,20 @@
 import io
 import os
 import struct
+import unicodedata
 import zlib
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from centerarc.data import FolderSource, create_source, leave_out, read_leave_out
 from centerarc.data.inspection import check_checksums, check_source, judge_labels, write_problems
 from centerarc.data.inspection.examine import damage
+from centerarc.data.inspection.spellings import two_spellings
 from tests.data.inspection.pictures import save, scene
 
 AS_ROOT = not hasattr(os, "geteuid") or os.geteuid() == 0
@@ -101,7 +105,7 @@ EXPECTED = {
     ("bob/moving.jpg", "wrong extension"),
     ("bob/moving.jpg", "animated"),
     ("bob/renamed.jpg", "wrong extension"),
-    ("bob/gone.jpg", "left out"),
+    ("bob/gone.jpg", "out of reach"),
     ("bob/notes.txt", "left out"),
     ("ann/9 again.jpg", "duplicate"),
     ("ann/3.jpg", "duplicate across identities"),
@@ -149,7 +153,7 @@ def test_details_say_what_and_with_what(root: Path) -> None:
     assert details["bob/tiny.png", "tiny"] == "40 x 40 pixels"
     assert details["bob/moving.jpg", "wrong extension"] == "GIF named .jpg"
     assert details["bob/moving.jpg", "animated"] == "3 pictures in one GIF"
-    assert details["bob/gone.jpg", "left out"] == "a broken link"
+    assert details["bob/gone.jpg", "out of reach"] == "a broken link"
     assert "too many pixels" in details["ann/huge.png", "unreadable"]
     assert details["ann/blank.jpg", "blank"].startswith("every pixel is RGB (")
     assert not any("\n" in detail for detail in details.values())
@@ -250,3 +254,62 @@ def test_a_model_names_the_image_and_whom_it_resembles() -> None:
     assert source.labels[problem.other] == 7
     assert problem.confidence is not None
     assert problem.confidence > 0.9
+
+
+def test_images_that_are_never_trained_on_are_warnings_and_other_files_notes(
+    tmp_path: Path,
+) -> None:
+    for number in range(3):
+        save(tmp_path / "ann" / f"{number}.png", scene(number))
+        save(tmp_path / "ann" / "2019" / f"{number}.png", scene(10 + number))
+    save(tmp_path / "stray.png", scene(20))
+    (tmp_path / "ann" / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    for name in (".DS_Store", "notes.txt", "empty folder/x.txt"):
+        (tmp_path / "ann" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "ann" / name).touch()
+    result = check_source(FolderSource(tmp_path), workers=0)
+    assert {(p.place, p.problem, p.severity) for p in result.problems} == {
+        ("ann/2019", "out of reach", "warning"),
+        ("stray.png", "out of reach", "warning"),
+        ("ann/phone.HEIC", "unread format", "warning"),
+        ("ann/.DS_Store", "left out", "note"),
+        ("ann/notes.txt", "left out", "note"),
+        ("ann/empty folder", "left out", "note"),
+    }
+    assert (result.decoded, result.left_out) == (3, 5)
+    write_problems(tmp_path / "problems.csv", result.problems, least="warning")
+    assert read_leave_out(tmp_path / "problems.csv") == set()  # none of them is served anyway
+
+
+def spelt(*names: str) -> list[tuple[str, str]]:
+    return [(problem.place, problem.detail) for problem in two_spellings(names)]
+
+
+def test_one_person_under_two_spellings_is_found() -> None:
+    assert spelt("Ann Lee", "Bob", "ann lee", "ANN LEE") == [
+        ("ann lee", "'Ann Lee' differs in case only"),
+        ("ANN LEE", "'Ann Lee' differs in case only"),
+    ]
+    composed, apart = "Zo\u00eb", "Zoe\u0308"
+    assert [place for place, _ in spelt(composed, "Zoe", apart)] == [apart]
+    assert "Unicode normal form" in spelt(composed, apart)[0][1]
+    assert [place for place, _ in spelt(composed, apart.upper())] == [apart.upper()]
+    assert "case and" in spelt(composed, apart.upper())[0][1]
+    assert spelt("Zoe", composed, "Ann_Lee", "Ann Lee") == []
+
+
+@given(st.text(min_size=1), st.sampled_from(["NFC", "NFD"]))
+def test_every_other_form_of_a_name_is_found(name: str, form: str) -> None:
+    other = unicodedata.normalize(form, name)
+    assert bool(spelt(name, other)) == (name != other)
+
+
+def test_two_folders_of_one_person_are_a_warning_of_their_own(tmp_path: Path) -> None:
+    for number, name in enumerate(("Zo\u00eb", "Zoe\u0308")):
+        save(tmp_path / name / "1.png", scene(number))
+    if len(list(tmp_path.iterdir())) < 2:
+        pytest.skip("this file system takes both names for one")
+    problems = check_source(FolderSource(tmp_path), workers=0).problems
+    assert [(p.problem, p.severity) for p in problems] == [
+        ("one identity under two spellings", "warning")
+    ]

@@ -43,8 +43,9 @@ _HELP = {
         "Writes OUT/train.txt and OUT/held-out.txt, the names of the people, for data.identities "
         "of a training and --identities of data pack; where images are files also OUT/train.csv "
         "and OUT/held-out.csv, lists that are sources themselves. The choice depends on the names, "
-        "the seed and who has enough images alone, so the same command gives the same lists. For "
-        "three parts, split again with --identities OUT/train.txt.",
+        "the seed and who has enough images alone, so the same command gives the same lists. The "
+        "files of another split stay, and --overwrite replaces them. For three parts, split again "
+        "with --identities OUT/train.txt.",
         "Exit code: 0 done, 2 wrong input, 130 interrupted.",
     ),
 }

@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from centerarc.cli.data.waiting import ListFlags
+
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from centerarc.data import FaceSource
-    from centerarc.data.inspection import CheckResult, Problem
+    from centerarc.data import FaceSource, Subset
+    from centerarc.data.inspection import CheckResult
 
 
 def check(
@@ -20,6 +22,7 @@ def check(
     json: Path | None = None,
     model: Path | None = None,
     min_side: int = 64,
+    columns: ListFlags | None = None,
     workers: int | None = None,
     device: str = "auto",
 ) -> int:
@@ -49,8 +52,9 @@ def check(
     """
     from rich.console import Console
 
-    from centerarc.cli.data.waiting import opened
+    from centerarc.cli.data.waiting import opened, reopened
     from centerarc.cli.progress import counting, waiting
+    from centerarc.data import Subset
     from centerarc.data.inspection import (
         check_checksums,
         check_source,
@@ -58,17 +62,20 @@ def check(
         write_problems,
     )
 
-    faces = opened(source)
+    faces = opened(source, columns=columns)
     network = _load(model, faces) if model is not None else None
     with counting("decoding", "images", len(faces)) as advance:
         result = check_source(faces, min_side=min_side, workers=workers, progress=advance)
     with waiting("checksums") as progress:
         result = result.with_problems(check_checksums(faces, progress=progress))
     if network is not None:
-        found = _judge(source, faces, result, network, device, workers)
-        result = result.with_problems(found)
+        readable = Subset(reopened(source, network.image_size, columns), images=result.readable)
+        result = _judged(faces, readable, result, network, device, workers)
     console = Console()
-    console.print(_table(result, str(source)))
+    _say(console, _headline(result, str(source)))
+    console.print(_table(result))
+    if result.judgement is not None:
+        _say(console, result.judgement.summary())
     if problems is not None:
         least: Literal["error", "warning"] = "error" if leave_out == "errors" else "warning"
         rows = write_problems(problems, result.problems, least=least)
@@ -91,25 +98,26 @@ def _load(path: Path, faces: "FaceSource") -> Any:
     return load_weights(path)
 
 
-def _judge(
-    path: Path,
+def _judged(
     faces: "FaceSource",
+    readable: "Subset",
     result: "CheckResult",
     network: Any,
     device: str,
     workers: int | None,
-) -> "list[Problem]":
-    from centerarc.cli.data.waiting import reopened
+) -> "CheckResult":
+    """Adds what the model says of the labels of the readable images, and how far to trust it."""
+    from dataclasses import replace
+
     from centerarc.cli.progress import counting
-    from centerarc.data import Subset, explain_dead_workers
-    from centerarc.data.inspection import judge_labels
+    from centerarc.data import explain_dead_workers
+    from centerarc.data.inspection import judge_labels, judgement
     from centerarc.data.workers import default_workers
     from centerarc.distributed import choose_device
     from centerarc.evaluation import embed
 
     # One model keeps no more of them busy.
     processes = min(default_workers(), 16) if workers is None else workers
-    readable = Subset(reopened(path, image_size=network.image_size), images=result.readable)
     with (
         counting("embedding", "images", len(readable)) as advance,
         explain_dead_workers(processes),
@@ -121,18 +129,26 @@ def _judge(
             workers=processes,
             progress=advance,
         )
-    return judge_labels(faces, readable.indices, embeddings)
+    found = judge_labels(faces, readable.indices, embeddings)
+    return replace(result.with_problems(found), judgement=judgement(embeddings, readable.labels))
 
 
-def _table(result: "CheckResult", name: str) -> "Table":
+def _headline(result: "CheckResult", name: str) -> str:
+    line = f"{name}: {result.decoded:,} of {result.images:,} images decoded, "
+    line += f"{result.identities:,} identities"
+    if result.left_out:
+        line += f"; {result.left_out:,} more images left out at opening"
+    return line
+
+
+def _table(result: "CheckResult") -> "Table":
     from rich.table import Table
     from rich.text import Text
 
     from centerarc.data.inspection import KINDS
 
     # Text, not str: a path may hold what rich takes for markup.
-    title = f"{name}: {result.images:,} images of {result.identities:,} identities"
-    table = Table(title=Text(title), title_justify="left")
+    table = Table()
     for column in ("problem", "severity"):
         table.add_column(column, no_wrap=True)
     table.add_column("count", justify="right", no_wrap=True)
@@ -158,12 +174,16 @@ def _write_json(path: Path, result: "CheckResult", name: str) -> None:
 
     from centerarc.data import atomic_path
 
+    by = result.judgement
+    judged = None if by is None else {**asdict(by), "too_weak": by.too_weak}
     content = {
         "source": name,
         "images": result.images,
         "identities": result.identities,
-        "readable": int(result.readable.sum()),
+        "decoded": result.decoded,
+        "left_out_at_opening": result.left_out,
         "errors": result.errors,
+        "labels_judged": judged,
         "counts": result.counts(),
         "problems": [{**asdict(p), "severity": p.severity} for p in result.problems],
     }

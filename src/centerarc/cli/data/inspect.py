@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from centerarc.cli.data.waiting import ListFlags
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -18,6 +20,7 @@ def inspect(
     /,
     *,
     report: Path | None = None,
+    columns: ListFlags | None = None,
     workers: int | None = None,
 ) -> None:
     """Show what a set of images holds; reads headers only, decodes nothing.
@@ -39,7 +42,7 @@ def inspect(
 
     if report is not None:
         require_plotly()
-    faces = opened(source)
+    faces = opened(source, columns=columns)
     with counting("reading headers", "images", len(faces)) as progress:
         overview = inspect_source(faces, workers=workers, progress=progress)
     console = Console()

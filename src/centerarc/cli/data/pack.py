@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from centerarc.cli.data.waiting import ListFlags
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -26,6 +28,7 @@ def pack(
     min_images: int = 1,
     identities: Path | None = None,
     leave_out: Path | None = None,
+    columns: ListFlags | None = None,
     shuffle: int | None = None,
     workers: int | None = None,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
@@ -72,7 +75,7 @@ def pack(
     from centerarc.data.packing import pack as run
     from centerarc.data.splitting import read_identities
 
-    found = opened(source)
+    found = opened(source, columns=columns)
     try:
         with stages("images") as progress:
             report = run(

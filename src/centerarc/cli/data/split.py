@@ -1,6 +1,11 @@
 """``centerarc data split``: people to train on and people held out."""
 
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from centerarc.cli.data.waiting import ListFlags
 
 
 def split(
@@ -13,6 +18,8 @@ def split(
     seed: int = 0,
     min_images: int = 2,
     identities: Path | None = None,
+    columns: ListFlags | None = None,
+    overwrite: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Split a set of faces by people, so that nobody held out is seen in training.
 
@@ -32,6 +39,8 @@ def split(
         People with fewer images are not held out but trained on: one image makes no pair.
     identities
         Split the people named in this file only, one a line.
+    overwrite
+        Replace the files that another split left in the folder.
     """
     import numpy as np
     from rich.console import Console
@@ -42,7 +51,7 @@ def split(
     from centerarc.data import read_identities, split_source, subset
     from centerarc.data.splitting import write_split
 
-    found = opened(source)
+    found = opened(source, columns=columns)
     if identities is not None:
         chosen = set(read_identities(identities))
         if unknown := chosen.difference(found.identities):
@@ -52,7 +61,7 @@ def split(
             )
         found = subset(found, [name for name in found.identities if name in chosen])
     parts = split_source(found, fraction=fraction, count=count, seed=seed, min_images=min_images)
-    written = write_split(out, found, parts)
+    written = write_split(out, found, parts, overwrite=overwrite)
     images = np.bincount(found.labels, minlength=len(found.identities))
     number = dict(zip(found.identities, images.tolist(), strict=True))
     # Text, not str: a path may hold what rich takes for markup.

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from centerarc.data.folder import EXTENSIONS, natural_key
+from centerarc.data.extensions import EXTENSIONS
+from centerarc.data.folder import natural_key
 
 
 @dataclass(frozen=True)

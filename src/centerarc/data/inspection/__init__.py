@@ -9,6 +9,7 @@ from centerarc.data.inspection.check import (
 from centerarc.data.inspection.check_page import write_check_page
 from centerarc.data.inspection.counts import CountStatistics, count_statistics
 from centerarc.data.inspection.inspect_page import require_plotly, write_inspect_page
+from centerarc.data.inspection.judgement import Judgement, judgement
 from centerarc.data.inspection.label_errors import LabelError, find_label_errors
 from centerarc.data.inspection.overview import Overview, inspect_source
 from centerarc.data.inspection.problems import KINDS, Problem, write_problems
@@ -19,6 +20,7 @@ __all__ = [
     "KINDS",
     "CheckResult",
     "CountStatistics",
+    "Judgement",
     "LabelError",
     "Overview",
     "Problem",
@@ -29,6 +31,7 @@ __all__ = [
     "find_label_errors",
     "inspect_source",
     "judge_labels",
+    "judgement",
     "require_plotly",
     "tail_plot",
     "write_check_page",

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from centerarc.data import source as sources
-from centerarc.data.folder import natural_key
+from centerarc.data.folder import UNLISTED, UNREAD, natural_key
 from centerarc.data.inspection.duplicates import find_duplicates
 from centerarc.data.inspection.examine import Examined, examine
+from centerarc.data.inspection.judgement import Judgement
 from centerarc.data.inspection.label_errors import find_label_errors
 from centerarc.data.inspection.problems import KINDS, SEVERITIES, Problem
+from centerarc.data.inspection.spellings import two_spellings
 from centerarc.data.processes import in_chunks, in_order
 from centerarc.data.skipped import left_out
 from centerarc.data.source import FaceSource
@@ -33,12 +35,21 @@ class CheckResult:
         identities: Identities of the source.
         problems: Worst kind first, then by place in natural order.
         readable: `(images,)` bool, which of them can be decoded.
+        left_out: Images that the source left out when it was opened, as far as it knows.
+        judgement: How far a model can be trusted that judged the labels; None if none did.
     """
 
     images: int
     identities: int
     problems: list[Problem]
     readable: npt.NDArray[np.bool_]
+    left_out: int = 0
+    judgement: Judgement | None = None
+
+    @property
+    def decoded(self) -> int:
+        """The number of images that can be decoded."""
+        return int(self.readable.sum())
 
     @property
     def errors(self) -> int:
@@ -53,7 +64,7 @@ class CheckResult:
     def with_problems(self, more: Iterable[Problem]) -> "CheckResult":
         """Returns the same with more problems, such as those that a model sees."""
         every = _ordered([*self.problems, *more])
-        return CheckResult(self.images, self.identities, every, self.readable)
+        return replace(self, problems=every)
 
 
 def kinds_by_severity() -> list[str]:
@@ -104,7 +115,14 @@ def check_source(
         beside = _named(source, index, other)
         problems.append(_problem(source, index, kind, f"{detail} {beside}", other=other))
     problems += _skipped(source)
-    return CheckResult(len(source), len(source.identities), _ordered(problems), examined.readable)
+    problems += two_spellings(source.identities)
+    return CheckResult(
+        len(source),
+        len(source.identities),
+        _ordered(problems),
+        examined.readable,
+        left_out=sum(item.images for item in left_out(source)),
+    )
 
 
 def judge_labels(
@@ -197,6 +215,12 @@ def _skipped(source: FaceSource) -> Iterator[Problem]:
         if item.kind == "unreadable":
             detail = item.reason.partition(": ")[2]
             kind = "empty" if "empty" in detail else "unreadable"
+        elif item.kind == UNREAD:
+            kind = "unread format"
+        elif item.images or item.kind == UNLISTED:
+            kind = "out of reach"
+            if item.images > 1:
+                detail = f"{detail}: {item.images:,} images"
         yield Problem(item.place, identity if rest else "", kind, detail)
 
 

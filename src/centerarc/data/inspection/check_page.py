@@ -43,13 +43,38 @@ def write_check_page(
 
 
 def _headline(result: CheckResult) -> str:
-    images = f"Each of {result.images:,} images was decoded"
+    failed = result.images - result.decoded
+    images = f"{_images(result.decoded)} decoded"
+    images += f", {failed:,} could not be" if failed else ""
+    if result.left_out:
+        images += f"; {_images(result.left_out)} left out when the source was opened"
     if not result.problems:
-        return f"{images}; nothing was found."
-    if not result.errors:
-        return f"{images}; none must be left out of a training."
-    places = {p.place for p in result.problems if p.severity == "error"}
-    return f"{images}; {len(places):,} places have an error and must not be trained on."
+        end = "nothing was found."
+    elif not result.errors:
+        end = "none must be left out of a training."
+    else:
+        # One image may have several errors, and an archive of images may have one.
+        errors = [p for p in result.problems if p.severity == "error"]
+        bad = len({p.place for p in errors if KINDS[p.problem].of_image})
+        other = len({p.place for p in errors if not KINDS[p.problem].of_image})
+        found = [_count(bad, "image")] if bad else []
+        found += [_count(other, "archive")] if other else []
+        verb = "has an error" if bad + other == 1 else "have an error"
+        end = f"{' and '.join(found)} {verb} and must not be trained on."
+    judged = f" {_sentence(result.judgement.summary())}" if result.judgement else ""
+    return f"{images}; {end}{judged}"
+
+
+def _images(number: int) -> str:
+    return f"{_count(number, 'image')} {'was' if number == 1 else 'were'}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _sentence(line: str) -> str:
+    return f"{line[0].upper()}{line[1:]}."
 
 
 def _section(source: FaceSource, result: CheckResult, kind: str, count: int) -> dict[str, Any]:

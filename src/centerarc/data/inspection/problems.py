@@ -63,6 +63,23 @@ KINDS: dict[str, Kind] = {
         "By the model, two identities are one person; the images of the smaller one are listed. "
         "Joining the two is better than leaving one out.",
     ),
+    "out of reach": Kind(
+        "warning",
+        "Images, by their names, that are not trained on because they lie outside a person's "
+        "folder or in a folder inside it, or because a link or a folder cannot be followed.",
+        of_image=False,
+    ),
+    "unread format": Kind(
+        "warning",
+        "A picture in a format that is not read, so it is not trained on: save it as JPEG or PNG.",
+        of_image=False,
+    ),
+    "one identity under two spellings": Kind(
+        "warning",
+        "Two identities whose names differ only in case or in how their letters are encoded "
+        "(Unicode normal form): almost surely one person, learned as two. Join them.",
+        of_image=False,
+    ),
     "tiny": Kind("warning", "The shorter side has fewer pixels than a face needs."),
     "duplicate": Kind(
         "note", "The same picture again within one identity: harmless, but it counts twice."

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from centerarc.data.folder import EXTENSIONS
+from centerarc.data.extensions import EXTENSIONS
 from centerarc.data.packing.checksums import write_checksums
 from centerarc.data.packing.parts import Contents, Folders, PackFormat, Plan, Sample, ends_by
 from centerarc.data.recordio import check_identity, finish, image_keys, write_part
