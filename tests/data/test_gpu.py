@@ -15,9 +15,7 @@ pytestmark = [
 def test_batches_are_pinned_and_normalised_on_the_device(workers: int) -> None:
     source = create_source("synthetic", num_identities=4, images_per_identity=4, image_size=32)
     augment = Augmentation(AugmentationConfig())
-    with TrainLoader(
-        source, batch_size=8, augmentation=augment, seed=0, workers=workers
-    ) as loader:
+    with TrainLoader(source, batch_size=8, augmentation=augment, seed=0, workers=workers) as loader:
         for images, _ in loader:
             assert images.is_pinned()
             on_device = to_input(images.to("cuda", non_blocking=True))
