@@ -48,6 +48,7 @@ class GivenOrder:
     """
 
     note = ""
+    batch_size = None
 
     def __init__(self, indices: Indices) -> None:
         self.indices = indices

@@ -1,92 +1,286 @@
-"""``centerarc evaluate`` from files to a table and JSON."""
+"""``centerarc evaluate`` as a user meets it: every protocol, and every wrong input in one line."""
 
 import json
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from cyclopts import App
-from PIL import Image
 
-from centerarc.cli.evaluate import evaluate
+from centerarc.cli import main
+from tests.evaluation.protocols.faces import (
+    FLAGS,
+    bin_set,
+    cosine,
+    embeddings,
+    folder,
+    lfw_pairs,
+    model,
+    picture,
+)
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """Weights of a fresh model, six small people, and pairs of two folds."""
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("evaluate")
+    folder(root / "faces")
+    lfw_pairs(root / "pairs.txt")
+    model(root / "m.onnx")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _there(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(files)
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def run(*words: object) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main([str(word) for word in words])
+    assert isinstance(stop.value.code, int)
+    return stop.value.code
+
+
+ONNX = ["m.onnx", *FLAGS, "--workers", 0]
+PAIRS = ["--pairs", "pairs.txt", "--images", "faces"]
+
+
+def test_pairs_give_a_table_and_json_with_the_scores_beside(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.json"
+    assert run("evaluate", *ONNX, *PAIRS, "--json", out) == 0
+    shown = capsys.readouterr().out
+    for words in ("2 folds", "EER", "compactness", "those that the pairs file names"):
+        assert words in " ".join(shown.replace("│", " ").split())
+    found = json.loads(out.read_text(encoding="utf-8"))
+    numbers = found["verification"]
+    assert (numbers["num_genuine"], numbers["num_impostor"], numbers["num_people"]) == (6, 6, 6)
+    assert f"{100 * numbers['kfold_accuracy']['value']:.2f} %" in shown
+    assert numbers["tar_at_far"]["0.1"]["value"] is None
+    assert found["data"]["distinct_images"] == 12
+    assert found["model"]["preprocessing"]["image_size"] == 4
+    with np.load(tmp_path / found["scores"], allow_pickle=False) as stored:
+        expected = [cosine((name, 1), (name, 2)) for name in ("Ann", "Bob", "Cyd")]
+        np.testing.assert_allclose(stored["scores"][:3], expected, rtol=1e-6)
+        assert stored["scores"][3] == pytest.approx(cosine(("Ann", 1), ("Cyd", 2)), rel=1e-6)
+
+
+def test_the_recorded_command_repeats_the_evaluation(tmp_path: Path) -> None:
+    words = ["evaluate", *ONNX, *PAIRS, "--folds", "2", "--mirror", "--far", "0.5", "0.25"]
+    assert run(*words, "--json", tmp_path / "a.json") == 0
+    first = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
+    command = shlex.split(first["command"])
+    assert command[0] == "centerarc"
+    (tmp_path / "a.json").unlink()
+    assert run(*command[1:]) == 0
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == first
+    assert first["data"]["folds"] == [2]
+    assert "best_accuracy" in first["verification"]
+    assert "0.25" in first["verification"]["tar_at_far"]
+
+
+def test_embeddings_score_like_the_model_that_made_them(tmp_path: Path) -> None:
+    file = tmp_path / "e.npz"
+    assert run("embed", "faces", "--model", "m.onnx", *FLAGS, "-o", file, "--workers", 0) == 0
+    assert run("evaluate", *ONNX, *PAIRS, "--json", tmp_path / "a.json") == 0
+    assert run("evaluate", file, "--pairs", "pairs.txt", "--json", tmp_path / "b.json") == 0
+    a, b = (json.loads((tmp_path / f"{n}.json").read_text(encoding="utf-8")) for n in "ab")
+    assert a["verification"] == b["verification"]
+    assert a["pairs_sha256"] == b["pairs_sha256"]
+    assert a["separability"] == b["separability"]
+
+
+def test_a_run_and_a_public_checkpoint_are_models_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     import torch
 
     from centerarc.models import create_model, save_weights
 
-    root = tmp_path_factory.mktemp("evaluate")
-    rng = np.random.default_rng(0)
-    for name in "ABCDEF":
-        (root / "faces" / name).mkdir(parents=True)
-        base = rng.integers(0, 256, size=(7, 7, 3))
-        for number in (1, 2):
-            noisy = np.clip(base + rng.integers(-9, 10, size=base.shape), 0, 255).astype(np.uint8)
-            image = Image.fromarray(noisy).resize((112, 112), Image.Resampling.BICUBIC)
-            image.save(root / "faces" / name / f"{name}_{number:04d}.jpg")
-    lines = ["2\t3"]
-    for fold in ("ABC", "DEF"):
-        lines += [f"{name}\t1\t2" for name in fold]
-        lines += [f"{fold[i]}\t1\t{fold[i - 1]}\t2" for i in range(3)]
-    (root / "pairs.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    torch.manual_seed(0)
-    model = create_model("mobilefacenet", embedding_size=32)
-    save_weights(root / "best.safetensors", model)
-    return root
+    network = create_model("mobilefacenet_small", image_size=32, embedding_size=8)
+    save_weights(tmp_path / "best.safetensors", network)
+    assert run("evaluate", tmp_path, *PAIRS, "--device", "cpu", "--workers", 0) == 0
+    assert "best.safetensors: 12 pairs" in capsys.readouterr().out.replace("\n", "")
+    torch.save(create_model("mobilefacenet").state_dict(), tmp_path / "public.pt")
+    words = ["evaluate", tmp_path / "public.pt", *PAIRS, "--workers", 0]
+    assert run(*words, "--architecture", "mobilefacenet") == 0
 
 
-def run(files, *more):
-    app = App(result_action="return_value")
-    app.command(evaluate)
-    arguments = ["--images", f"{files}/faces", "--pairs", f"{files}/pairs.txt", "--device", "cpu"]
-    app(["evaluate", str(files), *arguments, *more], exit_on_error=False)
-
-
-def test_a_run_folder_gives_a_table_and_json(files, tmp_path, capsys):
-    run(files, "--json", str(tmp_path / "out.json"))
+def test_a_list_is_broken_down_by_its_columns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = ["image_a,image_b,same,light,age_a,age_b"]
+    for i, name in enumerate(["Ann", "Bob", "Cyd", "Dan"]):
+        other = ["Ann", "Bob", "Cyd", "Dan"][i - 1]
+        light = "dark" if i % 2 else "bright"
+        for a, b, same in ((name, name, 1), (name, other, 0)):
+            rows.append(f"{a}/{a}_0001.png,{b}/{b}_0002.png,{same},{light},old,young")
+    (tmp_path / "list.csv").write_text("\n".join(rows), encoding="utf-8")
+    words = ["--pairs", tmp_path / "list.csv", "--images", "faces", "--by", "light", "age"]
+    assert run("evaluate", *ONNX, *words, "--json", tmp_path / "o.json") == 0
     shown = capsys.readouterr().out
-    assert "2 folds" in shown
-    assert "EER" in shown
-    result = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
-    assert result["distinct_images"] == 12
-    assert (result["num_genuine"], result["num_impostor"], result["num_people"]) == (6, 6, 6)
-    assert f"{100 * result['kfold_accuracy']['value']:.2f} %" in shown
-    assert result["tar_at_far"]["0.1"]["value"] is None
+    assert "By light" in shown
+    found = json.loads((tmp_path / "o.json").read_text(encoding="utf-8"))["verification"]
+    groups = found["breakdowns"]
+    assert [group["name"] for group in groups["light"]["groups"]] == ["bright", "dark"]
+    assert [group["name"] for group in groups["age"]["groups"]] == ["old | young"]
+    assert groups["light"]["groups"][0]["num_genuine"] == 2
 
 
-def test_one_fold_is_called_optimistic(files, tmp_path, capsys):
-    run(files, "--folds", "2", "--mirror", "--json", str(tmp_path / "out.json"))
-    assert "best accuracy" in capsys.readouterr().out
-    result = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
-    assert "kfold_accuracy" not in result
-    assert (result["folds"], result["mirror"], result["distinct_images"]) == ([2], True, 6)
+def test_a_bin_set_says_that_people_are_unknown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = bin_set(tmp_path / "lfw.bin", Path("faces"))
+    assert run("evaluate", *ONNX, "--pairs", path, "--convention", "grid") == 0
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "10 folds" in shown
+    assert "convention grid" in shown
+    assert "None: the people of the pairs were not given." in shown
+    assert "compactness" not in shown
 
 
-def test_a_public_checkpoint_needs_its_models_name(files, tmp_path, capsys):
-    import torch
+def test_probes_are_looked_up_in_a_gallery(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for person in ("Ann", "Bob", "Cyd"):
+        picture(tmp_path / "gallery" / person / "1.png", person, 1)
+    for person in ("Ann", "Bob", "Eve"):
+        for number in (2, 3):
+            picture(tmp_path / "probes" / person / f"{number}.png", person, number)
+    # A distractor who is called like a probe's person is somebody else.
+    picture(tmp_path / "more" / "Ann" / "9.png", "Fay", 1)
+    words = ["--gallery", tmp_path / "gallery", "--probes", tmp_path / "probes"]
+    words += ["--distractors", tmp_path / "more", "--ranks", 1, 2, "--fpir", 0.5, 0.1]
+    assert run("evaluate", *ONNX, *words, "--json", tmp_path / "o.json") == 0
+    assert "2 of them distractors" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+    found = json.loads((tmp_path / "o.json").read_text(encoding="utf-8"))["identification"]
+    assert found["gallery_people"] == [4]
+    assert found["distractors"] == [2]  # Cyd, whom no probe is of, and the one of that folder
+    assert (found["mated_probes"], found["nonmated_probes"]) == ([4], [2])
+    # By hand: each probe against the four people of the gallery.
+    gallery = {"Ann": ("Ann", 1), "Bob": ("Bob", 1), "Cyd": ("Cyd", 1), "more": ("Fay", 1)}
+    ranks = []
+    for probe in [(p, n) for p in ("Ann", "Bob") for n in (2, 3)]:
+        scores = {name: cosine(probe, face) for name, face in gallery.items()}
+        ranks.append(sum(s >= scores[probe[0]] for s in scores.values()))
+    for rank in (1, 2):
+        within = np.mean([found_at <= rank for found_at in ranks])
+        assert found["cmc"][str(rank)]["value"] == pytest.approx(within)
+    assert found["tpir_at_fpir"]["0.1"]["value"] is None
 
-    from centerarc.models import create_model
 
-    path = tmp_path / "public.pt"
-    torch.save(create_model("mobilefacenet").state_dict(), path)
-    app = App(result_action="return_value")
-    app.command(evaluate)
-    arguments = ["--images", f"{files}/faces", "--pairs", f"{files}/pairs.txt"]
-    app(["evaluate", str(path), *arguments, "--model", "mobilefacenet"], exit_on_error=False)
-    assert "accuracy" in capsys.readouterr().out
-
-
-def test_folds_that_are_no_numbers_are_refused(files):
-    with pytest.raises(ValueError, match="numbers with commas between"):
-        run(files, "--folds", "a,b")
-    with pytest.raises(ValueError, match=r"some of \[1, 2\]"):
-        run(files, "--folds", "3")
+def test_files_of_embeddings_need_no_model(tmp_path: Path) -> None:
+    gallery = embeddings(tmp_path / "g.npz", [("a", "Ann", [1, 0]), ("b", "Bob", [0, 1])])
+    probes = embeddings(tmp_path / "p.npz", [("c", "Ann", [3, 1]), ("d", "Bob", [2, 1])])
+    words = ["--gallery", gallery, "--probes", probes, "--ranks", "1", "2"]
+    assert run("evaluate", *words, "--json", tmp_path / "o.json") == 0
+    found = json.loads((tmp_path / "o.json").read_text(encoding="utf-8"))["identification"]
+    assert [found["cmc"][rank]["value"] for rank in "12"] == [0.5, 1.0]
 
 
-def test_the_command_loads_without_torch():
+def test_templates_are_judged_in_both_ways(tmp_path: Path) -> None:
+    rows = ["template,image,identity,role"]
+    for person in ("Ann", "Bob", "Cyd"):
+        rows.append(f"{person}-known,{person}/{person}_0001.png,{person},gallery")
+        rows.append(f"{person}-asked,{person}/{person}_0002.png,{person},probe")
+    (tmp_path / "t.csv").write_text("\n".join(rows), encoding="utf-8")
+    pairs = ["template_a,template_b,same", "Ann-known,Ann-asked,1", "Ann-known,Bob-asked,0"]
+    (tmp_path / "p.csv").write_text("\n".join(pairs), encoding="utf-8")
+    words = ["--templates", tmp_path / "t.csv", "--pairs", tmp_path / "p.csv", "--images", "faces"]
+    out = tmp_path / "o.json"
+    assert run("evaluate", *ONNX, *words, "--weighting", "norm", "--json", out) == 0
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert found["templates"]["weighting"] == "norm"
+    assert found["identification"]["cmc"]["1"]["value"] == 1.0
+    with np.load(tmp_path / "o.scores.npz") as stored:
+        expected = [cosine(("Ann", 1), ("Ann", 2)), cosine(("Ann", 1), ("Bob", 2))]
+        np.testing.assert_allclose(stored["scores"], expected, rtol=1e-5)
+
+
+def test_the_page_is_written_with_the_result(tmp_path: Path) -> None:
+    pytest.importorskip("plotly")
+    out = tmp_path / "r.html"
+    assert run("evaluate", *ONNX, *PAIRS, "--report", out, "--title", "Tiny & <small>") == 0
+    page = out.read_text(encoding="utf-8")
+    assert "<title>Tiny &amp; &lt;small&gt;</title>" in page
+    assert "centerarc evaluate m.onnx" in page
+
+
+NAN = [("Ann/Ann_0001.png", "Ann", [1, 0]), ("Ann/Ann_0002.png", "Ann", [float("nan"), 0])]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "give one of pairs, gallery with probes, templates or ijb; got none"),
+        (PAIRS, "give a model, or a file of embeddings"),
+        ([*ONNX, *PAIRS, "--ijb", "faces"], "got pairs and ijb"),
+        ([*ONNX, *PAIRS, "--probes", "faces"], "probes is for gallery, not for pairs"),
+        ([*ONNX, *PAIRS, "--weighting", "norm"], "weighting is for templates and ijb"),
+        ([*ONNX, *PAIRS, "--folds", "a,b"], "numbers with commas between"),
+        ([*ONNX, *PAIRS, "--folds", "3"], "some of [1, 2] in pairs.txt, got [3]"),
+        ([*ONNX, *PAIRS, "--far", "2"], "far must be in (0, 1), got 2"),
+        ([*ONNX, *PAIRS, "--resamples", "7"], "at least 100 resamples, got 7"),
+        ([*ONNX, *PAIRS, "--json", "m.onnx/o.json"], "'m.onnx' is no folder"),
+        ([*ONNX, *PAIRS, "--report", "faces"], "'faces' is a folder; it must name a file"),
+        ([*ONNX, *PAIRS, "--by", "age"], "pairs.txt, line 1: there is no column 'age'"),
+        ([*ONNX, "--pairs", "pairs.txt"], "images must name the folder"),
+        ([*ONNX, "--pairs", "gone.txt", "--images", "faces"], "gone.txt"),
+        ([*ONNX, "--pairs", "unknown.txt", "--images", "faces"], "Zoe/Zoe_0001.jpg (line 2)"),
+        ([*ONNX, "--pairs", "gone.csv"], "gone.csv"),
+        ([*ONNX, "--pairs", "column.csv"], "column.csv, line 1: there is no column 'same'"),
+        ([*ONNX, "--pairs", "image.csv"], "'faces/Ann/3.png' (line 2)"),
+        ([*ONNX, "--pairs", "cut.bin"], "cut.bin"),
+        ([*ONNX, "--gallery", "faces"], "gallery needs probes"),
+        ([*ONNX, "--gallery", "faces", "--probes", "other"], "nobody of 'other' is in 'faces'"),
+        (["--gallery", "faces", "--probes", "nan.npz"], "give a model"),
+        (["nan.npz", "--pairs", "pairs.txt"], "not finite, in row 1 ('Ann/Ann_0002.png')"),
+        (["few.npz", "--pairs", "pairs.txt"], "'Bob/Bob_0001' (line 3)"),
+        (["few.npz", "--pairs", "cut.bin"], "have no names to find embeddings by"),
+        (["few.npz", *PAIRS, "--mirror"], "flags of a model are not for it"),
+        (["zero.npz", "--pairs", "pairs.txt"], "row 1 ('Ann/Ann_0002.png'), counted from 0, has"),
+        (["twice.npz", "--pairs", "pairs.txt"], "rows 0 and 1, counted from 0, are both of"),
+        ([*ONNX, "--templates", "column.csv"], "line 1: there is no column 'template'"),
+        ([*ONNX, "--ijb", "faces", "--images", "faces"], "must have one file *_face_tid_mid.txt"),
+    ],
+)
+def test_wrong_input_is_one_line_with_its_place(
+    files: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    Path("unknown.txt").write_text("1\nZoe\t1\t2\nAnn\t1\tBob\t2\n", encoding="utf-8")
+    Path("column.csv").write_text("image_a,image_b,sane\na,b,1\n", encoding="utf-8")
+    text = "image_a,image_b,same\nfaces/Ann/3.png,faces/Ann/Ann_0001.png,1\n"
+    Path("image.csv").write_text(text, encoding="utf-8")
+    Path("cut.bin").write_bytes(bin_set(files / "whole.bin", Path("faces")).read_bytes()[:-500])
+    picture(Path("other") / "Zed" / "1.png", "Ann", 1)
+    embeddings(Path("nan.npz"), NAN)
+    embeddings(Path("few.npz"), [(f"Ann/Ann_000{n}.png", "Ann", [1, n]) for n in (1, 2)])
+    embeddings(Path("zero.npz"), [NAN[0], (NAN[1][0], "Ann", [0, 0])])
+    embeddings(Path("twice.npz"), [NAN[0], NAN[0]])
+    assert run("evaluate", *words) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+
+
+def test_a_model_without_direction_is_told_by_the_image(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from PIL import Image
+
+    folder(tmp_path / "faces", "Ann Bob")
+    Image.new("RGB", (8, 8)).save(tmp_path / "faces" / "Bob" / "Bob_0002.png")  # black: all 0
+    (tmp_path / "p.txt").write_text("1\nAnn\t1\t2\nAnn\t1\tBob\t2\n", encoding="utf-8")
+    words = ["--pairs", tmp_path / "p.txt", "--images", tmp_path / "faces"]
+    assert run("evaluate", *ONNX, *words) == 2
+    assert "m.onnx: the embedding of 'Bob/Bob_0002.png' has length 0" in capsys.readouterr().err
+
+
+def test_the_command_loads_without_torch() -> None:
     code = "import sys, centerarc.cli.evaluate; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,5 +1,7 @@
 """The report: one file, complete, safe, and true to its numbers."""
 
+import base64
+import hashlib
 import json
 import re
 import sys
@@ -7,8 +9,18 @@ import sys
 import numpy as np
 import pytest
 
-from centerarc.evaluation import evaluate_verification, make_pairs, pair_scores
-from centerarc.evaluation.report import FaceSample, ReportData, require_report_extra, write_report
+from centerarc.evaluation import breakdown, evaluate_verification, make_pairs, pair_scores
+from centerarc.evaluation.gallery_search import search_gallery
+from centerarc.evaluation.held_out_far import held_out_fars
+from centerarc.evaluation.identification import cmc, evaluate_identification
+from centerarc.evaluation.report import (
+    FaceSample,
+    ReportData,
+    SearchCurves,
+    require_report_extra,
+    write_report,
+)
+from centerarc.evaluation.separability import measure_separability
 
 go = pytest.importorskip("plotly.graph_objects")
 
@@ -23,9 +35,11 @@ def data():
     scores = pair_scores(embeddings, pairs.index_a, pairs.index_b)
     people = (labels[pairs.index_a], labels[pairs.index_b])
     names = [f"</script><b>{i}" for i in range(8)]
+    report = evaluate_verification(scores, pairs.same, pairs.fold, people)
+    groups = np.where(np.arange(len(pairs)) % 3, "<i>light</i>", "dark")
     return ReportData(
         title="A <title> & more",
-        verification=evaluate_verification(scores, pairs.same, pairs.fold, people),
+        verification=report,
         scores=scores,
         same=pairs.same,
         dataset="drawn pairs",
@@ -40,7 +54,26 @@ def data():
         protocol=[("Held out", "Nobody here was trained on.")],
         config="loss:\n  m: 0.5",
         command="centerarc train recipe.yaml",
+        held_out=held_out_fars(scores, pairs.same, pairs.fold, [0.1], people),
+        breakdowns={
+            "<b>light</b>": breakdown(
+                scores, pairs.same, groups, people, threshold=report.threshold, min_pairs=5
+            )
+        },
+        search=searched(),
+        separability=measure_separability(embeddings, labels, far=0.05),
     )
+
+
+def searched():
+    """Six people looked up among four, the last four probes being strangers."""
+    rng = np.random.default_rng(1)
+    people = rng.normal(size=(6, 8))
+    asked = np.repeat(np.arange(6), 2)
+    probes = people[asked] + 0.3 * rng.normal(size=(12, 8))
+    search = search_gallery(people[:4], np.arange(4), probes, asked)
+    report = evaluate_identification(search, ranks=(1, 2), fpirs=(0.5, 0.01))
+    return SearchCurves(report, cmc(search, 4), np.array([0.25, 0.5]), np.array([0.9, 1.0]))
 
 
 @pytest.fixture(scope="module")
@@ -79,14 +112,84 @@ def test_the_page_loads_nothing(page):
     assert len(page) < 8e6
 
 
+def test_only_the_two_scripts_of_the_page_may_run(page):
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page).group(1)
+    rule = next(part for part in policy.split(";") if part.strip().startswith("script-src"))
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.S)
+    digests = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts]
+    assert rule.split()[1:] == [f"'sha256-{digest}'" for digest in digests]
+    assert len(scripts) == 2
+
+
+def test_the_slider_counts_what_each_threshold_accepts(page, data):
+    steps = embedded(page, "steps")
+    assert steps["threshold"][steps["start"]] == pytest.approx(data.verification.threshold, 1e-5)
+    for at in range(0, len(steps["threshold"]), 37):
+        accepted = data.scores >= steps["threshold"][at] - 1e-9
+        assert steps["far"][at] == pytest.approx(accepted[~data.same].mean(), abs=1 / 40 + 1e-9)
+        assert steps["tar"][at] == pytest.approx(accepted[data.same].mean(), abs=1 / 40 + 1e-9)
+    mark = next(mark for mark in steps["marks"] if mark["name"].startswith("FAR 10"))
+    assert steps["far"][mark["step"]] == pytest.approx(data.verification.calibrated[0.1].far)
+
+
+def test_every_number_of_the_sections_is_in_the_page(page, data):
+    text = own_markup(page).replace("\xa0", " ")
+    calibrated = data.verification.calibrated[0.1]
+    assert f"{calibrated.threshold:.4f}" in text
+    assert f"{data.search.report.cmc[1].value:.2%}".replace("%", " %") in text
+    assert "FPIR 0.01 needs at least 100 probes" in text
+    assert f"{data.separability.compactness.mean.value:.3f}" in text
+    gap = next(iter(data.breakdowns.values())).gaps["tar"]
+    assert f"a gap of {100 * gap.value:.2f} points" in text
+
+
+def test_a_page_of_identification_alone(tmp_path):
+    nothing = np.zeros(0)
+    path = tmp_path / "r.html"
+    write_report(path, ReportData("t", None, nothing, nothing > 0, "probes", search=searched()))
+    page = path.read_text(encoding="utf-8")
+    assert "Face identification" in page
+    assert "the right person comes first" in page
+    assert set(embedded(page, "figures")) == {"cmc", "openset"}
+
+
+def test_a_report_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="needs verification or search, got neither"):
+        ReportData("t", None, np.zeros(0), np.zeros(0, bool), "nothing")
+
+
+def test_curves_of_many_pairs_are_thinned_to_points_that_are_reached():
+    from centerarc.evaluation.report.curve_charts import Curve
+    from centerarc.evaluation.roc_curve import roc
+
+    rng = np.random.default_rng(0)
+    same = np.arange(200_000) % 50 == 0
+    scores = rng.normal(size=same.size) + 2 * same
+    curve = Curve.of(scores, same, evaluate_verification(scores, same))
+    assert curve.far.size < 1500
+    assert (curve.far[0], curve.far[-1]) == (0, 1)
+    full = roc(scores, same)
+    best = dict(zip(full.far.tolist(), full.tar.tolist(), strict=True))  # the last at each FAR
+    assert all(best[far] == tar for far, tar in zip(curve.far, curve.tar, strict=True))
+    # A decade of the axis has points all over.
+    inside = np.log10(curve.far[(curve.far > 1e-3) & (curve.far < 1e-2)])
+    assert np.diff(inside).max() < 0.05
+
+
 def test_names_cannot_break_out(page):
     assert "</script><b>" not in page
+    for name in ("<b>light", "<i>light"):
+        assert name not in own_markup(page)
+        assert name not in json.dumps(embedded(page, "figures"))
     assert "<title>A &lt;title&gt; &amp; more</title>" in page
 
 
 def test_plotly_accepts_every_chart(page):
     figures = embedded(page, "figures")
-    assert set(figures) == {"arcface_loss", "center_loss", "validation", "scores", "roc", "map"}
+    training = {"arcface_loss", "center_loss", "validation"}
+    groups = {f"group-0-{measure}" for measure in ("accuracy", "tar", "far")}
+    more = {"scores", "roc", "det", "promise", "identities", "cmc", "openset", "map"}
+    assert set(figures) == training | groups | more
     for figure in figures.values():
         text = re.sub(r'"--[a-z0-9-]+"', '"#123456"', json.dumps(figure))
         go.Figure(json.loads(text))  # refuses unknown properties and values
@@ -126,12 +229,12 @@ def test_a_report_of_scores_alone(tmp_path):
     assert "best accuracy (optimistic)" in page
     assert "expect less on others" in page
     assert "None at this threshold." in page
-    assert set(embedded(page, "figures")) == {"scores", "roc"}
+    assert set(embedded(page, "figures")) == {"scores", "roc", "det"}
 
 
 def test_a_missing_extra_is_one_clear_sentence(monkeypatch):
     require_report_extra()
-    from centerarc.evaluation.report import page as module
+    from centerarc.evaluation.report import rendering as module
 
     monkeypatch.setattr(module, "find_spec", lambda name: None if name == "plotly" else object())
     with pytest.raises(ImportError, match=r"needs plotly: pip install 'centerarc\[report\]'"):

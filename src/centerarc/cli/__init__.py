@@ -4,6 +4,7 @@ import difflib
 import io
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError
@@ -45,6 +46,12 @@ app.command(
     help_format="plaintext",
 )
 app.command(
+    "centerarc.cli.compare:compare",
+    name="compare",
+    help="Show evaluations side by side, and how sure their differences are.",
+    help_format="plaintext",
+)
+app.command(
     "centerarc.cli.embed:embed",
     name="embed",
     help="Embed all images of a source into one file, by any model.",
@@ -74,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     # The names of files and people may hold what the terminal's encoding lacks.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    # A warning is a line to read, not a place in our code.
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words or os.environ.get("CENTERARC_DEBUG", "0") not in ("", "0")
     words = [word for word in words if word != "--debug"]

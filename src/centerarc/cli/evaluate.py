@@ -1,159 +1,193 @@
-"""``centerarc evaluate``: how well a trained model verifies the pairs of a file."""
+"""``centerarc evaluate``: how well a model tells people apart, by any of the protocols."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-if TYPE_CHECKING:
-    from rich.table import Table
+from centerarc.cli.models import ModelFlags
 
-    from centerarc.evaluation import Estimate, VerificationReport
-    from centerarc.models import Backbone
+if TYPE_CHECKING:
+    from centerarc.evaluation.protocols.subject import Subject
+
+_Many = Parameter(consume_multiple=True, negative="")
+_Flag = Parameter(negative="")
 
 
 def evaluate(
-    run_or_weights: Path,
+    model: Path | None = None,
     /,
     *,
-    images: Path,
-    pairs: Path,
+    pairs: Path | None = None,
+    images: Path | None = None,
     folds: str = "",
-    mirror: Annotated[bool, Parameter(negative="")] = False,
-    model: str = "",
-    batch_size: int = 64,
-    workers: int = 0,
-    device: str = "auto",
+    convention: Literal["exact", "grid"] | None = None,
+    by: Annotated[tuple[str, ...], _Many] = (),
+    far: Annotated[tuple[float, ...], _Many] = (),
+    gallery: Path | None = None,
+    probes: Path | None = None,
+    distractors: Path | None = None,
+    person_score: Literal["max", "mean"] | None = None,
+    ranks: Annotated[tuple[int, ...], _Many] = (),
+    fpir: Annotated[tuple[float, ...], _Many] = (),
+    templates: Path | None = None,
+    ijb: Path | None = None,
+    weighting: Literal["plain", "norm", "detector", "norm+detector"] | None = None,
+    mirror: Annotated[bool, _Flag] = False,
+    resamples: Annotated[int | None, Parameter(show_default=lambda _: "1000")] = None,
+    seed: int = 0,
     json: Path | None = None,
+    report: Path | None = None,
+    title: str = "",
+    batch_size: int = 64,
+    workers: Annotated[int | None, Parameter(show_default=lambda _: "one per core")] = None,
+    device: str = "auto",
+    flags: ModelFlags | None = None,
 ) -> None:
-    """Measure how well a model tells people apart, on the pairs of an LFW-style file.
+    """Measure how well a model tells people apart.
+
+    On pairs of images (--pairs), on probes looked up in a gallery (--gallery, --probes), on
+    templates of several images (--templates), or on IJB-B and IJB-C (--ijb).
 
     Parameters
     ----------
-    run_or_weights
-        A run folder (best.safetensors, else last.safetensors) or a weights file.
-    images
-        Folder of aligned faces: <Name>/<Name>_<NNNN>.jpg.
+    model
+        A run folder, a weights file, an ONNX file, a public checkpoint with --architecture, or a
+        file of embeddings from centerarc embed. Not needed where gallery and probes are such files.
     pairs
-        Pairs in the format of LFW's pairs.txt.
+        Pairs: LFW's pairs.txt, a .csv list, or a .bin set. With --templates, a .csv list of
+        template_a, template_b and same.
+    images
+        Folder of the images. pairs.txt needs it; a .csv list has its own folder by default.
     folds
-        Use these folds only, e.g. 7,8; all of them by default.
+        Use these folds of the pairs only, e.g. 7,8.
+    convention
+        Thresholds of the k-fold accuracy: exact (default), or grid as arcface_torch has it.
+    by
+        Columns of the .csv list to break results down by; age also means age_a with age_b.
+    far
+        Further false accept rates, e.g. 1e-5.
+    gallery
+        Images of known people: a folder of <person>/<image>, a .rec file, .tar shards, a list, or
+        a file of embeddings.
+    probes
+        Images to look up in the gallery, likewise.
+    distractors
+        Images of further people in the gallery, likewise.
+    person_score
+        Score of a person in the gallery: max over the images (default), or of their mean.
+    ranks
+        Ranks to report; 1 5 10 20 by default.
+    fpir
+        False positive identification rates to report; 0.1 0.01 0.001 by default.
+    templates
+        A .csv list of template and image, with media, identity, role and weight as needed.
+    ijb
+        Metadata folder of IJB-B or IJB-C; --images is then the folder of loose crops.
+    weighting
+        What images count in a template; plain by default.
     mirror
         Sum the features of each image and its mirror image.
-    model
-        Backbone of a public checkpoint that does not name it, e.g. iresnet50.
+    resamples
+        Resamples of the people behind the intervals; 0 for no intervals.
+    seed
+        Of the resampling.
+    json
+        Also write everything to this file, and the scores beside it, for centerarc compare.
+    report
+        Also write a page to this .html file.
+    title
+        Heading of the page; the model's name by default.
     batch_size
         Images at once.
     workers
         Processes that read images; 0 reads in this one.
     device
-        auto, cpu, cuda or mps.
-    json
-        Also write the result to this file.
+        Where PyTorch computes: auto, cpu, cuda or mps. ONNX models run on the CPU.
     """
-    from rich.console import Console
-    from rich.progress import Progress
+    from dataclasses import replace
 
-    from centerarc.data import explain_dead_workers
-    from centerarc.distributed import choose_device
-    from centerarc.evaluation import (
-        PairImages,
-        embed,
-        evaluate_verification,
-        pair_scores,
-        read_pairs,
+    from centerarc.cli.command import spoken
+    from centerarc.cli.progress import stages
+    from centerarc.cli.results import show_evaluation
+    from centerarc.evaluation.protocols import (
+        Request,
+        check_place,
+        evaluate_request,
+        write_evaluation,
+    )
+    from centerarc.evaluation.report import require_report_extra, write_evaluation_page
+
+    given = dict(locals())
+    if report is not None:
+        require_report_extra()
+    for path in (json, report):
+        if path is not None:
+            check_place(path)
+    request = Request(
+        pairs=pairs,
+        images=images,
+        folds=_folds(folds),
+        convention=convention,
+        by=by,
+        far=far,
+        gallery=gallery,
+        probes=probes,
+        distractors=distractors,
+        person_score=person_score,
+        templates=templates,
+        ijb=ijb,
+        weighting=weighting,
+        ranks=ranks,
+        fpir=fpir,
+        resamples=resamples,
+        seed=seed,
+    )
+    subject = None
+    if request.needs_model() or model is not None:
+        subject = _subject(model, flags, mirror, batch_size, workers, device)
+    with stages("images") as progress:
+        result = evaluate_request(request, subject, progress=progress)
+    result = replace(result, command=spoken(evaluate, given))
+    show_evaluation(result)
+    if json is not None:
+        write_evaluation(json, result)
+    if report is not None:
+        write_evaluation_page(report, result, title=title)
+
+
+def _subject(
+    path: Path | None,
+    flags: ModelFlags | None,
+    mirror: bool,
+    batch_size: int,
+    workers: int | None,
+    device: str,
+) -> "Subject":
+    from centerarc.cli.models import opened_model
+    from centerarc.data.workers import default_workers
+    from centerarc.evaluation.protocols import ModelSubject, is_embedding_file, opened_embeddings
+
+    if path is None:
+        raise ValueError("give a model, or a file of embeddings")
+    if is_embedding_file(path):
+        if mirror or (flags is not None and flags != ModelFlags()):
+            raise ValueError(f"{str(path)!r} holds embeddings; flags of a model are not for it")
+        return opened_embeddings(path)
+    return ModelSubject(
+        opened_model(path, flags, device),
+        mirror=mirror,
+        batch_size=batch_size,
+        workers=default_workers() if workers is None else workers,
     )
 
-    chosen = read_pairs(pairs)
-    if folds:
-        chosen = chosen.select_folds(_fold_numbers(folds))
-    network = _load(run_or_weights, model)
-    source = PairImages(chosen, images, image_size=network.image_size)
-    target = choose_device(device)
-    errors = Console(stderr=True)
-    bar = Progress(console=errors, transient=True, disable=not errors.is_terminal)
-    with bar as progress, explain_dead_workers(workers):
-        task = progress.add_task("embedding", total=len(source))
-        embeddings = embed(
-            network,
-            source,
-            batch_size=batch_size,
-            mirror=mirror,
-            device=target,
-            workers=workers,
-            progress=lambda count: progress.advance(task, count),
-        )
-    scores = pair_scores(embeddings, source.index_a, source.index_b)
-    report = evaluate_verification(scores, chosen.same, chosen.fold, (chosen.name_a, chosen.name_b))
-    title = f"{run_or_weights}, {len(chosen):,} pairs of {pairs}"
-    console = Console()
-    console.print(_table(report, title))
-    console.print(report.interval_method, style="dim")
-    if json is not None:
-        facts = {
-            "weights": str(run_or_weights),
-            "pairs": str(pairs),
-            "folds": chosen.folds,
-            "images": str(images),
-            "distinct_images": len(source),
-            "mirror": mirror,
-        }
-        _write_json(json, {**facts, **report.to_dict()})
 
-
-def _fold_numbers(text: str) -> list[int]:
+def _folds(text: str) -> tuple[int, ...] | None:
+    if not text:
+        return None
     try:
-        return [int(part) for part in text.split(",")]
+        return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise ValueError(
             f"folds must be numbers with commas between, e.g. 7,8; got {text!r}"
         ) from None
-
-
-def _load(path: Path, name: str) -> "Backbone":
-    from centerarc.models import create_model, load_pretrained, load_weights
-
-    if not name:
-        return load_weights(path)
-    network = create_model(name)
-    load_pretrained(network, path)
-    return network
-
-
-def _table(report: "VerificationReport", title: str) -> "Table":
-    from rich.table import Table
-    from rich.text import Text
-
-    # Text, not str: a path may hold what rich takes for markup.
-    table = Table(title=Text(title), title_justify="left")
-    table.add_column("measure")
-    table.add_column("value", justify="right")
-    table.add_column("95 % interval", justify="right")
-    table.add_column("note")
-    if report.fold_std is not None:
-        note = f"{len(report.fold_accuracy)} folds, ± {100 * report.fold_std:.2f} between folds"
-        _add(table, "accuracy", report.accuracy, note)
-    else:
-        _add(table, "best accuracy", report.accuracy, "threshold chosen on these pairs: optimistic")
-    _add(table, "AUC", report.auc)
-    _add(table, "EER", report.eer)
-    for far, tar in report.tar_at_far.items():
-        _add(table, f"TAR at FAR {far:g}", tar, tar.reason or "")
-    return table
-
-
-def _add(table: "Table", name: str, estimate: "Estimate", note: str = "") -> None:
-    value = "-" if estimate.value is None else f"{100 * estimate.value:.2f} %"
-    interval = ""
-    if estimate.interval is not None:
-        interval = f"{100 * estimate.interval.low:.2f} to {100 * estimate.interval.high:.2f}"
-    table.add_row(name, value, interval, note)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    from json import dumps
-
-    from centerarc.data import atomic_path
-
-    with atomic_path(path) as temporary:
-        temporary.write_text(dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -84,7 +84,20 @@ def resampled_rates(
     resamples: int,
     seed: int,
 ) -> list[Interval]:
-    """Return the 95 % intervals of the CMC at some ranks and of TPIR at some FPIRs.
+    """Return the 95 % intervals of the rates of :func:`resampled_values`, in their order."""
+    values = resampled_values(searches, ranks, fpirs, tpir_rank, resamples, seed)
+    return [percentile_interval(row, mated_people(searches)) for row in values]
+
+
+def resampled_values(
+    searches: Sequence[GallerySearch],
+    ranks: Sequence[int],
+    fpirs: Sequence[float],
+    tpir_rank: int,
+    resamples: int,
+    seed: int,
+) -> FloatArray:
+    """Return the CMC at some ranks and TPIR at some FPIRs in resamples of the probes' people.
 
     Args:
         searches: one for each gallery; the rates are means over them.
@@ -92,10 +105,10 @@ def resampled_rates(
         fpirs: rates that the probes without a mate can carry.
         tpir_rank: rank within which a mate is found in the open set.
         resamples: how many resamples, at least 1.
-        seed: of the drawing of people.
+        seed: of the drawing of people; the same people are drawn for searches of the same probes.
 
     Returns:
-        Intervals of the ranks, then of the FPIRs.
+        (ranks + fpirs, ``resamples``); NaN where a resample has no probe of a needed kind.
     """
     labels = np.concatenate([search.probe_labels for search in searches])
     people, person = np.unique(labels, return_inverse=True)
@@ -109,6 +122,9 @@ def resampled_rates(
         np.mean([gallery.rates(drawn, fpirs) for gallery in galleries], axis=0)
         for drawn in draw_people(people.size, resamples, seed, columns)
     ]
-    # The people whom a rate of exactly 0 or 1 rests on: of mated probes, in the poorest gallery.
-    mated = min(np.unique(s.probe_labels[s.mated]).size for s in searches)
-    return [percentile_interval(row, mated) for row in np.concatenate(rates, axis=1)]
+    return np.concatenate(rates, axis=1)
+
+
+def mated_people(searches: Sequence[GallerySearch]) -> int:
+    """People that a rate of exactly 0 or 1 rests on: of mated probes, in the poorest gallery."""
+    return min(int(np.unique(search.probe_labels[search.mated]).size) for search in searches)

@@ -4,8 +4,24 @@ Colours are names of the style sheet's custom properties ("--accent"); the page'
 their values, so that a chart follows the reader's light or dark theme.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+
+from centerarc.evaluation.bootstrap import Interval
+from centerarc.evaluation.report.words import small_percent
+
+# For several models in one chart: told apart by colour and by dash.
+LINES = (
+    ("--accent", "solid"),
+    ("--second", "dash"),
+    ("--hue-2", "dot"),
+    ("--hue-4", "dashdot"),
+    ("--hue-3", "longdash"),
+    ("--hue-7", "longdashdot"),
+)
 
 
 @dataclass(frozen=True)
@@ -36,3 +52,51 @@ class Chart:
 def axis(title: str, **more: Any) -> dict[str, Any]:
     """A plotly axis with a title."""
     return {"title": {"text": title}, **more}
+
+
+def rate_axis(title: str, low: float, high: float = 1.0) -> dict[str, Any]:
+    """A logarithmic axis of rates from ``low`` to ``high``, with decades in per cent."""
+    decades = [10.0**-power for power in range(9, -1, -1) if low <= 10.0**-power <= high * 1.0001]
+    # A wide range has room for every decade; a narrow one wants more.
+    values = decades
+    if len(decades) < 3:
+        values = sorted(
+            value
+            for decade in (*decades, min(decades, default=high) / 10)
+            for value in (decade, 2 * decade, 5 * decade)
+            if low <= value <= high * 1.0001
+        )
+    return axis(
+        title,
+        type="log",
+        range=[float(np.log10(low)), float(np.log10(high))],
+        tickvals=values,
+        ticktext=[small_percent(value) for value in values],
+    )
+
+
+def numbers(values: Iterable[float], digits: int = 5) -> list[float]:
+    """Values as JSON numbers, no longer than a chart can show."""
+    return [float(f"{value:.{digits}g}") for value in values]
+
+
+def error_bars(
+    values: Sequence[float], intervals: Sequence[Interval | None], colour: str
+) -> dict[str, Any] | None:
+    """Plotly error bars from intervals; None where one is missing."""
+    if not values or any(interval is None for interval in intervals):
+        return None
+    known = [interval for interval in intervals if interval is not None]
+    return {
+        "type": "data",
+        "array": numbers(i.high - v for v, i in zip(values, known, strict=True)),
+        "arrayminus": numbers(v - i.low for v, i in zip(values, known, strict=True)),
+        "color": colour,
+        "thickness": 1.5,
+        "width": 5,
+    }
+
+
+def plain_text(name: str) -> str:
+    """A name that plotly takes for no markup."""
+    return name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

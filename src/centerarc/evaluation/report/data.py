@@ -7,6 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from centerarc.evaluation.group_breakdown import Breakdown
+from centerarc.evaluation.held_out_far import HeldOutFar
+from centerarc.evaluation.identification import IdentificationReport
+from centerarc.evaluation.scores import ScoreArray
+from centerarc.evaluation.separability import Separability
 from centerarc.evaluation.verification import VerificationReport
 
 Image = npt.NDArray[np.uint8]
@@ -38,15 +43,32 @@ class FaceSample:
 
 
 @dataclass(frozen=True)
+class SearchCurves:
+    """An identification result and its curves.
+
+    Attributes:
+        report: the numbers.
+        cmc: (K,) closed-set share found within rank 1, 2, ..., K.
+        fpir: (F,) open-set false positive rates.
+        tpir: (F,) what is found at each of them.
+    """
+
+    report: IdentificationReport
+    cmc: npt.NDArray[np.float64]
+    fpir: npt.NDArray[np.float64]
+    tpir: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class ReportData:
     """Everything that a report shows; what is left empty is left out of the page.
 
     Attributes:
         title: the page's heading.
-        verification: the numbers.
+        verification: the numbers of 1:1; None for a page on identification alone.
         scores: (P,) cosine of each pair.
         same: (P,) whether each pair is genuine.
-        dataset: what the pairs are, for a sentence: "LFW, folds 7 and 8".
+        dataset: what was judged, for a sentence: "LFW, folds 7 and 8".
         pair_names: the two people of each pair.
         pair_images: gives the two images of a pair by its number; asked for the few shown only.
         history: training rows in order, with ``step`` and any of ``arcface_loss``,
@@ -57,11 +79,15 @@ class ReportData:
         protocol: further facts on how the numbers came about: (name, sentence).
         config: the recipe as YAML.
         command: what repeats the run.
+        held_out: what calibrated thresholds did on held-out folds, by FAR.
+        breakdowns: by column.
+        search: 1:N.
+        separability: how tight and how far apart people are.
     """
 
     title: str
-    verification: VerificationReport
-    scores: npt.NDArray[np.float64]
+    verification: VerificationReport | None
+    scores: ScoreArray
     same: npt.NDArray[np.bool_]
     dataset: str
     pair_names: Sequence[tuple[str, str]] = ()
@@ -72,3 +98,11 @@ class ReportData:
     protocol: Sequence[tuple[str, str]] = field(default=())
     config: str = ""
     command: str = ""
+    held_out: Mapping[float, HeldOutFar] = field(default_factory=dict)
+    breakdowns: Mapping[str, Breakdown] = field(default_factory=dict)
+    search: SearchCurves | None = None
+    separability: Separability | None = None
+
+    def __post_init__(self) -> None:
+        if self.verification is None and self.search is None:
+            raise ValueError("a report needs verification or search, got neither")

@@ -81,7 +81,7 @@ def face_map(faces: FaceSample) -> FaceMap | None:
         f"{chosen.size} faces of {shown.size} people, placed by t-SNE so that faces which the "
         "model finds alike are neighbours. Colour and shape tell people apart; distances between "
         "far groups mean nothing, so wide empty strips are narrowed. Point at a face to see it, or "
-        "use the arrow keys.",
+        "walk with the arrow keys; zoom with the buttons, or with + and -.",
         data,
         {
             "xaxis": hidden,

@@ -36,6 +36,7 @@ class Mistakes:
 
 def find_mistakes(data: ReportData) -> tuple[Mistakes, Mistakes]:
     """False accepts and false rejects at the reported threshold."""
+    assert data.verification is not None  # or there would be no pairs
     accepted = data.scores >= data.verification.threshold
     false_accepts = np.flatnonzero(accepted & ~data.same)
     false_rejects = np.flatnonzero(~accepted & data.same)

@@ -1,53 +1,40 @@
-"""The page itself: numbers put into words, charts and pictures put into one file."""
+"""The page of one model: numbers put into words, charts and pictures put into one file."""
 
-import json
 import os
-from importlib.util import find_spec
-from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from centerarc import __version__
-from centerarc.data.files import atomic_path
+from centerarc.evaluation.report.breakdown_charts import breakdown_parts
+from centerarc.evaluation.report.curve_charts import Curve, curve_charts
 from centerarc.evaluation.report.data import FaceSample, ReportData
 from centerarc.evaluation.report.face_map import face_map
+from centerarc.evaluation.report.identity_charts import identity_chart
 from centerarc.evaluation.report.mistakes import find_mistakes
+from centerarc.evaluation.report.numbers import (
+    headline,
+    number_rows,
+    search_rows,
+    separability_rows,
+)
 from centerarc.evaluation.report.pictures import data_uri
-from centerarc.evaluation.report.score_charts import roc_chart, score_chart
+from centerarc.evaluation.report.rendering import render, require_report_extra
+from centerarc.evaluation.report.score_charts import score_chart, threshold_steps
+from centerarc.evaluation.report.search_charts import search_charts
+from centerarc.evaluation.report.threshold_charts import kept_promise_chart, threshold_rows
 from centerarc.evaluation.report.training_charts import training_charts
-from centerarc.evaluation.verification import Estimate, VerificationReport
+from centerarc.evaluation.report.words import percent
 
 _STRIP_FACES = 14
 _STRIP_PICTURE = 112
-
-
-def require_report_extra() -> None:
-    """Says how to install what reports need, if it is not there; cheap enough before training.
-
-    Raises:
-        ImportError: plotly or scikit-learn is missing.
-
-    Example:
-        >>> require_report_extra()
-    """
-    missing = [
-        name
-        for module, name in (("plotly", "plotly"), ("sklearn", "scikit-learn"))
-        if find_spec(module) is None
-    ]
-    if missing:
-        raise ImportError(
-            f"a report needs {' and '.join(missing)}: pip install 'centerarc[report]'"
-        )
 
 
 def write_report(path: str | os.PathLike[str], data: ReportData) -> None:
     """Write one self-contained HTML page; it needs no network and no other file.
 
     The file is complete or absent. The page shows the numbers with their intervals and protocol,
-    the curves of training, the ROC, the score histograms, a map of faces, the hardest mistakes
-    and the recipe, as far as ``data`` holds them.
+    ROC and DET, the score histograms with a threshold that can be moved, what calibrated thresholds
+    are worth, identification, breakdowns, a map of faces, the hardest mistakes, the curves of
+    training and the recipe, as far as ``data`` holds them.
 
     Args:
         path: the file to write, usually ``*.html``.
@@ -56,103 +43,58 @@ def write_report(path: str | os.PathLike[str], data: ReportData) -> None:
     Raises:
         ImportError: the extra ``report`` is not installed.
         ValueError: an embedding or a score that is not finite.
+        OSError: the file cannot be written.
     """
     require_report_extra()
-    from plotly.offline import get_plotlyjs
-
     report = data.verification
     training = training_charts(data.history, data.validation)
-    scores = [
-        score_chart(data.scores, data.same, report.threshold),
-        roc_chart(data.scores, data.same, report),
-    ]
+    scores, curves, promise, mistakes, steps = None, [], None, None, None
+    if report is not None:
+        scores = score_chart(data.scores, data.same, report.threshold)
+        curves = curve_charts({"this model": Curve.of(data.scores, data.same, report)})
+        promise = kept_promise_chart(report, data.held_out)
+        steps = threshold_steps(data.scores, data.same, report)
+        mistakes = find_mistakes(data)
+    search = [] if data.search is None else search_charts({"this model": data.search})
+    identities = None if data.separability is None else identity_chart(data.separability)
+    breakdowns = breakdown_parts(data.breakdowns)
     faces = face_map(data.faces) if data.faces is not None else None
-    charts = [*training, *scores, *([faces.chart] if faces else [])]
-    false_accepts, false_rejects = find_mistakes(data)
-    environment = Environment(
-        loader=PackageLoader("centerarc.evaluation.report", "assets"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = percent
-    page = environment.get_template("page.html.j2").render(
+    single = [scores, promise, identities, faces.chart if faces else None]
+    charts = [
+        *(chart for chart in single if chart is not None),
+        *(chart for part in breakdowns for chart in part.charts),
+        *(*curves, *search, *training),
+    ]
+    render(
+        path,
+        "page.html.j2",
+        charts,
+        pictures=faces.pictures if faces else [],
+        steps=steps,
         data=data,
         report=report,
-        version=__version__,
-        kfold=report.protocol == "k-fold",
+        kfold=report is not None and report.protocol == "k-fold",
+        fold_accuracy=[] if report is None else _folds(report.fold_accuracy),
         headline=headline(data),
-        rows=number_rows(report),
-        training=training,
+        rows=[] if report is None else number_rows(report),
+        threshold_rows=[] if report is None else threshold_rows(report, data.held_out),
         scores=scores,
+        curves=curves,
+        promise=promise,
+        search=search,
+        search_rows=[] if data.search is None else search_rows(data.search.report),
+        identities=identities,
+        identity_rows=[] if data.separability is None else separability_rows(data.separability),
+        breakdowns=breakdowns,
+        training=training,
         map=faces.chart if faces else None,
         strip=_strip(data.faces),
-        false_accepts=false_accepts,
-        false_rejects=false_rejects,
-        figures=_script_json({chart.key: chart.figure() for chart in charts}),
-        pictures=_script_json(faces.pictures if faces else []),
-        plotly_js=get_plotlyjs(),
+        mistakes=mistakes,
     )
-    with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
 
 
-def percent(rate: float, digits: int = 2) -> str:
-    """A rate as per cent without the sign: 0.5 is "50.00"."""
-    return f"{100 * rate:.{digits}f}"
-
-
-def headline(data: ReportData) -> str:
-    """What the accuracy means, in a sentence."""
-    report = data.verification
-    rate = report.accuracy.value
-    assert rate is not None  # an accuracy always has a value
-    sentence = (
-        f"Shown two pictures, the model says rightly whether they are of one person in "
-        f"{percent(rate, 1)} of 100 cases"
-    )
-    if report.accuracy.interval is not None:
-        low, high = report.accuracy.interval.low, report.accuracy.interval.high
-        sentence += (
-            f"; with other people of this kind it would plausibly be between {percent(low, 1)} "
-            f"and {percent(high, 1)}"
-        )
-    if report.protocol != "k-fold":
-        sentence += ". The threshold was chosen on these very pairs, so expect less on others"
-    return sentence + "."
-
-
-def number_rows(report: VerificationReport) -> list[dict[str, str]]:
-    """The table of numbers: name, value, interval, how it is measured."""
-    if report.protocol == "k-fold":
-        name = "Accuracy"
-        spread = f"{percent(report.fold_std or 0.0)} points standard deviation over folds"
-        how = (
-            f"Mean of {len(report.fold_accuracy)} folds, each judged at the threshold that is best "
-            f"on the others; {spread}."
-        )
-    else:
-        name = "Best accuracy"
-        how = "At the threshold that is best for these very pairs: optimistic."
-    rows = [
-        _row(name, report.accuracy, how),
-        _row("AUC", report.auc, "Chance that a pair of one person scores above one of two people."),
-        _row("EER", report.eer, "Error where false accepts and false rejects are equally many."),
-    ]
-    for far, tar in report.tar_at_far.items():
-        limit = f"1 in {round(1 / far):,} pairs of two people"
-        how = f"Pairs of one person accepted when at most {limit} is."
-        rows.append(_row(f"TAR at FAR {100 * far:g} %", tar, tar.reason or how))
-    return rows
-
-
-def _row(name: str, estimate: Estimate, how: str) -> dict[str, str]:
-    value = "not measurable" if estimate.value is None else f"{percent(estimate.value)} %"
-    interval = ""
-    if estimate.interval is not None:
-        interval = f"{percent(estimate.interval.low)} to {percent(estimate.interval.high)}"
-    return {"name": name, "value": value, "interval": interval, "how": how}
+def _folds(accuracy: dict[int, float]) -> list[tuple[int, str]]:
+    return [(fold, percent(value)) for fold, value in accuracy.items()]
 
 
 def _strip(faces: FaceSample | None) -> list[tuple[str, str]]:
@@ -164,8 +106,3 @@ def _strip(faces: FaceSample | None) -> list[tuple[str, str]]:
         (faces.names[int(label)], data_uri(faces.images[int(i)], _STRIP_PICTURE))
         for label, i in list(zip(identities, first, strict=True))[:_STRIP_FACES]
     ]
-
-
-def _script_json(content: Any) -> str:
-    """JSON that no name inside can end the script element of."""
-    return json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")

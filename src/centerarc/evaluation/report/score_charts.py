@@ -1,4 +1,4 @@
-"""What the scores look like: the ROC and the two histograms."""
+"""The histograms of scores, and what every threshold does."""
 
 from typing import Any
 
@@ -6,84 +6,16 @@ import numpy as np
 import numpy.typing as npt
 
 from centerarc.evaluation.report.chart import Chart, axis
-from centerarc.evaluation.roc_curve import roc
+from centerarc.evaluation.report.words import small_percent
+from centerarc.evaluation.scores import ScoreArray
 from centerarc.evaluation.verification import VerificationReport
 
 _BINS = 60
+# Steps of the slider.
+_STEPS = 400
 
 
-def roc_chart(
-    scores: npt.NDArray[np.float64], same: npt.NDArray[np.bool_], report: VerificationReport
-) -> Chart:
-    """TAR over FAR on a logarithmic axis, with the reported TARs and their intervals."""
-    curve = roc(scores, same)
-    floor = 0.5 / report.num_impostor
-    # A step curve is drawn in full by the points where it turns.
-    turn = np.ones(curve.far.size, dtype=np.bool_)
-    turn[1:-1] = (np.diff(curve.far)[:-1] > 0) | (np.diff(curve.far)[1:] > 0)
-    far, tar = curve.far[turn], curve.tar[turn]
-    # A logarithmic axis has no zero: what is reached without any false accept is drawn at the edge.
-    start = int(np.flatnonzero(far == 0)[-1])
-    far, tar = np.maximum(far[start:], floor), tar[start:]
-    data: list[dict[str, Any]] = [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": "ROC",
-            "x": [float(f"{value:.5g}") for value in far],
-            "y": [float(f"{value:.5g}") for value in tar],
-            "line": {"color": "--accent", "width": 2.5, "shape": "hv"},
-            "hovertemplate": "FAR %{x:.4f}<br>TAR %{y:.2%}<extra></extra>",
-        }
-    ]
-    marks = [
-        (level, tar.value, tar.interval)
-        for level, tar in report.tar_at_far.items()
-        if tar.value is not None
-    ]
-    if marks:
-        point: dict[str, Any] = {
-            "type": "scatter",
-            "mode": "markers",
-            "name": "reported",
-            "x": [level for level, _, _ in marks],
-            "y": [value for _, value, _ in marks],
-            "marker": {"color": "--accent", "size": 9, "line": {"color": "--card", "width": 2}},
-            "hovertemplate": "TAR %{y:.2%} at FAR %{x}<extra></extra>",
-        }
-        if all(interval is not None for _, _, interval in marks):
-            point["error_y"] = {
-                "type": "data",
-                "array": [i.high - v for _, v, i in marks if i is not None],
-                "arrayminus": [v - i.low for _, v, i in marks if i is not None],
-                "color": "--accent",
-                "thickness": 1.5,
-                "width": 5,
-            }
-        data.append(point)
-    decades = [10.0**-power for power in range(9) if 10.0**-power > floor]
-    return Chart(
-        "roc",
-        "Accepting the right people",
-        "True accepts over false accepts (ROC); up and to the left is better. Dots are the "
-        "reported rates with their 95 % intervals; the left edge means no false accept at all.",
-        data,
-        {
-            "xaxis": axis(
-                "false accept rate",
-                type="log",
-                range=[float(np.log10(floor)), 0],
-                tickvals=decades,
-                ticktext=[f"{value * 100:g} %" for value in decades],
-            ),
-            "yaxis": axis("true accept rate", tickformat=".0%"),
-        },
-    )
-
-
-def score_chart(
-    scores: npt.NDArray[np.float64], same: npt.NDArray[np.bool_], threshold: float
-) -> Chart:
+def score_chart(scores: ScoreArray, same: npt.NDArray[np.bool_], threshold: float) -> Chart:
     """Histograms of genuine and impostor scores with the threshold between them."""
     # The threshold may lie just outside the scores, and must be in the picture.
     low, high = min(float(scores.min()), threshold), max(float(scores.max()), threshold)
@@ -152,3 +84,39 @@ def score_chart(
         data,
         layout,
     )
+
+
+def threshold_steps(
+    scores: ScoreArray, same: npt.NDArray[np.bool_], report: VerificationReport
+) -> dict[str, Any]:
+    """What each of some hundred thresholds accepts, counted exactly, for the page's slider.
+
+    Returns:
+        Plain data: ``threshold``, ``far`` and ``tar`` of each step, ``start`` where the slider
+        stands first, ``marks`` with the steps of calibrated thresholds, and the numbers of pairs.
+    """
+    named = {
+        f"FAR {small_percent(far)}": found.threshold
+        for far, found in report.calibrated.items()
+        if found.threshold is not None
+    }
+    low, high = float(scores.min()), float(scores.max())
+    grid = np.linspace(low, high + (high - low) / _STEPS, _STEPS + 1)
+    thresholds = np.unique(np.concatenate([grid, [report.threshold], list(named.values())]))
+    shares = []
+    for kind in (~same, same):
+        ranked = np.sort(scores[kind])
+        below = np.searchsorted(ranked, thresholds.astype(ranked.dtype), side="left")
+        shares.append((ranked.size - below) / ranked.size)
+    return {
+        "threshold": [float(f"{value:.6g}") for value in thresholds],
+        "far": [float(f"{value:.5g}") for value in shares[0]],
+        "tar": [float(f"{value:.5g}") for value in shares[1]],
+        "start": int(np.searchsorted(thresholds, report.threshold)),
+        "marks": [
+            {"name": name, "step": int(np.searchsorted(thresholds, value))}
+            for name, value in named.items()
+        ],
+        "genuine": report.num_genuine,
+        "impostor": report.num_impostor,
+    }

@@ -1,0 +1,199 @@
+"""What a user asks to be evaluated, as one object: which protocol, on which files, judged how."""
+
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from centerarc.evaluation.answers import Convention
+from centerarc.evaluation.embedding_file import read_embeddings
+from centerarc.evaluation.identification import FPIR_LEVELS, RANKS
+from centerarc.evaluation.protocols.galleries import evaluate_galleries
+from centerarc.evaluation.protocols.ijb_sets import evaluate_ijb
+from centerarc.evaluation.protocols.judging import RESAMPLES
+from centerarc.evaluation.protocols.outcome import Evaluation, Settings
+from centerarc.evaluation.protocols.pairs import evaluate_pairs
+from centerarc.evaluation.protocols.searching import SearchSettings
+from centerarc.evaluation.protocols.subject import EmbeddingsSubject, Progress, Subject
+from centerarc.evaluation.protocols.template_lists import evaluate_templates
+
+Kind = Literal["pairs", "templates", "ijb", "galleries"]
+# What each protocol takes, beside the file that stands for it.
+_TAKES: dict[Kind, tuple[str, ...]] = {
+    "pairs": ("images", "folds", "convention", "by", "far"),
+    "templates": ("pairs", "images", "weighting", "convention", "by", "far", "ranks", "fpir"),
+    "ijb": ("images", "weighting", "far", "ranks", "fpir"),
+    "galleries": ("probes", "distractors", "person_score", "ranks", "fpir"),
+}
+_ITSELF: dict[Kind, str] = {
+    "pairs": "pairs",
+    "templates": "templates",
+    "ijb": "ijb",
+    "galleries": "gallery",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """An evaluation to be made; None and empty are what was not said.
+
+    Attributes:
+        pairs: pairs of images, or with ``templates`` of templates.
+        images: folder of the images.
+        folds: folds to keep.
+        convention: of the k-fold accuracy.
+        by: columns to break down by.
+        far: further false accept rates.
+        gallery, probes, distractors: sources or files of embeddings.
+        person_score: how the images of a person make a score.
+        templates: a list of templates.
+        ijb: a folder of metadata.
+        weighting: how images make a template.
+        ranks: of the closed set.
+        fpir: false positive identification rates.
+        resamples: of the people; 0 for no intervals.
+        seed: of the resampling.
+    """
+
+    pairs: Path | None = None
+    images: Path | None = None
+    folds: tuple[int, ...] | None = None
+    convention: Convention | None = None
+    by: tuple[str, ...] = ()
+    far: tuple[float, ...] = ()
+    gallery: Path | None = None
+    probes: Path | None = None
+    distractors: Path | None = None
+    person_score: str | None = None
+    templates: Path | None = None
+    ijb: Path | None = None
+    weighting: str | None = None
+    ranks: tuple[int, ...] = ()
+    fpir: tuple[float, ...] = ()
+    resamples: int | None = None
+    seed: int = 0
+
+    @property
+    def kind(self) -> Kind:
+        """Which protocol is meant.
+
+        Raises:
+            ValueError: none, two at once, or something that is not for the one that is meant.
+        """
+        meant: list[Kind] = [kind for kind in _ITSELF if getattr(self, _ITSELF[kind]) is not None]
+        if "templates" in meant and "pairs" in meant:
+            meant.remove("pairs")  # they are of the templates
+        if len(meant) != 1:
+            what = " and ".join(_ITSELF[kind] for kind in meant) or "none"
+            raise ValueError(
+                f"give one of pairs, gallery with probes, templates or ijb; got {what}"
+            )
+        (kind,) = meant
+        if kind == "galleries" and self.probes is None:
+            raise ValueError("gallery needs probes to look up in it")
+        for field in fields(self):
+            given = getattr(self, field.name) not in (None, ())
+            known = (_ITSELF[kind], *_TAKES[kind], "resamples", "seed")
+            if given and field.name not in known:
+                takers = [_ITSELF[k] for k, names in _TAKES.items() if field.name in names]
+                raise ValueError(
+                    f"{field.name} is for {' and '.join(takers)}, not for {_ITSELF[kind]}"
+                )
+        return kind
+
+    def needs_model(self) -> bool:
+        """Whether there must be a model, or a file of embeddings in its place."""
+        from centerarc.evaluation.protocols.galleries import is_embedding_file
+
+        if self.kind != "galleries":
+            return True
+        sources = (self.gallery, self.probes, self.distractors)
+        return not all(is_embedding_file(path) for path in sources if path is not None)
+
+
+def evaluate_request(
+    request: Request,
+    subject: Subject | None,
+    *,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Make an evaluation.
+
+    Args:
+        request: what is asked for.
+        subject: what is judged; None where ``request.needs_model()`` is False.
+        progress: called with the stage, the steps done and all of them.
+
+    Returns:
+        The result.
+
+    Raises:
+        ValueError: the request contradicts itself, or what the protocol raises.
+        OSError: a file cannot be read.
+    """
+    kind = request.kind
+    settings = Settings(
+        request.convention or "exact", request.by, request.far, request.resamples, request.seed
+    )
+    search = SearchSettings(
+        request.ranks or RANKS,
+        request.fpir or FPIR_LEVELS,
+        request.person_score or "max",
+        RESAMPLES if request.resamples is None else request.resamples,
+        request.seed,
+    )
+    if kind == "galleries":
+        assert request.gallery is not None
+        assert request.probes is not None
+        return evaluate_galleries(
+            subject,
+            request.gallery,
+            request.probes,
+            distractors=request.distractors,
+            settings=search,
+            progress=progress,
+        )
+    if subject is None:
+        raise ValueError(f"{_ITSELF[kind]} needs a model, or a file of embeddings")
+    if kind == "pairs":
+        assert request.pairs is not None
+        return evaluate_pairs(
+            subject,
+            request.pairs,
+            images=request.images,
+            folds=request.folds,
+            settings=settings,
+            progress=progress,
+        )
+    weighting = request.weighting or "plain"
+    if kind == "ijb":
+        assert request.ijb is not None
+        return evaluate_ijb(
+            subject,
+            request.ijb,
+            images=request.images,
+            weighting=weighting,
+            settings=settings,
+            search=search,
+            progress=progress,
+        )
+    assert request.templates is not None
+    return evaluate_templates(
+        subject,
+        request.templates,
+        pairs=request.pairs,
+        images=request.images,
+        weighting=weighting,
+        settings=settings,
+        search=search,
+        progress=progress,
+    )
+
+
+def opened_embeddings(path: str | os.PathLike[str]) -> EmbeddingsSubject:
+    """Open a file of embeddings as what is judged.
+
+    Raises:
+        ValueError: the file is broken, or an embedding in it; the message has file and row.
+    """
+    return EmbeddingsSubject(Path(path), read_embeddings(path))

@@ -1,0 +1,272 @@
+"""Several evaluations of the same pairs or probes, and how sure their differences are."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from centerarc.evaluation.comparison import (
+    Difference,
+    VerificationComparison,
+    compare_with_first,
+)
+from centerarc.evaluation.estimate import Estimate
+from centerarc.evaluation.identification_comparison import (
+    IdentificationComparison,
+    compare_identification,
+)
+from centerarc.evaluation.protocols.judging import judge_pairs
+from centerarc.evaluation.protocols.outcome import Identified, Settings, Verified
+from centerarc.evaluation.protocols.result_files import (
+    StoredEvaluation,
+    StoredPairs,
+    read_evaluation,
+)
+from centerarc.evaluation.protocols.searching import SearchSettings, judge_searches
+
+# The name of the one rate that is an error.
+LESS_IS_BETTER = "EER (less is better)"
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Evaluations side by side.
+
+    Attributes:
+        names: what the models are called, the first being what the others are compared with.
+        stored: the files.
+        dataset: what they were evaluated on.
+        verified: 1:1 of each; empty where there is none.
+        differences: 1:1, each model's rates minus the first one's, by name; empty without people.
+        search_differences: 1:N, likewise; empty without resamples.
+        identified: 1:N of each; empty where there is none.
+        notes: what should be known, in sentences.
+        command: what repeats it.
+    """
+
+    names: list[str]
+    stored: list[StoredEvaluation]
+    dataset: str
+    verified: list[Verified]
+    differences: dict[str, VerificationComparison]
+    identified: list[Identified]
+    search_differences: dict[str, IdentificationComparison]
+    notes: tuple[str, ...] = ()
+    command: str = ""
+
+    def named_rates(
+        self, write: Callable[[float], str] = "{:g}".format
+    ) -> list[tuple[str, list[Estimate]]]:
+        """Every rate of all models, by its name.
+
+        Args:
+            write: how to write a false accept or false positive rate.
+        """
+        rates: list[tuple[str, list[Estimate]]] = []
+        if self.verified:
+            reports = [one.report for one in self.verified]
+            accuracy = "accuracy" if reports[0].protocol == "k-fold" else "best accuracy"
+            rates.append((accuracy, [report.accuracy for report in reports]))
+            rates.append(("AUC", [report.auc for report in reports]))
+            rates.append((LESS_IS_BETTER, [report.eer for report in reports]))
+            rates += [
+                (f"TAR at FAR {write(far)}", [report.tar_at_far[far] for report in reports])
+                for far in reports[0].tar_at_far
+            ]
+        if self.identified:
+            found = [one.report for one in self.identified]
+            rates += [(f"rank {rank}", [one.cmc[rank] for one in found]) for rank in found[0].cmc]
+            rates += [
+                (f"TPIR at FPIR {write(fpir)}", [one.tpir_at_fpir[fpir] for one in found])
+                for fpir in found[0].tpir_at_fpir
+            ]
+        return rates
+
+    def named_differences(
+        self, name: str, write: Callable[[float], str] = "{:g}".format
+    ) -> list[tuple[str, Difference]]:
+        """A model's differences to the first one that have a value, by the name of the rate.
+
+        Args:
+            name: of the model.
+            write: how to write a false accept or false positive rate.
+        """
+        rates: list[tuple[str, Difference]] = []
+        if name in self.differences:
+            found = self.differences[name]
+            accuracy = "accuracy" if found.protocol == "k-fold" else "best accuracy"
+            rates += [(accuracy, found.accuracy), ("AUC", found.auc)]
+            rates.append((LESS_IS_BETTER, found.eer))
+            rates += [(f"TAR at FAR {write(far)}", one) for far, one in found.tar_at_far.items()]
+        if name in self.search_differences:
+            search = self.search_differences[name]
+            rates += [(f"rank {rank}", one) for rank, one in search.cmc.items()]
+            rates += [(f"TPIR at FPIR {write(f)}", one) for f, one in search.tpir_at_fpir.items()]
+        return [(rate, one) for rate, one in rates if one.value is not None]
+
+    @property
+    def interval_method(self) -> str:
+        """How the intervals of the differences came about; empty where there are none."""
+        found = [*self.differences.values()][:1], [*self.search_differences.values()][:1]
+        return " ".join(one.interval_method for part in found for one in part)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        models: dict[str, Any] = {}
+        for number, (name, stored) in enumerate(zip(self.names, self.stored, strict=True)):
+            models[name] = {"file": str(stored.path), "model": stored.content.get("model")}
+            if self.verified:
+                models[name]["verification"] = self.verified[number].to_dict()
+            if self.identified:
+                models[name]["identification"] = self.identified[number].to_dict()
+        return {
+            "format": "centerarc comparison 1",
+            "command": self.command,
+            "data": self.dataset,
+            "first": self.names[0],
+            "models": models,
+            "minus_first": {
+                name: {
+                    kind: found[name].to_dict()
+                    for kind, found in (
+                        ("verification", self.differences),
+                        ("identification", self.search_differences),
+                    )
+                    if name in found
+                }
+                for name in self.names[1:]
+            },
+            "notes": list(self.notes),
+        }
+
+
+def compare_files(paths: Sequence[str | os.PathLike[str]]) -> Comparison:
+    """Compare evaluations of the same pairs, or of the same probes in the same gallery.
+
+    Args:
+        paths: JSON files that ``centerarc evaluate --json`` wrote, with their scores beside; the
+            first is what the others are compared with.
+
+    Returns:
+        The comparison: everything is computed again from the scores, the same for all.
+
+    Raises:
+        ValueError: fewer than two files, a file twice, one that is none, or evaluations of
+            different pairs or judged differently; the message names the files.
+        OSError: a file cannot be read.
+    """
+    if len(paths) < 2:
+        raise ValueError(f"a comparison needs at least 2 evaluations, got {len(paths)}")
+    files = [Path(path) for path in paths]
+    twice = next((path for path in files if files.count(path) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{str(twice)!r} is named twice")
+    stored = [read_evaluation(path) for path in files]
+    names = _names(files)
+    _check_alike(stored)
+    pairs = [one.pairs for one in stored if one.pairs is not None]
+    verified: list[Verified] = []
+    differences: dict[str, VerificationComparison] = {}
+    notes: list[str] = []
+    if pairs:
+        settings = _settings(stored)
+        verified = [_judged(one, settings) for one in pairs]
+        if pairs[0].people is None or not settings.resamples:
+            notes.append(
+                "How sure the differences are is unknown: "
+                + ("nobody knows the people." if pairs[0].people is None else "no resamples.")
+            )
+        else:
+            differences = compare_with_first(
+                {name: one.scores for name, one in zip(names, pairs, strict=True)},
+                pairs[0].same,
+                pairs[0].fold,
+                pairs[0].people,
+                convention=settings.convention,
+                bootstrap=settings.resamples,
+                seed=settings.seed,
+            )
+    search = _search_settings(stored[0])
+    return Comparison(
+        names,
+        stored,
+        str(stored[0].content["data"]["name"]),
+        verified,
+        differences,
+        [] if search is None else [judge_searches(one.searches, search) for one in stored],
+        {} if search is None else _search_differences(names, stored, search),
+        tuple(notes),
+    )
+
+
+def _names(files: list[Path]) -> list[str]:
+    stems = [path.stem for path in files]
+    return stems if len(set(stems)) == len(stems) else [str(path) for path in files]
+
+
+def _check_alike(stored: list[StoredEvaluation]) -> None:
+    first = stored[0]
+    for other in stored[1:]:
+        both = f"{str(first.path)!r} and {str(other.path)!r}"
+        a, b = first.pairs, other.pairs
+        if (a is None) != (b is None) or bool(first.searches) != bool(other.searches):
+            raise ValueError(f"{both} are of different protocols")
+        if a is not None and b is not None and a.digest != b.digest:
+            raise ValueError(
+                f"{both} are not of the same pairs: the one of "
+                f"{first.content['data']['name']}, the other of {other.content['data']['name']}"
+            )
+        if first.probes_digest != other.probes_digest:
+            raise ValueError(f"{both} are not of the same probes and galleries")
+        for part, setting in (("verification", "convention"), ("identification", "person_score")):
+            kinds = [
+                one.content.get(part, {}).get(setting, "").split(":")[0] for one in (first, other)
+            ]
+            if kinds[0] != kinds[1]:
+                raise ValueError(f"{both} differ in {setting}: {kinds[0]} and {kinds[1]}")
+
+
+def _settings(stored: list[StoredEvaluation]) -> Settings:
+    """Those of the first, with what any of them asked for."""
+    every = [one.content["verification"]["settings"] for one in stored]
+    fars = dict.fromkeys(float(far) for settings in every for far in settings["far"])
+    first = every[0]
+    return Settings(
+        first["convention"],
+        (),
+        tuple(fars),
+        max(int(settings["resamples"]) for settings in every),
+        int(first["seed"]),
+    )
+
+
+def _judged(pairs: StoredPairs, settings: Settings) -> Verified:
+    return judge_pairs(pairs.scores, pairs.same, pairs.fold, pairs.people, "", (), {}, settings)
+
+
+def _search_settings(stored: StoredEvaluation) -> SearchSettings | None:
+    if not stored.searches:
+        return None
+    content = stored.content["identification"]
+    return SearchSettings(
+        tuple(int(rank) for rank in content["cmc"]),
+        tuple(float(fpir) for fpir in content["tpir_at_fpir"]),
+        content["person_score"],
+        int(content["settings"]["resamples"]),
+        int(content["settings"]["seed"]),
+    )
+
+
+def _search_differences(
+    names: list[str], stored: list[StoredEvaluation], settings: SearchSettings
+) -> dict[str, IdentificationComparison]:
+    if not settings.resamples:
+        return {}
+    return compare_identification(
+        {name: one.searches for name, one in zip(names, stored, strict=True)},
+        ranks=settings.ranks,
+        fpirs=settings.fpirs,
+        bootstrap=settings.resamples,
+        seed=settings.seed,
+    )

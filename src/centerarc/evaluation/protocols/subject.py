@@ -1,0 +1,186 @@
+"""What is judged: a model that embeds images, or embeddings that were made before."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from centerarc.data.source import FaceSource, place
+from centerarc.data.workers import explain_dead_workers
+from centerarc.evaluation.embedding import embed
+from centerarc.evaluation.embedding_file import Embeddings
+from centerarc.evaluation.scores import IntArray
+
+if TYPE_CHECKING:
+    from centerarc.export import OpenedModel
+
+Matrix = npt.NDArray[np.float32]
+# Called with what is being done, the steps done so far and all of them.
+Progress = Callable[[str, int, int], Any]
+_SHOWN = 3
+
+
+class Subject(Protocol):
+    """Gives the embeddings of images; a model, or a file of embeddings."""
+
+    @property
+    def image_size(self) -> int | None:
+        """Side of the images that it takes; None where it takes none."""
+        ...
+
+    def embed(self, source: FaceSource, progress: Progress | None = None) -> Matrix:
+        """Returns the embedding of each image of a source, (N, D), finite and longer than 0.
+
+        Raises:
+            ValueError: one of them is neither, or there is none; the message names the image.
+        """
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """What it is, as plain data for JSON."""
+        ...
+
+
+class ModelSubject:
+    """A model as what is judged; a `Subject`.
+
+    Args:
+        model: From `open_model`.
+        mirror: Sum the features of each image and of its mirror image.
+        batch_size: Images at once, at least 1.
+        workers: Decoding processes; 0 decodes in this one.
+    """
+
+    def __init__(
+        self,
+        model: "OpenedModel",
+        *,
+        mirror: bool = False,
+        batch_size: int = 64,
+        workers: int = 0,
+    ) -> None:
+        self.model = model
+        self.mirror = mirror
+        self._batch_size = batch_size
+        self._workers = workers
+
+    @property
+    def image_size(self) -> int | None:
+        """Side of the images that the model takes."""
+        return self.model.image_size
+
+    def embed(self, source: FaceSource, progress: Progress | None = None) -> Matrix:
+        """Embeds every image of a source; see `Subject.embed`."""
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            if progress is not None:
+                progress("embedding", done, len(source))
+
+        advance(0)
+        with explain_dead_workers(self._workers):
+            return embed(
+                _Checked(self.model, source),
+                source,
+                batch_size=self._batch_size,
+                mirror=self.mirror,
+                workers=self._workers,
+                progress=advance,
+            )
+
+    def facts(self) -> dict[str, Any]:
+        """The file, its digest and what becomes of an image."""
+        return {
+            "file": str(self.model.path),
+            "kind": self.model.kind,
+            "sha256": self.model.sha256,
+            "preprocessing": self.model.preprocessing.to_dict(),
+            "mirror": self.mirror,
+        }
+
+
+class EmbeddingsSubject:
+    """A file of embeddings as what is judged, its rows found by their places; a `Subject`.
+
+    Args:
+        path: The file, for messages.
+        found: What it holds, from `read_embeddings`.
+
+    Attributes:
+        found: What it holds.
+
+    Raises:
+        ValueError: If two rows have one place, or an embedding has length 0; the message has the
+            rows.
+    """
+
+    image_size: int | None = None
+
+    def __init__(self, path: Path, found: Embeddings) -> None:
+        self.path = path
+        self.found = found
+        self.row_of: dict[str, int] = {}
+        for row, name in enumerate(found.places):
+            first = self.row_of.setdefault(name, row)
+            if first != row:
+                raise ValueError(
+                    f"{str(path)!r}: rows {first} and {row}, counted from 0, are both of {name!r}"
+                )
+        zero = np.flatnonzero(~found.embedding.any(axis=1))
+        if zero.size:
+            raise ValueError(
+                f"{str(path)!r}: the embedding in row {zero[0]} ({found.places[zero[0]]!r}), "
+                "counted from 0, has length 0"
+            )
+
+    def rows(self, names: Sequence[str]) -> IntArray:
+        """Returns the rows of places.
+
+        Raises:
+            ValueError: If some of them are not there; the message has the first few.
+        """
+        missing = [name for name in names if name not in self.row_of]
+        if missing:
+            shown = ", ".join(map(repr, missing[:_SHOWN]))
+            more = ", ..." if len(missing) > _SHOWN else ""
+            raise ValueError(
+                f"{str(self.path)!r} lacks {len(missing)} of {len(names)} images: {shown}{more}"
+            )
+        return np.array([self.row_of[name] for name in names], dtype=np.int64)
+
+    def embed(self, source: FaceSource, progress: Progress | None = None) -> Matrix:
+        """Looks up the places of a source's images; see `Subject.embed`."""
+        rows = self.rows([place(source, number) for number in range(len(source))])
+        return self.found.embedding[rows]
+
+    def facts(self) -> dict[str, Any]:
+        """The file, and what it says of the model that made it."""
+        return {"file": str(self.path), "kind": "embeddings", **self.found.metadata}
+
+
+class _Checked:
+    """An embedder whose bad embeddings are named by the image; images come in order."""
+
+    def __init__(self, model: "OpenedModel", source: FaceSource) -> None:
+        self._model = model
+        self._source = source
+        self._done = 0
+
+    @property
+    def image_size(self) -> int | None:
+        return self._model.image_size
+
+    def embed(self, images: npt.NDArray[np.uint8], *, mirror: bool = False) -> Matrix:
+        found = self._model.embedder.embed(images, mirror=mirror)
+        finite = np.asarray(np.isfinite(found).all(axis=1))
+        bad = np.flatnonzero(~(finite & found.any(axis=1)))
+        if bad.size:
+            what = "has length 0" if finite[bad[0]] else "is not finite"
+            name = place(self._source, self._done + int(bad[0]))
+            raise ValueError(f"{self._model.path}: the embedding of {name!r} {what}")
+        self._done += len(images)
+        return found

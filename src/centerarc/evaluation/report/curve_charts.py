@@ -1,0 +1,202 @@
+"""The ROC and the DET, of one model or of several in one chart."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from centerarc.evaluation.bootstrap import Interval
+from centerarc.evaluation.report.chart import (
+    LINES,
+    Chart,
+    error_bars,
+    numbers,
+    plain_text,
+    rate_axis,
+)
+from centerarc.evaluation.report.words import small_percent
+from centerarc.evaluation.roc_curve import roc
+from centerarc.evaluation.scores import ScoreArray
+from centerarc.evaluation.verification import VerificationReport
+
+# Operating points for each power of ten of the FAR, where there are more.
+_PER_DECADE = 120
+_LOWEST_TAR, _LOWEST_FRR = 0.0, 1e-4
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The operating points of a model and those that are reported.
+
+    Attributes:
+        far: (T,) rising from 0 to 1.
+        tar: (T,) not falling.
+        report: the numbers.
+    """
+
+    far: npt.NDArray[np.float64]
+    tar: npt.NDArray[np.float64]
+    report: VerificationReport
+
+    @classmethod
+    def of(
+        cls, scores: ScoreArray, same: npt.NDArray[np.bool_], report: VerificationReport
+    ) -> "Curve":
+        """The curve of scored pairs, thinned to what a screen can show."""
+        curve = roc(scores, same)
+        kept = _shown(curve.far, 1 / report.num_impostor)
+        return cls(curve.far[kept], curve.tar[kept], report)
+
+
+def curve_charts(curves: Mapping[str, Curve]) -> list[Chart]:
+    """The ROC and the DET of models by name."""
+    floor = min(0.5 / curve.report.num_impostor for curve in curves.values())
+    return [_roc(curves, floor), _det(curves, floor)]
+
+
+def _shown(far: npt.NDArray[np.float64], smallest: float) -> npt.NDArray[np.int64]:
+    """Points that draw the curve: at each FAR the best, and of many FARs some of each decade."""
+    last = np.append(np.flatnonzero(np.diff(far)), far.size - 1)  # the highest TAR at each FAR
+    if last.size <= 2 * _PER_DECADE:
+        return last.astype(np.int64)
+    decades = max(1.0, -np.log10(smallest))
+    wanted = 10.0 ** -np.linspace(decades, 0, int(_PER_DECADE * decades))
+    at = np.searchsorted(far[last], wanted * (1 + 1e-12), side="right") - 1
+    chosen = np.unique(np.concatenate([[0], at, [last.size - 1]]))
+    return np.asarray(last[chosen], dtype=np.int64)
+
+
+def _roc(curves: Mapping[str, Curve], floor: float) -> Chart:
+    data: list[dict[str, Any]] = []
+    for (name, curve), (colour, dash) in zip(curves.items(), _styles(curves), strict=True):
+        hover = "FAR %{x:.3~g}<br>TAR %{y:.2%}<extra>" + plain_text(name) + "</extra>"
+        data.append(_line(curve.far, curve.tar, floor, name, colour, dash, hover))
+        marks = _marks(curve)
+        if marks:
+            far, tar, intervals = zip(*marks, strict=True)
+            data.append(_dots(list(far), list(tar), list(intervals), name, colour, "TAR %{y:.2%}"))
+    return Chart(
+        "roc",
+        "Accepting the right people",
+        "True accepts over false accepts (ROC); up and to the left is better. Dots are the "
+        "reported rates with their 95 % intervals; the left edge means no false accept at all.",
+        data,
+        {
+            "xaxis": rate_axis("false accept rate", floor),
+            "yaxis": {"title": {"text": "true accept rate"}, "tickformat": ".0%"},
+            "showlegend": len(curves) > 1,
+        },
+    )
+
+
+def _det(curves: Mapping[str, Curve], floor: float) -> Chart:
+    data: list[dict[str, Any]] = []
+    lowest = min(0.5 / curve.report.num_genuine for curve in curves.values())
+    lowest = max(lowest, _LOWEST_FRR)
+    for (name, curve), (colour, dash) in zip(curves.items(), _styles(curves), strict=True):
+        frr = np.maximum(1.0 - curve.tar, lowest)
+        hover = "FAR %{x:.3~g}<br>FRR %{y:.3~g}<extra>" + plain_text(name) + "</extra>"
+        data.append(_line(curve.far, frr, floor, name, colour, dash, hover))
+        marks = [
+            (far, max(1 - tar, lowest), _mirrored(interval, lowest))
+            for far, tar, interval in _marks(curve)
+        ]
+        if marks:
+            far_, rejected, intervals = zip(*marks, strict=True)
+            data.append(
+                _dots(list(far_), list(rejected), list(intervals), name, colour, "FRR %{y:.3~g}")
+            )
+    equal = max(floor, lowest)
+    data.append(
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": "equal errors",
+            "x": [equal, 1],
+            "y": [equal, 1],
+            "line": {"color": "--muted", "width": 1, "dash": "dot"},
+            "hoverinfo": "skip",
+            "showlegend": False,
+        }
+    )
+    return Chart(
+        "det",
+        "One error for the other",
+        "False rejects over false accepts (DET); down and to the left is better. Where a curve "
+        "crosses the dotted line both errors are equal: the EER. An edge stands for no error.",
+        data,
+        {
+            "xaxis": rate_axis("false accept rate", floor),
+            "yaxis": rate_axis("false reject rate", lowest),
+            "showlegend": len(curves) > 1,
+        },
+    )
+
+
+def _styles(curves: Mapping[str, Curve]) -> list[tuple[str, str]]:
+    return [LINES[number % len(LINES)] for number in range(len(curves))]
+
+
+def _marks(curve: Curve) -> list[tuple[float, float, Interval | None]]:
+    return [
+        (far, tar.value, tar.interval)
+        for far, tar in curve.report.tar_at_far.items()
+        if tar.value is not None
+    ]
+
+
+def _mirrored(interval: Interval | None, lowest: float) -> Interval | None:
+    """An interval of a TAR as one of the FRR, inside a logarithmic axis."""
+    if interval is None:
+        return None
+    return Interval(max(1 - interval.high, lowest), max(1 - interval.low, lowest))
+
+
+def _line(
+    far: npt.NDArray[np.float64],
+    rate: npt.NDArray[np.float64],
+    floor: float,
+    name: str,
+    colour: str,
+    dash: str,
+    hover: str,
+) -> dict[str, Any]:
+    """A step curve: between two operating points the lower FAR's rate holds."""
+    # A logarithmic axis has no zero: what needs no false accept is drawn at the edge.
+    start = int(np.flatnonzero(far <= floor)[-1])
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": plain_text(name),
+        "x": numbers(np.maximum(far[start:], floor)),
+        "y": numbers(rate[start:]),
+        "line": {"color": colour, "width": 2.5, "shape": "hv", "dash": dash},
+        "hovertemplate": hover,
+    }
+
+
+def _dots(
+    far: list[float],
+    rate: list[float],
+    intervals: list[Interval | None],
+    name: str,
+    colour: str,
+    what: str,
+) -> dict[str, Any]:
+    dots: dict[str, Any] = {
+        "type": "scatter",
+        "mode": "markers",
+        "name": plain_text(name),
+        "x": far,
+        "y": numbers(rate),
+        "marker": {"color": colour, "size": 9, "line": {"color": "--card", "width": 2}},
+        "text": [small_percent(value) for value in far],
+        "hovertemplate": what + " at FAR %{text}<extra>" + plain_text(name) + "</extra>",
+        "showlegend": False,
+    }
+    bars = error_bars(rate, intervals, colour)
+    if bars is not None:
+        dots["error_y"] = bars
+    return dots

@@ -1,0 +1,96 @@
+"""A page from a template: one file that asks nobody for anything, and a policy that enforces it."""
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from importlib.resources import files
+from importlib.util import find_spec
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from centerarc import __version__
+from centerarc.data.files import atomic_path
+from centerarc.evaluation.report.chart import Chart
+
+_ASSETS = "centerarc.evaluation.report", "assets"
+
+
+def require_report_extra() -> None:
+    """Says how to install what reports need, if it is not there; cheap enough before training.
+
+    Raises:
+        ImportError: plotly or scikit-learn is missing.
+
+    Example:
+        >>> require_report_extra()
+    """
+    missing = [
+        name
+        for module, name in (("plotly", "plotly"), ("sklearn", "scikit-learn"))
+        if find_spec(module) is None
+    ]
+    if missing:
+        raise ImportError(
+            f"a report needs {' and '.join(missing)}: pip install 'centerarc[report]'"
+        )
+
+
+def render(
+    path: str | os.PathLike[str],
+    template: str,
+    charts: Iterable[Chart],
+    *,
+    pictures: Any = (),
+    steps: Any = None,
+    **content: Any,
+) -> None:
+    """Write a page; the file is complete or absent.
+
+    Args:
+        path: the file to write.
+        template: its template among the assets.
+        charts: every chart that the template shows.
+        pictures: of the map's points, trace by trace.
+        steps: what each threshold does, for the slider.
+        **content: what else the template names.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    from plotly.offline import get_plotlyjs
+
+    scripts = [get_plotlyjs(), files(_ASSETS[0]).joinpath("assets/charts.js").read_text("utf-8")]
+    environment = Environment(
+        loader=PackageLoader(*_ASSETS),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["told"] = lambda name: name.replace("_", " ")
+    page = environment.get_template(template).render(
+        **content,
+        version=__version__,
+        # Only these two may run, so that nothing that a name smuggles in ever does.
+        script_hashes=Markup(" ".join(f"'sha256-{_digest(script)}'" for script in scripts)),
+        scripts=[Markup(script) for script in scripts],
+        figures=_script_json({chart.key: chart.figure() for chart in charts}),
+        pictures=_script_json(pictures),
+        steps=_script_json(steps),
+    )
+    with atomic_path(path) as temporary:
+        temporary.write_text(page, encoding="utf-8", newline="\n")
+
+
+def _digest(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _script_json(content: Any) -> Markup:
+    """JSON that no name inside can end the script element of."""
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("<", "\\u003c"))

@@ -1,0 +1,86 @@
+"""Small sets whose embeddings can be worked out by hand: a face is a plain colour."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tests.export.tiny import tiny
+
+# Directions of the tiny model's embedding: the mean of each channel.
+COLOURS = {
+    "Ann": (250, 10, 10),
+    "Bob": (10, 250, 10),
+    "Cyd": (10, 10, 250),
+    "Dan": (200, 200, 10),
+    "Eve": (10, 200, 200),
+    "Fay": (200, 10, 200),
+}
+# How the tiny model takes them: the mean of the left half, as it is.
+FLAGS = ["--size", "4", "--mean", "0", "--std", "1"]
+
+
+def model(path: Path) -> Path:
+    """An ONNX model whose embedding is the mean colour."""
+    return tiny(path, ("n", 3, "h", "w"))
+
+
+def colour_of(person: str, number: int) -> np.ndarray:
+    """The colour of a person's picture: the person's own, a little off."""
+    rng = np.random.default_rng([sum(map(ord, person)), number])
+    return np.clip(np.array(COLOURS[person]) + rng.integers(-60, 61, size=3), 0, 255)
+
+
+def picture(path: Path, person: str, number: int) -> None:
+    """Write such a picture, without loss."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.tile(colour_of(person, number).astype(np.uint8), (8, 8, 1))
+    Image.fromarray(pixels).save(path)
+
+
+def folder(root: Path, people: str = "Ann Bob Cyd Dan Eve Fay", images: int = 2) -> Path:
+    """`<Name>/<Name>_<NNNN>.png` of some people."""
+    for person in people.split():
+        for number in range(1, images + 1):
+            picture(root / person / f"{person}_{number:04d}.png", person, number)
+    return root
+
+
+def lfw_pairs(path: Path) -> Path:
+    """Two folds of three people each: each with oneself, and in a circle."""
+    lines = ["2\t3"]
+    for fold in (["Ann", "Bob", "Cyd"], ["Dan", "Eve", "Fay"]):
+        lines += [f"{name}\t1\t2" for name in fold]
+        lines += [f"{fold[i]}\t1\t{fold[i - 1]}\t2" for i in range(3)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def cosine(a: tuple[str, int], b: tuple[str, int]) -> float:
+    """What the tiny model should score for two pictures."""
+    first, second = (colour_of(*side).astype(np.float64) for side in (a, b))
+    return float(first @ second / np.linalg.norm(first) / np.linalg.norm(second))
+
+
+def bin_set(path: Path, faces: Path) -> Path:
+    """The pairs of `lfw_pairs` ten times over, as insightface keeps them."""
+    images, same = [], []
+    for _ in range(10):
+        for fold in (["Ann", "Bob", "Cyd"], ["Dan", "Eve", "Fay"]):
+            for i, name in enumerate(fold):
+                for other in (name, fold[i - 1]):
+                    for person, number in ((name, 1), (other, 2)):
+                        file = faces / person / f"{person}_{number:04d}.png"
+                        images.append(file.read_bytes())
+                    same.append(other == name)
+    path.write_bytes(pickle.dumps((images, same)))
+    return path
+
+
+def embeddings(path: Path, rows: list[tuple[str, str, list[float]]]) -> Path:
+    """A file of embeddings of (place, identity, numbers)."""
+    places, identities, numbers = zip(*rows, strict=True)
+    matrix = np.array(numbers, dtype=np.float32)
+    np.savez(path, place=np.array(places), identity=np.array(identities), embedding=matrix)
+    return path
