@@ -201,3 +201,16 @@ def test_an_archive_is_called_one(tmp_path: Path) -> None:
 def test_unknown_bytes_are_not_guessed_at() -> None:
     with pytest.raises(ValueError, match=r"this is no image in a known format$"):
         decode_image(bytes(range(1, 200)))
+
+
+def test_a_rotation_behind_long_segments_is_applied_and_a_bomb_with_exif_refused() -> None:
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    plain = encoded(PIL.Image.fromarray(QUARTERS), "JPEG", quality=95, exif=exif)
+    comment = b"\xff\xfe" + struct.pack(">H", 65535) + b"x" * 65533
+    late = plain[:2] + comment * 2 + plain[2:]
+    assert decode_image(late).shape == decode_image(plain).shape == (48, 32, 3)
+    frame = plain.index(b"\xff\xc0")
+    bomb = plain[: frame + 5] + struct.pack(">HH", 65500, 65500) + plain[frame + 9 :]
+    with pytest.raises(ValueError, match="65500 x 65500 pixels; at most"):
+        decode_image(bomb)

@@ -50,3 +50,17 @@ def test_a_file_that_cannot_be_read_gives_the_reason_alone(tmp_path: Path) -> No
         read_file(tmp_path / "absent")
     with pytest.raises(OSError, match=r"^Is a directory$"):
         read_file(tmp_path)
+
+
+def test_a_device_is_no_file_and_a_link_stays_one(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ValueError, match="'/dev/null', a device or pipe; it must name a file"),
+        atomic_path("/dev/null"),
+    ):
+        pass
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link.txt").symlink_to(tmp_path / "real" / "note.txt")
+    with atomic_path(tmp_path / "link.txt") as temporary:
+        temporary.write_text("all")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "real" / "note.txt").read_text() == "all"

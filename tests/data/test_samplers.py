@@ -169,6 +169,12 @@ def test_weights_say_how_often_an_image_is_shown() -> None:
     assert all(total[i] == 2 for i in range(18, 26))
 
 
+def test_a_weight_that_comes_to_no_image_shows_none() -> None:
+    source = Faces([4], np.array([0.1, 1.0, 1.0, 1.0]))
+    assert sorted(Shuffled(source).order(0, 0).tolist()) == [1, 2, 3]
+    assert len(Shuffled(Faces([1], np.array([0.2]))).order(0, 0)) == 0
+
+
 def test_wrong_sizes_are_named() -> None:
     source = Faces([3, 3])
     with pytest.raises(ValueError, match="images_per_identity is 4; it must divide batch_size, 6"):

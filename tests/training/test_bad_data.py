@@ -1,5 +1,6 @@
 """From a folder as people have them to a run: checked, reported, trained on without what is bad."""
 
+import multiprocessing
 import struct
 import zlib
 from io import BytesIO
@@ -105,3 +106,20 @@ def test_a_folder_of_every_bad_kind_is_checked_and_trained_on_without_it(
     result = train(load_config(path))
     assert result.summary["train_identities"] == 4
     assert result.summary["train_images"] == 16 + 5 - 1
+
+
+def test_a_run_that_fails_while_it_reads_leaves_no_process(spoilt: Path, tmp_path: Path) -> None:
+    for path in (spoilt / "Person 2").iterdir():
+        path.write_bytes(path.read_bytes()[:-200])
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        f"run_dir: {tmp_path / 'run'}\n"
+        f"data: {{source: folder, root: {spoilt}}}\n"
+        "model: {name: tiny, embedding_size: 8, image_size: 16}\n"
+        "schedule: {epochs: 1}\nbatch_size: 16\nworkers: 2\ndevice: cpu\n"
+    )
+    with pytest.raises(ValueError, match="no image of identity 'Person 2' can be read") as error:
+        train(load_config(path))
+    # The error's traceback still holds what reads from the workers.
+    assert error.traceback
+    assert not multiprocessing.active_children()

@@ -173,10 +173,14 @@ def _upright_jpeg_size(data: bytes) -> tuple[int, int] | None:
         return None
     if colorspace not in ("YCbCr", "RGB", "Gray"):
         return None
-    if data.find(b"Exif\0\0", 0, 65536) >= 0:
-        with PIL.Image.open(BytesIO(data)) as picture:
-            if picture.getexif().get(_ORIENTATION, 1) != 1:
-                return None
+    _check_size(width, height)
+    if data.find(b"Exif\0\0") >= 0:
+        try:
+            with PIL.Image.open(BytesIO(data)) as picture:
+                if picture.getexif().get(_ORIENTATION, 1) != 1:
+                    return None
+        except Exception:  # as above; whoever decodes it all says what is wrong
+            return None
     return height, width
 
 

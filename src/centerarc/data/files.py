@@ -22,7 +22,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         A path in the same folder with the same suffix, hidden by a leading dot, to write to.
 
     Raises:
-        ValueError: If `path` is an existing folder.
+        ValueError: If `path` is an existing folder, device or pipe.
 
     Example:
         >>> import tempfile
@@ -32,9 +32,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         ...     Path(f"{folder}/note.txt").read_text()
         'all of it'
     """
-    target = Path(path)
-    if target.is_dir():
-        raise ValueError(f"path is {str(target)!r}, a folder; it must name a file")
+    # A link stays one: what it leads to is replaced.
+    target = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
+    if target.exists() and not target.is_file():
+        kind = "a folder" if target.is_dir() else "a device or pipe"
+        raise ValueError(f"path is {str(target)!r}, {kind}; it must name a file")
     target.parent.mkdir(parents=True, exist_ok=True)
     unique = f"{os.getpid()}-{secrets.token_hex(4)}"
     temporary = target.with_name(f".{target.stem}.{unique}{target.suffix}")

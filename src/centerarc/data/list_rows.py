@@ -106,7 +106,10 @@ def _read_csv(name: str, path_column: str, identity_column: str) -> Rows:
 
 def _fit(header: str, delimiter: str, *wanted: str) -> tuple[int, int]:
     """How well a delimiter parts the first line: wanted columns found, then all columns."""
-    columns = next(csv.reader([header], delimiter=delimiter), [])
+    try:
+        columns = next(csv.reader([header], delimiter=delimiter), [])
+    except csv.Error:  # a field too long; reading the rows tells where
+        return 0, 0
     return len({*wanted} & {*columns}), len(columns)
 
 

@@ -160,8 +160,11 @@ class TrainLoader:
             yield batch.images, self._labels[batch.indices]
 
     def close(self) -> None:
-        """Ends the workers."""
+        """Ends the workers, even where an error's traceback still holds what reads from them."""
+        iterator = getattr(self._loader, "_iterator", None)
         self._loader = None
+        if hasattr(iterator, "_shutdown_workers"):
+            iterator._shutdown_workers()
 
     def __enter__(self) -> Self:
         return self

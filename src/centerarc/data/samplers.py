@@ -49,7 +49,8 @@ class Shuffled:
     """Every image once an epoch, in random order; or as often as the source's weights say.
 
     A weight of 2 shows an image twice an epoch, one of 0.5 in every other epoch: a source's images
-    of one weight take turns, so that none comes a third time before all came twice.
+    of one weight take turns, so that none comes a third time before all came twice. How many of
+    them an epoch shows is rounded to whole images.
 
     Args:
         source: A source; its `weights` count if it has any (`MixedSource`).
@@ -112,7 +113,7 @@ class _Group:
 
     def chosen(self, seed: int, epoch: int) -> Indices:
         """The images that this epoch shows, those of a whole weight as often as it says."""
-        parts = [self.images] * self.whole
+        parts = [self.images[:0], *[self.images] * self.whole]
         # The rest walks through one permutation after the other, epoch by epoch.
         first, last = epoch * self.rest, (epoch + 1) * self.rest
         size = len(self.images)

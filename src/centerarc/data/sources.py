@@ -71,7 +71,8 @@ def source_kind(path: str | os.PathLike[str]) -> str:
     place = Path(text)
     suffix = place.suffix.lower()
     if place.is_dir():
-        suffixes = {Path(name).suffix.lower() for name in os.listdir(place)}
+        with os.scandir(place) as entries:  # a person's folder may be named p.rec
+            suffixes = {Path(entry.name).suffix.lower() for entry in entries if entry.is_file()}
         if ".rec" in suffixes:
             return "recordio"
         return "shards" if ".tar" in suffixes else "folder"

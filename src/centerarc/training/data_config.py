@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from centerarc.data.augmentation.config import AugmentationConfig
 from centerarc.training.section import NamedPath, NotNegative, Positive, Section, Seed
 
-Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Weight = Annotated[float, Field(gt=0, le=1000)]
 
 
 class FolderFields(Section):
@@ -155,7 +155,7 @@ class DataFields(LeaveOut):
     augmentation: AugmentationConfig = Field(
         default=AugmentationConfig(), description="random changes of the training images"
     )
-    cache_gb: NotNegative = Field(
+    cache_gb: Annotated[NotNegative, Field(le=1e6)] = Field(
         default=0.0, description="keep decoded images in at most so much memory; 0 keeps none"
     )
 

@@ -25,7 +25,7 @@ class AugmentationConfig(BaseModel):
         saturation: Largest change s: distances from grey are multiplied by [1 - s, 1 + s].
         grey: Probability of taking away all colour.
         low_resolution: Probability of shrinking the image and enlarging it again.
-        low_resolution_scale: Smallest scale of the shrunk side, in (0, 1].
+        low_resolution_scale: Smallest scale of the shrunk side, in [0.01, 1].
         occlusion: Probability of covering a part with one colour.
         occlusion_size: Largest sides of that part, a rectangle or ellipse, as a fraction.
 
@@ -47,7 +47,7 @@ class AugmentationConfig(BaseModel):
     grey: Probability = Field(default=0.05, description="chance to drop the colour")
     low_resolution: Probability = Field(default=0.1, description="chance to lose detail")
     low_resolution_scale: float = Field(
-        default=0.3, gt=0, le=1, description="smallest share of the side kept"
+        default=0.3, ge=0.01, le=1, description="smallest share of the side kept"
     )
     occlusion: Probability = Field(default=0.1, description="chance to cover a part")
     occlusion_size: float = Field(

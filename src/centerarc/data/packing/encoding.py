@@ -16,6 +16,10 @@ _JPEG = b"\xff\xd8\xff"
 _COMMON = (b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*", b"GIF8")
 
 
+# Faces are far smaller; 4096 x 4096 pixels are 50 MB.
+_LARGEST = 4096
+
+
 @dataclass(frozen=True)
 class Encoding:
     """How images are written; what needs no change keeps its bytes.
@@ -37,8 +41,8 @@ class Encoding:
     quality: int | None = None
 
     def __post_init__(self) -> None:
-        if self.size is not None and self.size < 1:
-            raise ValueError(f"size is {self.size}; it must be at least 1 or None")
+        if self.size is not None and not 1 <= self.size <= _LARGEST:
+            raise ValueError(f"size is {self.size}; it must be in [1, {_LARGEST}] or None")
         if self.quality is not None and not 1 <= self.quality <= 100:
             raise ValueError(f"quality is {self.quality}; it must be in [1, 100] or None")
 

@@ -93,7 +93,16 @@ class KeptFinds:
                 return {}
             with stored:
                 known = {name: stored[name] for name in stored.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+        # NotImplementedError and other RuntimeErrors: a zip method or a flag that is damaged.
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            EOFError,
+            RuntimeError,
+            zipfile.BadZipFile,
+            zlib.error,
+        ):
             return {}
         sound = all(found.ndim == 1 and found.dtype.kind == "i" for found in known.values())
         if not sound or not np.array_equal(known.get("stamp", ()), self._stamp):

@@ -96,6 +96,8 @@ def image_labels(
             break
         known[unknown] = read_labels(name, layout.images.offsets[at[unknown]])
     starts, ends, known = starts[known >= 0], ends[known >= 0], known[known >= 0]
+    outvoted, told = _confirm_shared(layout.images, starts, ends, known, read_labels)
+    problems += told
     # Stretches in turn: in no range, in the first range, in no range, in the second, ...
     borders = np.empty(2 * len(starts) + 2, dtype=np.int64)
     borders[0], borders[-1] = 0, count
@@ -109,7 +111,8 @@ def image_labels(
     if len(starts):
         sample = np.unique(np.linspace(0, count - 1, min(count, _COMPARED)).astype(np.int64))
         stored = read_labels("sample", layout.images.offsets[sample])
-        differ = np.flatnonzero((stored >= 0) & (stored != labels[sample]))
+        differs = (stored >= 0) & (stored != labels[sample]) & ~np.isin(sample, outvoted)
+        differ = np.flatnonzero(differs)
         if len(differ):
             at = sample[differ[0]]
             problems.append(
@@ -119,6 +122,44 @@ def image_labels(
             labels = read_labels("all", layout.images.offsets)
     _fill(file, labels)
     return labels, problems
+
+
+def _confirm_shared(
+    images: Index, starts: Ints, ends: Ints, known: Ints, read_labels: ReadLabels
+) -> tuple[Ints, list[str]]:
+    """Asks more images where ranges share a label, and corrects `known` in place.
+
+    One person may have several ranges; a damaged label that is another person's looks the same.
+
+    Returns:
+        Places of images whose labels were outvoted, and a line for each range where that was.
+    """
+    values, inverse, counts = np.unique(known, return_inverse=True, return_counts=True)
+    shared = np.flatnonzero(counts[inverse] > 1)
+    if not len(shared):
+        return shared, []
+    first = read_labels("shared_first", images.offsets[starts[shared]])
+    last = read_labels("shared_last", images.offsets[ends[shared] - 1])
+    doubtful = (first >= 0) & (first != known[shared]) | (last >= 0) & (last != known[shared])
+    outvoted: list[Ints] = []
+    problems: list[str] = []
+    taken = set(values.tolist())
+    for row in shared[doubtful].tolist():
+        places = np.arange(starts[row], ends[row])
+        own = read_labels(f"range_{row}", images.offsets[places])
+        found, votes = np.unique(own[own >= 0], return_counts=True)
+        # Of labels with as many votes, one that no other range has is the likelier.
+        ranked = sorted(zip(votes.tolist(), found.tolist(), strict=True), reverse=True)
+        best = [value for vote, value in ranked if vote == ranked[0][0]]
+        known[row] = next((value for value in best if value not in taken), best[-1])
+        others = places[(own >= 0) & (own != known[row])]
+        outvoted.append(others)
+        problems.append(
+            f"images {images.keys[starts[row]]} to {images.keys[ends[row] - 1]} are of one "
+            f"identity record, but have labels {', '.join(map(str, found[:5].tolist()))}; "
+            f"{known[row]} was taken for all, against image {images.keys[others[0]]}"
+        )
+    return np.concatenate([shared[:0], *outvoted]), problems
 
 
 def _slack(value: float) -> int:

@@ -162,7 +162,8 @@ def read_index(shard: str | os.PathLike[str]) -> ShardIndex | None:
     try:
         with np.load(index_path(shard), allow_pickle=False) as arrays:
             index = _unpacked({name: arrays[name] for name in arrays.files})
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+    # NotImplementedError and other RuntimeErrors: a zip method or a flag that is damaged.
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
         return None
     with open(shard, "rb", buffering=0) as file:
         if os.fstat(file.fileno()).st_size != index.shard_bytes:

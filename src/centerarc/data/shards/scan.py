@@ -9,6 +9,7 @@ from typing import BinaryIO, NamedTuple
 
 from centerarc.data.shards.index import BLOCK, Entry, Kind, ShardIndex, header_check
 from centerarc.data.shards.members import IMAGES, Member, split_name
+from centerarc.data.shards.tar_headers import tar_members
 
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _MOST_DIGITS = 40
@@ -150,26 +151,16 @@ def _members(shard: Path, file: BinaryIO) -> Iterator[_Found]:
         if start.startswith(magic):
             raise ValueError(f"{str(shard)!r} is compressed by {name}; decompress it")
     end = 0
-    try:
-        with tarfile.open(
-            fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape"
-        ) as tar:
-            while (info := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # it would keep all of them
-                if not (info.isfile() or info.isdir()) or info.issparse():
-                    raise ValueError(
-                        f"{str(shard)!r}: {info.name!r} at byte {info.offset} is a link or another "
-                        "thing that is no plain file; pack with tar --dereference "
-                        "--hard-dereference"
-                    )
-                end = _end(shard, info, size)
-                name = info.name.removeprefix("./").lstrip("/")
-                if info.isfile() and (parts := split_name(name)) is not None:
-                    yield _Found(name, info.offset, info.offset_data, info.size, parts)
-    except (tarfile.TarError, EOFError, OverflowError) as error:
-        raise ValueError(
-            f"{str(shard)!r} is cut off or no tar file: {error} after byte {end}"
-        ) from error
+    for info in tar_members(shard, file):
+        if not (info.isfile() or info.isdir()) or info.issparse():
+            raise ValueError(
+                f"{str(shard)!r}: {info.name!r} at byte {info.offset} is a link or another "
+                "thing that is no plain file; pack with tar --dereference --hard-dereference"
+            )
+        end = _end(shard, info, size)
+        name = info.name.removeprefix("./").lstrip("/")
+        if info.isfile() and (parts := split_name(name)) is not None:
+            yield _Found(name, info.offset, info.offset_data, info.size, parts)
     _check_end(shard, file, end, size)
 
 
