@@ -245,3 +245,12 @@ def test_odd_file_names_survive_the_list(tmp_path: Path) -> None:
     put_rows(tmp_path, rows)
     write_list(tmp_path / "l.csv", [row[:2] for row in rows])
     assert listed(ListSource(tmp_path / "l.csv")) == rows
+
+
+@pytest.mark.parametrize("before", ["", "path,identity\n"])
+def test_a_field_too_long_for_csv_is_named_by_its_line(tmp_path: Path, before: str) -> None:
+    path = tmp_path / "l.csv"
+    path.write_text(before + "x" * 200_000 + ",a\n")
+    line = before.count("\n") + 1
+    with pytest.raises(ValueError, match=rf"l\.csv', line {line}: this is no CSV"):
+        ListSource(path)

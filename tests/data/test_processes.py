@@ -142,6 +142,7 @@ def test_tasks_under_way_stop_when_nobody_wants_results(tmp_path: Path) -> None:
 
 PROGRAM = """
 import os, sys, threading, time
+from centerarc.data import processes
 from centerarc.data.processes import in_order
 
 def work(context, task, tick):
@@ -151,6 +152,8 @@ def work(context, task, tick):
 if __name__ == "__main__":
     if sys.argv[1] == "threads":
         threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+    if sys.argv[1] == "spawn":
+        processes._start_method = lambda: "spawn"
     try:
         for process in in_order(work, None, range(10_000), workers=2):
             print(process, flush=True)
@@ -202,10 +205,13 @@ def test_ctrl_c_ends_all_processes_without_a_word_of_theirs(tmp_path: Path, thre
 
 
 @posix
-@pytest.mark.parametrize("threads", ["none", "threads"])
-def test_processes_end_with_one_that_is_killed(tmp_path: Path, threads: str) -> None:
-    process, worker = started(tmp_path, threads)
+@pytest.mark.parametrize("by", ["SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize("start", ["none", "threads", "spawn"])
+def test_processes_end_with_one_that_is_killed(tmp_path: Path, start: str, by: str) -> None:
+    process, worker = started(tmp_path, start)
     assert worker != process.pid
-    process.kill()
-    process.communicate()
+    number = signal.Signals[by]
+    process.send_signal(number)  # to the main process alone
+    process.communicate(timeout=10)  # until nobody holds its pipes
+    assert process.returncode == -number
     wait_until(lambda: gone(process.pid))

@@ -112,3 +112,11 @@ def test_a_source_travels_to_other_processes() -> None:
     assert source.image(0).shape == (16, 16, 3)
     with pytest.raises(ValueError, match="image_size is 0"):
         Files([], image_size=0)
+
+
+@pytest.mark.parametrize("name", ["p.rec", "p.tar"])
+def test_a_person_may_be_named_like_a_container(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "1.png").write_bytes(file("PNG"))
+    assert source_kind(tmp_path) == "folder"
+    assert open_source(tmp_path).identities == [name]

@@ -161,7 +161,7 @@ class TrainLoader:
 
     def close(self) -> None:
         """Ends the workers, even where an error's traceback still holds what reads from them."""
-        iterator = getattr(self._loader, "_iterator", None)
+        iterator: Any = getattr(self._loader, "_iterator", None)
         self._loader = None
         if hasattr(iterator, "_shutdown_workers"):
             iterator._shutdown_workers()

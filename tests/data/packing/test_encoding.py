@@ -92,7 +92,7 @@ def test_damage_is_the_images_and_an_absent_file_is_not(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"size": 0}, "size is 0; it must be at least 1"),
+        ({"size": 0}, r"size is 0; it must be in \[1, 4096\]"),
         ({"quality": 0}, r"quality is 0; it must be in \[1, 100\]"),
         ({"quality": 101}, r"quality is 101; it must be in \[1, 100\]"),
     ],

@@ -572,3 +572,38 @@ def test_five_million_records_open_in_two_seconds_and_200_mb(tmp_path: Path) -> 
         rec.with_name("train.labels.npz").unlink()
     assert best_time < 2.0
     assert most_memory < 200
+
+
+@pytest.mark.parametrize("many", [4, 2000])
+@pytest.mark.parametrize("turned", [0, 0.5, 1])
+def test_a_label_damaged_into_another_persons_moves_nobody(
+    tmp_path: Path, many: int, turned: float
+) -> None:
+    people = [0] * 7 + [1] * many + [2] * 5 + [0] * 3 + [3]
+    rec = tmp_path / "train.rec"
+    starts = by_hand.insightface(rec, people)
+    assert RecordIOSource(rec).problems == []
+    place = 7 + min(int(turned * many), many - 1)
+    data = bytearray(rec.read_bytes())
+    stored = starts[place + 1] + 12  # after magic number, length and count
+    assert struct.unpack_from("<f", data, stored) == (1.0,)
+    struct.pack_into("<f", data, stored, 2.0)
+    rec.write_bytes(data)
+    source = RecordIOSource(rec)
+    if turned == 0.5:  # the one that speaks for its range
+        assert source.labels.tolist() == people
+        assert source.problems[0].startswith(f"image {place + 1} has label 2, but all others")
+    else:
+        assert np.count_nonzero(source.labels != people) <= 1
+
+
+@pytest.mark.parametrize(("at", "value"), [(8, 1), (10, 99)])
+def test_a_kept_file_whose_zip_directory_is_damaged_is_found_anew(
+    large: Path, monkeypatch: pytest.MonkeyPatch, at: int, value: int
+) -> None:
+    reads(monkeypatch, large)
+    kept = large.with_name("train.labels.npz")
+    data = bytearray(kept.read_bytes())
+    data[data.index(b"PK\1\2") + at] = value  # flags (8: encrypted) or method (10)
+    kept.write_bytes(data)
+    assert reads(monkeypatch, large)[0] == 12_000

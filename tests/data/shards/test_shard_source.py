@@ -313,3 +313,16 @@ def test_json_without_a_label_leaves_it_to_the_folder(tmp_path: Path) -> None:
     note = json.dumps({"caption": "a face"}).encode()
     tar(tmp_path / "s.tar", [("Ann/1.png", picture(1)), ("Ann/1.json", note)])
     assert ShardSource(tmp_path).identities == ["Ann"]
+
+
+@pytest.mark.parametrize(("at", "value"), [(8, 1), (10, 99), (10, 1)])
+def test_an_index_whose_zip_directory_is_damaged_is_scanned_anew(
+    tmp_path: Path, at: int, value: int
+) -> None:
+    path = tar(tmp_path / "s.tar", [("p/1.png", picture(5))])
+    write_index(path, scan_shard(path))
+    kept = tmp_path / "s.index.npz"
+    data = bytearray(kept.read_bytes())
+    data[data.index(b"PK\1\2") + at] = value  # flags (8: encrypted) or method (10)
+    kept.write_bytes(data)
+    assert values(ShardSource(tmp_path)) == [5]

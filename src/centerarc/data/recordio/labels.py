@@ -74,8 +74,8 @@ def image_labels(
     A label stands in its image's header. Identity records spare reading them all: one image's
     header is read for the range that an identity record tells. Images near the ends of a range
     that float32 rounds, and images that are in no range, are read themselves, so a damaged
-    identity record does no harm, and ranges of one label are one person. Where images here and
-    there contradict their range, all are read.
+    identity record does no harm. Ranges of one label are one person, once the first and the last
+    image of each say so too. Where images here and there contradict their range, all are read.
 
     Args:
         file: The .rec.
@@ -83,7 +83,7 @@ def image_labels(
         read_labels: Reads labels from the headers of images.
 
     Returns:
-        `(len(images),)` labels as stored, and what is wrong with identity records.
+        `(len(images),)` labels as stored, and what is wrong with identity records and labels.
 
     Raises:
         ValueError: If no image has a readable label.
@@ -96,8 +96,7 @@ def image_labels(
             break
         known[unknown] = read_labels(name, layout.images.offsets[at[unknown]])
     starts, ends, known = starts[known >= 0], ends[known >= 0], known[known >= 0]
-    outvoted, told = _confirm_shared(layout.images, starts, ends, known, read_labels)
-    problems += told
+    outvoted, doubted, told = _confirm_shared(layout.images, starts, ends, known, read_labels)
     # Stretches in turn: in no range, in the first range, in no range, in the second, ...
     borders = np.empty(2 * len(starts) + 2, dtype=np.int64)
     borders[0], borders[-1] = 0, count
@@ -110,56 +109,57 @@ def image_labels(
         labels[alone] = read_labels("alone", layout.images.offsets[alone])
     if len(starts):
         sample = np.unique(np.linspace(0, count - 1, min(count, _COMPARED)).astype(np.int64))
+        sample = np.union1d(np.setdiff1d(sample, outvoted), doubted)
         stored = read_labels("sample", layout.images.offsets[sample])
-        differs = (stored >= 0) & (stored != labels[sample]) & ~np.isin(sample, outvoted)
-        differ = np.flatnonzero(differs)
+        differ = np.flatnonzero((stored >= 0) & (stored != labels[sample]))
         if len(differ):
             at = sample[differ[0]]
             problems.append(
                 f"identity records give image {layout.images.keys[at]} label {labels[at]}, but "
                 f"its own is {stored[differ[0]]}; all images were asked"
             )
-            labels = read_labels("all", layout.images.offsets)
+            labels, told = read_labels("all", layout.images.offsets), []
     _fill(file, labels)
-    return labels, problems
+    return labels, problems + told
 
 
 def _confirm_shared(
     images: Index, starts: Ints, ends: Ints, known: Ints, read_labels: ReadLabels
-) -> tuple[Ints, list[str]]:
+) -> tuple[Ints, Ints, list[str]]:
     """Asks more images where ranges share a label, and corrects `known` in place.
 
     One person may have several ranges; a damaged label that is another person's looks the same.
+    One image against two or more is such a damaged header; other differences are the identity
+    records' own.
 
     Returns:
-        Places of images whose labels were outvoted, and a line for each range where that was.
+        Places of images that were outvoted; of images that contradict their range otherwise; and a
+        line for each that was outvoted.
     """
-    values, inverse, counts = np.unique(known, return_inverse=True, return_counts=True)
+    _, inverse, counts = np.unique(known, return_inverse=True, return_counts=True)
     shared = np.flatnonzero(counts[inverse] > 1)
-    if not len(shared):
-        return shared, []
+    outvoted: list[int] = []
+    doubted: list[int] = []
+    problems: list[str] = []
     first = read_labels("shared_first", images.offsets[starts[shared]])
     last = read_labels("shared_last", images.offsets[ends[shared] - 1])
     doubtful = (first >= 0) & (first != known[shared]) | (last >= 0) & (last != known[shared])
-    outvoted: list[Ints] = []
-    problems: list[str] = []
-    taken = set(values.tolist())
     for row in shared[doubtful].tolist():
         places = np.arange(starts[row], ends[row])
         own = read_labels(f"range_{row}", images.offsets[places])
         found, votes = np.unique(own[own >= 0], return_counts=True)
-        # Of labels with as many votes, one that no other range has is the likelier.
-        ranked = sorted(zip(votes.tolist(), found.tolist(), strict=True), reverse=True)
-        best = [value for vote, value in ranked if vote == ranked[0][0]]
-        known[row] = next((value for value in best if value not in taken), best[-1])
-        others = places[(own >= 0) & (own != known[row])]
-        outvoted.append(others)
+        if sorted(votes.tolist())[:-1] != [1] or votes.max() < 2:
+            doubted += places[(own >= 0) & (own != known[row])].tolist()
+            continue
+        known[row] = majority = int(found[np.argmax(votes)])
+        place = int(places[(own >= 0) & (own != majority)][0])
+        outvoted.append(place)
         problems.append(
-            f"images {images.keys[starts[row]]} to {images.keys[ends[row] - 1]} are of one "
-            f"identity record, but have labels {', '.join(map(str, found[:5].tolist()))}; "
-            f"{known[row]} was taken for all, against image {images.keys[others[0]]}"
+            f"image {images.keys[place]} has label {own[place - starts[row]]}, but all others of "
+            f"images {images.keys[places[0]]} to {images.keys[places[-1]]}, which an identity "
+            f"record tells, have {majority}; that was taken"
         )
-    return np.concatenate([shared[:0], *outvoted]), problems
+    return np.array(outvoted, dtype=np.int64), np.array(doubted, dtype=np.int64), problems
 
 
 def _slack(value: float) -> int:

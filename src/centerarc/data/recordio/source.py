@@ -147,7 +147,9 @@ class RecordIOSource(EncodedSource):
 
 def _find_rec(path: Path) -> Path:
     if path.is_dir():
-        found = sorted(entry for entry in path.iterdir() if entry.suffix.lower() == ".rec")
+        found = sorted(
+            entry for entry in path.iterdir() if entry.suffix.lower() == ".rec" and entry.is_file()
+        )
         if len(found) != 1:
             names = ", ".join(repr(entry.name) for entry in found[:3]) or "none"
             raise ValueError(

@@ -93,7 +93,7 @@ def _in_folder(folder: Path) -> list[Path]:
         raise ValueError(f"cannot list {str(folder)!r}: {error.strerror}") from error
     if compressed := sorted(path for path in paths if _is_compressed(path)):
         raise ValueError(_refusal(compressed[0]))
-    shards = [path for path in paths if path.suffix.lower() == ".tar"]
+    shards = [path for path in paths if path.suffix.lower() == ".tar" and path.is_file()]
     if not shards:
         raise ValueError(f"{str(folder)!r} holds no shard (*.tar)")
     return shards
