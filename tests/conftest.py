@@ -1,6 +1,11 @@
 """What every test shares: one tolerance a dtype, a fixed number of threads, no network."""
 
 import os
+import signal
+
+# Programs started in the background of a script ignore Ctrl-C, and so would all that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -118,8 +118,9 @@ def test_a_run_that_fails_while_it_reads_leaves_no_process(spoilt: Path, tmp_pat
         "model: {name: tiny, embedding_size: 8, image_size: 16}\n"
         "schedule: {epochs: 1}\nbatch_size: 16\nworkers: 2\ndevice: cpu\n"
     )
+    before = set(multiprocessing.active_children())  # of other tests
     with pytest.raises(ValueError, match="no image of identity 'Person 2' can be read") as error:
         train(load_config(path))
     # The error's traceback still holds what reads from the workers.
     assert error.traceback
-    assert not multiprocessing.active_children()
+    assert not set(multiprocessing.active_children()) - before
