@@ -1,7 +1,9 @@
 """Files that are complete or absent."""
 
+import errno
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,6 +62,42 @@ def _flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked_folder(folder: Path, taken: str, *, patience: float) -> Iterator[None]:
+    """Makes a folder and keeps other processes out of it within the block, where the system can.
+
+    Args:
+        folder: The folder.
+        taken: The error's words where another process is in it.
+        patience: Seconds to wait for one that is about to end.
+
+    Raises:
+        ValueError: If another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        end = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                    break  # a file system without locks
+                if time.monotonic() > end:
+                    raise ValueError(taken) from None
+            time.sleep(0.05)
+        yield
     finally:
         os.close(descriptor)
 

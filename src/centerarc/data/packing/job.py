@@ -1,17 +1,15 @@
 """The folder of a pack under way: whose it is, what is done, and how it becomes the result."""
 
-import errno
 import json
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from centerarc.data.files import atomic_path
+from centerarc.data.files import atomic_path, locked_folder
 
 WORK = ".centerarc-pack"
 _REQUEST, _DONE = "request.json", "done.json"
@@ -151,27 +149,6 @@ def locked(folder: Path) -> Iterator[None]:
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"out is {str(folder)!r}, which is a file; it must be a folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # Windows
+    taken = f"out is {str(folder)!r}, into which another process is packing"
+    with locked_folder(folder, taken, patience=_LOCK_SECONDS):
         yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        end = time.monotonic() + _LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                    break  # a file system without locks
-                if time.monotonic() > end:
-                    raise ValueError(
-                        f"out is {str(folder)!r}, into which another process is packing"
-                    ) from None
-            time.sleep(0.05)
-        yield
-    finally:
-        os.close(descriptor)

@@ -1,10 +1,8 @@
 """Embeddings under way: chunks in a hidden folder beside the result, from which a run goes on."""
 
 import json
-import os
 import re
 import shutil
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from centerarc.data.files import atomic_path
+from centerarc.data.files import atomic_path, locked_folder
 
 _REQUEST = "request.json"
 _NAME = re.compile(r"(\d{12})-(\d{12})\.npz")
@@ -146,30 +144,11 @@ def locked(out: Path) -> Iterator[None]:
         ValueError: another process is writing the same result.
     """
     folder = work_folder(out)
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        end = time.monotonic() + _LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise ValueError(
-                        f"out is {str(out)!r}, which another process is writing"
-                    ) from None
-            except OSError:
-                break  # a file system without locks
-            time.sleep(0.05)
-        yield
+        taken = f"out is {str(out)!r}, which another process is writing"
+        with locked_folder(folder, taken, patience=_LOCK_SECONDS):
+            yield
     finally:
-        os.close(descriptor)
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
 
