@@ -46,8 +46,8 @@ def test_large_random_scores_agree_with_scikit_learn():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("grid", [None, 1000, 1])
 @pytest.mark.parametrize("share", [0.5, 0.001])
-def test_a_curve_merged_in_many_pieces_is_still_scikit_learns(dtype, grid, share):
-    """Several pieces and threads, with ties within and, for one value only, over all of them."""
+def test_a_curve_sorted_in_many_ranges_is_still_scikit_learns(dtype, grid, share):
+    """Several ranges, blocks and threads, with ties within or, for one value, over all of them."""
     rng = np.random.default_rng(0)
     same = rng.random(400_000) < share
     scores = rng.normal(size=same.size) + same
@@ -77,6 +77,45 @@ def test_float32_scores_are_not_copied_to_float64_nor_changed():
     np.testing.assert_array_equal(scores, before)
     # The curve itself takes 20 bytes a score; scikit-learn needs 55.
     assert most < 44 * scores.size
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@settings(deadline=None)
+@given(data=st.data())
+def test_scores_of_any_size_are_told_apart_to_the_last_bit(dtype, data):
+    """Huge, tiny, subnormal and neighbouring scores: each its own point, none rounded."""
+    limits = np.finfo(dtype)
+    width = 8 * np.dtype(dtype).itemsize
+    edges = [1.5, 1.0, limits.max / 2, limits.tiny, limits.smallest_subnormal, 0.0]
+    near = [np.nextafter(dtype(edge), dtype(2)) for edge in edges]
+    special = [sign * float(value) for value in [*edges, *near] for sign in (1, -1)]
+    values = st.sampled_from(special) | st.floats(
+        -float(limits.max) / 2, float(limits.max) / 2, width=width
+    )
+    scores = np.array(data.draw(st.lists(values, min_size=2, max_size=30)), dtype=dtype)
+    same = np.arange(scores.size) % 2 == 0
+    far, tar, threshold = roc_curve(same, scores, drop_intermediate=False)
+    curve = roc(scores, same)
+    np.testing.assert_array_equal(curve.threshold, [np.inf, *np.unique(scores)[::-1]])
+    if threshold.size == curve.threshold.size:  # scikit-learn takes neighbours for equal
+        np.testing.assert_array_equal(curve.far, far)
+        np.testing.assert_array_equal(curve.tar, tar)
+    for at, limit in enumerate(curve.threshold):
+        assert curve.far[at] == np.mean(scores[~same] >= limit)
+        assert curve.tar[at] == np.mean(scores[same] >= limit)
+
+
+@pytest.mark.parametrize("size", [1, 3, 1 << 17, (1 << 17) + 1, (1 << 18) - 1, 1 << 18])
+def test_sizes_around_that_of_a_block(size):
+    rng = np.random.default_rng(size)
+    same = np.append(rng.random(size) < 0.5, True)
+    same[0] = False
+    scores = np.round(rng.uniform(-1, 1, same.size), 5)
+    far, tar, threshold = roc_curve(same, scores, drop_intermediate=False)
+    curve = roc(scores, same)
+    np.testing.assert_array_equal(curve.threshold, threshold)
+    np.testing.assert_array_equal(curve.far, far)
+    np.testing.assert_array_equal(curve.tar, tar)
 
 
 def test_zeros_of_either_sign_are_one_threshold():

@@ -12,8 +12,8 @@ from typing import overload
 import numpy as np
 import numpy.typing as npt
 
-from centerarc.evaluation.merged_scores import merge_points, sort_apart, take_apart
 from centerarc.evaluation.scores import FloatArray, ScoreArray, check_scores_as_given
+from centerarc.evaluation.sorted_points import curve_points
 
 # A quotient of counts may miss the limit that it stands for by one rounding.
 _ROUNDING = 1 + 1e-12
@@ -74,8 +74,8 @@ def roc(scores: npt.ArrayLike, same: npt.ArrayLike) -> Roc:
     """Every operating point of ``score >= threshold``, one for each distinct score and +inf.
 
     The same points as scikit-learn's ``roc_curve(same, scores, drop_intermediate=False)``.
-    Genuine and impostor scores are sorted apart and merged, which is several times faster than
-    sorting pair numbers by score; float32 scores are not copied to float64.
+    Scores are sorted with the kind of their pair inside them, which is several times faster than
+    sorting pair numbers by score, in as many threads as there are cores, at most eight.
 
     Args:
         scores: (P,) one similarity a pair, higher is more alike.
@@ -92,8 +92,7 @@ def roc(scores: npt.ArrayLike, same: npt.ArrayLike) -> Roc:
         >>> curve.far.tolist(), curve.tar.tolist()
         ([0.0, 0.0, 0.5, 1.0], [0.0, 0.5, 1.0, 1.0])
     """
-    genuine, impostor = sort_apart(*check_scores_as_given(scores, same))
-    return Roc(*merge_points(genuine, impostor))
+    return Roc(*curve_points(*check_scores_as_given(scores, same)))
 
 
 def auc(scores: npt.ArrayLike, same: npt.ArrayLike) -> float:
@@ -201,7 +200,8 @@ def tar_at_far(
     for limit in limits:
         check_far(limit)
     values, labels = check_scores_as_given(scores, same)
-    genuine, impostor = take_apart(values, labels)
+    # By number, which is many times faster than by a mask whose next value nobody foresees.
+    genuine, impostor = values.take(np.flatnonzero(labels)), values.take(np.flatnonzero(~labels))
     size = impostor.size
     for limit in limits:
         reason = unsupported_far(limit, size)
