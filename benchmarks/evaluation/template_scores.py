@@ -69,7 +69,7 @@ def _score(who: str, count: int) -> dict[str, Any]:
     start = time.perf_counter()
     if who == "ours":
         from centerarc.evaluation import tar_at_far
-        from centerarc.evaluation.template_pairs import template_pair_scores
+        from centerarc.evaluation.templates.pair_scores import template_pair_scores
 
         start = time.perf_counter()
         scores = template_pair_scores(embeddings, first, second)

@@ -14,7 +14,7 @@ from centerarc.evaluation.bootstrap import (
     resampled_curves,
 )
 from centerarc.evaluation.ranked_pairs import WeightedCurves, rank_pairs
-from tests.evaluation.test_verification import world
+from tests.evaluation.verification.test_result import world
 
 
 def eer_by_hand(far, tar):

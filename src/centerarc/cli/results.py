@@ -8,9 +8,9 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from centerarc.evaluation import Breakdown, Difference, Estimate, Interval, VerificationReport
-    from centerarc.evaluation.identification import IdentificationReport
+    from centerarc.evaluation.identification.result import IdentificationReport
     from centerarc.evaluation.protocols import Comparison, Evaluation, Verified
-    from centerarc.evaluation.separability import Separability
+    from centerarc.evaluation.separability.measure import Separability
 
 _NONE = "-"
 

@@ -5,7 +5,7 @@ import pytest
 
 from centerarc.evaluation.protocols.judging import chosen_groups, judge_pairs
 from centerarc.evaluation.protocols.outcome import Settings
-from centerarc.evaluation.verification import evaluate_verification
+from centerarc.evaluation.verification.result import evaluate_verification
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +24,13 @@ def judged(pairs, **settings):
 
 
 def test_a_further_rate_is_measured_as_the_others_are(pairs, monkeypatch):
-    from centerarc.evaluation import verification
+    from centerarc.evaluation.verification import result
 
     found = judged(pairs, fars=(0.03, 1e-7)).report
     assert list(found.tar_at_far) == sorted(found.tar_at_far, reverse=True)
     assert "needs at least 10,000,000" in found.tar_at_far[1e-7].reason
     # The same rate as one of those that are always reported.
-    monkeypatch.setattr(verification, "FAR_LEVELS", (0.03,))
+    monkeypatch.setattr(result, "FAR_LEVELS", (0.03,))
     scores, same, fold, people = pairs
     expected = evaluate_verification(scores, same, fold, people, bootstrap=200)
     assert found.tar_at_far[0.03] == expected.tar_at_far[0.03]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from centerarc.data.source import place
 from centerarc.data.sources import open_source
 from centerarc.evaluation.embedding_file import Embeddings, read_embeddings
-from centerarc.evaluation.gallery_search import search_gallery
+from centerarc.evaluation.identification.gallery_search import search_gallery
 from centerarc.evaluation.protocols.outcome import Evaluation, JudgedImages, Settings
 from centerarc.evaluation.protocols.pairs import separability_of
 from centerarc.evaluation.protocols.pictures import Picture, pictures_of

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from centerarc.evaluation.ijb import (
+from centerarc.evaluation.formats.ijb_faces import IjbFaces, find_ijb_files
+from centerarc.evaluation.formats.ijb_metadata import (
     IjbPairs,
     read_ijb_images,
     read_ijb_landmarks,
     read_ijb_pairs,
     read_ijb_subjects,
 )
-from centerarc.evaluation.ijb_files import IjbFaces, find_ijb_files
 from centerarc.evaluation.protocols.judging import judge_pairs
 from centerarc.evaluation.protocols.outcome import Evaluation, JudgedImages, Settings, Sides
 from centerarc.evaluation.protocols.pictures import pictures_of
@@ -22,9 +22,9 @@ from centerarc.evaluation.protocols.searching import SearchSettings, judge_searc
 from centerarc.evaluation.protocols.subject import EmbeddingsSubject, Progress, Subject
 from centerarc.evaluation.protocols.template_lists import check_weighting
 from centerarc.evaluation.scores import IntArray
-from centerarc.evaluation.template_pairs import template_pair_scores
-from centerarc.evaluation.template_search import search_templates
-from centerarc.evaluation.templates import locate, pool_templates
+from centerarc.evaluation.templates.pair_scores import template_pair_scores
+from centerarc.evaluation.templates.pooling import locate, pool_templates
+from centerarc.evaluation.templates.search import search_templates
 
 Subjects = tuple[IntArray, IntArray]
 _PAGE_PIXELS = 112
@@ -44,9 +44,9 @@ def evaluate_ijb(
 
     Args:
         subject: a model, or embeddings whose places are the names of the images.
-        folder: the metadata, see :func:`centerarc.evaluation.ijb_files.find_ijb_files`.
+        folder: the metadata, see :func:`centerarc.evaluation.formats.ijb_faces.find_ijb_files`.
         images: folder of the loose crops; embeddings need none.
-        weighting: as in :func:`centerarc.evaluation.templates.pool_templates`.
+        weighting: as in :func:`centerarc.evaluation.templates.pooling.pool_templates`.
         settings: how to judge pairs; there are no folds and no columns.
         search: how to judge searches.
         progress: called with the stage, the steps done and all of them.

@@ -2,22 +2,16 @@
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from centerarc.evaluation.bootstrap import PairPeople, percentile_interval, resampled_curves
-from centerarc.evaluation.calibration import calibrated_threshold
-from centerarc.evaluation.estimate import Estimate
-from centerarc.evaluation.group_breakdown import breakdown
-from centerarc.evaluation.held_out_far import held_out_fars
 from centerarc.evaluation.protocols.outcome import Settings, Sides, Verified
-from centerarc.evaluation.ranked_pairs import rank_pairs
-from centerarc.evaluation.roc_curve import unsupported_far
-from centerarc.evaluation.scores import BoolArray, FloatArray, IntArray, ScoreArray
-from centerarc.evaluation.verification import VerificationReport, evaluate_verification
+from centerarc.evaluation.scores import BoolArray, IntArray, ScoreArray
+from centerarc.evaluation.verification.group_breakdown import breakdown
+from centerarc.evaluation.verification.held_out_far import held_out_fars
+from centerarc.evaluation.verification.result import evaluate_verification
 
 RESAMPLES = 1000
 # Beyond so many pairs a thousand resamples take hours.
@@ -54,9 +48,6 @@ def judge_pairs(
     Raises:
         ValueError: settings out of range or that the pairs cannot carry.
     """
-    for far in settings.fars:
-        if not 0 < far < 1:
-            raise ValueError(f"far must be in (0, 1), got {far}")
     resamples = settings.resamples
     if resamples not in (None, 0) and people is None:
         people_note = f"{people_note}; so no intervals"
@@ -75,10 +66,10 @@ def judge_pairs(
         fold,
         drawn,
         convention=settings.convention,
+        fars=settings.fars,
         bootstrap=bootstrap,
         seed=settings.seed,
     )
-    report = _with_fars(report, scores, same, drawn, settings.fars, bootstrap, settings.seed)
     supported = [far for far, tar in report.tar_at_far.items() if tar.value is not None]
     return Verified(
         report,
@@ -142,50 +133,3 @@ def chosen_groups(
                 f"{there}{hint}"
             )
     return found
-
-
-def _with_fars(
-    report: VerificationReport,
-    scores: ScoreArray,
-    same: BoolArray,
-    people: Sides | None,
-    fars: tuple[float, ...],
-    bootstrap: int,
-    seed: int,
-) -> VerificationReport:
-    """The report with further operating points, measured as its own are."""
-    extra = [far for far in dict.fromkeys(fars) if far not in report.tar_at_far]
-    if not extra:
-        return report
-    reasons = {far: unsupported_far(far, report.num_impostor) for far in extra}
-    supported = [far for far in extra if reasons[far] is None]
-    ranked = rank_pairs(np.asarray(scores, dtype=np.float64), same)
-    shares = ranked.impostor_accepted / ranked.impostor.size
-    points = [int(np.searchsorted(shares, f * (1 + 1e-12), side="right")) - 1 for f in supported]
-    tars = ranked.genuine_accepted[points] / ranked.genuine.size
-    resampled: list[FloatArray] = []
-    who = None if people is None else PairPeople.of(people, same)
-    if who is not None and supported:
-        resampled = [
-            curves.tar(curves.points_at_far(supported))
-            for (curves,) in resampled_curves([ranked], who, bootstrap, seed)
-        ]
-    tar_at_far = dict(report.tar_at_far)
-    calibrated = dict(report.calibrated)
-    for row, far in enumerate(supported):
-        interval = None
-        if who is not None:
-            values = np.concatenate([part[row] for part in resampled])
-            interval = percentile_interval(values, who.fewest)
-        tar_at_far[far] = Estimate(float(tars[row]), interval)
-        calibrated[far] = calibrated_threshold(
-            scores, same, far, people, bootstrap=bootstrap, seed=seed
-        )
-    for far in extra:
-        tar_at_far.setdefault(far, Estimate(None, reason=reasons[far]))
-    order = sorted(tar_at_far, reverse=True)
-    return replace(
-        report,
-        tar_at_far={far: tar_at_far[far] for far in order},
-        calibrated={far: calibrated[far] for far in order if far in calibrated},
-    )

@@ -7,15 +7,15 @@ import numpy as np
 import numpy.typing as npt
 
 from centerarc import __version__
-from centerarc.evaluation.answers import Convention
-from centerarc.evaluation.gallery_search import GallerySearch
-from centerarc.evaluation.group_breakdown import Breakdown
-from centerarc.evaluation.held_out_far import HeldOutFar
-from centerarc.evaluation.identification import IdentificationReport
+from centerarc.evaluation.identification.gallery_search import GallerySearch
+from centerarc.evaluation.identification.result import IdentificationReport
 from centerarc.evaluation.protocols.pictures import Picture
 from centerarc.evaluation.scores import BoolArray, FloatArray, IntArray, ScoreArray
-from centerarc.evaluation.separability import Separability
-from centerarc.evaluation.verification import VerificationReport
+from centerarc.evaluation.separability.measure import Separability
+from centerarc.evaluation.verification.answers import Convention
+from centerarc.evaluation.verification.group_breakdown import Breakdown
+from centerarc.evaluation.verification.held_out_far import HeldOutFar
+from centerarc.evaluation.verification.result import VerificationReport
 
 FORMAT = "centerarc evaluation 1"
 Sides = tuple[npt.NDArray[Any], npt.NDArray[Any]]

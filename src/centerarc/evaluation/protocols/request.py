@@ -5,9 +5,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from centerarc.evaluation.answers import Convention
 from centerarc.evaluation.embedding_file import read_embeddings
-from centerarc.evaluation.identification import FPIR_LEVELS, RANKS
+from centerarc.evaluation.identification.result import FPIR_LEVELS, RANKS
 from centerarc.evaluation.protocols.galleries import evaluate_galleries
 from centerarc.evaluation.protocols.ijb_sets import evaluate_ijb
 from centerarc.evaluation.protocols.judging import RESAMPLES
@@ -16,6 +15,7 @@ from centerarc.evaluation.protocols.pairs import evaluate_pairs
 from centerarc.evaluation.protocols.searching import SearchSettings
 from centerarc.evaluation.protocols.subject import EmbeddingsSubject, Progress, Subject
 from centerarc.evaluation.protocols.template_lists import evaluate_templates
+from centerarc.evaluation.verification.answers import Convention
 
 Kind = Literal["pairs", "templates", "ijb", "galleries"]
 # What each protocol takes, beside the file that stands for it.

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from centerarc.data.files import atomic_path
-from centerarc.evaluation.gallery_search import GallerySearch
+from centerarc.evaluation.identification.gallery_search import GallerySearch
 from centerarc.evaluation.protocols.outcome import FORMAT, Evaluation, Identified, Sides, Verified
 from centerarc.evaluation.scores import BoolArray, IntArray, ScoreArray
 

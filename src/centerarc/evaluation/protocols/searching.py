@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from centerarc.evaluation.gallery_search import GallerySearch
-from centerarc.evaluation.identification import (
+from centerarc.evaluation.identification.gallery_search import GallerySearch
+from centerarc.evaluation.identification.result import (
     FPIR_LEVELS,
     RANKS,
     cmc,

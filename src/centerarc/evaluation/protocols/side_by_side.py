@@ -6,13 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from centerarc.evaluation.comparison import (
-    Difference,
-    VerificationComparison,
-    compare_with_first,
-)
 from centerarc.evaluation.estimate import Estimate
-from centerarc.evaluation.identification_comparison import (
+from centerarc.evaluation.identification.comparison import (
     IdentificationComparison,
     compare_identification,
 )
@@ -24,6 +19,11 @@ from centerarc.evaluation.protocols.result_files import (
     read_evaluation,
 )
 from centerarc.evaluation.protocols.searching import SearchSettings, judge_searches
+from centerarc.evaluation.verification.comparison import (
+    Difference,
+    VerificationComparison,
+    compare_with_first,
+)
 
 # The name of the one rate that is an error.
 LESS_IS_BETTER = "EER (less is better)"

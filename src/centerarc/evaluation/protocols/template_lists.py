@@ -7,8 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from centerarc.evaluation.gallery_search import GallerySearch
-from centerarc.evaluation.pair_list import PairList, read_pair_list
+from centerarc.evaluation.formats.pair_list import PairList, read_pair_list
+from centerarc.evaluation.formats.template_list import (
+    TemplateList,
+    TemplateListImages,
+    read_template_list,
+)
+from centerarc.evaluation.identification.gallery_search import GallerySearch
 from centerarc.evaluation.protocols.judging import chosen_groups, judge_pairs
 from centerarc.evaluation.protocols.outcome import (
     Evaluation,
@@ -20,10 +25,9 @@ from centerarc.evaluation.protocols.pairs import separability_of
 from centerarc.evaluation.protocols.pictures import pictures_of
 from centerarc.evaluation.protocols.searching import SearchSettings, judge_searches
 from centerarc.evaluation.protocols.subject import EmbeddingsSubject, Progress, Subject
-from centerarc.evaluation.template_list import TemplateList, TemplateListImages, read_template_list
-from centerarc.evaluation.template_pairs import template_pair_scores
-from centerarc.evaluation.template_search import search_templates
-from centerarc.evaluation.templates import WEIGHTINGS, Templates, pool_templates
+from centerarc.evaluation.templates.pair_scores import template_pair_scores
+from centerarc.evaluation.templates.pooling import WEIGHTINGS, Templates, pool_templates
+from centerarc.evaluation.templates.search import search_templates
 
 
 def evaluate_templates(
@@ -42,7 +46,7 @@ def evaluate_templates(
     Args:
         subject: a model, or embeddings whose places are the names of the images.
         path: a list of templates; see
-            :func:`centerarc.evaluation.template_list.read_template_list`.
+            :func:`centerarc.evaluation.formats.template_list.read_template_list`.
         pairs: a list of pairs of them, with columns ``template_a``, ``template_b``, ``same``.
         images: folder of the images; the list's own by default.
         weighting: of the images, as in :func:`centerarc.evaluation.templates.pool_templates`; the

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from centerarc.evaluation.group_breakdown import MEASURES, Breakdown, Gap, GroupResult
 from centerarc.evaluation.report.chart import Chart, axis, error_bars, numbers, plain_text
 from centerarc.evaluation.report.words import ABSENT, interval_words, percent
+from centerarc.evaluation.verification.group_breakdown import MEASURES, Breakdown, Gap, GroupResult
 
 # More groups than this make no chart that can be read; the worst are shown.
 _MOST = 40

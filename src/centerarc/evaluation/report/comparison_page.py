@@ -4,7 +4,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from centerarc.evaluation.comparison import Difference
 from centerarc.evaluation.estimate import Estimate
 from centerarc.evaluation.protocols.side_by_side import LESS_IS_BETTER, Comparison
 from centerarc.evaluation.report.chart import LINES
@@ -14,6 +13,7 @@ from centerarc.evaluation.report.evaluation_page import model_words, search_curv
 from centerarc.evaluation.report.rendering import render, require_report_extra
 from centerarc.evaluation.report.search_charts import search_charts
 from centerarc.evaluation.report.words import ABSENT, interval_words, percent, small_percent
+from centerarc.evaluation.verification.comparison import Difference
 
 # A difference whose resamples hardly ever change sides is called one.
 _SURE = 0.05

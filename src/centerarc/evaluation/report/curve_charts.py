@@ -17,9 +17,9 @@ from centerarc.evaluation.report.chart import (
     rate_axis,
 )
 from centerarc.evaluation.report.words import small_percent
-from centerarc.evaluation.roc_curve import roc
 from centerarc.evaluation.scores import ScoreArray
-from centerarc.evaluation.verification import VerificationReport
+from centerarc.evaluation.verification.result import VerificationReport
+from centerarc.evaluation.verification.roc_curve import roc
 
 # Operating points for each power of ten of the FAR, where there are more.
 _PER_DECADE = 120

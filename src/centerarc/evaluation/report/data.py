@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from centerarc.evaluation.group_breakdown import Breakdown
-from centerarc.evaluation.held_out_far import HeldOutFar
-from centerarc.evaluation.identification import IdentificationReport
+from centerarc.evaluation.identification.result import IdentificationReport
 from centerarc.evaluation.scores import ScoreArray
-from centerarc.evaluation.separability import Separability
-from centerarc.evaluation.verification import VerificationReport
+from centerarc.evaluation.separability.measure import Separability
+from centerarc.evaluation.verification.group_breakdown import Breakdown
+from centerarc.evaluation.verification.held_out_far import HeldOutFar
+from centerarc.evaluation.verification.result import VerificationReport
 
 Image = npt.NDArray[np.uint8]
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from centerarc.evaluation.comparison import Difference
 from centerarc.evaluation.report.chart import LINES, Chart, axis, error_bars, numbers, plain_text
+from centerarc.evaluation.verification.comparison import Difference
 
 
 def difference_chart(

@@ -3,7 +3,7 @@
 from typing import Any
 
 from centerarc.evaluation.report.chart import Chart, axis, numbers
-from centerarc.evaluation.separability import Distribution, Separability
+from centerarc.evaluation.separability.measure import Distribution, Separability
 
 
 def identity_chart(found: Separability) -> Chart:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from centerarc.evaluation.estimate import Estimate
-from centerarc.evaluation.identification import IdentificationReport
+from centerarc.evaluation.identification.result import IdentificationReport
 from centerarc.evaluation.report.data import ReportData
 from centerarc.evaluation.report.words import (
     Row,
@@ -13,8 +13,8 @@ from centerarc.evaluation.report.words import (
     rate_row,
     small_percent,
 )
-from centerarc.evaluation.separability import Distribution, Separability
-from centerarc.evaluation.verification import VerificationReport
+from centerarc.evaluation.separability.measure import Distribution, Separability
+from centerarc.evaluation.verification.result import VerificationReport
 
 # The rate at which a model without folds is judged: as low as this if the pairs carry it.
 _HEADLINE_FAR = 1e-4

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from centerarc.evaluation.report.chart import Chart, axis
 from centerarc.evaluation.report.words import small_percent
 from centerarc.evaluation.scores import ScoreArray
-from centerarc.evaluation.verification import VerificationReport
+from centerarc.evaluation.verification.result import VerificationReport
 
 _BINS = 60
 # Steps of the slider.

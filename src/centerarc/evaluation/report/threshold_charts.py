@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from centerarc.evaluation.held_out_far import HeldOutFar
 from centerarc.evaluation.report.chart import Chart, error_bars, numbers, rate_axis
 from centerarc.evaluation.report.words import interval_words, small_percent
-from centerarc.evaluation.verification import VerificationReport
+from centerarc.evaluation.verification.held_out_far import HeldOutFar
+from centerarc.evaluation.verification.result import VerificationReport
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""How tight each person's embeddings are and how far apart the people."""
