@@ -222,7 +222,7 @@ NAN = [("Ann/Ann_0001.png", "Ann", [1, 0]), ("Ann/Ann_0002.png", "Ann", [float("
         ([*ONNX, *PAIRS, "--probes", "faces"], "probes is for gallery, not for pairs"),
         ([*ONNX, *PAIRS, "--weighting", "norm"], "weighting is for templates and ijb"),
         ([*ONNX, *PAIRS, "--folds", "a,b"], "numbers with commas between"),
-        ([*ONNX, *PAIRS, "--folds", "3"], "some of [1, 2] in pairs.txt, got [3]"),
+        ([*ONNX, *PAIRS, "--folds", "3"], "pairs.txt: folds must name some of [1, 2], got [3]"),
         ([*ONNX, *PAIRS, "--far", "2"], "far must be in (0, 1), got 2"),
         ([*ONNX, *PAIRS, "--resamples", "7"], "at least 100 resamples, got 7"),
         ([*ONNX, *PAIRS, "--json", "m.onnx/o.json"], "'m.onnx' is no folder"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from centerarc.cli.models import ModelFlags
+from centerarc.cli.sources import ListFlags
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,6 +26,7 @@ def embed(
     workers: Annotated[int | None, Parameter(show_default=lambda _: "one per core")] = None,
     device: str = "auto",
     overwrite: Annotated[bool, Parameter(negative="")] = False,
+    columns: ListFlags | None = None,
     flags: ModelFlags | None = None,
 ) -> None:
     """Embed all images of a source into one Parquet or npz file, by any model.
@@ -54,18 +56,18 @@ def embed(
     from rich.console import Console
     from rich.text import Text
 
-    from centerarc.cli.data.waiting import opened
     from centerarc.cli.models import opened_model
-    from centerarc.cli.rate import rated
+    from centerarc.cli.progress import waiting
+    from centerarc.cli.sources import opened
     from centerarc.data.workers import default_workers
     from centerarc.evaluation.embedding_file import embed_to_file
     from centerarc.evaluation.embedding_file.formats import file_format
 
     file_format(out)  # before a large model is loaded
     network = opened_model(model, flags, device)
-    faces = opened(source, image_size=network.image_size)
+    faces = opened(source, network.image_size, columns)
     try:
-        with rated("embedding", "images") as progress:
+        with waiting("embedding", "images") as progress:
             report = embed_to_file(
                 network,
                 faces,
@@ -90,7 +92,7 @@ def _table(report: "EmbedReport") -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    from centerarc.cli.rate import duration
+    from centerarc.data.progress import duration
 
     table = Table(show_header=False)
     table.add_column()

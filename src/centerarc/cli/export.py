@@ -72,7 +72,7 @@ def _samples(images: Path | None, size: int) -> tuple[Any, str]:
     """Some faces, evenly from all of a source, and what they are in words."""
     import numpy as np
 
-    from centerarc.cli.data.waiting import opened
+    from centerarc.cli.sources import opened
     from centerarc.data import create_source
 
     if images is None:

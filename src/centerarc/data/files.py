@@ -57,6 +57,26 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def full_disk_explained(out: str | os.PathLike[str]) -> Iterator[None]:
+    """Says of a full disk what to do, where the same command goes on with what is there.
+
+    Args:
+        out: What is being written.
+
+    Raises:
+        OSError: In place of the system's, which names the file that did not fit.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
+            raise
+        raise OSError(
+            f"no space is left for {os.fspath(out)!r}; make some and give the same command to go on"
+        ) from error
+
+
 def _flush(path: Path) -> None:
     # Windows only flushes what is open for writing; folders open for reading only.
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)

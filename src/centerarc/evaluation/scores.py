@@ -8,6 +8,7 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
+StrArray = npt.NDArray[np.str_]
 # Scores as they come, float32 or float64.
 ScoreArray = npt.NDArray[np.floating[Any]]
 

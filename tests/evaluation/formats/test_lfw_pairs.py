@@ -46,7 +46,7 @@ def test_selected_folds_keep_their_numbers_and_lines(tmp_path):
     pairs = read_pairs(write(tmp_path, TWO_FOLDS)).select_folds([2])
     assert pairs.fold.tolist() == [2, 2]
     assert pairs.line.tolist() == [4, 5]
-    with pytest.raises(ValueError, match=r"some of \[2\] .*got \[7\]"):
+    with pytest.raises(ValueError, match=r"some of \[2\], got \[7\]"):
         pairs.select_folds([2, 7])
 
 

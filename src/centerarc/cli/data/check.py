@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from centerarc.cli.data.waiting import ListFlags
+from centerarc.cli.models import ModelFlags
+from centerarc.cli.sources import ListFlags
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from centerarc.data import FaceSource, Subset
     from centerarc.data.inspection import CheckResult
+    from centerarc.export import Embedder, OpenedModel
 
 
 def check(
@@ -25,6 +27,7 @@ def check(
     columns: ListFlags | None = None,
     workers: int | None = None,
     device: str = "auto",
+    flags: ModelFlags | None = None,
 ) -> int:
     """Decode every image and report what is wrong: damage, duplicates, wrong labels.
 
@@ -42,18 +45,19 @@ def check(
     json
         Also write everything that was found to this file.
     model
-        A run folder or weights file of a trained model: also look for wrong labels.
+        A trained model: also look for wrong labels. A run folder, a weights file, an ONNX file, or
+        a public checkpoint with --architecture.
     min_side
         Call images tiny whose shorter side has fewer pixels.
     workers
         Processes that decode; 0 decodes in this one. One for each core by default.
     device
-        Where the model computes: auto, cpu, cuda or mps.
+        Where PyTorch computes: auto, cpu, cuda or mps. ONNX models run on the CPU.
     """
     from rich.console import Console
 
-    from centerarc.cli.data.waiting import opened, reopened
     from centerarc.cli.progress import counting, waiting
+    from centerarc.cli.sources import opened, reopened
     from centerarc.data import Subset
     from centerarc.data.inspection import (
         check_checksums,
@@ -63,14 +67,14 @@ def check(
     )
 
     faces = opened(source, columns=columns)
-    network = _load(model, faces) if model is not None else None
+    network = None if model is None else _load(model, flags, device, faces)
     with counting("decoding", "images", len(faces)) as advance:
         result = check_source(faces, min_side=min_side, workers=workers, progress=advance)
     with waiting("checksums") as progress:
         result = result.with_problems(check_checksums(faces, progress=progress))
     if network is not None:
         readable = Subset(reopened(source, network.image_size, columns), images=result.readable)
-        result = _judged(faces, readable, result, network, device, workers)
+        result = _judged(faces, readable, result, network.embedder, workers)
     console = Console()
     _say(console, _headline(result, str(source)))
     console.print(_table(result))
@@ -89,21 +93,20 @@ def check(
     return 1 if result.errors else 0
 
 
-def _load(path: Path, faces: "FaceSource") -> Any:
+def _load(path: Path, flags: ModelFlags | None, device: str, faces: "FaceSource") -> "OpenedModel":
     """Loads the model before the hours of decoding, and sees that it can be of use."""
+    from centerarc.cli.models import opened_model
     from centerarc.data.inspection import check_enough_people
-    from centerarc.models import load_weights
 
     check_enough_people(faces.labels)
-    return load_weights(path)
+    return opened_model(path, flags, device)
 
 
 def _judged(
     faces: "FaceSource",
     readable: "Subset",
     result: "CheckResult",
-    network: Any,
-    device: str,
+    embedder: "Embedder",
     workers: int | None,
 ) -> "CheckResult":
     """Adds what the model says of the labels of the readable images, and how far to trust it."""
@@ -113,7 +116,6 @@ def _judged(
     from centerarc.data import explain_dead_workers
     from centerarc.data.inspection import judge_labels, judgement
     from centerarc.data.workers import default_workers
-    from centerarc.distributed import choose_device
     from centerarc.evaluation import embed
 
     # One model keeps no more of them busy.
@@ -122,13 +124,7 @@ def _judged(
         counting("embedding", "images", len(readable)) as advance,
         explain_dead_workers(processes),
     ):
-        embeddings = embed(
-            network,
-            readable,
-            device=choose_device(device),
-            workers=processes,
-            progress=advance,
-        )
+        embeddings = embed(embedder, readable, workers=processes, progress=advance)
     found = judge_labels(faces, readable.indices, embeddings)
     return replace(result.with_problems(found), judgement=judgement(embeddings, readable.labels))
 

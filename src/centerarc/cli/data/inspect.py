@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from centerarc.cli.data.waiting import ListFlags
+from centerarc.cli.sources import ListFlags
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,8 +36,8 @@ def inspect(
     """
     from rich.console import Console
 
-    from centerarc.cli.data.waiting import opened
     from centerarc.cli.progress import counting
+    from centerarc.cli.sources import opened
     from centerarc.data.inspection import inspect_source, require_plotly, write_inspect_page
 
     if report is not None:

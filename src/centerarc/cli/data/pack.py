@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from centerarc.cli.data.waiting import ListFlags
+from centerarc.cli.sources import ListFlags
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -69,8 +69,8 @@ def pack(
     from rich.console import Console
     from rich.text import Text
 
-    from centerarc.cli.data.waiting import opened
     from centerarc.cli.progress import stages
+    from centerarc.cli.sources import opened
     from centerarc.data.leave_out import read_leave_out
     from centerarc.data.packing import pack as run
     from centerarc.data.splitting import read_identities

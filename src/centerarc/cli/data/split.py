@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from centerarc.cli.data.waiting import ListFlags
+from centerarc.cli.sources import ListFlags
 
 
 def split(
@@ -47,7 +47,7 @@ def split(
     from rich.table import Table
     from rich.text import Text
 
-    from centerarc.cli.data.waiting import opened
+    from centerarc.cli.sources import opened
     from centerarc.data import read_identities, split_source, subset
     from centerarc.data.splitting import write_split
 

@@ -1,11 +1,10 @@
 """Packing a source into few large files, the same bytes however often it is interrupted."""
 
-import errno
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Collection
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from centerarc.data import source as sources
+from centerarc.data.files import full_disk_explained
 from centerarc.data.packing.encoding import Encoding
 from centerarc.data.packing.fingerprint import (
     digest,
@@ -155,7 +155,7 @@ def pack(
         "choice of images": digest(selection.order.tobytes()),
     }
     report: Progress = progress if progress is not None else lambda stage, done, total: None
-    with locked(folder), _explained(folder):
+    with locked(folder), full_disk_explained(folder):
         job = Job(folder, request, own_file=is_own_file, mark=LEFT_OUT, overwrite=overwrite)
         facts, read = job.done(), 0
         if facts is None:
@@ -199,19 +199,6 @@ def _check_apart(source: FaceSource, out: Path) -> None:
     for parent in {os.path.dirname(path) for path in source_files(source)}:
         if Path(parent).resolve().is_relative_to(target):
             raise ValueError(f"out is {str(out)!r}, which holds files of the source")
-
-
-@contextmanager
-def _explained(out: Path) -> Iterator[None]:
-    """Says of a full disk what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
-            raise
-        raise OSError(
-            f"no space is left for {str(out)!r}; make some and give the same command to go on"
-        ) from error
 
 
 def _read(reading: Reading, workers: int | None, report: Progress) -> int:

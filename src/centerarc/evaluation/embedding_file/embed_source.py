@@ -1,12 +1,10 @@
 """All images of a source to one file of embeddings, in as many sittings as it takes."""
 
-import errno
 import json
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +14,7 @@ import numpy.typing as npt
 
 from centerarc import __version__
 from centerarc.data import source as sources
-from centerarc.data.files import atomic_path
+from centerarc.data.files import atomic_path, full_disk_explained
 from centerarc.data.packing.fingerprint import fingerprint
 from centerarc.data.packing.selection import LeftOut, skipped, write_left_out
 from centerarc.data.workers import check_workers, explain_dead_workers
@@ -121,7 +119,7 @@ def embed_to_file(
         "preprocessing": model.preprocessing.to_dict(),
         "mirror": mirror,
     }
-    with locked(path), _explained(path):
+    with locked(path), full_disk_explained(path):
         chunks = Chunks(path, {**facts, **fingerprint(source)}, overwrite=overwrite)
         embedded = len(source) - chunks.done
         _fill(chunks, model, source, mirror, batch_size, workers, progress)
@@ -270,16 +268,3 @@ def _check_names(source: "FaceSource") -> None:
                     f"the name {text!r} is no Unicode, which Parquet cannot hold; write .npz "
                     "instead"
                 ) from None
-
-
-@contextmanager
-def _explained(out: Path) -> Iterator[None]:
-    """Says of a full disk what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
-            raise
-        raise OSError(
-            f"no space is left for {str(out)!r}; make some and give the same command to go on"
-        ) from error

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from centerarc.data import EncodedSource
-from centerarc.evaluation.formats.pair_set import StrArray, rows_of_folds
+from centerarc.evaluation.formats.folds import rows_of_folds
 from centerarc.evaluation.formats.pickle_opcodes import UnsafePickleError, short
 from centerarc.evaluation.formats.plain_pickle import read_plain_pickle
-from centerarc.evaluation.scores import BoolArray, IntArray
+from centerarc.evaluation.scores import BoolArray, IntArray, StrArray
 
 NUM_FOLDS = 10
 

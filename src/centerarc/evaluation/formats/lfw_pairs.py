@@ -4,14 +4,11 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from centerarc.evaluation.scores import BoolArray, IntArray
-
-StrArray = npt.NDArray[np.str_]
+from centerarc.evaluation.formats.folds import rows_of_folds
+from centerarc.evaluation.scores import BoolArray, IntArray, StrArray
 
 # Image numbers are kept as int64.
 _MAX_NUMBER = 2**63 - 1
@@ -63,15 +60,10 @@ class Pairs:
         Raises:
             ValueError: no fold is asked for, or one that the file does not have.
         """
-        wanted = list(folds)
-        unknown = [fold for fold in wanted if fold not in self.folds]
-        if unknown or not wanted:
-            raise ValueError(
-                f"folds must name some of {self.folds} in {self.source}, got {unknown or wanted}"
-            )
-        return self._rows(np.isin(self.fold, wanted))
-
-    def _rows(self, rows: npt.NDArray[Any]) -> "Pairs":
+        try:
+            rows = rows_of_folds(self.fold, folds)
+        except ValueError as error:
+            raise ValueError(f"{self.source}: {error}") from error
         return Pairs(
             self.name_a[rows],
             self.number_a[rows],

@@ -7,8 +7,8 @@ import numpy as np
 
 from centerarc.data import EncodedSource
 from centerarc.data.files import read_file
-from centerarc.evaluation.formats.lfw_pairs import Pairs, StrArray
-from centerarc.evaluation.scores import BoolArray, IntArray
+from centerarc.evaluation.formats.lfw_pairs import Pairs
+from centerarc.evaluation.scores import BoolArray, IntArray, StrArray
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _SHOWN = 3

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from centerarc.evaluation.formats.csv_table import Codes, read_table
-from centerarc.evaluation.formats.pair_set import StrArray, rows_of_folds
-from centerarc.evaluation.scores import BoolArray, IntArray
+from centerarc.evaluation.formats.folds import rows_of_folds
+from centerarc.evaluation.formats.listed_images import unknown_names
+from centerarc.evaluation.scores import BoolArray, IntArray, StrArray
 
 _ANSWERS = {"1": True, "true": True, "0": False, "false": False}
 _PEOPLE = ("person_a", "person_b")
@@ -97,14 +98,10 @@ class PairList:
 
     def unknown(self, missing: Sequence[str], what: str) -> str:
         """Say which names are missing, the first few with the line of their first pair."""
-        number_of = {name: number for number, name in enumerate(self.names)}
         first = np.full(len(self.names), np.iinfo(np.int64).max)
         for side in (self.index_a, self.index_b):
             np.minimum.at(first, side, self.line)
-        lines = sorted((int(first[number_of[name]]), name) for name in missing)
-        shown = ", ".join(f"{name!r} (line {line})" for line, name in lines[:_SHOWN])
-        more = f" and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
-        return f"{self.source}: {len(lines)} of {len(self.names)} names {what}: {shown}{more}"
+        return unknown_names(self, first, missing, what)
 
 
 def read_pair_list(path: str | os.PathLike[str], *, of: str = "image") -> PairList:

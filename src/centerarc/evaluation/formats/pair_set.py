@@ -5,15 +5,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from centerarc.data import FaceSource
+from centerarc.evaluation.formats.bin_set import BinSet
 from centerarc.evaluation.formats.lfw_pairs import read_pairs
 from centerarc.evaluation.formats.pair_images import PairImages
-from centerarc.evaluation.scores import BoolArray, IntArray
-
-StrArray = npt.NDArray[np.str_]
+from centerarc.evaluation.formats.pair_list import read_pair_list
+from centerarc.evaluation.formats.pair_list_images import PairListImages
+from centerarc.evaluation.scores import BoolArray, IntArray, StrArray
 
 
 class PairSet(FaceSource, Protocol):
@@ -83,10 +81,6 @@ def open_pair_set(
             names file and line or entry.
         OSError: If the file cannot be read.
     """
-    from centerarc.evaluation.formats.bin_set import BinSet
-    from centerarc.evaluation.formats.pair_list import read_pair_list
-    from centerarc.evaluation.formats.pair_list_images import PairListImages
-
     suffix = Path(path).suffix.lower()
     if suffix == ".bin":
         if images is not None:
@@ -105,19 +99,3 @@ def open_pair_set(
     if folds is not None:
         named = named.select_folds(folds)
     return PairImages(named, images, image_size=image_size)
-
-
-def rows_of_folds(fold: IntArray, wanted: Iterable[int] | None) -> IntArray:
-    """Returns the rows whose fold is wanted, all for None.
-
-    Raises:
-        ValueError: If no fold is wanted, or one that does not exist.
-    """
-    if wanted is None:
-        return np.arange(fold.size, dtype=np.int64)
-    chosen = list(wanted)
-    there = np.unique(fold).tolist()
-    unknown = [number for number in chosen if number not in there]
-    if unknown or not chosen:
-        raise ValueError(f"folds must name some of {there}, got {unknown or chosen}")
-    return np.flatnonzero(np.isin(fold, chosen)).astype(np.int64)

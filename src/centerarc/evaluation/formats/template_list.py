@@ -1,21 +1,16 @@
 """Lists of templates in CSV files: which images make a template, of whom, and for what."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from centerarc.data import EncodedSource
-from centerarc.data.files import read_file
 from centerarc.evaluation.formats.csv_table import Codes, read_table
-from centerarc.evaluation.scores import BoolArray, FloatArray, IntArray
-
-StrArray = npt.NDArray[np.str_]
+from centerarc.evaluation.formats.listed_images import ListedImages, unknown_names
+from centerarc.evaluation.scores import BoolArray, FloatArray, IntArray, StrArray
 
 _ROLES = ("gallery", "probe")
-_SHOWN = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +41,11 @@ class TemplateList:
     gallery: BoolArray | None
     line: IntArray
     source: str
+
+    def unknown(self, missing: Sequence[str], what: str) -> str:
+        """Say which names are missing, the first few with their first line."""
+        first = np.unique(self.image, return_index=True)[1]
+        return unknown_names(self, self.line[first], missing, what)
 
 
 def read_template_list(path: str | os.PathLike[str]) -> TemplateList:
@@ -119,7 +119,7 @@ def read_template_list(path: str | os.PathLike[str]) -> TemplateList:
     )
 
 
-class TemplateListImages(EncodedSource):
+class TemplateListImages(ListedImages):
     """The images that a list of templates names, each once; a `FaceSource`.
 
     Args:
@@ -144,38 +144,12 @@ class TemplateListImages(EncodedSource):
         *,
         image_size: int | None = None,
     ) -> None:
-        super().__init__(image_size)
-        folder = Path(templates.source).parent if root is None else Path(root)
-        if not folder.is_dir():
-            raise ValueError(f"images must be a folder, got {str(folder)!r}")
-        self._names = templates.names
-        self.paths = [folder / name for name in templates.names]
         first = np.unique(templates.image, return_index=True)[1]
-        absent = [k for k, path in enumerate(self.paths) if not path.is_file()]
-        if absent:
-            shown = ", ".join(
-                f"{self._names[k]!r} (line {templates.line[first[k]]})" for k in absent[:_SHOWN]
-            )
-            more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
-            raise ValueError(
-                f"{templates.source}: {len(absent)} of {len(self.paths)} names are no images in "
-                f"{folder}: {shown}{more}"
-            )
         owner = templates.template[first]
         if templates.identity is not None:
             of = dict(zip(templates.ids.tolist(), templates.identity.tolist(), strict=True))
             owner = np.array([of[name] for name in owner.tolist()], dtype=np.str_)
-        codes = Codes()
-        self.labels = np.array([codes[name] for name in owner.tolist()], dtype=np.int64)
-        self.identities = codes.texts
-
-    def encoded(self, index: int) -> bytes:
-        """Returns the file of image `index`; see `EncodedSource.encoded`."""
-        return read_file(self.paths[index])
-
-    def place(self, index: int) -> str:
-        """Returns the name of image `index` as the list has it."""
-        return self._names[index]
+        super().__init__(templates, owner, root, image_size)
 
 
 def _weight(text: str, where: str) -> float:

@@ -11,12 +11,12 @@ import numpy as np
 from centerarc.evaluation.embedding import pair_scores
 from centerarc.evaluation.formats.lfw_pairs import Pairs, read_pairs
 from centerarc.evaluation.formats.pair_list import read_pair_list
-from centerarc.evaluation.formats.pair_set import PairSet, StrArray, open_pair_set
+from centerarc.evaluation.formats.pair_set import PairSet, open_pair_set
 from centerarc.evaluation.protocols.judging import chosen_groups, judge_pairs
 from centerarc.evaluation.protocols.outcome import Evaluation, JudgedImages, Settings
 from centerarc.evaluation.protocols.pictures import pictures_of
 from centerarc.evaluation.protocols.subject import EmbeddingsSubject, Progress, Subject
-from centerarc.evaluation.scores import BoolArray, IntArray
+from centerarc.evaluation.scores import BoolArray, IntArray, StrArray
 from centerarc.evaluation.separability.measure import Separability, measure_separability
 
 _SHOWN = 3

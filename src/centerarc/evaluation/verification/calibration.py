@@ -55,6 +55,12 @@ class CalibratedThreshold:
         return result if self.reason is None else {**result, "reason": self.reason}
 
 
+def check_wanted_far(far: float) -> None:
+    """Raise a ValueError unless ``far`` is in (0, 1), where a threshold decides something."""
+    if not 0 < far < 1:
+        raise ValueError(f"far must be in (0, 1), got {far:g}")
+
+
 def calibrated_threshold(
     scores: npt.ArrayLike,
     same: npt.ArrayLike,
@@ -93,8 +99,7 @@ def calibrated_threshold(
         >>> calibrated_threshold([0.9, 0.1], [True, False], 0.01).reason
         'FAR 0.01 needs at least 100 impostor pairs, there are 1'
     """
-    if not 0 < far < 1:
-        raise ValueError(f"far must be in (0, 1), got {far}")
+    check_wanted_far(far)
     check_resamples(bootstrap)
     values, labels = check_scores_as_given(scores, same)
     ranked = rank_pairs(values, labels)

@@ -18,9 +18,13 @@ from centerarc.evaluation.estimate import Estimate
 from centerarc.evaluation.ranked_pairs import rank_pairs
 from centerarc.evaluation.scores import check_scores
 from centerarc.evaluation.verification.answers import CONVENTIONS, Convention, answer_pairs
-from centerarc.evaluation.verification.calibration import CalibratedThreshold, Calibration
+from centerarc.evaluation.verification.calibration import (
+    CalibratedThreshold,
+    Calibration,
+    check_wanted_far,
+)
 from centerarc.evaluation.verification.det_curve import Det, thinned_det
-from centerarc.evaluation.verification.roc_curve import check_far, roc, unsupported_far
+from centerarc.evaluation.verification.roc_curve import roc, unsupported_far
 
 __all__ = [
     "FAR_LEVELS",
@@ -141,7 +145,7 @@ def evaluate_verification(
         convention: of the k-fold accuracy: "exact" is ``kfold_accuracy``, "grid" is
             ``grid_kfold_accuracy``, by which numbers from arcface_torch were made. All else is the
             same with both.
-        fars: false accept rates to report beside :data:`FAR_LEVELS`, each in (0, 1].
+        fars: false accept rates to report beside :data:`FAR_LEVELS`, each in (0, 1).
         bootstrap: resamples, at least 100; 1000 give ends that are stable to about a
             tenth of the interval's width.
         seed: of the resampling.
@@ -165,7 +169,7 @@ def evaluate_verification(
     answers = answer_pairs(values, labels, folds, convention)
     num_impostor = int((~labels).sum())
     for far in fars:
-        check_far(far)
+        check_wanted_far(far)
     always = (*FAR_LEVELS, *fars)
     levels = sorted({*always, *FINE_FAR_LEVELS}, reverse=True)
     reasons = {far: unsupported_far(far, num_impostor) for far in levels}
