@@ -1,25 +1,22 @@
 """The runner: ``python -m benchmarks.data --quick``; ``--help`` tells the rest."""
 
 import argparse
-import json
-import shlex
 import sys
 import tempfile
-import time
 import traceback
 from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.common.runner import ROOT, Progress, add_flags, new_record, parsed, publish
+from benchmarks.common.turns import take_turns
 from benchmarks.data.images import Images, prepare
 from benchmarks.data.implementations import implementations, verify
 from benchmarks.data.memory import over_an_epoch
-from benchmarks.data.opening import EACH, ROOT, openings
+from benchmarks.data.opening import EACH, openings
 from benchmarks.data.page import regions_of
-from benchmarks.data.turns import one_thread, orders, play
+from benchmarks.data.turns import one_thread, orders, rates
 from benchmarks.data.workers import loaders
-from benchmarks.head.machine import machine_facts
-from benchmarks.scaling.page import write_regions
 
 FACES = ROOT / "data" / "lfw112"
 
@@ -56,39 +53,13 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
         help="identity folders with JPEGs of one size; by default data/lfw112 where it is, "
         "else drawn faces",
     )
-    parser.add_argument("--quick", action="store_true", help="a little of everything, in seconds")
-    parser.add_argument("--rounds", type=int, help="of turns; by default 30")
-    parser.add_argument("--page", type=Path, help="rewrite the tables of this Markdown page")
-    chosen = parser.parse_args(arguments)
-    if chosen.rounds is not None and chosen.rounds < 1:
-        parser.error("--rounds must be at least 1")
+    add_flags(parser, rounds=Amounts(quick=False).rounds)
+    chosen = parsed(parser, arguments)
     if chosen.images is None and FACES.is_dir() and not chosen.quick:
         chosen.images = FACES
     if chosen.images is not None and not chosen.images.is_dir():
         parser.error(f"--images: {str(chosen.images)!r} is no folder")
-    if chosen.page is not None and not chosen.page.is_file():
-        parser.error(f"--page: there is no {str(chosen.page)!r}")
     return chosen
-
-
-class Progress:
-    """A line after each part of a long piece of work, with the time left.
-
-    Args:
-        words: what the work is.
-        parts: how many parts it has.
-    """
-
-    def __init__(self, words: str, parts: int) -> None:
-        self.words, self.parts, self.done = words, parts, 0
-        self.start = time.perf_counter()
-        print(f"{words} ...", flush=True)
-
-    def step(self) -> None:
-        """A part is done."""
-        self.done += 1
-        left = (time.perf_counter() - self.start) / self.done * (self.parts - self.done)
-        print(f"{self.words}: {self.done} of {self.parts}, about {left:.0f} s left", flush=True)
 
 
 def measure(record: dict[str, Any], images: Images, amounts: Amounts, room: Path) -> None:
@@ -103,23 +74,22 @@ def measure(record: dict[str, Any], images: Images, amounts: Amounts, room: Path
     count = len(images.data)
     verify(images)
     works, order = implementations(images), orders(count, amounts.turn)
-    rounds = amounts.rounds
-    play(works, order(rounds), rounds)  # a warm-up, not recorded
-    progress = Progress("taking turns", rounds)
-    record["rounds"] = []
-    for turn in range(rounds):
-        record["rounds"].append(play(works, order(turn), turn))
-        progress.step()
-
-    rounds = (rounds + 2) // 3  # each takes longer
-    progress = Progress("one worker and two", rounds)
-    with loaders(images) as works:
-        order = orders(count, amounts.workers_epoch)
-        play(works, order(rounds), rounds)
-        record["workers"] = []
-        for turn in range(rounds):
-            record["workers"].append(play(works, order(turn), turn))
-            progress.step()
+    record["rounds"], record["workers"] = [], []
+    take_turns(
+        "taking turns",
+        amounts.rounds,
+        lambda turn: rates(works, order(turn), turn),
+        record["rounds"],
+    )
+    rounds = (amounts.rounds + 2) // 3  # each takes longer
+    with loaders(images) as pools:
+        epochs = orders(count, amounts.workers_epoch)
+        take_turns(
+            "one worker and two",
+            rounds,
+            lambda turn: rates(pools, epochs(turn), turn),
+            record["workers"],
+        )
 
     progress = Progress("memory over an epoch", len(images.sources))
     record["memory"] = {}
@@ -141,14 +111,8 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = options(arguments)
     amounts = Amounts(chosen.quick)
     amounts.rounds = chosen.rounds or amounts.rounds
-    given = sys.argv[1:] if arguments is None else arguments
-    record: dict[str, Any] = {
-        "date": time.strftime("%Y-%m-%d"),
-        "command": shlex.join(["python", "-m", "benchmarks.data", *given]),
-        "machine": machine_facts(),
-        "torch": torch.__version__,
-        "threads": 1,
-    }
+    record = new_record("benchmarks.data", arguments)
+    record.update(torch=torch.__version__, threads=1)
     with tempfile.TemporaryDirectory() as folder, one_thread():
         room = Path(folder)
         print("images ...", flush=True)
@@ -171,22 +135,8 @@ def main(arguments: list[str] | None = None) -> int:
             stopped = True
             traceback.print_exc()
         # Before the folder goes: on some disks a large file with holes takes minutes to delete.
-        write(record, None if chosen.quick else ROOT / "runs" / "bench", chosen.page)
+        publish("data", record, regions_of(record), chosen)
     return 1 if stopped else 0
-
-
-def write(record: dict[str, Any], raw: Path | None, page: Path | None) -> None:
-    """Puts the record into a file of the folder `raw` and its tables on the screen and the page."""
-    if raw is not None:
-        file = raw / f"data-{time.strftime('%Y%m%d-%H%M%S')}.json"
-        raw.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(record), encoding="utf-8")
-        print(f"raw results: {file.relative_to(ROOT)}")
-    regions = regions_of(record)
-    for region, body in regions.items():
-        print(f"\n{region}\n\n{body}", flush=True)
-    if page is not None:
-        write_regions(regions, page)
 
 
 if __name__ == "__main__":

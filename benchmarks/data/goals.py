@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from benchmarks.data.tables import KINDS, Spread, opened, over, two_over_one
-
-Record = dict[str, Any]
+from benchmarks.common.page import Record, Table
+from benchmarks.common.spread import Spread
+from benchmarks.data.tables import KINDS, opened, over, two_over_one
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ GOALS = (
 )
 
 
-def goals_table(record: Record) -> tuple[list[str], list[list[str]]] | None:
+def goals_table(record: Record) -> Table | None:
     """Head and rows of the goals beside what was measured; None if nothing was."""
     rows = []
     for goal in GOALS:
@@ -107,5 +106,4 @@ def goals_table(record: Record) -> tuple[list[str], list[list[str]]] | None:
 def _cell(goal: Goal, found: Spread | None) -> str:
     if found is None:
         return ""
-    verdict = "met" if goal.met(found.middle) else "missed"
-    return f"**{goal.shown(found.middle)}**{found.around(goal.shown)}, {verdict}"
+    return found.verdict(goal.shown, goal.met(found.middle))

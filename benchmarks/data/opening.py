@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from benchmarks.common.runner import ROOT
 
-ROOT = Path(__file__).parents[2]
 EACH = 50
 MAGIC = 0xCED7230A
 _IMAGE = np.dtype(

@@ -2,10 +2,10 @@
 
 from typing import Any
 
+from benchmarks.common.machine import machine_words
+from benchmarks.common.page import filled_regions
 from benchmarks.data.goals import goals_table
 from benchmarks.data.tables import memory_table, openings_table, throughput_table, workers_table
-from benchmarks.head.machine import machine_words
-from benchmarks.scaling.page import markdown_table
 
 TABLES = {
     "goals": goals_table,
@@ -21,9 +21,4 @@ def regions_of(record: dict[str, Any]) -> dict[str, str]:
     caption = (
         f"{record['date']}, `{record['command']}`. {record['images']}. {machine_words(record)}"
     )
-    found = {name: table(record) for name, table in TABLES.items()}
-    return {
-        name: f"{markdown_table(*table)}\n\n{caption}"
-        for name, table in found.items()
-        if table is not None
-    }
+    return filled_regions(record, TABLES, caption)

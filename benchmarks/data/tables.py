@@ -1,12 +1,10 @@
 """Rows of the tables from what a run recorded. Imports no torch."""
 
 import statistics
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
 
-Record = dict[str, Any]
-Table = tuple[list[str], list[list[str]]]
+from benchmarks.common.page import Record, Table
+from benchmarks.common.spread import Spread, shown
+
 KINDS = ("folder", ".rec", "shards")
 WAYS = {
     "flip": "mirrored",
@@ -21,36 +19,6 @@ STATES = {
 }
 # The part of an epoch whose memory is not looked at, while queues fill.
 WARM_UP = 0.1
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Several rounds' values.
-
-    Attributes:
-        middle: their median.
-        least: the smallest.
-        most: the largest.
-    """
-
-    middle: float
-    least: float
-    most: float
-
-    @classmethod
-    def of(cls, values: Iterable[float]) -> "Spread | None":
-        """Returns that of some values; None if there are none."""
-        found = list(values)
-        return cls(statistics.median(found), min(found), max(found)) if found else None
-
-    def around(self, shown: Callable[[float], str]) -> str:
-        """Returns least and most in brackets, where they look different."""
-        least, most = shown(self.least), shown(self.most)
-        return "" if least == most else f" ({least} to {most})"
-
-    def words(self, shown: Callable[[float], str]) -> str:
-        """Returns all three."""
-        return shown(self.middle) + self.around(shown)
 
 
 def over(record: Record, name: str, other: str) -> Spread | None:
@@ -95,8 +63,8 @@ def throughput_table(record: Record) -> Table | None:
         [
             words,
             _rate(rounds, name),
-            _shown(over(record, name, "bare"), _percent),
-            _shown(over(record, name, "peer"), _times),
+            shown(over(record, name, "bare"), _percent),
+            shown(over(record, name, "peer"), _times),
         ]
         for name, words in names.items()
     ]
@@ -115,7 +83,7 @@ def workers_table(record: Record) -> Table | None:
             words,
             _rate(rounds, f"{kind}: 1"),
             _rate(rounds, f"{kind}: 2"),
-            _shown(two_over_one(record, kind), _times),
+            shown(two_over_one(record, kind), _times),
         ]
         for kind, words in names.items()
     ]
@@ -129,8 +97,8 @@ def openings_table(record: Record) -> Table | None:
     rows = [
         [
             words,
-            _shown(opened(record, state, "seconds"), lambda value: f"{value:.2f}"),
-            _shown(opened(record, state, "megabytes"), lambda value: f"{value:.0f}"),
+            shown(opened(record, state, "seconds"), lambda value: f"{value:.2f}"),
+            shown(opened(record, state, "megabytes"), lambda value: f"{value:.0f}"),
         ]
         for state, words in STATES.items()
     ]
@@ -150,11 +118,7 @@ def memory_table(record: Record) -> Table | None:
 
 
 def _rate(rounds: list[dict[str, float]], name: str) -> str:
-    return _shown(Spread.of(rates[name] for rates in rounds), lambda rate: f"{rate:,.0f}")
-
-
-def _shown(found: Spread | None, shown: Callable[[float], str]) -> str:
-    return "" if found is None else found.words(shown)
+    return shown(Spread.of(rates[name] for rates in rounds), lambda rate: f"{rate:,.0f}")
 
 
 def _times(value: float) -> str:

@@ -1,12 +1,13 @@
-"""Rounds in which all take turns, so that a machine that grows slower is slow for all."""
+"""Rounds in which all read the same images, in turns."""
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import cv2
 import numpy as np
 import torch
+from benchmarks.common.turns import play
 from benchmarks.data.implementations import Indices, Work
 
 Rates = dict[str, float]
@@ -29,19 +30,14 @@ def orders(count: int, each: int, seed: int = 0) -> Callable[[int], Indices]:
     return order
 
 
-def play(works: Mapping[str, Work], order: Indices, turn: int) -> Rates:
-    """One round: everyone reads the same images, in an order of turns that is drawn.
+def rates(works: Mapping[str, Work], order: Indices, turn: int) -> Rates:
+    """One round: everyone reads the same images.
 
     Returns:
         Images a second of each.
     """
-    names = list(works)
-    rates = {}
-    for number in np.random.default_rng((1, turn)).permutation(len(names)).tolist():
-        start = time.perf_counter()
-        works[names[number]](order, turn)
-        rates[names[number]] = len(order) / (time.perf_counter() - start)
-    return rates
+    seconds = play({name: partial(work, order, turn) for name, work in works.items()}, turn)
+    return {name: len(order) / spent for name, spent in seconds.items()}
 
 
 @contextmanager

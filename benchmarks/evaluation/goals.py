@@ -2,13 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from benchmarks.data.tables import Spread
+from benchmarks.common.page import Record, Table
+from benchmarks.common.spread import Spread
 from benchmarks.evaluation.cases import TEMPLATE_PAIRS
 from benchmarks.evaluation.tables import taken, times, worst_curve
-
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -70,13 +68,12 @@ GOALS = (
 )
 
 
-def goals_table(record: Record) -> tuple[list[str], list[list[str]]] | None:
+def goals_table(record: Record) -> Table | None:
     """Head and rows of the goals beside what was measured; None if nothing was at full size."""
     rows = []
     for goal in GOALS:
         found = goal.found(record)
         if found is not None:
-            verdict = "met" if goal.met(found.middle) else "missed"
-            shown = f"**{goal.shown(found.middle)}**{found.around(goal.shown)}, {verdict}"
-            rows.append([goal.words, goal.bound, shown])
+            verdict = found.verdict(goal.shown, goal.met(found.middle))
+            rows.append([goal.words, goal.bound, verdict])
     return (["", "goal", "measured"], rows) if rows else None

@@ -1,13 +1,9 @@
 """Rows of the tables from what a run recorded. Imports nothing of the library."""
 
-from collections.abc import Callable
-from typing import Any
-
-from benchmarks.data.tables import Spread
+from benchmarks.common.page import Record, Table
+from benchmarks.common.spread import Spread, shown
 from benchmarks.evaluation.cases import CURVE_CASES
 
-Record = dict[str, Any]
-Table = tuple[list[str], list[list[str]]]
 _WHO = {
     "sklearn": "scikit-learn's `roc_curve`, every point",
     "plain": "plain formula: argsort of all pairs, two running counts",
@@ -47,8 +43,8 @@ def curves_table(record: Record) -> Table | None:
                 [
                     case,
                     words,
-                    _shown(taken(record, "curves", name), lambda value: f"{1000 * value:.0f}"),
-                    _shown(faster(record, "curves", name, f"{case}: sklearn"), times),
+                    shown(taken(record, "curves", name), lambda value: f"{1000 * value:.0f}"),
+                    shown(faster(record, "curves", name, f"{case}: sklearn"), times),
                 ]
             )
     return [f"{record['scores']:,} scores", "", "ms", "times faster than scikit-learn"], rows
@@ -65,8 +61,8 @@ def resampling_table(record: Record) -> Table | None:
     rows = [
         [
             words,
-            _shown(taken(record, "resampling", who), lambda value: f"{value:.2f}"),
-            _shown(faster(record, "resampling", who, "plain"), times),
+            shown(taken(record, "resampling", who), lambda value: f"{value:.2f}"),
+            shown(faster(record, "resampling", who, "plain"), times),
         ]
         for who, words in names.items()
     ]
@@ -86,11 +82,11 @@ def templates_table(record: Record) -> Table | None:
         cells = []
         for what, digits in (("scoring", 1), ("tars", 2), ("gigabytes", 2)):
             found = Spread.of(turn[who][what] for turn in record["templates"])
-            cells.append(_shown(found, lambda value, digits=digits: f"{value:.{digits}f}"))
+            cells.append(shown(found, lambda value, digits=digits: f"{value:.{digits}f}"))
         ratio = Spread.of(
             turn["plain"]["seconds"] / turn[who]["seconds"] for turn in record["templates"]
         )
-        rows.append([words, *cells, _shown(ratio, times)])
+        rows.append([words, *cells, shown(ratio, times)])
     head = [
         f"{record['template_pairs']:,} pairs",
         "scoring, s",
@@ -104,7 +100,3 @@ def templates_table(record: Record) -> Table | None:
 def times(value: float) -> str:
     """A ratio."""
     return f"{value:.1f}x"
-
-
-def _shown(found: Spread | None, shown: Callable[[float], str]) -> str:
-    return "" if found is None else found.words(shown)

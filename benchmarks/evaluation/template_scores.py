@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from benchmarks.common.runner import ROOT
 from benchmarks.evaluation.cases import TEMPLATE_PAIRS
 
-ROOT = Path(__file__).parents[2]
 # As IJB-C has them.
 FIRST, SECOND, DIMENSIONS = 3531, 19_593, 512
 GENUINE = 19_557

@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
+from benchmarks.common.machine import available_bytes, machine_facts
+from benchmarks.common.runner import ROOT
 from benchmarks.head.cases import (
     CUDA_SHAPES,
     DEFAULT_TASKS,
@@ -29,9 +31,8 @@ from benchmarks.head.cases import (
     rounds_of,
     why_not,
 )
-from benchmarks.head.machine import available_bytes, machine_facts
 from benchmarks.head.page import regions_of, update
-from benchmarks.head.processes import ROOT, run
+from benchmarks.head.processes import run
 from benchmarks.head.results import Results
 
 # What a machine lent by the minute should not exceed, beside the verification.
@@ -271,8 +272,7 @@ def main() -> int:
     for region, body in regions_of(results).items():
         print(f"\n{region}\n\n{body}")
     if chosen.page:
-        for region in update(results, chosen.page):
-            print(f"{chosen.page} has no region {region}")
+        update(results, chosen.page)
     broken = {name for name, _ in wrong if name.startswith(("ours", "center", "products"))}
     if broken:
         print(f"failed the verification: {', '.join(sorted(broken))}")

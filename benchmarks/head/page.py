@@ -4,13 +4,12 @@
 no torch.
 """
 
-import os
-import re
 import sys
 from pathlib import Path
 
+from benchmarks.common.machine import machine_words
+from benchmarks.common.page import write_regions
 from benchmarks.head.cases import MODES, TASKS
-from benchmarks.head.machine import machine_words
 from benchmarks.head.results import Results
 from benchmarks.head.tables import comparison_table, goals_table, largest_table
 
@@ -39,30 +38,10 @@ def caption_of(results: Results) -> str:
     return f"{first['date']}, `{first['command']}`. {machine_words(first)}"
 
 
-def rewrite(text: str, regions: dict[str, str]) -> tuple[str, list[str]]:
-    """Put each region between its marks; also returns the names that the page has no marks for."""
-    missing = []
-    for name, body in regions.items():
-        begin, end = f"<!-- begin: {name} -->", f"<!-- end: {name} -->"
-        pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-        new = f"{begin}\n\n{body}\n\n{end}"
-        found = pattern.search(text)
-        if found is None:
-            missing.append(name)
-        else:
-            text = text[: found.start()] + new + text[found.end() :]
-    return text, missing
-
-
-def update(results: Results, page: Path) -> list[str]:
-    """Rewrite the page in place, complete or not at all; returns the regions it lacks."""
-    text, missing = rewrite(page.read_text(encoding="utf-8"), regions_of(results))
-    draft = page.with_suffix(".tmp")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, page)
-    return missing
+def update(results: Results, page: Path) -> None:
+    """Rewrite the page in place, complete or not at all."""
+    write_regions(regions_of(results), page)
 
 
 if __name__ == "__main__":
-    for region in update(Results.read(Path(sys.argv[1])), Path(sys.argv[2])):
-        print(f"{sys.argv[2]} has no region {region}")
+    update(Results.read(Path(sys.argv[1])), Path(sys.argv[2]))

@@ -8,12 +8,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+from benchmarks.common.runner import ROOT
 from benchmarks.head.cases import Case
 
-ROOT = Path(__file__).parents[2]
 TIMEOUT = 600.0
 
 

@@ -6,7 +6,8 @@
 import argparse
 from typing import Any
 
-from benchmarks.scaling.page import markdown_table, write_regions
+from benchmarks.common.page import markdown_table, write_regions
+from benchmarks.common.runner import ROOT
 
 from centerarc.distributed import HeadCosts, head_costs
 
@@ -78,7 +79,7 @@ def main() -> None:
     )
     print(body)
     if chosen.write:
-        write_regions({"capacity": body})
+        write_regions({"capacity": body}, ROOT / "docs" / "scaling.md")
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from benchmarks.head.machine import machine_facts, machine_words
-from benchmarks.scaling.page import markdown_table, write_regions
+from benchmarks.common.machine import machine_facts, machine_words
+from benchmarks.common.page import markdown_table, write_regions
+from benchmarks.common.runner import ROOT
 from benchmarks.scaling.wire import counted_bytes
 
 from centerarc import CenterArcFaceLoss, PrototypeSGD
@@ -144,7 +145,7 @@ def main() -> None:
     )
     print(body)
     if chosen.write:
-        write_regions({"weak-scaling": body})
+        write_regions({"weak-scaling": body}, ROOT / "docs" / "scaling.md")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""What the runners of all benchmarks share: the machine in words, turns, spreads, pages."""
