@@ -23,7 +23,9 @@ def embed(
     out: Annotated[Path, Parameter(name=["--out", "-o"])],
     mirror: Annotated[bool, Parameter(negative="")] = False,
     batch_size: int = 64,
-    workers: Annotated[int | None, Parameter(show_default=lambda _: "one per core")] = None,
+    workers: Annotated[
+        int | None, Parameter(show_default=lambda _: "one per core, at most 16")
+    ] = None,
     device: str = "auto",
     overwrite: Annotated[bool, Parameter(negative="")] = False,
     columns: ListFlags | None = None,
@@ -59,7 +61,7 @@ def embed(
     from centerarc.cli.models import opened_model
     from centerarc.cli.progress import waiting
     from centerarc.cli.sources import opened
-    from centerarc.data.workers import default_workers
+    from centerarc.data.workers import workers_for_a_model
     from centerarc.evaluation.embedding_file import embed_to_file
     from centerarc.evaluation.embedding_file.formats import file_format
 
@@ -74,7 +76,7 @@ def embed(
                 out,
                 mirror=mirror,
                 batch_size=batch_size,
-                workers=default_workers() if workers is None else workers,
+                workers=workers_for_a_model() if workers is None else workers,
                 overwrite=overwrite,
                 progress=progress,
             )

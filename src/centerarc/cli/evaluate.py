@@ -40,7 +40,9 @@ def evaluate(
     report: Path | None = None,
     title: str = "",
     batch_size: int = 64,
-    workers: Annotated[int | None, Parameter(show_default=lambda _: "one per core")] = None,
+    workers: Annotated[
+        int | None, Parameter(show_default=lambda _: "one per core, at most 16")
+    ] = None,
     device: str = "auto",
     flags: ModelFlags | None = None,
 ) -> None:
@@ -165,7 +167,7 @@ def _subject(
     device: str,
 ) -> "Subject":
     from centerarc.cli.models import opened_model
-    from centerarc.data.workers import default_workers
+    from centerarc.data.workers import workers_for_a_model
     from centerarc.evaluation.protocols import ModelSubject, is_embedding_file, opened_embeddings
 
     if path is None:
@@ -178,7 +180,7 @@ def _subject(
         opened_model(path, flags, device),
         mirror=mirror,
         batch_size=batch_size,
-        workers=default_workers() if workers is None else workers,
+        workers=workers_for_a_model() if workers is None else workers,
     )
 
 

@@ -15,6 +15,11 @@ def default_workers() -> int:
     return os.cpu_count() or 1
 
 
+def workers_for_a_model() -> int:
+    """Returns one process for each core, but no more than one model keeps busy."""
+    return min(default_workers(), 16)
+
+
 def check_workers(workers: int) -> None:
     """Raises `ValueError` for a number of processes that this machine cannot mean.
 

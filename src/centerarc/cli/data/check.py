@@ -115,11 +115,10 @@ def _judged(
     from centerarc.cli.progress import counting
     from centerarc.data import explain_dead_workers
     from centerarc.data.inspection import judge_labels, judgement
-    from centerarc.data.workers import default_workers
+    from centerarc.data.workers import workers_for_a_model
     from centerarc.evaluation import embed
 
-    # One model keeps no more of them busy.
-    processes = min(default_workers(), 16) if workers is None else workers
+    processes = workers_for_a_model() if workers is None else workers
     with (
         counting("embedding", "images", len(readable)) as advance,
         explain_dead_workers(processes),
