@@ -11,7 +11,9 @@ from centerarc.evaluation.bootstrap import (
     contrary_share,
     difference_interval,
     draw_people,
+    percentile_interval,
     resampled_curves,
+    wilson_reach,
 )
 from centerarc.evaluation.ranked_pairs import WeightedCurves, rank_pairs
 from tests.evaluation.verification.test_result import world
@@ -98,3 +100,13 @@ def test_sure_and_unsure_differences():
 def test_two_that_never_differ_are_not_certainly_equal():
     found = difference_interval(np.zeros(100), 40)
     assert found.high == -found.low == pytest.approx(1.96**2 / (40 + 1.96**2), abs=1e-5)
+
+
+def test_a_rate_that_few_resamples_move_from_0_is_not_sure_to_be_0():
+    values = np.zeros(1000)
+    values[:20] = 0.5  # 2 %, outside the percentiles
+    interval = percentile_interval(values, 50)
+    assert (interval.low, interval.high) == (0, wilson_reach(50))
+    interval = percentile_interval(1 - values, 50)
+    assert (interval.low, interval.high) == (1 - wilson_reach(50), 1)
+    assert difference_interval(values, 50).low == -wilson_reach(50)

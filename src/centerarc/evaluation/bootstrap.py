@@ -25,6 +25,8 @@ _MOST_VALUES = 4_000_000
 # Far above the rounding of a sum over pairs, far below what one wrong pair changes.
 _ROUNDING = 1e-12
 _Z = 1.959964
+# For sentences about intervals of rates.
+EXTREMES = "Wilson's (1927), with the people as trials, where resamples leave a rate at 0 or 1."
 
 
 @dataclass(frozen=True)
@@ -167,9 +169,9 @@ def check_resamples(bootstrap: int) -> None:
 def percentile_interval(values: FloatArray, num_people: int, level: float = 0.95) -> Interval:
     """The middle ``level`` of the resampled values of a rate.
 
-    When no resample moves the rate away from exactly 0 or exactly 1, the percentiles would claim
-    certainty. The interval is then Wilson's (1927) with the people as trials: with no error among
-    n people the error rate's upper end is z^2 / (n + z^2).
+    When hardly any resample moves the rate away from exactly 0 or exactly 1, both percentiles are
+    there and would claim certainty. The interval is then Wilson's (1927) with the people as trials:
+    with no error among n people the error rate's upper end is z^2 / (n + z^2).
 
     Args:
         values: (B,) a rate in each resample; NaN where a resample had no pair of a needed kind.
@@ -184,17 +186,18 @@ def percentile_interval(values: FloatArray, num_people: int, level: float = 0.95
     """
     # Sums of weights round: a rate that is 1 may come as 1 + 2e-16 or 1 - 2e-16.
     known = np.clip(_known(values), 0.0, 1.0)
-    if known.max() < _ROUNDING:
+    found = spread(known, level)
+    if found.high < _ROUNDING:
         return Interval(0.0, wilson_reach(num_people))
-    if known.min() > 1.0 - _ROUNDING:
+    if found.low > 1.0 - _ROUNDING:
         return Interval(1.0 - wilson_reach(num_people), 1.0)
-    return spread(known, level)
+    return found
 
 
 def difference_interval(values: FloatArray, num_people: int, level: float = 0.95) -> Interval:
     """The middle ``level`` of the resampled differences of two rates.
 
-    When no resample tells the two apart, the interval reaches as far to both sides as
+    When hardly any resample tells the two apart, the interval reaches as far to both sides as
     :func:`percentile_interval` does from a rate of 0.
 
     Args:
@@ -208,10 +211,10 @@ def difference_interval(values: FloatArray, num_people: int, level: float = 0.95
     Raises:
         ValueError: every value is NaN.
     """
-    known = _known(values)
-    if np.abs(known).max() < _ROUNDING:
+    found = spread(values, level)
+    if max(-found.low, found.high) < _ROUNDING:
         return Interval(-wilson_reach(num_people), wilson_reach(num_people))
-    return spread(known, level)
+    return found
 
 
 def spread(values: FloatArray, level: float = 0.95) -> Interval:

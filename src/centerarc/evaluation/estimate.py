@@ -26,6 +26,17 @@ class Estimate:
         return result if self.reason is None else {**result, "reason": self.reason}
 
 
+def rate_key(rate: float) -> str:
+    """A rate as a key of JSON: short where that is exact, else with all its digits.
+
+    Example:
+        >>> rate_key(1e-05), rate_key(0.123456789)
+        ('1e-05', '0.123456789')
+    """
+    short = f"{rate:g}"
+    return short if float(short) == rate else repr(float(rate))
+
+
 def low_high(interval: Interval | None) -> list[float] | None:
     """An interval as plain data for JSON."""
     return None if interval is None else [interval.low, interval.high]

@@ -97,6 +97,12 @@ class WeightedCurves:
         counts = self._genuine_sum[self.ranked.genuine_accepted[points], self._columns]
         return _share(counts, self._genuine_sum[-1])
 
+    def tar_at_far(self, points: IntArray) -> FloatArray:
+        """TAR at the points (F, B) of :meth:`points_at_far`; NaN without weight on impostors."""
+        found = self.tar(points)
+        found[:, self._impostor_sum[-1] == 0] = np.nan
+        return found
+
     def auc(self) -> FloatArray:
         """Area under each curve, (B,); ties count half."""
         higher = self._impostor_sum.take(self.ranked.higher, axis=0)

@@ -154,3 +154,14 @@ def test_images_that_cancel_out_have_no_direction_and_no_nan():
 def test_bad_input_is_named(embeddings, labels, message):
     with pytest.raises(ValueError, match=message):
         measure_separability(embeddings, labels)
+
+
+def test_few_people_make_no_interval():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(8), [3, 3, 3, 3, 1, 1, 1, 1])
+    found = measure_separability(rng.normal(size=(16, 8)), labels, far=0.5, bootstrap=100)
+    assert (found.compactness.num_people, found.separation.num_people) == (4, 8)
+    assert found.compactness.mean.interval is None
+    assert found.nearest_center_accuracy.interval is None
+    assert found.separation.mean.interval is not None
+    assert json.loads(json.dumps(found.to_dict()))["compactness"]["mean"]["interval95"] is None

@@ -101,3 +101,22 @@ def test_models_that_cannot_be_compared_are_named():
         compare_verification(scores, scores[:-1], same, FOLDS, people)
     with pytest.raises(ValueError, match="at least 2 models, got 1"):
         compare_with_first({"a": scores}, same, FOLDS, people)
+
+
+def test_a_model_differs_from_itself_on_nobody():
+    scores, same, people = world(0)
+    found = compare_verification(scores, scores.copy(), same, FOLDS, people)
+    for difference in (found.accuracy, found.auc, found.eer, found.tar_at_far[0.1]):
+        assert difference.value == difference.interval.low == difference.interval.high == 0
+        assert difference.contrary_share == 1
+
+
+def test_further_rates_are_compared_as_the_others_are():
+    scores, same, people = world(0)
+    other = scores + np.random.default_rng(1).normal(size=600)
+    found = compare_verification(scores, other, same, FOLDS, people, fars=[0.05, 1e-5])
+    reports = [evaluate_verification(s, same, FOLDS, people, fars=[0.05]) for s in (scores, other)]
+    tars = [report.tar_at_far[0.05].value for report in reports]
+    assert found.tar_at_far[0.05].value == pytest.approx(tars[1] - tars[0], abs=1e-12)
+    assert found.tar_at_far[0.05].interval is not None
+    assert "at least 100,000 impostor pairs" in found.tar_at_far[1e-5].reason

@@ -214,3 +214,36 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
         ).auc.interval
         hits += interval.low <= truth <= interval.high
     assert 0.89 <= hits / 200 <= 1.0
+
+
+def test_a_threshold_for_float32_scores_holds_its_rate_on_them():
+    scores, same, _ = world(0)
+    scores = (scores / 20).astype(np.float32)
+    report = evaluate_verification(scores, same, fars=[0.3])
+    for far in (0.3, 0.1, 0.01):
+        found = report.calibrated[far]
+        assert np.mean(scores[~same] >= found.threshold) == found.far <= far
+
+
+def test_resamples_without_impostors_do_not_count_as_sure_accepts():
+    """Two people and one person's impostor pairs: every second resample has none."""
+    same = np.arange(40) < 20
+    scores = np.where(same, 0.1, 0.9) + np.arange(40) / 1000
+    people = (np.where(same, np.arange(40) % 2, 0), np.where(same, np.arange(40) % 2, 1))
+    interval = evaluate_verification(scores, same, people=people).tar_at_far[0.1].interval
+    assert interval.high < 0.7
+
+
+@pytest.mark.parametrize("far", [1.0, 0.99999999999999, 0.0, -0.1, float("nan")])
+def test_a_rate_at_which_no_threshold_decides_is_refused(far):
+    scores, same, _ = world(0)
+    with pytest.raises(ValueError, match=r"far must be in \(0, 1\)"):
+        evaluate_verification(scores, same, fars=[far])
+
+
+def test_rates_that_look_alike_keep_their_own_numbers():
+    scores, same, _ = world(0)
+    fars = [0.1234567, 0.12345671]
+    written = evaluate_verification(scores, same, fars=fars).to_dict()
+    assert {"0.1234567", "0.12345671"} <= set(written["tar_at_far"])
+    assert {"0.1234567", "0.12345671"} <= set(written["calibrated_thresholds"])

@@ -1,6 +1,7 @@
 """ROC, AUC, EER and TAR at FAR against scikit-learn and by hand."""
 
 import tracemalloc
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -209,3 +210,32 @@ def test_a_far_beyond_the_impostor_pairs_is_refused():
 def test_bad_input_is_named(metric, scores, same, message):
     with pytest.raises(ValueError, match=message):
         metric(scores, same)
+
+
+@given(scored_pairs())
+def test_area_and_equal_error_rate_are_rounded_once_only(pairs):
+    """Counted pair by pair in whole numbers."""
+    scores, same = pairs
+    genuine, impostor = scores[same], scores[~same]
+    higher = np.sum(genuine[:, None] > impostor) + Fraction(np.sum(genuine[:, None] == impostor), 2)
+    assert auc(scores, same) == float(Fraction(higher) / (genuine.size * impostor.size))
+    steps = [(Fraction(0), Fraction(1))]
+    for limit in np.unique(scores)[::-1]:
+        far = Fraction(int(np.sum(impostor >= limit)), impostor.size)
+        steps.append((far, Fraction(int(np.sum(genuine < limit)), genuine.size)))
+    after = next(k for k, (far, frr) in enumerate(steps) if far >= frr)
+    (far_0, frr_0), (far_1, frr_1) = steps[after - 1], steps[after]
+    # far_0 + t (far_1 - far_0) = frr_0 + t (frr_1 - frr_0)
+    t = (frr_0 - far_0) / ((far_1 - far_0) - (frr_1 - frr_0))
+    assert eer(scores, same) == float(far_0 + t * (far_1 - far_0))
+
+
+def test_many_pairs_are_counted_exactly():
+    rng = np.random.default_rng(0)
+    same = rng.random(300_000) < 0.3
+    scores = np.round(rng.normal(size=same.size) + same, 4)
+    genuine, impostor = np.sort(scores[same]), np.sort(scores[~same])
+    below = np.searchsorted(impostor, genuine, "left").sum()
+    not_above = np.searchsorted(impostor, genuine, "right").sum()
+    twice = int(below) + int(not_above)
+    assert auc(scores, same) == twice / (2 * genuine.size * impostor.size)

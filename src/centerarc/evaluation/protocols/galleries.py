@@ -163,12 +163,20 @@ def _check_alike(parts: dict[str, _Part]) -> None:
                 f"embeddings of {str(first.path)!r} have {a} numbers, those of "
                 f"{str(part.path)!r} {b}: one model must make both"
             )
-        for fact, words in (("model", "models"), ("sha256", "models"), ("mirror", "mirror sums")):
-            if {fact} <= {*first.model} & {*part.model} and first.model[fact] != part.model[fact]:
-                raise ValueError(
-                    f"embeddings of {str(first.path)!r} and {str(part.path)!r} are of different "
-                    f"{words}"
-                )
+        made_by = _digests(first), _digests(part)
+        other_model = all(made_by) and not made_by[0] & made_by[1]
+        mirrors = [{piece.model["mirror"]} for piece in (first, part) if "mirror" in piece.model]
+        if other_model or len(set().union(*mirrors)) > 1:
+            raise ValueError(
+                f"embeddings of {str(first.path)!r} and {str(part.path)!r} are of different "
+                f"{'models' if other_model else 'mirror sums'}"
+            )
+
+
+def _digests(part: _Part) -> set[object]:
+    """What tells the model of a part; empty for files of others, which do not say it."""
+    names = ("sha256", "model", "weights_sha256")
+    return {part.model[name] for name in names if part.model.get(name)}
 
 
 def _numbered(parts: dict[str, _Part]) -> tuple[list[str], dict[str, IntArray]]:

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from centerarc import __version__
+from centerarc.evaluation.estimate import rate_key
 from centerarc.evaluation.identification.gallery_search import GallerySearch
 from centerarc.evaluation.identification.result import IdentificationReport
 from centerarc.evaluation.protocols.pictures import Picture
@@ -75,7 +76,9 @@ class Verified:
         return {
             **self.report.to_dict(),
             "people": self.people_note,
-            "held_out_fars": {f"{far:g}": found.to_dict() for far, found in self.held_out.items()},
+            "held_out_fars": {
+                rate_key(far): found.to_dict() for far, found in self.held_out.items()
+            },
             "breakdowns": {column: found.to_dict() for column, found in self.breakdowns.items()},
             "settings": {
                 "convention": self.settings.convention,

@@ -98,6 +98,7 @@ class ModelSubject:
             "file": str(self.model.path),
             "kind": self.model.kind,
             "sha256": self.model.sha256,
+            "weights_sha256": self.model.weights_sha256,
             "preprocessing": self.model.preprocessing.to_dict(),
             "mirror": self.mirror,
         }

@@ -28,14 +28,16 @@ from centerarc.evaluation.verification.roc_curve import check_far
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 # Cosines at once: 32 MB of float32.
 _BLOCK_VALUES = 8_000_000
+# With fewer people resamples are so much alike that an interval would look sure of what it is not.
+_FEWEST_PEOPLE = 5
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A number and its 95 % interval over people."""
+    """A number and its 95 % interval over people; None where fewer than 5 carry the number."""
 
     value: float
-    interval: Interval
+    interval: Interval | None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -134,7 +136,7 @@ class Separability:
         return (
             f"95 % percentile intervals over {self.resamples:,} bootstrap resamples of the "
             f"{self.num_people:,} people, each with all images; the others that they are compared "
-            "with are held fixed."
+            f"with are held fixed. No interval where fewer than {_FEWEST_PEOPLE} people carry it."
         )
 
 
@@ -250,9 +252,13 @@ def describe(
         weights = drawn.take(owner, axis=0)
         parts.append(_moments(ranked, weights[:, weights.any(axis=0)]))
     rows = np.concatenate(parts, axis=1)
-    found = [Measured(float(value), spread(row)) for value, row in zip(point, rows, strict=True)]
+    carriers = np.unique(owner).size
+    found = [
+        Measured(float(value), spread(row) if carriers >= _FEWEST_PEOPLE else None)
+        for value, row in zip(point, rows, strict=True)
+    ]
     quantiles = dict(zip(QUANTILES, found[2:], strict=True))
-    return Distribution(found[0], found[1], quantiles, values.size, np.unique(owner).size)
+    return Distribution(found[0], found[1], quantiles, values.size, carriers)
 
 
 def _moments(ranked: FloatArray, weights: FloatArray) -> FloatArray:
@@ -280,5 +286,7 @@ def _share(
         weights = drawn.take(identity, axis=0)
         with np.errstate(invalid="ignore"):
             parts.append(yes @ weights / weights.sum(axis=0))
-    interval = percentile_interval(np.concatenate(parts), np.unique(identity).size)
-    return Estimate(float(yes.mean()), interval)
+    carriers = np.unique(identity).size
+    if carriers < _FEWEST_PEOPLE:
+        return Estimate(float(yes.mean()))
+    return Estimate(float(yes.mean()), percentile_interval(np.concatenate(parts), carriers))

@@ -57,8 +57,8 @@ class CalibratedThreshold:
 
 def check_wanted_far(far: float) -> None:
     """Raise a ValueError unless ``far`` is in (0, 1), where a threshold decides something."""
-    if not 0 < far < 1:
-        raise ValueError(f"far must be in (0, 1), got {far:g}")
+    if not 0 < far * (1 + 1e-12) < 1:  # with room for rounding, as curves have it
+        raise ValueError(f"far must be in (0, 1), got {far}")
 
 
 def calibrated_threshold(

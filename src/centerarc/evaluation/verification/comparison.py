@@ -1,6 +1,6 @@
 """Two models on the same pairs: how far apart they are, and how sure that is."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,12 @@ from centerarc.evaluation.bootstrap import (
     difference_interval,
     resampled_curves,
 )
-from centerarc.evaluation.estimate import low_high
+from centerarc.evaluation.estimate import low_high, rate_key
 from centerarc.evaluation.ranked_pairs import WeightedCurves, rank_pairs
 from centerarc.evaluation.scores import FloatArray, check_scores
 from centerarc.evaluation.verification.answers import Answers, Convention, answer_pairs
-from centerarc.evaluation.verification.result import FAR_LEVELS, FINE_FAR_LEVELS
-from centerarc.evaluation.verification.roc_curve import Roc, roc, unsupported_far
+from centerarc.evaluation.verification.result import judged_fars
+from centerarc.evaluation.verification.roc_curve import Roc, roc
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,22 @@ class Difference:
     interval: Interval | None = None
     contrary_share: float | None = None
     reason: str | None = None
+
+    @classmethod
+    def of(
+        cls, value: float, resampled: FloatArray, num_people: int, *, identical: bool
+    ) -> "Difference":
+        """Makes one of what resampling found.
+
+        Args:
+            value: the difference.
+            resampled: (B,) the difference in each resample.
+            num_people: the people that the rates rest on.
+            identical: whether both models gave the same scores: then they differ on nobody.
+        """
+        if identical:
+            return cls(0.0, Interval(0.0, 0.0), 1.0)
+        return cls(value, difference_interval(resampled, num_people), contrary_share(resampled))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -78,11 +94,12 @@ class VerificationComparison:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         name = "kfold_accuracy" if self.protocol == "k-fold" else "best_accuracy"
+        tars = {rate_key(far): found.to_dict() for far, found in self.tar_at_far.items()}
         return {
             name: self.accuracy.to_dict(),
             "auc": self.auc.to_dict(),
             "eer": self.eer.to_dict(),
-            "tar_at_far": {f"{far:g}": found.to_dict() for far, found in self.tar_at_far.items()},
+            "tar_at_far": tars,
             "convention": self.convention,
             "num_people": self.num_people,
             "intervals": self.interval_method,
@@ -94,7 +111,8 @@ class VerificationComparison:
         return (
             f"95 % percentile intervals of the difference over {self.resamples:,} bootstrap "
             f"resamples of the {self.num_people:,} people, the same for both models, with the "
-            "thresholds of the accuracy held fixed."
+            "thresholds of the accuracy held fixed; Wilson's (1927) for as many people where "
+            "hardly any resample tells them apart."
         )
 
 
@@ -106,6 +124,7 @@ def compare_verification(
     people: tuple[npt.ArrayLike, npt.ArrayLike],
     *,
     convention: Convention = "exact",
+    fars: Sequence[float] = (),
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> VerificationComparison:
@@ -123,6 +142,7 @@ def compare_verification(
             ``best_accuracy``.
         people: the first and the second person of each pair, each (P,), names or numbers.
         convention: of the k-fold accuracy, "exact" or "grid".
+        fars: false accept rates beside those that are always compared, each in (0, 1).
         bootstrap: resamples, at least 100.
         seed: of the resampling; the people drawn are those of ``evaluate_verification``.
 
@@ -143,7 +163,14 @@ def compare_verification(
     """
     models = {"scores_a": scores_a, "scores_b": scores_b}
     return compare_with_first(
-        models, same, folds, people, convention=convention, bootstrap=bootstrap, seed=seed
+        models,
+        same,
+        folds,
+        people,
+        convention=convention,
+        fars=fars,
+        bootstrap=bootstrap,
+        seed=seed,
     )["scores_b"]
 
 
@@ -154,6 +181,7 @@ def compare_with_first(
     people: tuple[npt.ArrayLike, npt.ArrayLike],
     *,
     convention: Convention = "exact",
+    fars: Sequence[float] = (),
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> dict[str, VerificationComparison]:
@@ -165,6 +193,7 @@ def compare_with_first(
         folds: (P,) each pair's fold, or None.
         people: the first and the second person of each pair, each (P,).
         convention: of the k-fold accuracy, "exact" or "grid".
+        fars: false accept rates beside those that are always compared, each in (0, 1).
         bootstrap: resamples, at least 100.
         seed: of the resampling.
 
@@ -184,7 +213,7 @@ def compare_with_first(
         raise ValueError(f"scores must be of the same pairs, got {sizes}")
     answers = [answer_pairs(values, labels, folds, convention) for values, _ in checked.values()]
     num_impostor = int((~labels).sum())
-    reasons = {far: unsupported_far(far, num_impostor) for far in (*FAR_LEVELS, *FINE_FAR_LEVELS)}
+    reasons = judged_fars(fars, num_impostor)
     supported = [far for far, reason in reasons.items() if reason is None]
     ranked = [rank_pairs(values, labels) for values, _ in checked.values()]
     who = PairPeople.of(people, labels)
@@ -200,16 +229,18 @@ def compare_with_first(
         ]
     )
 
+    first, *_ = (values for values, _ in checked.values())
+    alike = [np.array_equal(values, first) for values, _ in checked.values()]
+
     def compared(model: int) -> VerificationComparison:
         found = [
-            Difference(float(value), difference_interval(row, who.fewest), contrary_share(row))
+            Difference.of(float(value), row, who.fewest, identical=alike[model])
             for value, row in zip(
                 point[model] - point[0], resampled[model] - resampled[0], strict=True
             )
         ]
         tars = dict(zip(supported, found[3:], strict=True))
-        for far in FAR_LEVELS:
-            tars.setdefault(far, Difference(None, reason=reasons[far]))
+        tars |= {far: Difference(None, reason=why) for far, why in reasons.items() if why}
         return VerificationComparison(
             accuracy=found[0],
             auc=found[1],
@@ -236,7 +267,7 @@ def _checked(
 def _rates(curves: WeightedCurves, answers: Answers, fars: list[float]) -> FloatArray:
     """Accuracy, AUC, EER and TARs of B resamples: (3 + F, B)."""
     rates = [answers.resampled_accuracy(curves), curves.auc(), curves.eer()]
-    return np.vstack([*rates, curves.tar(curves.points_at_far(fars))])
+    return np.vstack([*rates, curves.tar_at_far(curves.points_at_far(fars))])
 
 
 def _point_rates(curve: Roc, answers: Answers, fars: list[float]) -> FloatArray:

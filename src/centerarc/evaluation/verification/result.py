@@ -8,15 +8,16 @@ import numpy as np
 import numpy.typing as npt
 
 from centerarc.evaluation.bootstrap import (
+    EXTREMES,
     Interval,
     PairPeople,
     check_resamples,
     percentile_interval,
     resampled_curves,
 )
-from centerarc.evaluation.estimate import Estimate
+from centerarc.evaluation.estimate import Estimate, rate_key
 from centerarc.evaluation.ranked_pairs import rank_pairs
-from centerarc.evaluation.scores import check_scores
+from centerarc.evaluation.scores import check_scores_as_given
 from centerarc.evaluation.verification.answers import CONVENTIONS, Convention, answer_pairs
 from centerarc.evaluation.verification.calibration import (
     CalibratedThreshold,
@@ -94,9 +95,9 @@ class VerificationReport:
             "threshold": self.threshold,
             "auc": self.auc.to_dict(),
             "eer": self.eer.to_dict(),
-            "tar_at_far": {f"{far:g}": tar.to_dict() for far, tar in self.tar_at_far.items()},
+            "tar_at_far": {rate_key(far): tar.to_dict() for far, tar in self.tar_at_far.items()},
             "calibrated_thresholds": {
-                f"{far:g}": found.to_dict() for far, found in self.calibrated.items()
+                rate_key(far): found.to_dict() for far, found in self.calibrated.items()
             },
             "det": {"far": self.det.far.tolist(), "frr": self.det.frr.tolist()},
             "num_genuine": self.num_genuine,
@@ -112,8 +113,30 @@ class VerificationReport:
             return "None: the people of the pairs were not given."
         return (
             f"95 % percentile intervals over {self.resamples:,} bootstrap resamples of the "
-            f"{self.num_people:,} people, with the thresholds of the accuracy held fixed."
+            f"{self.num_people:,} people, with the thresholds of the accuracy held fixed; "
+            f"{EXTREMES}"
         )
+
+
+def judged_fars(fars: Sequence[float], num_impostor: int) -> dict[float, str | None]:
+    """Which false accept rates to report, falling, and why there are no values at some of them.
+
+    Args:
+        fars: those that are asked for, beside :data:`FAR_LEVELS`.
+        num_impostor: impostor pairs.
+
+    Raises:
+        ValueError: one is out of (0, 1).
+    """
+    for far in fars:
+        check_wanted_far(far)
+    always = {*FAR_LEVELS, *fars}
+    reasons = {far: unsupported_far(far, num_impostor) for far in {*always, *FINE_FAR_LEVELS}}
+    return {
+        far: reasons[far]
+        for far in sorted(reasons, reverse=True)
+        if far in always or reasons[far] is None
+    }
 
 
 def evaluate_verification(
@@ -164,15 +187,12 @@ def evaluate_verification(
         >>> report.protocol, report.accuracy.value, report.tar_at_far[0.1].reason
         ('k-fold', 1.0, 'FAR 0.1 needs at least 10 impostor pairs, there are 2')
     """
-    values, labels = check_scores(scores, same)
+    # As given: a threshold for float32 scores must be a float32 itself.
+    values, labels = check_scores_as_given(scores, same)
     check_resamples(bootstrap)
-    answers = answer_pairs(values, labels, folds, convention)
+    answers = answer_pairs(values.astype(np.float64), labels, folds, convention)
     num_impostor = int((~labels).sum())
-    for far in fars:
-        check_wanted_far(far)
-    always = (*FAR_LEVELS, *fars)
-    levels = sorted({*always, *FINE_FAR_LEVELS}, reverse=True)
-    reasons = {far: unsupported_far(far, num_impostor) for far in levels}
+    reasons = judged_fars(fars, num_impostor)
     supported = [far for far, reason in reasons.items() if reason is None]
     curve = roc(values, labels)
     ranked = rank_pairs(values, labels)
@@ -185,15 +205,13 @@ def evaluate_verification(
             points = curves.points_at_far(supported)
             calibration.add(curves, points)
             rates = [answers.resampled_accuracy(curves), curves.auc(), curves.eer()]
-            parts.append(np.vstack([*rates, curves.tar(points)]))
+            parts.append(np.vstack([*rates, curves.tar_at_far(points)]))
         intervals = [percentile_interval(row, who.fewest) for row in np.concatenate(parts, axis=1)]
     tar_at_far = {
         far: Estimate(float(curve.tar[curve.point_at_far(far)]), interval)
         for far, interval in zip(supported, intervals[3:], strict=True)
     }
-    for far, reason in reasons.items():
-        if reason is not None and far in always:
-            tar_at_far[far] = Estimate(None, reason=reason)
+    tar_at_far |= {far: Estimate(None, reason=why) for far, why in reasons.items() if why}
     return VerificationReport(
         accuracy=Estimate(answers.accuracy, intervals[0]),
         protocol=answers.protocol,

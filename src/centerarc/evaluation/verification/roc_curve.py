@@ -7,6 +7,7 @@ rejected together, so they are one step of the curve, whatever order they came i
 
 from bisect import bisect_left
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import overload
 
 import numpy as np
@@ -17,6 +18,8 @@ from centerarc.evaluation.verification.sorted_points import curve_points
 
 # A quotient of counts may miss the limit that it stands for by one rounding.
 _ROUNDING = 1 + 1e-12
+# Points at a time: as many as fit into the processor's cache.
+_BLOCK = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -28,31 +31,45 @@ class Roc:
         tar: (T,) true accept rate, not decreasing, from 0 to 1.
         threshold: (T,) accept ``score >= threshold``; falling, the first is +inf. In the scores'
             precision.
+        num_genuine: genuine pairs.
+        num_impostor: impostor pairs.
     """
 
     far: FloatArray
     tar: FloatArray
     threshold: ScoreArray
+    num_genuine: int
+    num_impostor: int
 
     @property
     def auc(self) -> float:
         """Area under the curve (see :func:`auc`)."""
-        # One temporary at a time: these arrays are as long as the scores.
-        sides = self.tar[1:] + self.tar[:-1]
-        return float(np.dot(np.diff(self.far), sides)) / 2
+        # In whole pairs, so that nothing is rounded before the last division.
+        twice = 0
+        for start in range(0, self.far.size - 1, _BLOCK):
+            block = slice(start, start + _BLOCK + 1)
+            false = np.rint(self.far[block] * self.num_impostor).astype(np.int64)
+            true = np.rint(self.tar[block] * self.num_genuine).astype(np.int64)
+            twice += int(np.dot(np.diff(false), true[1:] + true[:-1]))
+        return twice / (2 * self.num_genuine * self.num_impostor)
 
     @property
     def eer(self) -> float:
         """Equal error rate (see :func:`eer`)."""
 
-        def gap(point: int) -> float:  # rises from -1 to +1
-            return float(self.far[point] - (1.0 - self.tar[point]))
+        def rates(point: int) -> tuple[Fraction, Fraction]:
+            false = round(float(self.far[point]) * self.num_impostor)
+            true = round(float(self.tar[point]) * self.num_genuine)
+            return Fraction(false, self.num_impostor), Fraction(true, self.num_genuine)
 
-        right = bisect_left(range(self.far.size), 0.0, key=gap)  # never 0: the first gap is -1
+        def gap(point: int) -> Fraction:  # rises from -1 to +1
+            far, tar = rates(point)
+            return far - (1 - tar)
+
+        right = bisect_left(range(self.far.size), 0, key=gap)  # never 0: the first gap is -1
         before, after = gap(right - 1), gap(right)
-        share = -before / (after - before)
-        start, end = float(self.far[right - 1]), float(self.far[right])
-        return start + share * (end - start)
+        start, end = rates(right - 1)[0], rates(right)[0]
+        return float(start - before / (after - before) * (end - start))
 
     def point_at_far(self, far: float) -> int:
         """The operating point of the lowest threshold whose false accept rate is at most ``far``.
@@ -92,14 +109,16 @@ def roc(scores: npt.ArrayLike, same: npt.ArrayLike) -> Roc:
         >>> curve.far.tolist(), curve.tar.tolist()
         ([0.0, 0.0, 0.5, 1.0], [0.0, 0.5, 1.0, 1.0])
     """
-    return Roc(*curve_points(*check_scores_as_given(scores, same)))
+    values, labels = check_scores_as_given(scores, same)
+    genuine = int(np.count_nonzero(labels))
+    return Roc(*curve_points(values, labels), genuine, labels.size - genuine)
 
 
 def auc(scores: npt.ArrayLike, same: npt.ArrayLike) -> float:
     """Area under the ROC: the chance that a genuine pair outscores an impostor pair.
 
     AUC = P(genuine > impostor) + P(genuine = impostor) / 2; equals scikit-learn's
-    ``roc_auc_score``, ties included.
+    ``roc_auc_score``, ties included. Counted in whole pairs: only the result is rounded.
 
     Args:
         scores: (P,) one similarity a pair, higher is more alike.
