@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from centerarc.data import read_identities
 from centerarc.models import load_weights
 from centerarc.training import (
     TrainConfig,
@@ -69,6 +70,10 @@ def test_a_run_leaves_weights_metrics_and_a_summary(tmp_path: Path, faces: Path)
     assert summary["best"]["auc"] == result.best["auc"] == best["auc"]
     assert summary["steps"] == 9
     assert summary["train_identities"] == 4
+    held_out = {f"P{number:02d}" for number in range(6)} - set(
+        read_identities(config.run_dir / "people.txt")
+    )
+    assert len(held_out) == 2  # those of the validation
     for name in ("best", "last"):
         model = load_weights(config.run_dir / f"{name}.safetensors")
         assert model(torch.zeros(2, 3, 16, 16)).shape == (2, 8)
@@ -370,4 +375,5 @@ def test_people_whose_names_are_no_unicode_can_be_trained_on(tmp_path: Path, fac
     short = {"epochs": 1, "warmup_epochs": 0}
     config = make_config(tmp_path / os.fsdecode(b"run\xff"), root, schedule=short)
     assert train(config).summary["train_identities"] == 6
+    assert os.fsdecode(b"P\xff") in read_identities(config.run_dir / "people.txt")
     assert load_config(config.run_dir / "config.yaml") == config

@@ -18,6 +18,8 @@ from centerarc.models.torchfile import read_torch_file
 METADATA_KEY = "centerarc"
 # What a run folder is asked for, the first that exists.
 RUN_FILES = ("best.safetensors", "last.safetensors")
+# Beside them, who was trained on: one name a line.
+PEOPLE_FILE = "people.txt"
 _SHOWN = 3
 # Arguments of `create_model` that are no options of a backbone.
 _NO_OPTIONS = {"name", "embedding_size", "image_size", "generator"}

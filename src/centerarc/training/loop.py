@@ -143,15 +143,15 @@ class Trainer:
         # Epochs that are over, validation included.
         self.epochs_done = 0
         self.meter = Meter()
-        self._prepare_folder(resume, overwrite)
+        self._prepare_folder(source.identities, resume, overwrite)
 
-    def _prepare_folder(self, resume: bool, overwrite: bool) -> None:
+    def _prepare_folder(self, people: list[str], resume: bool, overwrite: bool) -> None:
         # Nothing is written before all is checked: a refused start leaves the folder as it was.
         if resume:
             self.processes.on_main(lambda: rundir.check_resumable(self.config))
             self.processes.on_all(self._load_state)
         self.processes.on_main(
-            lambda: rundir.prepare(self.config, resume=resume, overwrite=overwrite)
+            lambda: rundir.prepare(self.config, people, resume=resume, overwrite=overwrite)
         )
 
     def run(self) -> RunResult:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import torch
 
 from centerarc.data.files import atomic_path
+from centerarc.data.splitting import write_identities
+from centerarc.models.weights import PEOPLE_FILE
 from centerarc.training.checkpoints import state_path
 from centerarc.training.config import TrainConfig
 from centerarc.training.logging import METRICS
@@ -16,7 +19,7 @@ from centerarc.training.settings import dump_config, load_config
 
 CONFIG = "config.yaml"
 RESULTS = "results.json"
-_FILES = (CONFIG, METRICS, RESULTS, "best.safetensors", "last.safetensors")
+_FILES = (CONFIG, PEOPLE_FILE, METRICS, RESULTS, "best.safetensors", "last.safetensors")
 _FOLDERS = ("state", "tensorboard")
 # What a saved state depends on: with another value it would be another run.
 _FIXED = ("seed", "model", "data", "loss", "batch_size")
@@ -27,8 +30,8 @@ class RunResult:
     """What a finished run leaves.
 
     Args:
-        run_dir: Folder with `config.yaml`, `metrics.jsonl`, `results.json`, `last.safetensors`
-            and, with validation, `best.safetensors`.
+        run_dir: Folder with `config.yaml`, `people.txt`, `metrics.jsonl`, `results.json`,
+            `last.safetensors` and, with validation, `best.safetensors`.
         best: The validation row that chose the best weights; None without validation.
         summary: What `results.json` holds.
     """
@@ -38,11 +41,12 @@ class RunResult:
     summary: dict[str, Any]
 
 
-def prepare(config: TrainConfig, *, resume: bool, overwrite: bool) -> None:
-    """Makes the folder of a run ready and writes the resolved configuration into it.
+def prepare(config: TrainConfig, people: Collection[str], *, resume: bool, overwrite: bool) -> None:
+    """Makes the folder of a run ready; writes the resolved configuration and who is trained on.
 
     Args:
         config: The run.
+        people: Names of the people that are trained on.
         resume: The run that is there goes on.
         overwrite: The run that is there is deleted; only files that a run writes.
 
@@ -68,6 +72,8 @@ def prepare(config: TrainConfig, *, resume: bool, overwrite: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / CONFIG) as temporary:
         temporary.write_text(dump_config(config), encoding="utf-8")
+    # A name with a line break is nobody's; it is no reason to train on nothing.
+    write_identities(folder / PEOPLE_FILE, (name for name in people if name.splitlines() == [name]))
 
 
 def unfinished(config: TrainConfig) -> bool:

@@ -1,5 +1,6 @@
 """Compactness, separation, margins and thresholds against float64 loops over images."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -165,3 +166,12 @@ def test_few_people_make_no_interval():
     assert found.nearest_center_accuracy.interval is None
     assert found.separation.mean.interval is not None
     assert json.loads(json.dumps(found.to_dict()))["compactness"]["mean"]["interval95"] is None
+
+
+def test_no_resamples_make_no_intervals_and_the_same_values():
+    embeddings, labels = faces()
+    with_intervals = measure_separability(embeddings, labels, far=0.1, bootstrap=100)
+    without = measure_separability(embeddings, labels, far=0.1, bootstrap=0)
+    assert without.margin.mean == dataclasses.replace(with_intervals.margin.mean, interval=None)
+    assert without.nearest_center_accuracy.interval is None
+    assert without.interval_method == "None: no resamples were asked for."

@@ -111,7 +111,7 @@ def separability_of(images: JudgedImages, settings: Settings) -> Separability | 
     return measure_separability(
         images.embedding,
         images.labels,
-        bootstrap=settings.resamples or 1000,
+        bootstrap=1000 if settings.resamples is None else settings.resamples,
         seed=settings.seed,
     )
 

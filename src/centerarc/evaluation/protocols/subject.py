@@ -11,6 +11,7 @@ from centerarc.data.source import FaceSource, place
 from centerarc.data.workers import explain_dead_workers
 from centerarc.evaluation.embedding import embed
 from centerarc.evaluation.embedding_file import Embeddings
+from centerarc.evaluation.protocols.trained_people import trained_people
 from centerarc.evaluation.scores import IntArray
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ class ModelSubject:
         mirror: Sum the features of each image and of its mirror image.
         batch_size: Images at once, at least 1.
         workers: Decoding processes; 0 decodes in this one.
+
+    Attributes:
+        trained_on: Names of the people that the model was trained on, as far as known.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class ModelSubject:
     ) -> None:
         self.model = model
         self.mirror = mirror
+        self.trained_on = trained_people(model.path)
         self._batch_size = batch_size
         self._workers = workers
 

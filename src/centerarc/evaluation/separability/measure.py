@@ -34,7 +34,7 @@ _FEWEST_PEOPLE = 5
 
 @dataclass(frozen=True)
 class Measured:
-    """A number and its 95 % interval over people; None where fewer than 5 carry the number."""
+    """A number and its 95 % interval over people; None without resamples or below 5 people."""
 
     value: float
     interval: Interval | None
@@ -133,6 +133,8 @@ class Separability:
     @property
     def interval_method(self) -> str:
         """How the intervals came about, in one sentence."""
+        if not self.resamples:
+            return "None: no resamples were asked for."
         return (
             f"95 % percentile intervals over {self.resamples:,} bootstrap resamples of the "
             f"{self.num_people:,} people, each with all images; the others that they are compared "
@@ -167,7 +169,7 @@ def measure_separability(
         far: of the identities' thresholds, in (0, 1].
         impostor_images: identities' thresholds are found with at most so many images, drawn from
             all; at least 2.
-        bootstrap: resamples of the identities, at least 100.
+        bootstrap: resamples of the identities, at least 100; 0 for no intervals.
         seed: of the drawing and the resampling.
 
     Returns:
@@ -184,7 +186,8 @@ def measure_separability(
         (1.0, 0.0, 1.0)
     """
     check_far(far)
-    check_resamples(bootstrap)
+    if bootstrap:
+        check_resamples(bootstrap)
     if impostor_images < 2:
         raise ValueError(f"impostor_images must be at least 2, got {impostor_images}")
     people = Identities.of(embeddings, labels)
@@ -240,22 +243,23 @@ def describe(
         values: (V,).
         identity: (V,) whose each is, below ``num_people``.
         num_people: how many identities are drawn from.
-        resamples: how many resamples.
+        resamples: how many resamples; 0 for no intervals.
         seed: of the drawing.
     """
     order = np.argsort(values, kind="stable")
     ranked, owner = values[order], identity[order]
     point = _moments(ranked, np.ones((values.size, 1)))[:, 0]
-    parts = []
-    columns = columns_for(max(values.size, num_people))
-    for drawn in draw_people(num_people, resamples, seed, columns):
-        weights = drawn.take(owner, axis=0)
-        parts.append(_moments(ranked, weights[:, weights.any(axis=0)]))
-    rows = np.concatenate(parts, axis=1)
     carriers = np.unique(owner).size
+    intervals: list[Interval | None] = [None] * point.size
+    if resamples and carriers >= _FEWEST_PEOPLE:
+        parts = []
+        columns = columns_for(max(values.size, num_people))
+        for drawn in draw_people(num_people, resamples, seed, columns):
+            weights = drawn.take(owner, axis=0)
+            parts.append(_moments(ranked, weights[:, weights.any(axis=0)]))
+        intervals = [spread(row) for row in np.concatenate(parts, axis=1)]
     found = [
-        Measured(float(value), spread(row) if carriers >= _FEWEST_PEOPLE else None)
-        for value, row in zip(point, rows, strict=True)
+        Measured(float(value), interval) for value, interval in zip(point, intervals, strict=True)
     ]
     quantiles = dict(zip(QUANTILES, found[2:], strict=True))
     return Distribution(found[0], found[1], quantiles, values.size, carriers)
@@ -280,13 +284,13 @@ def _share(
     yes: BoolArray, identity: IntArray, num_people: int, resamples: int, seed: int
 ) -> Estimate:
     """The share of images for which something holds."""
+    carriers = np.unique(identity).size
+    if not resamples or carriers < _FEWEST_PEOPLE:
+        return Estimate(float(yes.mean()))
     parts = []
     columns = columns_for(max(yes.size, num_people))
     for drawn in draw_people(num_people, resamples, seed, columns):
         weights = drawn.take(identity, axis=0)
         with np.errstate(invalid="ignore"):
             parts.append(yes @ weights / weights.sum(axis=0))
-    carriers = np.unique(identity).size
-    if carriers < _FEWEST_PEOPLE:
-        return Estimate(float(yes.mean()))
     return Estimate(float(yes.mean()), percentile_interval(np.concatenate(parts), carriers))

@@ -66,7 +66,7 @@ class Roc:
             far, tar = rates(point)
             return far - (1 - tar)
 
-        right = bisect_left(range(self.far.size), 0, key=gap)  # never 0: the first gap is -1
+        right = bisect_left(range(self.far.size), Fraction(0), key=gap)  # never 0: the first gap is -1
         before, after = gap(right - 1), gap(right)
         start, end = rates(right - 1)[0], rates(right)[0]
         return float(start - before / (after - before) * (end - start))

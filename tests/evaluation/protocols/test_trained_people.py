@@ -1,0 +1,84 @@
+"""A model judged on people that it was trained on, or with embeddings of another model."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from centerarc.data import write_identities
+from centerarc.data.folder import FolderSource
+from centerarc.evaluation.embedding_file import Embeddings, embed_to_file
+from centerarc.evaluation.protocols import (
+    EmbeddingsSubject,
+    ModelSubject,
+    evaluate_galleries,
+    evaluate_pairs,
+)
+from centerarc.evaluation.protocols.trained_people import trained_people, warn_of_trained_people
+from centerarc.export import export_onnx, open_model
+from centerarc.models import create_model, save_weights
+from tests.evaluation.protocols.faces import folder
+
+SIZE = 16
+
+
+def weights(path: Path, seed: int) -> Path:
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    network = create_model(
+        "mobilefacenet_small", embedding_size=8, image_size=SIZE, generator=generator
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_weights(path, network)
+    return path
+
+
+@pytest.fixture
+def judged(tmp_path):
+    """Pairs of Ann and Bob, judged from embeddings."""
+    places = ["Ann/1.png", "Ann/2.png", "Bob/1.png", "Bob/2.png"]
+    faces = np.array([[3, 1], [2, 1], [1, 3], [1, 4]], np.float32)
+    subject = EmbeddingsSubject(
+        Path("faces.npz"), Embeddings(places, ["Ann", "Ann", "Bob", "Bob"], faces)
+    )
+    pairs = tmp_path / "pairs.csv"
+    rows = ["image_a,image_b,same", "Ann/1.png,Ann/2.png,1", "Ann/1.png,Bob/1.png,0"]
+    pairs.write_text("\n".join(rows), encoding="utf-8")
+    return evaluate_pairs(subject, pairs)
+
+
+def test_people_that_were_trained_on_are_counted_and_named(judged):
+    found = warn_of_trained_people(judged, ["Zed", "Bob"])
+    assert found.data["people_trained_on"] == 1
+    assert "1 of the 2 people have the name of somebody" in found.notes[0]
+    assert "(Bob)" in found.notes[0]
+
+
+def test_others_give_no_note(judged):
+    found = warn_of_trained_people(judged, ["Zed"])
+    assert (found.data["people_trained_on"], found.notes) == (0, judged.notes)
+    assert warn_of_trained_people(judged, []) is judged
+
+
+def test_names_are_those_beside_the_weights(tmp_path):
+    file = weights(tmp_path / "run" / "best.safetensors", 0)
+    assert trained_people(file) == []
+    write_identities(tmp_path / "run" / "people.txt", ["Ann", "Cyd"])
+    assert ModelSubject(open_model(tmp_path / "run")).trained_on == ["Ann", "Cyd"]
+
+
+def test_a_gallery_of_another_model_is_refused_and_one_of_its_own_onnx_file_is_not(tmp_path):
+    faces, probes = folder(tmp_path / "known"), folder(tmp_path / "asked", images=1)
+    one = open_model(weights(tmp_path / "one.safetensors", 0))
+    other = open_model(weights(tmp_path / "other.safetensors", 1))
+    embed_to_file(one, FolderSource(faces, image_size=SIZE), tmp_path / "known.npz", workers=0)
+    with pytest.raises(ValueError, match=r"known\.npz.*asked.*are of different models"):
+        evaluate_galleries(ModelSubject(other), tmp_path / "known.npz", probes)
+    onnx = tmp_path / "one.onnx"
+    samples = np.zeros((2, SIZE, SIZE, 3), np.uint8)
+    export_onnx(one.network, onnx, samples=samples, weights_sha256=one.sha256)
+    found = evaluate_galleries(ModelSubject(open_model(onnx)), tmp_path / "known.npz", probes)
+    assert found.identification.report.cmc[1].value is not None
+    with pytest.raises(ValueError, match="are of different mirror sums"):
+        evaluate_galleries(ModelSubject(one, mirror=True), tmp_path / "known.npz", probes)
