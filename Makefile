@@ -1,16 +1,18 @@
+# make setup  creates .venv and installs the pinned versions; the others do so too, once
 # make demo   trains on drawn faces for a few minutes and writes a page about the result
 # make test   runs the test suite
 # make bench  measures the head, the data pipeline and the evaluation against peers (about 35
 #             minutes; wants an idle machine)
-# All create .venv and install the pinned versions the first time; later runs install nothing.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types readme check bench clean
+.PHONY: setup demo test lint types readme check bench clean
 .DELETE_ON_ERROR:
+
+setup: $(READY)
 
 demo: $(READY)
 	$(BIN)/centerarc demo
