@@ -176,6 +176,10 @@ def _open(config: TrainConfig, excluded: set[str], notes: list[str], quiet: bool
             named = named.select_folds(data.exclude_folds)
         excluded = excluded | named.people()
     names = [name for name in source.identities if name not in excluded]
+    if excluded:
+        # None of them in the source may mean that the names are written in another way.
+        left = counted(len(source.identities) - len(names), "person", "people")
+        notes.append(f"left out {left} of the {len(excluded):,} whom the pairs name")
     if data.identities is not None:
         wanted = read_identities(data.identities)
         if unknown := sorted(set(wanted) - set(source.identities)):
