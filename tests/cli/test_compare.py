@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.cli.test_evaluate import run
+from tests.cli.test_evaluate import closed_stdout, run
 from tests.evaluation.protocols.faces import FLAGS, embeddings, folder, lfw_pairs, model
 
 
@@ -44,6 +44,8 @@ def test_differences_are_those_of_the_single_evaluations(
     assert run("compare", "one.json", "two.json", "--json", out) == 0
     shown = capsys.readouterr().out
     assert "two minus one" in shown
+    assert "Doubt: " in shown
+    assert "TAR at FAR 10 %" in shown
     found = json.loads(out.read_text(encoding="utf-8"))
     single = [
         json.loads(Path(f"{name}.json").read_text(encoding="utf-8"))["verification"]
@@ -57,6 +59,17 @@ def test_differences_are_those_of_the_single_evaluations(
     for name, numbers in zip(("one", "two"), single, strict=True):
         assert found["models"][name]["verification"]["auc"] == numbers["auc"]
     assert found["command"].startswith("centerarc compare one.json two.json")
+
+
+def test_files_are_written_though_nobody_reads_what_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("plotly")
+    closed_stdout(monkeypatch)
+    words = ["--json", tmp_path / "c.json", "--report", tmp_path / "c.html"]
+    assert run("compare", "one.json", "two.json", *words) != 0
+    assert (tmp_path / "c.json").exists()
+    assert (tmp_path / "c.html").exists()
 
 
 def test_more_than_two_models_and_their_page(tmp_path: Path) -> None:
@@ -106,7 +119,8 @@ def test_files_of_one_name_are_called_by_their_paths(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["one.json"], "needs at least 2 evaluations, got 1"),
+        (["one.json"], "OTHER"),
+        (["one.json", "two.json", "--report", "c.pdf"], "--report must end in .html or .htm"),
         (["one.json", "one.json"], "'one.json' is named twice"),
         (["one.json", "gone.json"], "cannot read 'gone.json'"),
         (["one.json", "pairs.txt"], "'pairs.txt' is no JSON"),

@@ -13,6 +13,7 @@ import torch
 from centerarc.cli import main
 from centerarc.evaluation.embedding_file import read_embeddings
 from centerarc.models import create_model, save_weights
+from tests.cli.test_evaluate import closed_stdout
 from tests.data.packing.helpers import many, picture
 from tests.export.tiny import left_means, tiny
 
@@ -72,15 +73,24 @@ def test_a_run_embeds_too_and_a_second_time_only_when_told(
     assert run(*words, "--overwrite") == 0
 
 
+def test_the_file_is_there_though_nobody_reads_what_is_printed(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed_stdout(monkeypatch)
+    words = ["embed", files / "faces", "--model", files / "w.safetensors", "--workers", 0]
+    assert run(*words, "-o", files / "e.npz") != 0
+    assert len(read_embeddings(files / "e.npz")) == 11
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--model", "w.safetensors", "-o", "e.csv"], "must end in .parquet or .npz"),
         (["--model", "gone.onnx", "-o", "e.npz"], "there is no ONNX file"),
         (["--model", "m.onnx", "-o", "e.npz"], "leaves the size of the images open"),
-        (["--model", "m.onnx", "-o", "e.npz", "--mean", "a"], "mean must be one number or three"),
+        (["--model", "m.onnx", "-o", "e.npz", "--mean", "a"], "--mean must be one number or three"),
         (["--model", "m.onnx", "-o", "e.npz", "--channels", "xyz"], "channels"),
-        (["--model", "w.safetensors", "-o", "e.npz", "--std", "1"], "std is for ONNX files"),
+        (["--model", "w.safetensors", "-o", "e.npz", "--std", "1"], "--std is for ONNX files"),
         (["--model", "w.safetensors"], "--out"),
     ],
 )
@@ -157,7 +167,7 @@ def test_what_cannot_be_exported_is_one_line(
     torch.save(create_model("mobilefacenet_small").state_dict(), files / "public.pth")
     for words, message in (
         ([files / "m.onnx", "-o", files / "n.onnx", "--size", 4], "is an ONNX file already"),
-        ([files / "w.safetensors", "-o", files / "n.pt"], "it must end in .onnx"),
+        ([files / "w.safetensors", "-o", files / "n.pt"], "--out is '"),
         ([files / "public.pth", "-o", files / "n.onnx"], "give its architecture"),
         ([files / "w.safetensors", "-o", files / "n.onnx", "--opset", 9], "opset is 9"),
     ):

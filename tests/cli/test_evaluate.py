@@ -1,6 +1,8 @@
 """``centerarc evaluate`` as a user meets it: every protocol, and every wrong input in one line."""
 
+import io
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -44,6 +46,19 @@ def run(*words: object) -> int:
     return stop.value.code
 
 
+def closed_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody reads what is printed, as after `| head -2`."""
+
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+        def flush(self) -> None:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stdout", Closed())
+
+
 ONNX = ["m.onnx", *FLAGS, "--workers", 0]
 PAIRS = ["--pairs", "pairs.txt", "--images", "faces"]
 
@@ -58,6 +73,11 @@ def test_pairs_give_a_table_and_json_with_the_scores_beside(
         assert words in " ".join(shown.replace("│", " ").split())
     found = json.loads(out.read_text(encoding="utf-8"))
     numbers = found["verification"]
+    said = " ".join(shown.replace("│", " ").split())
+    assert f"threshold {numbers['threshold']:.4f}" in said
+    assert "always giving the more frequent answer: 50.00 %" in said
+    assert f"± {100 * numbers['fold_std']:.2f} points" in said
+    assert "TAR at FAR 10 % - FAR 10 % needs at least 10 impostor pairs, there are 6" in said
     assert (numbers["num_genuine"], numbers["num_impostor"], numbers["num_people"]) == (6, 6, 6)
     assert f"{100 * numbers['kfold_accuracy']['value']:.2f} %" in shown
     assert numbers["tar_at_far"]["0.1"]["value"] is None
@@ -131,6 +151,101 @@ def test_a_list_is_broken_down_by_its_columns(
     assert groups["light"]["groups"][0]["num_genuine"] == 2
 
 
+def ages(path: Path, count: int) -> Path:
+    """A list of genuine pairs and of as many impostor pairs, of the ages 0, 1, 2, ..."""
+    rows = ["image_a,image_b,same,age,light"]
+    for i in range(count):
+        rows.append(f"a{i % 5}/{i}.png,a{i % 5}/b{i}.png,1,{i},dark")
+        rows.append(f"a{i % 5}/{i}.png,a{(i + 1) % 5}/b{i + 1}.png,0,{i},dark")
+    path.write_text("\n".join(rows), encoding="utf-8")
+    names = {part for row in rows[1:] for part in row.split(",")[:2]}
+    rng = np.random.default_rng(0)
+    embeddings(
+        path.with_suffix(".npz"),
+        [(name, name.split("/")[0], rng.normal(size=4).tolist()) for name in sorted(names)],
+    )
+    return path
+
+
+def test_numbers_are_cut_into_groups_and_groups_too_small_say_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [tmp_path / "l.npz", "--pairs", ages(tmp_path / "l.csv", 80), "--resamples", 0]
+    assert run("evaluate", *words, "--by", "light,age", "--json", tmp_path / "o.json") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "By age: no group can be judged. '0' needs at least 30 pairs of either kind" in said
+    assert "likewise 79 more" in said
+    assert "--by age=20,40,60" in said
+    assert "worst" not in said  # one group, and none, have no worst one
+    assert run("evaluate", *words, "--by", "age=35,70,light", "--json", tmp_path / "o.json") == 0
+    shown = capsys.readouterr().out
+    found = json.loads((tmp_path / "o.json").read_text(encoding="utf-8"))["verification"]
+    groups = found["breakdowns"]["age"]["groups"]
+    assert [group["name"] for group in groups] == ["under 35", "35 to 70", "70 and over"]
+    assert [group["num_genuine"] for group in groups] == [35, 35, 10]
+    assert "'70 and over' needs at least 30 pairs of either kind, there are 10" in shown
+    assert "gap," in shown
+
+
+def test_a_value_that_cannot_be_cut_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [tmp_path / "l.npz", "--pairs", ages(tmp_path / "l.csv", 40)]
+    assert run("evaluate", *words, "--by", "light=20") == 2
+    assert "l.csv, line 2: light must be a number to be cut, got 'dark'" in capsys.readouterr().err
+
+
+def test_several_numbers_may_have_commas_or_blanks_between(tmp_path: Path) -> None:
+    found = []
+    for far, folds in ((["0.5", "0.25"], ["1", "2"]), (["0.5,0.25"], ["1,2"])):
+        words = [*ONNX, *PAIRS, "--far", *far, "--folds", *folds, "--json", tmp_path / "o.json"]
+        assert run("evaluate", *words) == 0
+        found.append(json.loads((tmp_path / "o.json").read_text(encoding="utf-8")))
+    assert found[0] == found[1]
+    assert found[0]["data"]["folds"] == [1, 2]
+    assert found[0]["verification"]["settings"]["far"] == [0.5, 0.25]
+
+
+def test_files_are_written_though_nobody_reads_what_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("plotly")
+    closed_stdout(monkeypatch)
+    words = ["--json", tmp_path / "o.json", "--report", tmp_path / "o.html"]
+    assert run("evaluate", *ONNX, *PAIRS, *words) != 0
+    for name in ("o.json", "o.scores.npz", "o.html"):
+        assert (tmp_path / name).exists()
+
+
+def test_what_was_found_is_shown_though_a_file_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("centerarc.evaluation.protocols.write_evaluation", full)
+    assert run("evaluate", *ONNX, *PAIRS, "--json", tmp_path / "o.json") == 2
+    out, err = capsys.readouterr()
+    assert "EER" in out
+    assert "no space left" in err
+
+
+def test_a_page_without_pictures_has_no_faces_and_no_names(tmp_path: Path) -> None:
+    pytest.importorskip("plotly")
+    pages = []
+    for flag in ([], ["--no-pictures"]):
+        words = [*flag, "--report", tmp_path / "r.html", "--json", tmp_path / "o.json"]
+        assert run("evaluate", *ONNX, *PAIRS, *words) == 0
+        pages.append((tmp_path / "r.html").read_text(encoding="utf-8"))
+    with_pictures, without = (
+        ["data:image/jpeg" in page, bool(re.search(r"\b(Cyd|Fay)(\b|_0)", page))] for page in pages
+    )
+    assert with_pictures == [True, True]
+    assert without == [False, False]
+    command = json.loads((tmp_path / "o.json").read_text(encoding="utf-8"))["command"]
+    assert command.endswith(" --no-pictures")
+
+
 def test_a_bin_set_says_that_people_are_unknown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -156,8 +271,11 @@ def test_probes_are_looked_up_in_a_gallery(
     words = ["--gallery", tmp_path / "gallery", "--probes", tmp_path / "probes"]
     words += ["--distractors", tmp_path / "more", "--ranks", 1, 2, "--fpir", 0.5, 0.1]
     assert run("evaluate", *ONNX, *words, "--json", tmp_path / "o.json") == 0
-    assert "2 of them distractors" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "2 of them distractors" in said
     found = json.loads((tmp_path / "o.json").read_text(encoding="utf-8"))["identification"]
+    assert f"threshold {found['tpir_at_fpir']['0.5']['thresholds'][0]:.4f}; 2 probes" in said
+    assert "FPIR 10 % needs at least 10 probes" in said
     assert found["gallery_people"] == [4]
     assert found["distractors"] == [2]  # Cyd, whom no probe is of, and the one of that folder
     assert (found["mated_probes"], found["nonmated_probes"]) == ([4], [2])
@@ -216,35 +334,44 @@ NAN = [("Ann/Ann_0001.png", "Ann", [1, 0]), ("Ann/Ann_0002.png", "Ann", [float("
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "give one of pairs, gallery with probes, templates or ijb; got none"),
-        (PAIRS, "give a model, or a file of embeddings"),
-        ([*ONNX, *PAIRS, "--ijb", "faces"], "got pairs and ijb"),
-        ([*ONNX, *PAIRS, "--probes", "faces"], "probes is for gallery, not for pairs"),
-        ([*ONNX, *PAIRS, "--weighting", "norm"], "weighting is for templates and ijb"),
-        ([*ONNX, *PAIRS, "--folds", "a,b"], "numbers with commas between"),
-        ([*ONNX, *PAIRS, "--folds", "3"], "pairs.txt: folds must name some of [1, 2], got [3]"),
-        ([*ONNX, *PAIRS, "--far", "2"], "far must be in (0, 1), got 2"),
-        ([*ONNX, *PAIRS, "--resamples", "7"], "at least 100 resamples, got 7"),
+        ([], "give one of --pairs, --gallery with --probes, --templates or --ijb; got none (see "),
+        (PAIRS, "--pairs needs a model, or a file of embeddings in its place"),
+        ([*ONNX, *PAIRS, "--ijb", "faces"], "got --pairs and --ijb"),
+        ([*ONNX, *PAIRS, "--probes", "faces"], "--probes is for --gallery, not for --pairs"),
+        ([*ONNX, *PAIRS, "--weighting", "norm"], "--weighting is for --templates and --ijb"),
+        (
+            [*ONNX, *PAIRS, "--folds", "a,b"],
+            "numbers with commas or blanks between, e.g. 7,8; got ['a', 'b']",
+        ),
+        ([*ONNX, *PAIRS, "--folds", "3"], "pairs.txt: --folds must name some of [1, 2], got [3]"),
+        ([*ONNX, *PAIRS, "--far", "2"], "--far must be in (0, 1), got 2"),
+        ([*ONNX, *PAIRS, "--resamples", "7"], "--resamples must be 0 or at least 100, got 7"),
         ([*ONNX, *PAIRS, "--json", "m.onnx/o.json"], "'m.onnx' is no folder"),
         ([*ONNX, *PAIRS, "--report", "faces"], "'faces' is a folder; it must name a file"),
-        ([*ONNX, *PAIRS, "--by", "age"], "pairs.txt, line 1: there is no column 'age'"),
-        ([*ONNX, "--pairs", "pairs.txt"], "images must name the folder"),
+        ([*ONNX, *PAIRS, "--by", "age"], "pairs.txt: a file of this format has no columns"),
+        ([*ONNX, "--pairs", "pairs.txt"], "--images must name the folder"),
         ([*ONNX, "--pairs", "gone.txt", "--images", "faces"], "gone.txt"),
         ([*ONNX, "--pairs", "unknown.txt", "--images", "faces"], "Zoe/Zoe_0001.jpg (line 2)"),
         ([*ONNX, "--pairs", "gone.csv"], "gone.csv"),
         ([*ONNX, "--pairs", "column.csv"], "column.csv, line 1: there is no column 'same'"),
         ([*ONNX, "--pairs", "image.csv"], "'faces/Ann/3.png' (line 2)"),
+        ([*ONNX, "--pairs", "one.csv"], "one.csv: all 1 pairs are genuine pairs"),
+        ([*ONNX, "--pairs", "away.csv"], "; --images must name the folder"),
+        ([*ONNX, *PAIRS, "--report", "r.pdf"], "--report must end in .html or .htm"),
         ([*ONNX, "--pairs", "cut.bin"], "cut.bin"),
-        ([*ONNX, "--gallery", "faces"], "gallery needs probes"),
+        ([*ONNX, "--gallery", "faces"], "--gallery needs --probes"),
         ([*ONNX, "--gallery", "faces", "--probes", "other"], "nobody of 'other' is in 'faces'"),
-        (["--gallery", "faces", "--probes", "nan.npz"], "give a model"),
+        (
+            ["--gallery", "few.npz", "--probes", "few.npz", "--distractors", "faces"],
+            "--distractors is",
+        ),
         (["nan.npz", "--pairs", "pairs.txt"], "not finite, in row 1 ('Ann/Ann_0002.png')"),
         (["few.npz", "--pairs", "pairs.txt"], "'Bob/Bob_0001' (line 3)"),
         (["few.npz", "--pairs", "cut.bin"], "have no names to find embeddings by"),
         (["few.npz", *PAIRS, "--mirror"], "flags of a model are not for it"),
-        (["zero.npz", "--pairs", "pairs.txt"], "row 1 ('Ann/Ann_0002.png'), counted from 0, has"),
+        (["zero.npz", "--pairs", "pairs.txt"], "row 1 ('Ann/Ann_0002.png'), counted from 0"),
         (["twice.npz", "--pairs", "pairs.txt"], "rows 0 and 1, counted from 0, are both of"),
-        ([*ONNX, "--templates", "column.csv"], "line 1: there is no column 'template'"),
+        ([*ONNX, "--templates", "column.csv"], "line 1: there are no columns 'template'"),
         ([*ONNX, "--ijb", "faces", "--images", "faces"], "must have one file *_face_tid_mid.txt"),
     ],
 )
@@ -253,7 +380,10 @@ def test_wrong_input_is_one_line_with_its_place(
 ) -> None:
     Path("unknown.txt").write_text("1\nZoe\t1\t2\nAnn\t1\tBob\t2\n", encoding="utf-8")
     Path("column.csv").write_text("image_a,image_b,sane\na,b,1\n", encoding="utf-8")
-    text = "image_a,image_b,same\nfaces/Ann/3.png,faces/Ann/Ann_0001.png,1\n"
+    first = "faces/Ann/Ann_0001.png"
+    text = f"image_a,image_b,same\nfaces/Ann/3.png,{first},1\n{first},faces/Bob/Bob_0001.png,0\n"
+    Path("one.csv").write_text("image_a,image_b,same\na/1,a/2,1\n", encoding="utf-8")
+    Path("away.csv").write_text("image_a,image_b,same\na/1,a/2,1\na/1,b/2,0\n", encoding="utf-8")
     Path("image.csv").write_text(text, encoding="utf-8")
     Path("cut.bin").write_bytes(bin_set(files / "whole.bin", Path("faces")).read_bytes()[:-500])
     picture(Path("other") / "Zed" / "1.png", "Ann", 1)

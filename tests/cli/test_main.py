@@ -1,14 +1,18 @@
 """The command line as a user meets it."""
 
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from centerarc import __version__
 from centerarc.cli import main
+from centerarc.cli.command import with_flags
+from centerarc.cli.commands import app
 
 
 def _main(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -82,6 +86,59 @@ def test_a_mistyped_command_names_the_near_one(capsys: pytest.CaptureFixture[str
     code, _, err = _main(capsys, "trian")
     assert code == 2
     assert "did you mean 'train'?" in err
+
+
+def _look(*, pairs: object = None, images: object = None, size: int = 0) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("images must be a folder", "--images must be a folder"),
+        ("image_size is 3, but it must be 4", "--size is 3, but it must be 4"),
+        ("bootstrap must be 7", "bootstrap must be 7"),
+        ("a/pairs.txt: pairs must be two", "a/pairs.txt: --pairs must be two"),
+        # Words that are no names of arguments stay, and so do paths.
+        ("the images must be sharp: pairs is wrong", "the images must be sharp: pairs is wrong"),
+        ("images/pairs must exist", "images/pairs must exist"),
+        ("folds must be whole", "folds must be whole"),
+    ],
+)
+def test_an_argument_of_the_library_is_a_flag_of_the_command(message: str, said: str) -> None:
+    assert with_flags(_look, ValueError(message)) == said
+
+
+def _help(command: str) -> str:
+    """The help of a command in a terminal of 80 columns."""
+    out = io.StringIO()
+    app.help_print([command], console=Console(width=80, file=out))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "compare", "embed", "export"])
+def test_help_fits_80_columns_and_hides_defaults_that_say_nothing(command: str) -> None:
+    out = _help(command)
+    assert max(map(len, out.splitlines())) <= 80
+    for noise in ('""', "()", "False"):
+        assert f"[default: {noise}]" not in out
+
+
+def test_help_of_evaluate_has_groups_and_an_example() -> None:
+    out = _help("evaluate")
+    names = ("What to judge on", "Model", "How to judge", "Output")
+    at = [out.index(f" {name} ─") for name in names]
+    assert at == sorted(at)
+    assert "centerarc evaluate runs/mine --pairs pairs.txt --images faces" in out
+    # A line of the docstring that goes on is no new line of the help.
+    assert "│ MODEL  A run folder, a weights file, an ONNX file, a public checkpoint with  │" in out
+    assert "│        --architecture, or a file of embeddings from" in out
+    assert "0 beyond a million pairs" in " ".join(out.replace("│", " ").split())
+
+
+def test_help_of_compare_asks_for_two_and_says_which_is_the_first() -> None:
+    out = _help("compare")
+    assert "BASELINE OTHER" in out
+    assert "compared with this one" in " ".join(out.replace("│", " ").split())
 
 
 def test_debug_shows_where_an_error_came_from(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,14 @@
 """Files: complete or absent."""
 
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from centerarc.data import atomic_path
-from centerarc.data.files import read_file
+from centerarc.data.files import locked_folder, read_file
 
 
 def test_the_file_appears_when_it_is_complete(tmp_path: Path) -> None:
@@ -64,3 +67,36 @@ def test_a_device_is_no_file_and_a_link_stays_one(tmp_path: Path) -> None:
         temporary.write_text("all")
     assert (tmp_path / "link.txt").is_symlink()
     assert (tmp_path / "real" / "note.txt").read_text() == "all"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks")
+def test_whoever_waited_for_a_folder_that_was_deleted_keeps_others_out_of_the_new_one(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "work"
+    inside, leave = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        with locked_folder(folder, "taken", patience=10):
+            inside.set()
+            leave.wait(10)
+
+    waiting = threading.Thread(target=wait)
+    with locked_folder(folder, "taken", patience=0):
+        waiting.start()
+        time.sleep(0.3)
+        assert not inside.is_set()
+        folder.rmdir()
+    try:
+        assert inside.wait(10)
+        with (
+            pytest.raises(ValueError, match="taken"),
+            locked_folder(folder, "taken", patience=0.1),
+        ):
+            pass
+    finally:
+        leave.set()
+        waiting.join()
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError), locked_folder(tmp_path / "file", "", patience=9):
+        pass

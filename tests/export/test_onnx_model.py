@@ -1,5 +1,7 @@
 """Anybody's ONNX model gives what its graph says, or one line that says why not."""
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import onnx
 import pytest
 
 from centerarc.evaluation import embed
-from centerarc.export import OnnxModel
+from centerarc.export import OnnxModel, Preprocessing
 from tests.export.tiny import left_means, tiny
 
 HALF = (127.5, 127.5, 127.5)
@@ -81,12 +83,14 @@ def test_a_model_with_a_one_inside_is_run_one_by_one(tmp_path: Path, images: np.
 
 def test_an_open_size_and_layout_must_be_given(tmp_path: Path, images: np.ndarray) -> None:
     path = tiny(tmp_path / "m.onnx", ("n", 3, "h", "w"))
-    with pytest.raises(ValueError, match=r"\(any, 3, any, any\), which leaves the size"):
+    with pytest.raises(
+        ValueError, match=r"\(any, 3, any, any\), which leaves .*; image_size must be"
+    ):
         OnnxModel(path)
     found = OnnxModel(path, image_size=4).embed(images)
     np.testing.assert_allclose(found, left_means(images, HALF, HALF), atol=1e-6)
     tiny(path, ("n", "c", "h", "w"))
-    with pytest.raises(ValueError, match="does not tell the order of its dimensions"):
+    with pytest.raises(ValueError, match="does not tell the order of its dimensions; layout must"):
         OnnxModel(path, image_size=4)
     found = OnnxModel(path, image_size=4, layout="nchw").embed(images)
     np.testing.assert_allclose(found, left_means(images, HALF, HALF), atol=1e-6)
@@ -106,7 +110,7 @@ def test_a_model_that_scales_its_input_needs_mean_and_std(
 
 def test_of_several_outputs_one_must_be_named(tmp_path: Path, images: np.ndarray) -> None:
     path = tiny(tmp_path / "m.onnx", second_output=True)
-    with pytest.raises(ValueError, match=r"2 outputs \(mean \(any, 3\), negative"):
+    with pytest.raises(ValueError, match=r"2 outputs \(mean \(any, 3\), negative .*; output must"):
         OnnxModel(path)
     with pytest.raises(ValueError, match="no output 'norm'; it has mean"):
         OnnxModel(path, output="norm")
@@ -183,13 +187,18 @@ def test_images_of_another_size_are_refused(tmp_path: Path, images: np.ndarray) 
         embed("m.onnx", images)  # type: ignore[arg-type]
 
 
-def test_the_hash_covers_weights_in_files_of_their_own(tmp_path: Path) -> None:
-    path = tiny(tmp_path / "m.onnx", scales=True)
-    model = onnx.load(str(path))
+def weights_outside(path: Path, location: str) -> Path:
+    """Writes a model that keeps the number which it subtracts in another file."""
+    model = onnx.load(str(tiny(path, scales=True)))
     (number,) = (tensor for tensor in model.graph.initializer if tensor.name == "number")
-    onnx.external_data_helper.set_external_data(number, "weights.bin")
+    onnx.external_data_helper.set_external_data(number, location)
     number.ClearField("raw_data")
     path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_the_hash_covers_weights_in_files_of_their_own(tmp_path: Path) -> None:
+    path = weights_outside(tmp_path / "m.onnx", "weights.bin")
     hashes = []
     for value in (127.5, 1.0):
         (tmp_path / "weights.bin").write_bytes(np.array([value], np.float32).tobytes())
@@ -198,3 +207,62 @@ def test_the_hash_covers_weights_in_files_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "weights.bin").unlink()
     with pytest.raises(OSError, match=r"cannot read .*weights\.bin"):
         OnnxModel(path, mean=0, std=1)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="devices and links")
+@pytest.mark.parametrize(
+    "location", ["", ".", "/dev/zero", "../secret", "link", "pipe", "x" * 5000, "round", "a\0b"]
+)
+def test_weights_in_anything_but_a_file_of_the_models_folder_are_refused(
+    tmp_path: Path, location: str
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (tmp_path / "secret").write_bytes(b"four")
+    (folder / "link").symlink_to("../secret")
+    (folder / "round").symlink_to("round")
+    os.mkfifo(folder / "pipe")
+    path = weights_outside(folder / "m.onnx", location)
+    with pytest.raises(
+        (ValueError, OSError), match=r"m\.onnx. keeps weights in|cannot read .*round"
+    ) as caught:
+        OnnxModel(path, mean=0, std=1)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links")
+def test_a_model_and_its_weights_may_both_be_links_into_a_cache(
+    tmp_path: Path, images: np.ndarray
+) -> None:
+    for name in ("blobs", "snapshot"):
+        (tmp_path / name).mkdir()
+    weights_outside(tmp_path / "blobs" / "abc", "weights.bin")
+    (tmp_path / "blobs" / "def").write_bytes(np.array([127.5], np.float32).tobytes())
+    (tmp_path / "snapshot" / "m.onnx").symlink_to("../blobs/abc")
+    (tmp_path / "snapshot" / "weights.bin").symlink_to("../blobs/def")
+    model = OnnxModel(tmp_path / "snapshot" / "m.onnx", mean=0, std=1)
+    found = model.embed(images)
+    np.testing.assert_allclose(found, left_means(images, HALF, (1, 1, 1)), rtol=1e-4)
+
+
+def test_metadata_that_contradicts_the_input_is_refused(tmp_path: Path) -> None:
+    path = tiny(tmp_path / "m.onnx")
+    model = onnx.load(str(path))
+    facts = {**Preprocessing(4).to_dict(), "image_size": 64}
+    model.metadata_props.add(key="centerarc", value=json.dumps(facts))
+    onnx.save(model, str(path))
+    with pytest.raises(ValueError, match=r"\(any, 3, 4, 4\), but .* ours in it says image_size 64"):
+        OnnxModel(path)
+
+
+def test_a_model_that_cannot_run_says_so_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tiny(tmp_path / "m.onnx", ("n", 3, "h", "w"), fixed_inside=True)
+    model = onnx.load(str(path))
+    (row,) = (tensor for tensor in model.graph.initializer if tensor.name == "one_row")
+    row.CopyFrom(onnx.numpy_helper.from_array(np.array([7, -1]), "one_row"))
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ValueError, match=r"cannot run .*m\.onnx"):
+        OnnxModel(path, image_size=4)
+    assert capfd.readouterr().err == ""

@@ -66,6 +66,12 @@ def test_an_onnx_file_is_opened_with_its_preprocessing(tmp_path: Path) -> None:
     assert str(opened.preprocessing) == "4 x 4 BGR, (x - 1) / 2"
 
 
+def test_the_order_of_dimensions_can_be_told(tmp_path: Path) -> None:
+    path = tiny(tmp_path / "m.onnx", ("n", "h", "w", "c"), nhwc=True)
+    opened = open_model(path, image_size=4, layout="nhwc")
+    assert opened.preprocessing.layout == "nhwc"
+
+
 @pytest.mark.parametrize(
     ("file", "arguments", "message"),
     [
@@ -73,6 +79,7 @@ def test_an_onnx_file_is_opened_with_its_preprocessing(tmp_path: Path) -> None:
         ("m.onnx", {"device": "cuda"}, "device is 'cuda'; ONNX files run on the CPU"),
         ("w.safetensors", {"mean": 1}, "mean is for ONNX files"),
         ("w.safetensors", {"channels": "bgr"}, "channels is for ONNX files"),
+        ("w.safetensors", {"layout": "nchw"}, "layout is for ONNX files"),
         ("w.safetensors", {"image_size": 64}, r"image_size is 64, but .*w\.safetensors"),
         ("none.onnx", {}, "there is no ONNX file"),
         ("none", {}, "there is no model"),

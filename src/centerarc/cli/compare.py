@@ -1,13 +1,22 @@
 """``centerarc compare``: evaluations side by side, and how sure their differences are."""
 
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from centerarc.cli.command import by_flags, spoken
 
 
+@by_flags
 def compare(
-    *evaluations: Path,
+    baseline: Path,
+    other: Path,
+    /,
+    *more: Path,
     report: Path | None = None,
     json: Path | None = None,
-    title: str = "",
+    title: Annotated[str, Parameter(show_default=False)] = "",
 ) -> None:
     """Show two or more evaluations side by side, and how sure their differences are.
 
@@ -16,8 +25,13 @@ def compare(
 
     Parameters
     ----------
-    evaluations
-        Files that centerarc evaluate --json wrote, with the scores that lie beside them.
+    baseline
+        A file that centerarc evaluate --json wrote, with the scores that lie beside it. All others
+        are compared with this one.
+    other
+        Another such file, of the same pairs or probes.
+    more
+        Further ones.
     report
         Also write a page to this .html file.
     json
@@ -28,23 +42,22 @@ def compare(
     from dataclasses import replace
     from json import dumps
 
-    from centerarc.cli.command import spoken
+    from centerarc.cli.flags import check_outputs
     from centerarc.cli.results import show_comparison
     from centerarc.data import atomic_path
-    from centerarc.evaluation.protocols import check_place, compare_files
-    from centerarc.evaluation.report import require_report_extra, write_comparison_page
+    from centerarc.evaluation.protocols import compare_files
+    from centerarc.evaluation.report import write_comparison_page
 
     given = dict(locals())
-    if report is not None:
-        require_report_extra()
-    for path in (json, report):
-        if path is not None:
-            check_place(path)
-    result = replace(compare_files(evaluations), command=spoken(compare, given))
-    show_comparison(result)
-    if json is not None:
-        text = dumps(result.to_dict(), indent=2, allow_nan=False)
-        with atomic_path(json) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
-    if report is not None:
-        write_comparison_page(report, result, title=title)
+    check_outputs(json, report)
+    result = compare_files((baseline, other, *more))
+    result = replace(result, command=spoken(compare, given))
+    try:  # before anything is printed, which a closed pipe may end
+        if json is not None:
+            text = dumps(result.to_dict(), indent=2, allow_nan=False)
+            with atomic_path(json) as temporary:
+                temporary.write_text(text + "\n", encoding="utf-8")
+        if report is not None:
+            write_comparison_page(report, result, title=title)
+    finally:
+        show_comparison(result)

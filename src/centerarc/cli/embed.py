@@ -4,8 +4,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
+from centerarc.cli.command import by_flags
+from centerarc.cli.flags import MODEL, OUTPUT, flag
 from centerarc.cli.models import ModelFlags
 from centerarc.cli.sources import ListFlags
 
@@ -14,22 +16,25 @@ if TYPE_CHECKING:
 
     from centerarc.evaluation.embedding_file import EmbedReport
 
+_LIST = Group("Where SOURCE is a list", sort_key=3)
 
+
+@by_flags
 def embed(
     source: Path,
     /,
     *,
-    model: Path,
-    out: Annotated[Path, Parameter(name=["--out", "-o"])],
-    mirror: Annotated[bool, Parameter(negative="")] = False,
-    batch_size: int = 64,
+    model: Annotated[Path, Parameter(group=MODEL)],
+    flags: Annotated[ModelFlags | None, Parameter(group=MODEL, show_default=False)] = None,
+    mirror: Annotated[bool, flag(MODEL)] = False,
+    batch_size: Annotated[int, Parameter(group=MODEL)] = 64,
     workers: Annotated[
-        int | None, Parameter(show_default=lambda _: "one per core, at most 16")
+        int | None, Parameter(group=MODEL, show_default=lambda _: "one per core, at most 16")
     ] = None,
-    device: str = "auto",
-    overwrite: Annotated[bool, Parameter(negative="")] = False,
-    columns: ListFlags | None = None,
-    flags: ModelFlags | None = None,
+    device: Annotated[str, Parameter(group=MODEL)] = "auto",
+    columns: Annotated[ListFlags | None, Parameter(group=_LIST)] = None,
+    out: Annotated[Path, Parameter(name=["--out", "-o"], group=OUTPUT)],
+    overwrite: Annotated[bool, flag(OUTPUT)] = False,
 ) -> None:
     """Embed all images of a source into one Parquet or npz file, by any model.
 

@@ -3,48 +3,65 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
+from centerarc.cli.command import by_flags, spoken
+from centerarc.cli.flags import MODEL, OUTPUT, flag, numbers
 from centerarc.cli.models import ModelFlags
 
 if TYPE_CHECKING:
+    from centerarc.evaluation.protocols.request import Request
     from centerarc.evaluation.protocols.subject import Subject
 
-_Many = Parameter(consume_multiple=True, negative="")
-_Flag = Parameter(negative="")
+_WHAT = Group(
+    "What to judge on",
+    sort_key=1,
+    help="""One of --pairs, --gallery with --probes, --templates, or --ijb:
+
+    centerarc evaluate runs/mine --pairs pairs.txt --images faces
+    centerarc evaluate runs/mine --gallery known --probes asked""",
+)
+_HOW = Group("How to judge", sort_key=3)
 
 
+@by_flags
 def evaluate(
     model: Path | None = None,
     /,
     *,
-    pairs: Path | None = None,
-    images: Path | None = None,
-    folds: str = "",
-    convention: Literal["exact", "grid"] | None = None,
-    by: Annotated[tuple[str, ...], _Many] = (),
-    far: Annotated[tuple[float, ...], _Many] = (),
-    gallery: Path | None = None,
-    probes: Path | None = None,
-    distractors: Path | None = None,
-    person_score: Literal["max", "mean"] | None = None,
-    ranks: Annotated[tuple[int, ...], _Many] = (),
-    fpir: Annotated[tuple[float, ...], _Many] = (),
-    templates: Path | None = None,
-    ijb: Path | None = None,
-    weighting: Literal["plain", "norm", "detector", "norm+detector"] | None = None,
-    mirror: Annotated[bool, _Flag] = False,
-    resamples: Annotated[int | None, Parameter(show_default=lambda _: "1000")] = None,
-    seed: int = 0,
-    json: Path | None = None,
-    report: Path | None = None,
-    title: str = "",
-    batch_size: int = 64,
+    pairs: Annotated[Path | None, Parameter(group=_WHAT)] = None,
+    images: Annotated[Path | None, Parameter(group=_WHAT)] = None,
+    folds: Annotated[tuple[int, ...] | None, numbers(int, "7,8", _WHAT)] = None,
+    gallery: Annotated[Path | None, Parameter(group=_WHAT)] = None,
+    probes: Annotated[Path | None, Parameter(group=_WHAT)] = None,
+    distractors: Annotated[Path | None, Parameter(group=_WHAT)] = None,
+    templates: Annotated[Path | None, Parameter(group=_WHAT)] = None,
+    ijb: Annotated[Path | None, Parameter(group=_WHAT)] = None,
+    flags: Annotated[ModelFlags | None, Parameter(group=MODEL, show_default=False)] = None,
+    mirror: Annotated[bool, flag(MODEL)] = False,
+    batch_size: Annotated[int, Parameter(group=MODEL)] = 64,
     workers: Annotated[
-        int | None, Parameter(show_default=lambda _: "one per core, at most 16")
+        int | None, Parameter(group=MODEL, show_default=lambda _: "one per core, at most 16")
     ] = None,
-    device: str = "auto",
-    flags: ModelFlags | None = None,
+    device: Annotated[str, Parameter(group=MODEL)] = "auto",
+    by: Annotated[
+        tuple[str, ...],
+        Parameter(group=_HOW, consume_multiple=True, negative="", show_default=False),
+    ] = (),
+    far: Annotated[tuple[float, ...], numbers(float, "1e-5,1e-6", _HOW)] = (),
+    convention: Annotated[Literal["exact", "grid"] | None, Parameter(group=_HOW)] = None,
+    ranks: Annotated[tuple[int, ...], numbers(int, "1,5", _HOW)] = (),
+    fpir: Annotated[tuple[float, ...], numbers(float, "0.1,0.01", _HOW)] = (),
+    person_score: Annotated[Literal["max", "mean"] | None, Parameter(group=_HOW)] = None,
+    weighting: Annotated[
+        Literal["plain", "norm", "detector", "norm+detector"] | None, Parameter(group=_HOW)
+    ] = None,
+    resamples: Annotated[int | None, Parameter(group=_HOW)] = None,
+    seed: Annotated[int, Parameter(group=_HOW)] = 0,
+    json: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
+    report: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
+    title: Annotated[str, Parameter(group=OUTPUT, show_default=False)] = "",
+    no_pictures: Annotated[bool, flag(OUTPUT)] = False,
 ) -> None:
     """Measure how well a model tells people apart.
 
@@ -66,9 +83,11 @@ def evaluate(
     convention
         Thresholds of the k-fold accuracy: exact (default), or grid as arcface_torch has it.
     by
-        Columns of the .csv list to break results down by; age also means age_a with age_b.
+        Columns of the .csv list to break results down by, with commas or blanks between; age also
+        means age_a with age_b. age=20,40,60 cuts a column of numbers: under 20, 20 to 40 (40 not
+        included), 40 to 60, 60 and over.
     far
-        Further false accept rates, e.g. 1e-5.
+        Further false accept rates, e.g. 1e-5,1e-6.
     gallery
         Images of known people: a folder of <person>/<image>, a .rec file, .tar shards, a list, or
         a file of embeddings.
@@ -79,9 +98,9 @@ def evaluate(
     person_score
         Score of a person in the gallery: max over the images (default), or of their mean.
     ranks
-        Ranks to report; 1 5 10 20 by default.
+        Ranks to report; 1,5,10,20 by default.
     fpir
-        False positive identification rates to report; 0.1 0.01 0.001 by default.
+        False positive identification rates to report; 0.1,0.01,0.001 by default.
     templates
         A .csv list of template and image, with media, identity, role and weight as needed.
     ijb
@@ -91,15 +110,18 @@ def evaluate(
     mirror
         Sum the features of each image and its mirror image.
     resamples
-        Resamples of the people behind the intervals; 0 for no intervals.
+        Resamples of the people behind the intervals: 0 for no intervals, or at least 100. 1000 by
+        default, and 0 beyond a million pairs, where they would take hours.
     seed
         Of the resampling.
     json
         Also write everything to this file, and the scores beside it, for centerarc compare.
     report
-        Also write a page to this .html file.
+        Also write a page to this .html file; it shows faces and the names of people.
     title
         Heading of the page; the model's name by default.
+    no_pictures
+        Leave all faces out of the page, and the names of those on them.
     batch_size
         Images at once.
     workers
@@ -109,27 +131,18 @@ def evaluate(
     """
     from dataclasses import replace
 
-    from centerarc.cli.command import spoken
+    from centerarc.cli.flags import check_outputs
     from centerarc.cli.progress import stages
     from centerarc.cli.results import show_evaluation
-    from centerarc.evaluation.protocols import (
-        Request,
-        check_place,
-        evaluate_request,
-        write_evaluation,
-    )
-    from centerarc.evaluation.report import require_report_extra, write_evaluation_page
+    from centerarc.evaluation.protocols import Request, evaluate_request, write_evaluation
+    from centerarc.evaluation.report import write_evaluation_page
 
     given = dict(locals())
-    if report is not None:
-        require_report_extra()
-    for path in (json, report):
-        if path is not None:
-            check_place(path)
+    check_outputs(json, report)
     request = Request(
         pairs=pairs,
         images=images,
-        folds=_folds(folds),
+        folds=folds,
         convention=convention,
         by=by,
         far=far,
@@ -145,33 +158,40 @@ def evaluate(
         resamples=resamples,
         seed=seed,
     )
-    subject = None
-    if request.needs_model() or model is not None:
-        subject = _subject(model, flags, mirror, batch_size, workers, device)
+    subject = _subject(model, request, flags, mirror, batch_size, workers, device)
     with stages("images") as progress:
         result = evaluate_request(request, subject, progress=progress)
     result = replace(result, command=spoken(evaluate, given))
-    show_evaluation(result)
-    if json is not None:
-        write_evaluation(json, result)
-    if report is not None:
-        write_evaluation_page(report, result, title=title)
+    try:  # before anything is printed, which a closed pipe may end
+        if json is not None:
+            write_evaluation(json, result)
+        if report is not None:
+            shown = result
+            if no_pictures:
+                nameless = [""] * len(result.images.places)
+                unseen = replace(result.images, picture=None, places=nameless)
+                shown = replace(result, images=unseen)
+            write_evaluation_page(report, shown, title=title)
+    finally:
+        show_evaluation(result)
 
 
 def _subject(
     path: Path | None,
+    request: "Request",
     flags: ModelFlags | None,
     mirror: bool,
     batch_size: int,
     workers: int | None,
     device: str,
-) -> "Subject":
+) -> "Subject | None":
     from centerarc.cli.models import opened_model
     from centerarc.data.workers import workers_for_a_model
     from centerarc.evaluation.protocols import ModelSubject, is_embedding_file, opened_embeddings
 
+    request.check_model(path is not None)
     if path is None:
-        raise ValueError("give a model, or a file of embeddings")
+        return None
     if is_embedding_file(path):
         if mirror or (flags is not None and flags != ModelFlags()):
             raise ValueError(f"{str(path)!r} holds embeddings; flags of a model are not for it")
@@ -182,14 +202,3 @@ def _subject(
         batch_size=batch_size,
         workers=workers_for_a_model() if workers is None else workers,
     )
-
-
-def _folds(text: str) -> tuple[int, ...] | None:
-    if not text:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(
-            f"folds must be numbers with commas between, e.g. 7,8; got {text!r}"
-        ) from None

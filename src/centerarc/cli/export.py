@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from centerarc.cli.command import by_flags
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 _SAMPLES = 16
 
 
+@by_flags
 def export(
     model: Path,
     /,
@@ -21,7 +24,7 @@ def export(
     out: Annotated[Path, Parameter(name=["--out", "-o"])],
     images: Path | None = None,
     opset: int = 20,
-    architecture: str = "",
+    architecture: Annotated[str, Parameter(show_default=False)] = "",
     size: int | None = None,
 ) -> None:
     """Write a model to one ONNX file, for any number of images at once, and check it.

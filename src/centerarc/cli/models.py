@@ -28,6 +28,9 @@ class ModelFlags:
         Likewise: what the difference is divided by. 127.5 by default.
     channels
         Likewise: rgb by default, or bgr.
+    layout
+        Of an ONNX model whose input's shape leaves it open: nchw for N x 3 x H x W, nhwc for
+        N x H x W x 3.
     output_name
         Of an ONNX model with several outputs: the one that is the embedding.
     """
@@ -37,6 +40,7 @@ class ModelFlags:
     mean: str = ""
     std: str = ""
     channels: Literal["rgb", "bgr"] | None = None
+    layout: Literal["nchw", "nhwc"] | None = None
     output_name: str = ""
 
 
@@ -67,6 +71,7 @@ def opened_model(path: Path, flags: ModelFlags | None, device: str = "cpu") -> "
         mean=_numbers("mean", given.mean),
         std=_numbers("std", given.std),
         channels=given.channels,
+        layout=given.layout,
         output=given.output_name or None,
         device="cpu" if on_cpu else str(choose_device(device)),
     )

@@ -1,6 +1,6 @@
 """Evaluations and comparisons as tables."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -10,9 +10,13 @@ if TYPE_CHECKING:
     from centerarc.evaluation import Breakdown, Difference, Estimate, Interval, VerificationReport
     from centerarc.evaluation.identification.result import IdentificationReport
     from centerarc.evaluation.protocols import Comparison, Evaluation, Verified
-    from centerarc.evaluation.separability.measure import Separability
+    from centerarc.evaluation.separability.measure import Distribution, Separability
 
 _NONE = "-"
+_DOUBT = (
+    "Doubt: how often a resample gives no or the opposite difference, doubled; like a p-value, it "
+    "is small where the difference is sure."
+)
 
 
 def show_evaluation(result: "Evaluation") -> None:
@@ -23,10 +27,14 @@ def show_evaluation(result: "Evaluation") -> None:
         pairs = result.verification
         title = f"{file}: {pairs.same.size:,} pairs of {result.dataset}"
         console.print(_verification(pairs.report, title))
-        console.print(_thresholds(pairs))
+        thresholds = _thresholds(pairs)
+        if thresholds is not None:
+            console.print(thresholds)
         for column, found in pairs.breakdowns.items():
-            console.print(_breakdown(found, column))
-            console.print(_gaps(found))
+            _show_breakdown(console, found, column)
+        gaps = [gap for found in pairs.breakdowns.values() for gap in found.gaps.values()]
+        if any(gap.contrary_share is not None for gap in gaps):
+            _say(console, _DOUBT)
         _say(console, f"{pairs.report.interval_method} {_sentence(pairs.people_note)}")
     if result.identification is not None:
         report = result.identification.report
@@ -38,10 +46,12 @@ def show_evaluation(result: "Evaluation") -> None:
             console,
             "Compactness: an image and its person's other images. Separation: a person and the "
             "nearest other one, less is better. Margin: the one minus the other, for each image. "
-            "Own threshold: what each person needs. Nearest center: how often it is the own.",
+            "Own threshold: what each person needs. Nearest center: share of the images that are "
+            "nearest to their own person.",
         )
         if result.separability.threshold_reason is not None:
-            _say(console, _sentence(result.separability.threshold_reason))
+            reason = result.separability.threshold_reason
+            _say(console, _sentence(_in_percent(reason, result.separability.far)))
     if result.templates:
         _say(console, str(result.templates["convention"]))
     for note in result.notes:
@@ -54,77 +64,120 @@ def show_comparison(result: "Comparison") -> None:
     table = _table(f"{result.dataset}, compared with {result.names[0]}", "measure", *result.names)
     for column in table.columns:
         column.no_wrap = False  # as many models as there are
-    for name, estimates in result.named_rates():
+    for name, estimates in result.named_rates(_rate):
         table.add_row(name, *(_lines(estimate) for estimate in estimates))
     console.print(table)
     for name in result.names[1:]:
-        differences = result.named_differences(name)
+        differences = result.named_differences(name, _rate)
         if not differences:
             continue
-        table = _table(f"{name} minus {result.names[0]}", "measure", "difference", "95 % interval")
-        table.add_column("contrary", justify="right")
+        table = _table(
+            f"{name} minus {result.names[0]}",
+            "measure",
+            "difference,\npoints",
+            "95 % interval",
+            "doubt",
+        )
         for rate, difference in differences:
             _add_difference(table, rate, difference)
         console.print(table)
     if result.interval_method:
-        _say(
-            console,
-            f"{result.interval_method} Contrary: how often a resampled difference is not on the "
-            "side of most, doubled; small is sure.",
-        )
+        _say(console, f"{result.interval_method} {_DOUBT}")
     for note in result.notes:
         _say(console, note)
 
 
 def _verification(report: "VerificationReport", title: str) -> Table:
     table = _table(title, "measure", "value", "95 % interval", note=True)
+    pairs = report.num_genuine + report.num_impostor
+    frequent = max(report.num_genuine, report.num_impostor) / pairs
+    threshold = f"threshold {report.threshold:.4f}"
+    constant = f"always giving the more frequent answer: {_percent(frequent)}"
     if report.fold_std is not None:
-        note = f"{len(report.fold_accuracy)} folds, ± {100 * report.fold_std:.2f} between folds"
+        spread = (
+            f"{len(report.fold_accuracy)} folds, ± {100 * report.fold_std:.2f} points between them"
+        )
+        notes = [spread, f"mean {threshold}", constant]
         if report.convention != "exact":
-            note += f", convention {report.convention}"
-        _add(table, "accuracy", report.accuracy, note)
+            notes.insert(1, f"convention {report.convention}")
+        _add(table, "accuracy", report.accuracy, "; ".join(notes))
     else:
-        _add(table, "best accuracy", report.accuracy, "threshold chosen on these pairs: optimistic")
+        note = f"{threshold}, chosen on these pairs: optimistic; {constant}"
+        _add(table, "best accuracy", report.accuracy, note)
     _add(table, "AUC", report.auc)
     _add(table, "EER", report.eer)
     for far, tar in report.tar_at_far.items():
-        _add(table, f"TAR at FAR {far:g}", tar, tar.reason or "")
+        _add(table, f"TAR at FAR {_rate(far)}", tar, _in_percent(tar.reason, far))
     return table
 
 
-def _thresholds(pairs: "Verified") -> Table:
+def _thresholds(pairs: "Verified") -> Table | None:
     held_out = bool(pairs.held_out)
     columns = ["wanted FAR", "threshold", "95 % interval", "FAR on new people"]
     table = _table("Thresholds", *columns, *(["held out"] if held_out else []))
     for far, found in pairs.report.calibrated.items():
         if found.threshold is None:
             continue
-        row = [
-            f"{found.threshold:.4f}",
-            _range(found.threshold_interval, 1, 4),
-            _range(found.far_interval, 1, None),
-        ]
+        expected = ""
+        if found.far_interval is not None:
+            low, high = found.far_interval.low, found.far_interval.high
+            expected = f"{_rate(low)} to {_rate(high)}"
+        row = [f"{found.threshold:.4f}", _range(found.threshold_interval, 1, 4), expected]
         if held_out:
             tried = pairs.held_out.get(far)
-            row.append("" if tried is None or tried.far.value is None else f"{tried.far.value:.3g}")
-        table.add_row(f"{far:g}", *row)
-    return table
+            row.append("" if tried is None or tried.far.value is None else _rate(tried.far.value))
+        table.add_row(_rate(far), *row)
+    return table if table.row_count else None
+
+
+def _show_breakdown(console: Console, found: "Breakdown", column: str) -> None:
+    from centerarc.evaluation.protocols.number_bands import is_number
+
+    groups = found.groups.values()
+    short = [
+        f"{group.name!r} {reason}"
+        for group in groups
+        for reason in [group.accuracy.reason or group.tar.reason or group.far.reason]
+        if reason is not None
+    ]
+    measured = any(
+        rate.value is not None
+        for group in groups
+        for rate in (group.accuracy, group.tar, group.far)
+    )
+    if not measured:
+        hint = ""
+        if all(is_number(side) for name in found.groups for side in name.split(" | ")):
+            hint = f" Numbers can be cut into larger groups, e.g. --by {column}=20,40,60."
+        _say(console, f"By {column}: no group can be judged. {_few(short, 1)}.{hint}")
+        return
+    console.print(_breakdown(found, column))
+    if short:
+        _say(console, f"{_NONE}: {_few(short, 3)}.")
+    if found.gaps:
+        console.print(_gaps(found))
+
+
+def _few(reasons: list[str], shown: int) -> str:
+    """The first reasons, and how many more there are."""
+    more = [f"likewise {len(reasons) - shown} more"] if len(reasons) > shown else []
+    return "; ".join([*reasons[:shown], *more])
 
 
 def _breakdown(found: "Breakdown", column: str) -> Table:
     table = _table(
         f"By {column}, at the threshold {found.threshold:.4f} of all",
-        *(column, "accuracy", "TAR", "FAR", "pairs"),
+        *(column, "accuracy", "TAR", "FAR", "genuine +\nimpostor"),
     )
     for group in found.groups.values():
         rates = (_lines(rate) for rate in (group.accuracy, group.tar, group.far))
-        pairs = f"{group.num_genuine:,} + {group.num_impostor:,}"
+        pairs = f"{group.num_genuine:,} +\n{group.num_impostor:,}"
         table.add_row(Text(group.name or "(empty)"), *rates, pairs)
     return table
 
 
 def _gaps(found: "Breakdown") -> Table:
-    table = _table("", "measure", "worst", "best", "gap", "95 % interval", "contrary")
+    table = _table("", "measure", "worst", "best", "gap,\npoints", "95 % interval", "doubt")
     table.columns[1].no_wrap = table.columns[2].no_wrap = False  # names of any length
     for measure, gap in found.gaps.items():
         share = "" if gap.contrary_share is None else f"{gap.contrary_share:.3f}"
@@ -143,9 +196,14 @@ def _identification(report: "IdentificationReport", title: str) -> Table:
     for rank, share in report.cmc.items():
         _add(table, f"rank {rank}", share, note)
         note = ""
-    note = f"{report.nonmated[0]:,} probes of strangers"
+    note = f"; {report.nonmated[0]:,} probes of strangers"
     for fpir, share in report.tpir_at_fpir.items():
-        _add(table, f"TPIR at FPIR {fpir:g}", share, share.reason or note)
+        thresholds = report.threshold_at_fpir[fpir]
+        if thresholds is None:
+            _add(table, f"TPIR at FPIR {_rate(fpir)}", share, _in_percent(share.reason, fpir))
+            continue
+        at = " and ".join(f"{threshold:.4f}" for threshold in thresholds)
+        _add(table, f"TPIR at FPIR {_rate(fpir)}", share, f"threshold {at}{note}")
         note = ""
     return table
 
@@ -153,25 +211,36 @@ def _identification(report: "IdentificationReport", title: str) -> Table:
 def _separability(found: "Separability") -> Table:
     images, people = f"{found.num_images:,} images", f"{found.num_people:,} people"
     table = _table(
-        f"Identities: {images} of {people}, cosines",
-        *("measure", "mean", "95 % interval", "5 % to 95 %"),
+        f"Identities: {images} of {people}; means of cosines",
+        *("measure", "value", "95 % interval", "5 % to 95 %", "of"),
     )
-    rows: list[tuple[str, Any]] = [
+    rows: list[tuple[str, Distribution | None]] = [
         ("compactness", found.compactness),
         ("separation", found.separation),
         ("margin", found.margin),
-        (f"own threshold, FAR {found.far:g}", found.thresholds),
+        (f"own threshold, FAR {_rate(found.far)}", found.thresholds),
     ]
     for name, values in rows:
         if values is None:
-            table.add_row(name, _NONE, "", "")
+            table.add_row(name, _NONE, "", "", "")
             continue
         spread = f"{values.quantiles[0.05].value:.3f} to {values.quantiles[0.95].value:.3f}"
-        table.add_row(name, f"{values.mean.value:.3f}", _range(values.mean.interval, 1, 3), spread)
+        interval = _range(values.mean.interval, 1, 3)
+        table.add_row(name, f"{values.mean.value:.3f}", interval, spread, _behind(values))
     nearest = found.nearest_center_accuracy
     assert nearest.value is not None  # there are images to count
-    table.add_row("nearest center", f"{100 * nearest.value:.2f} %", _range(nearest.interval), "")
+    # Each image with a margin is one whose nearest center is known.
+    rate, interval = _percent(nearest.value), _percents(nearest.interval)
+    table.add_row("nearest center", rate, interval, "", _behind(found.margin))
     return table
+
+
+def _behind(values: "Distribution") -> str:
+    """Whose values they are: of people, or of images of people."""
+    people = f"{values.num_people:,} people"
+    if values.count == values.num_people:
+        return people
+    return f"{values.count:,} images\n{people}"
 
 
 def _add_difference(table: Table, name: str, found: "Difference") -> None:
@@ -196,8 +265,13 @@ def _table(title: str, first: str, *numbers: str, note: bool = False) -> Table:
 
 
 def _add(table: Table, name: str, estimate: "Estimate", note: str = "") -> None:
-    value = _NONE if estimate.value is None else f"{100 * estimate.value:.2f} %"
-    table.add_row(name, value, _range(estimate.interval), note)
+    value = _NONE if estimate.value is None else _percent(estimate.value)
+    table.add_row(name, value, _percents(estimate.interval), note)
+
+
+def _in_percent(reason: str | None, rate: float) -> str:
+    """Why there is no value, with its rate in per cent as all else."""
+    return (reason or "").replace(f"{rate:g} ", f"{_rate(rate)} ", 1)
 
 
 def _lines(estimate: "Estimate") -> str:
@@ -205,16 +279,28 @@ def _lines(estimate: "Estimate") -> str:
     if estimate.value is None:
         return _NONE
     interval = _range(estimate.interval)
-    return f"{100 * estimate.value:.2f} %" + (f"\n{interval}" if interval else "")
+    return _percent(estimate.value) + (f"\n{interval}" if interval else "")
 
 
-def _range(interval: "Interval | None", factor: float = 100, digits: int | None = 2) -> str:
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
+
+
+def _rate(rate: float) -> str:
+    """A rate that may be tiny, in per cent."""
+    from centerarc.evaluation.report.words import small_percent
+
+    return small_percent(rate).replace("\u00a0", " ")
+
+
+def _percents(interval: "Interval | None") -> str:
+    return f"{_range(interval)} %" if interval is not None else ""
+
+
+def _range(interval: "Interval | None", factor: float = 100, digits: int = 2) -> str:
     if interval is None:
         return ""
-    low, high = factor * interval.low, factor * interval.high
-    if digits is None:
-        return f"{low:.3g} to {high:.3g}"
-    return f"{low:.{digits}f} to {high:.{digits}f}"
+    return f"{factor * interval.low:.{digits}f} to {factor * interval.high:.{digits}f}"
 
 
 def _sentence(text: str) -> str:

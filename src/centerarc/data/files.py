@@ -90,6 +90,9 @@ def _flush(path: Path) -> None:
 def locked_folder(folder: Path, taken: str, *, patience: float) -> Iterator[None]:
     """Makes a folder and keeps other processes out of it within the block, where the system can.
 
+    The lock is on the folder itself. Who holds it may delete the folder as its last act; whoever
+    waits then makes a new one. Before that, only what is in it may be deleted.
+
     Args:
         folder: The folder.
         taken: The error's words where another process is in it.
@@ -98,28 +101,54 @@ def locked_folder(folder: Path, taken: str, *, patience: float) -> Iterator[None
     Raises:
         ValueError: If another process holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
     except ImportError:  # Windows
+        folder.mkdir(parents=True, exist_ok=True)
         yield
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    end = time.monotonic() + patience
+    descriptor = _opened_folder(folder, end)
     try:
-        end = time.monotonic() + patience
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
             except OSError as error:
                 if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                     break  # a file system without locks
                 if time.monotonic() > end:
                     raise ValueError(taken) from None
-            time.sleep(0.05)
+                time.sleep(0.05)
+                continue
+            # Whoever held it may have deleted it, and a third made and locked a new one.
+            if _is_at(descriptor, folder):
+                break
+            os.close(descriptor)
+            descriptor = -1
+            descriptor = _opened_folder(folder, end)
         yield
     finally:
-        os.close(descriptor)
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _opened_folder(folder: Path, end: float) -> int:
+    """Makes a folder that others may be deleting, and opens it."""
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return os.open(folder, os.O_RDONLY)
+        except (FileNotFoundError, FileExistsError):
+            if time.monotonic() > end or (folder.exists() and not folder.is_dir()):
+                raise
+
+
+def _is_at(descriptor: int, folder: Path) -> bool:
+    """Whether a path still leads to the folder that was opened."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(folder))
+    except FileNotFoundError:
+        return False
 
 
 # Larger than nearly every picture of a face, and small enough to ask for every time.

@@ -37,6 +37,12 @@ def rate_key(rate: float) -> str:
     return short if float(short) == rate else repr(float(rate))
 
 
+def fewest_trials(rate: float) -> str:
+    """How many trials a rate needs, so that one error is not above it already, in words."""
+    # Of the smallest floats 1 / rate is infinite, and of others longer than a line.
+    return f"{round(1 / rate):,}" if rate > 1e-15 else f"{1 / rate:g}"
+
+
 def low_high(interval: Interval | None) -> list[float] | None:
     """An interval as plain data for JSON."""
     return None if interval is None else [interval.low, interval.high]

@@ -34,10 +34,11 @@ def read_graph(path: Path) -> GraphFacts:
     """Reads an ONNX file without running it.
 
     Raises:
-        ValueError: If there is none, it is damaged, or its metadata of ours is.
+        ValueError: If there is none, it is damaged, its metadata of ours is, or its weights are in
+            something else than a file in its folder.
     """
     import onnx
-    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+    from onnx.external_data_helper import uses_external_data
 
     if not path.is_file():
         raise ValueError(f"there is no ONNX file {str(path)!r}")
@@ -49,11 +50,14 @@ def read_graph(path: Path) -> GraphFacts:
         ) from error
     if not model.graph.node:
         raise ValueError(f"{str(path)!r} is damaged or no ONNX file: it has no graph")
-    outside = {
-        path.parent / ExternalDataInfo(tensor).location
-        for tensor in model.graph.initializer
+    locations = {
+        location
+        for graph in (model.graph, *model.functions)
+        for tensor in _tensors(graph)
         if uses_external_data(tensor)
+        for location in [e.value for e in tensor.external_data if e.key == "location"] or [""]
     }
+    outside = {_weights_file(path, location) for location in locations}
     pixels = {value.name for value in model.graph.input}
     pixels -= {tensor.name for tensor in model.graph.initializer}
     first = set()
@@ -71,6 +75,39 @@ def read_graph(path: Path) -> GraphFacts:
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{str(path)!r} holds no valid metadata of ours: {error}") from error
     return GraphFacts(metadata, bool(first & _SCALING), (path, *sorted(outside)))
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    """All constants of a graph or function, those in branches and loops too."""
+    yield from getattr(graph, "initializer", ())
+    for sparse in getattr(graph, "sparse_initializer", ()):
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield attribute.t
+            yield from attribute.tensors
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _tensors(inner)
+
+
+def _weights_file(path: Path, location: str) -> Path:
+    """The file beside a model that it keeps weights in; whose it is, nobody has vouched for."""
+    place = path.parent / location
+    # A model may itself be a link to where it and its weights are, as in download caches.
+    folders = {path.parent.resolve(), path.resolve().parent}
+    try:
+        target = place.resolve()
+        inside = any(target.is_relative_to(folder) for folder in folders)
+        # One that is missing is named where it is read.
+        if inside and (target.is_file() or not target.exists()):
+            return place
+    except (OSError, RuntimeError, ValueError):  # no name, or links in a circle
+        pass
+    raise ValueError(
+        f"{str(path)!r} keeps weights in {location!r:.200}, which is no file in its folder"
+    )
 
 
 def files_sha256(paths: tuple[Path, ...]) -> str:

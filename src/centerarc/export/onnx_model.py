@@ -19,8 +19,9 @@ _DTYPES = {
     "tensor(double)": np.float64,
     "tensor(uint8)": np.uint8,
 }
-# Of onnxruntime's log, errors only: models whose declared output is (1, D) warn at each batch.
-_ERRORS = 3
+# Of onnxruntime's log, what ends the process: models whose declared output is (1, D) warn at each
+# batch, and errors are raised as well.
+_FATAL = 4
 
 
 class OnnxModel:
@@ -170,8 +171,8 @@ class OnnxModel:
             )
         if wanted is None and len(names) > 1:
             raise ValueError(
-                f"{str(self.path)!r} has {len(names)} outputs ({_names(outputs)}); name the one "
-                "that is the embedding"
+                f"{str(self.path)!r} has {len(names)} outputs ({_names(outputs)}); output must "
+                "name the one that is the embedding"
             )
         return str(names[0] if wanted is None else wanted)
 
@@ -205,7 +206,7 @@ def _session(path: Path, threads: int | None) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = _ERRORS
+    options.log_severity_level = _FATAL
     if threads is not None:
         options.intra_op_num_threads = threads
     # Threads that spin for work take the cores from the processes that decode.

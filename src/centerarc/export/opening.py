@@ -9,7 +9,7 @@ from typing import Any, Literal
 from centerarc.export.embedder import Embedder, TorchEmbedder
 from centerarc.export.graph import files_sha256
 from centerarc.export.onnx_model import OnnxModel
-from centerarc.export.preprocessing import Channels, Preprocessing
+from centerarc.export.preprocessing import Channels, Layout, Preprocessing
 from centerarc.models import Backbone, create_model, list_models, load_pretrained, load_weights
 from centerarc.models.weights import RUN_FILES
 
@@ -38,6 +38,13 @@ class OpenedModel:
     preprocessing: Preprocessing
 
     @property
+    def weights_sha256(self) -> str:
+        """Of the weights that it rests on, the same for ours and for an ONNX file made of them."""
+        metadata = self.embedder.metadata if isinstance(self.embedder, OnnxModel) else None
+        recorded = (metadata or {}).get("weights_sha256")
+        return recorded if isinstance(recorded, str) and recorded else self.sha256
+
+    @property
     def image_size(self) -> int:
         """Side of the images that it takes, in pixels."""
         return self.preprocessing.image_size
@@ -51,6 +58,7 @@ def open_model(
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
     channels: Channels | None = None,
+    layout: Layout | None = None,
     output: str | None = None,
     device: str = "cpu",
     threads: int | None = None,
@@ -66,6 +74,7 @@ def open_model(
         mean: Of an ONNX file of others; see `OnnxModel`.
         std: Likewise.
         channels: Likewise.
+        layout: Likewise.
         output: Name of the output of an ONNX file that has several.
         device: Where a PyTorch model computes, e.g. "cuda". ONNX files run on the CPU.
         threads: Number of threads of an ONNX model; all cores by default.
@@ -78,7 +87,7 @@ def open_model(
         ValueError: If there is nothing, it cannot be read, or an argument is not for its kind.
     """
     place = Path(path)
-    for_onnx = {"mean": mean, "std": std, "channels": channels, "output": output}
+    for_onnx = {"mean": mean, "std": std, "channels": channels, "layout": layout, "output": output}
     if place.suffix.lower() == ".onnx" and not place.is_dir():
         if architecture is not None:
             raise ValueError(

@@ -33,21 +33,29 @@ def resolve(
         except ValueError as error:
             raise ValueError(f"{str(path)!r} holds no valid metadata of ours: {error}") from error
     try:
-        said |= _from_shape(model_input.shape, said.get("layout") or given.get("layout"))
+        shown = _from_shape(model_input.shape, said.get("layout") or given.get("layout"))
     except ValueError as error:
         raise ValueError(f"{name} has shape {shape}: {error}") from error
+    for argument, value in shown.items():
+        if said.get(argument, value) != value:
+            raise ValueError(
+                f"{name} has shape {shape}, but the metadata of ours in it says {argument} "
+                f"{said[argument]!r}"
+            )
+    said |= shown
     for argument, value in given.items():
         if argument in said and said[argument] != value:
             raise ValueError(f"{argument} is {value!r}, but {str(path)!r} takes {said[argument]!r}")
     chosen = said | dict(given)
     if "layout" not in chosen:
         raise ValueError(
-            f"{name} has shape {shape}, which does not tell the order of its dimensions; layout "
-            "must be given, 'nchw' or 'nhwc'"
+            f"{name} has shape {shape}, which does not tell the order of its dimensions; "
+            "layout must be given, 'nchw' or 'nhwc'"
         )
     if "image_size" not in chosen:
         raise ValueError(
-            f"{name} has shape {shape}, which leaves the size of the images open; it must be given"
+            f"{name} has shape {shape}, which leaves the size of the images open; "
+            "image_size must be given"
         )
     if model_input.type == "tensor(uint8)":
         if "mean" in given or "std" in given:

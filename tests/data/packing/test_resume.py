@@ -284,3 +284,19 @@ def test_a_file_that_cannot_be_read_stops_the_pack(root: Path, tmp_path: Path) -
         pack(source, tmp_path / "out", format="rec", workers=0)
     assert not (tmp_path / "out" / "train.rec").exists()
     (root / "p2" / "3.jpg").write_bytes(data)
+
+
+@pytest.mark.parametrize("content", ["{bad", "[1]", '"text"'])
+def test_a_damaged_note_is_named_and_overwritten_when_told(
+    root: Path, tmp_path: Path, content: str
+) -> None:
+    out = tmp_path / "out"
+    assert killed_at(3, root, out, OPTIONS["rec"])
+    note = out / WORK / "request.json"
+    note.write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"request\.json' is damaged; --overwrite starts anew"):
+        pack(FolderSource(root), out, workers=0, **OPTIONS["rec"])
+    pack(FolderSource(root), out, workers=0, overwrite=True, **OPTIONS["rec"])
+    whole = tmp_path / "whole"
+    pack(FolderSource(root), whole, workers=0, **OPTIONS["rec"])
+    assert contents(out) == contents(whole)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -282,15 +283,84 @@ def test_two_runs_do_not_write_one_file(
     embed_to_file(opened(), faces(root), out)
 
 
-def test_an_embedding_that_is_not_finite_names_its_image(root: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks")
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_another_run_is_kept_out_of_one_that_began_anew(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
+) -> None:
+    monkeypatch.setattr("centerarc.evaluation.embedding_file.chunks._LOCK_SECONDS", 0.1)
+    out = tmp_path / "e.npz"
+    if overwrite:
+        interrupted(root, out)
+
+    class First(Looker):
+        def embed(self, images: np.ndarray, *, mirror: bool = False) -> np.ndarray:
+            with pytest.raises(ValueError, match="which another process is writing"):
+                embed_to_file(opened("ef" * 32), faces(root), out, overwrite=True)
+            return super().embed(images, mirror=mirror)
+
+    model = opened("cd" * 32, First())
+    embed_to_file(model, faces(root), out, batch_size=7, overwrite=overwrite)
+    assert read_embeddings(out).metadata["model"] == "cd" * 32
+    np.testing.assert_allclose(read_embeddings(out).embedding, expected(faces(root)), rtol=1e-6)
+    assert not work_folder(out).exists()
+
+
+@pytest.mark.parametrize("content", [b"{bad", b"[1]", b"\xff", b"[" * 100_000])
+def test_a_damaged_note_of_what_was_asked_for_is_named_and_overwritten(
+    root: Path, tmp_path: Path, content: bytes
+) -> None:
+    out, looker = tmp_path / "e.npz", Looker()
+    interrupted(root, out)
+    (work_folder(out) / "request.json").write_bytes(content)
+    with pytest.raises(OSError, match=r"cannot read .*request\.json.*--overwrite starts anew"):
+        embed_to_file(opened(), faces(root), out)
+    embed_to_file(opened(embedder=looker), faces(root), out, overwrite=True)
+    assert looker.seen == len(read_embeddings(out)) == 20
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def of_other_images(path: Path) -> None:
+    with np.load(path) as file:
+        np.savez(path, **{**file, "numbers": file["numbers"] + 1})
+
+
+def no_zip(path: Path) -> None:
+    path.write_bytes(b"hello")
+
+
+@pytest.mark.parametrize("damage", [cut, of_other_images, no_zip])
+def test_a_damaged_chunk_is_named_before_the_work_and_overwritten(
+    root: Path, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    out, looker = tmp_path / "e.npz", Looker()
+    interrupted(root, out)
+    (chunk,) = work_folder(out).glob("0*.npz")
+    damage(chunk)
+    with pytest.raises(OSError, match=rf"cannot read .*{chunk.name}.*--overwrite starts") as caught:
+        embed_to_file(opened(embedder=looker), faces(root), out)
+    assert looker.seen == 0
+    assert "pickle" not in str(caught.value)
+    embed_to_file(opened(embedder=looker), faces(root), out, overwrite=True)
+    assert looker.seen == 20
+    np.testing.assert_allclose(read_embeddings(out).embedding, expected(faces(root)), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("value", "words"), [(np.nan, "that is not finite"), (0.0, "of length 0")])
+def test_an_embedding_that_nothing_can_be_compared_with_names_its_image(
+    root: Path, tmp_path: Path, value: float, words: str
+) -> None:
     class Broken(Looker):
         def embed(self, images: np.ndarray, *, mirror: bool = False) -> np.ndarray:
             result = super().embed(images, mirror=mirror)
             if self.seen > 8:
-                result[1] = np.nan
+                result[1] = value
             return result
 
-    with pytest.raises(ValueError, match=r"not finite for 'p1/4\.jpg'"):
+    with pytest.raises(ValueError, match=rf"{words} for 'p1/4\.jpg'"):
         embed_to_file(opened(embedder=Broken()), faces(root), tmp_path / "e.npz", batch_size=8)
     report = embed_to_file(opened(), faces(root), tmp_path / "e.npz", batch_size=8)
     assert report.embedded == 12

@@ -43,6 +43,10 @@ def test_files_of_others_are_read(tmp_path: Path, name: str) -> None:
     ("change", "message"),
     [
         ({"embedding": [[1, 2], [np.nan, 4], [5.0, np.inf]]}, r"2 .* row 1 \('a/2'\), 2 \('b/1'\)"),
+        ({"embedding": [[1.0, 2.0], [1e300, 0.0], [5.0, 6.0]]}, r"too long .* row 1 \('a/2'\)"),
+        ({"embedding": [[1.0, 2.0], [3.0, 4.0], [3e38, 3e38]]}, r"too long .* row 2 \('b/1'\)"),
+        ({"embedding": [[0.0, 0.0], [3.0, 4.0], [5.0, 6.0]]}, r"length 0 .* row 0 \('a/1'\)"),
+        ({"embedding": [[1.0, 2.0], [1e-60, 0.0], [5.0, 6.0]]}, r"length 0 .* row 1 \('a/2'\)"),
         ({"embedding": None}, "has no 'embedding'; it has place, identity"),
         ({"place": None}, "has no 'place'"),
         ({"identity": [1.0, 2.0, 3.0]}, "identity of .* is (float64|double)"),
@@ -87,6 +91,36 @@ def test_columns_of_different_lengths_are_named(tmp_path: Path) -> None:
         read_embeddings(tmp_path / "e.parquet")
 
 
+def test_a_column_that_is_there_twice_is_named(tmp_path: Path) -> None:
+    table = pa.table(GOOD).append_column("place", pa.array(["x", "y", "z"]))
+    pq.write_table(table, tmp_path / "e.parquet")
+    with pytest.raises(ValueError, match=r"e\.parquet' has 2 columns 'place'"):
+        read_embeddings(tmp_path / "e.parquet")
+
+
+@pytest.mark.parametrize("name", ["e.npz", "e.parquet"])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"model": NaN}', "that is no JSON object"),
+        ('{"mirror": 1e999}', "that is no JSON object"),
+        ("[1]", "that is no JSON object"),
+        ("{", "that is no JSON object"),
+        ('{"model": 5}', "with model 5; it must be text"),
+    ],
+)
+def test_metadata_that_no_result_could_repeat_is_named(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
+    path = tmp_path / name
+    if name == "e.npz":
+        np.savez(path, **GOOD, centerarc=np.array(text))
+    else:
+        pq.write_table(pa.table(GOOD).replace_schema_metadata({"centerarc": text}), path)
+    with pytest.raises(ValueError, match=rf"{name}' holds metadata of ours {message}"):
+        read_embeddings(path)
+
+
 class Payload:
     """Would create a file, were it ever unpickled."""
 
@@ -102,7 +136,7 @@ class Payload:
 def test_nothing_is_unpickled(tmp_path: Path) -> None:
     trap = np.array([Payload(tmp_path / "harm")] * 3, dtype=object)
     np.savez(tmp_path / "e.npz", **{**GOOD, "place": trap})
-    with pytest.raises(ValueError, match=r"cannot read .*e\.npz"):
+    with pytest.raises(ValueError, match=r"cannot read .*e\.npz': an array of Python objects$"):
         read_embeddings(tmp_path / "e.npz")
     assert not (tmp_path / "harm").exists()
 
@@ -120,6 +154,16 @@ def test_a_missing_or_damaged_file_is_named(tmp_path: Path, name: str) -> None:
         assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="must end in"):
         read_embeddings(tmp_path / "e.txt")
+
+
+def test_an_npz_file_that_is_something_else_is_said_to_be_none(tmp_path: Path) -> None:
+    path = tmp_path / "e.npz"
+    with open(path, "wb") as file:
+        np.save(file, np.zeros((3, 2)))
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"e\.npz': it is damaged or no npz file"):
+            read_embeddings(path)
+        path.write_bytes(b"\x80\x04K\x05. a pickle, or whatever")
 
 
 TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8)

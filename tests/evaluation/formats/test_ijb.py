@@ -53,6 +53,22 @@ def test_pairs_of_templates(tmp_path, end):
     assert pairs.template_a.dtype == np.int32
 
 
+@pytest.mark.parametrize("block", [1 << 23, 8])
+def test_a_byte_order_mark_is_taken_by_every_file(tmp_path, monkeypatch, block):
+    mark = b"\xef\xbb\xbf"
+    monkeypatch.setattr(number_lines, "_BLOCK", block)
+    assert read_ijb_pairs(put(tmp_path, mark + b"11 2 1\n3 4 0")).template_a.tolist() == [11, 3]
+    assert read_ijb_pairs(put(tmp_path, b"1 2 1")).template_a.tolist() == [1]
+    assert read_ijb_images(put(tmp_path, mark + b"1.jpg 1 2")).names == ["1.jpg"]
+    assert read_ijb_landmarks(put(tmp_path, mark + f"1.jpg {POINTS}".encode())).names == ["1.jpg"]
+    subjects = read_ijb_subjects(put(tmp_path, mark + b"TEMPLATE_ID,SUBJECT_ID\n9,1"))
+    assert subjects[0].tolist() == [9]
+    with pytest.raises(ValueError, match="line 2: expected 3 whole numbers"):
+        read_ijb_pairs(put(tmp_path, mark + b"1 2 1\n" + mark + b"1 2 0\n"))
+    with pytest.raises(ValueError, match="the file has no line"):
+        read_ijb_pairs(put(tmp_path, mark))
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     st.lists(st.tuples(*[st.integers(0, 10**18 - 1)] * 3), min_size=1, max_size=40),

@@ -178,3 +178,8 @@ def test_too_few_pairs_stay_balanced():
 def test_impossible_drawings_are_refused(labels, num_pairs, folds, message):
     with pytest.raises(ValueError, match=message):
         make_pairs(labels, num_pairs, folds=folds)
+
+
+def test_a_missing_file_is_named_as_everywhere(tmp_path):
+    with pytest.raises(OSError, match=r"^cannot read '.*gone\.txt': No such file or directory$"):
+        read_pairs(tmp_path / "gone.txt")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from centerarc.evaluation.formats.pair_list import read_pair_list
+from centerarc.evaluation.formats.pair_list import check_both_kinds, read_pair_list
 from centerarc.evaluation.formats.pair_list_images import PairListImages
 from centerarc.evaluation.formats.template_list import TemplateListImages, read_template_list
 
@@ -103,7 +103,12 @@ def test_pairs_of_templates(tmp_path):
 HEAD = "image_a,image_b,same,fold,person_a,person_b\n"
 ROW = "a.png,b.png,1,1,Ann,Ann\n"
 BROKEN = [
-    ("", r"line 1: there is no column 'image_a'; there are none$"),
+    ("", r"line 1: there are no columns 'image_a', 'image_b' and 'same'; there are none$"),
+    (
+        "Image_A,path2,label,same\n",
+        "line 1: there are no columns 'image_a' and 'image_b'; there are 'Image_A', 'path2', "
+        "'label', 'same'; the closest to 'image_a' is 'Image_A'",
+    ),
     ("image_1,image_b,same\n", "line 1: there is no column 'image_a'; .* closest is 'image_b'"),
     ("Image_A,image_b,same\n", "line 1: there is no column 'image_a'; .* closest is 'Image_A'"),
     ("image_a,image_b,smae\n", "line 1: there is no column 'same'; .* closest is 'smae'"),
@@ -132,6 +137,31 @@ BROKEN = [
 def test_a_broken_list_is_named_with_its_line(tmp_path, text, message):
     with pytest.raises(ValueError, match=f"pairs.csv(, |: ){message}"):
         read_pair_list(put(tmp_path, text))
+
+
+def test_a_list_of_one_kind_is_told_before_the_work(tmp_path):
+    check_both_kinds(put(tmp_path, PAIRS))
+    check_both_kinds(put(tmp_path, PAIRS), [2])
+    genuine = put(tmp_path, "image_a,image_b,same,fold\na,b,1,1\nc,d,true,1\ne,f,0,2\n")
+    check_both_kinds(genuine)
+    with pytest.raises(ValueError, match=r"pairs\.csv: all 2 pairs are genuine .*impostor ones"):
+        check_both_kinds(genuine, [1])
+    impostor = put(tmp_path, "image_a,image_b,same\na,b,0\nc,d,FALSE\n")
+    with pytest.raises(ValueError, match=r"pairs\.csv: all 2 pairs are impostor .*genuine ones"):
+        check_both_kinds(impostor)
+    # What else is wrong is told by whoever reads the list.
+    check_both_kinds(put(tmp_path, "image_a,image_b,sane\na,b,0\n"))
+
+
+def test_images_that_are_all_elsewhere_are_asked_for(tmp_path):
+    listed = read_pair_list(put(tmp_path, PAIRS))
+    with pytest.raises(ValueError, match="images must name the folder that they start from"):
+        PairListImages(listed)
+    for root, there in ((tmp_path / "x", []), (None, ["ann/1.png"])):
+        pictures(tmp_path, there)
+        (tmp_path / "x").mkdir(exist_ok=True)
+        with pytest.raises(ValueError, match=r"are no images in .*\(line 5\)|more$"):
+            PairListImages(listed, root)
 
 
 def test_a_missing_list_is_named(tmp_path):

@@ -288,6 +288,43 @@ def test_two_galleries_are_averaged_and_named():
     assert "40 people of the probes" in written["intervals"]
 
 
+@pytest.mark.parametrize("rank", [10**12, 10**30])
+def test_a_rank_beyond_the_people_is_reached_by_everybody(rank):
+    """Without room for as many numbers, over galleries of different sizes too."""
+    gallery, enrolled, probes, wanted = scattered(noise=1.5)
+    searches = [
+        search_gallery(gallery[part], enrolled[part], probes, wanted)
+        for part in (slice(0, 5), slice(5, None))
+    ]
+    report = evaluate_identification(
+        searches, ranks=(rank, 1, 5, 15), fpirs=(0.5,), tpir_rank=rank, bootstrap=100
+    )
+    assert report.cmc[rank].value == report.cmc[15].value == 1.0
+    assert report.cmc[rank].interval.high == 1.0
+    assert report.cmc[5].value == pytest.approx(np.mean([1.0, cmc(searches[1], 5)[4]]))
+    assert report.cmc[1].value == pytest.approx(np.mean([cmc(s, 1)[0] for s in searches]))
+    assert report.tpir_at_fpir[0.5].value == np.mean(
+        [tpir_at_fpir(s, 0.5, rank=20).tpir for s in searches]
+    )
+    assert f'"{rank}"' in json.dumps(report.to_dict())
+
+
+def test_no_two_rates_share_a_key():
+    found = search_gallery(*scattered(noise=1.5))
+    rates = (0.1, 0.3333333, 0.33333334)
+    written = evaluate_identification(found, fpirs=rates, bootstrap=0).to_dict()
+    assert list(written["tpir_at_fpir"]) == ["0.1", "0.3333333", "0.33333334"]
+
+
+@pytest.mark.parametrize(
+    ("fpir", "needed"), [(5e-324, "inf"), (1e-300, "1e+300"), (1e-4, "10,000")]
+)
+def test_a_rate_too_small_for_any_probes_is_said_in_a_line(fpir, needed):
+    reason = unsupported_fpir(fpir, 7)
+    assert f"needs at least {needed} probes" in reason
+    assert len(reason) < 120
+
+
 def test_equal_seeds_give_equal_intervals():
     found = search_gallery(*scattered(noise=1.5))
     first, again, other = (evaluate_identification(found, seed=s).cmc[1] for s in (0, 0, 1))

@@ -82,7 +82,7 @@ def test_templates_are_pooled_as_the_convention_says(
 
 
 def test_people_come_from_the_galleries_and_probes(folder: Path) -> None:
-    with pytest.raises(ValueError, match="no probe is of a person in the gallery"):
+    with pytest.raises(ValueError, match=r"G2\.csv: no probe is of a person in the gallery"):
         evaluate_ijb(subject(), folder, settings=Settings(resamples=0), search=SEARCH)
     text = (folder / "ijbx_1N_probe_mixed.csv").read_text()
     (folder / "ijbx_1N_probe_mixed.csv").write_text(f"{text}\n3,8")
@@ -111,6 +111,42 @@ def test_a_broken_file_is_named_with_its_line(
     (folder / file).write_text(text)
     with pytest.raises(ValueError, match=message):
         evaluate_ijb(subject(), folder, search=SEARCH)
+
+
+def put(path: Path, lines: list[str]) -> None:
+    path.write_text("\n".join(lines))
+
+
+@pytest.mark.parametrize("weighting", ["plain", "norm+detector"])
+def test_landmarks_of_other_images_are_refused(folder: Path, weighting: str) -> None:
+    """Else the scores of a detector would weigh the wrong images."""
+    path = folder / "ijbx_name_5pts_score.txt"
+    lines = path.read_text().splitlines()
+    put(path, lines[::-1])
+    message = r"score\.txt, line 1: templates have image '1\.jpg', landmarks have image '6\.jpg'$"
+    with pytest.raises(ValueError, match=message):
+        evaluate_ijb(subject(), folder, weighting=weighting, search=SEARCH)
+    put(path, lines[:-1])
+    message = r"line 6: templates have image '6\.jpg', landmarks have none$"
+    with pytest.raises(ValueError, match=message):
+        evaluate_ijb(subject(), folder, weighting=weighting, search=SEARCH)
+    put(path, [*lines, lines[0]])
+    message = r"line 7: templates have none, landmarks have image '1\.jpg'$"
+    with pytest.raises(ValueError, match=message):
+        evaluate_ijb(subject(), folder, weighting=weighting, search=SEARCH)
+
+
+def test_what_templates_cannot_be_made_of_is_named_with_its_file(folder: Path) -> None:
+    (folder / "ijbx_1N_gallery_G2.csv").unlink()
+    path = folder / "ijbx_name_5pts_score.txt"
+    lines = path.read_text().splitlines()
+    put(path, [f"{lines[0].rsplit(' ', 1)[0]} -0.5", *lines[1:]])
+    with pytest.raises(ValueError, match=r"score\.txt, line 1: .* at least 0, got -0\.5"):
+        evaluate_ijb(subject(), folder, weighting="detector", search=SEARCH)
+    evaluate_ijb(subject(), folder, weighting="norm", settings=Settings(resamples=0), search=SEARCH)
+    put(path, [*lines[:3], f"{lines[3].rsplit(' ', 1)[0]} 0", *lines[4:]])
+    with pytest.raises(ValueError, match=r"mid\.txt: template 2: its weighted images add up to no"):
+        evaluate_ijb(subject(), folder, weighting="detector", search=SEARCH)
 
 
 def test_a_model_embeds_the_aligned_crops(folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from centerarc.evaluation.protocols.judging import chosen_groups, judge_pairs
 from centerarc.evaluation.protocols.outcome import Settings
@@ -19,8 +21,8 @@ def pairs():
 
 def judged(pairs, **settings):
     scores, same, fold, people = pairs
-    given = {"resamples": 200, **settings}
-    return judge_pairs(scores, same, fold, people, "named", (), {}, Settings(**given))
+    chosen = Settings(**{"resamples": 200, **settings})
+    return judge_pairs(scores, same, fold, people, "named", (), {}, chosen)
 
 
 def test_a_further_rate_is_measured_as_the_others_are(pairs, monkeypatch):
@@ -57,6 +59,82 @@ def test_people_of_too_many_pairs_are_resampled_only_when_asked(pairs, monkeypat
     assert found.report.resamples == 0
     assert "must be asked for" in found.people_note
     assert judged(pairs).report.resamples == 200
+
+
+def test_several_columns_may_stand_in_one_text():
+    a, b = np.array(["x", "y"]), np.array(["1", "2"])
+    columns = {"light": a, "age": b, "light,age": b, "age=2": a}
+    assert list(chosen_groups(columns, ["light, age"], "l.csv")) == ["light", "age"]
+    # A column of that very name is meant by it.
+    assert chosen_groups(columns, ["light,age"], "l.csv") == {"light,age": b}
+    assert chosen_groups(columns, ["age=2"], "l.csv") == {"age=2": a}
+    with pytest.raises(ValueError, match="each column once, got 'light' twice"):
+        chosen_groups(columns, ["light", "age", "light"], "l.csv")
+
+
+@given(
+    st.lists(st.integers(-50, 150), min_size=1, max_size=30),
+    st.lists(st.integers(-20, 120), min_size=1, max_size=4, unique=True).map(sorted),
+)
+def test_a_number_is_in_the_band_that_is_named(numbers, cuts):
+    columns = {"age": np.array([str(number) for number in numbers])}
+    by = f"age={','.join(map(str, cuts))}"
+    found = chosen_groups(columns, [by], "l.csv")["age"]
+    for number, name in zip(numbers, found.group.tolist(), strict=True):
+        if name.startswith("under "):
+            assert number < float(name.removeprefix("under ")) == cuts[0]
+        elif name.endswith(" and over"):
+            assert number >= float(name.removesuffix(" and over")) == cuts[-1]
+        else:
+            low, high = map(float, name.split(" to "))
+            assert low <= number < high
+            assert cuts.index(high) == cuts.index(low) + 1
+    # Groups stand in the order of the numbers in them.
+    first = [
+        min(n for n, g in zip(numbers, found.group, strict=True) if g == o) for o in found.order
+    ]
+    assert first == sorted(first)
+
+
+def test_bands_of_both_images_name_the_lower_first(pairs):
+    ages = np.array(["7", "30", "30", "45.5"]), np.array(["40", "9", "20", "7"])
+    columns = {"age_a": ages[0], "age_b": ages[1], "light": ages[0]}
+    found = chosen_groups(columns, ["age=20,40,light"], "l.csv")
+    assert found["age"].group.tolist() == [
+        "under 20 | 40 and over",
+        "under 20 | 20 to 40",
+        "20 to 40",
+        "under 20 | 40 and over",
+    ]
+    assert found["light"] is ages[0]
+    scores, same, fold, people = pairs
+    of = np.arange(2000) % 60
+    bands = chosen_groups({"age": of.astype(np.str_)}, ["age=5,20"], "l.csv")
+    judged_bands = judge_pairs(scores, same, fold, people, "", (), bands, Settings(resamples=100))
+    groups = judged_bands.breakdowns["age"].groups
+    assert list(groups) == ["under 5", "5 to 20", "20 and over"]
+    inside = (of >= 5) & (of < 20)
+    assert groups["5 to 20"].num_genuine == np.count_nonzero(same & inside)
+
+
+def test_what_cannot_be_cut_is_told_with_its_line(tmp_path):
+    path = tmp_path / "l.csv"
+    path.write_text("same,age\n1,20\n0,30\n1,old\n0,\n", encoding="utf-8")
+    columns = {"age": np.array(["20", "30", "old"])}
+    with pytest.raises(ValueError, match=r"l\.csv, line 4: age must be a number .* 'old'"):
+        chosen_groups(columns, ["age=20"], str(path))
+    with pytest.raises(ValueError, match=r"l\.csv, line 5: age must be a number .* ''"):
+        chosen_groups({"age": np.array([""])}, ["age=20"], str(path))
+    for cuts in ("40,20", "20,20", "x", "", "nan"):
+        with pytest.raises(ValueError, match="at rising numbers"):
+            chosen_groups(columns, [f"age={cuts}"], str(path))
+
+
+def test_a_file_without_columns_says_so():
+    with pytest.raises(ValueError, match=r"pairs\.txt: a file of this format has no columns"):
+        chosen_groups({}, ["age"], "pairs.txt")
+    with pytest.raises(ValueError, match="there are none beside those of the pairs"):
+        chosen_groups({}, ["age"], "pairs.csv")
 
 
 def test_columns_of_both_images_and_of_the_pair():

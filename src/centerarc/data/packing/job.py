@@ -58,6 +58,13 @@ class Job:
         )
         present = sorted(path.name for path in out.iterdir() if path.name != WORK)
         self.request = json.loads(json.dumps(request))
+        try:
+            for name in (_DONE, _REQUEST):
+                read_json(self.folder / name)
+        except ValueError:
+            if not overwrite:
+                raise
+            self._discard()  # nobody can tell any more what it was
         done = read_json(self.folder / _DONE)
         known = read_json(self.folder / _REQUEST) if done is None else done["request"]
         strange = [name for name in present if not own_file(name)]
@@ -126,11 +133,19 @@ class Job:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Returns what is in a file of ours, or None if there is none."""
+    """Returns what is in a file of ours, or None if there is none.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{str(path)!r} is damaged; --overwrite starts anew")
     return found
 
 

@@ -13,12 +13,25 @@ import numpy as np
 import numpy.typing as npt
 
 from centerarc.data.files import atomic_path, locked_folder
+from centerarc.evaluation.embedding_file.formats import load_npz
 
 _REQUEST = "request.json"
 _NAME = re.compile(r"(\d{12})-(\d{12})\.npz")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 # How long the processes of a killed run may take to notice and end.
 _LOCK_SECONDS = 12.0
+
+
+class DamagedError(OSError):
+    """A file of the work under way that cannot be read.
+
+    Args:
+        path: the file.
+        error: what reading it came to.
+    """
+
+    def __init__(self, path: Path, error: Exception) -> None:
+        super().__init__(f"cannot read {str(path)!r}: {error}; --overwrite starts anew")
 
 
 @dataclass(frozen=True)
@@ -50,6 +63,7 @@ class Chunks:
 
     Raises:
         ValueError: ``out`` is there already, or chunks of another request.
+        DamagedError: what is there of it cannot be read, and it is not to be overwritten.
     """
 
     def __init__(self, out: Path, request: Mapping[str, Any], *, overwrite: bool) -> None:
@@ -58,24 +72,34 @@ class Chunks:
         if out.exists() and not overwrite:
             raise ValueError(f"out is {str(out)!r}, which exists already; --overwrite replaces it")
         request = json.loads(json.dumps(request))
-        known = _read_json(self.folder / _REQUEST)
-        if known is not None and known != request and not overwrite:
-            raise ValueError(self._difference(known, request))
-        if known != request:
-            # First, so that what a kill leaves of the rest belongs to no request.
-            (self.folder / _REQUEST).unlink(missing_ok=True)
-            shutil.rmtree(self.folder, ignore_errors=True)
+        try:
+            known = _read_json(self.folder / _REQUEST)
+            if known is not None and known != request and not overwrite:
+                raise ValueError(self._difference(known, request))
+            if known != request:
+                self.discard()
+            self._files, self.done = self._found()
+        except DamagedError:
+            if not overwrite:
+                raise
+            self.discard()
+            self._files, self.done = [], 0
         for path in self.folder.glob(".*"):  # what a killed run was writing
             path.unlink()
         with atomic_path(self.folder / _REQUEST) as temporary:
             temporary.write_text(json.dumps(request), encoding="utf-8")
-        self._files: list[Path] = []
-        self.done = 0
+
+    def _found(self) -> tuple[list[Path], int]:
+        """The chunks that are there, all read once: before hours of work, not after them."""
+        files: list[Path] = []
+        done = 0
         for path in sorted(self.folder.iterdir()):
             found = _NAME.fullmatch(path.name)
-            if found and int(found[1]) == self.done:
-                self._files.append(path)
-                self.done = int(found[2])
+            if found and int(found[1]) == done:
+                _read_chunk(path, with_embedding=True)
+                files.append(path)
+                done = int(found[2])
+        return files, done
 
     def _difference(self, known: Mapping[str, Any], request: Mapping[str, Any]) -> str:
         names = dict.fromkeys([*known, *request])
@@ -109,26 +133,19 @@ class Chunks:
             with_embedding: read the embeddings too; else they are (n, 0).
 
         Raises:
-            OSError: one of them cannot be read.
+            DamagedError: one of them cannot be read.
         """
         for path in self._files:
-            try:
-                with np.load(path, allow_pickle=False) as found:
-                    damaged = json.loads(found["damaged"].tobytes())
-                    numbers = found["numbers"]
-                    embedding = np.zeros((len(numbers), 0), np.float32)
-                    if with_embedding:
-                        embedding = found["embedding"]
-            except Exception as error:  # a damaged zip file can fail in any way
-                raise OSError(
-                    f"cannot read {str(path)!r}: {error}; --overwrite starts anew"
-                ) from error
-            yield Chunk(numbers, embedding, {int(number): why for number, why in damaged.items()})
+            yield _read_chunk(path, with_embedding)
 
     def discard(self) -> None:
-        """Deletes them."""
-        (self.folder / _REQUEST).unlink(missing_ok=True)
-        shutil.rmtree(self.folder)
+        """Deletes them. The folder itself stays: the lock is on it."""
+        # First, so that what a kill leaves of the rest belongs to no request.
+        for path in (self.folder / _REQUEST, *self.folder.iterdir()):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def work_folder(out: Path) -> Path:
@@ -144,18 +161,44 @@ def locked(out: Path) -> Iterator[None]:
         ValueError: another process is writing the same result.
     """
     folder = work_folder(out)
-    try:
-        taken = f"out is {str(out)!r}, which another process is writing"
-        with locked_folder(folder, taken, patience=_LOCK_SECONDS):
+    taken = f"out is {str(out)!r}, which another process is writing"
+    with locked_folder(folder, taken, patience=_LOCK_SECONDS):
+        try:
             yield
-    finally:
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+        finally:
+            # Within the lock, so that it is never another's.
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it is no JSON object")
     except FileNotFoundError:
         return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedError(path, error) from error
     return found
+
+
+def _read_chunk(path: Path, with_embedding: bool) -> Chunk:
+    try:
+        with load_npz(path) as found:
+            damaged = json.loads(found["damaged"].tobytes())
+            numbers = found["numbers"]
+            embedding = np.zeros((len(numbers), 0), np.float32)
+            if with_embedding:
+                embedding = found["embedding"]
+        first, end = map(int, path.stem.split("-"))
+        if (
+            numbers.dtype != np.int64
+            or embedding.dtype != np.float32
+            or embedding.shape[:-1] != numbers.shape
+            or sorted([*numbers.tolist(), *map(int, damaged)]) != list(range(first, end))
+        ):
+            raise ValueError("it holds something else than its name says")
+        return Chunk(numbers, embedding, {int(number): why for number, why in damaged.items()})
+    except Exception as error:  # a damaged zip file can fail in any way
+        raise DamagedError(path, error) from error

@@ -100,8 +100,10 @@ def embed_to_file(
     Raises:
         ImportError: it is a Parquet file and pyarrow is not installed.
         ValueError: an argument is out of range, ``out`` exists already or was begun with something
-            else, no image is sound, or an embedding is not finite.
-        OSError: a file cannot be read or written; the same call goes on.
+            else, no image is sound, or the model gives an embedding that is not finite or of
+            length 0, which nothing can be compared with; the message names the image.
+        OSError: a file cannot be read or written; the same call goes on. What is there of an
+            unfinished run is damaged; with ``overwrite`` it starts anew.
     """
     begun = time.monotonic()
     path = Path(out)
@@ -116,6 +118,7 @@ def embed_to_file(
         _check_names(source)
     facts = {
         "model": model.sha256,
+        "weights_sha256": model.weights_sha256,
         "preprocessing": model.preprocessing.to_dict(),
         "mirror": mirror,
     }
@@ -198,10 +201,12 @@ def _embedded(
     if not len(batch.indices):
         return []
     embedding = model.embedder.embed(batch.images.numpy(), mirror=mirror)
-    bad = np.flatnonzero(~np.isfinite(embedding).all(axis=1))
+    finite = np.asarray(np.isfinite(embedding).all(axis=1))
+    bad = np.flatnonzero(~(finite & embedding.any(axis=1)))
     if bad.size:
         place = sources.place(source, int(batch.indices[bad[0]]))
-        raise ValueError(f"the model gave an embedding that is not finite for {place!r}")
+        what = "of length 0" if finite[bad[0]] else "that is not finite"
+        raise ValueError(f"{str(model.path)!r} gave an embedding {what} for {place!r}")
     return [embedding]
 
 

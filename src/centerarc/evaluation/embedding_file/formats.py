@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+# What zip files begin with, those without a member too.
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 # Columns of a Parquet file, arrays of an npz file; `metadata` is JSON in both.
 PLACE, IDENTITY, EMBEDDING, METADATA = "place", "identity", "embedding", "centerarc"
 
@@ -43,6 +45,19 @@ def file_format(path: Path) -> str:
     if suffix not in (".parquet", ".npz"):
         raise ValueError(f"{str(path)!r} must end in .parquet or .npz")
     return suffix[1:]
+
+
+def load_npz(path: Path) -> Any:
+    """Opens an npz file, of whose arrays none is unpickled.
+
+    Raises:
+        ValueError: it is something else, such as an npy file or a pickle.
+    """
+    with open(path, "rb") as file:
+        # Else numpy would return an array, or advise to unpickle whatever it is.
+        if file.read(4) not in _ZIP:
+            raise ValueError("it is damaged or no npz file, which is what numpy.savez writes")
+    return np.load(path, allow_pickle=False)
 
 
 def require_parquet_extra() -> None:

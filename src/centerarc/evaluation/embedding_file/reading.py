@@ -15,10 +15,13 @@ from centerarc.evaluation.embedding_file.formats import (
     METADATA,
     PLACE,
     file_format,
+    load_npz,
     require_parquet_extra,
 )
 
 _SHOWN = 3
+# What metadata says of the model, which results repeat.
+_TEXTS = ("model", "weights_sha256", "model_file", "version")
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,9 +31,10 @@ class Embeddings:
     Args:
         places: (N,) place of each image in its source.
         identities: (N,) name of the person on it.
-        embedding: (N, D) float32, finite, not normalised.
-        metadata: what ``embed_to_file`` recorded: ``model`` (SHA-256), ``model_file``,
-            ``preprocessing``, ``mirror``, ``left_out``, ``version``; empty in files of others.
+        embedding: (N, D) float32, finite, not normalised, of a length above 0.
+        metadata: what ``embed_to_file`` recorded: ``model`` (SHA-256), ``weights_sha256`` (the same
+            for weights and an ONNX file made of them), ``model_file``, ``preprocessing``,
+            ``mirror``, ``left_out``, ``version``; empty in files of others.
     """
 
     places: list[str]
@@ -54,8 +58,9 @@ def read_embeddings(path: str | os.PathLike[str]) -> Embeddings:
 
     Raises:
         ImportError: it is a Parquet file and pyarrow is not installed.
-        ValueError: the file is absent or damaged, lacks a column, holds something else in it, or
-            an embedding that is not finite; the message names the row and its place.
+        ValueError: the file is absent or damaged, lacks a column or has it twice, holds something
+            else in it, or an embedding that is not finite, or too long for float32 or of length 0
+            in it; the message names the row and its place.
     """
     file = Path(path)
     kind = file_format(file)
@@ -74,28 +79,37 @@ def read_embeddings(path: str | os.PathLike[str]) -> Embeddings:
         raise ValueError(f"{str(file)!r} has columns of different lengths: {counts}")
     if not len(embedding):
         raise ValueError(f"{str(file)!r} holds no embedding")
-    bad = np.flatnonzero(~np.isfinite(embedding).all(axis=1))
-    if bad.size:
-        shown = ", ".join(f"{row} ({found.places[row]!r})" for row in bad[:_SHOWN].tolist())
-        more = ", ..." if len(bad) > _SHOWN else ""
+    _refuse(file, found, ~np.isfinite(embedding).all(axis=1), "are not finite")
+    with np.errstate(over="ignore", under="ignore"):
+        single = embedding.astype(np.float32, copy=False)
+        squared = np.einsum("nd,nd->n", single, single)
+    _refuse(file, found, ~np.isfinite(squared), "are too long for float32")
+    _refuse(file, found, squared == 0, "have length 0 in float32")
+    return Embeddings(found.places, found.identities, single, found.metadata)
+
+
+def _refuse(path: Path, found: Embeddings, bad: npt.NDArray[Any] | np.bool_, what: str) -> None:
+    rows = np.flatnonzero(bad)
+    if rows.size:
+        shown = ", ".join(f"{row} ({found.places[row]!r})" for row in rows[:_SHOWN].tolist())
+        more = ", ..." if len(rows) > _SHOWN else ""
         raise ValueError(
-            f"{str(file)!r} has {len(bad)} embeddings that are not finite, in row {shown}{more}, "
+            f"{str(path)!r} has {len(rows)} embeddings that {what}, in row {shown}{more}, "
             "counted from 0"
         )
-    return Embeddings(
-        found.places, found.identities, embedding.astype(np.float32, copy=False), found.metadata
-    )
 
 
 def _read_npz(path: Path) -> Embeddings:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with load_npz(path) as file:
             # Other arrays, whatever they are, are nobody's business here.
             arrays = {name: file[name] for name in (PLACE, IDENTITY, EMBEDDING) if name in file}
             text = str(file[METADATA]) if METADATA in file else "{}"
             names = list(file.files)
     except Exception as error:  # a damaged zip file can fail in any way
-        raise ValueError(f"cannot read {str(path)!r}: {error}") from error
+        # Numpy's words would tell how to unpickle it.
+        reason = "an array of Python objects" if "allow_pickle" in str(error) else error
+        raise ValueError(f"cannot read {str(path)!r}: {reason}") from error
     _check_columns(path, names)
     for name in (PLACE, IDENTITY):
         if arrays[name].ndim != 1 or arrays[name].dtype.kind not in "Uiu":
@@ -166,16 +180,26 @@ def _matrix(path: Path, column: Any) -> npt.NDArray[Any]:
 
 
 def _check_columns(path: Path, names: list[str]) -> None:
-    missing = [name for name in (PLACE, IDENTITY, EMBEDDING) if name not in names]
-    if missing:
-        raise ValueError(f"{str(path)!r} has no {missing[0]!r}; it has {', '.join(names)}")
+    for name in (PLACE, IDENTITY, EMBEDDING):
+        if name not in names:
+            raise ValueError(f"{str(path)!r} has no {name!r}; it has {', '.join(names)}")
+        if names.count(name) > 1:
+            raise ValueError(f"{str(path)!r} has {names.count(name)} columns {name!r}")
 
 
 def _metadata(path: Path, text: str) -> dict[str, Any]:
+    """What a file says of itself, which results repeat as JSON."""
     try:
         found = json.loads(text)
+        json.dumps(found, allow_nan=False)  # NaN and 1e999 are read, but are no JSON
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise ValueError(f"{str(path)!r} holds metadata of ours that is no JSON object")
+    for name in _TEXTS:
+        if not isinstance(found.get(name, ""), str):
+            raise ValueError(
+                f"{str(path)!r} holds metadata of ours with {name} {found[name]!r:.50}; it must be "
+                "text"
+            )
     return found

@@ -26,18 +26,28 @@ class Header:
 
     def at(self, wanted: str) -> int:
         """Number of a column that must be there; the message suggests the closest."""
-        found = self.maybe(wanted)
-        if found is not None:
-            return found
+        return self.all(wanted)[0]
+
+    def all(self, *wanted: str) -> list[int]:
+        """Numbers of columns that must be there; the message names all that are missing."""
+        missing = [name for name in wanted if name not in self.columns]
+        if not missing:
+            return [self.columns.index(name) for name in wanted]
         lower = {name.lower(): name for name in self.columns}
-        close = difflib.get_close_matches(wanted.lower(), list(lower), n=1)
-        hint = f"; the closest is {lower[close[0]]!r}" if close else ""
+        hints = []
+        for name in missing:
+            close = difflib.get_close_matches(name.lower(), list(lower), n=1)
+            if close:
+                to = f" to {name!r}" if len(missing) > 1 else ""
+                hints.append(f"; the closest{to} is {lower[close[0]]!r}")
+        *first, last = map(repr, missing)
+        named = f"columns {', '.join(first)} and {last}" if first else f"column {last}"
         shown = ", ".join(map(repr, self.columns[:20])) + (
             ", ..." if len(self.columns) > 20 else ""
         )
         raise ValueError(
-            f"{self.source}, line 1: there is no column {wanted!r}; there are {shown or 'none'}"
-            f"{hint}"
+            f"{self.source}, line 1: there {'are' if first else 'is'} no {named}; there are "
+            f"{shown or 'none'}{''.join(hints)}"
         )
 
     def maybe(self, wanted: str) -> int | None:
@@ -90,6 +100,13 @@ def read_table(
     if twice is not None:
         raise ValueError(f"{source}, line 1: there are two columns {twice!r}")
     return Header(source, names), rows
+
+
+def line_of(path: str | os.PathLike[str], column: str, text: str) -> int | None:
+    """The first line that has a text in a column; None where there is none."""
+    header, rows = read_table(path, (column,))
+    at = header.at(column)
+    return next((line for line, row in rows if row[at] == text), None)
 
 
 def _fit(first: str, delimiter: str, wanted: Sequence[str]) -> tuple[int, int]:

@@ -1,7 +1,6 @@
 """A folder of IJB-B or IJB-C: which metadata file is which, and its faces, aligned."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,11 @@ import numpy as np
 from centerarc.data.alignment import arcface_template, similarity_transform, warp
 from centerarc.data.decode import read_image
 from centerarc.data.image import Image
-from centerarc.evaluation.formats.ijb_metadata import IjbImages, IjbLandmarks
+from centerarc.evaluation.formats.ijb_metadata import (
+    IjbImages,
+    IjbLandmarks,
+    check_same_images,
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def find_ijb_files(folder: str | os.PathLike[str]) -> IjbFiles:
     galleries = sorted(root.glob("*_1N_gallery_[GS][12].csv"))
     probes = sorted(root.glob("*_1N_probe_mixed.csv"))
     if galleries and not probes:
-        raise ValueError(f"{root} has galleries but no *_1N_probe_mixed.csv")
+        raise ValueError(f"{str(root)!r} has galleries but no *_1N_probe_mixed.csv")
     return IjbFiles(
         _one(root, "*_face_tid_mid.txt"),
         _one(root, "*_name_5pts_score.txt"),
@@ -90,7 +93,7 @@ class IjbFaces:
             raise ValueError(f"images must be a folder, got {str(root)!r}")
         if image_size < 1:
             raise ValueError(f"image_size is {image_size}; it must be at least 1")
-        _check_same(images.names, landmarks.names)
+        check_same_images(images, landmarks)
         templates, labels = np.unique(images.template, return_inverse=True)
         self.labels = labels.astype(np.int64)
         self.identities = [str(template) for template in templates.tolist()]
@@ -124,16 +127,5 @@ def _one(root: Path, pattern: str) -> Path:
     found = sorted(root.glob(pattern))
     if len(found) != 1:
         shown = ", ".join(path.name for path in found) or "none"
-        raise ValueError(f"{root} must have one file {pattern}; it has {shown}")
+        raise ValueError(f"{str(root)!r} must have one file {pattern}; it has {shown}")
     return found[0]
-
-
-def _check_same(first: Sequence[str], second: Sequence[str]) -> None:
-    for line, (a, b) in enumerate(zip(first, second, strict=False), 1):
-        if a != b:
-            raise ValueError(f"line {line}: templates have image {a!r}, landmarks have {b!r}")
-    if len(first) != len(second):
-        raise ValueError(
-            f"templates have {len(first)} images, landmarks have {len(second)}; they must be the "
-            "same"
-        )

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 import numpy.typing as npt
@@ -115,6 +116,18 @@ def read_ijb_landmarks(path: str | os.PathLike[str]) -> IjbLandmarks:
     )
 
 
+def check_same_images(images: IjbImages, landmarks: IjbLandmarks) -> None:
+    """See that both files are of the same images in the same order.
+
+    Raises:
+        ValueError: they are not; the message starts with the first line that differs.
+    """
+    for line, names in enumerate(zip_longest(images.names, landmarks.names), 1):
+        if names[0] != names[1]:
+            first, second = ("none" if name is None else f"image {name!r}" for name in names)
+            raise ValueError(f"line {line}: templates have {first}, landmarks have {second}")
+
+
 def read_ijb_pairs(path: str | os.PathLike[str]) -> IjbPairs:
     """Read lines ``template template label``, where the label is 1 for one person and else 0.
 
@@ -167,7 +180,7 @@ def read_ijb_subjects(path: str | os.PathLike[str]) -> tuple[IntArray, IntArray]
     """
     wanted = ("TEMPLATE_ID", "SUBJECT_ID")
     header, rows = read_table(path, wanted)
-    at = [header.at(name) for name in wanted]
+    at = header.all(*wanted)
     subject_of: dict[int, int] = {}
     line_of: dict[int, int] = {}
     for line, row in rows:

@@ -96,7 +96,7 @@ def read_pairs(path: str | os.PathLike[str]) -> Pairs:
 
     Raises:
         ValueError: the file breaks the format; the message names the file and the line.
-        FileNotFoundError: there is no such file.
+        OSError: the file cannot be read.
     """
     source = str(path)
     lines = _text(Path(path)).rstrip().splitlines()
@@ -132,7 +132,10 @@ def read_pairs(path: str | os.PathLike[str]) -> Pairs:
 
 
 def _text(path: Path) -> str:
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise OSError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -68,7 +68,12 @@ class ListedImages(EncodedSource):
         there = zip(listed.names, self.paths, strict=True)
         missing = [name for name, path in there if not path.is_file()]
         if missing:
-            raise ValueError(listed.unknown(missing, f"are no images in {folder}"))
+            said = listed.unknown(missing, f"are no images in {folder}")
+            # One that is missing is missing; all of them are somewhere else.
+            elsewhere = root is None and len(missing) == len(self.paths)
+            raise ValueError(
+                f"{said}; images must name the folder that they start from" if elsewhere else said
+            )
         codes = Codes()
         self.labels = np.array([codes[name] for name in owner.tolist()], dtype=np.int64)
         self.identities = codes.texts

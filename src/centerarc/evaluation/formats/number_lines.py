@@ -1,5 +1,6 @@
 """Text files of whole numbers, so many a line: tens of millions of lines in seconds."""
 
+import codecs
 import os
 from collections.abc import Iterator
 from typing import NoReturn
@@ -23,7 +24,8 @@ def number_lines(path: str | os.PathLike[str], fields: int) -> Iterator[IntArray
 
     Args:
         path: lines of whole numbers from 0 to 10^18 - 1, with blanks, tabs or commas between; the
-            last line may lack its end, and empty lines may stand at the end of the file.
+            last line may lack its end, empty lines may stand at the end of the file, and a byte
+            order mark of UTF-8 at its start.
         fields: numbers a line.
 
     Yields:
@@ -37,6 +39,7 @@ def number_lines(path: str | os.PathLike[str], fields: int) -> Iterator[IntArray
     line, rest, ended = 1, b"", False
     try:
         with open(path, "rb") as file:
+            rest = file.read(len(codecs.BOM_UTF8)).removeprefix(codecs.BOM_UTF8)
             while True:
                 data = file.read(_BLOCK)
                 text = rest + data if data else rest + b"\n"

@@ -129,7 +129,7 @@ def read_pair_list(path: str | os.PathLike[str], *, of: str = "image") -> PairLi
         raise ValueError(f"of must be image or template, got {of!r}")
     sides = (f"{of}_a", f"{of}_b")
     header, rows = read_table(path, (*sides, "same", "fold", *_PEOPLE))
-    at = [header.at(name) for name in (*sides, "same")]
+    at = header.all(*sides, "same")
     fold_at = header.maybe("fold")
     people_at = [header.maybe(name) for name in _PEOPLE]
     if (people_at[0] is None) != (people_at[1] is None):
@@ -158,14 +158,17 @@ def read_pair_list(path: str | os.PathLike[str], *, of: str = "image") -> PairLi
     if not numbers:
         raise ValueError(f"{header.source}: there is no pair")
     table = np.array(numbers, dtype=np.int64)
-    all_texts = np.array(texts.texts or [""], dtype=np.str_)
+    # Objects: as an array of texts every field would take the room of the longest.
+    all_texts: npt.NDArray[Any] = np.array(texts.texts or [""], dtype=np.object_)
     codes = np.array(coded, dtype=np.int64).reshape(len(table), -1)
     named = people_at[0] is not None
     columns = {
         header.columns[k]: all_texts[codes[:, column + 2 * named]]
         for column, k in enumerate(others)
     }
-    listed = (all_texts[codes[:, 0]], all_texts[codes[:, 1]]) if named else None
+    listed = None
+    if named:
+        listed = all_texts[codes[:, 0]].astype(np.str_), all_texts[codes[:, 1]].astype(np.str_)
     same_of = table[:, 2] == 1
     people_of, note = listed, "people are those of the columns person_a and person_b"
     if listed is None:
@@ -182,6 +185,43 @@ def read_pair_list(path: str | os.PathLike[str], *, of: str = "image") -> PairLi
         table[:, 4].copy(),
         header.source,
     )
+
+
+def check_both_kinds(path: str | os.PathLike[str], folds: Iterable[int] | None = None) -> None:
+    """Check, before any work, that a list has genuine and impostor pairs.
+
+    Reads only as far as the first of either kind. What is wrong with the list else is left to
+    :func:`read_pair_list`.
+
+    Args:
+        path: the file.
+        folds: count pairs of these folds only; None counts all.
+
+    Raises:
+        ValueError: all pairs are of one kind.
+        OSError: the file cannot be read.
+    """
+    header, rows = read_table(path, ("same", "fold"))
+    same_at, fold_at = header.maybe("same"), header.maybe("fold")
+    if same_at is None:
+        return
+    wanted = None if folds is None else {*folds}
+    kinds: set[bool | None] = set()
+    count = 0
+    for line, row in rows:
+        fold = 1 if fold_at is None else _fold(row[fold_at], f"{header.source}, line {line}")
+        if wanted is None or fold in wanted:
+            kinds.add(_ANSWERS.get(row[same_at].lower()))
+            count += 1
+            if len(kinds) > 1:
+                return
+    if kinds in ({True}, {False}):
+        genuine = kinds == {True}
+        there, missing = ("genuine", "impostor") if genuine else ("impostor", "genuine")
+        raise ValueError(
+            f"{header.source}: all {count:,} pairs are {there} pairs (same is {int(genuine)}); "
+            f"{missing} ones are needed too"
+        )
 
 
 def _answer(text: str, where: str) -> bool:

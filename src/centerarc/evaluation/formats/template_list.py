@@ -68,7 +68,7 @@ def read_template_list(path: str | os.PathLike[str]) -> TemplateList:
     """
     optional = ("media", "identity", "role", "weight")
     header, rows = read_table(path, ("template", "image", *optional))
-    template_at, image_at = header.at("template"), header.at("image")
+    template_at, image_at = header.all("template", "image")
     at = {name: header.maybe(name) for name in optional}
     names, ids, media = Codes(), Codes(), Codes()
     seen: dict[tuple[int, int], int] = {}

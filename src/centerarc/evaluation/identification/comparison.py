@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from centerarc.evaluation.bootstrap import check_resamples, contrary_share, difference_interval
+from centerarc.evaluation.bootstrap import check_resamples
+from centerarc.evaluation.estimate import rate_key
 from centerarc.evaluation.identification.gallery_search import GallerySearch
 from centerarc.evaluation.identification.intervals import mated_people, resampled_values
 from centerarc.evaluation.identification.result import (
@@ -39,14 +40,17 @@ class IdentificationComparison:
         return (
             f"95 % percentile intervals of the difference over {self.resamples:,} bootstrap "
             f"resamples of the {self.num_people:,} people of the probes, the same for both models; "
-            "galleries stay, thresholds are set anew."
+            "galleries stay, thresholds are set anew; Wilson's (1927) for as many people where "
+            "hardly any resample tells them apart."
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return {
             "cmc": {str(rank): found.to_dict() for rank, found in self.cmc.items()},
-            "tpir_at_fpir": {f"{f:g}": found.to_dict() for f, found in self.tpir_at_fpir.items()},
+            "tpir_at_fpir": {
+                rate_key(f): found.to_dict() for f, found in self.tpir_at_fpir.items()
+            },
             "num_people": self.num_people,
             "intervals": self.interval_method,
         }
@@ -116,9 +120,11 @@ def compare_identification(
             + [report.tpir_at_fpir[fpir].value for fpir in supported]
             for report in (reports[first], reports[name])
         ]
+        both = zip(searches[first], searches[name], strict=True)
+        identical = all(a.same_scores(b) for a, b in both)
         point = np.array(rates[1], dtype=np.float64) - np.array(rates[0], dtype=np.float64)
         found = [
-            Difference(float(value), difference_interval(row, mated), contrary_share(row))
+            Difference.of(float(value), row, mated, identical=identical)
             for value, row in zip(point, values[name] - values[first], strict=True)
         ]
         tpirs = dict(zip(supported, found[len(ranks) :], strict=True))

@@ -45,6 +45,16 @@ class GallerySearch:
     gallery_images: int
     person_score: str
 
+    def same_scores(self, other: "GallerySearch") -> bool:
+        """Whether another search of the same probes found the same ranks and scores."""
+        return np.array_equal(self.rank, other.rank) and all(
+            np.array_equal(mine, theirs, equal_nan=True)
+            for mine, theirs in (
+                (self.mate_score, other.mate_score),
+                (self.other_score, other.other_score),
+            )
+        )
+
     @property
     def num_distractors(self) -> int:
         """People of the gallery who are nobody's mate."""

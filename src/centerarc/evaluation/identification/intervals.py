@@ -31,10 +31,10 @@ class _Gallery:
         ranks: Sequence[int],
         tpir_rank: int,
     ) -> None:
-        mated = search.mated
+        mated, most = search.mated, search.people.size  # no array holds a rank of any length
         self._total = np.bincount(person[mated], minlength=num_people).astype(np.float64)
         hits = [
-            np.bincount(person[mated & (search.rank <= rank)], minlength=num_people)
+            np.bincount(person[mated & (search.rank <= min(rank, most))], minlength=num_people)
             for rank in ranks
         ]
         self._hits = np.stack(hits).astype(np.float64)
@@ -44,7 +44,7 @@ class _Gallery:
         self._strangers = person[strangers]
         # Equal scores are let in together, one group after the other.
         self._ends = np.flatnonzero(np.append(score[1:] != score[:-1], True)[: score.size])
-        found = np.flatnonzero(mated & (search.rank <= tpir_rank))
+        found = np.flatnonzero(mated & (search.rank <= min(tpir_rank, most)))
         found = found[np.argsort(-search.mate_score[found], kind="stable")]
         self._found = person[found]
         # How many mates score above the first stranger who is not let in any more.

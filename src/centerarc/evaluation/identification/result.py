@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from centerarc.evaluation.estimate import Estimate
+from centerarc.evaluation.bootstrap import EXTREMES
+from centerarc.evaluation.estimate import Estimate, fewest_trials, rate_key
 from centerarc.evaluation.identification.gallery_search import PERSON_SCORES, GallerySearch
-from centerarc.evaluation.scores import FloatArray
+from centerarc.evaluation.scores import FloatArray, IntArray
 
 FPIR_LEVELS = (1e-1, 1e-2, 1e-3)
 RANKS = (1, 5, 10, 20)
@@ -48,11 +49,21 @@ def cmc(search: GallerySearch, max_rank: int = 20) -> FloatArray:
     """
     if max_rank < 1:
         raise ValueError(f"max_rank must be at least 1, got {max_rank}")
+    ranks = _mate_ranks(search)
+    found = np.bincount(np.minimum(ranks, max_rank + 1), minlength=max_rank + 2)
+    return np.asarray(np.cumsum(found[1 : max_rank + 1]) / ranks.size, dtype=np.float64)
+
+
+def _share_within(search: GallerySearch, rank: int) -> float:
+    """One point of :func:`cmc`; of any rank, since no array is as long as it."""
+    return float((_mate_ranks(search) <= min(rank, search.people.size)).mean())
+
+
+def _mate_ranks(search: GallerySearch) -> IntArray:
     ranks = search.rank[search.mated]
     if not ranks.size:
         raise ValueError("no probe is of a person in the gallery; closed-set ranks need some")
-    found = np.bincount(np.minimum(ranks, max_rank + 1), minlength=max_rank + 2)
-    return np.asarray(np.cumsum(found[1 : max_rank + 1]) / ranks.size, dtype=np.float64)
+    return ranks
 
 
 def unsupported_fpir(fpir: float, num_nonmated: int) -> str | None:
@@ -60,8 +71,8 @@ def unsupported_fpir(fpir: float, num_nonmated: int) -> str | None:
     if num_nonmated >= (1 / fpir) * (1 - 1e-12):
         return None
     return (
-        f"FPIR {fpir:g} needs at least {round(1 / fpir):,} probes of people who are not in the "
-        f"gallery, there are {num_nonmated:,}"
+        f"FPIR {rate_key(fpir)} needs at least {fewest_trials(fpir)} probes of people who are not "
+        f"in the gallery, there are {num_nonmated:,}"
     )
 
 
@@ -98,7 +109,11 @@ def tpir_at_fpir(search: GallerySearch, fpir: float, *, rank: int = 1) -> OpenSe
     allowed = group_ends[group_ends / strangers.size <= fpir * (1 + 1e-12)]
     accepted = int(allowed[-1]) if allowed.size else 0
     threshold = float(np.nextafter(strangers[accepted], np.inf))
-    hit = search.mated & (search.rank <= rank) & (search.mate_score >= threshold)
+    hit = (
+        search.mated
+        & (search.rank <= min(rank, search.people.size))
+        & (search.mate_score >= threshold)
+    )
     return OpenSetPoint(float(hit.sum() / search.mated.sum()), accepted / strangers.size, threshold)
 
 
@@ -155,7 +170,8 @@ class IdentificationReport:
             return "None: no resamples were asked for."
         return (
             f"95 % percentile intervals over {self.resamples:,} bootstrap resamples of the "
-            f"{self.num_people:,} people of the probes; galleries stay, thresholds are set anew."
+            f"{self.num_people:,} people of the probes; galleries stay, thresholds are set anew; "
+            f"{EXTREMES}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -167,7 +183,7 @@ class IdentificationReport:
             "cmc": {str(rank): share.to_dict() for rank, share in self.cmc.items()},
             "tpir_rank": self.tpir_rank,
             "tpir_at_fpir": {
-                f"{fpir:g}": {**share.to_dict(), "thresholds": self.threshold_at_fpir[fpir]}
+                rate_key(fpir): {**share.to_dict(), "thresholds": self.threshold_at_fpir[fpir]}
                 for fpir, share in self.tpir_at_fpir.items()
             },
             "num_galleries": self.num_galleries,
@@ -198,7 +214,8 @@ def evaluate_identification(
 
     Args:
         searches: one search, or one for each gallery.
-        ranks: the k of the CMC, each at least 1.
+        ranks: the k of the CMC, each at least 1; the share is 1 from as many as the gallery has
+            people.
         fpirs: false positive identification rates, in (0, 1).
         tpir_rank: the mate must be within this rank in the open set.
         bootstrap: resamples, at least 100; 0 for no intervals.
@@ -224,8 +241,7 @@ def evaluate_identification(
 
     every = [searches] if isinstance(searches, GallerySearch) else list(searches)
     _check(every, ranks, fpirs, tpir_rank, bootstrap)
-    curves = np.stack([cmc(search, max(ranks)) for search in every])
-    shares = curves.mean(axis=0)[[rank - 1 for rank in ranks]]
+    shares = [float(np.mean([_share_within(search, rank) for search in every])) for rank in ranks]
     nonmated = [int((~search.mated).sum()) for search in every]
     reasons = {fpir: unsupported_fpir(fpir, min(nonmated)) for fpir in fpirs}
     supported = [fpir for fpir in fpirs if reasons[fpir] is None]
@@ -242,7 +258,7 @@ def evaluate_identification(
     }
     return IdentificationReport(
         cmc={
-            rank: Estimate(float(share), interval)
+            rank: Estimate(share, interval)
             for rank, share, interval in zip(ranks, shares, intervals[: len(ranks)], strict=True)
         },
         tpir_at_fpir={fpir: tpir.get(fpir, Estimate(None, reason=reasons[fpir])) for fpir in fpirs},

@@ -15,7 +15,7 @@ from centerarc.evaluation.identification.gallery_search import search_gallery
 from centerarc.evaluation.protocols.outcome import Evaluation, JudgedImages, Settings
 from centerarc.evaluation.protocols.pairs import separability_of
 from centerarc.evaluation.protocols.pictures import Picture, pictures_of
-from centerarc.evaluation.protocols.searching import SearchSettings, judge_searches
+from centerarc.evaluation.protocols.searching import SearchSettings, judge_searches, shared_note
 from centerarc.evaluation.protocols.subject import EmbeddingsSubject, Progress, Subject
 from centerarc.evaluation.scores import IntArray
 
@@ -91,7 +91,7 @@ def evaluate_galleries(
         images=judged,
         identification=judge_searches([search], chosen),
         separability=separability_of(judged, Settings(resamples=chosen.resamples)),
-        notes=tuple(note for part in parts.values() for note in part.notes),
+        notes=(*_shared(parts), *(note for part in parts.values() for note in part.notes)),
     )
 
 
@@ -177,6 +177,17 @@ def _digests(part: _Part) -> set[object]:
     """What tells the model of a part; empty for files of others, which do not say it."""
     names = ("sha256", "model", "weights_sha256")
     return {part.model[name] for name in names if part.model.get(name)}
+
+
+def _shared(parts: dict[str, _Part]) -> tuple[str, ...]:
+    """A note on probes that are looked up among themselves."""
+
+    def keys(part: _Part) -> list[str]:
+        return [os.path.join(os.path.realpath(part.path), name) for name in part.places]
+
+    enrolled = {key for name in parts if name != "probes" for key in keys(parts[name])}
+    asked = keys(parts["probes"])
+    return shared_note(sum(key in enrolled for key in asked), len(asked))
 
 
 def _numbered(parts: dict[str, _Part]) -> tuple[list[str], dict[str, IntArray]]:

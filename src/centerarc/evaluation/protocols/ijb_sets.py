@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from centerarc.evaluation.formats.ijb_faces import IjbFaces, find_ijb_files
 from centerarc.evaluation.formats.ijb_metadata import (
+    IjbLandmarks,
     IjbPairs,
+    check_same_images,
     read_ijb_images,
     read_ijb_landmarks,
     read_ijb_pairs,
@@ -20,10 +23,10 @@ from centerarc.evaluation.protocols.outcome import Evaluation, JudgedImages, Set
 from centerarc.evaluation.protocols.pictures import pictures_of
 from centerarc.evaluation.protocols.searching import SearchSettings, judge_searches
 from centerarc.evaluation.protocols.subject import EmbeddingsSubject, Progress, Subject
-from centerarc.evaluation.protocols.template_lists import check_weighting
+from centerarc.evaluation.protocols.template_lists import check_weighting, pooled
 from centerarc.evaluation.scores import IntArray
 from centerarc.evaluation.templates.pair_scores import template_pair_scores
-from centerarc.evaluation.templates.pooling import locate, pool_templates
+from centerarc.evaluation.templates.pooling import locate
 from centerarc.evaluation.templates.search import search_templates
 
 Subjects = tuple[IntArray, IntArray]
@@ -64,6 +67,11 @@ def evaluate_ijb(
     if images is None and not isinstance(subject, EmbeddingsSubject):
         raise ValueError(f"images must name the folder of the loose crops of {str(folder)!r}")
     listed, landmarks = read_ijb_images(files.images), read_ijb_landmarks(files.landmarks)
+    try:
+        check_same_images(listed, landmarks)
+    except ValueError as error:
+        raise ValueError(f"{files.landmarks}, {error}") from error
+    detected = _detector_scores(files.landmarks, landmarks) if "detector" in weighting else None
     pairs = read_ijb_pairs(files.pairs)
     galleries = [read_ijb_subjects(path) for path in files.galleries]
     probes = None if files.probes is None else read_ijb_subjects(files.probes)
@@ -71,6 +79,10 @@ def evaluate_ijb(
     for path, numbers in _mentioned(files.galleries, files.probes, galleries, probes):
         _check_known(path, ids, numbers)
     rows = [_rows_of_pairs(files.pairs, ids, side) for side in (pairs.template_a, pairs.template_b)]
+    if probes is not None:
+        for path, known in zip(files.galleries, galleries, strict=True):
+            if not np.isin(probes[1], known[1]).any():
+                raise ValueError(f"{path}: no probe is of a person in the gallery")
     if isinstance(subject, EmbeddingsSubject):
         embedding, picture = subject.found.embedding[subject.rows(listed.names)], None
     else:
@@ -79,12 +91,8 @@ def evaluate_ijb(
         embedding = subject.embed(IjbFaces(listed, landmarks, images, image_size=size), progress)
         shown = partial(IjbFaces, listed, landmarks, images, image_size=_PAGE_PIXELS)
         picture = pictures_of(shown)
-    templates = pool_templates(
-        embedding,
-        listed.template,
-        listed.media,
-        weighting=weighting,
-        detector_score=landmarks.detector_score if "detector" in weighting else None,
+    templates = pooled(
+        str(files.images), embedding, listed.template, listed.media, weighting, detected
     )
     people, note = _people(pairs, [*galleries, *([probes] if probes else [])])
     first_image = np.unique(listed.template, return_index=True)[1].astype(np.int32)
@@ -123,6 +131,16 @@ def evaluate_ijb(
         identification=identified,
         templates=templates.to_dict(),
     )
+
+
+def _detector_scores(path: Path, landmarks: IjbLandmarks) -> npt.NDArray[np.float32]:
+    below = np.flatnonzero(landmarks.detector_score < 0)
+    if below.size:
+        raise ValueError(
+            f"{path}, line {below[0] + 1}: as a weight the score must be at least 0, got "
+            f"{landmarks.detector_score[below[0]]}"
+        )
+    return landmarks.detector_score
 
 
 def _mentioned(

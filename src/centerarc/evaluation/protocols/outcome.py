@@ -28,7 +28,8 @@ class Settings:
 
     Attributes:
         convention: of the k-fold accuracy, "exact" or "grid".
-        by: columns of the list of pairs to break down by.
+        by: columns of the list of pairs to break down by, as
+            :func:`centerarc.evaluation.protocols.judging.chosen_groups` takes them.
         fars: false accept rates beyond those that are always reported.
         resamples: of the people, at least 100; 0 for no intervals; None for 1000, and none
             beyond a million pairs, where they would take hours.

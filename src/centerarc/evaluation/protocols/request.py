@@ -6,15 +6,22 @@ from pathlib import Path
 from typing import Literal
 
 from centerarc.evaluation.embedding_file import read_embeddings
+from centerarc.evaluation.formats.pair_list import check_both_kinds
 from centerarc.evaluation.identification.result import FPIR_LEVELS, RANKS
-from centerarc.evaluation.protocols.galleries import evaluate_galleries
+from centerarc.evaluation.protocols.galleries import evaluate_galleries, is_embedding_file
 from centerarc.evaluation.protocols.ijb_sets import evaluate_ijb
 from centerarc.evaluation.protocols.judging import RESAMPLES
 from centerarc.evaluation.protocols.outcome import Evaluation, Settings
 from centerarc.evaluation.protocols.pairs import evaluate_pairs
 from centerarc.evaluation.protocols.searching import SearchSettings
-from centerarc.evaluation.protocols.subject import EmbeddingsSubject, Progress, Subject
+from centerarc.evaluation.protocols.subject import (
+    EmbeddingsSubject,
+    ModelSubject,
+    Progress,
+    Subject,
+)
 from centerarc.evaluation.protocols.template_lists import evaluate_templates
+from centerarc.evaluation.protocols.trained_people import warn_of_trained_people
 from centerarc.evaluation.verification.answers import Convention
 
 Kind = Literal["pairs", "templates", "ijb", "galleries"]
@@ -33,6 +40,10 @@ _ITSELF: dict[Kind, str] = {
 }
 
 
+class RequestError(ValueError):
+    """A request that contradicts itself; names of its fields in the message mean these fields."""
+
+
 @dataclass(frozen=True)
 class Request:
     """An evaluation to be made; None and empty are what was not said.
@@ -42,7 +53,8 @@ class Request:
         images: folder of the images.
         folds: folds to keep.
         convention: of the k-fold accuracy.
-        by: columns to break down by.
+        by: columns to break down by, as
+            :func:`centerarc.evaluation.protocols.judging.chosen_groups` takes them.
         far: further false accept rates.
         gallery, probes, distractors: sources or files of embeddings.
         person_score: how the images of a person make a score.
@@ -51,8 +63,11 @@ class Request:
         weighting: how images make a template.
         ranks: of the closed set.
         fpir: false positive identification rates.
-        resamples: of the people; 0 for no intervals.
+        resamples: of the people, at least 100; 0 for no intervals.
         seed: of the resampling.
+
+    Raises:
+        ValueError: ``resamples`` out of range.
     """
 
     pairs: Path | None = None
@@ -73,42 +88,58 @@ class Request:
     resamples: int | None = None
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.resamples is not None and self.resamples != 0 and self.resamples < 100:
+            raise ValueError(f"resamples must be 0 or at least 100, got {self.resamples}")
+
     @property
     def kind(self) -> Kind:
         """Which protocol is meant.
 
         Raises:
-            ValueError: none, two at once, or something that is not for the one that is meant.
+            RequestError: none, two at once, or something that is not for the one that is meant.
         """
         meant: list[Kind] = [kind for kind in _ITSELF if getattr(self, _ITSELF[kind]) is not None]
         if "templates" in meant and "pairs" in meant:
             meant.remove("pairs")  # they are of the templates
         if len(meant) != 1:
             what = " and ".join(_ITSELF[kind] for kind in meant) or "none"
-            raise ValueError(
+            raise RequestError(
                 f"give one of pairs, gallery with probes, templates or ijb; got {what}"
             )
         (kind,) = meant
         if kind == "galleries" and self.probes is None:
-            raise ValueError("gallery needs probes to look up in it")
+            raise RequestError("gallery needs probes to look up in it")
         for field in fields(self):
             given = getattr(self, field.name) not in (None, ())
             known = (_ITSELF[kind], *_TAKES[kind], "resamples", "seed")
             if given and field.name not in known:
                 takers = [_ITSELF[k] for k, names in _TAKES.items() if field.name in names]
-                raise ValueError(
+                raise RequestError(
                     f"{field.name} is for {' and '.join(takers)}, not for {_ITSELF[kind]}"
                 )
         return kind
 
-    def needs_model(self) -> bool:
-        """Whether there must be a model, or a file of embeddings in its place."""
-        from centerarc.evaluation.protocols.galleries import is_embedding_file
+    def check_model(self, there: bool) -> None:
+        """Check that there is a model, or a file of embeddings in its place, where one is needed.
 
-        if self.kind != "galleries":
-            return True
-        sources = (self.gallery, self.probes, self.distractors)
-        return not all(is_embedding_file(path) for path in sources if path is not None)
+        Args:
+            there: whether there is one.
+
+        Raises:
+            ValueError: there is none; the message says what needs it.
+        """
+        kind = self.kind
+        if there:
+            return
+        if kind != "galleries":
+            raise ValueError(f"{_ITSELF[kind]} needs a model, or a file of embeddings in its place")
+        for name in ("gallery", "probes", "distractors"):
+            path = getattr(self, name)
+            if path is not None and not is_embedding_file(path):
+                raise ValueError(
+                    f"{name} is {str(path)!r}, which is no file of embeddings, so give a model too"
+                )
 
 
 def evaluate_request(
@@ -121,7 +152,7 @@ def evaluate_request(
 
     Args:
         request: what is asked for.
-        subject: what is judged; None where ``request.needs_model()`` is False.
+        subject: what is judged; None where ``request.check_model(False)`` passes.
         progress: called with the stage, the steps done and all of them.
 
     Returns:
@@ -132,6 +163,9 @@ def evaluate_request(
         OSError: a file cannot be read.
     """
     kind = request.kind
+    request.check_model(subject is not None)
+    if request.pairs is not None and request.pairs.suffix.lower() in (".csv", ".tsv"):
+        check_both_kinds(request.pairs, request.folds)
     settings = Settings(
         request.convention or "exact", request.by, request.far, request.resamples, request.seed
     )
@@ -142,6 +176,20 @@ def evaluate_request(
         RESAMPLES if request.resamples is None else request.resamples,
         request.seed,
     )
+    found = _evaluate(request, kind, subject, settings, search, progress)
+    if isinstance(subject, ModelSubject):
+        found = warn_of_trained_people(found, subject.trained_on)
+    return found
+
+
+def _evaluate(
+    request: Request,
+    kind: Kind,
+    subject: Subject | None,
+    settings: Settings,
+    search: SearchSettings,
+    progress: Progress | None,
+) -> Evaluation:
     if kind == "galleries":
         assert request.gallery is not None
         assert request.probes is not None
@@ -153,8 +201,7 @@ def evaluate_request(
             settings=search,
             progress=progress,
         )
-    if subject is None:
-        raise ValueError(f"{_ITSELF[kind]} needs a model, or a file of embeddings")
+    assert subject is not None  # or the check above had found that one is missing
     if kind == "pairs":
         assert request.pairs is not None
         return evaluate_pairs(

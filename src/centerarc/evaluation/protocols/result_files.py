@@ -3,31 +3,33 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from centerarc.data.files import atomic_path
 from centerarc.evaluation.identification.gallery_search import GallerySearch
-from centerarc.evaluation.protocols.outcome import FORMAT, Evaluation, Identified, Sides, Verified
-from centerarc.evaluation.scores import BoolArray, IntArray, ScoreArray
+from centerarc.evaluation.protocols.outcome import FORMAT, Evaluation, Settings
+from centerarc.evaluation.protocols.result_arrays import (
+    Arrays,
+    StoredPairs,
+    pack,
+    pair_arrays,
+    pairs_of,
+    search_arrays,
+    searches_of,
+    unpack,
+)
+from centerarc.evaluation.protocols.searching import SearchSettings
+from centerarc.evaluation.protocols.stored_settings import Content
 
-Arrays = dict[str, npt.NDArray[Any]]
-
-
-@dataclass(frozen=True, eq=False)
-class StoredPairs:
-    """Scored pairs from a file; as in :class:`centerarc.evaluation.protocols.outcome.Verified`."""
-
-    scores: ScoreArray
-    same: BoolArray
-    fold: IntArray | None
-    people: Sides | None
-    digest: str
+_DIGEST = "scores_sha256"
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,21 +39,34 @@ class StoredEvaluation:
     Attributes:
         path: of the JSON file.
         content: what is in it.
+        dataset: what was judged on, in a few words.
         pairs: the scored pairs, where there are some.
+        settings: how they were judged.
         searches: the searches; empty where there are none.
-        probes_digest: of the probes and who they are of.
+        search_settings: how they were judged.
+        probes_digest: of the probes and who they are of; empty where there are none.
     """
 
     path: Path
     content: dict[str, Any]
+    dataset: str
     pairs: StoredPairs | None
+    settings: Settings | None
     searches: list[GallerySearch]
+    search_settings: SearchSettings | None
     probes_digest: str
 
 
 def scores_path(path: str | os.PathLike[str]) -> Path:
-    """The file of scores beside a JSON file: ``out.json`` has ``out.scores.npz``."""
-    return Path(path).with_suffix(".scores.npz")
+    """The file of scores beside a JSON file.
+
+    ``out.json`` has ``out.scores.npz``. A name that does not end so is kept whole, before another
+    ending, so that no two names share their scores: ``model-1.0`` has ``model-1.0-scores.npz``.
+    """
+    place = Path(path)
+    stem = place.name.removesuffix(".json")
+    ending = ".scores.npz" if stem != place.name else "-scores.npz"
+    return place.with_name(stem + ending)
 
 
 def check_place(path: str | os.PathLike[str]) -> None:
@@ -70,37 +85,52 @@ def check_place(path: str | os.PathLike[str]) -> None:
 def write_evaluation(path: str | os.PathLike[str], evaluation: Evaluation) -> None:
     """Write an evaluation as JSON, and its scores beside it.
 
+    An evaluation that is there already can be read until the new one can, whatever happens: the
+    new scores wait beside the old ones until the new JSON file, which names their SHA-256, is in
+    place. If the process is killed then, :func:`read_evaluation` finds them where they wait.
+
     Args:
         path: the JSON file.
         evaluation: the result.
 
     Raises:
-        OSError: a file cannot be written; a JSON file always has its scores.
+        ValueError: the result holds what JSON does not, or the path is a folder or a device.
+        OSError: a file cannot be written; the message has its name. What was there is as it was.
     """
+    file = Path(path)
     arrays: Arrays = {}
     content = evaluation.to_dict()
     if evaluation.verification is not None:
-        arrays |= _pair_arrays(evaluation.verification)
+        arrays |= pair_arrays(evaluation.verification)
         content["pairs_sha256"] = _pairs_digest(evaluation)
     if evaluation.identification is not None:
-        arrays |= _search_arrays(evaluation.identification)
+        arrays |= search_arrays(evaluation.identification)
         content["probes_sha256"] = _probes_digest(evaluation)
-    scores = scores_path(path)
-    content["scores"] = scores.name
-    # An old JSON file must not be left with new scores, nor the other way round.
-    Path(path).unlink(missing_ok=True)
-    with atomic_path(scores) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
-    with atomic_path(path) as temporary:
+    scores = scores_path(file)
+    packed, digest = pack(arrays)
+    content |= {"scores": scores.name, _DIGEST: digest}
+    try:
         text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=True)
-        temporary.write_text(text + "\n", encoding="utf-8")
+    except ValueError as error:
+        raise ValueError(f"the evaluation cannot be written to {str(file)!r}: {error}") from error
+    if scores.exists() and not scores.is_file():
+        raise ValueError(f"{str(scores)!r} is no file; the scores of {str(file)!r} belong there")
+    before = _named_digest(file)
+    try:
+        with _written(scores, _waiting(scores, digest)) as temporary:
+            temporary.write_bytes(packed)
+        with _written(file, file) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+    finally:
+        _settle(file, scores, {digest} if before is None else {digest, before})
 
 
 def read_evaluation(path: str | os.PathLike[str]) -> StoredEvaluation:
     """Read an evaluation that :func:`write_evaluation` wrote.
 
     Raises:
-        ValueError: it is none, or the scores are missing or damaged; the message names the file.
+        ValueError: it is none, a field is wrong, or the scores are missing, damaged or not those
+            that were written with it; the message names the file.
         OSError: a file cannot be read.
     """
     file = Path(path)
@@ -112,60 +142,97 @@ def read_evaluation(path: str | os.PathLike[str]) -> StoredEvaluation:
         raise ValueError(f"{str(file)!r} is no JSON: {error}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{str(file)!r} is not what centerarc evaluate --json writes ({FORMAT!r})")
-    scores = file.with_name(Path(str(content.get("scores"))).name)
+    fields = Content(file, content)
+    fields.block("model")
+    if "verification" in content:
+        fields.text("pairs_sha256")
+    dataset = fields.text("data", "name")
+    scores = file.with_name(Path(fields.text("scores")).name)
+    digest = fields.text(_DIGEST)
+    if not _SHA256.fullmatch(digest):
+        raise ValueError(f"{str(file)!r}: {_DIGEST} must be a SHA-256, got {digest[:80]!r}")
+    arrays = _arrays(file, scores, digest)
     try:
-        with np.load(scores, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-        pairs = _pairs(arrays, str(content["pairs_sha256"])) if "scores" in arrays else None
-        searches = _searches(arrays)
-    except FileNotFoundError:
-        raise ValueError(
-            f"{str(file)!r} needs its scores {scores.name!r} beside it, which are not there"
-        ) from None
-    except Exception as error:  # a damaged zip file can fail in any way
+        pairs = pairs_of(arrays, str(content.get("pairs_sha256", "")))
+        searches = searches_of(arrays)
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"cannot read {str(scores)!r}: {error}") from error
-    return StoredEvaluation(file, content, pairs, searches, str(content.get("probes_sha256")))
+    for part, there in (("verification", pairs is not None), ("identification", bool(searches))):
+        if (part in content) != there:
+            raise ValueError(
+                f"{str(file)!r} and its scores {scores.name!r} disagree on whether there is a "
+                f"part {part}"
+            )
+    return StoredEvaluation(
+        file,
+        content,
+        dataset,
+        pairs,
+        None if pairs is None else fields.verification(),
+        searches,
+        fields.identification() if searches else None,
+        fields.text("probes_sha256") if searches else "",
+    )
 
 
-def _pair_arrays(verified: Verified) -> Arrays:
-    arrays: Arrays = {"scores": verified.scores, "same": verified.same}
-    if verified.fold is not None:
-        arrays["fold"] = verified.fold
-    if verified.people is not None:
-        people, numbers = np.unique(np.stack(verified.people), return_inverse=True)
-        first, second = numbers.reshape(2, -1).astype(np.int32)
-        arrays |= {"person_a": first, "person_b": second, "people": _texts(people)}
-    return arrays
+def _arrays(file: Path, scores: Path, digest: str) -> Arrays:
+    there = False
+    for place in (scores, _waiting(scores, digest)):
+        try:
+            arrays = unpack(place, digest)
+        except FileNotFoundError:
+            continue
+        except Exception as error:  # a damaged zip file can fail in any way
+            raise ValueError(f"cannot read {str(place)!r}: {error}") from error
+        if arrays is not None:
+            return arrays
+        there = True
+    if there:
+        raise ValueError(
+            f"cannot read {str(scores)!r} as the scores of {str(file)!r}: it is not the file that "
+            "was written with it (another SHA-256)"
+        )
+    raise ValueError(
+        f"{str(file)!r} needs its scores {scores.name!r} beside it, which are not there"
+    )
 
 
-def _pairs(arrays: Arrays, digest: str) -> StoredPairs:
-    people = None
-    if "people" in arrays:
-        people = arrays["person_a"], arrays["person_b"]
-    return StoredPairs(arrays["scores"], arrays["same"], arrays.get("fold"), people, digest)
+def _waiting(scores: Path, digest: str) -> Path:
+    """Where new scores wait until their JSON file is in place."""
+    target = Path(os.path.realpath(scores))
+    return target.with_name(f".{target.name}.{digest[:16]}")
 
 
-def _search_arrays(identified: Identified) -> Arrays:
-    arrays: Arrays = {}
-    for number, search in enumerate(identified.searches):
-        arrays |= {
-            f"search{number}_{name}": np.asarray(getattr(search, name))
-            for name in GallerySearch.__dataclass_fields__
-        }
-    return arrays
+def _settle(file: Path, scores: Path, digests: set[str]) -> None:
+    """Put the waiting scores that the JSON file names in their place, and delete the others."""
+    named = _named_digest(file)
+    for digest in digests:
+        waiting = _waiting(scores, digest)
+        if digest != named:
+            waiting.unlink(missing_ok=True)
+        elif waiting.exists():
+            os.replace(waiting, os.path.realpath(scores))
 
 
-def _searches(arrays: Arrays) -> list[GallerySearch]:
-    searches: list[GallerySearch] = []
-    while f"search{len(searches)}_rank" in arrays:
-        prefix = f"search{len(searches)}_"
-        values: dict[str, Any] = {
-            name: arrays[prefix + name] for name in GallerySearch.__dataclass_fields__
-        }
-        values["gallery_images"] = int(values["gallery_images"])
-        values["person_score"] = str(values["person_score"])
-        searches.append(GallerySearch(**values))
-    return searches
+def _named_digest(file: Path) -> str | None:
+    """The SHA-256 of the scores that a JSON file names; None where there is no such file."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    found = content.get(_DIGEST) if isinstance(content, dict) else None
+    return found if isinstance(found, str) and _SHA256.fullmatch(found) else None
+
+
+@contextmanager
+def _written(shown: Path, path: Path) -> Iterator[Path]:
+    """A temporary path that becomes a file; what the system refuses is said with a name."""
+    try:
+        with atomic_path(path) as temporary:
+            yield temporary
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"cannot write {str(shown)!r}: {reason}") from error
 
 
 def _pairs_digest(evaluation: Evaluation) -> str:
@@ -203,7 +270,3 @@ def _probes_digest(evaluation: Evaluation) -> str:
 def _add_texts(digest: Any, texts: Sequence[str]) -> None:
     for text in texts:
         digest.update(text.encode("utf-8", "surrogateescape") + b"\0")
-
-
-def _texts(values: npt.NDArray[Any]) -> npt.NDArray[np.str_]:
-    return np.asarray(values).astype(np.str_)

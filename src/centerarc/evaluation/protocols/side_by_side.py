@@ -2,22 +2,18 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from centerarc.evaluation.estimate import Estimate
+from centerarc.evaluation.estimate import Estimate, rate_key
 from centerarc.evaluation.identification.comparison import (
     IdentificationComparison,
     compare_identification,
 )
 from centerarc.evaluation.protocols.judging import judge_pairs
 from centerarc.evaluation.protocols.outcome import Identified, Settings, Verified
-from centerarc.evaluation.protocols.result_files import (
-    StoredEvaluation,
-    StoredPairs,
-    read_evaluation,
-)
+from centerarc.evaluation.protocols.result_files import StoredEvaluation, read_evaluation
 from centerarc.evaluation.protocols.searching import SearchSettings, judge_searches
 from centerarc.evaluation.verification.comparison import (
     Difference,
@@ -56,7 +52,7 @@ class Comparison:
     command: str = ""
 
     def named_rates(
-        self, write: Callable[[float], str] = "{:g}".format
+        self, write: Callable[[float], str] = rate_key
     ) -> list[tuple[str, list[Estimate]]]:
         """Every rate of all models, by its name.
 
@@ -84,7 +80,7 @@ class Comparison:
         return rates
 
     def named_differences(
-        self, name: str, write: Callable[[float], str] = "{:g}".format
+        self, name: str, write: Callable[[float], str] = rate_key
     ) -> list[tuple[str, Difference]]:
         """A model's differences to the first one that have a value, by the name of the rate.
 
@@ -159,9 +155,7 @@ def compare_files(paths: Sequence[str | os.PathLike[str]]) -> Comparison:
     if len(paths) < 2:
         raise ValueError(f"a comparison needs at least 2 evaluations, got {len(paths)}")
     files = [Path(path) for path in paths]
-    twice = next((path for path in files if files.count(path) > 1), None)
-    if twice is not None:
-        raise ValueError(f"{str(twice)!r} is named twice")
+    _check_distinct(files)
     stored = [read_evaluation(path) for path in files]
     names = _names(files)
     _check_alike(stored)
@@ -169,9 +163,9 @@ def compare_files(paths: Sequence[str | os.PathLike[str]]) -> Comparison:
     verified: list[Verified] = []
     differences: dict[str, VerificationComparison] = {}
     notes: list[str] = []
-    if pairs:
-        settings = _settings(stored)
-        verified = [_judged(one, settings) for one in pairs]
+    settings = _settings(stored)
+    if pairs and settings is not None:
+        verified = [_judged(one, settings) for one in stored]
         if pairs[0].people is None or not settings.resamples:
             notes.append(
                 "How sure the differences are is unknown: "
@@ -184,24 +178,38 @@ def compare_files(paths: Sequence[str | os.PathLike[str]]) -> Comparison:
                 pairs[0].fold,
                 pairs[0].people,
                 convention=settings.convention,
+                fars=settings.fars,
                 bootstrap=settings.resamples,
                 seed=settings.seed,
             )
-    search = _search_settings(stored[0])
+    search = _search_settings(stored)
     return Comparison(
         names,
         stored,
-        str(stored[0].content["data"]["name"]),
+        stored[0].dataset,
         verified,
         differences,
-        [] if search is None else [judge_searches(one.searches, search) for one in stored],
+        [] if search is None else [_searched(one, search) for one in stored],
         {} if search is None else _search_differences(names, stored, search),
         tuple(notes),
     )
 
 
+def _check_distinct(files: list[Path]) -> None:
+    for number, path in enumerate(files):
+        for other in files[:number]:
+            if path == other:
+                raise ValueError(f"{str(path)!r} is named twice")
+            try:
+                same = os.path.samefile(path, other)
+            except OSError:
+                same = False  # whoever reads them says what is wrong
+            if same:
+                raise ValueError(f"{str(other)!r} and {str(path)!r} are the same file")
+
+
 def _names(files: list[Path]) -> list[str]:
-    stems = [path.stem for path in files]
+    stems = [path.name.removesuffix(".json") for path in files]
     return stems if len(set(stems)) == len(stems) else [str(path) for path in files]
 
 
@@ -214,48 +222,62 @@ def _check_alike(stored: list[StoredEvaluation]) -> None:
             raise ValueError(f"{both} are of different protocols")
         if a is not None and b is not None and a.digest != b.digest:
             raise ValueError(
-                f"{both} are not of the same pairs: the one of "
-                f"{first.content['data']['name']}, the other of {other.content['data']['name']}"
+                f"{both} are not of the same pairs: the one of {first.dataset}, the other of "
+                f"{other.dataset}"
             )
         if first.probes_digest != other.probes_digest:
             raise ValueError(f"{both} are not of the same probes and galleries")
-        for part, setting in (("verification", "convention"), ("identification", "person_score")):
-            kinds = [
-                one.content.get(part, {}).get(setting, "").split(":")[0] for one in (first, other)
-            ]
-            if kinds[0] != kinds[1]:
-                raise ValueError(f"{both} differ in {setting}: {kinds[0]} and {kinds[1]}")
+        kinds = [
+            (
+                one.settings.convention if one.settings else "",
+                one.search_settings.person_score if one.search_settings else "",
+            )
+            for one in (first, other)
+        ]
+        for setting, mine, theirs in zip(("convention", "person_score"), *kinds, strict=True):
+            if mine != theirs:
+                raise ValueError(f"{both} differ in {setting}: {mine} and {theirs}")
 
 
-def _settings(stored: list[StoredEvaluation]) -> Settings:
+def _settings(stored: list[StoredEvaluation]) -> Settings | None:
     """Those of the first, with what any of them asked for."""
-    every = [one.content["verification"]["settings"] for one in stored]
-    fars = dict.fromkeys(float(far) for settings in every for far in settings["far"])
-    first = every[0]
-    return Settings(
-        first["convention"],
-        (),
-        tuple(fars),
-        max(int(settings["resamples"]) for settings in every),
-        int(first["seed"]),
-    )
-
-
-def _judged(pairs: StoredPairs, settings: Settings) -> Verified:
-    return judge_pairs(pairs.scores, pairs.same, pairs.fold, pairs.people, "", (), {}, settings)
-
-
-def _search_settings(stored: StoredEvaluation) -> SearchSettings | None:
-    if not stored.searches:
+    every = [one.settings for one in stored if one.settings is not None]
+    if not every:
         return None
-    content = stored.content["identification"]
-    return SearchSettings(
-        tuple(int(rank) for rank in content["cmc"]),
-        tuple(float(fpir) for fpir in content["tpir_at_fpir"]),
-        content["person_score"],
-        int(content["settings"]["resamples"]),
-        int(content["settings"]["seed"]),
+    return replace(
+        every[0],
+        fars=tuple(dict.fromkeys(far for one in every for far in one.fars)),
+        resamples=max(one.resamples or 0 for one in every),
     )
+
+
+def _search_settings(stored: list[StoredEvaluation]) -> SearchSettings | None:
+    """Those of the first, with what any of them asked for."""
+    every = [one.search_settings for one in stored if one.search_settings is not None]
+    if not every:
+        return None
+    return replace(
+        every[0],
+        ranks=tuple(sorted({rank for one in every for rank in one.ranks})),
+        fpirs=tuple(sorted({fpir for one in every for fpir in one.fpirs}, reverse=True)),
+        resamples=max(one.resamples for one in every),
+    )
+
+
+def _judged(stored: StoredEvaluation, settings: Settings) -> Verified:
+    pairs = stored.pairs
+    assert pairs is not None
+    try:
+        return judge_pairs(pairs.scores, pairs.same, pairs.fold, pairs.people, "", (), {}, settings)
+    except ValueError as error:
+        raise ValueError(f"{str(stored.path)!r}: {error}") from error
+
+
+def _searched(stored: StoredEvaluation, settings: SearchSettings) -> Identified:
+    try:
+        return judge_searches(stored.searches, settings)
+    except ValueError as error:
+        raise ValueError(f"{str(stored.path)!r}: {error}") from error
 
 
 def _search_differences(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from centerarc.evaluation.formats.pair_list import PairList, read_pair_list
 from centerarc.evaluation.formats.template_list import (
@@ -23,8 +24,9 @@ from centerarc.evaluation.protocols.outcome import (
 )
 from centerarc.evaluation.protocols.pairs import separability_of
 from centerarc.evaluation.protocols.pictures import pictures_of
-from centerarc.evaluation.protocols.searching import SearchSettings, judge_searches
+from centerarc.evaluation.protocols.searching import SearchSettings, judge_searches, shared_note
 from centerarc.evaluation.protocols.subject import EmbeddingsSubject, Progress, Subject
+from centerarc.evaluation.scores import IntArray
 from centerarc.evaluation.templates.pair_scores import template_pair_scores
 from centerarc.evaluation.templates.pooling import WEIGHTINGS, Templates, pool_templates
 from centerarc.evaluation.templates.search import search_templates
@@ -76,17 +78,20 @@ def evaluate_templates(
             f"{listed.source}, line 1: the weighting {weighting!r} needs a column weight"
         )
     pair_list = None if pairs is None else read_pair_list(pairs, of="template")
+    if roles:
+        _check_roles(listed)
     numbers = None if pair_list is None else pair_list.among(listed.ids.tolist())
     groups = {}
     if pair_list is not None:
         groups = chosen_groups(pair_list.columns, chosen.by, pair_list.source)
     judged = _images(subject, listed, path, images, progress)
-    templates = pool_templates(
+    templates = pooled(
+        listed.source,
         judged.embedding[listed.image],
         listed.template,
         listed.media,
-        weighting=weighting,
-        detector_score=listed.weight if "detector" in weighting else None,
+        weighting,
+        listed.weight if "detector" in weighting else None,
     )
     verified = None
     if pair_list is not None and numbers is not None:
@@ -117,6 +122,7 @@ def evaluate_templates(
         identification=_identified(listed, templates, search) if roles else None,
         separability=separability_of(judged, chosen),
         templates=templates.to_dict(),
+        notes=_shared(listed) if roles else (),
     )
 
 
@@ -124,6 +130,27 @@ def check_weighting(weighting: str) -> None:
     """Raise a ValueError for a weighting that there is not, before the work."""
     if weighting not in WEIGHTINGS:
         raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {weighting!r}")
+
+
+def pooled(
+    source: str,
+    embedding: npt.NDArray[np.float32],
+    template: npt.NDArray[Any],
+    media: IntArray,
+    weighting: str,
+    detector_score: npt.NDArray[Any] | None,
+) -> Templates:
+    """Make templates as :func:`centerarc.evaluation.templates.pool_templates` does.
+
+    Raises:
+        ValueError: they cannot be made; the message starts with ``source``, their file.
+    """
+    try:
+        return pool_templates(
+            embedding, template, media, weighting=weighting, detector_score=detector_score
+        )
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
 
 
 def _images(
@@ -184,14 +211,32 @@ def _first_images(listed: TemplateList, numbers: Any) -> tuple[Any, Any]:
     return shown[numbers[0]], shown[numbers[1]]
 
 
-def _identified(
-    listed: TemplateList, templates: Templates, settings: SearchSettings | None
-) -> Identified:
+def _check_roles(listed: TemplateList) -> None:
     assert listed.gallery is not None
     assert listed.identity is not None
     if listed.gallery.all() or not listed.gallery.any():
         there = "gallery" if listed.gallery.all() else "probe"
         raise ValueError(f"{listed.source}: every template has the role {there}; both are needed")
+    if not np.isin(listed.identity[~listed.gallery], listed.identity[listed.gallery]).any():
+        raise ValueError(f"{listed.source}: no probe is of a person in the gallery")
+
+
+def _shared(listed: TemplateList) -> tuple[str, ...]:
+    """A note on probes that have an image of a template of the gallery."""
+    assert listed.gallery is not None
+    of = dict(zip(listed.ids.tolist(), listed.gallery.tolist(), strict=True))
+    enrolled = np.array([of[name] for name in listed.template.tolist()], dtype=np.bool_)
+    known = np.isin(listed.image, listed.image[enrolled])
+    return shared_note(
+        np.unique(listed.template[~enrolled & known]).size, int((~listed.gallery).sum())
+    )
+
+
+def _identified(
+    listed: TemplateList, templates: Templates, settings: SearchSettings | None
+) -> Identified:
+    assert listed.gallery is not None
+    assert listed.identity is not None
     enrolled, asked = listed.gallery, ~listed.gallery
     searches: list[GallerySearch] = search_templates(
         templates,

@@ -13,6 +13,7 @@ from typing import overload
 import numpy as np
 import numpy.typing as npt
 
+from centerarc.evaluation.estimate import fewest_trials, rate_key
 from centerarc.evaluation.scores import FloatArray, ScoreArray, check_scores_as_given
 from centerarc.evaluation.verification.sorted_points import curve_points
 
@@ -66,7 +67,9 @@ class Roc:
             far, tar = rates(point)
             return far - (1 - tar)
 
-        right = bisect_left(range(self.far.size), Fraction(0), key=gap)  # never 0: the first gap is -1
+        right = bisect_left(
+            range(self.far.size), Fraction(0), key=gap
+        )  # never 0: the first gap is -1
         before, after = gap(right - 1), gap(right)
         start, end = rates(right - 1)[0], rates(right)[0]
         return float(start - before / (after - before) * (end - start))
@@ -172,7 +175,8 @@ def unsupported_far(far: float, num_impostor: int) -> str | None:
     if num_impostor >= (1 / far) * (1 - 1e-12):
         return None
     return (
-        f"FAR {far:g} needs at least {round(1 / far):,} impostor pairs, there are {num_impostor:,}"
+        f"FAR {rate_key(far)} needs at least {fewest_trials(far)} impostor pairs, there are "
+        f"{num_impostor:,}"
     )
 
 

@@ -1,0 +1,99 @@
+"""All commands by their names, and what is said of a name that is none of them."""
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+from cyclopts import App, CycloptsError
+
+from centerarc import __version__
+from centerarc.cli.data import app as data_app
+
+app = App(
+    name="centerarc",
+    version=__version__,
+    help="Train face-recognition models with the joint Center + ArcFace loss.",
+    help_epilogue="--debug with any command, or CENTERARC_DEBUG=1, shows where an error came from.",
+    print_error=False,
+    exit_on_error=False,
+    # Training turns Ctrl-C into an orderly stop of its own.
+    suppress_keyboard_interrupt=False,
+    result_action="return_value",
+)
+app.command(
+    "centerarc.cli.train:train",
+    name="train",
+    help="Train a model, or go on with a run.",
+    help_epilogue="""Any field of the configuration is also a flag, which overrides the file:
+
+    centerarc train config.yaml --data.root faces --loss.m 0.4 --schedule.epochs 3
+
+--list-settings shows them all. On several GPUs or in several processes:
+
+    torchrun --nproc-per-node 2 -m centerarc train config.yaml""",
+    help_format="plaintext",
+)
+app.command(
+    "centerarc.cli.evaluate:evaluate",
+    name="evaluate",
+    help="Measure how well a model tells people apart.",
+    help_format="plaintext",
+)
+app.command(
+    "centerarc.cli.compare:compare",
+    name="compare",
+    help="Show evaluations side by side, and how sure their differences are.",
+    help_format="plaintext",
+)
+app.command(
+    "centerarc.cli.embed:embed",
+    name="embed",
+    help="Embed all images of a source into one file, by any model.",
+    help_format="plaintext",
+)
+app.command(
+    "centerarc.cli.export:export",
+    name="export",
+    help="Write a model to one ONNX file, checked against PyTorch.",
+    help_format="plaintext",
+)
+app.command(
+    "centerarc.cli.demo:demo", name="demo", help="Train on drawn faces and show the result."
+)
+app.command(data_app)
+
+
+def run(words: Sequence[str]) -> Any:
+    """Runs a command.
+
+    Args:
+        words: Its name and what follows.
+
+    Returns:
+        What it returns.
+
+    Raises:
+        ValueError: If there is no such command, or it does not take these words.
+    """
+    _check_command(words)
+    try:
+        return app(words)
+    except CycloptsError as error:
+        raise ValueError(str(error)) from error
+
+
+def _check_command(words: Sequence[str]) -> None:
+    # Cyclopts would import every command to word this error.
+    _check_word(app, words[:1], "command")
+    if words[:1] == ["data"]:
+        _check_word(data_app, words[1:2], "data command")
+
+
+def _check_word(app: App, words: Sequence[str], kind: str) -> None:
+    commands = [name for name in app if not name.startswith("-")]
+    if words and not words[0].startswith("-") and words[0] not in commands:
+        close = difflib.get_close_matches(words[0], commands, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ValueError(
+            f"unknown {kind} {words[0]!r}; {hint}{kind}s: {', '.join(sorted(commands))}"
+        )
