@@ -197,3 +197,20 @@ def test_a_path_that_is_no_unicode_can_be_printed(
     )
     assert done.returncode == 0, done.stderr
     assert b"a\\udcff" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "flag"),
+    [
+        (["evaluate", "model", "--resamples", "1.5"], "--resamples"),
+        (["evaluate", "model", "--ranks", "1.5"], "--ranks"),
+        (["data", "pack", "a", "b", "--size", "112.5"], "--size"),
+    ],
+)
+def test_a_broken_number_is_no_whole_one(words, flag, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert flag in error
+    assert "whole number" in error

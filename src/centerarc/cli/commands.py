@@ -2,12 +2,31 @@
 
 import difflib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter, Token, convert
 
 from centerarc import __version__
 from centerarc.cli.data import app as data_app
+
+
+def _converted(kind: Any, tokens: Sequence[Token]) -> Any:
+    """What cyclopts makes of a flag's words, but for whole numbers, which it would round."""
+    if _kinds(kind) & {int, float} == {int}:
+        for token in tokens:
+            try:
+                whole = float(token.value).is_integer()
+            except ValueError:
+                continue  # whatever it is, cyclopts says what is wrong
+            if not whole:
+                raise ValueError(f"it must be a whole number, got {token.value}")
+    return convert(kind, tokens)
+
+
+def _kinds(kind: Any) -> set[Any]:
+    inner = get_args(kind)
+    return set().union(*map(_kinds, inner)) if inner else {kind}
+
 
 app = App(
     name="centerarc",
@@ -19,6 +38,7 @@ app = App(
     # Training turns Ctrl-C into an orderly stop of its own.
     suppress_keyboard_interrupt=False,
     result_action="return_value",
+    default_parameter=Parameter(converter=_converted),
 )
 app.command(
     "centerarc.cli.train:train",
