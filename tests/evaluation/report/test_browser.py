@@ -134,11 +134,114 @@ def test_the_threshold_moves_by_mouse_and_by_key(opened: Any, data: ReportData) 
     assert f"From {threshold:.3f} upwards" in says.inner_text()
     annotation = "document.querySelector('[data-chart=scores]').layout.annotations[0].text"
     assert page.evaluate(annotation) == f"threshold {threshold:.3f}"
+    # The point of the threshold moves along both curves.
+    points = page.evaluate(MARKED)
+    accepted = data.scores >= threshold
+    far, tar = accepted[~data.same].mean(), accepted[data.same].mean()
+    assert points["roc"] == pytest.approx([100 * far, 100 * tar], rel=1e-3)
+    frr = max(1 - tar, 0.5 / report.num_genuine)  # none is drawn at the edge
+    assert points["det"] == pytest.approx([100 * far, 100 * frr], rel=1e-3)
     page.locator("#threshold-step").focus()
     page.keyboard.press("End")
-    assert "upwards 0 % of the pairs of one person are accepted and 0 %" in says.inner_text()
-    page.get_by_role("button", name="as reported").click()
+    text = says.inner_text().replace("\xa0", " ")
+    assert "upwards 0 % of the pairs of one person are accepted and 0 %" in text
+    # At its end the line is still in the picture, and no cosine is beyond 1.
+    line, (low, high) = page.evaluate(
+        "[document.querySelector('[data-chart=scores]').layout.shapes[0].x0,"
+        " document.querySelector('[data-chart=scores]')._fullLayout.xaxis.range]"
+    )
+    assert low < line <= high <= 1
+    page.get_by_role("button", name="mean of the folds").click()
     assert says.inner_text() == before
+
+
+MARKED = """Object.fromEntries(["roc", "det"].map((key) => {
+  const {x, y} = document.querySelector(`[data-chart=${key}]`).data.find((t) => t.meta?.threshold);
+  return [key, [x[0], y[0]]];
+}))"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_the_sliders_thumb_stands_under_the_threshold(
+    opened: Any, width: int, share: float
+) -> None:
+    page = opened(width)
+    slider = page.locator("#threshold-step")
+    slider.focus()
+    slider.evaluate(
+        "(slider, share) => { slider.value = Math.round(share * slider.max);"
+        " slider.dispatchEvent(new Event('input')); }",
+        share,
+    )
+    thumb, line = page.evaluate(
+        """() => {
+          const slider = document.getElementById("threshold-step");
+          const box = slider.getBoundingClientRect();
+          const plot = document.querySelector("[data-chart=scores]");
+          const layout = plot._fullLayout;
+          const at = plot.getBoundingClientRect().left + layout._size.l;
+          return [box.left + 10 + (box.width - 20) * slider.value / slider.max,
+                  at + layout.xaxis.d2p(plot.layout.shapes[0].x0)];
+        }"""
+    )
+    assert thumb == pytest.approx(line, abs=1.5)
+
+
+def test_keys_tell_of_a_chart_what_pointing_does(opened: Any, data: ReportData) -> None:
+    page = opened()
+    chart, told = page.locator("[data-chart=roc]"), page.locator("#roc-readout")
+    page.locator("#threshold-step").focus()
+    while page.evaluate("document.activeElement.dataset.chart") != "roc":
+        page.keyboard.press("Tab")
+    assert "Arrow keys" in told.inner_text()
+    page.keyboard.press("End")
+    page.wait_for_timeout(150)
+    assert told.inner_text().replace("\xa0", " ") == "FAR 100 %, TAR 100.00 %"
+    page.keyboard.press("ArrowDown")  # the reported rates, from the nearest to the end
+    page.wait_for_timeout(150)
+    assert data.verification is not None
+    tar = data.verification.tar_at_far[0.1].value
+    assert tar is not None
+    expected = f"TAR {100 * tar:.2f} % at FAR 10 %"
+    assert told.inner_text().replace("\xa0", " ") == expected
+    assert chart.locator(".hovertext").is_visible()
+    page.keyboard.press("Tab")
+    assert told.inner_text() == ""
+
+
+def test_a_tap_on_a_curve_is_told_below_it(opened: Any) -> None:
+    """A label at the finger would cover the axis' title."""
+    page = opened(390, has_touch=True, is_mobile=True)
+    page.locator("[data-chart=roc]").scroll_into_view_if_needed()
+    spot = page.evaluate(
+        """() => {
+          const plot = document.querySelector("[data-chart=roc]");
+          const [box, layout] = [plot.getBoundingClientRect(), plot._fullLayout];
+          const {x, y} = plot.data[1];
+          return [box.left + layout._size.l + layout.xaxis.d2p(x[0]),
+                  box.top + layout._size.t + layout.yaxis.d2p(y[0])];
+        }"""
+    )
+    page.touchscreen.tap(*spot)
+    page.wait_for_timeout(200)
+    assert "TAR" in page.locator("#roc-readout").inner_text()
+    label = page.locator("[data-chart=roc] .hovertext").first
+    assert label.evaluate("label => getComputedStyle(label).opacity") == "0"
+
+
+def test_only_what_scrolls_or_can_be_used_is_a_stop(opened: Any) -> None:
+    stops = """[...document.querySelectorAll('[tabindex="0"]')].filter((box) =>
+      !box.matches(".plot") && box.scrollWidth <= box.clientWidth + 1).length"""
+    page = opened()
+    page.wait_for_timeout(200)
+    assert page.evaluate(stops) == 0
+    # A page that is narrower than its table has one.
+    page.set_viewport_size({"width": 720, "height": 900})
+    page.evaluate("document.querySelector('.table').style.maxWidth = '300px'")
+    page.wait_for_timeout(200)
+    assert page.evaluate("document.querySelector('.table').tabIndex") == 0
+    assert page.evaluate(stops) == 0
 
 
 def where(page: Any, trace: int, point: int) -> tuple[float, float]:
@@ -210,6 +313,37 @@ def test_the_map_is_walked_and_zoomed_by_keys(opened: Any) -> None:
     assert page.evaluate(span) == pytest.approx(whole)
 
 
+def test_the_chosen_face_is_ringed_and_stays_in_view(opened: Any) -> None:
+    page = opened()
+    chart = page.locator("[data-chart=map]")
+    chart.focus()
+    ring = """(() => {
+      const map = document.querySelector("[data-chart=map]");
+      const {x, y} = map.data.at(-1);
+      const [a, b] = [map._fullLayout.xaxis, map._fullLayout.yaxis];
+      return [x.length && x[0] === map.data[0].x[0] && y[0] === map.data[0].y[0],
+              a.d2p(x[0]) / a._length, b.d2p(y[0]) / b._length];
+    })()"""
+    whole = page.evaluate("document.querySelector('[data-chart=map]')._fullLayout.xaxis.range")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(100)
+    right, *before = page.evaluate(ring)
+    assert right
+    assert whole == page.evaluate(
+        "document.querySelector('[data-chart=map]')._fullLayout.xaxis.range"
+    )
+    for _ in range(5):
+        page.locator("#map-in").click()
+        page.wait_for_timeout(80)
+    _, *after = page.evaluate(ring)
+    assert after == pytest.approx(before, abs=0.01)
+    assert page.locator("#tip").is_visible()
+    chart.focus()
+    page.keyboard.press("Escape")
+    page.wait_for_timeout(80)
+    assert not page.evaluate(ring)[0]
+
+
 def test_everything_that_can_be_used_is_reached_by_tab(opened: Any) -> None:
     page = opened()
     page.keyboard.press("Tab")
@@ -236,6 +370,16 @@ def test_the_list_has_the_faces_of_the_map(opened: Any) -> None:
     page.locator("#map-list img").first.wait_for()
     assert page.locator("#map-list img").count() == 96
     assert page.locator("#map-list .people > li").count() == 12
+    # With the marker by which a person is found on the map.
+    fills = page.evaluate(
+        "[...document.querySelectorAll('.people svg path')].map((p) => getComputedStyle(p).fill)"
+    )
+    assert len(fills) == 12
+    assert len(set(fills)) == 10  # so many hues; shapes tell the others apart
+    drawn = page.evaluate(
+        "[...document.querySelectorAll('.people svg path')].map((p) => p.getAttribute('d'))"
+    )
+    assert len(set(zip(fills, drawn, strict=True))) == 12
 
 
 def test_every_picture_has_a_text_and_every_field_a_name(opened: Any) -> None:

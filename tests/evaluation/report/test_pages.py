@@ -123,13 +123,21 @@ def test_only_the_two_scripts_of_the_page_may_run(page):
 
 def test_the_slider_counts_what_each_threshold_accepts(page, data):
     steps = embedded(page, "steps")
-    assert steps["threshold"][steps["start"]] == pytest.approx(data.verification.threshold, 1e-5)
-    for at in range(0, len(steps["threshold"]), 37):
-        accepted = data.scores >= steps["threshold"][at] - 1e-9
-        assert steps["far"][at] == pytest.approx(accepted[~data.same].mean(), abs=1 / 40 + 1e-9)
-        assert steps["tar"][at] == pytest.approx(accepted[data.same].mean(), abs=1 / 40 + 1e-9)
-    mark = next(mark for mark in steps["marks"] if mark["name"].startswith("FAR 10"))
-    assert steps["far"][mark["step"]] == pytest.approx(data.verification.calibrated[0.1].far)
+    low, high, count = steps["low"], steps["high"], len(steps["far"])
+    assert [low, high] == embedded(page, "figures")["scores"]["layout"]["xaxis"]["range"]
+    assert -1 <= low < data.scores.min()
+    assert data.scores.max() < high <= 1
+    for at in range(0, count, 7):
+        accepted = data.scores >= low + (high - low) * at / (count - 1)
+        assert steps["far"][at] == pytest.approx(accepted[~data.same].mean(), abs=1e-4)
+        assert steps["tar"][at] == pytest.approx(accepted[data.same].mean(), abs=1e-4)
+    for mark in steps["marks"]:
+        accepted = data.scores >= mark["threshold"]
+        assert mark["far"] == pytest.approx(accepted[~data.same].mean(), abs=1e-4)
+        assert mark["tar"] == pytest.approx(accepted[data.same].mean(), abs=1e-4)
+    start, tenth = steps["marks"][:2]
+    assert start["threshold"] == data.verification.threshold
+    assert tenth["far"] == pytest.approx(data.verification.calibrated[0.1].far)
 
 
 def test_every_number_of_the_sections_is_in_the_page(page, data):
@@ -137,7 +145,9 @@ def test_every_number_of_the_sections_is_in_the_page(page, data):
     calibrated = data.verification.calibrated[0.1]
     assert f"{calibrated.threshold:.4f}" in text
     assert f"{data.search.report.cmc[1].value:.2%}".replace("%", " %") in text
-    assert "FPIR 0.01 needs at least 100 probes" in text
+    assert "FPIR 1 % needs at least 100 probes" in text
+    threshold = data.search.report.threshold_at_fpir[0.5][0]
+    assert f"a cosine of {threshold:.4f}" in text
     assert f"{data.separability.compactness.mean.value:.3f}" in text
     gap = next(iter(data.breakdowns.values())).gaps["tar"]
     assert f"a gap of {100 * gap.value:.2f} points" in text

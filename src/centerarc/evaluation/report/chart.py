@@ -54,8 +54,23 @@ def axis(title: str, **more: Any) -> dict[str, Any]:
     return {"title": {"text": title}, **more}
 
 
-def rate_axis(title: str, low: float, high: float = 1.0) -> dict[str, Any]:
-    """A logarithmic axis of rates from ``low`` to ``high``, with decades in per cent."""
+def percent_axis(title: str, **more: Any) -> dict[str, Any]:
+    """An axis of values that are in per cent already."""
+    return axis(title, ticksuffix="\u00a0%", tickangle=0, **more)
+
+
+def rate_axis(
+    title: str, low: float, high: float = 1.0, *, edge: str = "", room: float = 1.0
+) -> dict[str, Any]:
+    """A logarithmic axis of rates from ``low`` to ``high``, in per cent, with a tick a decade.
+
+    Args:
+        title: of the axis.
+        low: the lower end, a rate.
+        high: the upper end, a rate.
+        edge: what the lower end stands for, where that is not the rate itself.
+        room: a factor on the upper end, so that a curve there is not cut.
+    """
     decades = [10.0**-power for power in range(9, -1, -1) if low <= 10.0**-power <= high * 1.0001]
     # A wide range has room for every decade; a narrow one wants more.
     values = decades
@@ -66,12 +81,18 @@ def rate_axis(title: str, low: float, high: float = 1.0) -> dict[str, Any]:
             for value in (decade, 2 * decade, 5 * decade)
             if low <= value <= high * 1.0001
         )
+    ticks = [(value, small_percent(value)) for value in values]
+    if edge:
+        # The edge's name needs a tenth of the axis to itself.
+        nearest = low * (high / low) ** 0.1
+        ticks = [(low, edge), *(tick for tick in ticks if tick[0] > nearest)]
     return axis(
         title,
         type="log",
-        range=[float(np.log10(low)), float(np.log10(high))],
-        tickvals=values,
-        ticktext=[small_percent(value) for value in values],
+        range=[float(np.log10(100 * low)), float(np.log10(100 * high * room))],
+        tickvals=numbers(100 * value for value, _ in ticks),
+        ticktext=[text for _, text in ticks],
+        tickangle=0,
     )
 
 
@@ -80,17 +101,22 @@ def numbers(values: Iterable[float], digits: int = 5) -> list[float]:
     return [float(f"{value:.{digits}g}") for value in values]
 
 
+def percents(rates: Iterable[float], digits: int = 5) -> list[float]:
+    """Rates in per cent, as JSON numbers."""
+    return numbers((100 * rate for rate in rates), digits)
+
+
 def error_bars(
     values: Sequence[float], intervals: Sequence[Interval | None], colour: str
 ) -> dict[str, Any] | None:
-    """Plotly error bars from intervals; None where one is missing."""
+    """Plotly error bars, in per cent, from intervals of rates; None where one is missing."""
     if not values or any(interval is None for interval in intervals):
         return None
     known = [interval for interval in intervals if interval is not None]
     return {
         "type": "data",
-        "array": numbers(i.high - v for v, i in zip(values, known, strict=True)),
-        "arrayminus": numbers(v - i.low for v, i in zip(values, known, strict=True)),
+        "array": percents(i.high - v for v, i in zip(values, known, strict=True)),
+        "arrayminus": percents(v - i.low for v, i in zip(values, known, strict=True)),
         "color": colour,
         "thickness": 1.5,
         "width": 5,

@@ -12,19 +12,23 @@ from centerarc.evaluation.report.difference_charts import difference_chart
 from centerarc.evaluation.report.evaluation_page import model_words, search_curves
 from centerarc.evaluation.report.rendering import render, require_report_extra
 from centerarc.evaluation.report.search_charts import search_charts
-from centerarc.evaluation.report.words import ABSENT, interval_words, percent, small_percent
+from centerarc.evaluation.report.words import (
+    ABSENT,
+    interval_words,
+    percent,
+    small_percent,
+    with_sign,
+)
 from centerarc.evaluation.verification.comparison import Difference
-
-# A difference whose resamples hardly ever change sides is called one.
-_SURE = 0.05
 
 
 @dataclass(frozen=True)
 class ComparedRow:
-    """A rate of every model: value, interval, and whether it is the best."""
+    """A rate of every model: value, interval, and "better" or "worse" than the first one's where
+    the interval of the difference supports that."""
 
     name: str
-    cells: list[tuple[str, str, bool]]
+    cells: list[tuple[str, str, str]]
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ def write_comparison_page(
         colours=[LINES[number % len(LINES)][0] for number in range(len(names))],
         verdicts=verdicts(comparison),
         rows=[
-            _row(name, estimates, less=name == LESS_IS_BETTER)
+            _row(name, estimates, [_side(name, known.get(model, [])) for model in names])
             for name, estimates in comparison.named_rates(small_percent)
         ],
         difference_rows=_difference_rows(known),
@@ -95,47 +99,86 @@ def write_comparison_page(
 
 
 def verdicts(comparison: Comparison) -> list[str]:
-    """What can be said of each model against the first, in a sentence."""
+    """What can be said of each model against the first, in a sentence or two."""
     first = comparison.names[0]
     found = []
     for name in comparison.names[1:]:
-        rates = comparison.named_differences(name)
+        rates = comparison.named_differences(name, small_percent)
         if not rates:
             continue
-        rate, difference = rates[0]
-        assert difference.value is not None  # an accuracy or a rank always has a value
-        assert difference.interval is not None
-        assert difference.contrary_share is not None
-        low, high = difference.interval.low, difference.interval.high
-        by = f"{percent(abs(difference.value))} points of {rate}"
-        interval = f"95 % interval {100 * low:+.2f} to {100 * high:+.2f}"
-        if difference.contrary_share >= _SURE:
-            found.append(
-                f"{name} and {first} cannot be told apart by these people: they differ by {by} "
-                f"({interval})."
-            )
-        else:
-            better = "better" if difference.value > 0 else "worse"
-            found.append(f"{name} is {better} than {first} by {by} ({interval}).")
+        told: dict[str, list[str]] = {"better": [], "worse": []}
+        for rate, difference in rates:
+            side = _side(rate, rates)
+            if side:
+                by = percent(abs(float(difference.value or 0.0)))
+                told[side].append(f"{_short(rate)} by {by} points ({_interval(difference)})")
+        words = [f"{side} in {_listed(each)}" for side, each in told.items() if each]
+        if words:
+            rest = len(rates) - sum(map(len, told.values()))
+            more = f" The other {rest} measures cannot be told apart." if rest > 1 else ""
+            more = " The other measure cannot be told apart." if rest == 1 else more
+            found.append(f"{name} is {', and '.join(words)} than {first}.{more}")
+            continue
+        sentence = (
+            f"{name} and {first} cannot be told apart by these people: the interval of every "
+            f"difference holds 0. {_difference(*rates[0])}"
+        )
+        surest = min(rates, key=lambda one: _doubt(one[1]))
+        if _doubt(surest[1]) < _doubt(rates[0][1]):
+            sentence += f"; nearest to a difference comes {_difference(*surest, named=False)}"
+        found.append(f"{sentence}.")
     return found
 
 
-def _row(name: str, estimates: list[Estimate], *, less: bool) -> ComparedRow:
-    known = [estimate.value for estimate in estimates if estimate.value is not None]
-    best = (min if less else max)(known, default=None)
-    # Where all are equal none is the best.
-    lead = best is not None and len(set(known)) > 1
+def _side(rate: str, rates: list[tuple[str, Difference]]) -> str:
+    """Whether a rate is "better" or "worse" than the first model's; "" where that is not sure."""
+    interval = next((one.interval for name, one in rates if name == rate), None)
+    if interval is None or interval.low <= 0 <= interval.high:
+        return ""
+    return "better" if (interval.low > 0) != (rate == LESS_IS_BETTER) else "worse"
+
+
+def _doubt(difference: Difference) -> float:
+    return 1.0 if difference.contrary_share is None else difference.contrary_share
+
+
+def _difference(rate: str, difference: Difference, *, named: bool = True) -> str:
+    points = _points(float(difference.value or 0.0))
+    if not named:
+        return f"{_short(rate)} with {points} points ({_interval(difference)})"
+    return (
+        f"{rate[0].upper()}{_short(rate)[1:]} differs by {points} points ({_interval(difference)})"
+    )
+
+
+def _points(rate: float) -> str:
+    """A difference in points with its sign, which nothing has none of."""
+    text = f"{100 * rate:+.2f}"
+    return "0.00" if float(text) == 0 else text
+
+
+def _short(rate: str) -> str:
+    return "EER" if rate == LESS_IS_BETTER else rate
+
+
+def _interval(difference: Difference) -> str:
+    assert difference.interval is not None  # differences with a value come from resamples
+    low, high = difference.interval.low, difference.interval.high
+    return f"95 % interval {100 * low:+.2f} to {100 * high:+.2f}"
+
+
+def _listed(parts: list[str]) -> str:
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def _row(name: str, estimates: list[Estimate], sides: list[str]) -> ComparedRow:
     return ComparedRow(
         f"{name[0].upper()}{name[1:]}",
         [
-            (ABSENT, "", False)
+            (ABSENT, "", "")
             if estimate.value is None
-            else (
-                f"{percent(estimate.value)} %",
-                interval_words(estimate.interval),
-                lead and estimate.value == best,
-            )
-            for estimate in estimates
+            else (with_sign(estimate.value), interval_words(estimate.interval), side)
+            for estimate, side in zip(estimates, sides, strict=True)
         ],
     )
 
@@ -145,7 +188,7 @@ def _difference_rows(known: Mapping[str, list[tuple[str, Difference]]]) -> list[
         DifferenceRow(
             model,
             name,
-            f"{100 * float(one.value or 0.0):+.2f}",
+            _points(float(one.value or 0.0)),
             ""
             if one.interval is None
             else f"{100 * one.interval.low:+.2f} to {100 * one.interval.high:+.2f}",

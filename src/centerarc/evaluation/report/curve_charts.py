@@ -12,10 +12,12 @@ from centerarc.evaluation.report.chart import (
     LINES,
     Chart,
     error_bars,
-    numbers,
+    percent_axis,
+    percents,
     plain_text,
     rate_axis,
 )
+from centerarc.evaluation.report.score_charts import Step
 from centerarc.evaluation.report.words import small_percent
 from centerarc.evaluation.scores import ScoreArray
 from centerarc.evaluation.verification.result import VerificationReport
@@ -23,7 +25,11 @@ from centerarc.evaluation.verification.roc_curve import roc
 
 # Operating points for each power of ten of the FAR, where there are more.
 _PER_DECADE = 120
-_LOWEST_TAR, _LOWEST_FRR = 0.0, 1e-4
+_LOWEST_FRR = 1e-4
+# Room above 100 %, so that a curve that runs along it is not cut.
+_ROOM = 1.15
+_MARKED = " The diamond is at the threshold chosen with the slider."
+_NONE = "0\u00a0%"
 
 
 @dataclass(frozen=True)
@@ -50,10 +56,15 @@ class Curve:
         return cls(curve.far[kept], curve.tar[kept], report)
 
 
-def curve_charts(curves: Mapping[str, Curve]) -> list[Chart]:
-    """The ROC and the DET of models by name."""
+def curve_charts(curves: Mapping[str, Curve], mark: Step | None = None) -> list[Chart]:
+    """The ROC and the DET of models by name.
+
+    Args:
+        curves: of the models.
+        mark: a threshold of a single model to mark; the page's slider moves the mark.
+    """
     floor = min(0.5 / curve.report.num_impostor for curve in curves.values())
-    return [_roc(curves, floor), _det(curves, floor)]
+    return [_roc(curves, floor, mark), _det(curves, floor, mark)]
 
 
 def _shown(far: npt.NDArray[np.float64], smallest: float) -> npt.NDArray[np.int64]:
@@ -68,36 +79,43 @@ def _shown(far: npt.NDArray[np.float64], smallest: float) -> npt.NDArray[np.int6
     return np.asarray(last[chosen], dtype=np.int64)
 
 
-def _roc(curves: Mapping[str, Curve], floor: float) -> Chart:
+def _roc(curves: Mapping[str, Curve], floor: float, mark: Step | None) -> Chart:
     data: list[dict[str, Any]] = []
     for (name, curve), (colour, dash) in zip(curves.items(), _styles(curves), strict=True):
-        hover = "FAR %{x:.3~g}<br>TAR %{y:.2%}<extra>" + plain_text(name) + "</extra>"
+        hover = "FAR %{x:.3~r}\u00a0%<br>TAR %{y:.2f}\u00a0%<extra>" + plain_text(name) + "</extra>"
         data.append(_line(curve.far, curve.tar, floor, name, colour, dash, hover))
         marks = _marks(curve)
         if marks:
             far, tar, intervals = zip(*marks, strict=True)
-            data.append(_dots(list(far), list(tar), list(intervals), name, colour, "TAR %{y:.2%}"))
+            data.append(
+                _dots(list(far), list(tar), list(intervals), name, colour, "TAR %{y:.2f}\u00a0%")
+            )
+    if mark is not None:
+        data.append(_marked(mark, floor, 0.0, rejects=False))
     return Chart(
         "roc",
         "Accepting the right people",
         "True accepts over false accepts (ROC); up and to the left is better. Dots are the "
-        "reported rates with their 95 % intervals; the left edge means no false accept at all.",
+        "reported rates with their 95 % intervals; the left edge stands for no false accept at all."
+        + (_MARKED if mark is not None else ""),
         data,
         {
-            "xaxis": rate_axis("false accept rate", floor),
-            "yaxis": {"title": {"text": "true accept rate"}, "tickformat": ".0%"},
+            "xaxis": rate_axis("false accept rate (FAR)", floor, edge=_NONE),
+            "yaxis": percent_axis("true accept rate (TAR)"),
             "showlegend": len(curves) > 1,
         },
     )
 
 
-def _det(curves: Mapping[str, Curve], floor: float) -> Chart:
+def _det(curves: Mapping[str, Curve], floor: float, mark: Step | None) -> Chart:
     data: list[dict[str, Any]] = []
     lowest = min(0.5 / curve.report.num_genuine for curve in curves.values())
     lowest = max(lowest, _LOWEST_FRR)
     for (name, curve), (colour, dash) in zip(curves.items(), _styles(curves), strict=True):
         frr = np.maximum(1.0 - curve.tar, lowest)
-        hover = "FAR %{x:.3~g}<br>FRR %{y:.3~g}<extra>" + plain_text(name) + "</extra>"
+        hover = (
+            "FAR %{x:.3~r}\u00a0%<br>FRR %{y:.3~r}\u00a0%<extra>" + plain_text(name) + "</extra>"
+        )
         data.append(_line(curve.far, frr, floor, name, colour, dash, hover))
         marks = [
             (far, max(1 - tar, lowest), _mirrored(interval, lowest))
@@ -106,7 +124,14 @@ def _det(curves: Mapping[str, Curve], floor: float) -> Chart:
         if marks:
             far_, rejected, intervals = zip(*marks, strict=True)
             data.append(
-                _dots(list(far_), list(rejected), list(intervals), name, colour, "FRR %{y:.3~g}")
+                _dots(
+                    list(far_),
+                    list(rejected),
+                    list(intervals),
+                    name,
+                    colour,
+                    "FRR %{y:.3~r}\u00a0%",
+                )
             )
     equal = max(floor, lowest)
     data.append(
@@ -114,22 +139,27 @@ def _det(curves: Mapping[str, Curve], floor: float) -> Chart:
             "type": "scatter",
             "mode": "lines",
             "name": "equal errors",
-            "x": [equal, 1],
-            "y": [equal, 1],
+            "x": percents([equal, 1]),
+            "y": percents([equal, 1]),
             "line": {"color": "--muted", "width": 1, "dash": "dot"},
             "hoverinfo": "skip",
             "showlegend": False,
         }
     )
+    if mark is not None:
+        data.append(_marked(mark, floor, lowest, rejects=True))
+    # Below a floor that is no rate's half, a rate need not be 0.
+    least = _NONE if lowest > _LOWEST_FRR else f"≤ {small_percent(_LOWEST_FRR)}"
     return Chart(
         "det",
         "One error for the other",
         "False rejects over false accepts (DET); down and to the left is better. Where a curve "
-        "crosses the dotted line both errors are equal: the EER. An edge stands for no error.",
+        "crosses the dotted line both errors are equal: the EER. The left edge and the bottom edge "
+        "stand for no error." + (_MARKED if mark is not None else ""),
         data,
         {
-            "xaxis": rate_axis("false accept rate", floor),
-            "yaxis": rate_axis("false reject rate", lowest),
+            "xaxis": rate_axis("false accept rate (FAR)", floor, edge=_NONE),
+            "yaxis": rate_axis("false reject rate (FRR)", lowest, edge=least, room=_ROOM),
             "showlegend": len(curves) > 1,
         },
     )
@@ -145,6 +175,29 @@ def _marks(curve: Curve) -> list[tuple[float, float, Interval | None]]:
         for far, tar in curve.report.tar_at_far.items()
         if tar.value is not None
     ]
+
+
+def _marked(mark: Step, floor: float, lowest: float, *, rejects: bool) -> dict[str, Any]:
+    """Where a threshold is on the curve; ``meta`` tells the slider what it moves, and how far."""
+    rate = max(1 - mark.tar, lowest) if rejects else mark.tar
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "threshold",
+        "meta": {"threshold": True, "rejects": rejects, "floor": [100 * floor, 100 * lowest]},
+        "x": percents([max(mark.far, floor)]),
+        "y": percents([rate]),
+        "text": [f"{mark.threshold:.3f}"],
+        "cliponaxis": False,
+        "marker": {
+            "color": "--ink",
+            "size": 13,
+            "symbol": "diamond-open",
+            "line": {"width": 2.5},
+        },
+        "hovertemplate": "threshold %{text}<extra></extra>",
+        "showlegend": False,
+    }
 
 
 def _mirrored(interval: Interval | None, lowest: float) -> Interval | None:
@@ -170,8 +223,8 @@ def _line(
         "type": "scatter",
         "mode": "lines",
         "name": plain_text(name),
-        "x": numbers(np.maximum(far[start:], floor)),
-        "y": numbers(rate[start:]),
+        "x": percents(np.maximum(far[start:], floor)),
+        "y": percents(rate[start:]),
         "line": {"color": colour, "width": 2.5, "shape": "hv", "dash": dash},
         "hovertemplate": hover,
     }
@@ -189,8 +242,8 @@ def _dots(
         "type": "scatter",
         "mode": "markers",
         "name": plain_text(name),
-        "x": far,
-        "y": numbers(rate),
+        "x": percents(far),
+        "y": percents(rate),
         "marker": {"color": colour, "size": 9, "line": {"color": "--card", "width": 2}},
         "text": [small_percent(value) for value in far],
         "hovertemplate": what + " at FAR %{text}<extra>" + plain_text(name) + "</extra>",

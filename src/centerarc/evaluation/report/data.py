@@ -83,6 +83,7 @@ class ReportData:
         breakdowns: by column.
         search: 1:N.
         separability: how tight and how far apart people are.
+        pictures_note: what the pictures of pairs are of, or how to have some, in a sentence.
     """
 
     title: str
@@ -102,6 +103,7 @@ class ReportData:
     breakdowns: Mapping[str, Breakdown] = field(default_factory=dict)
     search: SearchCurves | None = None
     separability: Separability | None = None
+    pictures_note: str = ""
 
     def __post_init__(self) -> None:
         if self.verification is None and self.search is None:

@@ -35,8 +35,6 @@ def difference_chart(
             "hovertemplate": f"%{{text}}: %{{x:+.2f}} points<extra>{plain_text(model)}</extra>",
         }
         if bars is not None:
-            for side in ("array", "arrayminus"):
-                bars[side] = numbers(100 * value for value in bars[side])
             trace["error_x"] = bars
         data.append(trace)
     return Chart(
@@ -46,7 +44,7 @@ def difference_chart(
         "Where an interval holds 0, other people might turn the difference round.",
         data,
         {
-            "xaxis": axis("points", zeroline=True, zerolinecolor="--muted"),
+            "xaxis": axis("points", zeroline=True, zerolinecolor="--muted", tickangle=0),
             "yaxis": {
                 "tickvals": list(range(len(names))),
                 "ticktext": names[::-1],

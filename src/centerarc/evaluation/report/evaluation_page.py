@@ -14,6 +14,12 @@ from centerarc.evaluation.report.face_map import MAX_FACES, MAX_IDENTITIES
 from centerarc.evaluation.report.page import write_report
 
 _FPIRS_PER_DECADE = 20
+# What to call counts whose names do not say what is counted.
+_COUNTED = {
+    "gallery_images": "images in the gallery",
+    "probes_images": "images of probes",
+    "distractors_images": "images of distractors",
+}
 # Weights in a run folder all have the same names.
 _RUN_WEIGHTS = ("best.safetensors", "last.safetensors")
 
@@ -26,7 +32,7 @@ def write_evaluation_page(
     Args:
         path: the file to write.
         evaluation: what was found.
-        title: the page's heading; the name of the model by default.
+        title: the page's heading; "Evaluation of" the model by default.
 
     Raises:
         ImportError: the extra ``report`` is not installed.
@@ -42,7 +48,7 @@ def write_evaluation_page(
         return picture(int(pairs.index[0][number])), picture(int(pairs.index[1][number]))
 
     data = ReportData(
-        title=title or model_name(evaluation.model),
+        title=title or f"Evaluation of {model_name(evaluation.model)}",
         verification=None if pairs is None else pairs.report,
         scores=np.zeros(0) if pairs is None else pairs.scores,
         same=np.zeros(0, dtype=np.bool_) if pairs is None else pairs.same,
@@ -58,6 +64,7 @@ def write_evaluation_page(
         if evaluation.identification is None
         else search_curves(evaluation.identification),
         separability=evaluation.separability,
+        pictures_note=_pictures_note(evaluation),
     )
     write_report(path, data)
 
@@ -74,14 +81,18 @@ def model_words(model: dict[str, object]) -> str:
     """Which model it is and what becomes of an image, in a sentence or two."""
     words = str(model.get("file", "embeddings"))
     digest = model.get("sha256", model.get("model"))
-    if digest:
+    if model.get("kind") == "embeddings":
+        words += ", a file of embeddings"
+        words += f", made by a model with SHA-256 {digest}" if digest else " by an unknown model"
+    elif digest:
         words += f", SHA-256 {digest}"
     takes = model.get("preprocessing")
     if isinstance(takes, dict):
         size = takes.get("image_size")
         mean, std = (_plain(takes.get(name)) for name in ("mean", "std"))
         channels = str(takes.get("channels", "rgb")).upper()
-        words += f". Input {size} x {size} {channels}, (x - {mean}) / {std}"
+        scaled = f"(x \u2212 {mean}) / {std}".replace(" ", "\u00a0")
+        words += f". Input {size} x {size} {channels}, {scaled}"
     if "mirror" in model:
         words += "; features of image and mirror image summed" if model["mirror"] else ""
     return f"{words}."
@@ -100,7 +111,8 @@ def search_curves(identified: Identified) -> SearchCurves:
 
 
 class _PairNames(Sequence[tuple[str, str]]):
-    """What to call the two sides of a pair: the people, else the images; made when asked for."""
+    """What to call the two sides of a pair, made when asked for: the people where there are
+    pictures to tell them by, else the images."""
 
     def __init__(self, evaluation: Evaluation) -> None:
         assert evaluation.verification is not None
@@ -125,7 +137,7 @@ class _PairNames(Sequence[tuple[str, str]]):
 
     def _name(self, image: int) -> str:
         labels = self._images.labels
-        if labels is None:
+        if labels is None or self._images.picture is None:
             return self._images.places[image]
         return self._images.identities[int(labels[image])]
 
@@ -144,6 +156,19 @@ def _faces(images: JudgedImages) -> FaceSample | None:
         names=images.identities,
         embeddings=images.embedding[chosen],
     )
+
+
+def _pictures_note(evaluation: Evaluation) -> str:
+    if evaluation.verification is None:
+        return ""
+    if not any(evaluation.images.places):
+        return "Pictures and names were left out of this page."
+    if evaluation.images.picture is None:
+        one = " Of each template one image is named." if evaluation.templates else ""
+        return f"Embeddings come without pictures; --images with their folder shows them.{one}"
+    if evaluation.templates:
+        return "Of each template one image is shown; the scores are of the whole templates."
+    return ""
 
 
 def _facts(evaluation: Evaluation) -> list[tuple[str, str]]:
@@ -172,7 +197,8 @@ def _plain(value: object) -> str:
 
 def _data_words(evaluation: Evaluation) -> str:
     shown = [
-        f"{name.replace('_', ' ')}: {f'{value:,}' if isinstance(value, int) else value}"
+        f"{_COUNTED.get(name, name.replace('_', ' '))}: "
+        f"{f'{value:,}' if isinstance(value, int) else value}"
         for name, value in evaluation.data.items()
         if name not in ("protocol", "folds", "files") and value is not None
     ]

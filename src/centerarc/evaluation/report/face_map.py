@@ -70,6 +70,7 @@ def face_map(faces: FaceSample) -> FaceMap | None:
                     "size": 10,
                     "line": {"color": "--card", "width": 1},
                 },
+                "cliponaxis": False,
                 "hoverinfo": "none",
             }
         )
@@ -81,12 +82,13 @@ def face_map(faces: FaceSample) -> FaceMap | None:
         f"{chosen.size} faces of {shown.size} people, placed by t-SNE so that faces which the "
         "model finds alike are neighbours. Colour and shape tell people apart; distances between "
         "far groups mean nothing, so wide empty strips are narrowed. Point at a face to see it, or "
-        "walk with the arrow keys; zoom with the buttons, or with + and -.",
+        "walk with the arrow keys: the one that is shown has a ring. Zoom with the buttons, or "
+        "with + and -; 0 shows all again.",
         data,
         {
             "xaxis": hidden,
             "yaxis": hidden,
-            "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
+            "margin": {"l": 14, "r": 14, "t": 14, "b": 14},
         },
         height=520,
     )

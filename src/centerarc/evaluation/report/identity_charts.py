@@ -19,7 +19,7 @@ def identity_chart(found: Separability) -> Chart:
     high = max(values.quantiles[0.95].value for _, values in rows)
     pad = 0.05 * max(high - low, 0.1)
     data: list[dict[str, Any]] = []
-    for quantiles, width, name in (((0.05, 0.95), 3, "90 %"), ((0.25, 0.75), 11, "half")):
+    for quantiles, width, name in (((0.05, 0.95), 3, "90\u00a0%"), ((0.25, 0.75), 11, "half")):
         x: list[float | None] = []
         y: list[float | None] = []
         for row, (_, values) in enumerate(rows):
@@ -47,7 +47,7 @@ def identity_chart(found: Separability) -> Chart:
             "y": list(range(len(rows))),
             "text": [
                 f"{name}: median {v.quantiles[0.5].value:.3f}<br>half from "
-                f"{v.quantiles[0.25].value:.3f} to {v.quantiles[0.75].value:.3f}<br>90 % from "
+                f"{v.quantiles[0.25].value:.3f} to {v.quantiles[0.75].value:.3f}<br>90\u00a0% from "
                 f"{v.quantiles[0.05].value:.3f} to {v.quantiles[0.95].value:.3f}"
                 for name, v in rows
             ],
@@ -57,7 +57,7 @@ def identity_chart(found: Separability) -> Chart:
     )
     return Chart(
         "identities",
-        "What the loss promises",
+        "Cosines of faces and centers",
         "Where the cosines lie: the thin bar holds 90 %, the thick one half, the mark is the "
         "median. Faces should be near their own center, centers far from each other, and the "
         "thresholds that people need alike.",

@@ -17,13 +17,13 @@ class Mistake:
 
     Attributes:
         score: its cosine.
-        names: the two people, "" each where names were not given.
-        pictures: two ``data:`` URIs.
+        names: of the two sides, "" each where names were not given.
+        pictures: two ``data:`` URIs; None where there are none.
     """
 
     score: float
     names: tuple[str, str]
-    pictures: tuple[str, str]
+    pictures: tuple[str, str] | None
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,13 @@ def find_mistakes(data: ReportData) -> tuple[Mistakes, Mistakes]:
 
 def _worst(data: ReportData, rows: list[int]) -> Mistakes:
     worst = []
-    if data.pair_images is not None:
-        for row in rows[:SHOWN]:
+    for row in rows[:SHOWN]:
+        names = data.pair_names[row] if len(data.pair_names) else ("", "")
+        pictures = None
+        if data.pair_images is not None:
             first, second = data.pair_images(row)
-            names = data.pair_names[row] if len(data.pair_names) else ("", "")
             pictures = (data_uri(first, _PICTURE), data_uri(second, _PICTURE))
-            worst.append(Mistake(float(data.scores[row]), names, pictures))
+        elif not names[0]:
+            break  # nothing to tell one from another by
+        worst.append(Mistake(float(data.scores[row]), names, pictures))
     return Mistakes(len(rows), worst)

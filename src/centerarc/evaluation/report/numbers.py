@@ -1,6 +1,6 @@
 """The headline and the tables of numbers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from centerarc.evaluation.estimate import Estimate
 from centerarc.evaluation.identification.result import IdentificationReport
@@ -9,15 +9,20 @@ from centerarc.evaluation.report.words import (
     Row,
     interval_words,
     one_in,
+    people_words,
     percent,
     rate_row,
+    reason_words,
     small_percent,
+    with_sign,
 )
 from centerarc.evaluation.separability.measure import Distribution, Separability
 from centerarc.evaluation.verification.result import VerificationReport
 
 # The rate at which a model without folds is judged: as low as this if the pairs carry it.
 _HEADLINE_FAR = 1e-4
+# A larger share of one kind of pairs makes the accuracy a measure of that share.
+_BALANCED = 0.6
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class Headline:
         interval: "90.10 to 93.20", or "".
         sentence: what it means.
         counts: what it rests on.
+        further: sentences on what else matters.
     """
 
     value: str
@@ -37,6 +43,7 @@ class Headline:
     interval: str
     sentence: str
     counts: str
+    further: tuple[str, ...] = ()
 
 
 def headline(data: ReportData) -> Headline:
@@ -48,33 +55,66 @@ def headline(data: ReportData) -> Headline:
     counts = f"{report.num_genuine:,} pairs of one person and {report.num_impostor:,} pairs of two"
     if report.num_people:
         counts += f", {report.num_people:,} people in all"
+    found = _verification_headline(report, counts)
+    if data.search is None:
+        return found
+    search = _rank_headline(data.search.report)
+    return replace(found, further=(*found.further, search.sentence))
+
+
+def _verification_headline(report: VerificationReport, counts: str) -> Headline:
     tar = report.tar_at_far.get(_HEADLINE_FAR)
-    if report.protocol != "k-fold" and tar is not None and tar.value is not None:
+    kfold = report.protocol == "k-fold"
+    if not kfold and tar is not None and tar.value is not None:
         sentence = (
-            f"Of 100 pairs of one person {percent(tar.value, 1)} are accepted when at most "
-            f"{one_in(_HEADLINE_FAR)} pairs of two people is"
+            f"Of 100 pairs of one person {percent(tar.value, 1)} are accepted at a threshold that "
+            f"accepts at most {one_in(_HEADLINE_FAR)} pairs of two people"
         )
         what = f"TAR at FAR {small_percent(_HEADLINE_FAR)}"
         return _headline(tar, what, sentence + _elsewhere(tar), counts)
+    share = max(report.num_genuine, report.num_impostor) / (
+        report.num_genuine + report.num_impostor
+    )
+    optimistic = "The threshold was chosen on these very pairs, so expect less on others"
+    if share > _BALANCED:
+        sentence = (
+            "A pair of one person scores higher than a pair of two people in "
+            f"{percent(_known(report.auc), 1)} of 100 cases, where chance gives 50.0"
+        )
+        accuracy = (
+            f"The {'accuracy' if kfold else 'best accuracy'} is "
+            f"{with_sign(_known(report.accuracy))}, but {_constant(report, share)} of 100 cases."
+        )
+        further = (accuracy,) if kfold else (f"{accuracy} {optimistic}.",)
+        found = _headline(report.auc, "AUC", sentence + _elsewhere(report.auc), counts)
+        return replace(found, further=further)
     sentence = (
         "Shown two pictures, the model says rightly whether they are of one person in "
-        f"{percent(_known(report.accuracy), 1)} of 100 cases{_elsewhere(report.accuracy)}"
+        f"{percent(_known(report.accuracy), 1)} of 100 cases, where {_constant(report, share)}"
+        f"{_elsewhere(report.accuracy)}"
     )
     what = "accuracy"
-    if report.protocol != "k-fold":
+    if not kfold:
         what = "best accuracy (optimistic)"
-        sentence += ". The threshold was chosen on these very pairs, so expect less on others"
+        sentence += f". {optimistic}"
     return _headline(report.accuracy, what, sentence, counts)
+
+
+def _constant(report: VerificationReport, share: float) -> str:
+    """What always giving the more frequent answer would reach."""
+    if report.num_genuine == report.num_impostor:
+        return "always giving the same answer would be right in 50.0"
+    answer = "one person" if report.num_genuine > report.num_impostor else "two people"
+    return f"always answering “{answer}” would be right in {percent(share, 1)}"
 
 
 def number_rows(report: VerificationReport) -> list[Row]:
     """The table of verification."""
     if report.protocol == "k-fold":
         name = "Accuracy"
-        spread = f"{percent(report.fold_std or 0.0)} points standard deviation over folds"
         how = (
             f"Mean of {len(report.fold_accuracy)} folds, each judged at the threshold that is best "
-            f"on the others; {spread}."
+            f"on the others; their standard deviation is {percent(report.fold_std or 0.0)} points."
         )
     else:
         name = "Best accuracy"
@@ -82,11 +122,19 @@ def number_rows(report: VerificationReport) -> list[Row]:
     rows = [
         rate_row(name, report.accuracy, how),
         rate_row("AUC", report.auc, "Chance that a pair of one person outscores one of two."),
-        rate_row("EER", report.eer, "Error where false accepts and false rejects are as many."),
+        rate_row(
+            "EER",
+            report.eer,
+            "The false accept rate and the false reject rate where the two are equal.",
+        ),
     ]
     for far, tar in report.tar_at_far.items():
-        how = f"Pairs of one person accepted while at most {one_in(far)} of two people is."
-        rows.append(rate_row(f"TAR at FAR {small_percent(far)}", tar, _sentence(tar.reason) or how))
+        how = (
+            "Pairs of one person that are accepted at a threshold that accepts at most "
+            f"{one_in(far)} pairs of two people."
+        )
+        name = f"TAR at FAR {small_percent(far)}"
+        rows.append(rate_row(name, tar, reason_words(tar.reason) or how))
     return rows
 
 
@@ -94,40 +142,60 @@ def search_rows(report: IdentificationReport) -> list[Row]:
     """The table of identification."""
     rows = []
     for rank, share in report.cmc.items():
-        how = "The right person comes first." if rank == 1 else f"Is among the first {rank}."
+        how = "The right person comes first."
+        if rank > 1:
+            how = f"The right person is among the first {rank}."
         rows.append(rate_row(f"Rank {rank}", share, how))
     for fpir, share in report.tpir_at_fpir.items():
-        how = f"Found when at most {one_in(fpir)} strangers is taken for somebody."
-        rows.append(
-            rate_row(f"TPIR at FPIR {small_percent(fpir)}", share, _sentence(share.reason) or how)
+        how = (
+            "Pictures whose person is found at a threshold at which at most "
+            f"{one_in(fpir)} strangers is taken for somebody{_at(report, fpir)}."
         )
+        name = f"TPIR at FPIR {small_percent(fpir)}"
+        rows.append(rate_row(name, share, reason_words(share.reason) or how))
     return rows
 
 
+def _at(report: IdentificationReport, fpir: float) -> str:
+    """The threshold of an FPIR in each gallery."""
+    found = report.threshold_at_fpir.get(fpir)
+    if not found:
+        return ""
+    each = " and ".join(f"{threshold:.4f}" for threshold in found)
+    return f": a cosine of {each}" + (" in the galleries" if len(found) > 1 else "")
+
+
 def separability_rows(found: Separability) -> list[Row]:
-    """The table of what the joint loss promises."""
+    """The table of how near faces are to their own person, and how far from others."""
     rows = [
         _cosine_row(
             "Compactness",
             found.compactness,
             "Cosine of an image to the center of its person's other images; more is tighter.",
+            _behind(found.compactness),
         ),
         _cosine_row(
             "Separation",
             found.separation,
             "Cosine of a person's center to the nearest other center; less is further apart.",
+            f"{people_words(found.separation.count)}.",
         ),
         _cosine_row(
             "Margin",
             found.margin,
             "Compactness minus the cosine to the nearest other center; below 0 somebody else is "
             "nearer.",
+            _behind(found.margin),
         ),
     ]
-    nearest = "Images that are nearer to their own person's center than to any other."
+    nearest = (
+        "Images that are nearer to their own person's center than to any other. "
+        f"{_behind(found.margin)}"
+    )
     rows.append(rate_row("Nearest center is the own", found.nearest_center_accuracy, nearest))
     if found.thresholds is None:
-        rows.append(rate_row("Threshold spread", Estimate(None), _sentence(found.threshold_reason)))
+        reason = reason_words(found.threshold_reason)
+        rows.append(rate_row("Threshold spread", Estimate(None), reason))
         return rows
     spread = found.thresholds.std
     rows.append(
@@ -136,15 +204,20 @@ def separability_rows(found: Separability) -> list[Row]:
             f"{spread.value:.3f}",
             interval_words(spread.interval, 1, 3),
             f"Standard deviation of the threshold that each person needs for FAR "
-            f"{small_percent(found.far)}; the less, the better one threshold suits all.",
+            f"{small_percent(found.far)}; the less, the better one threshold suits all. "
+            f"{people_words(found.thresholds.count)}.",
         )
     )
     return rows
 
 
-def _cosine_row(name: str, found: Distribution, how: str) -> Row:
+def _behind(found: Distribution) -> str:
+    return f"{found.count:,} images of {people_words(found.num_people)}."
+
+
+def _cosine_row(name: str, found: Distribution, how: str, behind: str) -> Row:
     mean = found.mean
-    return Row(name, f"{mean.value:.3f}", interval_words(mean.interval, 1, 3), how)
+    return Row(name, f"{mean.value:.3f}", interval_words(mean.interval, 1, 3), f"{how} {behind}")
 
 
 def _rank_headline(report: IdentificationReport) -> Headline:
@@ -182,7 +255,3 @@ def _elsewhere(estimate: Estimate) -> str:
 def _known(estimate: Estimate) -> float:
     assert estimate.value is not None  # those that stand in a headline always have a value
     return estimate.value
-
-
-def _sentence(reason: str | None) -> str:
-    return f"{reason}." if reason else ""

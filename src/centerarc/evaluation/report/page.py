@@ -18,11 +18,12 @@ from centerarc.evaluation.report.numbers import (
 )
 from centerarc.evaluation.report.pictures import data_uri
 from centerarc.evaluation.report.rendering import render, require_report_extra
-from centerarc.evaluation.report.score_charts import score_chart, threshold_steps
+from centerarc.evaluation.report.score_charts import Step, score_chart, threshold_steps
 from centerarc.evaluation.report.search_charts import search_charts
 from centerarc.evaluation.report.threshold_charts import kept_promise_chart, threshold_rows
 from centerarc.evaluation.report.training_charts import training_charts
-from centerarc.evaluation.report.words import percent
+from centerarc.evaluation.report.words import with_sign
+from centerarc.evaluation.verification.result import VerificationReport
 
 _STRIP_FACES = 14
 _STRIP_PICTURE = 112
@@ -49,13 +50,15 @@ def write_report(path: str | os.PathLike[str], data: ReportData) -> None:
     report = data.verification
     training = training_charts(data.history, data.validation)
     scores, curves, promise, mistakes, steps = None, [], None, None, None
+    marks: list[Step] = []
     if report is not None:
         scores = score_chart(data.scores, data.same, report.threshold)
-        curves = curve_charts({"this model": Curve.of(data.scores, data.same, report)})
+        steps, marks = threshold_steps(data.scores, data.same, report)
+        steps["marks"] = [mark.to_dict() for mark in marks]
+        curves = curve_charts({"": Curve.of(data.scores, data.same, report)}, marks[0])
         promise = kept_promise_chart(report, data.held_out)
-        steps = threshold_steps(data.scores, data.same, report)
         mistakes = find_mistakes(data)
-    search = [] if data.search is None else search_charts({"this model": data.search})
+    search = [] if data.search is None else search_charts({"": data.search})
     identities = None if data.separability is None else identity_chart(data.separability)
     breakdowns = breakdown_parts(data.breakdowns)
     faces = face_map(data.faces) if data.faces is not None else None
@@ -76,6 +79,7 @@ def write_report(path: str | os.PathLike[str], data: ReportData) -> None:
         kfold=report is not None and report.protocol == "k-fold",
         fold_accuracy=[] if report is None else _folds(report.fold_accuracy),
         headline=headline(data),
+        start=_start_words(report, marks),
         rows=[] if report is None else number_rows(report),
         threshold_rows=[] if report is None else threshold_rows(report, data.held_out),
         scores=scores,
@@ -93,8 +97,23 @@ def write_report(path: str | os.PathLike[str], data: ReportData) -> None:
     )
 
 
+def _start_words(report: VerificationReport | None, marks: list[Step]) -> str:
+    """How the answers at the slider's first threshold go with the accuracy above, in a sentence."""
+    if report is None or report.protocol != "k-fold":
+        return ""
+    at = marks[0]
+    right = report.num_genuine * at.tar + report.num_impostor * (1 - at.far)
+    right /= report.num_genuine + report.num_impostor
+    return (
+        f"The accuracy of {with_sign(float(report.accuracy.value or 0.0))} is not of one "
+        "threshold: each fold is judged at the one that is best on the other folds. The slider "
+        f"begins at their mean, {at.threshold:.3f}, where {with_sign(right)} of the answers to all "
+        "pairs are right."
+    )
+
+
 def _folds(accuracy: dict[int, float]) -> list[tuple[int, str]]:
-    return [(fold, percent(value)) for fold, value in accuracy.items()]
+    return [(fold, with_sign(value)) for fold, value in accuracy.items()]
 
 
 def _strip(faces: FaceSample | None) -> list[tuple[str, str]]:

@@ -4,19 +4,40 @@ import base64
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from importlib.resources import files
 from importlib.util import find_spec
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from centerarc import __version__
 from centerarc.data.files import atomic_path
 from centerarc.evaluation.report.chart import Chart
 
+# Of a text that is escaped already.
+_PERCENT = re.compile(r"(?<=\d) (?=%)")
+_UNBROKEN = re.compile(r"(?<![^\s(])(?:--[a-z][a-z-]*|-\d[\d.]*)")
 _ASSETS = "centerarc.evaluation.report", "assets"
+
+
+def tied(text: str) -> Markup:
+    """A sentence, escaped, with no line break before a per cent sign nor inside a flag or a signed
+    number.
+
+    Example:
+        >>> tied("<95 % of --folds")
+        Markup('&lt;95&nbsp;% of <span class="tied">--folds</span>')
+    """
+    return Markup(_PERCENT.sub("&nbsp;", str(typed(text))))
+
+
+def typed(text: str) -> Markup:
+    """A command, escaped, with no line break inside a flag; a copy of it is what it was."""
+    return Markup(_UNBROKEN.sub(r'<span class="tied">\g<0></span>', str(escape(text))))
 
 
 def require_report_extra() -> None:
@@ -71,10 +92,15 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["told"] = lambda name: name.replace("_", " ")
+    environment.filters |= {
+        "told": lambda name: name.replace("_", " "),
+        "tied": tied,
+        "typed": typed,
+    }
     page = environment.get_template(template).render(
         **content,
         version=__version__,
+        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         # Only these two may run, so that nothing that a name smuggles in ever does.
         script_hashes=Markup(" ".join(f"'sha256-{_digest(script)}'" for script in scripts)),
         scripts=[Markup(script) for script in scripts],

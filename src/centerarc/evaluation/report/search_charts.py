@@ -8,8 +8,10 @@ import numpy as np
 from centerarc.evaluation.report.chart import (
     LINES,
     Chart,
+    axis,
     error_bars,
-    numbers,
+    percent_axis,
+    percents,
     plain_text,
     rate_axis,
 )
@@ -32,7 +34,9 @@ def _cmc(searches: Mapping[str, SearchCurves]) -> Chart:
         colour, dash = LINES[number % len(LINES)]
         ranks = np.arange(1, search.cmc.size + 1)
         last = max(last, int(ranks[-1]))
-        data.append(_line(ranks.tolist(), search.cmc, name, colour, dash, "rank %{x}: %{y:.2%}"))
+        data.append(
+            _line(ranks.tolist(), search.cmc, name, colour, dash, "rank %{x}: %{y:.2f}\u00a0%")
+        )
         shown = [
             (rank, share)
             for rank, share in search.report.cmc.items()
@@ -45,7 +49,7 @@ def _cmc(searches: Mapping[str, SearchCurves]) -> Chart:
                 [share.interval for _, share in shown],
                 name,
                 colour,
-                "rank %{x}: %{y:.2%}",
+                "rank %{x}: %{y:.2f}\u00a0%",
             )
         )
     ticks = [rank for rank in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if rank <= last]
@@ -56,14 +60,14 @@ def _cmc(searches: Mapping[str, SearchCurves]) -> Chart:
         "with their 95 % intervals.",
         data,
         {
-            "xaxis": {
-                "title": {"text": "rank k"},
-                "type": "log",
-                "range": [-0.05, float(np.log10(max(last, 2))) + 0.05],
-                "tickvals": ticks,
-                "ticktext": [str(rank) for rank in ticks],
-            },
-            "yaxis": {"title": {"text": "found"}, "tickformat": ".0%"},
+            "xaxis": axis(
+                "rank k",
+                type="log",
+                range=[-0.05, float(np.log10(max(last, 2))) + 0.05],
+                tickvals=ticks,
+                ticktext=[str(rank) for rank in ticks],
+            ),
+            "yaxis": percent_axis("person within the first k"),
             "showlegend": len(searches) > 1,
         },
     )
@@ -75,8 +79,10 @@ def _open_set(searches: Mapping[str, SearchCurves]) -> Chart:
     for number, (name, search) in enumerate(searches.items()):
         colour, dash = LINES[number % len(LINES)]
         low = min(low, float(search.fpir.min()))
-        hover = "FPIR %{x:.3~g}: %{y:.2%}"
-        data.append(_line(numbers(search.fpir), search.tpir, name, colour, dash, hover, shape="hv"))
+        hover = "FPIR %{x:.3~r}\u00a0%: %{y:.2f}\u00a0%"
+        data.append(
+            _line(percents(search.fpir), search.tpir, name, colour, dash, hover, shape="hv")
+        )
         shown = [
             (fpir, share)
             for fpir, share in search.report.tpir_at_fpir.items()
@@ -85,12 +91,12 @@ def _open_set(searches: Mapping[str, SearchCurves]) -> Chart:
         if shown:
             data.append(
                 _dots(
-                    [fpir for fpir, _ in shown],
+                    percents(fpir for fpir, _ in shown),
                     [share.value for _, share in shown],
                     [share.interval for _, share in shown],
                     name,
                     colour,
-                    "FPIR %{text}: %{y:.2%}",
+                    "FPIR %{text}: %{y:.2f}\u00a0%",
                 )
             )
     return Chart(
@@ -100,8 +106,8 @@ def _open_set(searches: Mapping[str, SearchCurves]) -> Chart:
         "for somebody (FPIR). Up and to the left is better.",
         data,
         {
-            "xaxis": rate_axis("strangers taken for somebody", low / 1.2),
-            "yaxis": {"title": {"text": "found"}, "tickformat": ".0%"},
+            "xaxis": rate_axis("false positive rate (FPIR)", low / 1.2),
+            "yaxis": percent_axis("true positive rate (TPIR)"),
             "showlegend": len(searches) > 1,
         },
     )
@@ -116,7 +122,7 @@ def _line(
         "mode": "lines",
         "name": shown,
         "x": x,
-        "y": numbers(y),
+        "y": percents(y),
         "line": {"color": colour, "width": 2.5, "dash": dash, "shape": shape},
         "hovertemplate": f"{hover}<extra>{shown}</extra>",
     }
@@ -130,9 +136,11 @@ def _dots(
         "mode": "markers",
         "name": plain_text(name),
         "x": x,
-        "y": numbers(y),
+        "y": percents(y),
         "marker": {"color": colour, "size": 9, "line": {"color": "--card", "width": 2}},
-        "text": [small_percent(value) if isinstance(value, float) else str(value) for value in x],
+        "text": [
+            small_percent(value / 100) if isinstance(value, float) else str(value) for value in x
+        ],
         "hovertemplate": f"{hover}<extra>{plain_text(name)}</extra>",
         "showlegend": False,
     }

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from centerarc.evaluation.report.chart import Chart, error_bars, numbers, rate_axis
-from centerarc.evaluation.report.words import interval_words, small_percent
+from centerarc.evaluation.report.chart import Chart, error_bars, percents, rate_axis
+from centerarc.evaluation.report.words import interval_words, small_percent, with_sign
 from centerarc.evaluation.verification.held_out_far import HeldOutFar
 from centerarc.evaluation.verification.result import VerificationReport
 
@@ -47,7 +47,7 @@ def threshold_rows(
                 small_percent(far),
                 f"{found.threshold:.4f}",
                 interval_words(found.threshold_interval, 1, 4),
-                "" if tar is None else f"{100 * tar:.2f} %",
+                "" if tar is None else with_sign(tar),
                 ""
                 if interval is None
                 else f"{small_percent(interval.low)} to {small_percent(interval.high)}",
@@ -84,8 +84,8 @@ def kept_promise_chart(
             "type": "scatter",
             "mode": "lines",
             "name": "as wanted",
-            "x": numbers([low, high]),
-            "y": numbers([low, high]),
+            "x": percents([low, high]),
+            "y": percents([low, high]),
             "line": {"color": "--muted", "width": 1, "dash": "dot"},
             "hoverinfo": "skip",
         },
@@ -93,12 +93,12 @@ def kept_promise_chart(
             "type": "scatter",
             "mode": "markers",
             "name": "each fold",
-            "x": [far for far, _, _ in folds],
-            "y": numbers(rate for _, rate, _ in folds),
+            "x": percents(far for far, _, _ in folds),
+            "y": percents(rate for _, rate, _ in folds),
             "marker": {"color": "--second", "size": 7, "symbol": "circle-open"},
             "cliponaxis": False,
             "text": [f"fold {fold}" for _, _, fold in folds],
-            "hovertemplate": "%{text}: FAR %{y:.3~g}<extra></extra>",
+            "hovertemplate": "%{text}: FAR %{y:.3~r}\u00a0%<extra></extra>",
         },
     ]
     rates = [max(rate, floor) for rate in reached]
@@ -106,16 +106,16 @@ def kept_promise_chart(
         "type": "scatter",
         "mode": "markers",
         "name": "all folds",
-        "x": list(tried),
-        "y": numbers(rates),
+        "x": percents(tried),
+        "y": percents(rates),
         "marker": {"color": "--accent", "size": 10, "line": {"color": "--card", "width": 2}},
-        "hovertemplate": "wanted %{x:.3~g}, reached %{y:.3~g}<extra></extra>",
+        "hovertemplate": "wanted %{x:.3~r}\u00a0%, reached %{y:.3~r}\u00a0%<extra></extra>",
     }
     bars = error_bars(rates, [found.far.interval for found in tried.values()], "--accent")
     if bars is not None:
         # A logarithmic axis has no zero.
         for far, rate in enumerate(rates):
-            bars["arrayminus"][far] = min(bars["arrayminus"][far], rate - floor / 2)
+            bars["arrayminus"][far] = min(bars["arrayminus"][far], 100 * (rate - floor / 2))
         together["error_y"] = bars
     data.append(together)
     return Chart(
@@ -123,13 +123,13 @@ def kept_promise_chart(
         "Does a threshold keep its promise?",
         "For each wanted false accept rate, thresholds were chosen on all folds but one and tried "
         "on that one, whose people they had not seen. On the dotted line the promise is kept; "
-        "above it more strangers get in than wanted. The bottom edge stands for none.",
+        "above it more strangers get in than wanted.",
         data,
         {
             "xaxis": rate_axis(
                 "wanted false accept rate", min(tried) / 2, min(1.0, 2 * max(tried))
             ),
-            "yaxis": rate_axis("reached on people not seen", floor, high),
+            "yaxis": rate_axis("reached on people not seen", floor, high, edge="0\u00a0%"),
             "showlegend": True,
         },
     )

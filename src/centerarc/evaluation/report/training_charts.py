@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from centerarc.evaluation.report.chart import Chart, axis
+from centerarc.evaluation.report.chart import Chart, axis, percent_axis
 
 _MAX_POINTS = 600
 _SMOOTHING_POINTS = 25
@@ -72,7 +72,9 @@ def training_charts(
     for key, name, colour in _VALIDATION:
         steps, values = _column(validation, key)
         if steps.size:
-            traces.append(_line(steps, values, name, colour, mode="lines+markers"))
+            line = _line(steps, 100 * values, name, colour, mode="lines+markers")
+            line["hovertemplate"] = "step %{x:,}: %{y:.2f}\u00a0%<extra></extra>"
+            traces.append(line)
     if traces:
         charts.append(
             Chart(
@@ -82,7 +84,7 @@ def training_charts(
                 traces,
                 {
                     "xaxis": axis("step"),
-                    "yaxis": axis("share", tickformat=".1%"),
+                    "yaxis": percent_axis("share"),
                     "showlegend": True,
                 },
                 height=260,

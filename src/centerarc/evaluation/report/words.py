@@ -1,11 +1,14 @@
-"""Numbers as a page writes them."""
+"""Numbers and sentences as a page writes them."""
 
+import re
 from dataclasses import dataclass
 
 from centerarc.evaluation.bootstrap import Interval
 from centerarc.evaluation.estimate import Estimate
 
 ABSENT = "not measurable"
+# A rate in the sentences of other modules, which write it as a fraction.
+_FRACTION = re.compile(r"\b(FAR|FPIR) (\d[\d.]*(?:e-?\d+)?)")
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,16 @@ class Row:
 def percent(rate: float, digits: int = 2) -> str:
     """A rate as per cent without the sign: 0.5 is "50.00"."""
     return f"{100 * rate:.{digits}f}"
+
+
+def with_sign(rate: float, digits: int = 2) -> str:
+    """A rate as per cent with the sign; no line breaks inside it.
+
+    Example:
+        >>> with_sign(0.5)
+        '50.00\xa0%'
+    """
+    return f"{percent(rate, digits)}\u00a0%"
 
 
 def small_percent(rate: float) -> str:
@@ -61,5 +74,26 @@ def interval_words(interval: Interval | None, factor: float = 100.0, digits: int
 
 def rate_row(name: str, estimate: Estimate, how: str) -> Row:
     """A rate in per cent as a line of a table."""
-    value = ABSENT if estimate.value is None else f"{percent(estimate.value)} %"
+    value = ABSENT if estimate.value is None else with_sign(estimate.value)
     return Row(name, value, interval_words(estimate.interval), how)
+
+
+def people_words(count: int) -> str:
+    """So many people, or one person."""
+    return "1 person" if count == 1 else f"{count:,} people"
+
+
+def reason_words(reason: str | None) -> str:
+    """Why there is no value, as a sentence in the page's words, or nothing.
+
+    Example:
+        >>> reason_words("FAR 0.1 needs at least 10 impostor pairs, there are 2")
+        'FAR 10\xa0% needs at least 10 pairs of two people, there are 2.'
+    """
+    if not reason:
+        return ""
+    words = _FRACTION.sub(lambda found: f"{found[1]} {small_percent(float(found[2]))}", reason)
+    words = words.replace("impostor pairs of every identity", "pairs with others for every person")
+    words = words.replace("impostor pairs", "pairs of two people")
+    words = words.replace("genuine pairs", "pairs of one person")
+    return f"{words[0].upper()}{words[1:]}."
