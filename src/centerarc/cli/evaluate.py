@@ -119,7 +119,7 @@ def evaluate(
     report
         Also write a page to this .html file; it shows faces and the names of people.
     title
-        Heading of the page; the model's name by default.
+        Heading of the page; "Evaluation of" the model by default.
     no_pictures
         Leave all faces out of the page, and the names of those on them.
     batch_size

@@ -1,5 +1,6 @@
 """A model judged on people that it was trained on, or with embeddings of another model."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from centerarc.evaluation.protocols import (
     evaluate_pairs,
 )
 from centerarc.evaluation.protocols.trained_people import trained_people, warn_of_trained_people
+from centerarc.evaluation.report import write_evaluation_page
 from centerarc.export import export_onnx, open_model
 from centerarc.models import create_model, save_weights
 from tests.evaluation.protocols.faces import folder
@@ -50,14 +52,22 @@ def judged(tmp_path):
 
 def test_people_that_were_trained_on_are_counted_and_named(judged):
     found = warn_of_trained_people(judged, ["Zed", "Bob"])
-    assert found.data["people_trained_on"] == 1
+    assert found.data["people_trained_on"] == ["Bob"]
     assert "1 of the 2 people have the name of somebody" in found.notes[0]
-    assert "(Bob)" in found.notes[0]
+
+
+def test_the_page_says_so_before_all_numbers_and_names_nobody(judged, tmp_path):
+    unseen = dataclasses.replace(judged.images, places=[""] * len(judged.images.places))
+    found = warn_of_trained_people(dataclasses.replace(judged, images=unseen), ["Bob"])
+    write_evaluation_page(tmp_path / "page.html", found)
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert text.index("1 of the 2 people have the name") < text.index('id="numbers"')
+    assert "Bob" not in text
 
 
 def test_others_give_no_note(judged):
     found = warn_of_trained_people(judged, ["Zed"])
-    assert (found.data["people_trained_on"], found.notes) == (0, judged.notes)
+    assert (found.data["people_trained_on"], found.notes) == ([], judged.notes)
     assert warn_of_trained_people(judged, []) is judged
 
 

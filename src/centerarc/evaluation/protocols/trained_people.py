@@ -10,8 +10,6 @@ from centerarc.data import read_identities
 from centerarc.evaluation.protocols.outcome import Evaluation
 from centerarc.models.weights import PEOPLE_FILE
 
-_SHOWN = 3
-
 
 def trained_people(weights: Path) -> list[str]:
     """Names of the people that a model was trained on, as its run wrote them beside the weights.
@@ -32,7 +30,7 @@ def trained_people(weights: Path) -> list[str]:
 
 
 def warn_of_trained_people(evaluation: Evaluation, trained: Sequence[str]) -> Evaluation:
-    """The evaluation with a note, and a number in its data, if it is of people trained on.
+    """The evaluation with a note, and names in its data, if it is of people trained on.
 
     Args:
         evaluation: what was found.
@@ -43,13 +41,12 @@ def warn_of_trained_people(evaluation: Evaluation, trained: Sequence[str]) -> Ev
         return evaluation
     judged = {images.identities[label] for label in np.unique(images.labels).tolist()}
     both = sorted(judged & set(trained))
-    data = {**evaluation.data, "people_trained_on": len(both)}
+    data = {**evaluation.data, "people_trained_on": both}
     if not both:
         return replace(evaluation, data=data)
-    more = ", ..." if len(both) > _SHOWN else ""
     note = (
         f"{len(both):,} of the {len(judged):,} people have the name of somebody whom the model was "
-        f"trained on ({', '.join(both[:_SHOWN])}{more}): if they are the same people, the results "
-        "are better than they would be on others"
+        "trained on: if they are the same people, the results are better than they would be on "
+        "others (--json has the names)"
     )
     return replace(evaluation, data=data, notes=(note, *evaluation.notes))

@@ -83,6 +83,7 @@ class ReportData:
         breakdowns: by column.
         search: 1:N.
         separability: how tight and how far apart people are.
+        notes: what should be known of the numbers, in sentences.
         pictures_note: what the pictures of pairs are of, or how to have some, in a sentence.
     """
 
@@ -103,6 +104,7 @@ class ReportData:
     breakdowns: Mapping[str, Breakdown] = field(default_factory=dict)
     search: SearchCurves | None = None
     separability: Separability | None = None
+    notes: Sequence[str] = ()
     pictures_note: str = ""
 
     def __post_init__(self) -> None:

@@ -64,6 +64,7 @@ def write_evaluation_page(
         if evaluation.identification is None
         else search_curves(evaluation.identification),
         separability=evaluation.separability,
+        notes=[f"{note[:1].upper()}{note[1:]}." for note in evaluation.notes],
         pictures_note=_pictures_note(evaluation),
     )
     write_report(path, data)
@@ -184,7 +185,6 @@ def _facts(evaluation: Evaluation) -> list[tuple[str, str]]:
     if evaluation.verification is not None:
         note = evaluation.verification.people_note
         facts.append(("People", f"{note[:1].upper()}{note[1:]}."))
-    facts += [("Note", note) for note in evaluation.notes]
     return facts
 
 
@@ -200,6 +200,6 @@ def _data_words(evaluation: Evaluation) -> str:
         f"{_COUNTED.get(name, name.replace('_', ' '))}: "
         f"{f'{value:,}' if isinstance(value, int) else value}"
         for name, value in evaluation.data.items()
-        if name not in ("protocol", "folds", "files") and value is not None
+        if name not in ("protocol", "folds", "files", "people_trained_on") and value is not None
     ]
     return " · ".join(shown)
