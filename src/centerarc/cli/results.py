@@ -6,13 +6,26 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from centerarc.cli.tables import (
+    NONE,
+    add_estimate,
+    in_percent,
+    low_to_high,
+    new_table,
+    percent,
+    percents,
+    rate_with_interval,
+    say,
+    sentence,
+    small_rate,
+)
+
 if TYPE_CHECKING:
-    from centerarc.evaluation import Breakdown, Difference, Estimate, Interval, VerificationReport
+    from centerarc.evaluation import Breakdown, Difference, VerificationReport
     from centerarc.evaluation.identification.result import IdentificationReport
     from centerarc.evaluation.protocols import Comparison, Evaluation, Verified
     from centerarc.evaluation.separability.measure import Distribution, Separability
 
-_NONE = "-"
 _DOUBT = (
     "Doubt: how often a resample gives no or the opposite difference, doubled; like a p-value, it "
     "is small where the difference is sure."
@@ -34,15 +47,15 @@ def show_evaluation(result: "Evaluation") -> None:
             _show_breakdown(console, found, column)
         gaps = [gap for found in pairs.breakdowns.values() for gap in found.gaps.values()]
         if any(gap.contrary_share is not None for gap in gaps):
-            _say(console, _DOUBT)
-        _say(console, f"{pairs.report.interval_method} {_sentence(pairs.people_note)}")
+            say(console, _DOUBT)
+        say(console, f"{pairs.report.interval_method} {sentence(pairs.people_note)}")
     if result.identification is not None:
         report = result.identification.report
         console.print(_identification(report, f"{file}: {result.dataset}"))
-        _say(console, f"{report.convention} {report.interval_method}")
+        say(console, f"{report.convention} {report.interval_method}")
     if result.separability is not None:
         console.print(_separability(result.separability))
-        _say(
+        say(
             console,
             "Compactness: an image and its person's other images. Separation: a person and the "
             "nearest other one, less is better. Margin: the one minus the other, for each image. "
@@ -51,27 +64,29 @@ def show_evaluation(result: "Evaluation") -> None:
         )
         if result.separability.threshold_reason is not None:
             reason = result.separability.threshold_reason
-            _say(console, _sentence(_in_percent(reason, result.separability.far)))
+            say(console, sentence(in_percent(reason, result.separability.far)))
     if result.templates:
-        _say(console, str(result.templates["convention"]))
+        say(console, str(result.templates["convention"]))
     for note in result.notes:
-        _say(console, note)
+        say(console, note)
 
 
 def show_comparison(result: "Comparison") -> None:
     """Prints several evaluations side by side, and how sure their differences are."""
     console = Console()
-    table = _table(f"{result.dataset}, compared with {result.names[0]}", "measure", *result.names)
+    table = new_table(
+        f"{result.dataset}, compared with {result.names[0]}", "measure", *result.names
+    )
     for column in table.columns:
         column.no_wrap = False  # as many models as there are
-    for name, estimates in result.named_rates(_rate):
-        table.add_row(name, *(_lines(estimate) for estimate in estimates))
+    for name, estimates in result.named_rates(small_rate):
+        table.add_row(name, *(rate_with_interval(estimate) for estimate in estimates))
     console.print(table)
     for name in result.names[1:]:
-        differences = result.named_differences(name, _rate)
+        differences = result.named_differences(name, small_rate)
         if not differences:
             continue
-        table = _table(
+        table = new_table(
             f"{name} minus {result.names[0]}",
             "measure",
             "difference,\npoints",
@@ -82,17 +97,17 @@ def show_comparison(result: "Comparison") -> None:
             _add_difference(table, rate, difference)
         console.print(table)
     if result.interval_method:
-        _say(console, f"{result.interval_method} {_DOUBT}")
+        say(console, f"{result.interval_method} {_DOUBT}")
     for note in result.notes:
-        _say(console, note)
+        say(console, note)
 
 
 def _verification(report: "VerificationReport", title: str) -> Table:
-    table = _table(title, "measure", "value", "95 % interval", note=True)
+    table = new_table(title, "measure", "value", "95 % interval", note=True)
     pairs = report.num_genuine + report.num_impostor
     frequent = max(report.num_genuine, report.num_impostor) / pairs
     threshold = f"threshold {report.threshold:.4f}"
-    constant = f"always giving the more frequent answer: {_percent(frequent)}"
+    constant = f"always giving the more frequent answer: {percent(frequent)}"
     if report.fold_std is not None:
         spread = (
             f"{len(report.fold_accuracy)} folds, ± {100 * report.fold_std:.2f} points between them"
@@ -100,33 +115,35 @@ def _verification(report: "VerificationReport", title: str) -> Table:
         notes = [spread, f"mean {threshold}", constant]
         if report.convention != "exact":
             notes.insert(1, f"convention {report.convention}")
-        _add(table, "accuracy", report.accuracy, "; ".join(notes))
+        add_estimate(table, "accuracy", report.accuracy, "; ".join(notes))
     else:
         note = f"{threshold}, chosen on these pairs: optimistic; {constant}"
-        _add(table, "best accuracy", report.accuracy, note)
-    _add(table, "AUC", report.auc)
-    _add(table, "EER", report.eer)
+        add_estimate(table, "best accuracy", report.accuracy, note)
+    add_estimate(table, "AUC", report.auc)
+    add_estimate(table, "EER", report.eer)
     for far, tar in report.tar_at_far.items():
-        _add(table, f"TAR at FAR {_rate(far)}", tar, _in_percent(tar.reason, far))
+        add_estimate(table, f"TAR at FAR {small_rate(far)}", tar, in_percent(tar.reason, far))
     return table
 
 
 def _thresholds(pairs: "Verified") -> Table | None:
     held_out = bool(pairs.held_out)
     columns = ["wanted FAR", "threshold", "95 % interval", "FAR on new people"]
-    table = _table("Thresholds", *columns, *(["held out"] if held_out else []))
+    table = new_table("Thresholds", *columns, *(["held out"] if held_out else []))
     for far, found in pairs.report.calibrated.items():
         if found.threshold is None:
             continue
         expected = ""
         if found.far_interval is not None:
             low, high = found.far_interval.low, found.far_interval.high
-            expected = f"{_rate(low)} to {_rate(high)}"
-        row = [f"{found.threshold:.4f}", _range(found.threshold_interval, 1, 4), expected]
+            expected = f"{small_rate(low)} to {small_rate(high)}"
+        row = [f"{found.threshold:.4f}", low_to_high(found.threshold_interval, 1, 4), expected]
         if held_out:
             tried = pairs.held_out.get(far)
-            row.append("" if tried is None or tried.far.value is None else _rate(tried.far.value))
-        table.add_row(_rate(far), *row)
+            row.append(
+                "" if tried is None or tried.far.value is None else small_rate(tried.far.value)
+            )
+        table.add_row(small_rate(far), *row)
     return table if table.row_count else None
 
 
@@ -149,11 +166,11 @@ def _show_breakdown(console: Console, found: "Breakdown", column: str) -> None:
         hint = ""
         if all(is_number(side) for name in found.groups for side in name.split(" | ")):
             hint = f" Numbers can be cut into larger groups, e.g. --by {column}=20,40,60."
-        _say(console, f"By {column}: no group can be judged. {_few(short, 1)}.{hint}")
+        say(console, f"By {column}: no group can be judged. {_few(short, 1)}.{hint}")
         return
     console.print(_breakdown(found, column))
     if short:
-        _say(console, f"{_NONE}: {_few(short, 3)}.")
+        say(console, f"{NONE}: {_few(short, 3)}.")
     if found.gaps:
         console.print(_gaps(found))
 
@@ -165,52 +182,54 @@ def _few(reasons: list[str], shown: int) -> str:
 
 
 def _breakdown(found: "Breakdown", column: str) -> Table:
-    table = _table(
+    table = new_table(
         f"By {column}, at the threshold {found.threshold:.4f} of all",
         *(column, "accuracy", "TAR", "FAR", "genuine +\nimpostor"),
     )
     for group in found.groups.values():
-        rates = (_lines(rate) for rate in (group.accuracy, group.tar, group.far))
+        rates = (rate_with_interval(rate) for rate in (group.accuracy, group.tar, group.far))
         pairs = f"{group.num_genuine:,} +\n{group.num_impostor:,}"
         table.add_row(Text(group.name or "(empty)"), *rates, pairs)
     return table
 
 
 def _gaps(found: "Breakdown") -> Table:
-    table = _table("", "measure", "worst", "best", "gap,\npoints", "95 % interval", "doubt")
+    table = new_table("", "measure", "worst", "best", "gap,\npoints", "95 % interval", "doubt")
     table.columns[1].no_wrap = table.columns[2].no_wrap = False  # names of any length
     for measure, gap in found.gaps.items():
         share = "" if gap.contrary_share is None else f"{gap.contrary_share:.3f}"
         name = measure if measure == "accuracy" else measure.upper()
         worst, best = Text(gap.worst or "(empty)"), Text(gap.best or "(empty)")
-        table.add_row(name, worst, best, f"{100 * gap.value:.2f}", _range(gap.interval), share)
+        table.add_row(name, worst, best, f"{100 * gap.value:.2f}", low_to_high(gap.interval), share)
     return table
 
 
 def _identification(report: "IdentificationReport", title: str) -> Table:
-    table = _table(title, "measure", "value", "95 % interval", note=True)
+    table = new_table(title, "measure", "value", "95 % interval", note=True)
     people, distractors = report.gallery_people[0], report.distractors[0]
     note = f"{report.mated[0]:,} probes among {people:,} people"
     if distractors:
         note += f", {distractors:,} of them distractors"
     for rank, share in report.cmc.items():
-        _add(table, f"rank {rank}", share, note)
+        add_estimate(table, f"rank {rank}", share, note)
         note = ""
     note = f"; {report.nonmated[0]:,} probes of strangers"
     for fpir, share in report.tpir_at_fpir.items():
         thresholds = report.threshold_at_fpir[fpir]
         if thresholds is None:
-            _add(table, f"TPIR at FPIR {_rate(fpir)}", share, _in_percent(share.reason, fpir))
+            add_estimate(
+                table, f"TPIR at FPIR {small_rate(fpir)}", share, in_percent(share.reason, fpir)
+            )
             continue
         at = " and ".join(f"{threshold:.4f}" for threshold in thresholds)
-        _add(table, f"TPIR at FPIR {_rate(fpir)}", share, f"threshold {at}{note}")
+        add_estimate(table, f"TPIR at FPIR {small_rate(fpir)}", share, f"threshold {at}{note}")
         note = ""
     return table
 
 
 def _separability(found: "Separability") -> Table:
     images, people = f"{found.num_images:,} images", f"{found.num_people:,} people"
-    table = _table(
+    table = new_table(
         f"Identities: {images} of {people}; means of cosines",
         *("measure", "value", "95 % interval", "5 % to 95 %", "of"),
     )
@@ -218,19 +237,19 @@ def _separability(found: "Separability") -> Table:
         ("compactness", found.compactness),
         ("separation", found.separation),
         ("margin", found.margin),
-        (f"own threshold, FAR {_rate(found.far)}", found.thresholds),
+        (f"own threshold, FAR {small_rate(found.far)}", found.thresholds),
     ]
     for name, values in rows:
         if values is None:
-            table.add_row(name, _NONE, "", "", "")
+            table.add_row(name, NONE, "", "", "")
             continue
         spread = f"{values.quantiles[0.05].value:.3f} to {values.quantiles[0.95].value:.3f}"
-        interval = _range(values.mean.interval, 1, 3)
+        interval = low_to_high(values.mean.interval, 1, 3)
         table.add_row(name, f"{values.mean.value:.3f}", interval, spread, _behind(values))
     nearest = found.nearest_center_accuracy
     assert nearest.value is not None  # there are images to count
     # Each image with a margin is one whose nearest center is known.
-    rate, interval = _percent(nearest.value), _percents(nearest.interval)
+    rate, interval = percent(nearest.value), percents(nearest.interval)
     table.add_row("nearest center", rate, interval, "", _behind(found.margin))
     return table
 
@@ -251,61 +270,3 @@ def _add_difference(table: Table, name: str, found: "Difference") -> None:
     if interval is not None:
         shown = f"{100 * interval.low:+.2f} to {100 * interval.high:+.2f}"
     table.add_row(name, f"{100 * found.value:+.2f}", shown, share)
-
-
-def _table(title: str, first: str, *numbers: str, note: bool = False) -> Table:
-    # Text, not str: a path may hold what rich takes for markup.
-    table = Table(title=Text(title) if title else None, title_justify="left")
-    table.add_column(Text(first), min_width=8)
-    for name in numbers:
-        table.add_column(Text(name), justify="right", no_wrap=True)
-    if note:
-        table.add_column("note")
-    return table
-
-
-def _add(table: Table, name: str, estimate: "Estimate", note: str = "") -> None:
-    value = _NONE if estimate.value is None else _percent(estimate.value)
-    table.add_row(name, value, _percents(estimate.interval), note)
-
-
-def _in_percent(reason: str | None, rate: float) -> str:
-    """Why there is no value, with its rate in per cent as all else."""
-    return (reason or "").replace(f"{rate:g} ", f"{_rate(rate)} ", 1)
-
-
-def _lines(estimate: "Estimate") -> str:
-    """A rate with its interval below."""
-    if estimate.value is None:
-        return _NONE
-    interval = _range(estimate.interval)
-    return _percent(estimate.value) + (f"\n{interval}" if interval else "")
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f} %"
-
-
-def _rate(rate: float) -> str:
-    """A rate that may be tiny, in per cent."""
-    from centerarc.evaluation.report.words import small_percent
-
-    return small_percent(rate).replace("\u00a0", " ")
-
-
-def _percents(interval: "Interval | None") -> str:
-    return f"{_range(interval)} %" if interval is not None else ""
-
-
-def _range(interval: "Interval | None", factor: float = 100, digits: int = 2) -> str:
-    if interval is None:
-        return ""
-    return f"{factor * interval.low:.{digits}f} to {factor * interval.high:.{digits}f}"
-
-
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}." if text else ""
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(Text(text), style="dim", soft_wrap=False)

@@ -6,7 +6,8 @@ import pytest
 from centerarc.evaluation.bootstrap import draw_people
 from centerarc.evaluation.identification.comparison import compare_identification
 from centerarc.evaluation.identification.gallery_search import search_gallery
-from centerarc.evaluation.identification.result import cmc, evaluate_identification, tpir_at_fpir
+from centerarc.evaluation.identification.rates import cmc, tpir_at_fpir
+from centerarc.evaluation.identification.result import evaluate_identification
 
 
 def searched(noise, seed):

@@ -10,12 +10,8 @@ from hypothesis import strategies as st
 
 from centerarc.evaluation.identification import gallery_search, person_scores
 from centerarc.evaluation.identification.gallery_search import search_gallery
-from centerarc.evaluation.identification.result import (
-    cmc,
-    evaluate_identification,
-    tpir_at_fpir,
-    unsupported_fpir,
-)
+from centerarc.evaluation.identification.rates import cmc, tpir_at_fpir, unsupported_fpir
+from centerarc.evaluation.identification.result import evaluate_identification
 
 
 def at(*cosines):

@@ -11,7 +11,8 @@ import pytest
 
 from centerarc.evaluation import breakdown, evaluate_verification, make_pairs, pair_scores
 from centerarc.evaluation.identification.gallery_search import search_gallery
-from centerarc.evaluation.identification.result import cmc, evaluate_identification
+from centerarc.evaluation.identification.rates import cmc
+from centerarc.evaluation.identification.result import evaluate_identification
 from centerarc.evaluation.report import (
     FaceSample,
     ReportData,

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from centerarc.evaluation.identification.result import cmc, evaluate_identification
+from centerarc.evaluation.identification.rates import cmc
+from centerarc.evaluation.identification.result import evaluate_identification
 from centerarc.evaluation.templates import pair_scores, pooling
 from centerarc.evaluation.templates.pair_scores import template_pair_scores
 from centerarc.evaluation.templates.pooling import WEIGHTINGS, pool_templates

@@ -5,13 +5,8 @@ from centerarc.evaluation.identification.comparison import (
     compare_identification,
 )
 from centerarc.evaluation.identification.gallery_search import GallerySearch, search_gallery
-from centerarc.evaluation.identification.result import (
-    IdentificationReport,
-    OpenSetPoint,
-    cmc,
-    evaluate_identification,
-    tpir_at_fpir,
-)
+from centerarc.evaluation.identification.rates import OpenSetPoint, cmc, tpir_at_fpir
+from centerarc.evaluation.identification.result import IdentificationReport, evaluate_identification
 
 __all__ = [
     "GallerySearch",

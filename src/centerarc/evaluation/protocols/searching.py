@@ -6,12 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from centerarc.evaluation.identification.gallery_search import PERSON_SCORES, GallerySearch
-from centerarc.evaluation.identification.result import (
-    FPIR_LEVELS,
-    RANKS,
-    cmc,
-    evaluate_identification,
-)
+from centerarc.evaluation.identification.rates import cmc
+from centerarc.evaluation.identification.result import FPIR_LEVELS, RANKS, evaluate_identification
 from centerarc.evaluation.protocols.outcome import Identified
 
 _CURVE_RANKS = 100

@@ -7,7 +7,7 @@ from typing import overload
 
 import numpy as np
 
-from centerarc.evaluation.identification.result import tpir_at_fpir
+from centerarc.evaluation.identification.rates import tpir_at_fpir
 from centerarc.evaluation.protocols.outcome import Evaluation, Identified, JudgedImages
 from centerarc.evaluation.report.data import FaceSample, Image, ReportData, SearchCurves
 from centerarc.evaluation.report.face_map import MAX_FACES, MAX_IDENTITIES
