@@ -13,6 +13,7 @@ NONE = "-"
 
 
 def new_table(title: str, first: str, *numbers: str, note: bool = False) -> Table:
+    """A table whose columns are a name, numbers, and perhaps a note."""
     # Text, not str: a path may hold what rich takes for markup.
     table = Table(title=Text(title) if title else None, title_justify="left")
     table.add_column(Text(first), min_width=8)
@@ -24,6 +25,7 @@ def new_table(title: str, first: str, *numbers: str, note: bool = False) -> Tabl
 
 
 def add_estimate(table: Table, name: str, estimate: "Estimate", note: str = "") -> None:
+    """A row with a rate and its interval."""
     value = NONE if estimate.value is None else percent(estimate.value)
     table.add_row(name, value, percents(estimate.interval), note)
 
@@ -42,6 +44,7 @@ def rate_with_interval(estimate: "Estimate") -> str:
 
 
 def percent(share: float) -> str:
+    """A share with two digits."""
     return f"{100 * share:.2f} %"
 
 
@@ -53,18 +56,22 @@ def small_rate(rate: float) -> str:
 
 
 def percents(interval: "Interval | None") -> str:
+    """An interval of shares; empty where there is none."""
     return f"{low_to_high(interval)} %" if interval is not None else ""
 
 
 def low_to_high(interval: "Interval | None", factor: float = 100, digits: int = 2) -> str:
+    """Both ends of an interval; empty where there is none."""
     if interval is None:
         return ""
     return f"{factor * interval.low:.{digits}f} to {factor * interval.high:.{digits}f}"
 
 
 def sentence(text: str) -> str:
+    """A note as a sentence."""
     return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
 def say(console: Console, text: str) -> None:
+    """Prints what belongs to a table, below it."""
     console.print(Text(text), style="dim", soft_wrap=False)
