@@ -80,3 +80,14 @@ for words in (["--help"], *([name, "--help"] for name in commands)):
     assert "centerarc" in out.getvalue()
 """
     assert "torch" not in loaded_by(code)
+
+
+def test_numbers_from_arrays_need_no_torch() -> None:
+    code = """
+import numpy as np
+from centerarc.evaluation import evaluate_verification
+import centerarc.evaluation.identification, centerarc.evaluation.templates
+import centerarc.evaluation.formats, centerarc.evaluation.protocols
+evaluate_verification(np.array([0.9, 0.1]), np.array([True, False]))
+"""
+    assert "torch" not in loaded_by(code)

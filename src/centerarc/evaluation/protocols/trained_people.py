@@ -8,7 +8,6 @@ import numpy as np
 
 from centerarc.data import read_identities
 from centerarc.evaluation.protocols.outcome import Evaluation
-from centerarc.models.weights import PEOPLE_FILE
 
 
 def trained_people(weights: Path) -> list[str]:
@@ -23,6 +22,8 @@ def trained_people(weights: Path) -> list[str]:
     Raises:
         ValueError: the file of names is broken.
     """
+    from centerarc.models.weights import PEOPLE_FILE  # loads torch
+
     file = weights.parent / PEOPLE_FILE
     if weights.suffix != ".safetensors" or not file.is_file():
         return []
