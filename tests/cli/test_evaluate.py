@@ -414,3 +414,24 @@ def test_a_model_without_direction_is_told_by_the_image(
 def test_the_command_loads_without_torch() -> None:
     code = "import sys, centerarc.cli.evaluate; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--json", "few.npz"],
+        ["--json", "pairs.csv"],
+        ["--json", "x.html", "--report", "x.html"],
+        ["--report", "./x.html", "--json", "x.html"],
+    ],
+)
+def test_nothing_is_written_over_what_is_read_or_written(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    embeddings(
+        Path("few.npz"), [(f"{n}.png", n[0], [1, k]) for k, n in enumerate(("a1", "a2", "b1"))]
+    )
+    Path("pairs.csv").write_text("image_a,image_b,same\na1.png,a2.png,1\na1.png,b1.png,0\n")
+    before = {path: path.read_bytes() for path in Path().iterdir()}
+    assert run("evaluate", "few.npz", "--pairs", "pairs.csv", *words) == 2
+    assert "would be written over" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in Path().iterdir()} == before

@@ -49,7 +49,7 @@ def compare(
     from centerarc.evaluation.report import write_comparison_page
 
     given = dict(locals())
-    check_outputs(json, report)
+    check_outputs(json, report, (baseline, other, *more))
     result = compare_files((baseline, other, *more))
     result = replace(result, command=spoken(compare, given))
     try:  # before anything is printed, which a closed pipe may end

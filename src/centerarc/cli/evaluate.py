@@ -138,7 +138,7 @@ def evaluate(
     from centerarc.evaluation.report import write_evaluation_page
 
     given = dict(locals())
-    check_outputs(json, report)
+    check_outputs(json, report, (model, pairs, gallery, probes, distractors, templates))
     request = Request(
         pairs=pairs,
         images=images,

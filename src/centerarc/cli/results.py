@@ -28,13 +28,15 @@ if TYPE_CHECKING:
 
 _DOUBT = (
     "Doubt: how often a resample gives no or the opposite difference, doubled; like a p-value, it "
-    "is small where the difference is sure."
+    "is small where the difference is sure. It is never below 2 / (resamples + 1)."
 )
 
 
 def show_evaluation(result: "Evaluation") -> None:
     """Prints every number of an evaluation."""
     console = Console()
+    for note in result.notes:
+        say(console, sentence(note))
     file = result.model.get("file", "embeddings")
     if result.verification is not None:
         pairs = result.verification
@@ -58,7 +60,8 @@ def show_evaluation(result: "Evaluation") -> None:
         say(
             console,
             "Compactness: an image and its person's other images. Separation: a person and the "
-            "nearest other one, less is better. Margin: the one minus the other, for each image. "
+            "nearest other one, less is better. Margin: an image's compactness minus its cosine to "
+            "the nearest other person. "
             "Own threshold: what each person needs. Nearest center: share of the images that are "
             "nearest to their own person.",
         )
@@ -67,8 +70,6 @@ def show_evaluation(result: "Evaluation") -> None:
             say(console, sentence(in_percent(reason, result.separability.far)))
     if result.templates:
         say(console, str(result.templates["convention"]))
-    for note in result.notes:
-        say(console, note)
 
 
 def show_comparison(result: "Comparison") -> None:

@@ -1,5 +1,6 @@
 """A measured number with its interval, or the reason why there is none."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +41,7 @@ def rate_key(rate: float) -> str:
 def fewest_trials(rate: float) -> str:
     """How many trials a rate needs, so that one error is not above it already, in words."""
     # Of the smallest floats 1 / rate is infinite, and of others longer than a line.
-    return f"{round(1 / rate):,}" if rate > 1e-15 else f"{1 / rate:g}"
+    return f"{math.ceil(1 / rate * (1 - 1e-12)):,}" if rate > 1e-15 else f"{1 / rate:g}"
 
 
 def low_high(interval: Interval | None) -> list[float] | None:

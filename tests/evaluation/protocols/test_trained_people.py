@@ -19,7 +19,7 @@ from centerarc.evaluation.protocols.trained_people import trained_people, warn_o
 from centerarc.evaluation.report import write_evaluation_page
 from centerarc.export import export_onnx, open_model
 from centerarc.models import create_model, save_weights
-from tests.evaluation.protocols.faces import folder
+from tests.evaluation.protocols.faces import folder, picture
 
 SIZE = 16
 
@@ -90,5 +90,10 @@ def test_a_gallery_of_another_model_is_refused_and_one_of_its_own_onnx_file_is_n
     export_onnx(one.network, onnx, samples=samples, weights_sha256=one.sha256)
     found = evaluate_galleries(ModelSubject(open_model(onnx)), tmp_path / "known.npz", probes)
     assert found.identification.report.cmc[1].value is not None
+    # The same pictures in another folder are found out; another picture of the same name is none.
+    assert found.notes[0].startswith("6 of 6 probes are also in the gallery")
+    picture(probes / "Ann" / "Ann_0001.png", "Ann", 7)
+    found = evaluate_galleries(ModelSubject(one), tmp_path / "known.npz", probes)
+    assert found.notes[0].startswith("5 of 6 probes are also in the gallery")
     with pytest.raises(ValueError, match="are of different mirror sums"):
         evaluate_galleries(ModelSubject(one, mirror=True), tmp_path / "known.npz", probes)

@@ -239,9 +239,9 @@ def test_a_verdict_names_what_is_sure_and_what_is_not():
     found = Compared(accuracy=unsure, AUC=(0.036, 0.001, 0.07, 0.04))
     found.rates.append((LESS_IS_BETTER, Difference(0.02, Interval(0.01, 0.03), 0.0)))
     (sentence,) = verdicts(found)
-    assert "b is better in AUC by 3.60 points (95 % interval +0.10 to +7.00)" in sentence
+    assert "b is better in AUC (+3.60 points, 95 % interval +0.10 to +7.00)" in sentence
     # More errors are worse.
-    assert "and worse in EER by 2.00 points" in sentence
+    assert "and worse in EER (+2.00 points" in sentence
     assert sentence.endswith("The other measure cannot be told apart.")
 
 
@@ -249,7 +249,7 @@ def test_all_measures_in_one_direction_read_as_a_sentence():
     found = Compared(accuracy=(0.1, 0.05, 0.15, 0.0), AUC=(0.1, 0.05, 0.15, 0.0))
     (sentence,) = verdicts(found)
     assert re.fullmatch(
-        r"b is better in accuracy by 10\.00 points \(.*\) and AUC by .* than a\.", sentence
+        r"b is better in accuracy \(\+10\.00 points.*\) and AUC \(.*\) than a\.", sentence
     )
 
 

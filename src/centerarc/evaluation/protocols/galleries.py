@@ -165,11 +165,15 @@ def _check_alike(parts: dict[str, _Part]) -> None:
             )
         made_by = _digests(first), _digests(part)
         other_model = all(made_by) and not made_by[0] & made_by[1]
-        mirrors = [{piece.model["mirror"]} for piece in (first, part) if "mirror" in piece.model]
-        if other_model or len(set().union(*mirrors)) > 1:
+        different = ["models"] if other_model else []
+        for fact, words in (("mirror", "mirror sums"), ("preprocessing", "preprocessing")):
+            known = [piece.model[fact] for piece in (first, part) if fact in piece.model]
+            if len(known) == 2 and known[0] != known[1]:
+                different.append(words)
+        if different:
             raise ValueError(
                 f"embeddings of {str(first.path)!r} and {str(part.path)!r} are of different "
-                f"{'models' if other_model else 'mirror sums'}"
+                f"{different[0]}"
             )
 
 
@@ -181,13 +185,19 @@ def _digests(part: _Part) -> set[object]:
 
 def _shared(parts: dict[str, _Part]) -> tuple[str, ...]:
     """A note on probes that are looked up among themselves."""
-
-    def keys(part: _Part) -> list[str]:
-        return [os.path.join(os.path.realpath(part.path), name) for name in part.places]
-
-    enrolled = {key for name in parts if name != "probes" for key in keys(parts[name])}
-    asked = keys(parts["probes"])
-    return shared_note(sum(key in enrolled for key in asked), len(asked))
+    asked = parts["probes"]
+    found = np.zeros(len(asked.places), dtype=np.bool_)
+    for name, part in parts.items():
+        if name == "probes":
+            continue
+        row_of = {place: row for row, place in enumerate(part.places)}
+        rows = np.array([row_of.get(place, -1) for place in asked.places], dtype=np.int64)
+        both = np.flatnonzero(rows >= 0)
+        # The same name in another folder may be another picture; a model tells.
+        first, second = asked.embedding[both], part.embedding[rows[both]]
+        lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+        found[both] |= np.einsum("nd,nd->n", first, second) > (1 - 1e-6) * lengths
+    return shared_note(int(found.sum()), found.size)
 
 
 def _numbered(parts: dict[str, _Part]) -> tuple[list[str], dict[str, IntArray]]:

@@ -18,7 +18,7 @@ from centerarc.evaluation.verification.group_breakdown import Breakdown
 from centerarc.evaluation.verification.held_out_far import HeldOutFar
 from centerarc.evaluation.verification.result import VerificationReport
 
-FORMAT = "centerarc evaluation 1"
+FORMAT = "centerarc evaluation 2"
 Sides = tuple[npt.NDArray[Any], npt.NDArray[Any]]
 
 

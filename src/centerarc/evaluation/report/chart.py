@@ -89,7 +89,8 @@ def rate_axis(
     return axis(
         title,
         type="log",
-        range=[float(np.log10(100 * low)), float(np.log10(100 * high * room))],
+        # A little wider, so that no point falls off its end by rounding.
+        range=[float(np.log10(99.9999 * low)), float(np.log10(100.0001 * high * room))],
         tickvals=numbers(100 * value for value, _ in ticks),
         ticktext=[text for _, text in ticks],
         tickangle=0,
@@ -101,7 +102,7 @@ def numbers(values: Iterable[float], digits: int = 5) -> list[float]:
     return [float(f"{value:.{digits}g}") for value in values]
 
 
-def percents(rates: Iterable[float], digits: int = 5) -> list[float]:
+def percents(rates: Iterable[float], digits: int = 8) -> list[float]:
     """Rates in per cent, as JSON numbers."""
     return numbers((100 * rate for rate in rates), digits)
 

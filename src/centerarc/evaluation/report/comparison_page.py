@@ -15,7 +15,6 @@ from centerarc.evaluation.report.search_charts import search_charts
 from centerarc.evaluation.report.words import (
     ABSENT,
     interval_words,
-    percent,
     small_percent,
     with_sign,
 )
@@ -110,8 +109,8 @@ def verdicts(comparison: Comparison) -> list[str]:
         for rate, difference in rates:
             side = _side(rate, rates)
             if side:
-                by = percent(abs(float(difference.value or 0.0)))
-                told[side].append(f"{_short(rate)} by {by} points ({_interval(difference)})")
+                points = _points(float(difference.value or 0.0))
+                told[side].append(f"{_short(rate)} ({points} points, {_interval(difference)})")
         words = [f"{side} in {_listed(each)}" for side, each in told.items() if each]
         if words:
             rest = len(rates) - sum(map(len, told.values()))

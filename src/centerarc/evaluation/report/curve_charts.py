@@ -82,8 +82,8 @@ def _shown(far: npt.NDArray[np.float64], smallest: float) -> npt.NDArray[np.int6
 def _roc(curves: Mapping[str, Curve], floor: float, mark: Step | None) -> Chart:
     data: list[dict[str, Any]] = []
     for (name, curve), (colour, dash) in zip(curves.items(), _styles(curves), strict=True):
-        hover = "FAR %{x:.3~r}\u00a0%<br>TAR %{y:.2f}\u00a0%<extra>" + plain_text(name) + "</extra>"
-        data.append(_line(curve.far, curve.tar, floor, name, colour, dash, hover))
+        hover = _hover("TAR %{customdata[1]:.2f}\u00a0%", name)
+        data.append(_line(curve.far, curve.tar, 0.0, floor, name, colour, dash, hover))
         marks = _marks(curve)
         if marks:
             far, tar, intervals = zip(*marks, strict=True)
@@ -112,11 +112,9 @@ def _det(curves: Mapping[str, Curve], floor: float, mark: Step | None) -> Chart:
     lowest = min(0.5 / curve.report.num_genuine for curve in curves.values())
     lowest = max(lowest, _LOWEST_FRR)
     for (name, curve), (colour, dash) in zip(curves.items(), _styles(curves), strict=True):
-        frr = np.maximum(1.0 - curve.tar, lowest)
-        hover = (
-            "FAR %{x:.3~r}\u00a0%<br>FRR %{y:.3~r}\u00a0%<extra>" + plain_text(name) + "</extra>"
-        )
-        data.append(_line(curve.far, frr, floor, name, colour, dash, hover))
+        frr = 1.0 - curve.tar
+        hover = _hover("FRR %{customdata[1]:.3~r}\u00a0%", name)
+        data.append(_line(curve.far, frr, lowest, floor, name, colour, dash, hover))
         marks = [
             (far, max(1 - tar, lowest), _mirrored(interval, lowest))
             for far, tar, interval in _marks(curve)
@@ -207,9 +205,15 @@ def _mirrored(interval: Interval | None, lowest: float) -> Interval | None:
     return Interval(max(1 - interval.high, lowest), max(1 - interval.low, lowest))
 
 
+def _hover(rate: str, name: str) -> str:
+    far = "FAR %{customdata[0]:.3~r}\u00a0%"
+    return f"{far}<br>{rate}<extra>{plain_text(name)}</extra>"
+
+
 def _line(
     far: npt.NDArray[np.float64],
     rate: npt.NDArray[np.float64],
+    lowest: float,
     floor: float,
     name: str,
     colour: str,
@@ -224,7 +228,9 @@ def _line(
         "mode": "lines",
         "name": plain_text(name),
         "x": percents(np.maximum(far[start:], floor)),
-        "y": percents(rate[start:]),
+        "y": percents(np.maximum(rate[start:], lowest)),
+        # What is said of a point is where it is, not where it is drawn.
+        "customdata": [*map(list, zip(percents(far[start:]), percents(rate[start:]), strict=True))],
         "line": {"color": colour, "width": 2.5, "shape": "hv", "dash": dash},
         "hovertemplate": hover,
     }
