@@ -12,8 +12,6 @@ from centerarc.cli.models import ModelFlags
 from centerarc.cli.sources import ListFlags
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from centerarc.evaluation.embedding_file import EmbedReport
 
 _LIST = Group("Where SOURCE is a list", sort_key=3)
@@ -66,6 +64,7 @@ def embed(
     from centerarc.cli.models import opened_model
     from centerarc.cli.progress import waiting
     from centerarc.cli.sources import opened
+    from centerarc.cli.tables import facts_table
     from centerarc.data.workers import workers_for_a_model
     from centerarc.evaluation.embedding_file import embed_to_file
     from centerarc.evaluation.embedding_file.formats import file_format
@@ -90,26 +89,17 @@ def embed(
         raise
     console = Console()
     console.print(Text(f"embedded {source} into {out}"), soft_wrap=True)
-    console.print(_table(report))
+    console.print(facts_table(_facts(report)))
     if report.left_out_file is not None:
         console.print(Text(f"what is left out, and why: {report.left_out_file}"), soft_wrap=True)
 
 
-def _table(report: "EmbedReport") -> "Table":
-    from rich.table import Table
-    from rich.text import Text
+def _facts(report: "EmbedReport") -> dict[str, str]:
+    from centerarc.cli.tables import work_facts
 
-    from centerarc.data.progress import duration
-
-    table = Table(show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
-    table.add_row("images", f"{report.images:,}")
-    table.add_row("people", f"{report.identities:,}")
-    table.add_row("numbers in an embedding", f"{report.embedding_size:,}")
-    for reason, count in report.left_out.items():
-        table.add_row(Text(f"left out: {reason}"), f"{count:,}")
-    table.add_row("time", duration(report.seconds))
-    if report.embedded:
-        table.add_row("images a second", f"{report.embedded / report.seconds:,.0f}")
-    return table
+    return {
+        "images": f"{report.images:,}",
+        "people": f"{report.identities:,}",
+        "numbers in an embedding": f"{report.embedding_size:,}",
+        **work_facts(report.left_out, report.embedded, report.seconds),
+    }

@@ -8,8 +8,6 @@ from cyclopts import Parameter
 from centerarc.cli.command import by_flags
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from centerarc.export import ExportReport
 
 # Faces that the file is compared with PyTorch on.
@@ -52,6 +50,7 @@ def export(
     from rich.text import Text
 
     from centerarc.cli.models import ModelFlags, opened_model
+    from centerarc.cli.tables import facts_table
     from centerarc.export import export_onnx, require_export_extra
 
     require_export_extra()
@@ -68,7 +67,7 @@ def export(
         )
     console = Console()
     console.print(Text(f"exported {opened.path} to {out}"), soft_wrap=True)
-    console.print(_table(report, words))
+    console.print(facts_table(_facts(report, words)))
 
 
 def _samples(images: Path | None, size: int) -> tuple[Any, str]:
@@ -90,24 +89,18 @@ def _samples(images: Path | None, size: int) -> tuple[Any, str]:
     return np.stack([faces.image(int(number)) for number in numbers]), words
 
 
-def _table(report: "ExportReport", words: str) -> "Table":
-    from rich.table import Table
-    from rich.text import Text
-
+def _facts(report: "ExportReport", words: str) -> dict[str, str]:
     size = report.preprocessing.image_size
-    table = Table(show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
-    table.add_row("size", f"{report.size / 1e6:,.1f} MB")
-    table.add_row("opset", str(report.opset))
-    table.add_row("input", f"images, float32 (N, 3, {size}, {size})")
-    table.add_row("", Text(str(report.preprocessing)))
-    table.add_row("output", f"embedding, float32 (N, {report.embedding_size})")
-    table.add_row("compared with PyTorch on", Text(f"{report.comparisons[0].images} {words}"))
+    facts = {
+        "size": f"{report.size / 1e6:,.1f} MB",
+        "opset": str(report.opset),
+        "input": f"images, float32 (N, 3, {size}, {size})",
+        "": str(report.preprocessing),
+        "output": f"embedding, float32 (N, {report.embedding_size})",
+        "compared with PyTorch on": f"{report.comparisons[0].images} {words}",
+    }
     for result in report.comparisons:
-        table.add_row(
-            f"largest difference, {result.batch_size} at a time",
-            f"{result.largest_difference:.2g} of numbers up to {result.largest_number:.3g}",
+        facts[f"largest difference, {result.batch_size} at a time"] = (
+            f"{result.largest_difference:.2g} of numbers up to {result.largest_number:.3g}"
         )
-    table.add_row("smallest cosine", f"1 - {max(1 - report.smallest_cosine, 0):.1g}")
-    return table
+    return {**facts, "smallest cosine": f"1 - {max(1 - report.smallest_cosine, 0):.1g}"}

@@ -1,10 +1,13 @@
 """Tables on a terminal, and rates as they stand in them."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from centerarc.data.progress import duration
 
 if TYPE_CHECKING:
     from centerarc.evaluation import Estimate, Interval
@@ -22,6 +25,31 @@ def new_table(title: str, first: str, *numbers: str, note: bool = False) -> Tabl
     if note:
         table.add_column("note")
     return table
+
+
+def facts_table(facts: Mapping[str, str]) -> Table:
+    """A table of names and what belongs to them."""
+    table = Table(show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, value in facts.items():
+        table.add_row(Text(name), Text(value))
+    return table
+
+
+def work_facts(left_out: Mapping[str, int], images: int, seconds: float) -> dict[str, str]:
+    """What became of images that were worked through.
+
+    Args:
+        left_out: How many were left out, by reason.
+        images: How many were worked on in this run.
+        seconds: How long that took.
+    """
+    facts = {f"left out: {reason}": f"{count:,}" for reason, count in left_out.items()}
+    facts["time"] = duration(seconds)
+    if images:
+        facts["images a second"] = f"{images / seconds:,.0f}"
+    return facts
 
 
 def add_estimate(table: Table, name: str, estimate: "Estimate", note: str = "") -> None:

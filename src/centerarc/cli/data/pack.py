@@ -10,7 +10,6 @@ from centerarc.cli.sources import ListFlags
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from centerarc.data.packing import PackReport
 
@@ -71,6 +70,7 @@ def pack(
 
     from centerarc.cli.progress import stages
     from centerarc.cli.sources import opened
+    from centerarc.cli.tables import facts_table
     from centerarc.data.leave_out import read_leave_out
     from centerarc.data.packing import pack as run
     from centerarc.data.splitting import read_identities
@@ -99,35 +99,25 @@ def pack(
         raise
     console = Console()
     console.print(Text(f"packed {source} into {out}"), soft_wrap=True)
-    console.print(_table(report))
+    console.print(facts_table(_facts(report)))
     _print_next_step(console, report)
 
 
-def _table(report: "PackReport") -> "Table":
-    from rich.table import Table
-    from rich.text import Text
+def _facts(report: "PackReport") -> dict[str, str]:
+    from centerarc.cli.tables import work_facts
 
-    from centerarc.data.progress import duration
-
-    # Text, not str: a path may hold what rich takes for markup.
-    table = Table(show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
-    table.add_row("images", f"{report.images:,}")
-    table.add_row("people", f"{report.identities:,}")
-    table.add_row("size", f"{report.size / 1e6:,.1f} MB")
+    facts = {
+        "images": f"{report.images:,}",
+        "people": f"{report.identities:,}",
+        "size": f"{report.size / 1e6:,.1f} MB",
+    }
     for size, count in sorted(report.sizes.items(), key=lambda item: -item[1])[:3]:
-        table.add_row(f"{size.replace('x', ' x ')} pixels", f"{count:,}")
+        facts[f"{size.replace('x', ' x ')} pixels"] = f"{count:,}"
     if len(report.sizes) > 3:
         rest = sum(report.sizes.values()) - sum(sorted(report.sizes.values())[-3:])
-        table.add_row(f"{len(report.sizes) - 3} other sizes", f"{rest:,}")
-    table.add_row("encoded anew", f"{report.anew:,}")
-    for problem, count in report.left_out.items():
-        table.add_row(Text(f"left out: {problem}"), f"{count:,}")
-    table.add_row("time", duration(report.seconds))
-    if report.read:
-        table.add_row("images a second", f"{report.read / report.seconds:,.0f}")
-    return table
+        facts[f"{len(report.sizes) - 3} other sizes"] = f"{rest:,}"
+    facts["encoded anew"] = f"{report.anew:,}"
+    return {**facts, **work_facts(report.left_out, report.read, report.seconds)}
 
 
 def _print_next_step(console: "Console", report: "PackReport") -> None:
