@@ -13,7 +13,7 @@ import time
 
 import torch
 
-from centerarc.models import create_model
+from centerarc.models.backbone import create_model
 
 
 def occupy() -> None:

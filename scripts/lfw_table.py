@@ -9,15 +9,11 @@ Differences are to the first run named, on the same pairs and the same resampled
 import sys
 from pathlib import Path
 
-from centerarc.evaluation import (
-    PairImages,
-    compare_with_first,
-    embed,
-    evaluate_verification,
-    pair_scores,
-    read_pairs,
-)
-from centerarc.models import load_weights
+from centerarc.evaluation.comparison import compare_with_first
+from centerarc.evaluation.embedding import embed, pair_scores
+from centerarc.evaluation.files.lfw_pairs import PairImages, read_pairs
+from centerarc.evaluation.verification import evaluate_verification
+from centerarc.models.weights import load_weights
 
 IMAGES, PAIRS, FOLDS = Path("data/lfw112"), Path("data/pairs.txt"), [7, 8]
 

@@ -12,6 +12,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 
+from tests.distributed.pool import pool  # noqa: F401
+
 
 @pytest.fixture(autouse=True)
 def _deterministic() -> None:

@@ -33,7 +33,17 @@ def test_the_losses() -> None:
 
 @pytest.mark.parametrize(
     "layer",
-    ["losses", "distributed", "data", "models", "export", "evaluation", "training", "cli"],
+    [
+        "losses",
+        "distributed",
+        "data",
+        "models",
+        "evaluation",
+        "curate",
+        "report",
+        "training",
+        "cli",
+    ],
 )
 def test_public_names_exist_and_say_what_they_are(layer: str) -> None:
     module = importlib.import_module(f"centerarc.{layer}")

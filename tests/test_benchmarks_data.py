@@ -15,7 +15,8 @@ from benchmarks.data.opening import write_sparse
 from benchmarks.data.page import TABLES
 from benchmarks.data.tables import over, quarters
 
-from centerarc.data import FolderSource, RecordIOSource
+from centerarc.data.folder import FolderSource
+from centerarc.data.recordio.source import RecordIOSource
 
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "data.md"
 

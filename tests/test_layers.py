@@ -11,7 +11,18 @@ import centerarc
 
 PACKAGE = Path(centerarc.__file__).parent
 # From the ground up. A layer may import those before it.
-LAYERS = ["losses", "distributed", "data", "models", "export", "evaluation", "training", "cli"]
+LAYERS = [
+    "losses",
+    "distributed",
+    "io",
+    "data",
+    "models",
+    "evaluation",
+    "curate",
+    "report",
+    "training",
+    "cli",
+]
 
 
 def imported(path: Path) -> set[str]:
@@ -87,7 +98,7 @@ def test_numbers_from_arrays_need_no_torch() -> None:
 import numpy as np
 from centerarc.evaluation import evaluate_verification
 import centerarc.evaluation.identification, centerarc.evaluation.templates
-import centerarc.evaluation.formats, centerarc.evaluation.protocols
+import centerarc.evaluation.files, centerarc.evaluation.protocols
 evaluate_verification(np.array([0.9, 0.1]), np.array([True, False]))
 """
     assert "torch" not in loaded_by(code)

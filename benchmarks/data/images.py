@@ -9,14 +9,12 @@ import numpy as np
 import PIL.Image
 import simplejpeg
 
-from centerarc.data import (
-    EncodedSource,
-    FolderSource,
-    RecordIOSource,
-    ShardSource,
-    create_source,
-)
-from centerarc.data.packing import pack
+from centerarc.curate.packing import pack
+from centerarc.data.folder import FolderSource
+from centerarc.data.recordio.source import RecordIOSource
+from centerarc.data.shards.source import ShardSource
+from centerarc.data.source import EncodedSource
+from centerarc.data.sources import create_source
 
 # Several, so that reading goes from one to the next.
 SHARDS = 4

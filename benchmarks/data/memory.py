@@ -7,7 +7,9 @@ from typing import Any
 
 from benchmarks.data.implementations import BATCH, DEFAULT, GivenOrder, Indices
 
-from centerarc.data import Augmentation, EncodedSource, TrainLoader
+from centerarc.data.augmentation import Augmentation
+from centerarc.data.loader import TrainLoader
+from centerarc.data.source import EncodedSource
 
 WORKERS = 2
 

@@ -23,7 +23,8 @@ from benchmarks.common.runner import ROOT
 from benchmarks.scaling.wire import counted_bytes
 
 from centerarc import CenterArcFaceLoss, PrototypeSGD
-from centerarc.distributed import ClassShards, head_costs
+from centerarc.losses.head.costs import head_costs
+from centerarc.losses.head.shards import ClassShards
 
 RANKS = (1, 2, 4)
 WARM_UP = 3

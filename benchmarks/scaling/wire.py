@@ -8,7 +8,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-from centerarc.distributed import shards
+from centerarc.losses.head import shards
 
 # Where ``ClassShards`` takes its collectives from.
 PLACES = ((dist, "all_reduce"), (shards, "all_gather_single"), (shards, "reduce_scatter_single"))

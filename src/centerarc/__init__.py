@@ -25,18 +25,13 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from centerarc.losses import (
-        ArcFace,
-        CenterArcFaceLoss,
-        CenterLoss,
-        Chunked,
-        CombinedMargin,
-        CosFace,
-        MarginSoftmaxLoss,
-        PrototypeSGD,
-        SphereFaceR,
-        negative_logsumexp,
-    )
+    from centerarc.losses.center import CenterLoss
+    from centerarc.losses.center_arcface import CenterArcFaceLoss
+    from centerarc.losses.head.chunked import Chunked
+    from centerarc.losses.head.class_pass import negative_logsumexp
+    from centerarc.losses.head.prototype_sgd import PrototypeSGD
+    from centerarc.losses.margin_softmax import MarginSoftmaxLoss
+    from centerarc.losses.margins import ArcFace, CombinedMargin, CosFace, SphereFaceR
 
 
 def __getattr__(name: str) -> Any:

@@ -119,7 +119,8 @@ def test_a_run_and_a_public_checkpoint_are_models_too(
 ) -> None:
     import torch
 
-    from centerarc.models import create_model, save_weights
+    from centerarc.models.backbone import create_model
+    from centerarc.models.weights import save_weights
 
     network = create_model("mobilefacenet_small", image_size=32, embedding_size=8)
     save_weights(tmp_path / "best.safetensors", network)

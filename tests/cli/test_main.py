@@ -11,8 +11,8 @@ from rich.console import Console
 
 from centerarc import __version__
 from centerarc.cli import main
-from centerarc.cli.command import with_flags
 from centerarc.cli.commands import app
+from centerarc.cli.flags import with_flags
 
 
 def _main(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from centerarc.cli.models import ModelFlags, opened_model
-from tests.export.tiny import tiny
+from centerarc.cli.flags import ModelFlags, opened_model
+from tests.models.tiny import tiny
 
 
 def test_every_question_about_an_onnx_file_has_a_flag(tmp_path: Path) -> None:

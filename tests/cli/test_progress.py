@@ -45,7 +45,7 @@ def test_short_work_writes_nothing_to_a_log(capsys: pytest.CaptureFixture[str]) 
 def test_long_work_writes_lines_to_a_log(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("centerarc.data.progress._LINE_SECONDS", 0)
+    monkeypatch.setattr("centerarc.io.progress._LINE_SECONDS", 0)
     with counting("decoding", "images", 3) as advance:
         advance(1)
         advance(2)

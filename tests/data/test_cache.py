@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from centerarc.data import CachedSource, TrainLoader
-from centerarc.data.synthetic import SyntheticFaces
+from centerarc.data.loader import TrainLoader
+from centerarc.data.synthetic.source import SyntheticFaces
+from centerarc.data.views import CachedSource
 
 
 class Counting:

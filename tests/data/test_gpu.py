@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from centerarc.data import Augmentation, AugmentationConfig, TrainLoader, create_source, to_input
+from centerarc.data.augmentation import Augmentation, AugmentationConfig
+from centerarc.data.loader import TrainLoader, to_input
+from centerarc.data.sources import create_source
 
 pytestmark = [
     pytest.mark.gpu,

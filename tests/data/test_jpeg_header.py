@@ -10,7 +10,7 @@ import simplejpeg
 from hypothesis import given
 from hypothesis import strategies as st
 
-from centerarc.data.jpeg_header import plain_jpeg_size
+from centerarc.data.decode import plain_jpeg_size
 
 
 def jpeg(width: int, height: int, mode: str = "RGB", **options: Any) -> bytes:

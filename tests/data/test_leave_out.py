@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from centerarc.data import FolderSource
-from centerarc.data.inspection import Problem, write_problems
-from centerarc.data.leave_out import leave_out, read_leave_out
+from centerarc.curate.problems import Problem, write_problems
+from centerarc.data.folder import FolderSource
+from centerarc.data.views import leave_out, read_leave_out
 
 # A name of a file is any bytes; those that are no UTF-8 reach Python as lone surrogates.
 names = st.binary(min_size=1, max_size=12).map(

@@ -11,18 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from centerarc.data import (
-    Augmentation,
-    AugmentationConfig,
-    Balanced,
-    IdentityBatches,
-    InBlocks,
-    Sampler,
-    Shuffled,
-    TrainLoader,
-    iterate_images,
-    to_input,
-)
+from centerarc.data.augmentation import Augmentation, AugmentationConfig
+from centerarc.data.loader import TrainLoader, iterate_images, to_input
+from centerarc.data.samplers import Balanced, IdentityBatches, InBlocks, Sampler, Shuffled
 
 SIZE = 8
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from centerarc.data import CachedSource, FolderSource, Subset
 from centerarc.data import source as sources
-from centerarc.data.image import Image, WrongSizeError
-from centerarc.data.mixture import MixedSource, Part
+from centerarc.data.decode import Image, WrongSizeError
+from centerarc.data.folder import FolderSource
+from centerarc.data.views import CachedSource, MixedSource, Part, Subset
 
 
 @dataclass

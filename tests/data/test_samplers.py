@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from centerarc.data import Balanced, IdentityBatches, InBlocks, Sampler, Shuffled
-from centerarc.data.draws import uniform_draws
+from centerarc.data.augmentation import uniform_draws
+from centerarc.data.samplers import Balanced, IdentityBatches, InBlocks, Sampler, Shuffled
 
 
 class Faces:

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from centerarc.data import split_identities, subset, with_enough_images
 from centerarc.data.source import encoded, image_into, place
-from centerarc.data.subset import Subset
+from centerarc.data.views import Subset, split_identities, subset, with_enough_images
 
 
 class Four:

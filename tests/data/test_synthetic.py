@@ -1,7 +1,5 @@
 """Drawn faces: the same for everybody, different people different, and not solvable by pixels."""
 
-from __future__ import annotations
-
 import hashlib
 import pickle
 import subprocess
@@ -12,9 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from centerarc.data.synthetic import SyntheticFaces
-from centerarc.data.synthetic.conditions import draw_conditions
-from centerarc.data.synthetic.person import draw_person
+from centerarc.data.synthetic.person import draw_conditions, draw_person
+from centerarc.data.synthetic.source import SyntheticFaces
 
 IDENTITIES, IMAGES = 40, 8
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from centerarc.evaluation.bootstrap import (
+from centerarc.evaluation.intervals import (
     PairPeople,
     contrary_share,
     difference_interval,
@@ -15,8 +15,8 @@ from centerarc.evaluation.bootstrap import (
     resampled_curves,
     wilson_reach,
 )
-from centerarc.evaluation.ranked_pairs import WeightedCurves, rank_pairs
-from tests.evaluation.verification.test_result import world
+from centerarc.evaluation.scores import WeightedCurves, rank_pairs
+from tests.evaluation.test_verification import world
 
 
 def eer_by_hand(far, tar):

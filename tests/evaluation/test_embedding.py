@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from centerarc.evaluation import embed, pair_scores
+from centerarc.evaluation.embedding import embed, pair_scores
 
 
 class LeftRight(nn.Module):

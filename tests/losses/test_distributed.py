@@ -7,8 +7,10 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from centerarc.distributed import ClassShards, Processes
-from centerarc.losses import CenterArcFaceLoss, PrototypeSGD
+from centerarc.distributed.process import Processes
+from centerarc.losses.center_arcface import CenterArcFaceLoss
+from centerarc.losses.head.prototype_sgd import PrototypeSGD
+from centerarc.losses.head.shards import ClassShards
 
 pytestmark = pytest.mark.distributed
 

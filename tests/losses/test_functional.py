@@ -10,19 +10,15 @@ from hypothesis import strategies as st
 from pytorch_metric_learning import losses as pml
 from torch import Tensor
 
-from centerarc.losses import (
-    ArcFace,
-    CombinedMargin,
-    CosFace,
-    SphereFaceR,
+from centerarc.losses.functional import (
     center_arcface_loss,
     center_loss,
     center_separation,
     margin_softmax_loss,
+    margin_softmax_terms,
     update_centers,
 )
-from centerarc.losses.target import target_angle
-from centerarc.losses.terms import margin_softmax_terms
+from centerarc.losses.margins import ArcFace, CombinedMargin, CosFace, SphereFaceR, target_angle
 from tests.losses import loops
 
 IMPLEMENTATIONS = ["reference", "chunked"]

@@ -10,17 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from centerarc.losses import (
-    ArcFace,
-    CenterArcFaceLoss,
-    CenterLoss,
-    CosFace,
-    MarginSoftmaxLoss,
+from centerarc.losses.center import CenterLoss
+from centerarc.losses.center_arcface import CenterArcFaceLoss
+from centerarc.losses.functional import (
     center_arcface_loss,
     center_loss,
     margin_softmax_loss,
     update_centers,
 )
+from centerarc.losses.margin_softmax import MarginSoftmaxLoss
+from centerarc.losses.margins import ArcFace, CosFace
 
 C, D, N = 7, 5, 12
 

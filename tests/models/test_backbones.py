@@ -6,8 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from centerarc.models import Backbone, create_model, list_models, register_model
-from centerarc.models.registry import _BUILDERS
+from centerarc.models.backbone import _BUILDERS, Backbone, create_model, list_models, register_model
 
 Shapes = dict[str, tuple[int, ...]]
 

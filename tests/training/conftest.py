@@ -3,8 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from centerarc.models import registry
-from tests.distributed.pool import pool  # noqa: F401
+from centerarc.models import backbone as registry
 from tests.training.helpers import register_tiny, write_faces
 
 

@@ -11,8 +11,9 @@ import PIL.Image
 import pytest
 
 from centerarc.cli.data.check import check
-from centerarc.training import load_config, train
-from tests.data.inspection.pictures import save, scene
+from centerarc.training.loop import train
+from centerarc.training.settings import load_config
+from tests.curate.pictures import save, scene
 
 
 def encoded(seed: int, kind: str = "JPEG", mode: str = "RGB", **options: object) -> bytes:

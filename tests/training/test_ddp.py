@@ -9,9 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from centerarc.distributed import Processes
-from centerarc.training import train
-from centerarc.training.loop import Trainer
+from centerarc.distributed.process import Processes
+from centerarc.training.loop import Trainer, train
 from tests.distributed.pool import Pool
 from tests.training.helpers import full_disk, make_config, register_tiny
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from centerarc.cli import main
-from centerarc.training import demo, load_config
+from centerarc.training import demo
+from centerarc.training.settings import load_config
 
 pytestmark = pytest.mark.slow
 

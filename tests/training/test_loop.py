@@ -11,17 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from centerarc.data import read_identities
-from centerarc.models import load_weights
-from centerarc.training import (
-    TrainConfig,
-    TrainingInterrupted,
-    checkpoints,
-    load_config,
-    loop,
-    train,
-)
-from centerarc.training.settings import dump_config
+from centerarc.data.splitting import read_identities
+from centerarc.models.weights import load_weights
+from centerarc.training import loop
+from centerarc.training import rundir as checkpoints
+from centerarc.training.config import TrainConfig
+from centerarc.training.loop import TrainingInterrupted, train
+from centerarc.training.settings import dump_config, load_config
 from centerarc.training.step import StepReport, TrainStep
 from tests.training.helpers import full_disk, make_config, same_bits
 

@@ -1,8 +1,8 @@
 import torch
 
-from centerarc.losses import CenterArcFaceLoss
+from centerarc.losses.center_arcface import CenterArcFaceLoss
 from centerarc.training.config import OptimizerConfig
-from centerarc.training.optimisers import make_optimizer
+from centerarc.training.optimizer import make_optimizer
 from tests.training.helpers import SIZE, Tiny
 
 

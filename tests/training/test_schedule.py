@@ -4,7 +4,7 @@ import math
 import pytest
 
 from centerarc.training.config import ScheduleConfig
-from centerarc.training.schedule import lr_factor
+from centerarc.training.optimizer import lr_factor
 
 
 def _factors(schedule: ScheduleConfig, steps_per_epoch: int) -> list[float]:

@@ -6,9 +6,13 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from centerarc.data import Balanced, FolderSource, IdentityBatches, InBlocks, Shuffled, write_list
-from centerarc.data.packing import pack
-from centerarc.training import TrainConfig, check_config, dump_config, load_config, train
+from centerarc.curate.packing import pack
+from centerarc.data.folder import FolderSource
+from centerarc.data.image_list import write_list
+from centerarc.data.samplers import Balanced, IdentityBatches, InBlocks, Shuffled
+from centerarc.training.config import TrainConfig
+from centerarc.training.loop import train
+from centerarc.training.settings import check_config, dump_config, load_config
 from centerarc.training.sources import make_sampler, make_sources
 from tests.training.helpers import make_config, same_bits, write_faces
 
@@ -167,7 +171,7 @@ def test_an_opening_that_takes_long_is_told_by_one_process_only(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("centerarc.data.progress._LINE_SECONDS", 0)
+    monkeypatch.setattr("centerarc.io.progress._LINE_SECONDS", 0)
     packed = pack(FolderSource(faces), tmp_path / "packed", format="shards", workers=0)
     config = with_data(tmp_path, {"source": "shards", "path": str(packed.path)})
     make_sources(config, quiet=True)

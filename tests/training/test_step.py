@@ -6,13 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from centerarc.distributed import Processes
-from centerarc.losses import CenterArcFaceLoss
+from centerarc.distributed.process import Processes
+from centerarc.losses.center_arcface import CenterArcFaceLoss
 from centerarc.training.config import LossConfig, OptimizerConfig
-from centerarc.training.criterion import make_criterion
-from centerarc.training.optimisers import make_optimizer
-from centerarc.training.precision import Precision
-from centerarc.training.step import StepReport, TrainStep
+from centerarc.training.optimizer import make_criterion, make_optimizer
+from centerarc.training.step import Precision, StepReport, TrainStep
 from tests.training.helpers import SIZE, Tiny
 
 CPU = torch.device("cpu")

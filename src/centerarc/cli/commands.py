@@ -60,7 +60,7 @@ app.command(
     help_format="plaintext",
 )
 app.command(
-    "centerarc.cli.compare:compare",
+    "centerarc.cli.evaluate:compare",
     name="compare",
     help="Show evaluations side by side, and how sure their differences are.",
     help_format="plaintext",
@@ -78,7 +78,7 @@ app.command(
     help_format="plaintext",
 )
 app.command(
-    "centerarc.cli.demo:demo", name="demo", help="Train on drawn faces and show the result."
+    "centerarc.cli.train:demo", name="demo", help="Train on drawn faces and show the result."
 )
 app.command(data_app)
 

@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group, Parameter
 
-from centerarc.cli.command import by_flags
-from centerarc.cli.flags import MODEL, OUTPUT, flag
-from centerarc.cli.models import ModelFlags
-from centerarc.cli.sources import ListFlags
+from centerarc.cli.flags import MODEL, OUTPUT, ListFlags, ModelFlags, by_flags, flag
 
 if TYPE_CHECKING:
-    from centerarc.evaluation.embedding_file import EmbedReport
+    from centerarc.curate.embed import EmbedReport
+
 
 _LIST = Group("Where SOURCE is a list", sort_key=3)
 
@@ -61,13 +59,12 @@ def embed(
     from rich.console import Console
     from rich.text import Text
 
-    from centerarc.cli.models import opened_model
+    from centerarc.cli.flags import opened, opened_model
     from centerarc.cli.progress import waiting
-    from centerarc.cli.sources import opened
     from centerarc.cli.tables import facts_table
-    from centerarc.data.workers import workers_for_a_model
-    from centerarc.evaluation.embedding_file import embed_to_file
-    from centerarc.evaluation.embedding_file.formats import file_format
+    from centerarc.curate.embed import embed_to_file
+    from centerarc.evaluation.embedding_file import file_format
+    from centerarc.io.parallel import workers_for_a_model
 
     file_format(out)  # before a large model is loaded
     network = opened_model(model, flags, device)

@@ -1,17 +1,18 @@
-"""``centerarc evaluate``: how well a model tells people apart, by any of the protocols."""
+"""``centerarc evaluate`` and ``centerarc compare``."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter
 
-from centerarc.cli.command import by_flags, spoken
-from centerarc.cli.flags import MODEL, OUTPUT, flag, numbers
-from centerarc.cli.models import ModelFlags
+from centerarc.cli.flags import MODEL, OUTPUT, ModelFlags, by_flags, flag, numbers, spoken
 
 if TYPE_CHECKING:
     from centerarc.evaluation.protocols.request import Request
     from centerarc.evaluation.protocols.subject import Subject
+
+
+# ``centerarc evaluate``: how well a model tells people apart, by any of the protocols.
 
 _WHAT = Group(
     "What to judge on",
@@ -133,9 +134,10 @@ def evaluate(
 
     from centerarc.cli.flags import check_outputs
     from centerarc.cli.progress import stages
-    from centerarc.cli.results import show_evaluation
-    from centerarc.evaluation.protocols import Request, evaluate_request, write_evaluation
-    from centerarc.evaluation.report import write_evaluation_page
+    from centerarc.cli.tables import show_evaluation
+    from centerarc.evaluation.protocols.request import Request, evaluate_request
+    from centerarc.evaluation.protocols.results import write_evaluation
+    from centerarc.report.evaluation_page import write_evaluation_page
 
     given = dict(locals())
     check_outputs(json, report, (model, pairs, gallery, probes, distractors, templates))
@@ -185,9 +187,11 @@ def _subject(
     workers: int | None,
     device: str,
 ) -> "Subject | None":
-    from centerarc.cli.models import opened_model
-    from centerarc.data.workers import workers_for_a_model
-    from centerarc.evaluation.protocols import ModelSubject, is_embedding_file, opened_embeddings
+    from centerarc.cli.flags import opened_model
+    from centerarc.evaluation.protocols.galleries import is_embedding_file
+    from centerarc.evaluation.protocols.request import opened_embeddings
+    from centerarc.evaluation.protocols.subject import ModelSubject
+    from centerarc.io.parallel import workers_for_a_model
 
     request.check_model(path is not None)
     if path is None:
@@ -202,3 +206,61 @@ def _subject(
         batch_size=batch_size,
         workers=workers_for_a_model() if workers is None else workers,
     )
+
+
+# ``centerarc compare``: evaluations side by side, and how sure their differences are.
+
+
+@by_flags
+def compare(
+    baseline: Path,
+    other: Path,
+    /,
+    *more: Path,
+    report: Path | None = None,
+    json: Path | None = None,
+    title: Annotated[str, Parameter(show_default=False)] = "",
+) -> None:
+    """Show two or more evaluations side by side, and how sure their differences are.
+
+    They must be of the same pairs, or of the same probes in the same gallery. Differences are to
+    the first one named, on the same resampled people for all.
+
+    Parameters
+    ----------
+    baseline
+        A file that centerarc evaluate --json wrote, with the scores that lie beside it. All others
+        are compared with this one.
+    other
+        Another such file, of the same pairs or probes.
+    more
+        Further ones.
+    report
+        Also write a page to this .html file.
+    json
+        Also write everything to this file.
+    title
+        Heading of the page.
+    """
+    from dataclasses import replace
+    from json import dumps
+
+    from centerarc.cli.flags import check_outputs
+    from centerarc.cli.tables import show_comparison
+    from centerarc.evaluation.protocols.side_by_side import compare_files
+    from centerarc.io.files import atomic_path
+    from centerarc.report.comparison_page import write_comparison_page
+
+    given = dict(locals())
+    check_outputs(json, report, (baseline, other, *more))
+    result = compare_files((baseline, other, *more))
+    result = replace(result, command=spoken(compare, given))
+    try:  # before anything is printed, which a closed pipe may end
+        if json is not None:
+            text = dumps(result.to_dict(), indent=2, allow_nan=False)
+            with atomic_path(json) as temporary:
+                temporary.write_text(text + "\n", encoding="utf-8")
+        if report is not None:
+            write_comparison_page(report, result, title=title)
+    finally:
+        show_comparison(result)

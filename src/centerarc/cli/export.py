@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from centerarc.cli.command import by_flags
+from centerarc.cli.flags import by_flags
 
 if TYPE_CHECKING:
-    from centerarc.export import ExportReport
+    from centerarc.models.onnx_export import ExportReport
+
 
 # Faces that the file is compared with PyTorch on.
 _SAMPLES = 16
@@ -49,9 +50,10 @@ def export(
     from rich.console import Console
     from rich.text import Text
 
-    from centerarc.cli.models import ModelFlags, opened_model
+    from centerarc.cli.flags import ModelFlags, opened_model
     from centerarc.cli.tables import facts_table
-    from centerarc.export import export_onnx, require_export_extra
+    from centerarc.models.onnx_export import export_onnx
+    from centerarc.models.onnx_model import require_export_extra
 
     require_export_extra()
     if out.suffix.lower() != ".onnx":
@@ -74,8 +76,8 @@ def _samples(images: Path | None, size: int) -> tuple[Any, str]:
     """Some faces, evenly from all of a source, and what they are in words."""
     import numpy as np
 
-    from centerarc.cli.sources import opened
-    from centerarc.data import create_source
+    from centerarc.cli.flags import opened
+    from centerarc.data.sources import create_source
 
     if images is None:
         faces = create_source(

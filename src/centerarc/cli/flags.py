@@ -1,12 +1,153 @@
-"""What flags take that several commands have."""
+"""Flags that several commands share, what they open, and a command in its user's words."""
 
+import functools
+import inspect
 import os
 import re
-from collections.abc import Callable, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args
 
 from cyclopts import Group, Parameter, Token
+
+if TYPE_CHECKING:
+    from centerarc.data.source import FaceSource
+    from centerarc.models.embedder import OpenedModel
+
+
+# A command in its user's words: the line that repeats it, its help, and its errors by flags.
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+# What the library calls by another name than the flag.
+_CALLED = {"bootstrap": "resamples", "image_size": "size", "output": "output_name"}
+
+
+def by_flags(command: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Makes a command name flags where the library names arguments, and its help flow.
+
+    The library says "folds must name some of [1, 2]"; who typed a command sees "--folds must".
+    Lines of the docstring that go on from the line before are joined, or the help would break
+    where the code does.
+
+    Args:
+        command: The function of the command; its keyword-only arguments are the flags.
+
+    Returns:
+        The same command.
+    """
+
+    @functools.wraps(command)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return command(*args, **kwargs)
+        except ValueError as error:
+            said = with_flags(command, error)
+            if said == str(error):
+                raise
+            raise ValueError(said) from error
+
+    doc = inspect.cleandoc(command.__doc__ or "")
+    run.__doc__ = re.sub(r"(?:^ {4}\S.*\n?)+", _one_line, doc, flags=re.MULTILINE)
+    return run
+
+
+def with_flags(command: Callable[..., Any], error: ValueError) -> str:
+    """Returns the message of an error, with dashes where it names an argument that is a flag.
+
+    That is at its start, or before "must" after a colon or semicolon; in a `RequestError`, which
+    is about arguments only, anywhere.
+
+    Args:
+        command: The function of the command.
+        error: What it raised.
+
+    Example:
+        >>> def look(*, folds=None, image_size=None): ...
+        >>> with_flags(look, ValueError("pairs.txt: folds must name some of [1, 2], got [3]"))
+        'pairs.txt: --folds must name some of [1, 2], got [3]'
+    """
+    from centerarc.evaluation.protocols.request import RequestError
+
+    flags = {name: _flag(name) for name in _flag_names(command)}
+    for name, called in _CALLED.items():
+        if called in flags:
+            flags.setdefault(name, flags[called])
+    known = "|".join(flags)
+
+    def dashed(found: re.Match[str]) -> str:
+        return flags[found[0]]
+
+    if isinstance(error, RequestError):
+        said = re.sub(rf"\b(?:{known})\b", dashed, str(error))
+        return f"{said} (see centerarc {command.__name__} --help)"
+    start = rf"^(?:{known})(?= (?:must|is|needs)\b| ')"
+    return re.sub(rf"{start}|(?<=[:;] )(?:{known})(?= must\b)", dashed, str(error))
+
+
+def spoken(command: Callable[..., Any], given: Mapping[str, Any]) -> str:
+    """Returns the command line that gives a command its values.
+
+    Args:
+        command: The function of the command.
+        given: Its arguments by name; those at their default are left out.
+
+    Returns:
+        One line, quoted for a shell.
+
+    Example:
+        >>> def greet(name, /, *, loud=False, times=1): ...
+        >>> spoken(greet, {"name": "Ann Lee", "loud": True, "times": 1})
+        "centerarc greet 'Ann Lee' --loud"
+    """
+    positional: list[str] = []
+    options: list[str] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        value = given[name]
+        if is_dataclass(value) and not isinstance(value, type):
+            for field in fields(value):
+                options += _option(field.name, getattr(value, field.name), field.default)
+        elif parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            parts = value if isinstance(value, tuple) else (value,)
+            positional += [str(part) for part in parts if part is not None]
+        else:
+            options += _option(name, value, parameter.default)
+    return shlex.join(["centerarc", command.__name__, *positional, *options])
+
+
+def _option(name: str, value: Any, default: Any) -> list[str]:
+    if value == default or value is None:
+        return []
+    if value is True:
+        return [_flag(name)]
+    parts = value if isinstance(value, tuple) else (value,)
+    return [_flag(name), *map(str, parts)]
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _flag_names(command: Callable[..., Any]) -> Iterator[str]:
+    for name, parameter in inspect.signature(command).parameters.items():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            # A dataclass is no flag of its own: its fields are.
+            yield from _field_names(parameter.annotation) or (name,)
+
+
+def _one_line(lines: re.Match[str]) -> str:
+    return f"    {' '.join(map(str.strip, lines[0].splitlines()))}\n"
+
+
+def _field_names(annotation: Any) -> list[str]:
+    if is_dataclass(annotation):
+        return [field.name for field in fields(annotation)]
+    return [name for part in get_args(annotation) for name in _field_names(part)]
+
+
+# What flags take that several commands have.
 
 MODEL = Group("Model", sort_key=2)
 OUTPUT = Group("Output", sort_key=4)
@@ -54,9 +195,8 @@ def check_outputs(json: Path | None, report: Path | None, inputs: Sequence[Path 
         ImportError: A page is wanted and the extra report is not installed.
         ValueError: A folder is missing, or the page's name does not end as one.
     """
-    from centerarc.evaluation.protocols import check_place
-    from centerarc.evaluation.protocols.result_files import scores_path
-    from centerarc.evaluation.report import require_report_extra
+    from centerarc.evaluation.protocols.results import check_place, scores_path
+    from centerarc.report.rendering import require_report_extra
 
     if report is not None:
         require_report_extra()
@@ -75,3 +215,143 @@ def check_outputs(json: Path | None, report: Path | None, inputs: Sequence[Path 
         raise ValueError(
             f"report must end in {' or '.join(_PAGES)}, since it is a page; got {str(report)!r}"
         )
+
+
+# How the commands open a source, while the user waits.
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ListFlags:
+    """How a list is read; for a .csv, .tsv or .parquet SOURCE only.
+
+    Parameters
+    ----------
+    root
+        Of a list: the folder from which its paths start, by default its own.
+    path_column
+        Of a list: the column with the path of each image, path by default.
+    identity_column
+        Of a list: the column with the name of the person, identity by default.
+    """
+
+    root: Path | None = None
+    path_column: str | None = None
+    identity_column: str | None = None
+
+
+def opened(
+    path: Path, image_size: int | None = None, columns: ListFlags | None = None
+) -> "FaceSource":
+    """Opens the source at a path, shows how far that is, and says on stderr what is wrong with it.
+
+    Args:
+        path: What the user named.
+        image_size: Side in pixels to which images are resized; None leaves them as they are.
+        columns: How a list is read.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    source = reopened(path, image_size, columns)
+    # Text, not str: a path may hold what rich takes for markup.
+    for problem in getattr(source, "problems", ()):
+        Console(stderr=True).print(Text(f"{path}: {problem}"), soft_wrap=True)
+    return source
+
+
+def reopened(
+    path: Path, image_size: int | None = None, columns: ListFlags | None = None
+) -> "FaceSource":
+    """As `opened`, without what the user was told before."""
+    from centerarc.cli.progress import waiting
+    from centerarc.data.sources import open_source
+
+    with waiting("opening") as progress:
+        return open_source(
+            path,
+            image_size=image_size,
+            progress=progress,
+            **asdict(ListFlags() if columns is None else columns),
+        )
+
+
+# The flags by which a command is told of a model, and the model opened.
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ModelFlags:
+    """What a model's file does not say.
+
+    Parameters
+    ----------
+    architecture
+        Backbone of a public checkpoint that does not name it, e.g. iresnet50.
+    size
+        Side of the images that the model takes, where its file leaves that open.
+    mean
+        Of an ONNX model of others: taken from each pixel value, 0 to 255; one number or three
+        with commas between. 127.5 by default.
+    std
+        Likewise: what the difference is divided by. 127.5 by default.
+    channels
+        Likewise: rgb by default, or bgr.
+    layout
+        Of an ONNX model whose input's shape leaves it open: nchw for N x 3 x H x W, nhwc for
+        N x H x W x 3.
+    output_name
+        Of an ONNX model with several outputs: the one that is the embedding.
+    """
+
+    architecture: str = ""
+    size: int | None = None
+    mean: str = ""
+    std: str = ""
+    channels: Literal["rgb", "bgr"] | None = None
+    layout: Literal["nchw", "nhwc"] | None = None
+    output_name: str = ""
+
+
+def opened_model(path: Path, flags: ModelFlags | None, device: str = "cpu") -> "OpenedModel":
+    """Opens what a user calls a model.
+
+    Args:
+        path: A run folder, a weights file, a public checkpoint or an ONNX file.
+        flags: What its file does not say.
+        device: auto, cpu, cuda or mps; an ONNX file takes auto for the CPU.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: If it cannot be opened, or a flag is wrong or not for its kind; the message
+            names the flag.
+    """
+    from centerarc.distributed.process import choose_device
+    from centerarc.models.embedder import open_model
+
+    given = ModelFlags() if flags is None else flags
+    on_cpu = path.suffix.lower() == ".onnx" and device == "auto"
+    return open_model(
+        path,
+        architecture=given.architecture or None,
+        image_size=given.size,
+        mean=_numbers("mean", given.mean),
+        std=_numbers("std", given.std),
+        channels=given.channels,
+        layout=given.layout,
+        output=given.output_name or None,
+        device="cpu" if on_cpu else str(choose_device(device)),
+    )
+
+
+def _numbers(name: str, text: str) -> Any:
+    if not text:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(
+            f"{name} must be one number or three with commas between, e.g. 127.5; got {text!r}"
+        ) from None

@@ -6,10 +6,11 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from centerarc.data.progress import Lines, Pace
+from centerarc.io.progress import Lines, Pace
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
+
 
 # Called with the steps done so far and all of them.
 Show = Callable[[int, int], None]

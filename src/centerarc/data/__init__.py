@@ -6,12 +6,8 @@ Sources open without torch, which loads with the first batch.
 from typing import TYPE_CHECKING, Any
 
 from centerarc.data.augmentation import Augmentation, AugmentationConfig
-from centerarc.data.cache import CachedSource
 from centerarc.data.decode import decode_image, read_image
-from centerarc.data.encoded import EncodedSource
-from centerarc.data.files import atomic_path
 from centerarc.data.folder import FolderSource, Skipped
-from centerarc.data.leave_out import leave_out, read_leave_out
 from centerarc.data.samplers import (
     Balanced,
     IdentityBatches,
@@ -20,19 +16,28 @@ from centerarc.data.samplers import (
     Shuffled,
     image_weights,
 )
-from centerarc.data.source import FaceSource
+from centerarc.data.source import EncodedSource, FaceSource
 from centerarc.data.sources import create_source, list_sources, open_source, source_kind
 from centerarc.data.splitting import Split, read_identities, split_source, write_identities
-from centerarc.data.subset import Subset, TooFew, split_identities, subset, with_enough_images
-from centerarc.data.workers import explain_dead_workers
+from centerarc.data.views import (
+    CachedSource,
+    Subset,
+    TooFew,
+    leave_out,
+    read_leave_out,
+    split_identities,
+    subset,
+    with_enough_images,
+)
+from centerarc.io.files import atomic_path
+from centerarc.io.parallel import explain_dead_workers
 
 if TYPE_CHECKING:
     from centerarc.data.image_list import ListSource, write_list
-    from centerarc.data.loader import TrainLoader, iterate_images
-    from centerarc.data.mixture import MixedSource, Part
-    from centerarc.data.recordio import RecordIOSource
-    from centerarc.data.shards import ShardSource
-    from centerarc.data.tensors import to_input
+    from centerarc.data.loader import TrainLoader, iterate_images, to_input
+    from centerarc.data.recordio.source import RecordIOSource
+    from centerarc.data.shards.source import ShardSource
+    from centerarc.data.views import MixedSource, Part
 
 __all__ = [
     "Augmentation",
@@ -81,13 +86,13 @@ __all__ = [
 # Loaded on first use: what needs torch, and the kinds of sources that a program does not open.
 _LAZY = {
     "ListSource": "image_list",
-    "MixedSource": "mixture",
-    "Part": "mixture",
+    "MixedSource": "views",
+    "Part": "views",
     "RecordIOSource": "recordio",
     "ShardSource": "shards",
     "TrainLoader": "loader",
     "iterate_images": "loader",
-    "to_input": "tensors",
+    "to_input": "loader",
     "write_list": "image_list",
 }
 

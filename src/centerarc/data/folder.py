@@ -10,11 +10,86 @@ from pathlib import Path
 import numpy as np
 
 from centerarc.data.decode import check_image_header
-from centerarc.data.depth import Deeper
-from centerarc.data.encoded import EncodedSource
-from centerarc.data.extensions import EXTENSIONS, UNREAD_EXTENSIONS, extension, is_picture
-from centerarc.data.files import read_file
-from centerarc.data.texts import Texts
+from centerarc.data.source import EncodedSource
+from centerarc.io.files import read_file
+from centerarc.io.tables import Texts
+
+# What the names of picture files end with.
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+# Pictures as well, which a camera, a phone or a browser saves and this library does not read.
+UNREAD_EXTENSIONS = frozenset(
+    {".heic", ".heif", ".avif", ".gif", ".jfif", ".jp2", ".jxl", ".dng", ".cr2", ".nef", ".arw"}
+)
+
+
+def extension(name: str) -> str:
+    """Returns what a file's name ends with, in small letters with its dot; "" if nothing."""
+    return os.path.splitext(name)[1].lower()
+
+
+def is_picture(name: str) -> bool:
+    """Tells whether a file is a picture by its name, read here or not, and is not hidden."""
+    return not os.path.basename(name).startswith(".") and (
+        extension(name) in EXTENSIONS or extension(name) in UNREAD_EXTENSIONS
+    )
+
+
+# Images that lie deeper than `<root>/<identity>/<image>`, and where people seem to be instead.
+
+# Deeper ones are not looked for: a root named by mistake may be a whole disk.
+_LEVELS = ("", "one level", "two levels", "three levels")
+
+
+class Deeper:
+    """Counts images below the folders of a root's identities.
+
+    Args:
+        root: The folder of identity folders.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._images: Counter[int] = Counter()  # by the levels they lie too deep
+        self._people: dict[int, str] = {}  # a folder of people, had it been the root
+
+    def count(self, folder: str) -> int:
+        """Returns how many images a folder holds, up to two folders below it, by their names.
+
+        Links to folders and hidden folders are not entered, so that loops end.
+
+        Args:
+            folder: A folder inside that of an identity.
+        """
+        total = 0
+        for place, folders, files in os.walk(folder):
+            levels = len(Path(place).relative_to(self._root).parts) - 1
+            last = levels + 1 == len(_LEVELS)
+            folders[:] = [] if last else sorted(f for f in folders if not f.startswith("."))
+            number = sum(map(is_picture, files))
+            if number:
+                self._images[levels] += number
+                self._people.setdefault(levels, os.path.dirname(place))
+                total += number
+        return total
+
+    def hint(self, served: int) -> str:
+        """Returns where people seem to lie, or "" unless most images lie deeper.
+
+        Args:
+            served: Images of the root that are where they should be.
+        """
+        deeper = self._images.total()
+        if deeper <= served:
+            return ""
+        levels = min(self._images, key=lambda number: (-self._images[number], number))
+        return (
+            f"most images ({deeper} of {served + deeper}) lie too deep: people seem to lie "
+            f"{_LEVELS[levels]} deeper; use a folder such as {self._people[levels]!r} instead"
+        )
+
+
+# Faces in a folder: one folder per identity, one file per image.
 
 # Reasons that a check takes for a mistake of the user's, unlike those for a stray `.DS_Store`.
 OUTSIDE = "an image outside an identity's folder"

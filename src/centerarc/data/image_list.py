@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from centerarc.data.encoded import EncodedSource
-from centerarc.data.files import atomic_path, read_file
 from centerarc.data.folder import natural_key
-from centerarc.data.list_rows import Rows, read_rows
-from centerarc.data.texts import Texts
+from centerarc.data.source import EncodedSource
+from centerarc.io.files import atomic_path, read_file
+from centerarc.io.tables import Rows, Texts, read_rows
 
 # From so many files of one folder on, listing it is cheaper than asking for each.
 _WORTH_LISTING = 4

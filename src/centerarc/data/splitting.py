@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from centerarc.data.files import atomic_path
 from centerarc.data.folder import FolderSource
 from centerarc.data.image_list import ListSource, write_list
 from centerarc.data.source import FaceSource
-from centerarc.data.subset import Subset, split_identities
+from centerarc.data.views import Subset, split_identities
+from centerarc.io.files import atomic_path
 
 _MARK = "\ufeff".encode()
 _SPLIT_FILES = ("train.txt", "train.csv", "held-out.txt", "held-out.csv")

@@ -1,10 +1,10 @@
 """Several processes: their group, and what must be computed over all of them."""
 
 from centerarc.distributed.batchnorm import SyncBatchNorm, convert_batchnorm
-from centerarc.distributed.class_state import class_state
-from centerarc.distributed.costs import HeadCosts, head_costs
 from centerarc.distributed.process import Processes, choose_device, init_from_env
-from centerarc.distributed.shards import ClassShards
+from centerarc.losses.class_state import class_state
+from centerarc.losses.head.costs import HeadCosts, head_costs
+from centerarc.losses.head.shards import ClassShards
 
 __all__ = [
     "ClassShards",

@@ -2,14 +2,17 @@
 
 from centerarc.losses.center import CenterLoss
 from centerarc.losses.center_arcface import CenterArcFaceLoss
-from centerarc.losses.centers import update_centers
-from centerarc.losses.chunked import Chunked
 from centerarc.losses.functional import (
     center_arcface_loss,
     center_loss,
     center_separation,
     margin_softmax_loss,
+    update_centers,
 )
+from centerarc.losses.head.chunked import Chunked
+from centerarc.losses.head.class_pass import negative_logsumexp
+from centerarc.losses.head.prototype_sgd import PrototypeSGD
+from centerarc.losses.head.sampling import sample_classes
 from centerarc.losses.margin_softmax import BatchMetrics, MarginSoftmaxLoss
 from centerarc.losses.margins import (
     ArcFace,
@@ -17,13 +20,10 @@ from centerarc.losses.margins import (
     CosFace,
     Margin,
     SphereFaceR,
+    Target,
     create_margin,
     list_margins,
 )
-from centerarc.losses.negative_logsumexp import negative_logsumexp
-from centerarc.losses.prototype_sgd import PrototypeSGD
-from centerarc.losses.sampling import sample_classes
-from centerarc.losses.target import Target
 
 __all__ = [
     "ArcFace",

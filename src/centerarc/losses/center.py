@@ -6,12 +6,24 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from centerarc.losses.centers import Space, check_alpha, check_space, update_centers
-from centerarc.losses.checks import check_batch, check_counts, check_values
-from centerarc.losses.functional import center_loss
-from centerarc.losses.initial import draw_rows
-from centerarc.losses.reduction import Reduction, check_reduction, reduce
-from centerarc.losses.terms import Shards, check_shards
+from centerarc.losses.checks import (
+    Reduction,
+    check_batch,
+    check_counts,
+    check_reduction,
+    check_values,
+    reduce,
+)
+from centerarc.losses.functional import (
+    Shards,
+    Space,
+    center_loss,
+    check_alpha,
+    check_shards,
+    check_space,
+    update_centers,
+)
+from centerarc.losses.head.sampling import draw_rows
 
 CenterUpdate = Literal["paper", "gradient"]
 

@@ -6,14 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from centerarc.losses.center import CenterLoss, CenterUpdate
-from centerarc.losses.centers import Space, check_space
-from centerarc.losses.class_pass import Implementation
-from centerarc.losses.functional import center_separation, center_terms
+from centerarc.losses.checks import Reduction, reduce
+from centerarc.losses.functional import Shards, Space, center_separation, center_terms, check_space
+from centerarc.losses.head.class_pass import Implementation
+from centerarc.losses.head.prototype_sgd import has_fused_step
 from centerarc.losses.margin_softmax import BatchMetrics, MarginSoftmaxLoss
 from centerarc.losses.margins import ArcFace, Margin
-from centerarc.losses.prototype_sgd import has_fused_step
-from centerarc.losses.reduction import Reduction, reduce
-from centerarc.losses.terms import Shards
 
 Centers = Literal["shared", "separate"]
 

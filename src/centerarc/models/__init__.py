@@ -3,24 +3,31 @@
 # Importing a backbone's module registers it; these two lines are the list of backbones.
 from centerarc.models import iresnet as _iresnet
 from centerarc.models import mobilefacenet as _mobilefacenet
-from centerarc.models.backbone import Backbone, Recipe
-from centerarc.models.registry import create_model, list_models, register_model
-from centerarc.models.weights import (
-    load_pretrained,
-    load_weights,
-    read_metadata,
-    save_weights,
-)
+from centerarc.models.backbone import Backbone, Recipe, create_model, list_models, register_model
+from centerarc.models.embedder import Embedder, OpenedModel, TorchEmbedder, open_model
+from centerarc.models.onnx_export import ExportReport, export_onnx
+from centerarc.models.onnx_model import OnnxModel, require_export_extra
+from centerarc.models.preprocessing import Preprocessing
+from centerarc.models.weights import load_pretrained, load_weights, read_metadata, save_weights
 
 __all__ = [
     "Backbone",
+    "Embedder",
+    "ExportReport",
+    "OnnxModel",
+    "OpenedModel",
+    "Preprocessing",
     "Recipe",
+    "TorchEmbedder",
     "create_model",
+    "export_onnx",
     "list_models",
     "load_pretrained",
     "load_weights",
+    "open_model",
     "read_metadata",
     "register_model",
+    "require_export_extra",
     "save_weights",
 ]
 

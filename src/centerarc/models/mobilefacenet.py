@@ -11,8 +11,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from centerarc.models.backbone import STRIDE, Backbone, apply_in_full_precision
-from centerarc.models.registry import register_model
+from centerarc.models.backbone import STRIDE, Backbone, apply_in_full_precision, register_model
 
 _HEAD_CHANNELS = 512
 

@@ -10,8 +10,7 @@ from centerarc.training.config import TrainConfig
 from centerarc.training.settings import check_config, dump_config, load_config
 
 if TYPE_CHECKING:
-    from centerarc.training.interrupts import TrainingInterrupted
-    from centerarc.training.loop import Trainer, train
+    from centerarc.training.loop import Trainer, TrainingInterrupted, train
     from centerarc.training.rundir import RunResult
 
 __all__ = [
@@ -28,7 +27,7 @@ __all__ = [
 _LAZY = {
     "RunResult": "rundir",
     "Trainer": "loop",
-    "TrainingInterrupted": "interrupts",
+    "TrainingInterrupted": "loop",
     "train": "loop",
 }
 

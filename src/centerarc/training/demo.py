@@ -8,25 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from centerarc.data import FaceSource
-from centerarc.data.synthetic import SyntheticFaces
-from centerarc.distributed import choose_device
-from centerarc.evaluation import (
-    ImagePairs,
-    VerificationReport,
-    embed,
-    evaluate_verification,
-    make_pairs,
-    pair_scores,
-)
-from centerarc.evaluation.report import FaceSample, ReportData, require_report_extra, write_report
-from centerarc.models import load_weights
+from centerarc.data.source import FaceSource
+from centerarc.data.synthetic.source import SyntheticFaces
+from centerarc.distributed.process import choose_device
+from centerarc.evaluation.embedding import ImagePairs, embed, make_pairs, pair_scores
+from centerarc.evaluation.verification import VerificationReport, evaluate_verification
+from centerarc.models.weights import load_weights
+from centerarc.report.evaluation_page import write_report
+from centerarc.report.numbers import FaceSample, ReportData
+from centerarc.report.rendering import require_report_extra
 from centerarc.training.config import TrainConfig
 from centerarc.training.logging import METRICS
 from centerarc.training.loop import train
-from centerarc.training.precision import fast_bf16
 from centerarc.training.rundir import unfinished
 from centerarc.training.settings import check_config
+from centerarc.training.step import fast_bf16
 
 PAGE = "report.html"
 

@@ -1,31 +1,101 @@
-"""The training loop."""
+"""The training loop, and how it is interrupted."""
 
 import inspect
 import itertools
+import os
+import signal
+import threading
 import time
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any, Self
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from centerarc.data import Augmentation, TrainLoader, explain_dead_workers
-from centerarc.distributed import Processes, convert_batchnorm, init_from_env
-from centerarc.models import create_model, save_weights
-from centerarc.training import checkpoints, rundir
+from centerarc.data.augmentation import Augmentation
+from centerarc.data.loader import TrainLoader
+from centerarc.distributed.batchnorm import convert_batchnorm
+from centerarc.distributed.process import Processes, init_from_env
+from centerarc.io.parallel import explain_dead_workers, signals_held_back
+from centerarc.models.backbone import create_model
+from centerarc.models.weights import save_weights
+from centerarc.training import rundir
+from centerarc.training import rundir as checkpoints
 from centerarc.training.config import TrainConfig
-from centerarc.training.criterion import make_criterion
-from centerarc.training.interrupts import StopRequest, TrainingInterrupted
-from centerarc.training.logging import Display, MetricsLog
-from centerarc.training.meter import Meter
-from centerarc.training.optimisers import make_optimizer, set_lr
-from centerarc.training.precision import Precision
+from centerarc.training.logging import Display, Meter, MetricsLog
+from centerarc.training.optimizer import lr_factor, make_criterion, make_optimizer, set_lr
 from centerarc.training.rundir import RunResult
-from centerarc.training.schedule import lr_factor
-from centerarc.training.seeding import seed_step
-from centerarc.training.sources import describe, make_sampler, make_sources
-from centerarc.training.step import TrainStep, check_parts
-from centerarc.training.validation import METRIC, validate
+from centerarc.training.sources import METRIC, describe, make_sampler, make_sources, validate
+from centerarc.training.step import Precision, TrainStep, check_parts, seed_step
+
+# Ctrl-C and SIGTERM as a wish to stop after the current step.
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class TrainingInterrupted(Exception):
+    """The run was asked to stop and its state is saved.
+
+    Args:
+        message: Where it stopped and how to go on.
+    """
+
+
+class StopRequest:
+    """Within the block, the first SIGINT or SIGTERM only sets `requested`; a second one kills.
+
+    Outside the main thread, where Python allows no signal handlers, it does nothing.
+
+    Example:
+        >>> with StopRequest() as stop:
+        ...     stop.requested
+        False
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    @contextmanager
+    def held_back(self) -> Iterator[None]:
+        """Lets signals wait until the block ends; processes started in it never get them.
+
+        A terminal and many job systems signal a whole group, and a data loader whose workers die
+        takes the training process with it in the middle of a step.
+        """
+        # Outside the main thread there is nobody to hold them back from.
+        with signals_held_back(*(_SIGNALS if self._previous else ())):
+            yield
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.requested = True
+        if os.environ.get("RANK", "0") == "0":
+            # A step may take long. Not print: the signal may have come in the middle of one.
+            os.write(2, b"\nstopping after this step; once more stops at once\n")
+
+
+# The training loop.
 
 
 def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False) -> RunResult:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from centerarc.cli.data.check import check
-from tests.data.inspection.pictures import save, scene
+from tests.curate.pictures import save, scene
 
 
 @pytest.fixture
@@ -62,7 +62,8 @@ def test_everything_is_in_the_json(faces: Path, tmp_path: Path) -> None:
 def test_a_model_judges_what_can_be_read_and_says_how_far_to_trust_it(
     faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from centerarc.models import create_model, save_weights
+    from centerarc.models.backbone import create_model
+    from centerarc.models.weights import save_weights
 
     save_weights(tmp_path / "face.safetensors", create_model("mobilefacenet", embedding_size=16))
     (faces / "p0" / "0.png").write_bytes((faces / "p0" / "0.png").read_bytes()[:200])

@@ -9,8 +9,8 @@ import pytest
 
 from centerarc.cli import main
 from centerarc.data.alignment import arcface_template
-from tests.data.alignment.test_align_folder import write_landmarks
-from tests.data.packing.helpers import many
+from tests.curate.packing_helpers import many
+from tests.curate.test_align import write_landmarks
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from centerarc.cli.data.inspect import inspect
-from tests.data.inspection.pictures import save, scene
+from tests.curate.pictures import save, scene
 
 
 @pytest.fixture

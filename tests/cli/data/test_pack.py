@@ -5,8 +5,11 @@ from pathlib import Path
 import pytest
 
 from centerarc.cli import main
-from centerarc.data import EncodedSource, FolderSource, open_source, read_identities
-from tests.data.packing.helpers import contents, faces, many, picture
+from centerarc.data.folder import FolderSource
+from centerarc.data.source import EncodedSource
+from centerarc.data.sources import open_source
+from centerarc.data.splitting import read_identities
+from tests.curate.packing_helpers import contents, faces, many, picture
 
 
 def run(*words: object) -> None:

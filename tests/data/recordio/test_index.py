@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from centerarc.data.recordio import RecordFile, RecordIOSource
 from centerarc.data.recordio.index import read_index, walked_index
+from centerarc.data.recordio.records import RecordFile
+from centerarc.data.recordio.source import RecordIOSource
 from tests.data.recordio import by_hand
 
 

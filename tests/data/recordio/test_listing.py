@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from centerarc.data.recordio.listing import parse_line, read_listing
+from centerarc.data.recordio.labels import parse_line, read_listing
 
 folders = st.text("ab ./\\é\udcff\t\r", max_size=5)
 labels = st.one_of(st.integers(0, 99).map(str), st.sampled_from(["3.000000", "4.", "-1", "5.5"]))

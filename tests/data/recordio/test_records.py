@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from centerarc.data.recordio import RecordFile, walk
-from centerarc.data.recordio.records import framed
+from centerarc.data.recordio.records import RecordFile, framed, walk
 from tests.data.recordio import by_hand
 
 MAGIC = by_hand.MAGIC

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from centerarc.data import recordio
-from centerarc.data.recordio import RecordIOSource
 from centerarc.data.recordio import source as source_module
 from centerarc.data.recordio.index import Index
+from centerarc.data.recordio.source import RecordIOSource
 from tests.data.recordio import by_hand
 
 PEOPLE = [3, 3, 8, 8, 8, 9]
@@ -293,7 +293,7 @@ def test_labels_and_names_come_from_an_im2rec_lst(
     text += "0\t7.000000\t{b}\\7.jpg\n"
     lst.write_bytes(text.replace("{b}", "bob").encode() + b"\n")
     with monkeypatch.context() as patched:
-        patched.setattr("centerarc.data.recordio.kept.read_labels", None)  # not needed
+        patched.setattr("centerarc.data.recordio.index.read_labels", None)  # not needed
         source = RecordIOSource(tmp_path)
     assert source.labels.tolist() == [1, 0, 1]
     assert source.identities == ["ann", "bob"]
@@ -421,7 +421,7 @@ def reads(monkeypatch: pytest.MonkeyPatch, rec: Path) -> tuple[int, RecordIOSour
     real = recordio.kept.read_labels
     with monkeypatch.context() as patched:
         patched.setattr(
-            "centerarc.data.recordio.kept.read_labels",
+            "centerarc.data.recordio.index.read_labels",
             lambda file, offsets, progress: (
                 calls.append(len(offsets)) or real(file, offsets, progress)
             ),
@@ -455,7 +455,7 @@ def test_labels_are_kept_until_the_rec_changes(
 def test_a_walk_is_kept_too(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     large.with_suffix(".idx").unlink()
     assert reads(monkeypatch, large)[0] == 12_000
-    monkeypatch.setattr("centerarc.data.recordio.kept.walked_index", None)
+    monkeypatch.setattr("centerarc.data.recordio.index.walked_index", None)
     assert reads(monkeypatch, large)[0] == 0
 
 

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from centerarc.data.shards import scan_shard
-from centerarc.data.shards.headers import member_header
+from centerarc.data.shards.tar import member_header, scan_shard
 
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=120)
 plain = st.text(st.characters(max_codepoint=127), max_size=120)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from centerarc.data.shards.location import expand_braces
+from centerarc.data.shards.manifest import expand_braces
 
 pieces = st.one_of(
     st.sampled_from(["faces-", ".tar", "a", "/", "{a}", "{}"]),

@@ -6,16 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from centerarc.data.shards import (
+from centerarc.data.shards.manifest import (
     MANIFEST_NAME,
     ShardInfo,
-    ShardSample,
-    ShardSource,
     read_manifest,
     verify_checksums,
     write_manifest,
-    write_shard,
 )
+from centerarc.data.shards.source import ShardSource
+from centerarc.data.shards.writer import ShardSample, write_shard
 from tests.data.shards.pictures import picture
 
 NAMES = ["Zoë", "Ann / Lee", "not utf-8 \udcff"]

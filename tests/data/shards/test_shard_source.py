@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import webdataset
 
-from centerarc.data.shards import ShardSample, ShardSource, scan_shard, write_index, write_shard
+from centerarc.data.shards.source import ShardSource
+from centerarc.data.shards.tar import scan_shard, write_index
+from centerarc.data.shards.writer import ShardSample, write_shard
 from tests.data.shards.pictures import picture, tar
 
 

@@ -11,9 +11,10 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from centerarc.data import FolderSource
-from centerarc.data.shards import ShardSample, ShardSource, write_shard
-from centerarc.data.shards.members import safe_key
+from centerarc.data.folder import FolderSource
+from centerarc.data.shards.source import ShardSource
+from centerarc.data.shards.tar import safe_key
+from centerarc.data.shards.writer import ShardSample, write_shard
 from tests.data.shards.pictures import picture
 
 ODD = [

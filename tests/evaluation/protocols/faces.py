@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.export.tiny import tiny
+from tests.models.tiny import tiny
 
 # Directions of the tiny model's embedding: the mean of each channel.
 COLOURS = {

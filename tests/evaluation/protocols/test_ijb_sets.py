@@ -9,9 +9,10 @@ from PIL import Image
 
 from centerarc.data.alignment import arcface_template
 from centerarc.evaluation.embedding_file import Embeddings
-from centerarc.evaluation.protocols import EmbeddingsSubject, evaluate_ijb, write_evaluation
-from centerarc.evaluation.protocols.outcome import Settings
-from centerarc.evaluation.protocols.searching import SearchSettings
+from centerarc.evaluation.protocols.judging import SearchSettings, Settings
+from centerarc.evaluation.protocols.results import write_evaluation
+from centerarc.evaluation.protocols.subject import EmbeddingsSubject
+from centerarc.evaluation.protocols.templates import evaluate_ijb
 
 # Image, template, medium, detector score, embedding.
 IMAGES = [
@@ -150,8 +151,8 @@ def test_what_templates_cannot_be_made_of_is_named_with_its_file(folder: Path) -
 
 
 def test_a_model_embeds_the_aligned_crops(folder: Path, tmp_path: Path) -> None:
-    from centerarc.evaluation.protocols import ModelSubject
-    from centerarc.export import open_model
+    from centerarc.evaluation.protocols.subject import ModelSubject
+    from centerarc.models.embedder import open_model
     from tests.evaluation.protocols.faces import model
 
     crops = tmp_path / "crops"

@@ -5,9 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from centerarc.evaluation.protocols.judging import chosen_groups, judge_pairs
-from centerarc.evaluation.protocols.outcome import Settings
-from centerarc.evaluation.verification.result import evaluate_verification
+from centerarc.evaluation.protocols.judging import Settings, chosen_groups, judge_pairs
+from centerarc.evaluation.verification import evaluate_verification
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +25,7 @@ def judged(pairs, **settings):
 
 
 def test_a_further_rate_is_measured_as_the_others_are(pairs, monkeypatch):
-    from centerarc.evaluation.verification import result
+    from centerarc.evaluation import verification as result
 
     found = judged(pairs, fars=(0.03, 1e-7)).report
     assert list(found.tar_at_far) == sorted(found.tar_at_far, reverse=True)

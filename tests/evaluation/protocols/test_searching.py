@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from centerarc.evaluation.identification import search_gallery
-from centerarc.evaluation.protocols.searching import SearchSettings, judge_searches, shared_note
+from centerarc.evaluation.gallery import search_gallery
+from centerarc.evaluation.protocols.judging import SearchSettings, judge_searches, shared_note
 
 
 @pytest.mark.parametrize(

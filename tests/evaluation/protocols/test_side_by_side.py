@@ -5,14 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from centerarc.evaluation.protocols import (
-    compare_files,
-    evaluate_galleries,
-    evaluate_pairs,
-    write_evaluation,
-)
-from centerarc.evaluation.protocols.outcome import Settings
-from centerarc.evaluation.protocols.searching import SearchSettings
+from centerarc.evaluation.protocols.galleries import evaluate_galleries
+from centerarc.evaluation.protocols.judging import SearchSettings, Settings
+from centerarc.evaluation.protocols.pairs import evaluate_pairs
+from centerarc.evaluation.protocols.results import write_evaluation
+from centerarc.evaluation.protocols.side_by_side import compare_files
 from tests.evaluation.protocols.faces import embeddings, lfw_pairs
 from tests.evaluation.protocols.test_result_files import subject
 

@@ -6,19 +6,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from centerarc.data import write_identities
+from centerarc.curate.embed import embed_to_file
 from centerarc.data.folder import FolderSource
-from centerarc.evaluation.embedding_file import Embeddings, embed_to_file
-from centerarc.evaluation.protocols import (
+from centerarc.data.splitting import write_identities
+from centerarc.evaluation.embedding_file import Embeddings
+from centerarc.evaluation.protocols.galleries import evaluate_galleries
+from centerarc.evaluation.protocols.pairs import evaluate_pairs
+from centerarc.evaluation.protocols.subject import (
     EmbeddingsSubject,
     ModelSubject,
-    evaluate_galleries,
-    evaluate_pairs,
+    trained_people,
+    warn_of_trained_people,
 )
-from centerarc.evaluation.protocols.trained_people import trained_people, warn_of_trained_people
-from centerarc.evaluation.report import write_evaluation_page
-from centerarc.export import export_onnx, open_model
-from centerarc.models import create_model, save_weights
+from centerarc.models.backbone import create_model
+from centerarc.models.embedder import open_model
+from centerarc.models.onnx_export import export_onnx
+from centerarc.models.weights import save_weights
+from centerarc.report.evaluation_page import write_evaluation_page
 from tests.evaluation.protocols.faces import folder, picture
 
 SIZE = 16

@@ -8,7 +8,9 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from centerarc.data.alignment import AlignmentSummary, LandmarkTable, YuNetDetector
+    from centerarc.curate.align import AlignmentSummary
+    from centerarc.curate.faces import YuNetDetector
+    from centerarc.curate.photos import LandmarkTable
 
 
 def align(
@@ -60,7 +62,7 @@ def align(
     from rich.console import Console
 
     from centerarc.cli.progress import waiting
-    from centerarc.data.alignment import align_folder
+    from centerarc.curate.align import align_folder
 
     source = _faces_from(photos, landmarks, detector, min_score, detect_side)
     try:
@@ -94,7 +96,8 @@ def _faces_from(
     min_score: float | None,
     detect_side: int | None,
 ) -> "LandmarkTable | YuNetDetector":
-    from centerarc.data.alignment import YuNetDetector, read_landmarks
+    from centerarc.curate.faces import YuNetDetector
+    from centerarc.curate.photos import read_landmarks
 
     if (landmarks is None) == (detector is None):
         raise ValueError(

@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from centerarc.cli.models import ModelFlags
-from centerarc.cli.sources import ListFlags
+from centerarc.cli.flags import ListFlags, ModelFlags
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from centerarc.data import FaceSource, Subset
-    from centerarc.data.inspection import CheckResult
-    from centerarc.export import Embedder, OpenedModel
+    from centerarc.curate.check import CheckResult
+    from centerarc.data.source import FaceSource
+    from centerarc.data.views import Subset
+    from centerarc.models.embedder import Embedder, OpenedModel
 
 
 def check(
@@ -56,15 +56,12 @@ def check(
     """
     from rich.console import Console
 
+    from centerarc.cli.flags import opened, reopened
     from centerarc.cli.progress import counting, waiting
-    from centerarc.cli.sources import opened, reopened
-    from centerarc.data import Subset
-    from centerarc.data.inspection import (
-        check_checksums,
-        check_source,
-        write_check_page,
-        write_problems,
-    )
+    from centerarc.curate.check import check_checksums, check_source
+    from centerarc.curate.problems import write_problems
+    from centerarc.data.views import Subset
+    from centerarc.report.dataset_pages import write_check_page
 
     faces = opened(source, columns=columns)
     network = None if model is None else _load(model, flags, device, faces)
@@ -95,8 +92,8 @@ def check(
 
 def _load(path: Path, flags: ModelFlags | None, device: str, faces: "FaceSource") -> "OpenedModel":
     """Loads the model before the hours of decoding, and sees that it can be of use."""
-    from centerarc.cli.models import opened_model
-    from centerarc.data.inspection import check_enough_people
+    from centerarc.cli.flags import opened_model
+    from centerarc.curate.likeness import check_enough_people
 
     check_enough_people(faces.labels)
     return opened_model(path, flags, device)
@@ -113,10 +110,10 @@ def _judged(
     from dataclasses import replace
 
     from centerarc.cli.progress import counting
-    from centerarc.data import explain_dead_workers
-    from centerarc.data.inspection import judge_labels, judgement
-    from centerarc.data.workers import workers_for_a_model
-    from centerarc.evaluation import embed
+    from centerarc.curate.check import judge_labels
+    from centerarc.curate.label_errors import judgement
+    from centerarc.evaluation.embedding import embed
+    from centerarc.io.parallel import explain_dead_workers, workers_for_a_model
 
     processes = workers_for_a_model() if workers is None else workers
     with (
@@ -140,7 +137,7 @@ def _table(result: "CheckResult") -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    from centerarc.data.inspection import KINDS
+    from centerarc.curate.problems import KINDS
 
     # Text, not str: a path may hold what rich takes for markup.
     table = Table()
@@ -167,7 +164,7 @@ def _write_json(path: Path, result: "CheckResult", name: str) -> None:
     from dataclasses import asdict
     from json import dumps
 
-    from centerarc.data import atomic_path
+    from centerarc.io.files import atomic_path
 
     by = result.judgement
     judged = None if by is None else {**asdict(by), "too_weak": by.too_weak}

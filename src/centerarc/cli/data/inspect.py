@@ -4,13 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from centerarc.cli.sources import ListFlags
+from centerarc.cli.flags import ListFlags
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from centerarc.data.inspection import Overview
+    from centerarc.curate.inspect import Overview
+
 
 _PLOT_WIDTH = 100
 
@@ -36,9 +37,10 @@ def inspect(
     """
     from rich.console import Console
 
+    from centerarc.cli.flags import opened
     from centerarc.cli.progress import counting
-    from centerarc.cli.sources import opened
-    from centerarc.data.inspection import inspect_source, require_plotly, write_inspect_page
+    from centerarc.curate.inspect import inspect_source
+    from centerarc.report.dataset_pages import require_plotly, write_inspect_page
 
     if report is not None:
         require_plotly()
@@ -53,7 +55,7 @@ def inspect(
 
 
 def _print(console: "Console", overview: "Overview", name: str) -> None:
-    from centerarc.data.inspection import tail_plot
+    from centerarc.curate.inspect import tail_plot
 
     found = overview.statistics
     say = _plain(console)
@@ -129,7 +131,7 @@ def _groups(overview: "Overview") -> "Table":
 def _files(overview: "Overview") -> "Table":
     from rich.text import Text
 
-    from centerarc.data.inspection.page import in_units
+    from centerarc.report.dataset_pages import in_units
 
     table = _new_table("files", "images")
     sizes = overview.sizes.most_common()

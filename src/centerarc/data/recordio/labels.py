@@ -1,18 +1,330 @@
-"""Which person each image of a .rec shows."""
+"""Which person each record shows, and what that person is called."""
 
-from collections.abc import Callable
+import re
+from array import array
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from centerarc.data.recordio.heads import Ints, read_heads, without_image
 from centerarc.data.recordio.index import Index
-from centerarc.data.recordio.records import RecordFile
+from centerarc.data.recordio.records import (
+    Ints,
+    RecordFile,
+    label_values,
+    read_heads,
+    without_image,
+)
+from centerarc.io.tables import line_blocks
+
+# The file `property` beside a .rec: how many identities, and how large the images are.
+
+
+@dataclass(frozen=True)
+class Property:
+    """What the file says.
+
+    Attributes:
+        num_classes: Number of identities.
+        height: Of the images in pixels.
+        width: Of the images in pixels.
+    """
+
+    num_classes: int
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.num_classes},{self.height},{self.width}"
+
+
+def read_property(path: Path) -> Property:
+    """Reads the file: three numbers with commas or spaces between them.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: If it holds something else.
+        OSError: If it cannot be read.
+    """
+    text = path.read_bytes()[:200].decode("utf-8", "backslashreplace").strip()
+    fields = re.split(r"\s*,\s*|\s+", text)
+    if len(fields) != 3 or not all(re.fullmatch(r"[0-9]{1,9}", field) for field in fields):
+        raise ValueError(
+            f"{path.name} holds {text!r}; it must be the number of identities, the height and "
+            "the width, such as 85742,112,112"
+        )
+    return Property(*map(int, fields))
+
+
+# The .lst file beside a .rec: which file each image was made from, and its label.
+
+# An im2rec line with one label and a folder: most are, and this is several times as fast.
+_USUAL = re.compile(
+    rb"^([0-9]{1,15})\t([0-9]{1,15})(?:\.0*)?\t"
+    rb"(?:[^\t\n]*[/\\])?([^\t\n/\\.][^\t\n/\\]*)[/\\][^\t\n/\\]*$",
+    re.MULTILINE,
+)
+
+
+class Line(NamedTuple):
+    """A line of a .lst file.
+
+    Attributes:
+        key: Key of the record; None in insightface's kind, whose lines are in order.
+        label: The first label.
+        folder: Name of the folder that the image was in, empty if there is none.
+    """
+
+    key: int | None
+    label: int
+    folder: str
+
+
+def parse_line(line: bytes) -> Line:
+    """Takes a line apart: `key label ... path` (im2rec) or `1 path label ...` (insightface).
+
+    Args:
+        line: The line; tabs stand between its fields.
+
+    Raises:
+        ValueError: If it is neither.
+
+    Example:
+        >>> parse_line(b"12\\t3.000000\\tAnn_Lee/1.jpg").folder
+        'Ann_Lee'
+        >>> parse_line(b"1\\t/faces/Bob/1.jpg\\t4")
+        Line(key=None, label=4, folder='Bob')
+    """
+    fields = line.decode("utf-8", "surrogateescape").rstrip("\r\n").split("\t")
+    try:
+        if len(fields) < 3:
+            raise ValueError("fewer than three fields")
+        key = _whole(fields[0])
+        try:
+            return Line(key, _whole(fields[1]), _folder(fields[-1]))
+        except ValueError:
+            return Line(None, _whole(fields[2]), _folder(fields[1]))
+    except ValueError:
+        shown = line[:60].decode("utf-8", "backslashreplace")
+        raise ValueError(f"{shown!r} is no line of a .lst file") from None
+
+
+def _whole(text: str) -> int:
+    value = float(text)  # im2rec writes 3 as 3.000000
+    if not (value.is_integer() and abs(value) < 2**53):
+        raise ValueError(f"{text} is no whole number")
+    return int(value)
+
+
+def _folder(path: str) -> str:
+    folder = path.replace("\\", "/").rpartition("/")[0].rstrip("/").rpartition("/")[2]
+    return folder if folder != "." else ""
+
+
+def some_lines(path: Path, wanted: Ints) -> tuple[list[Line], int]:
+    """Reads some lines of a .lst file and passes over the others.
+
+    Args:
+        path: The file.
+        wanted: Numbers of lines from 0, ascending.
+
+    Returns:
+        The lines that there are, and how many the whole file has.
+
+    Raises:
+        ValueError: If a wanted line is damaged; the message names it.
+        OSError: If the file cannot be read.
+    """
+    lines: list[Line] = []
+    start = 0
+    for block in line_blocks(path):
+        ends = np.flatnonzero(np.frombuffer(block, dtype=np.uint8) == 10)
+        begins = np.concatenate([[0], ends[:-1] + 1])
+        first, last = np.searchsorted(wanted, [start, start + len(ends)])
+        lines += [
+            _parsed(path, start + number + 1, block[begins[number] : ends[number]])
+            for number in (wanted[first:last] - start).tolist()
+        ]
+        start += len(ends)
+    return lines, start
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All of a .lst file.
+
+    Attributes:
+        keys: `(L,)` keys of the records; None in insightface's kind, whose lines are in order.
+        labels: `(L,)` labels.
+        folders: `(L,)` places in `names`.
+        names: Names of the folders that images were in.
+    """
+
+    keys: Ints | None
+    labels: Ints
+    folders: Ints
+    names: list[str]
+
+
+def read_listing(path: Path) -> Listing:
+    """Reads a .lst file.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: If a line is damaged, or of another kind than the first; the message names it.
+        OSError: If the file cannot be read.
+    """
+    keys, labels, folders = array("q"), array("q"), array("q")
+    names: dict[bytes, int] = {}
+    number = 0
+    for block in line_blocks(path):
+        lines = block.count(b"\n")
+        usual = _USUAL.findall(block)
+        if len(usual) == lines and len(keys) == len(labels):
+            keys.extend([int(key) for key, _, _ in usual])
+            labels.extend([int(label) for _, label, _ in usual])
+            folders.extend([names.setdefault(folder, len(names)) for _, _, folder in usual])
+            number += lines
+            continue
+        for text in block.split(b"\n")[:-1]:
+            number += 1
+            if not text.strip():
+                continue
+            line = _parsed(path, number, text)
+            if line.key is not None:
+                keys.append(line.key)
+            labels.append(line.label)
+            folder = line.folder.encode("utf-8", "surrogateescape")
+            folders.append(names.setdefault(folder, len(names)))
+            if len(keys) not in (0, len(labels)):
+                raise ValueError(f"{path.name}, line {number}: another kind than before")
+    return Listing(
+        np.array(keys, dtype=np.int64) if keys else None,
+        np.array(labels, dtype=np.int64),
+        np.array(folders, dtype=np.int64),
+        [name.decode("utf-8", "surrogateescape") for name in names],
+    )
+
+
+def _parsed(path: Path, number: int, text: bytes) -> Line:
+    try:
+        return parse_line(text)
+    except ValueError as error:
+        raise ValueError(f"{path.name}, line {number}: {error}") from None
+
+
+# Names of people: the folders that a .lst file tells.
+
+# So many headers are compared with a .lst before its labels are taken for the others.
+_COMPARED = 1000
+
+
+def names_of_labels(path: Path, images: int, at: Ints, labels: Ints) -> list[str]:
+    """Finds the names of people in a .lst whose lines are in the order of the images.
+
+    Args:
+        path: The .lst file.
+        images: How many images there are.
+        at: `(C,)` number of an image of each person, ascending in no particular way.
+        labels: `(C,)` its label.
+
+    Returns:
+        The name of each.
+
+    Raises:
+        ValueError: If the file does not fit the images, or folders do not tell people apart.
+    """
+    order = np.argsort(at)
+    lines, count = some_lines(path, at[order])
+    if count != images:
+        raise ValueError(f"{path.name} has {count} lines for {images} images")
+    names = [""] * len(at)
+    for place, line in zip(order.tolist(), lines, strict=True):
+        if line.label != labels[place]:
+            raise ValueError(
+                f"{path.name}, line {at[place] + 1}: label {line.label}, but the image has label "
+                f"{labels[place]}"
+            )
+        names[place] = line.folder
+    _check_names(path, names)
+    return names
+
+
+def listed_labels(path: Path, file: RecordFile, images: Index) -> tuple[Ints, dict[int, str]]:
+    """Finds label and person of each image in a .lst file, after comparing some with the .rec.
+
+    Args:
+        path: The .lst file.
+        file: The .rec.
+        images: Its image records.
+
+    Returns:
+        `(len(images),)` labels, and the name of each label; no names where folders do not tell
+        people apart.
+
+    Raises:
+        ValueError: If the file does not fit the images.
+    """
+    listing = read_listing(path)
+    rows = _rows(path, listing, images)
+    labels = listing.labels[rows]
+    if labels.min() < 0:
+        raise ValueError(f"{path.name}: label {labels.min()} is negative")
+    sample = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _COMPARED)).astype(np.int64))
+    stored, good = label_values(file, images.offsets[sample])
+    differ = good & (stored != labels[sample].astype(np.float32))
+    if differ.any():
+        at = int(np.argmax(differ))
+        raise ValueError(
+            f"{path.name} says label {labels[sample[at]]} for record {images.keys[sample[at]]}, "
+            f"but that has {stored[at]:.9g}"
+        )
+    found, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    folders = listing.folders[rows]
+    names = [listing.names[folder] for folder in folders[first].tolist()]
+    try:
+        _check_names(path, names)
+        if (folders != folders[first][inverse]).any():
+            raise ValueError(f"{path.name} has a person in two folders")
+    except ValueError:
+        return labels, {}
+    return labels, dict(zip(found.tolist(), names, strict=True))
+
+
+def _rows(path: Path, listing: Listing, images: Index) -> Ints:
+    """Line of each image."""
+    if listing.keys is None:
+        if len(listing.labels) != len(images.offsets):
+            raise ValueError(
+                f"{path.name} has {len(listing.labels)} lines for {len(images.offsets)} images"
+            )
+        return np.arange(len(images.offsets))
+    keys = np.asarray(images.keys)
+    order = np.argsort(listing.keys, kind="stable")
+    rows: Ints = order[np.searchsorted(listing.keys[order], keys).clip(max=len(order) - 1)]
+    if (lacking := listing.keys[rows] != keys).any():
+        raise ValueError(f"{path.name} has no line for record {keys[int(np.argmax(lacking))]}")
+    return rows
+
+
+def _check_names(path: Path, names: Sequence[str]) -> None:
+    if "" in names:
+        raise ValueError(f"{path.name} names a file without a folder")
+    if len(set(names)) < len(names):
+        raise ValueError(f"{path.name} has two people in one folder")
+
+
+# Which person each image of a .rec shows.
 
 # Reads labels of the records at these bytes; -1 for damaged ones. The name says which they are.
 ReadLabels = Callable[[str, Ints], Ints]
 # So many images are asked whether identity records are right.
-_COMPARED = 1000
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,18 @@ from pathlib import Path
 
 import numpy as np
 
-from centerarc.data.encoded import EncodedSource
-from centerarc.data.recordio.header import image_of
-from centerarc.data.recordio.heads import Ints, Progress
-from centerarc.data.recordio.index import read_index
-from centerarc.data.recordio.kept import KeptFinds
-from centerarc.data.recordio.labels import Layout, find_layout, image_labels
-from centerarc.data.recordio.names import listed_labels, names_of_labels
-from centerarc.data.recordio.properties import Property, read_property
-from centerarc.data.recordio.records import RecordFile
+from centerarc.data.recordio.index import KeptFinds, read_index
+from centerarc.data.recordio.labels import (
+    Layout,
+    Property,
+    find_layout,
+    image_labels,
+    listed_labels,
+    names_of_labels,
+    read_property,
+)
+from centerarc.data.recordio.records import Ints, Progress, RecordFile, image_of
+from centerarc.data.source import EncodedSource
 
 
 class RecordIOSource(EncodedSource):

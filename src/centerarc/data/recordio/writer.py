@@ -10,12 +10,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from centerarc.data.files import atomic_path
-from centerarc.data.recordio.header import LABEL_LIMIT, pack
-from centerarc.data.recordio.heads import Ints, read_heads
 from centerarc.data.recordio.index import Index
-from centerarc.data.recordio.properties import Property
-from centerarc.data.recordio.records import RecordFile, framed
+from centerarc.data.recordio.labels import Property
+from centerarc.data.recordio.records import LABEL_LIMIT, Ints, RecordFile, framed, pack, read_heads
+from centerarc.io.files import atomic_path
 
 _COPIED_AT_ONCE = 1 << 23
 _LINES_AT_ONCE = 1 << 16

@@ -1,6 +1,5 @@
 """WebDataset shards: labelled faces in tar files, read in any order."""
 
-from centerarc.data.shards.index import write_index
 from centerarc.data.shards.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -9,8 +8,8 @@ from centerarc.data.shards.manifest import (
     verify_checksums,
     write_manifest,
 )
-from centerarc.data.shards.scan import scan_shard
 from centerarc.data.shards.source import ShardSource
+from centerarc.data.shards.tar import scan_shard, write_index
 from centerarc.data.shards.writer import ShardSample, write_shard
 
 __all__ = [

@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from centerarc.data.files import atomic_path
-from centerarc.data.shards.headers import member_header
-from centerarc.data.shards.index import (
+from centerarc.data.shards.manifest import ShardInfo
+from centerarc.data.shards.tar import (
     BLOCK,
     Entry,
     ShardIndex,
     header_check,
     index_path,
+    member_header,
+    safe_key,
     write_index,
 )
-from centerarc.data.shards.manifest import ShardInfo
-from centerarc.data.shards.members import safe_key
+from centerarc.io.files import atomic_path
 
 _STARTS = (
     (b"\xff\xd8\xff", "jpg"),

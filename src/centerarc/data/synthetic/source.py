@@ -8,9 +8,8 @@ from numbers import Integral
 import numpy as np
 from numpy.typing import NDArray
 
-from centerarc.data.synthetic.conditions import draw_conditions
-from centerarc.data.synthetic.outlines import Outlines, draw_outlines
-from centerarc.data.synthetic.person import Person, draw_person
+from centerarc.data.synthetic.face import Outlines, draw_outlines
+from centerarc.data.synthetic.person import Person, draw_conditions, draw_person
 from centerarc.data.synthetic.render import render
 
 

@@ -1,20 +1,24 @@
 """Whole protocols: from a model and the files of a benchmark to every number, and to files."""
 
 from centerarc.evaluation.protocols.galleries import evaluate_galleries, is_embedding_file
-from centerarc.evaluation.protocols.ijb_sets import evaluate_ijb
-from centerarc.evaluation.protocols.outcome import Evaluation, Identified, Settings, Verified
+from centerarc.evaluation.protocols.judging import (
+    Evaluation,
+    Identified,
+    SearchSettings,
+    Settings,
+    Verified,
+)
 from centerarc.evaluation.protocols.pairs import evaluate_pairs
 from centerarc.evaluation.protocols.request import Request, evaluate_request, opened_embeddings
-from centerarc.evaluation.protocols.result_files import (
+from centerarc.evaluation.protocols.results import (
     StoredEvaluation,
     check_place,
     read_evaluation,
     write_evaluation,
 )
-from centerarc.evaluation.protocols.searching import SearchSettings
 from centerarc.evaluation.protocols.side_by_side import Comparison, compare_files
 from centerarc.evaluation.protocols.subject import EmbeddingsSubject, ModelSubject, Subject
-from centerarc.evaluation.protocols.template_lists import evaluate_templates
+from centerarc.evaluation.protocols.templates import evaluate_ijb, evaluate_templates
 
 __all__ = [
     "Comparison",

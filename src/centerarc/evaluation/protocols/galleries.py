@@ -11,11 +11,18 @@ import numpy.typing as npt
 from centerarc.data.source import place
 from centerarc.data.sources import open_source
 from centerarc.evaluation.embedding_file import Embeddings, read_embeddings
-from centerarc.evaluation.identification.gallery_search import search_gallery
-from centerarc.evaluation.protocols.outcome import Evaluation, JudgedImages, Settings
+from centerarc.evaluation.gallery import search_gallery
+from centerarc.evaluation.protocols.judging import (
+    Evaluation,
+    JudgedImages,
+    Picture,
+    SearchSettings,
+    Settings,
+    judge_searches,
+    pictures_of,
+    shared_note,
+)
 from centerarc.evaluation.protocols.pairs import separability_of
-from centerarc.evaluation.protocols.pictures import Picture, pictures_of
-from centerarc.evaluation.protocols.searching import SearchSettings, judge_searches, shared_note
 from centerarc.evaluation.protocols.subject import EmbeddingsSubject, Progress, Subject
 from centerarc.evaluation.scores import IntArray
 
@@ -102,7 +109,7 @@ def is_embedding_file(path: Path) -> bool:
         return True
     if suffix != ".parquet" or not path.is_file():
         return False
-    from centerarc.evaluation.embedding_file.formats import EMBEDDING, require_parquet_extra
+    from centerarc.evaluation.embedding_file import EMBEDDING, require_parquet_extra
 
     require_parquet_extra()
     import pyarrow as pa

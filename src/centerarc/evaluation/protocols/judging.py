@@ -1,8 +1,8 @@
-"""Scored pairs to every number of a verification result."""
+"""What an evaluation found: scored pairs and searches to every number of a result."""
 
 import difflib
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,272 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from centerarc.evaluation.formats.csv_table import line_of
-from centerarc.evaluation.protocols.number_bands import NumberBands, is_number, number_bands
-from centerarc.evaluation.protocols.outcome import Settings, Sides, Verified
-from centerarc.evaluation.scores import BoolArray, IntArray, ScoreArray
-from centerarc.evaluation.verification.group_breakdown import Breakdown, breakdown
-from centerarc.evaluation.verification.held_out_far import held_out_fars
-from centerarc.evaluation.verification.result import evaluate_verification
+from centerarc import __version__
+from centerarc.data.decode import Image
+from centerarc.data.source import FaceSource
+from centerarc.evaluation.accuracy import Convention
+from centerarc.evaluation.gallery import PERSON_SCORES, GallerySearch
+from centerarc.evaluation.groups import Breakdown, breakdown
+from centerarc.evaluation.identification import (
+    FPIR_LEVELS,
+    RANKS,
+    IdentificationReport,
+    cmc,
+    evaluate_identification,
+)
+from centerarc.evaluation.intervals import rate_key
+from centerarc.evaluation.scores import BoolArray, FloatArray, IntArray, ScoreArray, StrArray
+from centerarc.evaluation.separability import Separability
+from centerarc.evaluation.thresholds import HeldOutFar, held_out_fars
+from centerarc.evaluation.verification import VerificationReport, evaluate_verification
+from centerarc.io.tables import line_of
+
+# Pictures for a page, from a source that is opened again when the first is asked for.
+
+# Gives image `index` of what was evaluated.
+Picture = Callable[[int], Image]
+
+
+def pictures_of(reopen: Callable[[], FaceSource]) -> Picture:
+    """Returns a function for the images of a source, as large as its files have them.
+
+    Args:
+        reopen: Opens the source that was evaluated without resizing its images.
+    """
+    opened: list[FaceSource] = []
+
+    def picture(index: int) -> Image:
+        if not opened:
+            opened.append(reopen())
+        return opened[0].image(index)
+
+    return picture
+
+
+# What an evaluation found, whatever the protocol, and what its numbers rest on.
+
+FORMAT = "centerarc evaluation 2"
+Sides = tuple[npt.NDArray[Any], npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How verification is judged.
+
+    Attributes:
+        convention: of the k-fold accuracy, "exact" or "grid".
+        by: columns of the list of pairs to break down by, as
+            :func:`centerarc.evaluation.protocols.judging.chosen_groups` takes them.
+        fars: false accept rates beyond those that are always reported.
+        resamples: of the people, at least 100; 0 for no intervals; None for 1000, and none
+            beyond a million pairs, where they would take hours.
+        seed: of the resampling.
+    """
+
+    convention: Convention = "exact"
+    by: tuple[str, ...] = ()
+    fars: tuple[float, ...] = ()
+    resamples: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Verified:
+    """A verification result and the pairs behind it.
+
+    Attributes:
+        report: the numbers.
+        scores: (P,) cosine of each pair.
+        same: (P,) whether it is genuine.
+        fold: (P,) its fold; None where there are none.
+        people: first and second person of each pair, each (P,); None where unknown.
+        people_note: where the people come from, or why there are none or no intervals.
+        index: number of each pair's first and second image, each (P,); of a template, one of its
+            images. Empty in what comes from files.
+        breakdowns: by column.
+        held_out: what calibrated thresholds are worth on other folds, by FAR.
+        settings: how it was judged.
+    """
+
+    report: VerificationReport
+    scores: ScoreArray
+    same: BoolArray
+    fold: IntArray | None
+    people: Sides | None
+    people_note: str
+    index: tuple[npt.NDArray[Any], ...]
+    breakdowns: dict[str, Breakdown]
+    held_out: dict[float, HeldOutFar]
+    settings: Settings
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            **self.report.to_dict(),
+            "people": self.people_note,
+            "held_out_fars": {
+                rate_key(far): found.to_dict() for far, found in self.held_out.items()
+            },
+            "breakdowns": {column: found.to_dict() for column, found in self.breakdowns.items()},
+            "settings": {
+                "convention": self.settings.convention,
+                "far": list(self.settings.fars),
+                "resamples": self.report.resamples,
+                "seed": self.settings.seed,
+            },
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Identified:
+    """An identification result and the searches behind it.
+
+    Attributes:
+        report: the numbers.
+        searches: one for each gallery.
+        curve: (K,) CMC at rank 1, 2, ..., the mean over the galleries.
+        seed: of the resampling.
+    """
+
+    report: IdentificationReport
+    searches: list[GallerySearch]
+    curve: FloatArray
+    seed: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        settings = {"resamples": self.report.resamples, "seed": self.seed}
+        return {**self.report.to_dict(), "settings": settings}
+
+
+@dataclass(frozen=True, eq=False)
+class JudgedImages:
+    """The images that were judged, for what is measured on embeddings and for the page.
+
+    Attributes:
+        embedding: (N, D).
+        labels: (N,) person of each; None where nobody knows.
+        identities: name of each label.
+        place: name of each image.
+        picture: gives an image; None where there are embeddings only.
+    """
+
+    embedding: npt.NDArray[np.float32]
+    labels: IntArray | None
+    identities: list[str]
+    places: list[str]
+    picture: Picture | None
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """All that one `centerarc evaluate` found.
+
+    Attributes:
+        model: what was judged, as a `Subject` says.
+        data: what it was judged on, plain data for JSON.
+        dataset: the same in a few words: "pairs.txt, folds 7 and 8".
+        images: the images, in the order of `Verified.index` where that numbers images.
+        verification: 1:1.
+        identification: 1:N.
+        separability: how tight and how far apart people are.
+        templates: how images became templates; empty where they are judged one by one.
+        names: names of what pairs are of, where that is not images: templates.
+        notes: what should be known, in sentences.
+        command: what repeats it.
+    """
+
+    model: dict[str, Any]
+    data: dict[str, Any]
+    dataset: str
+    images: JudgedImages
+    verification: Verified | None = None
+    identification: Identified | None = None
+    separability: Separability | None = None
+    templates: dict[str, Any] = field(default_factory=dict)
+    names: list[str] | None = None
+    notes: tuple[str, ...] = ()
+    command: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        parts = {
+            "verification": self.verification,
+            "identification": self.identification,
+            "separability": self.separability,
+        }
+        return {
+            "format": FORMAT,
+            "version": __version__,
+            "command": self.command,
+            "model": self.model,
+            "data": {"name": self.dataset, **self.data},
+            **({"templates": self.templates} if self.templates else {}),
+            **{name: part.to_dict() for name, part in parts.items() if part is not None},
+            **({"notes": list(self.notes)} if self.notes else {}),
+        }
+
+
+# A column of numbers cut into bands: under 20, 20 to 40, 40 and over.
+
+
+@dataclass(frozen=True, eq=False)
+class NumberBands:
+    """Pairs grouped by the band that a number of theirs lies in.
+
+    Attributes:
+        group: (P,) the band of each pair; "a | b" where its images lie in the bands a and b.
+        order: the groups that occur, lowest first.
+    """
+
+    group: StrArray
+    order: list[str]
+
+
+def number_bands(sides: Sequence[StrArray], cuts: Sequence[float]) -> NumberBands:
+    """Group pairs by bands of numbers.
+
+    A number x is in the band "20 to 40" where 20 <= x < 40.
+
+    Args:
+        sides: a number for each pair, or one for its first and one for its second image, each
+            (P,) texts that :func:`is_number` accepts.
+        cuts: where one band ends and the next begins, rising, at least one.
+
+    Returns:
+        The group of each pair.
+
+    Example:
+        >>> number_bands([np.array(["19", "40"]), np.array(["20", "41.5"])], [20, 40]).order
+        ['under 20 | 20 to 40', '40 and over']
+    """
+    ends = [f"{cut:.15g}" for cut in cuts]
+    inner = [f"{low} to {high}" for low, high in pairwise(ends)]
+    bands = [f"under {ends[0]}", *inner, f"{ends[-1]} and over"]
+    codes = np.stack([np.searchsorted(cuts, _numbers(side), side="right") for side in sides])
+    ends_of = np.stack([codes.min(axis=0), codes.max(axis=0)], axis=1)
+    found, number = np.unique(ends_of, axis=0, return_inverse=True)
+    order = [
+        bands[low] if low == high else f"{bands[low]} | {bands[high]}"
+        for low, high in found.tolist()
+    ]
+    return NumberBands(np.array(order, dtype=np.str_)[number.ravel()], order)
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a finite number."""
+    try:
+        return bool(np.isfinite(float(text)))
+    except ValueError:
+        return False
+
+
+def _numbers(texts: StrArray) -> FloatArray:
+    distinct, number = np.unique(texts, return_inverse=True)
+    return np.array([float(text) for text in distinct.tolist()])[number]
+
+
+# Scored pairs to every number of a verification result.
 
 RESAMPLES = 1000
 # Beyond so many pairs a thousand resamples take hours.
@@ -193,3 +452,86 @@ def _no_column(name: str, known: Sequence[str], source: str) -> str:
     return (
         f"{source}, line 1: there is no column {name!r} to break down by; there are {there}{hint}"
     )
+
+
+# Searches of galleries to every number of an identification result.
+
+_CURVE_RANKS = 100
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How identification is judged.
+
+    Attributes:
+        ranks: the k of the closed set that are reported, each at least 1.
+        fpirs: false positive identification rates of the open set, in (0, 1).
+        person_score: how the images of a person make a score: "max" or "mean".
+        resamples: of the probes' people, at least 100; 0 for no intervals.
+        seed: of the resampling, at least 0.
+
+    Raises:
+        ValueError: one of them is out of range.
+    """
+
+    ranks: tuple[int, ...] = RANKS
+    fpirs: tuple[float, ...] = FPIR_LEVELS
+    person_score: str = "max"
+    resamples: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        # Here and not after the work: images take long to embed.
+        if not self.ranks or min(self.ranks) < 1:
+            raise ValueError(f"ranks must be at least 1, got {list(self.ranks)}")
+        for fpir in self.fpirs:
+            if not 0 < fpir < 1:
+                raise ValueError(f"fpir must be in (0, 1), got {fpir}")
+        if self.person_score not in PERSON_SCORES:
+            allowed = " or ".join(PERSON_SCORES)
+            raise ValueError(f"person_score must be {allowed}, got {self.person_score!r}")
+        if self.resamples != 0 and self.resamples < 100:
+            raise ValueError(f"resamples must be 0 or at least 100, got {self.resamples}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, got {self.seed}")
+
+
+def shared_note(count: int, probes: int) -> tuple[str, ...]:
+    """A note on probes that are in the gallery themselves, where any model finds them.
+
+    Args:
+        count: how many of the probes are.
+        probes: how many probes there are.
+
+    Returns:
+        The note; nothing where there is nothing to say.
+    """
+    if not count:
+        return ()
+    are = "is" if count == 1 else "are"
+    return (
+        f"{count:,} of {probes:,} probes {are} also in the gallery: any model finds an image that "
+        "it has seen, so these say nothing of it",
+    )
+
+
+def judge_searches(searches: Sequence[GallerySearch], settings: SearchSettings) -> Identified:
+    """Measure everything that searches can say.
+
+    Args:
+        searches: one for each gallery.
+        settings: how to judge.
+
+    Raises:
+        ValueError: a gallery holds nobody's mate.
+    """
+    report = evaluate_identification(
+        searches,
+        ranks=settings.ranks,
+        fpirs=settings.fpirs,
+        bootstrap=settings.resamples,
+        seed=settings.seed,
+    )
+    last = min(max(_CURVE_RANKS, *settings.ranks), min(search.people.size for search in searches))
+    curve = np.mean([cmc(search, last) for search in searches], axis=0)
+    return Identified(report, list(searches), curve, settings.seed)

@@ -9,15 +9,20 @@ from pathlib import Path
 import numpy as np
 
 from centerarc.evaluation.embedding import pair_scores
-from centerarc.evaluation.formats.lfw_pairs import Pairs, read_pairs
-from centerarc.evaluation.formats.pair_list import read_pair_list
-from centerarc.evaluation.formats.pair_set import PairSet, open_pair_set
-from centerarc.evaluation.protocols.judging import chosen_groups, judge_pairs
-from centerarc.evaluation.protocols.outcome import Evaluation, JudgedImages, Settings
-from centerarc.evaluation.protocols.pictures import pictures_of
+from centerarc.evaluation.files.lfw_pairs import Pairs, read_pairs
+from centerarc.evaluation.files.pair_list import read_pair_list
+from centerarc.evaluation.files.pair_set import PairSet, open_pair_set
+from centerarc.evaluation.protocols.judging import (
+    Evaluation,
+    JudgedImages,
+    Settings,
+    chosen_groups,
+    judge_pairs,
+    pictures_of,
+)
 from centerarc.evaluation.protocols.subject import EmbeddingsSubject, Progress, Subject
 from centerarc.evaluation.scores import BoolArray, IntArray, StrArray
-from centerarc.evaluation.separability.measure import Separability, measure_separability
+from centerarc.evaluation.separability import Separability, measure_separability
 
 _SHOWN = 3
 
@@ -35,7 +40,7 @@ def evaluate_pairs(
 
     Args:
         subject: a model, or embeddings whose places are the names of the images.
-        path: pairs in any format of :func:`centerarc.evaluation.formats.pair_set.open_pair_set`.
+        path: pairs in any format of :func:`centerarc.evaluation.files.pair_set.open_pair_set`.
         images: folder of the images, as there; embeddings need none, but then the page has no
             pictures.
         folds: folds to keep; None keeps all.

@@ -5,24 +5,21 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
+from centerarc.evaluation.accuracy import Convention
 from centerarc.evaluation.embedding_file import read_embeddings
-from centerarc.evaluation.formats.pair_list import check_both_kinds
-from centerarc.evaluation.identification.result import FPIR_LEVELS, RANKS
+from centerarc.evaluation.files.pair_list import check_both_kinds
+from centerarc.evaluation.identification import FPIR_LEVELS, RANKS
 from centerarc.evaluation.protocols.galleries import evaluate_galleries, is_embedding_file
-from centerarc.evaluation.protocols.ijb_sets import evaluate_ijb
-from centerarc.evaluation.protocols.judging import RESAMPLES
-from centerarc.evaluation.protocols.outcome import Evaluation, Settings
+from centerarc.evaluation.protocols.judging import RESAMPLES, Evaluation, SearchSettings, Settings
 from centerarc.evaluation.protocols.pairs import evaluate_pairs
-from centerarc.evaluation.protocols.searching import SearchSettings
 from centerarc.evaluation.protocols.subject import (
     EmbeddingsSubject,
     ModelSubject,
     Progress,
     Subject,
+    warn_of_trained_people,
 )
-from centerarc.evaluation.protocols.template_lists import evaluate_templates
-from centerarc.evaluation.protocols.trained_people import warn_of_trained_people
-from centerarc.evaluation.verification.answers import Convention
+from centerarc.evaluation.protocols.templates import evaluate_ijb, evaluate_templates
 
 Kind = Literal["pairs", "templates", "ijb", "galleries"]
 # What each protocol takes, beside the file that stands for it.

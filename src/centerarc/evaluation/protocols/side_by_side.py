@@ -6,20 +6,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from centerarc.evaluation.estimate import Estimate, rate_key
-from centerarc.evaluation.identification.comparison import (
-    IdentificationComparison,
-    compare_identification,
-)
-from centerarc.evaluation.protocols.judging import judge_pairs
-from centerarc.evaluation.protocols.outcome import Identified, Settings, Verified
-from centerarc.evaluation.protocols.result_files import StoredEvaluation, read_evaluation
-from centerarc.evaluation.protocols.searching import SearchSettings, judge_searches
-from centerarc.evaluation.verification.comparison import (
+from centerarc.evaluation.comparison import (
     Difference,
+    IdentificationComparison,
     VerificationComparison,
+    compare_identification,
     compare_with_first,
 )
+from centerarc.evaluation.intervals import Estimate, rate_key
+from centerarc.evaluation.protocols.judging import (
+    Identified,
+    SearchSettings,
+    Settings,
+    Verified,
+    judge_pairs,
+    judge_searches,
+)
+from centerarc.evaluation.protocols.results import StoredEvaluation, read_evaluation
 
 # The name of the one rate that is an error.
 LESS_IS_BETTER = "EER (less is better)"

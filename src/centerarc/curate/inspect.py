@@ -1,0 +1,361 @@
+"""What a source of images holds: counts, headers, the long tail."""
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import chain
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+import PIL.Image
+
+from centerarc.data import source as sources
+from centerarc.data.folder import FolderSource
+from centerarc.data.source import FaceSource, LeftOut, left_out
+from centerarc.io.parallel import Tick, in_chunks, in_order
+
+# How the images are spread over the identities: the long tail in numbers.
+
+QUANTILES = (0.05, 0.25, 0.75, 0.95, 0.99)
+_HEADS = (0.01, 0.1, 0.2, 0.5)
+# Lower ends of the groups "1, 2, 3-4, 5-9, 10-19, ..." of images of an identity.
+_EDGES = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
+
+
+@dataclass(frozen=True)
+class CountStatistics:
+    """The number of images of each identity, summed up.
+
+    Attributes:
+        images: All images.
+        identities: All identities.
+        minimum: Fewest images of an identity.
+        median: Median number of images.
+        mean: Mean number of images.
+        maximum: Most images of an identity.
+        quantiles: Images of an identity at each part of the identities, fewest first.
+        heads: Share of all images that the given part of the identities with most images has.
+        gini: Inequality: 0 if all have equally many, towards 1 if one has them all.
+        groups: (name such as "3-4", identities with so many images, images they have).
+    """
+
+    images: int
+    identities: int
+    minimum: int
+    median: float
+    mean: float
+    maximum: int
+    quantiles: dict[float, float]
+    heads: dict[float, float]
+    gini: float
+    groups: list[tuple[str, int, int]]
+
+
+def count_statistics(counts: npt.ArrayLike) -> CountStatistics:
+    """Sums up the number of images of each identity.
+
+    With the counts n_1 <= ... <= n_C and their sum N, the Gini coefficient is
+    sum_k (2 k - C - 1) n_k / (C N).
+
+    Args:
+        counts: `(C,)` images of each identity, each at least 1.
+
+    Returns:
+        The numbers.
+
+    Raises:
+        ValueError: If there is no identity, or one without an image.
+
+    Example:
+        >>> found = count_statistics([1, 1, 8])
+        >>> found.median, found.maximum, round(found.gini, 2)
+        (1.0, 8, 0.47)
+        >>> found.groups
+        [('1', 2, 2), ('5-9', 1, 8)]
+    """
+    values = np.sort(np.asarray(counts, dtype=np.int64))
+    if values.ndim != 1 or not values.size or values[0] < 1:
+        raise ValueError("counts must hold the images of at least one identity, each at least 1")
+    size, total = len(values), int(values.sum())
+    rank = np.arange(1, size + 1)
+    return CountStatistics(
+        images=total,
+        identities=size,
+        minimum=int(values[0]),
+        median=float(np.median(values)),
+        mean=float(values.mean()),
+        maximum=int(values[-1]),
+        quantiles={q: float(np.quantile(values, q)) for q in QUANTILES},
+        heads={part: _head_share(values, part) for part in _HEADS},
+        gini=float(((2 * rank - size - 1) * values).sum() / (size * total)),
+        groups=_groups(values),
+    )
+
+
+def _head_share(ascending: npt.NDArray[np.int64], part: float) -> float:
+    number = max(round(part * len(ascending)), 1)
+    return float(ascending[-number:].sum() / ascending.sum())
+
+
+def _groups(counts: npt.NDArray[np.int64]) -> list[tuple[str, int, int]]:
+    groups = []
+    for low, following in zip(_EDGES, (*_EDGES[1:], None), strict=True):
+        inside = counts[(counts >= low) & (counts < following if following else True)]
+        if following is None:
+            name = f"{low:,}+"
+        elif following == low + 1:
+            name = f"{low:,}"
+        else:
+            name = f"{low:,}-{following - 1:,}"
+        if len(inside):
+            groups.append((name, len(inside), int(inside.sum())))
+    return groups
+
+
+# What the first bytes of an image file say: format, size and colour.
+
+_COLOURS = {
+    "1": "grey",
+    "L": "grey",
+    "LA": "grey",
+    "I;16": "grey, 16 bits",
+    "I;16B": "grey, 16 bits",
+    "I": "grey, 16 bits",
+    "P": "palette",
+    "CMYK": "CMYK",
+    "RGBA": "colour with transparency",
+}
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of its image before any pixel is decoded.
+
+    Args:
+        format: Such as "JPEG"; "pixels" for a source that has no files.
+        width: In pixels, as stored.
+        height: In pixels, as stored.
+        colour: "colour", "grey", "CMYK", ...
+        size: Bytes of the file, or of the pixels.
+        error: Why it cannot be read; the rest is empty then.
+    """
+
+    format: str = ""
+    width: int = 0
+    height: int = 0
+    colour: str = ""
+    size: int = 0
+    error: str = ""
+
+
+def read_headers(source: FaceSource, numbers: range, tick: Tick) -> list[Header]:
+    """Reads the headers of some images of a source; what cannot be read says why."""
+    headers = []
+    for number in numbers:
+        tick()
+        headers.append(_read_header(source, number))
+    return headers
+
+
+def _read_header(source: FaceSource, number: int) -> Header:
+    try:
+        # Large photographs in a folder need not be read whole.
+        if isinstance(source, FolderSource):
+            with (source.root / source.place(number)).open("rb") as file:
+                return _parse(file, os.fstat(file.fileno()).st_size)
+        data = sources.encoded(source, number)
+        if data is None:
+            height, width, _ = source.image(number).shape
+            return Header("pixels", width, height, "colour", 3 * height * width)
+        return _parse(BytesIO(data), len(data))
+    except Exception as error:  # decoders of damaged data raise almost anything
+        return Header(error=" ".join(str(error).split()) or type(error).__name__)
+
+
+def _parse(file: IO[bytes], size: int) -> Header:
+    if size == 0:
+        raise ValueError("the file is empty")
+    with PIL.Image.open(file) as picture:
+        colour = _COLOURS.get(picture.mode, "colour")
+        return Header(picture.format or "", *picture.size, colour, size)
+
+
+# The long tail as text: identities by their number of images, both axes logarithmic.
+
+_EIGHTHS = " ▁▂▃▄▅▆▇█"
+
+
+def tail_plot(
+    counts: npt.ArrayLike, *, width: int = 80, height: int = 10, unicode: bool = True
+) -> str:
+    """Draws the images of each identity, the one with most images at the left.
+
+    Args:
+        counts: `(C,)` images of each identity, each at least 1.
+        width: Characters in a line, at least 20.
+        height: Lines of the plot without its axis, at least 2.
+        unicode: Draw with block characters; otherwise with plain ASCII.
+
+    Returns:
+        `height + 2` lines.
+
+    Raises:
+        ValueError: If `width` or `height` is too small or there is no identity.
+
+    Example:
+        >>> print(tail_plot([100, 10, 10, 1], width=20, height=4, unicode=False))
+        100 |#######
+         10 |###############
+            |###############
+          1 |###############
+            +---------------
+             1             4
+    """
+    values = np.sort(np.asarray(counts, dtype=np.float64))[::-1]
+    if width < 20 or height < 2 or not values.size:
+        raise ValueError(
+            f"width is {width} and height {height} for {values.size} identities; a plot needs at "
+            "least 20, 2 and 1"
+        )
+    top = max(float(np.log10(values[0])), 0.3)
+    ticks = _row_labels(top, height)
+    margin = max(map(len, ticks)) + 2
+    columns = width - margin
+    # Column x stands for the identities at rank C^(x / columns).
+    rank = len(values) ** ((np.arange(columns) + 0.5) / columns)
+    heights = np.log10(values[np.minimum(rank.astype(int), len(values)) - 1]) / top * (height - 1)
+    lines = []
+    for row in range(height - 1, -1, -1):
+        # An identity with one image still shows: the lowest row is always full.
+        filled = np.clip(heights - row + 1, 0, 1)
+        bar = "│" if unicode else "|"
+        lines.append(f"{ticks[row]:>{margin - 2}} {bar}" + _cells(filled, unicode))
+    corner = "└" + "─" * columns if unicode else "+" + "-" * columns
+    lines.append(" " * (margin - 1) + corner)
+    lines.append(" " * margin + _ranks(len(values), columns))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _cells(filled: npt.NDArray[np.float64], unicode: bool) -> str:
+    if unicode:
+        return "".join(_EIGHTHS[round(8 * part)] for part in filled)
+    return "".join("#" if part >= 0.5 else " " for part in filled)
+
+
+def _row_labels(top: float, height: int) -> list[str]:
+    """Names the row of each power of ten, and the top one, from the bottom up."""
+    labels = [""] * height
+    for power in range(int(top) + 1):
+        labels[round(power / top * (height - 1))] = f"{10**power:,}"
+    if top > 0.3:
+        labels[height - 1] = f"{round(10**top):,}"
+    return labels
+
+
+def _ranks(size: int, columns: int) -> str:
+    """Names the ranks under the axis, as many powers of ten as there is room for."""
+    line = [" "] * columns
+    last = f"{size:,}"
+    if size > 1:
+        line[columns - len(last) :] = last
+    end = 0
+    for power in range(len(str(size))):
+        name = f"{10**power:,}"
+        at = int(columns * power / np.log10(size)) if size > 1 else 0
+        if at >= end and at + len(name) < columns - len(last):
+            line[at : at + len(name)] = name
+            end = at + len(name) + 2
+    return "".join(line)
+
+
+# What is in a source, from its labels and the headers of its files.
+
+_CHUNK = 512
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What a source holds.
+
+    Attributes:
+        counts: `(C,)` int64, images of each identity of the source.
+        statistics: The same summed up.
+        sizes: Images of each (width, height) in pixels, most frequent first.
+        formats: Images of each file format.
+        colours: Images of each kind of colour, such as "grey".
+        file_bytes: `(R,)` int64, size of each file that could be read.
+        unreadable: (place, reason) of images without a header that can be read.
+        left_out: What the source itself left out when it was opened.
+    """
+
+    counts: npt.NDArray[np.int64]
+    statistics: CountStatistics
+    sizes: Counter[tuple[int, int]]
+    formats: Counter[str]
+    colours: Counter[str]
+    file_bytes: npt.NDArray[np.int64]
+    unreadable: list[tuple[str, str]]
+    left_out: list[LeftOut]
+
+
+def inspect_source(
+    source: FaceSource,
+    *,
+    workers: int | None = None,
+    progress: Callable[[int], Any] | None = None,
+) -> Overview:
+    """Looks at the labels and at the header of every image; decodes none.
+
+    Args:
+        source: The source.
+        workers: Processes that read headers; 0 reads in this one, None takes one for each core.
+        progress: Called with a number of images whenever so many more are done.
+
+    Returns:
+        What is there; the same for any number of workers.
+
+    Raises:
+        ValueError: If `workers` is out of range or the source has no image.
+        OSError: If a worker process died.
+
+    Example:
+        >>> from centerarc.data import create_source
+        >>> faces = create_source("synthetic", num_identities=2, images_per_identity=3)
+        >>> inspect_source(faces, workers=0).sizes
+        Counter({(112, 112): 6})
+    """
+    counts = np.bincount(source.labels, minlength=len(source.identities)).astype(np.int64)
+    statistics = count_statistics(counts[counts > 0])
+    sizes: Counter[tuple[int, int]] = Counter()
+    formats: Counter[str] = Counter()
+    colours: Counter[str] = Counter()
+    unreadable: list[tuple[str, str]] = []
+    file_bytes: list[int] = []
+    number = 0
+    chunks = in_chunks(len(source), _CHUNK)
+    with closing(
+        in_order(read_headers, source, chunks, workers=workers, progress=progress)
+    ) as results:
+        for header in chain.from_iterable(results):
+            if header.error:
+                unreadable.append((sources.place(source, number), header.error))
+            else:
+                sizes[header.width, header.height] += 1
+                formats[header.format] += 1
+                colours[header.colour] += 1
+                file_bytes.append(header.size)
+            number += 1
+    return Overview(
+        counts=counts,
+        statistics=statistics,
+        sizes=Counter(dict(sizes.most_common())),
+        formats=formats,
+        colours=colours,
+        file_bytes=np.array(file_bytes, dtype=np.int64),
+        unreadable=unreadable,
+        left_out=left_out(source),
+    )

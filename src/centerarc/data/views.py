@@ -1,0 +1,510 @@
+"""Views of sources: some of their people or images, several as one, decoded once."""
+
+import csv
+import difflib
+import io
+import mmap
+import os
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from centerarc.data import source as sources
+from centerarc.data.decode import Image, WrongSizeError
+from centerarc.data.source import FaceSource, left_out
+from centerarc.io.tables import counted
+
+# Parts of a source: some of its people, some of its images, people with enough images.
+
+
+class Subset:
+    """Some images of a source, labelled anew from 0.
+
+    Args:
+        source: The source to take from.
+        identities: Names of the people to keep, each once; they get their labels in this order.
+            None keeps everybody who has an image left, in the order of the source.
+        images: `(len(source),)` bool, which images to keep; None keeps all.
+
+    Attributes:
+        indices: `(len,)` int64, the number of each image in the source.
+        weights: `(len,)` float64, those of the source for `Shuffled`, or None.
+
+    Raises:
+        ValueError: If a name is unknown or comes twice, or nothing is left.
+    """
+
+    def __init__(
+        self,
+        source: FaceSource,
+        identities: Iterable[str] | None = None,
+        *,
+        images: npt.NDArray[np.bool_] | None = None,
+    ) -> None:
+        self.source = source
+        kept = np.ones(len(source), dtype=bool) if images is None else np.asarray(images)
+        if kept.shape != (len(source),) or kept.dtype != np.bool_:
+            raise ValueError(
+                f"images is {kept.dtype} of shape {kept.shape}; it must be bool of shape "
+                f"({len(source)},), one for each image of the source"
+            )
+        if identities is None:
+            left = np.bincount(source.labels[kept], minlength=len(source.identities))
+            self.identities = [source.identities[label] for label in np.flatnonzero(left)]
+        else:
+            self.identities = list(identities)
+        if not self.identities:
+            raise ValueError("identities is empty; a subset needs at least one")
+        if len(set(self.identities)) != len(self.identities):
+            raise ValueError("identities names somebody twice; each may come once")
+        old = {name: label for label, name in enumerate(source.identities)}
+        if unknown := [name for name in self.identities if name not in old]:
+            raise ValueError(
+                f"identities holds {len(unknown)} names that the source lacks, first {unknown[0]!r}"
+            )
+        new_label = np.full(len(old), -1, dtype=np.int64)
+        new_label[[old[name] for name in self.identities]] = np.arange(len(self.identities))
+        relabelled = np.where(kept, new_label[source.labels], -1)
+        self.indices: npt.NDArray[np.int64] = np.flatnonzero(relabelled >= 0)
+        self.labels: npt.NDArray[np.int64] = relabelled[self.indices]
+        weights = getattr(source, "weights", None)
+        self.weights: npt.NDArray[np.float64] | None = (
+            None if weights is None else weights[self.indices]
+        )
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def image(self, index: int) -> Image:
+        """Returns image `index` of this subset; see `FaceSource.image`."""
+        return self.source.image(int(self.indices[index]))
+
+    def image_into(self, index: int, out: Image) -> None:
+        """Decodes image `index` of this subset in place; see `EncodedSource.image_into`."""
+        sources.image_into(self.source, int(self.indices[index]), out)
+
+    def encoded(self, index: int) -> bytes | None:
+        """Returns the file of image `index` of this subset; see `centerarc.data.source.encoded`."""
+        return sources.encoded(self.source, int(self.indices[index]))
+
+    def place(self, index: int) -> str:
+        """Returns where image `index` of this subset comes from."""
+        return sources.place(self.source, int(self.indices[index]))
+
+
+def subset(source: FaceSource, identities: Iterable[str]) -> Subset:
+    """Keeps the images of the named identities; see `Subset`."""
+    return Subset(source, identities)
+
+
+@dataclass(frozen=True)
+class TooFew:
+    """Who was left out for having too few images.
+
+    Args:
+        min_images: The floor.
+        identities: Names of those left out.
+        images: How many images they had together.
+    """
+
+    min_images: int
+    identities: list[str]
+    images: int
+
+    def __str__(self) -> str:
+        shown = ", ".join(self.identities[:3]) + (", ..." if len(self.identities) > 3 else "")
+        return (
+            f"left out {counted(len(self.identities), 'person', 'people')} with fewer than "
+            f"{self.min_images} images ({counted(self.images, 'image')}; {shown})"
+        )
+
+
+def with_enough_images(source: FaceSource, min_images: int) -> tuple[FaceSource, TooFew | None]:
+    """Leaves out people with too few images.
+
+    Args:
+        source: The source.
+        min_images: The fewest images of a person, at least 1.
+
+    Returns:
+        The source without them and who they are; the source itself and None if there are none.
+
+    Raises:
+        ValueError: If `min_images` is below 1, or nobody has so many.
+    """
+    if min_images < 1:
+        raise ValueError(f"min_images is {min_images}; it must be at least 1")
+    counts = np.bincount(source.labels, minlength=len(source.identities))
+    few = counts < min_images
+    if not few.any():
+        return source, None
+    if few.all():
+        raise ValueError(
+            f"min_images is {min_images}, but the person with the most images has {counts.max()}"
+        )
+    names = [source.identities[label] for label in np.flatnonzero(few)]
+    kept = Subset(source, images=~few[source.labels])
+    return kept, TooFew(min_images, names, int(counts[few].sum()))
+
+
+def split_identities(
+    identities: Iterable[str], fraction: float, seed: int
+) -> tuple[list[str], list[str]]:
+    """Splits people, not images, so that nobody held out was seen in training.
+
+    Args:
+        identities: Names; their order does not matter.
+        fraction: Part to hold out, in (0, 1); at least one person goes to each side.
+        seed: Chooses who is held out.
+
+    Returns:
+        The names for training and the names held out, each sorted.
+
+    Raises:
+        ValueError: If there are fewer than two names or the fraction is out of range.
+
+    Example:
+        >>> train, held_out = split_identities(["ann", "bob", "cyd", "dan"], 0.25, seed=0)
+        >>> len(train), len(held_out)
+        (3, 1)
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction is {fraction}; it must be between 0 and 1, both excluded")
+    names = sorted(set(identities))
+    if len(names) < 2:
+        raise ValueError(f"identities holds {len(names)} different names; a split needs two")
+    count = min(max(round(fraction * len(names)), 1), len(names) - 1)
+    order = np.random.default_rng(seed).permutation(len(names))
+    held_out = sorted(names[i] for i in order[:count])
+    train = sorted(names[i] for i in order[count:])
+    return train, held_out
+
+
+# Images to leave out of a training, named in a file by their places.
+
+_DELIMITERS = ",;\t"
+# Similar names are looked for among so many; comparing with millions would take minutes.
+_COMPARED = 20_000
+
+
+def read_leave_out(path: str | os.PathLike[str]) -> set[str]:
+    """Reads which images to leave out.
+
+    Every row of the file counts, whatever its severity: `centerarc data check --problems` writes
+    only what should be left out, and rows can be deleted by hand.
+
+    Args:
+        path: A CSV file whose first line names a column "place" (between commas, semicolons or
+            tabs), or a text file with one place on each line. UTF-8; empty lines do not count.
+
+    Returns:
+        The places.
+
+    Raises:
+        ValueError: If a row of the CSV has no place, or is cut off.
+        OSError: If the file cannot be read.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(f"cannot read the list {os.fspath(path)!r}: {reason}") from error
+    # Bytes that are no UTF-8 are kept: names of files may hold any.
+    text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+    lines = text.split("\n")
+    for delimiter in _DELIMITERS:
+        header = [name.strip().strip('"') for name in lines[0].rstrip("\r").split(delimiter)]
+        if "place" in header:
+            return _csv_places(text, delimiter, header.index("place"), path)
+    return {line.removesuffix("\r") for line in lines} - {""}
+
+
+def _csv_places(text: str, delimiter: str, column: int, path: str | os.PathLike[str]) -> set[str]:
+    places = set()
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        next(reader)
+        for row in reader:
+            if not row:
+                continue
+            if column >= len(row) or not row[column]:
+                raise ValueError(
+                    f"{os.fspath(path)!r} has no place in the row that ends on line "
+                    f"{reader.line_num}; each row must name one"
+                )
+            places.add(row[column])
+    except csv.Error as error:
+        raise ValueError(
+            f"{os.fspath(path)!r} is no proper CSV on line {reader.line_num}: {error}"
+        ) from error
+    return places
+
+
+def leave_out(source: FaceSource, places: Collection[str]) -> FaceSource:
+    """Leaves images out of a source; people who have none left go with them.
+
+    Args:
+        source: The whole source, before it is split.
+        places: The images' places, as `centerarc.data.source.place` gives them. What the source
+            left out itself when it was opened may be among them.
+
+    Returns:
+        The source without them; the source itself if that changes nothing.
+
+    Raises:
+        ValueError: If the source has no image at a place, or nothing is left.
+
+    Example:
+        >>> from centerarc.data import create_source
+        >>> faces = create_source("synthetic", num_identities=2, images_per_identity=3)
+        >>> len(leave_out(faces, {"image 0", "image 4"}))
+        4
+    """
+    wanted = set(places)
+    if not wanted:
+        return source
+    kept = np.ones(len(source), dtype=bool)
+    for index in range(len(source)):
+        if (place := sources.place(source, index)) in wanted:
+            kept[index] = False
+            wanted.discard(place)
+    if wanted:
+        wanted -= {item.place for item in left_out(source)}
+    if wanted:
+        raise ValueError(_unknown(source, wanted, len(places)))
+    if kept.all():
+        return source
+    if not kept.any():
+        raise ValueError(f"all {len(kept)} images of the source are to be left out; none is left")
+    return Subset(source, images=kept)
+
+
+def _unknown(source: FaceSource, unknown: set[str], asked: int) -> str:
+    first = min(unknown)
+    every = [sources.place(source, index) for index in range(len(source))]
+    folder, _, name = first.rpartition("/")
+    # The likeliest slips: another name in the same folder, the same name in another folder.
+    alike = [p for p in every if p.startswith(f"{folder}/") or p.rpartition("/")[2] == name]
+    close = difflib.get_close_matches(first, (alike + every)[:_COMPARED], n=1)
+    hint = f"; the closest is {close[0]!r}" if close else f"; its first is {every[0]!r}"
+    return (
+        f"{len(unknown)} of {asked} places to leave out are not in the source, first {first!r}"
+        f"{hint}"
+    )
+
+
+# A source whose images are decoded, or drawn, once and kept in memory.
+
+
+class CachedSource:
+    """Keeps every image that was asked for as uint8 pixels, shared with worker processes.
+
+    The memory is one anonymous shared mapping, made before the loader forks its workers: what one
+    of them has decoded, all of them have. It is used page by page as images come, so what an
+    epoch never asks for takes none.
+
+    Args:
+        source: Where images come from; all of one size.
+        limit_bytes: The most that the images may take together.
+
+    Raises:
+        ValueError: If the images need more than `limit_bytes`, or none can be read.
+    """
+
+    def __init__(self, source: FaceSource, *, limit_bytes: int) -> None:
+        self.source = source
+        self.labels: npt.NDArray[np.int64] = source.labels
+        self.identities = source.identities
+        self.weights: npt.NDArray[np.float64] | None = getattr(source, "weights", None)
+        self._shape = _first_shape(source)
+        needed = len(source) * int(np.prod(self._shape))
+        if needed > limit_bytes:
+            raise ValueError(
+                f"the cache needs {_in_units(needed)} for {len(source)} images of "
+                f"{self._shape[1]} x {self._shape[0]} pixels, more than the "
+                f"{_in_units(limit_bytes)} it may take"
+            )
+        self._make_room()
+
+    def _make_room(self) -> None:
+        count, pixels = len(self.source), int(np.prod(self._shape))
+        memory = np.frombuffer(mmap.mmap(-1, count * (pixels + 1)), dtype=np.uint8)
+        self._pixels = memory[: count * pixels].reshape(count, *self._shape)
+        self._known = memory[count * pixels :]
+
+    def __getstate__(self) -> dict[str, object]:
+        # A process that is not forked gets an empty cache of its own: a mapping cannot be sent.
+        return {k: v for k, v in self.__dict__.items() if k not in ("_pixels", "_known")}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._make_room()
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def image(self, index: int) -> Image:
+        """Returns image `index`; see `FaceSource.image`. The array must not be written to."""
+        if not self._known[index]:
+            image = self.source.image(index)
+            if image.shape != self._shape:
+                raise ValueError(
+                    f"image {index} has shape {image.shape} and others have {self._shape}; a "
+                    "cache needs one size, so set the source's image_size"
+                )
+            # The pixels first: another process that sees the mark finds them complete.
+            self._pixels[index] = image
+            self._known[index] = 1
+        kept: Image = self._pixels[index]
+        kept.flags.writeable = False
+        return kept
+
+    def place(self, index: int) -> str:
+        """Returns where image `index` comes from."""
+        return sources.place(self.source, index)
+
+
+def _first_shape(source: FaceSource) -> tuple[int, ...]:
+    """The shape of the first image that can be read."""
+    first: ValueError | None = None
+    for index in range(len(source)):
+        try:
+            return source.image(index).shape
+        except ValueError as error:
+            first = first or error
+    raise first or ValueError("source has no images; a cache needs at least one")
+
+
+def _in_units(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"
+
+
+# Several sources as one.
+
+
+@dataclass(frozen=True)
+class Part:
+    """A source in a mixture.
+
+    Args:
+        source: The source.
+        weight: How often each of its images is shown in an epoch, on average: 1 is once, 2 twice,
+            0.5 half of them, another half each epoch. Above 0.
+        name: What it is called in messages, places and, if people are kept apart, names; without a
+            slash.
+    """
+
+    source: FaceSource
+    weight: float
+    name: str
+
+
+class MixedSource:
+    """The images of several sources, one source after the other; a `FaceSource`.
+
+    Args:
+        parts: The sources, at least one, each with a name of its own.
+        merge: True takes people of one name for one person: those of the first part keep their
+            labels and who is new in a later part comes after them. False keeps the parts' people
+            apart; all are called `<part>/<name>`, so a further part renames nobody.
+
+    Attributes:
+        identities: The name that belongs to each label.
+        labels: `(len,)` int64 label of each image.
+        weights: `(len,)` float64, how often each image is shown in an epoch, on average: the weight
+            of its part, times its weight in the part where that has weights itself.
+        names: The names of the parts.
+        sources: The sources.
+
+    Raises:
+        ValueError: If there is no part, a name is empty, has a slash or comes twice, or a weight is
+            not above 0 and finite.
+
+    Example:
+        >>> from centerarc.data import create_source
+        >>> faces = create_source("synthetic", num_identities=2, images_per_identity=3)
+        >>> mixed = MixedSource([Part(faces, 1.0, "a"), Part(faces, 0.5, "b")], merge=False)
+        >>> len(mixed), len(mixed.identities), mixed.place(3), float(mixed.weights.sum())
+        (12, 4, 'a/image 3', 9.0)
+    """
+
+    def __init__(self, parts: Sequence[Part], *, merge: bool) -> None:
+        _check(parts)
+        self.names = [part.name for part in parts]
+        self.sources = [part.source for part in parts]
+        self._starts = np.cumsum([0, *(len(source) for source in self.sources)])
+        label_of: dict[str, int] = {}
+        labels = [np.zeros(0, dtype=np.int64)]
+        for part in parts:
+            prefix = "" if merge else f"{part.name}/"
+            names = [prefix + name for name in part.source.identities]
+            new = [label_of.setdefault(name, len(label_of)) for name in names]
+            labels.append(np.array(new, dtype=np.int64)[part.source.labels])
+        self.identities: list[str] = list(label_of)
+        self.labels: npt.NDArray[np.int64] = np.concatenate(labels)
+        self.weights: npt.NDArray[np.float64] = np.concatenate([_weights(part) for part in parts])
+
+    def __len__(self) -> int:
+        """Returns the number of images."""
+        return len(self.labels)
+
+    def image(self, index: int) -> Image:
+        """Returns image `index`; see `FaceSource.image`. Errors name the part."""
+        part, inner = self._find(index)
+        try:
+            return self.sources[part].image(inner)
+        except ValueError as error:
+            raise ValueError(f"{self.names[part]}: {error}") from error
+
+    def image_into(self, index: int, out: Image) -> None:
+        """Decodes image `index` in place; see `EncodedSource.image_into`. Errors name the part."""
+        part, inner = self._find(index)
+        try:
+            sources.image_into(self.sources[part], inner, out)
+        except WrongSizeError as error:
+            raise WrongSizeError(f"{self.names[part]}: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{self.names[part]}: {error}") from error
+
+    def encoded(self, index: int) -> bytes | None:
+        """Returns the file of image `index`, or None; see `centerarc.data.source.encoded`."""
+        part, inner = self._find(index)
+        return sources.encoded(self.sources[part], inner)
+
+    def place(self, index: int) -> str:
+        """Returns where image `index` comes from, after the name of its part and a slash."""
+        part, inner = self._find(index)
+        return f"{self.names[part]}/{sources.place(self.sources[part], inner)}"
+
+    def _find(self, index: int) -> tuple[int, int]:
+        at = range(len(self))[index]
+        part = int(self._starts.searchsorted(at, side="right")) - 1
+        return part, at - int(self._starts[part])
+
+
+def _weights(part: Part) -> npt.NDArray[np.float64]:
+    inner = getattr(part.source, "weights", None)
+    if inner is None:
+        return np.full(len(part.source), part.weight, dtype=np.float64)
+    return part.weight * np.asarray(inner, dtype=np.float64)
+
+
+def _check(parts: Sequence[Part]) -> None:
+    if not parts:
+        raise ValueError("parts is empty; a mixture needs at least one source")
+    seen: set[str] = set()
+    for part in parts:
+        if not part.name or "/" in part.name:
+            raise ValueError(
+                f"name of a part is {part.name!r}; it must have no slash, not be empty"
+            )
+        if part.name in seen:
+            raise ValueError(f"parts has two called {part.name!r}; each needs a name of its own")
+        seen.add(part.name)
+        if not 0 < part.weight < float("inf"):
+            raise ValueError(
+                f"weight of part {part.name!r} is {part.weight}; it must be above 0 and finite"
+            )

@@ -1,0 +1,359 @@
+"""Verification accuracy: thresholds chosen on some pairs, answers on others."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from centerarc.evaluation.scores import (
+    BoolArray,
+    FloatArray,
+    IntArray,
+    WeightedCurves,
+    check_folds,
+    check_scores,
+)
+
+# Verification accuracy: a threshold chosen on some pairs, right or wrong answers on others.
+
+
+@dataclass(frozen=True)
+class FoldAccuracy:
+    """Accuracy of each fold at the threshold chosen on all other folds.
+
+    Attributes:
+        fold: (k,) fold numbers, rising.
+        accuracy: (k,) share of the fold's pairs that are answered rightly.
+        threshold: (k,) chosen without the fold; accept ``score >= threshold``.
+        correct: (P,) whether each pair is answered rightly while its fold is held out.
+    """
+
+    fold: IntArray
+    accuracy: FloatArray
+    threshold: FloatArray
+    correct: BoolArray
+
+    @property
+    def mean(self) -> float:
+        """Mean over folds: the headline number of the LFW protocol."""
+        return float(self.accuracy.mean())
+
+    @property
+    def std(self) -> float:
+        """Standard deviation over folds (divided by k - 1), not of the mean."""
+        return float(self.accuracy.std(ddof=1))
+
+
+def best_threshold(scores: npt.ArrayLike, same: npt.ArrayLike) -> float:
+    """The threshold with the highest accuracy on these very pairs.
+
+    Candidates are the points halfway between neighbouring distinct scores, the smallest score
+    (accept all) and the next number above the largest (reject all). When several are equally
+    accurate, the highest is taken: the fewest false accepts.
+
+    Args:
+        scores: (P,) one similarity a pair, higher is more alike.
+        same: (P,) True where both images of the pair show one person.
+
+    Returns:
+        The threshold; accept ``score >= threshold``.
+
+    Raises:
+        ValueError: a score that is not finite (with its row), or no pair of one of the kinds.
+
+    Example:
+        >>> best_threshold([0.75, 0.5, 0.25], [True, False, False])
+        0.625
+    """
+    values, labels = check_scores(scores, same)
+    order = np.argsort(-values, kind="stable")
+    ranked = values[order]
+    last = np.append(np.flatnonzero(np.diff(ranked)), ranked.size - 1)
+    # After accepting the group that ends at `last`: each genuine pair adds a right answer,
+    # each impostor pair takes one away.
+    gain = np.cumsum(np.where(labels[order], 1, -1))[last]
+    best = int(np.argmax(np.concatenate([[0], gain])))  # the first maximum: the highest threshold
+    if best == 0:
+        return float(np.nextafter(ranked[0], np.inf))
+    lowest_accepted = ranked[last[best - 1]]
+    if best == last.size:
+        return float(lowest_accepted)
+    highest_rejected = ranked[last[best - 1] + 1]
+    middle = highest_rejected / 2 + lowest_accepted / 2
+    # Between neighbouring floats there is no middle; it must not round down onto the rejected.
+    return float(middle if middle > highest_rejected else lowest_accepted)
+
+
+def best_accuracy(scores: npt.ArrayLike, same: npt.ArrayLike) -> float:
+    """Accuracy at the best threshold for these very pairs: optimistic, never a k-fold number.
+
+    The threshold has seen the answers, so this is an upper bound; see :func:`kfold_accuracy`.
+
+    Args:
+        scores: (P,) one similarity a pair, higher is more alike.
+        same: (P,) True where both images of the pair show one person.
+
+    Returns:
+        A share in [0, 1].
+
+    Raises:
+        ValueError: a score that is not finite (with its row), or no pair of one of the kinds.
+
+    Example:
+        >>> best_accuracy([0.9, 0.8, 0.3, 0.1], [True, False, False, False])
+        1.0
+    """
+    values, labels = check_scores(scores, same)
+    return float(np.mean((values >= best_threshold(values, labels)) == labels))
+
+
+def kfold_accuracy(
+    scores: npt.ArrayLike, same: npt.ArrayLike, folds: npt.ArrayLike
+) -> FoldAccuracy:
+    """Accuracy of every fold at the threshold that is best on all other folds together.
+
+    The protocol of LFW (Huang, Ramesh, Berg, Learned-Miller 2007, View 2) for any k >= 2 folds of
+    any size; report the mean over folds. The threshold is :func:`best_threshold`'s.
+
+    Args:
+        scores: (P,) one similarity a pair, higher is more alike.
+        same: (P,) True where both images of the pair show one person.
+        folds: (P,) the number of each pair's fold, any integers.
+
+    Returns:
+        Accuracy and threshold of each fold, and each pair's answer while held out.
+
+    Raises:
+        ValueError: fewer than two folds; folds whose others hold only one kind of pair; a score
+            that is not finite (with its row).
+
+    Example:
+        >>> result = kfold_accuracy([0.9, 0.1, 0.8, 0.6], [True, False, True, False], [1, 1, 2, 2])
+        >>> result.accuracy.tolist(), result.mean
+        ([1.0, 0.5], 0.75)
+    """
+    return hold_out_each(scores, same, folds, best_threshold, lambda values, t: values >= t)
+
+
+def hold_out_each(
+    scores: npt.ArrayLike,
+    same: npt.ArrayLike,
+    folds: npt.ArrayLike,
+    choose: Callable[[FloatArray, BoolArray], float],
+    accept: Callable[[FloatArray, float], BoolArray],
+) -> FoldAccuracy:
+    """Accuracy of every fold at what ``choose`` makes of all other folds together.
+
+    Args:
+        scores: (P,) one similarity a pair, higher is more alike.
+        same: (P,) True where both images of the pair show one person.
+        folds: (P,) the number of each pair's fold, any integers.
+        choose: a threshold from scores and their kinds.
+        accept: which scores a threshold accepts.
+
+    Returns:
+        Accuracy and threshold of each fold, and each pair's answer while held out.
+
+    Raises:
+        ValueError: as :func:`kfold_accuracy`.
+    """
+    values, labels = check_scores(scores, same)
+    numbers = check_folds(folds, values.size)
+    distinct = np.unique(numbers)
+    if distinct.size < 2:
+        raise ValueError(
+            f"folds must hold at least 2 different folds, got only {distinct[0]}: a threshold "
+            "chosen on the pairs that it judges is best_accuracy, not k-fold accuracy"
+        )
+    thresholds = np.empty(distinct.size)
+    accuracies = np.empty(distinct.size)
+    correct = np.empty(values.size, dtype=np.bool_)
+    for i, fold in enumerate(distinct):
+        held_out = numbers == fold
+        others = labels[~held_out]
+        if others.all() or not others.any():
+            kind = "impostor" if others.all() else "genuine"
+            raise ValueError(
+                f"folds: without fold {fold} no {kind} pair is left to choose a threshold on"
+            )
+        thresholds[i] = choose(values[~held_out], others)
+        accepted = accept(values[held_out], float(thresholds[i]))
+        correct[held_out] = accepted == labels[held_out]
+        accuracies[i] = correct[held_out].mean()
+    return FoldAccuracy(distinct, accuracies, thresholds, correct)
+
+
+# k-fold accuracy by the convention of arcface_torch, to compare with numbers published from it.
+#
+# Its thresholds are 0, 0.01, ..., 3.99 on the squared L2 distance of unit embeddings, which is
+# 2 - 2 cos. A pair is accepted when its distance is below the threshold. The threshold of a fold is
+# the one with the best accuracy on the other folds, the smallest of equals. The folds are the pairs
+# in their order cut into equal parts, without shuffling.
+
+_DISTANCES = np.arange(0, 4, 0.01)
+
+
+def contiguous_folds(num_pairs: int, num_folds: int = 10) -> IntArray:
+    """Cut pairs in their order into folds, as scikit-learn's ``KFold`` does without shuffling.
+
+    Args:
+        num_pairs: P, at least ``num_folds``.
+        num_folds: how many, at least 2; the first ``P % num_folds`` have a pair more.
+
+    Returns:
+        (P,) fold numbers from 1, not decreasing.
+
+    Raises:
+        ValueError: ``num_folds`` below 2 or above ``num_pairs``.
+
+    Example:
+        >>> contiguous_folds(5, 2).tolist()
+        [1, 1, 1, 2, 2]
+    """
+    if not 2 <= num_folds <= num_pairs:
+        raise ValueError(f"num_folds must be from 2 to num_pairs = {num_pairs}, got {num_folds}")
+    sizes = np.full(num_folds, num_pairs // num_folds)
+    sizes[: num_pairs % num_folds] += 1
+    return np.repeat(np.arange(1, num_folds + 1), sizes)
+
+
+def grid_kfold_accuracy(
+    scores: npt.ArrayLike, same: npt.ArrayLike, folds: npt.ArrayLike | None = None
+) -> FoldAccuracy:
+    """k-fold accuracy at thresholds from arcface_torch's grid of 400 distances.
+
+    A coarser protocol than :func:`centerarc.evaluation.kfold_accuracy`: cosines are told apart in
+    steps of 0.005.
+
+    Args:
+        scores: (P,) cosine of each pair, in [-1, 1].
+        same: (P,) True where both images of the pair show one person.
+        folds: (P,) the number of each pair's fold, any integers; None: ten
+            :func:`contiguous_folds`.
+
+    Returns:
+        Accuracy of each fold and each pair's answer while held out. A threshold is the cosine
+        1 - d / 2 of the distance d; here ``score > threshold`` is accepted.
+
+    Raises:
+        ValueError: fewer than two folds; folds whose others hold only one kind of pair; a score
+            that is not finite or no cosine (with its row).
+
+    Example:
+        >>> scores, same = [0.903, 0.1, 0.803, 0.6], [True, False, True, False]
+        >>> result = grid_kfold_accuracy(scores, same, [1, 1, 2, 2])
+        >>> result.accuracy.tolist(), result.threshold.round(3).tolist()
+        ([1.0, 0.5], [0.8, 0.9])
+    """
+    cosines = np.asarray(scores, dtype=np.float64)
+    bad = np.flatnonzero(np.abs(cosines) > 1 + 1e-6)
+    if bad.size:
+        raise ValueError(
+            f"scores must be cosines in [-1, 1] for the grid of distances, got {cosines[bad[0]]} "
+            f"in row {bad[0]}"
+        )
+    chosen = contiguous_folds(cosines.size) if folds is None else folds
+
+    def choose(values: FloatArray, labels: BoolArray) -> float:
+        # The first distance that is above a pair's: there the pair is accepted from.
+        first = np.searchsorted(_DISTANCES, 2.0 - 2.0 * values, side="right")
+        gain = np.bincount(first, np.where(labels, 1, -1), minlength=_DISTANCES.size + 1)
+        return float(_DISTANCES[np.argmax(np.cumsum(gain)[: _DISTANCES.size])])
+
+    def accept(values: FloatArray, distance: float) -> BoolArray:
+        return np.asarray(2.0 - 2.0 * values < distance)
+
+    result = hold_out_each(cosines, same, chosen, choose, accept)
+    return FoldAccuracy(result.fold, result.accuracy, 1.0 - result.threshold / 2, result.correct)
+
+
+# Each pair answered once, by a threshold that has not seen it where there are folds.
+
+Convention = Literal["exact", "grid"]
+CONVENTIONS = {
+    "exact": "thresholds halfway between neighbouring scores, the highest of equally good ones",
+    "grid": "arcface_torch: thresholds 0, 0.01, ..., 3.99 on the squared distance 2 - 2 cos, "
+    "accepted below, the smallest of equally good ones",
+}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The accuracy of a protocol and the answers behind it.
+
+    Attributes:
+        protocol: "k-fold" or "best_accuracy".
+        accuracy: the protocol's number.
+        threshold: the mean of the folds' thresholds, or the best threshold.
+        fold_accuracy: accuracy of each fold by number; empty without folds.
+        fold_std: standard deviation over folds (k - 1); None without folds.
+        correct: (P,) whether each pair is answered rightly.
+        share: (P,) what each pair counts in the accuracy; they add up to 1.
+        same: (P,) whether each pair is genuine.
+    """
+
+    protocol: str
+    accuracy: float
+    threshold: float
+    fold_accuracy: dict[int, float]
+    fold_std: float | None
+    correct: BoolArray
+    share: FloatArray
+    same: BoolArray
+
+    def resampled_accuracy(self, curves: WeightedCurves) -> FloatArray:
+        """The accuracy under B weightings of the pairs, each kind of pair keeping its share."""
+        total = np.zeros(curves.genuine.shape[1])
+        right = curves.weighted(self.share * self.correct)
+        whole = curves.weighted(self.share)
+        for kind, good, every in zip((self.same, ~self.same), right, whole, strict=True):
+            with np.errstate(invalid="ignore", divide="ignore"):
+                total += self.share[kind].sum() * good / every
+        return total
+
+
+def answer_pairs(
+    scores: FloatArray, same: BoolArray, folds: npt.ArrayLike | None, convention: Convention
+) -> Answers:
+    """Answer checked pairs.
+
+    Args:
+        scores: (P,) finite.
+        same: (P,).
+        folds: (P,) integers; None or a single fold: the threshold is the best for all pairs.
+        convention: of the k-fold accuracy.
+
+    Returns:
+        The answers.
+
+    Raises:
+        ValueError: an unknown convention, "grid" without several folds, folds that are not (P,)
+            integers or whose others hold only one kind of pair.
+    """
+    if convention not in CONVENTIONS:
+        raise ValueError(f"convention must be one of {', '.join(CONVENTIONS)}, got {convention!r}")
+    fold_of = None if folds is None else check_folds(folds, scores.size)
+    if fold_of is None or np.unique(fold_of).size == 1:
+        if convention == "grid":
+            raise ValueError("convention 'grid' is one of k-fold accuracy; give at least 2 folds")
+        threshold = best_threshold(scores, same)
+        correct = (scores >= threshold) == same
+        share = np.full(scores.size, 1 / scores.size)
+        accuracy = float(correct.mean())
+        return Answers("best_accuracy", accuracy, threshold, {}, None, correct, share, same)
+    measure = kfold_accuracy if convention == "exact" else grid_kfold_accuracy
+    found = measure(scores, same, fold_of)
+    number = np.searchsorted(found.fold, fold_of)
+    return Answers(
+        "k-fold",
+        found.mean,
+        float(found.threshold.mean()),
+        dict(zip(found.fold.tolist(), found.accuracy.tolist(), strict=True)),
+        found.std,
+        found.correct,
+        # Folds count alike, whatever their size.
+        1 / (found.fold.size * np.bincount(number)[number]),
+        same,
+    )

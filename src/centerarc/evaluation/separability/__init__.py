@@ -1,1 +1,0 @@
-"""How tight each person's embeddings are and how far apart the people."""

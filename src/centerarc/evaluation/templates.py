@@ -1,0 +1,363 @@
+"""Templates of several images, as IJB-B and IJB-C have them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from centerarc.evaluation.gallery import GallerySearch, lengths, search_gallery
+from centerarc.evaluation.scores import BoolArray, FloatArray, IntArray
+
+# Templates of several images, as IJB-B and IJB-C have them: mean over a medium, sum over media.
+
+WEIGHTINGS = {
+    "plain": "each image's embedding is normalised",
+    "norm": "embeddings keep their length, so that an image weighs as much as its length",
+    "detector": "each image's embedding is normalised and multiplied by its detector score",
+    "norm+detector": "embeddings keep their length and are multiplied by the detector score",
+}
+# Images of whole templates that are gathered at once: 64 MB for 512 numbers in float64.
+_GATHERED = 16_384
+# Numbers of templates that lie within so many of each other are found by a table of 128 MB.
+_TABLE = 1 << 24
+
+
+@dataclass(frozen=True, eq=False)
+class Templates:
+    """Embeddings of templates, and how they were made.
+
+    Attributes:
+        ids: (T,) the templates' names or numbers, sorted.
+        embeddings: (T, D) float32 of length 1.
+        num_images: (T,) images in each.
+        num_media: (T,) media in each.
+        weighting: "plain", "norm", "detector" or "norm+detector".
+    """
+
+    ids: npt.NDArray[Any]
+    embeddings: npt.NDArray[np.float32]
+    num_images: IntArray
+    num_media: IntArray
+    weighting: str
+
+    def __len__(self) -> int:
+        return int(self.ids.size)
+
+    @property
+    def convention(self) -> str:
+        """How the templates were made, in one sentence."""
+        return (
+            f"Templates: {WEIGHTINGS[self.weighting]}; then the mean over the images of a medium, "
+            "the sum over the media of a template, and length 1."
+        )
+
+    def rows(self, wanted: npt.ArrayLike) -> IntArray:
+        """Return the rows of templates by their ids.
+
+        Args:
+            wanted: (n,) ids.
+
+        Raises:
+            ValueError: an id that no template has, with its place in ``wanted``.
+        """
+        values: npt.NDArray[Any] = np.asarray(wanted)
+        rows, known = locate(self.ids, values)
+        if not known.all():
+            at = int(np.argmin(known))
+            raise ValueError(f"there is no template {values[at]!s} (entry {at})")
+        return rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "convention": self.convention,
+            "weighting": self.weighting,
+            "num_templates": len(self),
+            "num_media": int(self.num_media.sum()),
+            "num_images": int(self.num_images.sum()),
+        }
+
+
+def pool_templates(
+    embeddings: npt.ArrayLike,
+    template: npt.ArrayLike,
+    media: npt.ArrayLike | None = None,
+    *,
+    weighting: str = "plain",
+    detector_score: npt.ArrayLike | None = None,
+) -> Templates:
+    """Make one embedding of each template's images.
+
+    With w_i x_i the weighted embedding of image i, a template is
+
+        sum over its media M of  (1 / |M|) sum over i in M of w_i x_i
+
+    brought to length 1. A video so counts as much as a still. The divisor is the number of the
+    medium's images and not the sum of their weights, so weights act between media too; this is
+    how insightface evaluates IJB-B and IJB-C, whose default is "norm+detector" over features
+    summed with those of the mirror image.
+
+    Memory beyond the arguments is that of the result and some 200 MB.
+
+    Args:
+        embeddings: (N, D), any length but 0.
+        template: (N,) each image's template, integers or names.
+        media: (N,) each image's medium, integers or names; counted within a template. None: every
+            image is a medium of its own.
+        weighting: "plain", "norm", "detector" or "norm+detector"; see ``WEIGHTINGS``.
+        detector_score: (N,) at least 0, for the weightings by detector only.
+
+    Returns:
+        The templates, sorted by id.
+
+    Raises:
+        ValueError: an unknown weighting, scores that are missing or not wanted, shapes that do
+            not fit, an embedding of length 0 or not finite (with its row), a score that is not
+            finite or below 0 (with its row), or a template whose images cancel out.
+
+    Example:
+        >>> faces = [[2.0, 0.0], [0.0, 1.0], [0.0, 3.0]]  # a still, and two frames of a video
+        >>> pool_templates(faces, [7, 7, 7], [1, 2, 2]).embeddings.round(3).tolist()
+        [[0.7070000171661377, 0.7070000171661377]]
+    """
+    if weighting not in WEIGHTINGS:
+        raise ValueError(f"weighting must be {', '.join(WEIGHTINGS)}, got {weighting!r}")
+    values: npt.NDArray[Any] = np.asarray(embeddings)
+    if values.ndim != 2 or not values.size or values.dtype.kind not in "fiu":
+        raise ValueError(
+            f"embeddings must be numbers of shape (N, D), both at least 1, got {values.dtype} "
+            f"{values.shape}"
+        )
+    number = values.shape[0]
+    ids, owner = np.unique(_marks(template, number, "template"), return_inverse=True)
+    medium = np.arange(number)
+    if media is not None:
+        medium = np.unique(_marks(media, number, "media"), return_inverse=True)[1]
+    factor = _weights(detector_score, number, weighting)
+    length = lengths(values, "embeddings")
+    if "norm" not in weighting:
+        factor = factor / length
+    order = np.lexsort((medium, owner))
+    owner, medium = owner[order], medium[order]
+    starts = np.searchsorted(owner, np.arange(ids.size + 1)).astype(np.int64)
+    new_medium = np.append(True, (medium[1:] != medium[:-1]) | (owner[1:] != owner[:-1]))
+    pooled = np.empty((ids.size, values.shape[1]), dtype=np.float32)
+    first = 0
+    while first < ids.size:
+        end = int(np.searchsorted(starts, starts[first] + _GATHERED, side="right")) - 1
+        end = max(end, first + 1)
+        part = slice(starts[first], starts[end])
+        rows = values[order[part]] * factor[order[part], None]
+        sums = _sums(rows, new_medium[part], starts[first : end + 1] - starts[first])
+        size = np.linalg.norm(sums, axis=1)
+        # Far above rounding, far below what any two faces leave.
+        weighted = length[order[part]] * factor[order[part]]
+        reach = np.maximum.reduceat(weighted, starts[first:end] - part.start)
+        gone = np.flatnonzero(~(size > 1e-6 * reach))
+        if gone.size:
+            raise ValueError(
+                f"template {ids[first + gone[0]]!s}: its weighted images add up to nothing"
+            )
+        pooled[first:end] = sums / size[:, None]
+        first = end
+    return Templates(
+        ids,
+        pooled,
+        np.diff(starts),
+        np.diff(np.append(0, np.cumsum(new_medium))[starts]).astype(np.int64),
+        weighting,
+    )
+
+
+def locate(ids: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> tuple[IntArray, BoolArray]:
+    """Return where sorted ``ids`` hold each of ``wanted``, and whether they do."""
+    if (ids.dtype.kind == "U") != (wanted.dtype.kind == "U"):
+        return np.zeros(wanted.shape, dtype=np.int64), np.zeros(wanted.shape, dtype=np.bool_)
+    if ids.dtype.kind in "iu" and int(ids[-1]) - int(ids[0]) < _TABLE:
+        # One look into a table, where tens of millions of bisections would take as many seconds.
+        table = np.full(int(ids[-1]) - int(ids[0]) + 1, -1, dtype=np.int64)
+        table[ids - ids[0]] = np.arange(ids.size)
+        inside = (wanted >= ids[0]) & (wanted <= ids[-1])
+        rows = table[np.where(inside, wanted, ids[0]) - ids[0]]
+        return rows, inside & (rows >= 0)
+    rows = np.minimum(np.searchsorted(ids, wanted), ids.size - 1).astype(np.int64)
+    return rows, np.asarray(ids[rows] == wanted, dtype=np.bool_)
+
+
+def _sums(rows: FloatArray, new_medium: BoolArray, starts: IntArray) -> FloatArray:
+    """Sum over media of the mean over images, for templates whose rows begin at ``starts``."""
+    media = np.flatnonzero(new_medium)
+    counts = np.diff(np.append(media, len(rows)))
+    means = np.add.reduceat(rows, media, axis=0) / counts[:, None]
+    of_template = np.searchsorted(media, starts[:-1])
+    return np.asarray(np.add.reduceat(means, of_template, axis=0), dtype=np.float64)
+
+
+def _marks(marks: npt.ArrayLike, number: int, name: str) -> npt.NDArray[Any]:
+    values: npt.NDArray[Any] = np.asarray(marks)
+    if values.shape != (number,) or values.dtype.kind not in "iuU":
+        raise ValueError(
+            f"{name} must be integers or names of shape ({number},), got {values.dtype} "
+            f"{values.shape}"
+        )
+    return values
+
+
+def _weights(scores: npt.ArrayLike | None, number: int, weighting: str) -> FloatArray:
+    if "detector" not in weighting:
+        if scores is not None:
+            raise ValueError(f"detector_score is given, but the weighting is {weighting!r}")
+        return np.ones(number)
+    if scores is None:
+        raise ValueError(f"the weighting {weighting!r} needs detector_score")
+    values = np.asarray(scores, dtype=np.float64)
+    if values.shape != (number,):
+        raise ValueError(f"detector_score must have shape ({number},), got {values.shape}")
+    bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
+    if bad.size:
+        raise ValueError(
+            f"detector_score must be finite and at least 0, got {values[bad[0]]} in row {bad[0]}"
+        )
+    return values
+
+
+# Scores of tens of millions of pairs of templates in bounded memory.
+
+Float32Array = npt.NDArray[np.float32]
+
+# First templates whose pairs are scored together: their scores against 23,000 others are 24 MB.
+_TEMPLATES = 256
+# Second templates at once in such a product, so that it stays small for any number of them.
+_OTHERS = 32_768
+# Pairs gathered at once: 2 x 8 MB for embeddings of 512 numbers.
+_PAIRS = 4096
+# A pair that is gathered costs about as much as so many entries of a matrix product.
+_GATHERING = 40
+
+
+def template_pair_scores(
+    embeddings: npt.ArrayLike, index_a: npt.ArrayLike, index_b: npt.ArrayLike
+) -> Float32Array:
+    """Return the cosine of each pair of templates, in float32.
+
+    Pairs are taken in runs of the first template. Where a run holds much of what its templates
+    and all others could form, one matrix product scores them; where it holds little, the pairs
+    are gathered. Both are sums of D float32 products.
+
+    Memory beyond the arguments: a float32 copy of the embeddings, 12 bytes a pair, the result
+    included, and some 100 MB.
+
+    Args:
+        embeddings: (T, D) any length but 0.
+        index_a: (P,) row of each pair's first template.
+        index_b: (P,) row of the second.
+
+    Returns:
+        (P,) float32, higher is more alike.
+
+    Raises:
+        ValueError: shapes that do not fit, an embedding of length 0 or not finite, or a row that
+            is not there, with its pair.
+
+    Example:
+        >>> template_pair_scores([[3.0, 0.0], [0.0, 2.0]], [0, 0, 1], [0, 1, 1]).tolist()
+        [1.0, 0.0, 1.0]
+    """
+    values: npt.NDArray[Any] = np.asarray(embeddings)
+    if values.ndim != 2 or not values.size:
+        raise ValueError(f"embeddings must have shape (T, D), both at least 1, got {values.shape}")
+    unit = (values / lengths(values, "embeddings")[:, None].astype(np.float32)).astype(np.float32)
+    first, second = (
+        _rows(rows, len(unit), name) for rows, name in ((index_a, "a"), (index_b, "b"))
+    )
+    if first.shape != second.shape:
+        raise ValueError(
+            f"index_a and index_b must have one shape, got {first.shape} and {second.shape}"
+        )
+    scores = np.empty(first.size, dtype=np.float32)
+    # Small numbers are sorted by counting; a list that is sorted already stays so.
+    block_of = (first // _TEMPLATES).astype(np.uint16 if len(unit) < 1 << 24 else np.int64)
+    order = np.argsort(block_of, kind="stable")
+    counts = np.bincount(block_of)
+    del block_of
+    ends = np.cumsum(counts)
+    for block in np.flatnonzero(counts):
+        pairs = order[ends[block] - counts[block] : ends[block]]
+        a, b = first[pairs] - block * _TEMPLATES, second[pairs]
+        rows = unit[block * _TEMPLATES : (block + 1) * _TEMPLATES]
+        if counts[block] * _GATHERING < rows.shape[0] * len(unit):
+            scores[pairs] = _gathered(rows, unit, a, b)
+        else:
+            scores[pairs] = _multiplied(rows, unit, a, b)
+    return np.clip(scores, -1.0, 1.0, out=scores)
+
+
+def _rows(rows: npt.ArrayLike, count: int, name: str) -> npt.NDArray[Any]:
+    values: npt.NDArray[Any] = np.asarray(rows)
+    if values.ndim != 1 or (values.dtype.kind not in "iu" and values.size):
+        raise ValueError(
+            f"index_{name} must be integers of shape (P,), got {values.dtype} {values.shape}"
+        )
+    if values.size and (values.min() < 0 or values.max() >= count):
+        bad = int(np.argmax((values < 0) | (values >= count)))
+        raise ValueError(f"index_{name} must be in [0, {count}), got {values[bad]} in pair {bad}")
+    return values.astype(np.int64) if not values.size else values
+
+
+def _gathered(
+    rows: Float32Array, unit: Float32Array, a: npt.NDArray[Any], b: npt.NDArray[Any]
+) -> Float32Array:
+    scores = np.empty(a.size, dtype=np.float32)
+    for start in range(0, a.size, _PAIRS):
+        part = slice(start, start + _PAIRS)
+        np.einsum("pd,pd->p", rows[a[part]], unit[b[part]], out=scores[part])
+    return scores
+
+
+def _multiplied(
+    rows: Float32Array, unit: Float32Array, a: npt.NDArray[Any], b: npt.NDArray[Any]
+) -> Float32Array:
+    if len(unit) <= _OTHERS:
+        return np.asarray((rows @ unit.T)[a, b], dtype=np.float32)
+    scores = np.empty(a.size, dtype=np.float32)
+    for start in range(0, len(unit), _OTHERS):
+        inside = np.flatnonzero((b >= start) & (b < start + _OTHERS))
+        product = rows @ unit[start : start + _OTHERS].T
+        scores[inside] = product[a[inside], b[inside] - start]
+    return scores
+
+
+# 1:N over templates: the probes against each gallery of a protocol.
+
+
+def search_templates(
+    templates: Templates,
+    galleries: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]],
+    probes: tuple[npt.ArrayLike, npt.ArrayLike],
+) -> list[GallerySearch]:
+    """Search every gallery for every probe, as IJB-B and IJB-C do in their mixed 1:N protocol.
+
+    A probe is mated in the gallery that holds its subject and a stranger to all others;
+    :func:`centerarc.evaluation.identification.evaluate_identification` takes the mean over them.
+
+    Args:
+        templates: all templates.
+        galleries: ids and subjects of each gallery's templates, as of
+            :func:`centerarc.evaluation.files.templates.read_ijb_subjects`.
+        probes: the same of the probes.
+
+    Returns:
+        One search for each gallery.
+
+    Raises:
+        ValueError: no gallery, a template that there is not, or subjects that do not fit.
+    """
+    if not galleries:
+        raise ValueError("galleries must hold at least one gallery")
+    wanted = templates.embeddings[templates.rows(probes[0])]
+    return [
+        search_gallery(templates.embeddings[templates.rows(ids)], subjects, wanted, probes[1])
+        for ids, subjects in galleries
+    ]

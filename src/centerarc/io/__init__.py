@@ -1,0 +1,1 @@
+"""What every room needs: files, tables, parallel work, progress, resumable jobs."""

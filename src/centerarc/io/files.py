@@ -1,0 +1,271 @@
+"""Files that are complete or absent, locked folders and checksums."""
+
+import errno
+import hashlib
+import os
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# Files that are complete or absent.
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Gives a temporary path whose file becomes `path` when the block ends without an error.
+
+    The file is written next to `path` (folders are made), flushed to the disk and renamed, so a
+    reader sees the old file or the new one, never a part. After an error `path` is as it was and
+    the temporary file is gone.
+
+    Args:
+        path: Where the file shall be.
+
+    Yields:
+        A path in the same folder with the same suffix, hidden by a leading dot, to write to.
+
+    Raises:
+        ValueError: If `path` is an existing folder, device or pipe.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with atomic_path(f"{folder}/note.txt") as temporary:
+        ...         written = temporary.write_text("all of it")
+        ...     Path(f"{folder}/note.txt").read_text()
+        'all of it'
+    """
+    # A link stays one: what it leads to is replaced.
+    target = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
+    if target.exists() and not target.is_file():
+        kind = "a folder" if target.is_dir() else "a device or pipe"
+        raise ValueError(f"path is {str(target)!r}, {kind}; it must name a file")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unique = f"{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = target.with_name(f".{target.stem}.{unique}{target.suffix}")
+    try:
+        temporary.touch()
+        permissions = temporary.stat().st_mode
+        yield temporary
+        # The usual ones, even where what wrote the file put another in its place.
+        temporary.chmod(permissions)
+        _flush(temporary)
+        os.replace(temporary, target)
+        if os.name == "posix":
+            _flush(target.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def full_disk_explained(out: str | os.PathLike[str]) -> Iterator[None]:
+    """Says of a full disk what to do, where the same command goes on with what is there.
+
+    Args:
+        out: What is being written.
+
+    Raises:
+        OSError: In place of the system's, which names the file that did not fit.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
+            raise
+        raise OSError(
+            f"no space is left for {os.fspath(out)!r}; make some and give the same command to go on"
+        ) from error
+
+
+def _flush(path: Path) -> None:
+    # Windows only flushes what is open for writing; folders open for reading only.
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked_folder(folder: Path, taken: str, *, patience: float) -> Iterator[None]:
+    """Makes a folder and keeps other processes out of it within the block, where the system can.
+
+    The lock is on the folder itself. Who holds it may delete the folder as its last act; whoever
+    waits then makes a new one. Before that, only what is in it may be deleted.
+
+    Args:
+        folder: The folder.
+        taken: The error's words where another process is in it.
+        patience: Seconds to wait for one that is about to end.
+
+    Raises:
+        ValueError: If another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+        return
+    end = time.monotonic() + patience
+    descriptor = _opened_folder(folder, end)
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                    break  # a file system without locks
+                if time.monotonic() > end:
+                    raise ValueError(taken) from None
+                time.sleep(0.05)
+                continue
+            # Whoever held it may have deleted it, and a third made and locked a new one.
+            if _is_at(descriptor, folder):
+                break
+            os.close(descriptor)
+            descriptor = -1
+            descriptor = _opened_folder(folder, end)
+        yield
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _opened_folder(folder: Path, end: float) -> int:
+    """Makes a folder that others may be deleting, and opens it."""
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return os.open(folder, os.O_RDONLY)
+        except (FileNotFoundError, FileExistsError):
+            if time.monotonic() > end or (folder.exists() and not folder.is_dir()):
+                raise
+
+
+def _is_at(descriptor: int, folder: Path) -> bool:
+    """Whether a path still leads to the folder that was opened."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(folder))
+    except FileNotFoundError:
+        return False
+
+
+# Larger than nearly every picture of a face, and small enough to ask for every time.
+_AT_ONCE = 1 << 16
+
+
+def read_file(path: str | os.PathLike[str], *, first: int | None = None) -> bytes:
+    """Reads a small file whole: `open` without its buffers, in half its time.
+
+    Args:
+        path: The file.
+        first: Read no more than so many bytes; None reads all.
+
+    Returns:
+        What is in it.
+
+    Raises:
+        OSError: If it cannot be read; the message gives the reason alone.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        try:
+            data = os.read(descriptor, first or _AT_ONCE)
+            if first is not None or len(data) < _AT_ONCE:
+                return data
+            parts = [data]
+            while part := os.read(descriptor, 1 << 20):
+                parts.append(part)
+            return b"".join(parts)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise OSError(error.strerror or str(error)) from error
+
+
+# Checksums of files in the format of `sha256sum`, written beside them.
+
+_CHUNK = 1 << 22
+_LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
+
+
+def write_checksums(path: str | os.PathLike[str], names: Iterable[str]) -> None:
+    """Writes the SHA-256 of files, as `sha256sum -c` reads them.
+
+    Args:
+        path: The file to write, such as `train.sha256`.
+        names: Names of files in the same folder, without line breaks or backslashes.
+
+    Raises:
+        OSError: If a file cannot be read or the result not be written.
+    """
+    target = Path(path)
+    lines = [f"{_sha256(target.with_name(name))}  {name}\n" for name in names]
+    with atomic_path(target) as temporary:
+        temporary.write_bytes("".join(lines).encode("utf-8", "surrogateescape"))
+
+
+def verify_checksums(
+    path: str | os.PathLike[str], progress: Callable[[int, int], Any] | None = None
+) -> list[str]:
+    """Reads the files that a list of checksums names and compares them with it.
+
+    Args:
+        path: The list, as `write_checksums` or `sha256sum` writes it.
+        progress: Called with the bytes read so far and the bytes of all files.
+
+    Returns:
+        One line for each problem; empty if every file is as it was.
+
+    Raises:
+        ValueError: If the list is none.
+        OSError: If the list cannot be read.
+    """
+    source = Path(path)
+    wanted: dict[str, str] = {}
+    text = source.read_bytes().decode("utf-8", "surrogateescape")
+    for number, line in enumerate(text.splitlines(), 1):
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise ValueError(
+                f"{str(source)!r} is no list of SHA-256 checksums: line {number} is {line[:80]!r}"
+            )
+        wanted[match[2]] = match[1].lower()
+    files = {name: source.with_name(name) for name in wanted if Path(name).name == name}
+    if strange := [name for name in wanted if name not in files]:
+        raise ValueError(f"{str(source)!r} names {strange[0]!r}, which is not in its folder")
+    total = sum(path.stat().st_size for path in files.values() if path.is_file())
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done, total)
+
+    problems = []
+    for name, file in files.items():
+        try:
+            if _sha256(file, advance) != wanted[name]:
+                problems.append(f"{name}: its content changed (SHA-256)")
+        except FileNotFoundError:
+            problems.append(f"{name}: is missing")
+        except OSError as error:
+            problems.append(f"{name}: cannot be read: {error.strerror}")
+    return problems
+
+
+def _sha256(path: Path, advance: Callable[[int], None] | None = None) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        while data := file.read(_CHUNK):
+            digest.update(data)
+            if advance is not None:
+                advance(len(data))
+    return digest.hexdigest()

@@ -1,0 +1,153 @@
+"""Products and norms of the head, and their precision."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+# Vectors of length one, with a harmless answer for the zero vector.
+
+# Shorter vectors have no direction: one over their length, times exp(64), would leave float32.
+SMALLEST_NORM = 1e-10
+
+
+def inverse_norm(vectors: Tensor) -> Tensor:
+    """One over the Euclidean norm of the last dimension, and 0 for a zero vector.
+
+    Args:
+        vectors: (..., D), floating point.
+
+    Returns:
+        (...), the factor that makes each vector one of length 1. A vector shorter than 1e-10 gets
+        0 instead of a huge number, so its cosine with anything is 0 and its gradient vanishes. One
+        whose length overflows (in float32, from about 1e19 on) gets NaN: it would else pass for 0.
+    """
+    norm: Tensor = torch.linalg.vector_norm(vectors, dim=-1)
+    overflow = norm.detach() * 0
+    inverse = norm.clamp_min(SMALLEST_NORM).reciprocal()
+    return torch.where(norm > SMALLEST_NORM, inverse, 0.0) + overflow
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """The vectors of the last dimension divided by their length; zero vectors stay zero.
+
+    Args:
+        vectors: (..., D), floating point.
+
+    Returns:
+        (..., D), each of length 1 (or 0).
+    """
+    return vectors * inverse_norm(vectors).unsqueeze(-1)
+
+
+# The precision of the head's products: float32, or bfloat16 operands where autocast asks for it.
+#
+# Norms, logits, exponentials, sums, the target's path and the loss are float32 in any case. Under
+# ``torch.autocast`` with bfloat16 the operands of the products are rounded to bfloat16 and the sums
+# stay float32. (On a CPU without AMX the product that makes the logits stays float32 too: its
+# kernels have no bfloat16 product with float32 logits, and bfloat16 logits are off by up to 0.15 at
+# s = 64.) ``torch.set_float32_matmul_precision`` acts on these products as on all of PyTorch's.
+
+
+def reduced_products(device: torch.device) -> bool:
+    """Whether autocast asks for bfloat16 products on this device, and the device has them.
+
+    Under float16 autocast the head stays in float32: exp(64) is beyond float16.
+    """
+    kind = device.type
+    if kind not in ("cpu", "cuda") or not torch.is_autocast_enabled(kind):
+        return False
+    if torch.get_autocast_dtype(kind) != torch.bfloat16:
+        return False
+    # Without the instructions a bfloat16 product on the CPU is many times slower than float32.
+    return kind == "cuda" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+class _MediumPrecision:
+    """PyTorch's setting of the process, for as long as one thread wants it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._before = ""
+
+    def enter(self) -> None:
+        with self._lock:
+            if not self._users:
+                self._before = torch.get_float32_matmul_precision()
+                torch.set_float32_matmul_precision("medium")
+            self._users += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                torch.set_float32_matmul_precision(self._before)
+
+
+_medium = _MediumPrecision()
+
+
+class Products:
+    """The three products of a block of classes, in one precision.
+
+    Args:
+        directions: (N, D) scaled unit features, float32 or float64.
+        reduced: bfloat16 operands; float32 features only.
+    """
+
+    def __init__(self, directions: Tensor, reduced: bool) -> None:
+        self.reduced = reduced
+        self._cuda = directions.is_cuda
+        self._directions = directions
+        if reduced and self._cuda:
+            self._directions = directions.to(torch.bfloat16)
+
+    @property
+    def entry_dtype(self) -> torch.dtype:
+        """What the exponentials are kept in."""
+        return torch.bfloat16 if self.reduced else self._directions.dtype
+
+    @contextlib.contextmanager
+    def setting(self) -> Iterator[None]:
+        """Within it, float32 products on a CPU with AMX may use bfloat16 inside."""
+        if not self.reduced or self._cuda:
+            yield
+            return
+        _medium.enter()
+        try:
+            yield
+        finally:
+            _medium.leave()
+
+    def operand(self, matrix: Tensor) -> Tensor:
+        """A factor of ``pull`` or ``push``, rounded if the products are reduced."""
+        return matrix.to(torch.bfloat16) if self.reduced else matrix
+
+    def logits(self, rows: Tensor, operand: Tensor, out: Tensor, first: int = 0) -> None:
+        """out = directions[first:] rows', (N - first, B); ``operand`` is ``rows`` rounded."""
+        left = self._directions[first:]
+        if self.reduced and self._cuda:
+            out.copy_(torch.mm(left, operand.T, out_dtype=torch.float32))
+        else:
+            torch.mm(left, rows.T, out=out)
+
+    def add_pull(self, entries: Tensor, operand: Tensor, pull: Tensor) -> None:
+        """pull += entries rows: (N, B) by (B, D) into (N, D)."""
+        if not self.reduced:
+            pull.addmm_(entries, operand)
+        elif self._cuda:
+            pull += torch.mm(entries, operand, out_dtype=torch.float32)
+        else:
+            pull += torch.mm(entries, operand)
+
+    def push(self, entries: Tensor, operand: Tensor, out: Tensor) -> None:
+        """out = entries' pushes: (N, B) and (N, D) into (B, D)."""
+        if not self.reduced:
+            torch.mm(entries.T, operand, out=out)
+        elif self._cuda:
+            out.copy_(torch.mm(entries.T, operand, out_dtype=torch.float32))
+        else:
+            out.copy_(torch.mm(entries.T, operand))

@@ -1,0 +1,343 @@
+"""SGD for class prototypes: touches the rows of a sparse gradient only, or steps without one."""
+
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from centerarc.losses.head import epilogues, triton_epilogues
+from centerarc.losses.head.class_blocks import add_rows
+
+# The optimizers that step a parameter during its backward pass. Keyed by the parameter, because
+# that is all that a loss is given.
+_FUSED: Any = WeakTensorKeyDictionary()
+
+# Rows stepped at a time, so that no temporary is as large as the gradient.
+ROWS_AT_ONCE = 4096
+
+
+class PrototypeSGD(Optimizer):
+    """SGD with momentum and weight decay, in three ways as the gradient of the prototypes comes.
+
+    ``g = gradient + weight_decay w;  v = momentum v + g;  w = w - lr v``
+    (Nesterov: ``w = w - lr (g + momentum v)``), the rule of ``torch.optim.SGD``.
+
+    - A dense gradient: every row is stepped, as ``torch.optim.SGD`` does.
+    - A sparse one (a loss with ``sample_rate`` below 1 leaves it): only its rows are read or
+      written. The others and their momentum stay as they are to the last bit, where an ordinary
+      optimizer would let them decay and drift.
+    - ``fused=True``: the loss's backward pass steps each block of classes as its gradient is made,
+      so that no C x D gradient ever exists; ``.grad`` stays None. Equal to the ordinary path but
+      for rounding. (``fused`` of torch.optim is another thing: one kernel for a step.)
+
+    A fused step serves one forward and one backward pass for each ``step()``; a second one raises,
+    and so does a gradient that arrives by autograd, from torch.compile or another term. Clipping
+    and a gradient scaler it cannot see: there is no gradient to clip, and a scaled loss steps the
+    prototypes by the scale, so use neither. What is not finite is in the prototypes after
+    ``backward()``: look at the loss before. Every backward pass through the loss steps, in
+    evaluation mode and for the gradient of the features alone too.
+
+    The momentum comes into being with the first step. The state of a ``torch.optim.SGD`` can be
+    loaded; ours has no ``dampening``, which that one wants.
+
+    Args:
+        params: the prototypes, ``criterion.parameters()`` for example, or groups of them.
+        lr: learning rate, not negative.
+        momentum: in [0, 1).
+        weight_decay: not negative.
+        nesterov: Nesterov's momentum; needs a momentum.
+        fused: step during the backward pass; float32 or float64 prototypes only.
+
+    Raises:
+        ValueError: if an argument is out of range, or a fused parameter cannot be stepped so.
+
+    Source:
+        Touched rows only: An et al. 2022, "Killing Two Birds with One Stone: Efficient and Robust
+        Training of Face Recognition CNNs by Partial FC", section 3.
+
+    Example:
+        >>> import torch
+        >>> from centerarc import MarginSoftmaxLoss, PrototypeSGD
+        >>> criterion = MarginSoftmaxLoss(num_classes=1000, feat_dim=16)
+        >>> optimizer = PrototypeSGD(criterion.parameters(), lr=0.1, momentum=0.9, fused=True)
+        >>> criterion(torch.randn(8, 16), torch.arange(8)).backward()  # steps the prototypes
+        >>> criterion.prototypes.grad is None
+        True
+        >>> optimizer.step()  # ends the iteration
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float = 0.1,
+        *,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        fused: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+        }
+        self.fused = fused
+        self._stepped: set[int] = set()
+        # Only an optimizer that was made may step; a later group may be refused.
+        self._complete = False
+        super().__init__(params, defaults)
+        self._complete = True
+        self._register()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of prototypes, checked as those of the constructor are."""
+        super().add_param_group(param_group)
+        try:
+            self._check(self.param_groups[-1])
+        except ValueError:
+            self.param_groups.pop()
+            raise
+        if self._complete:
+            self._register()
+
+    def _check(self, group: dict[str, Any]) -> None:
+        if not 0.0 <= float(group["lr"]) < torch.inf:
+            raise ValueError(f"lr must be finite and not negative, got {group['lr']!r}")
+        if not 0.0 <= group["momentum"] < 1.0:
+            raise ValueError(f"momentum must be in [0, 1), got {group['momentum']!r}")
+        if not 0.0 <= group["weight_decay"] < torch.inf:
+            raise ValueError(
+                f"weight_decay must be finite and not negative, got {group['weight_decay']!r}"
+            )
+        if group["nesterov"] and not group["momentum"]:
+            raise ValueError("nesterov must be False without momentum, got True")
+        for parameter in group["params"] if self.fused else ():
+            good = parameter.dtype in (torch.float32, torch.float64) and parameter.dim() > 1
+            if not good or not parameter.is_contiguous():
+                raise ValueError(
+                    "fused must be False for parameters that are not contiguous float32 or float64 "
+                    f"prototypes, got {tuple(parameter.shape)} {parameter.dtype}"
+                )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"fused": self.fused}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._stepped = set()
+        self._complete = True
+        super().__setstate__(state)
+        self._register()
+
+    def _register(self) -> None:
+        if self.fused:
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    owner = _FUSED.get(parameter)
+                    if owner is not None and owner() not in (None, self):
+                        raise ValueError(
+                            "params must be stepped by one fused PrototypeSGD, and another has "
+                            f"those of shape {tuple(parameter.shape)}"
+                        )
+                    _FUSED[parameter] = weakref.ref(self)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Step each parameter that has a gradient; ends the iteration of fused ones.
+
+        Args:
+            closure: Evaluates the loss anew and returns it.
+
+        Returns:
+            What the closure returned.
+
+        Raises:
+            RuntimeError: if a fused parameter has a gradient, which came from elsewhere.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                if self.fused:
+                    raise RuntimeError(
+                        "the fused PrototypeSGD found a gradient on a parameter that the backward "
+                        "pass should have stepped: torch.compile, DistributedDataParallel, a "
+                        "parameter that is no prototype, or another term of the loss sent it; use "
+                        "fused=False"
+                    )
+                self._step_rows(parameter, group)
+        self._stepped.clear()
+        return loss
+
+    def momentum_buffer(self, parameter: Tensor) -> Tensor | None:
+        """The parameter's momentum, zeros at first; None where its group has none."""
+        group = self._group(parameter)
+        if not group["momentum"]:
+            return None
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(
+                parameter, memory_format=torch.contiguous_format
+            )
+        buffer: Tensor = state["momentum_buffer"]
+        return buffer
+
+    def _group(self, parameter: Tensor) -> dict[str, Any]:
+        for group in self.param_groups:
+            if any(parameter is other for other in group["params"]):
+                return group
+        raise KeyError("the parameter is in no group of this optimizer")
+
+    def _step_rows(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        gradient = parameter.grad
+        assert gradient is not None
+        momentum = self.momentum_buffer(parameter)
+        rule = (float(group["lr"]), group["momentum"], group["nesterov"])
+        decay = group["weight_decay"]
+        touched = None
+        if gradient.is_sparse:
+            gradient = gradient.coalesce()
+            touched, gradient = gradient.indices()[0], gradient.values()
+        if parameter.dim() == 0:
+            parameter, gradient = parameter.unsqueeze(0), gradient.unsqueeze(0)
+            momentum = None if momentum is None else momentum.unsqueeze(0)
+        for start in range(0, len(gradient), ROWS_AT_ONCE):
+            part = slice(start, start + ROWS_AT_ONCE)
+            if touched is None:
+                rows = parameter[part]
+                speeds = None if momentum is None else momentum[part]
+            else:
+                rows = parameter[touched[part]]
+                speeds = None if momentum is None else momentum[touched[part]]
+            step = gradient[part].add(rows, alpha=decay)
+            epilogues.sgd_step(rows, step, speeds, *rule)
+            if touched is not None:
+                parameter[touched[part]] = rows
+                if momentum is not None:
+                    momentum[touched[part]] = speeds  # type: ignore[assignment]
+
+
+def has_fused_step(weight: Tensor) -> bool:
+    """Whether a fused optimizer steps these prototypes in their backward pass.
+
+    A compiled graph has no such step; the optimizer then complains of the gradient that it finds.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    reference = _FUSED.get(weight)
+    return reference is not None and reference() is not None
+
+
+def fused_step(
+    weight: Tensor, sample: Tensor | None, dtype: torch.dtype, triton: bool
+) -> "StepInPlace | None":
+    """The sink that steps these prototypes, if a fused optimizer has them.
+
+    Args:
+        weight: the parameter.
+        sample: (S,) the classes of the pass, or None for all.
+        dtype: of the computation.
+        triton: whether to step in a Triton kernel.
+    """
+    reference = _FUSED.get(weight)
+    optimizer = None if reference is None else reference()
+    return None if optimizer is None else StepInPlace(optimizer, weight, sample, dtype, triton)
+
+
+class StepInPlace:
+    """A ``GradientSink`` that steps each block of prototypes instead of keeping its gradient."""
+
+    def __init__(
+        self,
+        optimizer: PrototypeSGD,
+        weight: Tensor,
+        sample: Tensor | None,
+        dtype: torch.dtype,
+        triton: bool,
+    ) -> None:
+        self._optimizer = optimizer
+        self.weight = weight
+        self._sample = sample
+        self._dtype = dtype
+        self._kernels = triton_epilogues if triton else epilogues
+        self._memory: Tensor | None = None
+        self._group: dict[str, Any] = {}
+        self._momentum: Tensor | None = None
+
+    def begin(self) -> None:
+        """Take the optimizer's present rates; before the first block.
+
+        Raises:
+            RuntimeError: if these prototypes were stepped since the optimizer's last ``step()``.
+        """
+        if id(self.weight) in self._optimizer._stepped:
+            raise RuntimeError(
+                "the fused PrototypeSGD came to a second backward pass before step(), and serves "
+                "one: call step() after each, or use fused=False to accumulate or to add terms"
+            )
+        self._optimizer._stepped.add(id(self.weight))
+        self._group = self._optimizer._group(self.weight)
+        self._momentum = self._optimizer.momentum_buffer(self.weight)
+
+    def block(self, start: int, stop: int) -> Tensor:
+        """As in ``GradientSink``."""
+        rows = (stop - start) * self.weight[0].numel() // self.weight.shape[-1]
+        if self._memory is None or len(self._memory) < rows:
+            self._memory = self.weight.new_empty(rows, self.weight.shape[-1], dtype=self._dtype)
+        return self._memory[:rows]
+
+    def finish(
+        self, start: int, stop: int, gradient: Tensor, rows: Tensor, inverse: Tensor
+    ) -> None:
+        """As in ``GradientSink``."""
+        speeds = None
+        if self._momentum is not None:
+            speeds = self._select(self._momentum, start, stop)
+        group = self._group
+        self._kernels.project_and_step(
+            gradient,
+            rows,
+            inverse,
+            speeds,
+            float(group["lr"]),
+            group["momentum"],
+            group["weight_decay"],
+            group["nesterov"],
+        )
+        self._write_back(self.weight, start, stop, rows)
+        if self._momentum is not None and speeds is not None:
+            self._write_back(self._momentum, start, stop, speeds)
+
+    def add(self, places: Tensor, gradient: Tensor) -> None:
+        """Step further by (N, D) gradients of single prototypes; the rule is linear in them."""
+        if self._sample is not None:
+            sub_centers = self.weight[0].numel() // self.weight.shape[-1]
+            first = self._sample[torch.div(places, sub_centers, rounding_mode="floor")]
+            places = first * sub_centers + places % sub_centers
+        group = self._group
+        factor = -float(group["lr"]) * (1 + group["momentum"] if group["nesterov"] else 1)
+        if self._momentum is not None:
+            add_rows(self._momentum.flatten(0, -2), places, gradient)
+        add_rows(self.weight.flatten(0, -2), places, gradient * factor)
+
+    def _select(self, array: Tensor, start: int, stop: int) -> Tensor:
+        if self._sample is None:
+            rows = array[start:stop]
+        else:
+            rows = array.index_select(0, self._sample[start:stop])
+        return rows.to(self._dtype).flatten(0, -2)
+
+    def _write_back(self, array: Tensor, start: int, stop: int, rows: Tensor) -> None:
+        rows = rows.view(stop - start, *array.shape[1:])
+        if self._sample is not None:
+            array.index_copy_(0, self._sample[start:stop], rows.to(array.dtype))
+        elif array.dtype != self._dtype:
+            array[start:stop].copy_(rows)

@@ -1,0 +1,255 @@
+"""Classes spread over the ranks: what has to be exchanged for the loss of one process."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Shard
+
+from centerarc.losses.checks import check_counts
+from centerarc.losses.head.class_pass import ClassPass
+from centerarc.losses.margins import Target
+
+# The newer names; the older ones warn where both are.
+all_gather_single = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+reduce_scatter_single = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
+
+class ClassShards:
+    """The classes of a head, cut into one run of consecutive classes a rank.
+
+    Rank r of W holds the classes from r ceil(C / W) on, at most ceil(C / W) of them: the last ranks
+    may hold fewer, or none. Give it to a criterion, which then holds this rank's classes only:
+
+    - it takes this rank's samples and returns the loss of the samples of all ranks, the same on
+      each (``reduction="none"`` returns all of them, in the order of the ranks);
+    - the gradient of the prototypes is that of this loss, complete: keep the criterion outside
+      DistributedDataParallel, and step its parameters on each rank;
+    - the gradient of the features is W times that of this loss, because DistributedDataParallel,
+      which belongs around the backbone, divides the sum over the ranks by W.
+
+    With N samples a rank, W N of them in all and b bytes a number, a step exchanges: the features
+    and labels, gathered once, W N (D b + 8) bytes on each rank; two all-reduces, of 2 and of 4 rows
+    of W N numbers; the joint loss and label smoothing one more each, of one row; and in the
+    backward pass the features' gradient, W N D b, reduced once. Nothing depends on C.
+    ``head_costs`` has the sum.
+
+    All ranks must call the criterion alike: every forward and backward pass is collective. Input
+    that is refused on one rank raises there, and the others wait until their group's timeout; where
+    that can happen, let ``Processes.agree`` look at the batches first.
+
+    Args:
+        num_classes: C, of all ranks together.
+        group: the ranks; all by default.
+        equal_batches: whether every rank always brings the same number of samples. If not (the
+            default) the numbers are exchanged before the samples, for which a GPU has to wait.
+
+    Attributes:
+        start: number of this rank's first class.
+        stop: one past its last.
+
+    Raises:
+        ValueError: if ``num_classes`` is not positive or there is no process group.
+
+    Source:
+        The exchange of Deng et al. 2020, "Sub-center ArcFace", and An et al. 2022, "Partial FC".
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        group: dist.ProcessGroup | None = None,
+        *,
+        equal_batches: bool = False,
+    ) -> None:
+        check_counts(num_classes=num_classes)
+        if not (dist.is_available() and dist.is_initialized()):
+            raise ValueError(
+                "ClassShards needs a process group; call torch.distributed.init_process_group, "
+                "or centerarc.distributed.init_from_env under torchrun"
+            )
+        self.num_classes = num_classes
+        self.group = group
+        self.equal_batches = equal_batches
+        self.world_size = dist.get_world_size(group)
+        self.rank = dist.get_rank(group)
+        # As torch.chunk and DTensor cut, so that a checkpoint knows where each class lies.
+        size = -(-num_classes // self.world_size)
+        self.start = min(num_classes, self.rank * size)
+        self.stop = min(num_classes, self.start + size)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ClassShards":
+        return self  # a process group cannot be copied
+
+    def __repr__(self) -> str:
+        return (
+            f"ClassShards({self.num_classes}, rank {self.rank} of {self.world_size}: "
+            f"{self.start} to {self.stop})"
+        )
+
+    def gather(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The samples of all ranks, in the order of the ranks.
+
+        Args:
+            features: (N_r, D) of this rank; differentiable, see the class for the factor W. With
+                D = 0 only the labels are of interest, and N_r may differ in any case.
+            labels: (N_r,) int64.
+
+        Returns:
+            (N, D) and (N,), N the sum over the ranks.
+        """
+        count = labels.shape[0]
+        counts = [count] * self.world_size
+        # Rows of no features are the anchors of a separation: as many as the rank has classes.
+        if not self.equal_batches or features.shape[1] == 0:
+            mine = torch.tensor([count], device=labels.device)
+            table = torch.empty(self.world_size, dtype=mine.dtype, device=labels.device)
+            all_gather_single(table, mine, group=self.group)
+            counts = table.tolist()
+        return (
+            _Gather.apply(features, counts, self),  # type: ignore[no-untyped-call]
+            gather_rows(labels, counts, self.group),
+        )
+
+    def combine(self, target: Target, found: ClassPass, here: Tensor) -> tuple[Target, ClassPass]:
+        """Targets and logsumexps over all classes from those over each rank's; two all-reduces.
+
+        Args:
+            target: entries (N,), of the samples whose class is here; others do not matter.
+            found: over this rank's classes.
+            here: (N,) bool, whether the sample's class is held here.
+        """
+        tops = torch.stack([found.logsumexp.detach(), found.hardest])
+        dist.all_reduce(tops, op=dist.ReduceOp.MAX, group=self.group)
+        top, hardest = tops
+        # Where no rank has a negative, the maximum is minus infinity and must not meet itself.
+        top = top.where(top > -torch.inf, 0.0)
+        mine = [part.where(here, 0.0) for part in (target.cos, target.sin, target.norm)]
+        total, cos, sin, norm = self.sum(torch.stack([(found.logsumexp - top).exp(), *mine]))
+        some = total != 0
+        logsumexp = (top + total.where(some, 1.0).log()).where(some, -torch.inf)
+        found = found._replace(logsumexp=logsumexp, hardest=hardest)
+        return Target(cos=cos, sin=sin, norm=norm), found
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Add up over the ranks what each has computed from its own classes.
+
+        The result goes into a loss that is the same on every rank, so each rank's gradient of it is
+        complete: the backward pass exchanges nothing.
+
+        Args:
+            values: any shape.
+        """
+        return _Sum.apply(values, self)  # type: ignore[no-untyped-call, no-any-return]
+
+    def collect(self, values: Tensor) -> Tensor:
+        """Add up over the ranks what each then computes with, its own classes for example.
+
+        Here a rank's gradient is a part only: the backward pass adds them up too.
+
+        Args:
+            values: any shape.
+        """
+        return _Collect.apply(values, self)  # type: ignore[no-untyped-call, no-any-return]
+
+    def as_dtensor(self, rows: Tensor) -> DTensor:
+        """This rank's classes as its part of a ``DTensor`` of all, ``Shard(0)``; shares memory.
+
+        Args:
+            rows: (stop - start, ...), a parameter, buffer or optimizer state.
+
+        Returns:
+            (C, ...), what torch.distributed.checkpoint saves, and loads on any number of ranks.
+        """
+        group = dist.group.WORLD if self.group is None else self.group
+        assert group is not None
+        mesh = DeviceMesh.from_group(group, rows.device.type)
+        shape = torch.Size((self.num_classes, *rows.shape[1:]))
+        stride = torch.empty(shape, device="meta").stride()
+        return DTensor.from_local(
+            rows.detach(), mesh, [Shard(0)], run_check=False, shape=shape, stride=stride
+        )
+
+
+def gather_rows(rows: Tensor, counts: list[int], group: dist.ProcessGroup | None) -> Tensor:
+    """Rows of all ranks, in their order; no gradient.
+
+    Args:
+        rows: (N_r, ...) of this rank.
+        counts: N_r of each rank.
+        group: the ranks.
+    """
+    most = max(counts)
+    if all(count == most for count in counts):
+        out = rows.new_empty(most * len(counts), *rows.shape[1:])
+        if out.numel():
+            all_gather_single(out, rows.contiguous(), group=group)
+        return out
+    # Backends want equal pieces: short ones are filled up, and cut again.
+    filled = rows.new_zeros(most, *rows.shape[1:])
+    filled[: len(rows)] = rows
+    out = rows.new_empty(len(counts), most, *rows.shape[1:])
+    all_gather_single(out.flatten(0, 1), filled, group=group)
+    return torch.cat([piece[:count] for piece, count in zip(out, counts, strict=True)])
+
+
+class _Gather(torch.autograd.Function):
+    """(N_r, D) features of each rank to (N, D) of all.
+
+    backward: each rank has a part of the (N, D) gradient, of its own classes. One all-reduce (a
+    reduce-scatter where ranks are even and the backend has it) adds them up; each rank keeps its
+    N_r rows, times W.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, counts: list[int], shards: ClassShards) -> Tensor:
+        ctx.counts, ctx.shards = counts, shards
+        return gather_rows(features, counts, shards.group)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        counts, shards = ctx.counts, ctx.shards
+        gradient = gradients[0].contiguous()
+        world, rank = shards.world_size, shards.rank
+        even = all(count == counts[0] for count in counts)
+        if even and gradient.is_cuda and gradient.numel():
+            mine = gradient.new_empty(counts[rank], *gradient.shape[1:])
+            reduce_scatter_single(mine, gradient, group=shards.group)
+        else:
+            gradient = gradient.clone()
+            dist.all_reduce(gradient, group=shards.group)
+            mine = torch.split(gradient, counts)[rank]
+        return mine * world, None, None
+
+
+class _Sum(torch.autograd.Function):
+    """forward: one all-reduce; backward: nothing, the loss is the same on every rank."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, shards: ClassShards) -> Tensor:
+        out = values.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(out, group=shards.group)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return gradients[0], None
+
+
+class _Collect(torch.autograd.Function):
+    """forward: one all-reduce; backward: another, of each rank's part of the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, shards: ClassShards) -> Tensor:
+        ctx.shards = shards
+        out = values.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(out, group=shards.group)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        out = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(out, group=ctx.shards.group)
+        return out, None

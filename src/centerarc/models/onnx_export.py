@@ -1,0 +1,274 @@
+"""PyTorch backbones as ONNX files, checked against PyTorch."""
+
+import copy
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from centerarc import __version__
+from centerarc.io.files import atomic_path
+from centerarc.models.backbone import Backbone
+from centerarc.models.embedder import TorchEmbedder
+from centerarc.models.onnx_model import METADATA_KEY, OnnxModel, require_export_extra
+from centerarc.models.preprocessing import Preprocessing
+
+# A model in an ONNX file held to the PyTorch model that it was made from.
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far two models are apart on the same images.
+
+    Args:
+        batch_size: Images at a time.
+        images: Their number.
+        largest_difference: Of one number of an embedding.
+        largest_number: Of PyTorch's embeddings, without sign.
+        smallest_cosine: Between the two embeddings of an image.
+    """
+
+    batch_size: int
+    images: int
+    largest_difference: float
+    largest_number: float
+    smallest_cosine: float
+
+    @property
+    def relative_difference(self) -> float:
+        """The largest difference as a part of the largest number."""
+        if self.largest_number == 0:
+            return 0.0 if self.largest_difference == 0 else float("inf")
+        return self.largest_difference / self.largest_number
+
+
+def compare(network: Backbone, path: Path, samples: npt.NDArray[np.uint8]) -> list[Comparison]:
+    """Embeds images with both, one at a time and all at once.
+
+    Args:
+        network: On the CPU, in eval mode.
+        path: The ONNX file.
+        samples: `(N, S, S, 3)` uint8.
+
+    Returns:
+        One for each different batch size.
+
+    Raises:
+        ValueError: If the file cannot be run.
+    """
+    truth = TorchEmbedder(network)
+    expected = np.concatenate([truth.embed(samples[i : i + 1]) for i in range(len(samples))])
+    model = OnnxModel(path)
+    results = []
+    for size in sorted({1, len(samples)}):
+        parts = [model.embed(samples[i : i + size]) for i in range(0, len(samples), size)]
+        found = np.concatenate(parts)
+        difference = np.abs(found.astype(np.float64) - expected)
+        results.append(
+            Comparison(
+                batch_size=size,
+                images=len(samples),
+                largest_difference=float(difference.max()),
+                largest_number=float(np.abs(expected).max()),
+                smallest_cosine=float(_cosines(found, expected).min()),
+            )
+        )
+    return results
+
+
+def _cosines(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
+    lengths = np.linalg.norm(wide_a, axis=1) * np.linalg.norm(wide_b, axis=1)
+    result: npt.NDArray[np.float64] = (wide_a * wide_b).sum(axis=1) / np.maximum(lengths, 1e-300)
+    return result
+
+
+# PyTorch backbones as ONNX files that say how they want their images.
+
+INPUT, OUTPUT = "images", "embedding"
+DEFAULT_OPSET = 20
+# Below, the exporter itself does not go; above, onnxruntime of the last years does not.
+OPSETS = range(18, 24)
+# Protobuf, which ONNX files are, cannot hold more.
+_MOST_BYTES = 2**31 - 2**20
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written, and how far it is from PyTorch.
+
+    Args:
+        opset: Version of ONNX's operators.
+        size: Bytes of the file.
+        comparisons: With PyTorch, one for each batch size.
+        preprocessing: What the file says of its input.
+        embedding_size: D.
+    """
+
+    opset: int
+    size: int
+    comparisons: list[Comparison]
+    preprocessing: Preprocessing
+    embedding_size: int
+
+    @property
+    def largest_difference(self) -> float:
+        """Of any number of any embedding from PyTorch's."""
+        return max(result.largest_difference for result in self.comparisons)
+
+    @property
+    def smallest_cosine(self) -> float:
+        """Between the two embeddings of one image."""
+        return min(result.smallest_cosine for result in self.comparisons)
+
+
+def export_onnx(
+    model: Backbone,
+    path: str | os.PathLike[str],
+    *,
+    samples: npt.NDArray[np.uint8],
+    opset: int = DEFAULT_OPSET,
+    tolerance: float = 1e-3,
+    weights_sha256: str | None = None,
+) -> ExportReport:
+    """Writes a backbone to one ONNX file and holds it to PyTorch on images.
+
+    Input `images` is float32 `(N, 3, S, S)` for any N, RGB scaled to (x - 127.5) / 127.5; output
+    `embedding` is `(N, D)`, not normalised. The file's metadata holds that under the key
+    "centerarc", as JSON: image_size, mean, std, channels, layout, embedding_size, recipe,
+    version and weights_sha256. It holds no path of the machine that it was made on.
+
+    The file is read back by onnxruntime and compared with PyTorch on the samples, one at a time and
+    all at once. If they differ by more than `tolerance`, no file is left.
+
+    Args:
+        model: The backbone, on any device; it is not changed.
+        path: The file to write, usually `*.onnx`.
+        samples: `(N, S, S, 3)` uint8 RGB, faces such as it will get, at least one.
+        opset: Version of ONNX's operators, 18 to 23.
+        tolerance: The largest difference of a number from PyTorch's, as a part of the largest
+            number of PyTorch's embeddings.
+        weights_sha256: Of the file that the weights came from, to be recorded.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ImportError: If the extra `export` is not installed.
+        ValueError: If an argument is out of range, the model is over 2 GB, it cannot be exported,
+            or the file differs from PyTorch by more than the tolerance.
+    """
+    require_export_extra()
+    if opset not in OPSETS:
+        raise ValueError(f"opset is {opset}; it must be from {OPSETS[0]} to {OPSETS[-1]}")
+    if not 0 < tolerance < 1:
+        raise ValueError(f"tolerance is {tolerance}; it must be between 0 and 1, both excluded")
+    preprocessing = Preprocessing(model.image_size)
+    wanted = (model.image_size, model.image_size, 3)
+    if samples.dtype != np.uint8 or samples.ndim != 4 or samples.shape[1:] != wanted:
+        raise ValueError(
+            f"samples is {samples.dtype} of shape {samples.shape}; it must be uint8 of shape "
+            f"(N, {', '.join(map(str, wanted))})"
+        )
+    if len(samples) == 0:
+        raise ValueError("samples holds no image to compare with PyTorch on")
+    size = sum(t.numel() * 4 for t in (*model.parameters(), *model.buffers()))
+    if size > _MOST_BYTES:
+        raise ValueError(f"the model has {size / 1e9:.1f} GB of weights; one ONNX file holds 2 GB")
+    # What is exported is float32 on the CPU, whatever the caller goes on with.
+    network = copy.deepcopy(model).to("cpu", torch.float32).eval()
+    content = _onnx_proto(network, opset)
+    _describe(content, network, preprocessing, weights_sha256)
+    import onnx
+
+    with atomic_path(path) as temporary:
+        onnx.save_model(content, str(temporary))
+        onnx.checker.check_model(str(temporary), full_check=True)
+        results = compare(network, temporary, samples)
+        worst = max(results, key=lambda result: result.relative_difference)
+        if not worst.relative_difference <= tolerance:
+            raise ValueError(
+                f"the exported model differs from PyTorch by {worst.largest_difference:.2g} at "
+                f"batch size {worst.batch_size}, which is {worst.relative_difference:.2g} of the "
+                f"largest number; {tolerance:g} is allowed, so no file is written"
+            )
+        written = temporary.stat().st_size
+    return ExportReport(opset, written, results, preprocessing, model.embedding_size)
+
+
+def _onnx_proto(network: Backbone, opset: int) -> Any:
+    side = network.image_size
+    # Two images: with one, the exporter would take the number for a constant.
+    example = torch.zeros(2, 3, side, side)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                network,
+                (example,),
+                dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                opset_version=opset,
+                external_data=False,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise ValueError(
+            f"cannot export the {type(network).__name__}: {str(error).strip().splitlines()[0]}"
+        ) from error
+    assert program is not None
+    return program.model_proto
+
+
+def _describe(
+    content: Any, network: Backbone, preprocessing: Preprocessing, weights_sha256: str | None
+) -> None:
+    # The exporter notes for each node in which line of which file it comes from.
+    for part in (content, content.graph, *content.functions):
+        del part.metadata_props[:]
+    graph = content.graph
+    values = (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer)
+    for part in (*values, *(node for function in content.functions for node in function.node)):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    recipe = network.recipe.to_dict() if network.recipe is not None else None
+    facts = {
+        "version": __version__,
+        **preprocessing.to_dict(),
+        "input": INPUT,
+        "output": OUTPUT,
+        "embedding_size": network.embedding_size,
+        "recipe": recipe,
+        "weights_sha256": weights_sha256,
+    }
+    content.metadata_props.add(key=METADATA_KEY, value=json.dumps(facts))
+    side = network.image_size
+    content.doc_string = (
+        f"Face recognition. {INPUT}: float32 (N, 3, {side}, {side}), aligned faces, RGB, "
+        f"(x - 127.5) / 127.5. {OUTPUT}: float32 (N, {network.embedding_size}), not normalised; "
+        "compare by cosine."
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps to itself what the exporter says about itself; errors are raised all the same."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,144 @@
+"""The criterion, its optimizer and the schedule of the learning rate."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from centerarc.losses.center_arcface import CenterArcFaceLoss
+from centerarc.losses.margins import create_margin
+from centerarc.training.config import LossConfig, OptimizerConfig, ScheduleConfig
+
+# The loss of a run, from its configuration.
+
+
+def make_criterion(
+    config: LossConfig, num_classes: int, embedding_size: int, generator: torch.Generator
+) -> CenterArcFaceLoss:
+    """Builds the joint loss with `reduction="sum"` and no center update of its own.
+
+    The trainer divides by the number of valid labels over all micro-batches and processes, and
+    updates the centers once an optimiser step on the features of them all; both would be wrong
+    per forward.
+
+    Args:
+        config: Margin, scale and centers.
+        num_classes: C, people in the training set.
+        embedding_size: D, length of the embedding.
+        generator: Source of the first prototypes.
+
+    Returns:
+        The criterion.
+
+    Raises:
+        ValueError: If the margin or one of its parameters is unknown.
+    """
+    options = dict(config.margin_options)
+    # Margins of several parameters have no single m; their options say it all.
+    margin = create_margin(config.margin, **(options or {"m": config.m}))
+    return CenterArcFaceLoss(
+        num_classes,
+        embedding_size,
+        s=config.s,
+        margin=margin,
+        centers=config.centers,
+        center_space=config.center_space,
+        center_update=config.center_update,
+        alpha=config.alpha,
+        sub_centers=config.sub_centers,
+        label_smoothing=config.label_smoothing,
+        reduction="sum",
+        update_on_forward=False,
+        generator=generator,
+    )
+
+
+# The optimiser of backbone and criterion together.
+
+
+def make_optimizer(model: nn.Module, criterion: nn.Module, config: OptimizerConfig) -> Optimizer:
+    """Builds one optimiser for the backbone and the class prototypes.
+
+    Norms, biases and PReLU slopes (every parameter of at most one dimension) are not decayed:
+    decay would pull a PReLU towards a ReLU and a norm's gain towards 0. The prototypes are a
+    group of their own: only their direction counts for the loss, so decay acts on them as a raise
+    of the learning rate, and how much one wants differs from the backbone.
+
+    Args:
+        model: The backbone.
+        criterion: The loss; its parameters are the prototypes.
+        config: Kind of optimiser, rate and decay.
+
+    Returns:
+        SGD or AdamW with the groups `backbone`, `no_decay` and `head`.
+    """
+    decayed, plain = _split(model.parameters())
+    prototypes, head_plain = _split(criterion.parameters())
+    decay = config.weight_decay
+    groups = [
+        {"name": "backbone", "params": decayed, "weight_decay": decay},
+        {"name": "no_decay", "params": plain + head_plain, "weight_decay": 0.0},
+        {"name": "head", "params": prototypes, "weight_decay": decay * config.head_decay},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if config.name == "adamw":
+        return AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999))
+    return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
+
+
+def set_lr(optimizer: Optimizer, lr: float) -> None:
+    """Sets the learning rate of every group to `lr`."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def _split(parameters: Iterable[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    decayed: list[Tensor] = []
+    plain: list[Tensor] = []
+    for parameter in parameters:
+        if parameter.requires_grad:
+            (decayed if parameter.ndim > 1 else plain).append(parameter)
+    return decayed, plain
+
+
+# The learning rate as a pure function of the optimiser step, so that resuming needs no state.
+
+
+def lr_factor(step: int, total_steps: int, steps_per_epoch: int, schedule: ScheduleConfig) -> float:
+    """Returns what the peak learning rate is multiplied by in one optimiser step.
+
+    With W warm-up steps of T in all, and t = (step - W) / (T - W):
+
+        step < W:    (step + 1) / W
+        polynomial:  (1 - t) ** power
+        cosine:      (1 + cos(pi t)) / 2
+
+    so the first step has 1 / W of the rate (a rate of 0 would waste it), the last warm-up step all
+    of it, and the fall would reach 0 in the step after the last.
+
+    Args:
+        step: Number of optimiser steps before this one, from 0.
+        total_steps: T, optimiser steps in the whole run.
+        steps_per_epoch: Optimiser steps in an epoch.
+        schedule: Shape, power and warm-up.
+
+    Returns:
+        A factor in [0, 1].
+
+    Source:
+        Warm-up: Goyal et al. 2017, section 2.2. Cosine: Loshchilov and Hutter 2017, equation 5.
+
+    Example:
+        >>> plan = ScheduleConfig(epochs=10, warmup_epochs=1)
+        >>> [lr_factor(step, 40, 4, plan) for step in range(5)]
+        [0.25, 0.5, 0.75, 1.0, 1.0]
+    """
+    warmup = round(schedule.warmup_epochs * steps_per_epoch)
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = min((step - warmup) / max(total_steps - warmup, 1), 1.0)
+    if schedule.shape == "cosine":
+        return (1.0 + math.cos(math.pi * progress)) / 2.0
+    return float((1.0 - progress) ** schedule.power)

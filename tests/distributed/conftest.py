@@ -1,1 +1,0 @@
-from tests.distributed.pool import pool  # noqa: F401

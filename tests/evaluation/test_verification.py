@@ -1,0 +1,244 @@
+"""The verification report: its numbers, what it refuses to say, and its intervals."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_curve
+
+from centerarc.evaluation.accuracy import grid_kfold_accuracy, kfold_accuracy
+from centerarc.evaluation.roc_curve import auc, eer, tar_at_far
+from centerarc.evaluation.verification import evaluate_verification
+
+
+def world(seed, num_people=60, num_pairs=600, spread=0.8):
+    """Scores with a random effect of each person: some people are hard in all their pairs."""
+    rng = np.random.default_rng(seed)
+    ease = rng.normal(size=num_people) * spread
+    first = rng.integers(num_people, size=num_pairs)
+    other = (first + rng.integers(1, num_people, size=num_pairs)) % num_people
+    same = np.arange(num_pairs) % 2 == 0
+    second = np.where(same, first, other)
+    shift = np.where(same, 2 + ease[first], (ease[first] + ease[second]) / -2)
+    return shift + rng.normal(size=num_pairs), same, (first, second)
+
+
+def test_numbers_are_those_of_the_single_functions():
+    scores, same, people = world(0)
+    folds = np.arange(600) // 120
+    report = evaluate_verification(scores, same, folds, people)
+    assert report.protocol == "k-fold"
+    assert report.accuracy.value == kfold_accuracy(scores, same, folds).mean
+    assert report.auc.value == auc(scores, same)
+    assert report.eer.value == eer(scores, same)
+    for far in (0.1, 0.01):
+        assert report.tar_at_far[far].value == tar_at_far(scores, same, far)
+    for estimate in (report.accuracy, report.auc, report.eer, report.tar_at_far[0.1]):
+        assert 0 <= estimate.interval.low < estimate.value < estimate.interval.high <= 1
+
+
+def test_a_far_that_300_impostor_pairs_cannot_carry_is_not_guessed():
+    scores, same, people = world(0)
+    report = evaluate_verification(scores, same, people=people)
+    estimate = report.tar_at_far[1e-3]
+    assert (estimate.value, estimate.interval) == (None, None)
+    assert "needs at least 1,000 impostor pairs, there are 300" in estimate.reason
+
+
+@pytest.mark.parametrize("folds", [None, np.ones(600, dtype=int)])
+def test_a_single_fold_is_never_called_k_fold(folds):
+    scores, same, _ = world(0)
+    report = evaluate_verification(scores, same, folds)
+    assert report.protocol == "best_accuracy"
+    assert report.fold_std is None
+    assert "kfold_accuracy" not in report.to_dict()
+    assert report.to_dict()["best_accuracy"]["value"] == report.accuracy.value
+
+
+@pytest.mark.parametrize(
+    ("folds", "message"),
+    [
+        ([7], r"folds must have shape \(4,\), got \(1,\)"),
+        (7, r"folds must have shape \(4,\), got \(\)"),
+        (["a"] * 4, "folds must be integers"),
+        ([1.5] * 4, "folds must be integers, got dtype float64"),
+    ],
+)
+def test_folds_that_do_not_fit_are_not_taken_for_a_single_fold(folds, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate_verification([0.9, 0.2, 0.8, 0.1], [1, 0, 1, 0], folds)
+
+
+def test_without_people_there_are_no_intervals():
+    scores, same, _ = world(0)
+    report = evaluate_verification(scores, same)
+    assert report.auc.interval is None
+    assert report.resamples == 0
+
+
+def test_the_report_survives_json():
+    scores, same, people = world(0)
+    content = evaluate_verification(scores, same, np.arange(600) // 120, people).to_dict()
+    again = json.loads(json.dumps(content, allow_nan=False))
+    assert again["auc"]["interval95"] == content["auc"]["interval95"]
+    assert again["tar_at_far"]["0.0001"]["value"] is None
+
+
+def test_a_far_of_one_in_a_million_is_reported_where_a_million_impostors_carry_it():
+    rng = np.random.default_rng(0)
+    same = np.arange(1_000_100) < 100
+    scores = rng.normal(size=same.size) + 5 * same
+    report = evaluate_verification(scores, same)
+    assert list(report.tar_at_far) == [1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6]
+    second = np.sort(scores[~same])[-2]
+    assert report.tar_at_far[1e-6].value == np.mean(scores[same] > second)
+    assert report.calibrated[1e-6].threshold == np.nextafter(second, np.inf)
+    fewer = evaluate_verification(scores[:900_000], same[:900_000])
+    assert list(fewer.tar_at_far) == [1e-1, 1e-2, 1e-3, 1e-4, 1e-5]
+
+
+def test_the_convention_behind_the_accuracy_is_in_the_result():
+    scores, same, people = world(0)
+    scores, folds = np.tanh(scores), np.arange(600) // 60
+    exact = evaluate_verification(scores, same, folds, people)
+    grid = evaluate_verification(scores, same, folds, people, convention="grid")
+    assert exact.to_dict()["convention"].startswith("exact: ")
+    assert "arcface_torch" in grid.to_dict()["convention"]
+    assert grid.accuracy.value == grid_kfold_accuracy(scores, same, folds).mean
+    assert (grid.auc, grid.tar_at_far) == (exact.auc, exact.tar_at_far)
+    with pytest.raises(ValueError, match="give at least 2 folds"):
+        evaluate_verification(scores, same, convention="grid")
+    with pytest.raises(ValueError, match="convention must be one of exact, grid, got 'lfw'"):
+        evaluate_verification(scores, same, folds, convention="lfw")
+
+
+def test_the_det_in_the_report_is_on_the_curve():
+    scores, same, _ = world(0)
+    found = evaluate_verification(scores, same).det
+    far, tar, _ = roc_curve(same, scores, drop_intermediate=False)
+    assert found.far[0] <= 1 / 300
+    assert found.far[-1] == 1
+    for point, level in enumerate(found.far):
+        assert found.frr[point] == pytest.approx(1 - tar[far <= level].max())
+        assert np.mean(scores[~same] >= found.threshold[point]) == level
+
+
+def test_equal_seeds_give_equal_intervals_and_names_are_as_good_as_numbers():
+    scores, same, (first, second) = world(1)
+    report = evaluate_verification(scores, same, people=(first, second), seed=3)
+    names = np.array([f"{n:03d}" for n in range(60)])
+    named = evaluate_verification(scores, same, people=(names[first], names[second]), seed=3)
+    assert report == named
+    other = evaluate_verification(scores, same, people=(first, second), seed=4)
+    assert other.auc.interval != report.auc.interval
+
+
+def test_folds_count_alike_whatever_their_size():
+    scores, same, people = world(3)
+    folds = np.where(np.arange(600) < 40, 1, 2)
+    report = evaluate_verification(scores, same, folds, people)
+    low, high = report.accuracy.interval.low, report.accuracy.interval.high
+    assert low < report.accuracy.value < high
+
+
+def test_no_mistake_is_not_certainty():
+    people = np.arange(40)
+    first = np.concatenate([people, people])
+    second = np.concatenate([people, (people + 1) % 40])
+    same = np.arange(80) < 40
+    report = evaluate_verification(same.astype(float), same, people=(first, second))
+    assert report.accuracy.value == 1.0
+    # Wilson: 40 of 40 right leave down to 40 / (40 + 1.96^2).
+    assert report.accuracy.interval.low == pytest.approx(40 / (40 + 1.96**2), abs=1e-5)
+    assert report.eer.interval.high == pytest.approx(1.96**2 / (40 + 1.96**2), abs=1e-5)
+
+
+@pytest.mark.parametrize("num_people", [6000, 6001])
+def test_no_mistake_among_many_people_is_not_certainty_either(num_people):
+    """Sums over thousands of pairs round: a perfect accuracy may come as 1 + 2e-16."""
+    people = np.arange(num_people)
+    first = np.concatenate([people, people])
+    second = np.concatenate([people, (people + 1) % num_people])
+    same = np.arange(2 * num_people) < num_people
+    report = evaluate_verification(same.astype(float), same, people=(first, second), bootstrap=100)
+    wilson = num_people / (num_people + 1.96**2)
+    assert report.accuracy.interval.low == pytest.approx(wilson, abs=1e-6)
+    assert report.accuracy.interval.high == 1.0
+
+
+@pytest.mark.parametrize("rounding", [0.0, 2.2e-16, -2.2e-16])
+def test_a_rate_that_rounds_past_its_end_keeps_an_interval_inside(rounding):
+    from centerarc.evaluation.intervals import percentile_interval
+
+    ones = np.full(50, 1.0)
+    ones[::2] += rounding
+    zeros = np.where(ones == 1.0, 0.0, rounding)
+    # Wilson with 10 of 10 right: down to 10 / (10 + 1.96^2).
+    assert percentile_interval(ones, 10).low == pytest.approx(10 / (10 + 1.96**2), abs=1e-5)
+    assert percentile_interval(ones, 10).high == 1.0
+    assert percentile_interval(zeros, 10).low == 0.0
+    assert percentile_interval(zeros, 10).high == pytest.approx(1 - 10 / (10 + 1.96**2), abs=1e-5)
+    some = percentile_interval(np.append(ones, [0.9] * 50), 10)
+    assert 0 <= some.low < some.high <= 1
+
+
+def test_people_that_contradict_the_labels_are_named():
+    with pytest.raises(ValueError, match="row 1: 2 and 3 with same=True"):
+        evaluate_verification([0.9, 0.8, 0.1], [1, 1, 0], people=([1, 2, 1], [1, 3, 2]))
+    with pytest.raises(ValueError, match="bootstrap must be at least 100"):
+        evaluate_verification([0.9, 0.1], [1, 0], bootstrap=1)
+
+
+def test_six_thousand_pairs_do_not_keep_anybody_waiting():
+    scores, same, people = world(0, num_people=4000, num_pairs=6000)
+    start = time.process_time()
+    evaluate_verification(scores, same, np.arange(6000) // 600, people)
+    assert time.process_time() - start < 5  # about 0.2 s; slow machines are allowed for
+
+
+@pytest.mark.slow
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    """95 % intervals of the AUC over 200 worlds; resampling pairs would cover far less often."""
+    truth = np.mean([auc(*world(10_000 + k, 2000, 20_000, spread=1.5)[:2]) for k in range(20)])
+    hits = 0
+    for seed in range(200):
+        scores, same, people = world(seed, spread=1.5)
+        interval = evaluate_verification(
+            scores, same, people=people, bootstrap=300, seed=seed
+        ).auc.interval
+        hits += interval.low <= truth <= interval.high
+    assert 0.89 <= hits / 200 <= 1.0
+
+
+def test_a_threshold_for_float32_scores_holds_its_rate_on_them():
+    scores, same, _ = world(0)
+    scores = (scores / 20).astype(np.float32)
+    report = evaluate_verification(scores, same, fars=[0.3])
+    for far in (0.3, 0.1, 0.01):
+        found = report.calibrated[far]
+        assert np.mean(scores[~same] >= found.threshold) == found.far <= far
+
+
+def test_resamples_without_impostors_do_not_count_as_sure_accepts():
+    """Two people and one person's impostor pairs: every second resample has none."""
+    same = np.arange(40) < 20
+    scores = np.where(same, 0.1, 0.9) + np.arange(40) / 1000
+    people = (np.where(same, np.arange(40) % 2, 0), np.where(same, np.arange(40) % 2, 1))
+    interval = evaluate_verification(scores, same, people=people).tar_at_far[0.1].interval
+    assert interval.high < 0.7
+
+
+@pytest.mark.parametrize("far", [1.0, 0.99999999999999, 0.0, -0.1, float("nan")])
+def test_a_rate_at_which_no_threshold_decides_is_refused(far):
+    scores, same, _ = world(0)
+    with pytest.raises(ValueError, match=r"far must be in \(0, 1\)"):
+        evaluate_verification(scores, same, fars=[far])
+
+
+def test_rates_that_look_alike_keep_their_own_numbers():
+    scores, same, _ = world(0)
+    fars = [0.1234567, 0.12345671]
+    written = evaluate_verification(scores, same, fars=fars).to_dict()
+    assert {"0.1234567", "0.12345671"} <= set(written["tar_at_far"])
+    assert {"0.1234567", "0.12345671"} <= set(written["calibrated_thresholds"])

@@ -1,0 +1,217 @@
+"""Several processes give what one gives, fail in one line, and leave nobody behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from centerarc.io.parallel import as_done, in_chunks, in_order
+
+Tick = Callable[[], None]
+RUNS = (in_order, as_done)
+posix = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+
+
+@pytest.fixture
+def other_thread() -> Iterator[None]:
+    """A thread beside which nothing may be forked."""
+    ready = threading.Event()
+    thread = threading.Thread(target=ready.wait)
+    thread.start()
+    yield
+    ready.set()
+    thread.join()
+
+
+def squares(context: int, numbers: range, tick: Tick) -> list[int]:
+    found = []
+    for number in numbers:
+        tick()
+        found.append(context * number**2)
+    return found
+
+
+def slow_first(context: None, task: int, tick: Tick) -> int:
+    time.sleep(0.3 if task == 0 else 0)
+    return task
+
+
+def die(context: None, task: int, tick: Tick) -> None:
+    if task == 5:
+        os._exit(9)
+
+
+def fail(context: None, task: int, tick: Tick) -> int:
+    if task == 3:
+        raise OSError(28, "no room")
+    return task
+
+
+def endless(context: Path, task: int, tick: Tick) -> int:
+    if task == 0:
+        return 0
+    while True:
+        tick()
+        (context / f"{task}").touch()
+        time.sleep(0.001)
+
+
+def loaded(context: str, task: int, tick: Tick) -> tuple[bool, int]:
+    return context in sys.modules, cv2.getNumThreads()
+
+
+def warped(context: np.ndarray[Any, Any], task: int, tick: Tick) -> int:
+    return int(cv2.warpAffine(context, np.eye(2, 3), (900, 900)).sum())
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize("size", [0, 1, 10, 101])
+def test_all_is_done_once_and_counted_whatever_works(run: Any, workers: int, size: int) -> None:
+    counts: list[int] = []
+    parts = run(squares, 2, in_chunks(size, 7), workers=workers, progress=counts.append)
+    assert sorted(value for part in parts for value in part) == [2 * n**2 for n in range(size)]
+    assert sum(counts) == size
+
+
+def test_results_come_in_order_or_as_they_are_done() -> None:
+    assert list(in_order(slow_first, None, range(30), workers=2)) == [*range(30)]
+    done = list(as_done(slow_first, None, range(30), workers=2))
+    assert sorted(done) == [*range(30)]
+    assert done[0] != 0
+
+
+@pytest.mark.usefixtures("other_thread")
+def test_beside_other_threads_nothing_is_forked_and_no_torch_is_loaded() -> None:
+    assert "torch" in sys.modules  # a forked process would have it
+    found = list(in_order(loaded, "torch", range(4), workers=2))
+    assert found == 4 * [(False, 1)]
+
+
+def test_processes_use_opencv_after_this_one_did() -> None:
+    # OpenCV's threads do not survive a fork; whoever touches them in the child crashes.
+    image = np.random.default_rng(0).integers(0, 256, (1000, 1000, 3), dtype=np.uint8)
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(4)
+    try:
+        here = warped(image, 0, lambda: None)
+        assert list(in_order(warped, image, range(4), workers=2)) == 4 * [here]
+        assert cv2.getNumThreads() == 4
+    finally:
+        cv2.setNumThreads(threads)
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_process_that_dies_is_one_line(run: Any) -> None:
+    with pytest.raises(OSError, match=r"^a worker process .*died.*fewer workers than 2$") as caught:
+        list(run(die, None, range(20), workers=2))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_comes_as_it_was(workers: int) -> None:
+    with pytest.raises(OSError, match="no room") as caught:
+        list(in_order(fail, None, range(10), workers=workers))
+    assert caught.value.errno == 28
+
+
+@pytest.mark.parametrize("workers", [-1, 100_000])
+def test_a_number_of_processes_that_cannot_be_meant_is_refused_at_once(workers: int) -> None:
+    with pytest.raises(ValueError, match=f"workers is {workers}; it must be between 0 and"):
+        in_order(fail, None, range(3), workers=workers)
+
+
+def test_tasks_under_way_stop_when_nobody_wants_results(tmp_path: Path) -> None:
+    results = as_done(endless, tmp_path, range(3), workers=2)
+    assert next(results) == 0
+    results.close()
+    for path in tmp_path.iterdir():
+        path.unlink()
+    time.sleep(0.05)
+    assert not list(tmp_path.iterdir())
+
+
+PROGRAM = """
+import os, sys, threading, time
+from centerarc.data import processes
+from centerarc.data.processes import in_order
+
+def work(context, task, tick):
+    time.sleep(0.05)
+    return os.getpid()
+
+if __name__ == "__main__":
+    if sys.argv[1] == "threads":
+        threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+    if sys.argv[1] == "spawn":
+        processes._start_method = lambda: "spawn"
+    try:
+        for process in in_order(work, None, range(10_000), workers=2):
+            print(process, flush=True)
+    except KeyboardInterrupt:
+        sys.exit(130)
+"""
+
+
+def started(tmp_path: Path, *words: str) -> tuple[subprocess.Popen[str], int]:
+    """A program with processes at work, and one of them."""
+    (tmp_path / "program.py").write_text(PROGRAM)
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "program.py"), *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    return process, int(process.stdout.readline())
+
+
+def gone(number: int) -> bool:
+    try:
+        os.killpg(number, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@posix
+@pytest.mark.parametrize("threads", ["none", "threads"])
+def test_ctrl_c_ends_all_processes_without_a_word_of_theirs(tmp_path: Path, threads: str) -> None:
+    process, _ = started(tmp_path, threads)
+    os.killpg(process.pid, signal.SIGINT)
+    begun = time.monotonic()
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert errors == ""
+    assert time.monotonic() - begun < 10
+    wait_until(lambda: gone(process.pid))
+
+
+@posix
+@pytest.mark.parametrize("by", ["SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize("start", ["none", "threads", "spawn"])
+def test_processes_end_with_one_that_is_killed(tmp_path: Path, start: str, by: str) -> None:
+    process, worker = started(tmp_path, start)
+    assert worker != process.pid
+    number = signal.Signals[by]
+    process.send_signal(number)  # to the main process alone
+    process.communicate(timeout=10)  # until nobody holds its pipes
+    assert process.returncode == -number
+    wait_until(lambda: gone(process.pid))

@@ -1,0 +1,714 @@
+"""Sharded heads against one process with all classes and the concatenated batch."""
+
+import datetime
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from centerarc.losses import class_state
+from centerarc.losses.center import CenterLoss
+from centerarc.losses.center_arcface import CenterArcFaceLoss
+from centerarc.losses.functional import margin_softmax_loss
+from centerarc.losses.head import shards as shards_module
+from centerarc.losses.head.chunked import Chunked
+from centerarc.losses.head.costs import head_costs
+from centerarc.losses.head.prototype_sgd import PrototypeSGD
+from centerarc.losses.head.sampling import sample_classes
+from centerarc.losses.head.shards import ClassShards
+from centerarc.losses.margin_softmax import MarginSoftmaxLoss
+from centerarc.losses.margins import ArcFace, CosFace
+from tests.distributed.pool import Pool
+
+pytestmark = pytest.mark.distributed
+
+D, STEPS, LR = 6, 3, 1e-5
+IGNORED = -100
+KINDS = {"margin": MarginSoftmaxLoss, "joint": CenterArcFaceLoss, "center": CenterLoss}
+
+# Blocks of two or three classes, so that every shard has several.
+SMALL_BLOCKS = Chunked(workspace=700)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to train; ``sizes`` has the samples of each rank."""
+
+    sizes: tuple[int, ...]
+    kind: str = "margin"
+    classes: int = 7
+    options: dict[str, Any] = field(default_factory=dict)
+    labels_below: int | None = None
+    optimizer: str = "sgd"
+    equal: bool = False
+    separation: bool = False
+    frozen: bool = False
+
+    @property
+    def world(self) -> int:
+        return len(self.sizes)
+
+    def rows(self, rank: int | None) -> slice:
+        if rank is None:
+            return slice(None)
+        return slice(sum(self.sizes[:rank]), sum(self.sizes[: rank + 1]))
+
+    def data(self) -> tuple[Tensor, Tensor]:
+        """(STEPS, N, D) features and (STEPS, N) labels of all ranks, some of them ignored."""
+        generator = torch.Generator().manual_seed(5)
+        shape = (STEPS, sum(self.sizes))
+        features = 3 * torch.randn(*shape, D, generator=generator, dtype=torch.float64)
+        labels = torch.randint(0, self.labels_below or self.classes, shape, generator=generator)
+        ignored = torch.rand(shape, generator=generator) < 0.2
+        return features, labels.masked_fill(ignored, IGNORED)
+
+    def criterion(self, shards: ClassShards | None) -> nn.Module:
+        generator = torch.Generator().manual_seed(7)
+        options = {**self.options, "shards": shards, "generator": generator}
+        return KINDS[self.kind](self.classes, D, **options).double()
+
+
+def optimizer_of(name: str, parameters: list[Tensor]) -> torch.optim.Optimizer | None:
+    rates = {"lr": LR, "momentum": 0.9, "weight_decay": 0.01}
+    if not parameters:
+        return None
+    if name == "sgd":
+        return torch.optim.SGD(parameters, **rates)
+    return PrototypeSGD(parameters, **rates, fused=name == "fused")
+
+
+def total_of(out: Any) -> Tensor:
+    """The scalar to train on; losses of single samples get weights of their own."""
+    arcface, center = out if isinstance(out, tuple) else (out, out * 0)
+    joint = arcface + 0.3 * center
+    if joint.dim():
+        joint = (joint * torch.linspace(1, 2, len(joint), dtype=joint.dtype)).sum()
+    return joint
+
+
+def train(rank: int | None, case: Case) -> dict[str, list[Any]]:
+    """What a rank sees in STEPS steps; without a rank, what one process sees."""
+    shards = None
+    if rank is not None:
+        shards = ClassShards(case.classes, equal_batches=case.equal)
+    criterion = case.criterion(shards)
+    optimizer = optimizer_of(case.optimizer, list(criterion.parameters()))
+    seen: dict[str, list[Any]] = {"loss": [], "features": [], "metrics": []}
+    for features, labels in zip(*case.data(), strict=True):
+        x = features[case.rows(rank)].clone().requires_grad_(not case.frozen)
+        out = criterion(x, labels[case.rows(rank)])
+        total = total_of(out)
+        if case.separation:
+            total = (
+                total + 2 * criterion.separation() + criterion.separation(labels[case.rows(rank)])
+            )
+        for parameter in criterion.parameters():
+            parameter.grad = None
+        total.backward()
+        if optimizer is not None:
+            optimizer.step()
+        parts = out if isinstance(out, tuple) else (out,)
+        seen["loss"].append([*(part.detach().numpy() for part in parts), total.item()])
+        seen["features"].append((torch.zeros_like(x) if x.grad is None else x.grad).numpy())
+        metrics = getattr(criterion, "metrics", None)
+        if metrics is not None:
+            numbers = (metrics.target_cosine, metrics.accuracy, metrics.count)
+            seen["metrics"].append([number.numpy() for number in numbers])
+    state = criterion.state_dict()
+    seen["rows"] = [
+        value.numpy() for name, value in state.items() if name.split(".")[-1] != "weight"
+    ]
+    return seen
+
+
+def near(found: Any, expected: Any, factor: float = 1.0) -> None:
+    found, expected = torch.as_tensor(found) * factor, torch.as_tensor(expected)
+    size = float(expected.abs().max()) if expected.numel() else 1.0
+    torch.testing.assert_close(
+        found.double(), expected.double(), rtol=1e-12, atol=1e-12 * max(size, 1e-3)
+    )
+
+
+def check(pool: Pool, case: Case) -> None:
+    ranks = pool.run(train, case, world_size=case.world)
+    expected = train(None, case)
+    for rank, seen in enumerate(ranks):
+        for step in range(STEPS):
+            for found, wanted in zip(seen["loss"][step], expected["loss"][step], strict=True):
+                near(found, wanted)
+            own = expected["features"][step][case.rows(rank)]
+            near(seen["features"][step], own, 1 / case.world)
+        for found, wanted in zip(seen["metrics"], expected["metrics"], strict=True):
+            for one, other in zip(found, wanted, strict=True):
+                near(one, other)
+    for i, wanted in enumerate(expected["rows"]):
+        near(torch.cat([torch.from_numpy(seen["rows"][i]) for seen in ranks]), wanted)
+
+
+WEIGHT = torch.linspace(0.5, 2.0, 7, dtype=torch.float64)
+SIZES = {1: (8,), 2: (5, 5), 3: (5, 3, 1), 4: (4, 0, 2, 5)}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "none": {"reduction": "none"},
+    "sum": {"reduction": "sum", "margin": CosFace(0.35)},
+    "steep": {"s": 100.0, "implementation": SMALL_BLOCKS},
+    "steep reference": {"s": 100.0, "implementation": "reference"},
+    "chunked": {"implementation": SMALL_BLOCKS},
+    "recomputed": {"implementation": Chunked(workspace=700, recompute=True)},
+    "named": {"implementation": "chunked", "margin": CosFace(0.2)},
+    "sub-centers": {"sub_centers": 3},
+    "sub-centers chunked": {"sub_centers": 3, "implementation": SMALL_BLOCKS},
+    "smoothed": {"label_smoothing": 0.1},
+    "weighted": {"weight": WEIGHT},
+    "smoothed weighted": {
+        "label_smoothing": 0.2,
+        "weight": WEIGHT,
+        "implementation": SMALL_BLOCKS,
+    },
+    "conflicts": {"conflict_threshold": 0.3},
+    "conflicts chunked": {"conflict_threshold": 0.3, "implementation": SMALL_BLOCKS},
+}
+
+
+@pytest.mark.parametrize("world", SIZES)
+@pytest.mark.parametrize("name", OPTIONS)
+def test_equals_one_process(pool: Pool, world: int, name: str) -> None:
+    check(pool, Case(SIZES[world], options=OPTIONS[name]))
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case((3, 3, 3), equal=True),
+        Case((3, 3, 3), equal=True, options={"implementation": SMALL_BLOCKS}),
+        Case((3, 4, 0, 2), classes=5),  # the last rank has no class
+        Case((3, 4, 0, 2), classes=5, options={"implementation": SMALL_BLOCKS}),
+        Case((3, 4, 0, 2), classes=5, options={"sub_centers": 2, "implementation": SMALL_BLOCKS}),
+        Case((3, 4, 0, 2), classes=5, kind="joint", options={"label_smoothing": 0.1}),
+        Case((2, 3), classes=1),  # no negatives at all
+        Case((4, 4), labels_below=2),  # nobody of the second rank's classes
+        Case((4, 4), labels_below=2, options={"implementation": SMALL_BLOCKS}),
+        Case((0, 0)),  # an empty batch
+        Case((0, 0), kind="joint", options={"implementation": SMALL_BLOCKS}),
+        Case((0, 6, 0)),
+        Case((3, 4, 0, 2), classes=5, options={"sample_rate": 0.3}, optimizer="rows"),
+        Case((3, 4, 0, 2), classes=5, options={"sample_rate": 0.3}, optimizer="fused"),
+        Case((3, 4, 0, 2), classes=5, frozen=True),  # a backbone that is not trained
+        Case((3, 4, 0, 2), classes=5, kind="joint", frozen=True),
+        Case((3, 4, 0, 2), classes=5, kind="center", options={"update": "gradient"}, frozen=True),
+    ],
+    ids=repr,
+)
+def test_odd_shapes_equal_one_process(pool: Pool, case: Case) -> None:
+    check(pool, case)
+
+
+@pytest.mark.parametrize("world", SIZES)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"center_space": "raw", "reduction": "none"},
+        {"implementation": SMALL_BLOCKS, "m": 0.3, "reduction": "sum"},
+        {"sub_centers": 2, "center_space": "raw"},
+        {"centers": "separate"},
+        {"centers": "separate", "center_space": "raw", "alpha": 0.3},
+        {"centers": "separate", "center_update": "gradient", "center_space": "raw"},
+    ],
+    ids=str,
+)
+def test_the_joint_loss_equals_one_process(pool: Pool, world: int, options: Any) -> None:
+    check(pool, Case(SIZES[world], kind="joint", options=options))
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"implementation": SMALL_BLOCKS},
+        {"centers": "separate"},
+        {"centers": "separate", "center_update": "gradient"},
+        {"sub_centers": 2},
+    ],
+    ids=str,
+)
+def test_separation_equals_one_process(pool: Pool, world: int, options: Any) -> None:
+    check(pool, Case(SIZES[world], kind="joint", options=options, separation=True, classes=5))
+
+
+def test_separation_where_batches_are_equal_and_shards_are_not(pool: Pool) -> None:
+    check(pool, Case((2, 2, 2), kind="joint", classes=7, separation=True, equal=True))
+
+
+@pytest.mark.parametrize("world", SIZES)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"space": "unit", "reduction": "none"},
+        {"update": "gradient", "reduction": "sum"},
+    ],
+    ids=str,
+)
+def test_center_loss_equals_one_process(pool: Pool, world: int, options: Any) -> None:
+    check(pool, Case(SIZES[world], kind="center", options=options))
+
+
+def _centers_moved_by_hand(rank: int | None, sizes: tuple[int, ...]) -> Any:
+    case = Case(sizes, kind="center", options={"update_on_forward": False})
+    criterion = case.criterion(None if rank is None else ClassShards(case.classes))
+    for features, labels in zip(*case.data(), strict=True):
+        criterion(features[case.rows(rank)], labels[case.rows(rank)])
+        criterion.update_centers(features[case.rows(rank)], labels[case.rows(rank)])
+    return criterion.centers.numpy()
+
+
+def test_centers_moved_by_hand_equal_one_process(pool: Pool) -> None:
+    ranks = pool.run(_centers_moved_by_hand, SIZES[3], world_size=3)
+    near(torch.cat([torch.from_numpy(r) for r in ranks]), _centers_moved_by_hand(None, SIZES[3]))
+
+
+@pytest.mark.parametrize("world", SIZES)
+@pytest.mark.parametrize("options", [{}, {"sub_centers": 2}], ids=str)
+def test_the_fused_step_equals_the_ordinary_one(pool: Pool, world: int, options: Any) -> None:
+    options = {**options, "implementation": SMALL_BLOCKS}
+    case = Case(SIZES[world], kind="joint", classes=5, options=options, optimizer="fused")
+    ranks = pool.run(train, case, world_size=world)
+    expected = train(None, Case(SIZES[world], kind="joint", classes=5, options=options))
+    near(torch.cat([torch.from_numpy(r["rows"][0]) for r in ranks]), expected["rows"][0])
+    check(pool, case)
+
+
+def _first_prototypes(rank: int | None, classes: int) -> Any:
+    shards = None if rank is None else ClassShards(classes)
+    criterion = CenterArcFaceLoss(
+        classes,
+        2,
+        centers="separate",
+        shards=shards,
+        generator=torch.Generator().manual_seed(3),
+    )
+    return [tensor.detach().numpy() for tensor in criterion.state_dict().values()]
+
+
+@pytest.mark.parametrize("world", SIZES)
+def test_any_number_of_ranks_starts_from_the_same_rows(pool: Pool, world: int) -> None:
+    # More than one group of classes drawn at a time, and shards that cut the groups.
+    ranks = pool.run(_first_prototypes, 2500, world_size=world)
+    for parts, whole in zip(zip(*ranks, strict=True), _first_prototypes(None, 2500), strict=True):
+        assert torch.equal(torch.cat([torch.from_numpy(p) for p in parts]), torch.from_numpy(whole))
+
+
+def _train_backbone(rank: int | None, sizes: tuple[int, ...]) -> Any:
+    case = Case(sizes, kind="joint", classes=5, options={"implementation": SMALL_BLOCKS})
+    backbone: nn.Module = nn.Linear(D, D).double()
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            parameter.copy_(torch.linspace(-1, 1, parameter.numel()).view_as(parameter))
+    shards = None
+    if rank is not None:
+        backbone = DistributedDataParallel(backbone)
+        shards = ClassShards(5)
+    criterion = case.criterion(shards)
+    optimizer = torch.optim.SGD(
+        [
+            {"params": list(backbone.parameters()), "lr": 0.01},
+            {"params": list(criterion.parameters()), "lr": LR},
+        ],
+        momentum=0.9,
+    )
+    for images, labels in zip(*case.data(), strict=True):
+        optimizer.zero_grad()
+        total_of(criterion(backbone(images[case.rows(rank)]), labels[case.rows(rank)])).backward()
+        optimizer.step()
+    weights = torch.cat([p.detach().flatten() for p in backbone.parameters()])
+    return weights.numpy(), criterion.arcface.prototypes.detach().numpy()
+
+
+@pytest.mark.parametrize("world", SIZES)
+def test_a_ddp_backbone_beside_it_ends_where_one_process_does(pool: Pool, world: int) -> None:
+    ranks = pool.run(_train_backbone, SIZES[world], world_size=world)
+    weights, prototypes = _train_backbone(None, SIZES[world])
+    for mine, _ in ranks:
+        near(mine, weights)
+    near(torch.cat([torch.from_numpy(rows) for _, rows in ranks]), prototypes)
+
+
+SAMPLED_CLASSES, SAMPLED_RATE = 61, 0.3
+
+
+def _sampled_step(rank: int, sizes: tuple[int, ...], implementation: Any, fused: bool) -> Any:
+    """One step to have momentum, and one that is looked at."""
+    case = Case(sizes, classes=SAMPLED_CLASSES, labels_below=40)
+    shards = ClassShards(SAMPLED_CLASSES)
+    sampling = torch.Generator().manual_seed(100 + rank)
+    criterion = MarginSoftmaxLoss(
+        SAMPLED_CLASSES,
+        D,
+        sample_rate=SAMPLED_RATE,
+        sample_generator=sampling,
+        implementation=implementation,
+        shards=shards,
+        generator=torch.Generator().manual_seed(7),
+    ).double()
+    optimizer = PrototypeSGD(
+        criterion.parameters(), lr=LR, momentum=0.9, weight_decay=0.1, fused=fused
+    )
+    features, labels = case.data()
+    for step in range(2):
+        optimizer.zero_grad(set_to_none=True)
+        before = [
+            criterion.prototypes.detach().clone(),
+            optimizer.momentum_buffer(criterion.prototypes).clone(),
+        ]
+        places = (labels[step] - shards.start).where(
+            (labels[step] >= shards.start) & (labels[step] < shards.stop), -1
+        )
+        again = torch.Generator()
+        again.set_state(sampling.get_state())
+        sample = sample_classes(places, shards.stop - shards.start, SAMPLED_RATE, again)
+        x = features[step, case.rows(rank)].clone().requires_grad_()
+        loss = criterion(x, labels[step, case.rows(rank)])
+        loss.backward()
+        optimizer.step()
+    assert x.grad is not None
+    after = [criterion.prototypes.detach(), optimizer.momentum_buffer(criterion.prototypes)]
+    return {
+        "start": shards.start,
+        "sample": sample.numpy(),
+        "loss": loss.item(),
+        "features": x.grad.numpy(),
+        "before": [tensor.numpy() for tensor in before],
+        "after": [tensor.detach().numpy() for tensor in after],
+    }
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("implementation", "fused"),
+    [("auto", False), (SMALL_BLOCKS, False), (SMALL_BLOCKS, True)],
+    ids=str,
+)
+def test_sampled_classes_give_the_loss_of_a_head_of_these_classes(
+    pool: Pool, world: int, implementation: Any, fused: bool
+) -> None:
+    sizes = SIZES[world]
+    ranks = pool.run(_sampled_step, sizes, implementation, fused, world_size=world)
+    case = Case(sizes, classes=SAMPLED_CLASSES, labels_below=40)
+    features, labels = (tensor[1] for tensor in case.data())
+    sample = torch.cat([torch.from_numpy(r["sample"]) + r["start"] for r in ranks])
+    whole = torch.cat([torch.from_numpy(r["before"][0]) for r in ranks])
+    speeds = torch.cat([torch.from_numpy(r["before"][1]) for r in ranks])
+    known = labels != IGNORED
+    assert set(labels[known].tolist()) <= set(sample.tolist())
+    assert 0 < len(sample) < SAMPLED_CLASSES
+
+    rows = whole[sample].requires_grad_()
+    x = features.clone().requires_grad_()
+    places = torch.searchsorted(sample, labels).where(known, IGNORED)
+    loss = margin_softmax_loss(x, rows, places, ArcFace(), 64.0, implementation="reference")
+    loss.backward()
+    assert x.grad is not None
+    assert rows.grad is not None
+    with torch.no_grad():
+        moved = whole.clone()
+        speeds[sample] = 0.9 * speeds[sample] + rows.grad + 0.1 * whole[sample]
+        moved[sample] -= LR * speeds[sample]
+    for rank, seen in enumerate(ranks):
+        near(seen["loss"], loss.item())
+        near(seen["features"], x.grad[case.rows(rank)], 1 / world)
+        untouched = torch.ones(len(seen["before"][0]), dtype=torch.bool)
+        untouched[torch.from_numpy(seen["sample"])] = False
+        assert untouched.any()
+        for before, after in zip(seen["before"], seen["after"], strict=True):
+            assert (before[untouched] == after[untouched]).all()
+    near(torch.cat([torch.from_numpy(r["after"][0]) for r in ranks]), moved)
+    near(torch.cat([torch.from_numpy(r["after"][1]) for r in ranks]), speeds)
+    if world > 1:
+        # The first ranks have equally many classes, and generators of their own.
+        assert ranks[0]["sample"].tolist() != ranks[1]["sample"].tolist()
+
+
+def _refusals(rank: int) -> list[str]:
+    shards = ClassShards(7)
+    found = []
+    for make in (
+        lambda: MarginSoftmaxLoss(8, D, shards=shards),
+        lambda: CenterArcFaceLoss(8, D, shards=shards),
+        lambda: CenterLoss(8, D, shards=shards),
+        lambda: ClassShards(0),
+    ):
+        try:
+            make()
+        except ValueError as error:
+            found.append(str(error))
+    return found
+
+
+def test_shards_of_another_number_of_classes_are_refused(pool: Pool) -> None:
+    for messages in pool.run(_refusals):
+        assert messages[:3] == ["shards must be of num_classes = 8 classes, got 7"] * 3
+        assert messages[3].startswith("num_classes must be a positive integer")
+
+
+def test_without_a_process_group_there_are_no_shards() -> None:
+    with pytest.raises(ValueError, match="needs a process group"):
+        ClassShards(7)
+
+
+def _bad_label_of_one_rank(rank: int) -> str:
+    shards = ClassShards(7, dist.new_group(timeout=datetime.timedelta(seconds=1)))
+    criterion = MarginSoftmaxLoss(7, D, shards=shards)
+    try:
+        criterion(torch.randn(2, D), torch.tensor([0, 9 if rank == 0 else 6]))
+    except (ValueError, RuntimeError) as error:
+        return type(error).__name__
+    return "no error"
+
+
+def test_a_bad_label_is_named_where_it_is_and_ends_the_others_wait(pool: Pool) -> None:
+    # The checks cost no exchange, so the other rank learns of it by its group's timeout.
+    first, second = pool.run(_bad_label_of_one_rank)
+    assert first == "ValueError"
+    assert second in ("RuntimeError", "DistBackendError")
+
+
+COUNTED = ("all_reduce", "all_gather_single", "reduce_scatter_single")
+
+
+def _count_bytes(rank: int, sizes: tuple[int, ...], kind: str, options: Any, equal: bool) -> int:
+    """Payload of one forward and backward pass: the larger side of each collective."""
+    case = Case(sizes, kind=kind, options=options, equal=equal)
+    criterion = case.criterion(ClassShards(7, equal_batches=equal)).float()
+    features, labels = case.data()
+    x = features[0, case.rows(rank)].float().requires_grad_()
+    total = 0
+
+    def counting(collective: Any) -> Any:
+        def call(first: Tensor, *others: Any, **more: Any) -> Any:
+            nonlocal total
+            total += max(t.nbytes for t in (first, *others) if isinstance(t, Tensor))
+            return collective(first, *others, **more)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dist, "all_reduce", counting(dist.all_reduce))
+        for name in COUNTED[1:]:
+            patch.setattr(shards_module, name, counting(getattr(shards_module, name)))
+        total_of(criterion(x, labels[0, case.rows(rank)])).backward()
+    return total
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "equal"),
+    [
+        ("margin", {}, False),
+        ("margin", {"label_smoothing": 0.1}, True),
+        ("joint", {}, True),
+        ("joint", {"label_smoothing": 0.1, "implementation": SMALL_BLOCKS}, False),
+        ("joint", {"sample_rate": 0.3, "centers": "separate"}, True),
+    ],
+)
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_a_step_exchanges_what_the_formula_says(
+    pool: Pool, world: int, kind: str, options: Any, equal: bool
+) -> None:
+    moved = pool.run(_count_bytes, (5,) * world, kind, options, equal, world_size=world)
+    costs = head_costs(
+        7,
+        D,
+        5,
+        world,
+        joint=kind == "joint",
+        smoothed="label_smoothing" in options,
+        equal_batches=equal,
+    )
+    assert moved == [costs.wire_payload] * world
+
+
+PEAK = """
+import ctypes, gc, sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from centerarc import CenterArcFaceLoss, PrototypeSGD
+from centerarc.distributed import ClassShards
+
+N, C, D = 128, 50_000, 512
+torch.set_num_threads(1)
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=0, world_size=1)
+
+
+def steps(classes, mode):
+    criterion = CenterArcFaceLoss(
+        classes, D, shards=ClassShards(classes), sample_rate=0.1 if mode == "sampled" else 1.0
+    )
+    optimizer = PrototypeSGD(criterion.parameters(), momentum=0.9, fused=mode == "fused")
+    for _ in range(2):
+        optimizer.zero_grad()
+        arcface, center = criterion(
+            torch.randn(N, D, requires_grad=True), torch.randint(classes, (N,))
+        )
+        (arcface + center).backward()
+        optimizer.step()
+
+
+def status(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(name + ":"))
+
+
+for mode in ("full", "fused", "sampled"):
+    steps(5000, mode)  # libraries take their buffers
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = status("VmRSS")
+    steps(C, mode)
+    print(status("VmHWM") - before)
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_memory_is_what_the_formula_says(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, str(tmp_path / "store")],
+        capture_output=True,
+        text=True,
+        # What is freed goes back at once, so that the peak is that of what is in use.
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"},
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    full, fused, sampled = (int(line) for line in done.stdout.split())
+    sizes = (50_000, 512, 128, 1)
+    print({"full": full, "fused": fused, "sampled": sampled})
+    assert full == pytest.approx(head_costs(*sizes).memory, rel=0.1)
+    assert fused == pytest.approx(head_costs(*sizes, fused=True).memory, rel=0.1)
+    assert sampled == pytest.approx(head_costs(*sizes, sample_rate=0.1).memory, rel=0.1)
+
+
+def test_costs_scale_as_they_say() -> None:
+    one = head_costs(10**6, 512, 128, 8)
+    assert one.weights == one.momentum == one.gradient == 125_000 * 512 * 4
+    assert head_costs(10**6, 512, 128, 8, sample_rate=0.1).gradient == 12_500 * 512 * 4
+    fused = head_costs(10**6, 512, 128, 8, fused=True)
+    assert (fused.gradient, fused.kept) == (0, Chunked().kept)
+    assert fused.wire_payload == one.wire_payload == head_costs(10**7, 512, 128, 8).wire_payload
+    assert head_costs(10**6, 512, 128, 8, chunked=Chunked(recompute=True)).flops == (
+        8 * 1024 * 125_000 * 512
+    )
+    # 512 of the 1024 samples' exponentials fit the gradient; in bfloat16 all do.
+    assert one.flops == 7 * 1024 * 125_000 * 512
+    assert head_costs(10**6, 512, 128, 8, reduced=True).flops == 6 * 1024 * 125_000 * 512
+    assert head_costs(10**6, 512, 128, 1).wire_sent == 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"weight_bytes": 3}, "weight_bytes must be 2, 4 or 8"),
+        ({"weight_bytes": 2, "fused": True}, "fused step"),
+        ({"device": "tpu"}, "device must be"),
+        ({"sample_rate": 0.0}, "sample_rate must be"),
+    ],
+)
+def test_impossible_costs_are_refused(wrong: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        head_costs(100, 8, 4, 2, **wrong)
+
+
+def _some_steps(
+    rank: int | None, case: Case, first: int, last: int, loaded: str, saved: str
+) -> list[Any]:
+    """Steps first to last, from one checkpoint to another; then what is held here."""
+    shards = None if rank is None else ClassShards(case.classes)
+    # What is loaded must overwrite what was drawn.
+    torch.manual_seed(first)
+    options = {**case.options, "shards": shards}
+    criterion = KINDS[case.kind](case.classes, D, **options).double()
+    backbone = nn.Parameter(torch.ones(3))  # the optimizer may have more than the criterion's
+    parameters = [*criterion.parameters(), backbone]
+    rates = {"lr": LR, "momentum": 0.9, "weight_decay": 0.01}
+    optimizer: torch.optim.Optimizer
+    if case.optimizer == "sgd":
+        optimizer = torch.optim.SGD(parameters, **rates)
+    else:
+        optimizer = PrototypeSGD(parameters, **rates)
+    if not loaded:
+        state = case.criterion(shards).state_dict()
+        criterion.load_state_dict(state)
+    else:
+        dcp.load(class_state(criterion, optimizer), checkpoint_id=loaded, no_dist=rank is None)
+    features, labels = case.data()
+    for step in range(first, last):
+        optimizer.zero_grad()
+        x = features[step, case.rows(rank)].clone().requires_grad_()
+        total_of(criterion(x, labels[step, case.rows(rank)])).backward()
+        optimizer.step()
+    if saved:
+        dcp.save(class_state(criterion, optimizer), checkpoint_id=saved, no_dist=rank is None)
+    whole = []
+    for tensor in class_state(criterion, optimizer).values():
+        local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+        whole.append(local.detach().numpy())
+    return whole
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+@pytest.mark.parametrize(
+    ("kind", "options", "optimizer"),
+    [
+        ("margin", {"sub_centers": 2, "weight": WEIGHT[:5]}, "rows"),
+        ("joint", {"centers": "separate"}, "sgd"),
+        ("joint", {"centers": "separate", "center_update": "gradient"}, "rows"),
+    ],
+)
+def test_a_checkpoint_of_two_ranks_goes_on_on_any_number(
+    pool: Pool, tmp_path: Path, kind: str, options: Any, optimizer: str
+) -> None:
+    def case(sizes: tuple[int, ...]) -> Case:
+        return Case(sizes, kind=kind, classes=5, options=options, optimizer=optimizer)
+
+    # Batches of 9 on any number of ranks, so that all see the same samples.
+    sizes: dict[int, tuple[int, ...]] = {1: (9,), 2: (4, 5), 3: (5, 3, 1), 4: (4, 0, 2, 3)}
+    folder = str(tmp_path / "checkpoint")
+    pool.run(_some_steps, case(sizes[2]), 0, 2, "", folder, world_size=2)
+    at_save = _some_steps(None, case(sizes[1]), 0, 2, "", "")
+    at_end = _some_steps(None, case(sizes[1]), 0, 3, "", "")
+    for last, expected in ((2, at_save), (3, at_end)):
+        for world in (1, 3, 4):
+            ranks = pool.run(_some_steps, case(sizes[world]), 2, last, folder, "", world_size=world)
+            for parts, whole in zip(zip(*ranks, strict=True), expected, strict=True):
+                # A buffer that is not of the classes held here is whole on every rank.
+                found = parts[0] if whole.ndim == 1 else torch.cat([*map(torch.as_tensor, parts)])
+                near(found, whole)
+        alone = _some_steps(None, case(sizes[1]), 2, last, folder, "")
+        for found, whole in zip(alone, expected, strict=True):
+            near(found, whole)
+
+
+def test_a_checkpoint_needs_momentum_that_begins_from_zero() -> None:
+    criterion = CenterLoss(3, 2, update="gradient")
+    with pytest.raises(ValueError, match=r"SGD or PrototypeSGD, got Adam"):
+        class_state(criterion, torch.optim.Adam(criterion.parameters()))
+    damped = torch.optim.SGD(criterion.parameters(), lr=0.1, momentum=0.9, dampening=0.1)
+    with pytest.raises(ValueError, match=r"dampening must be 0, got 0\.1"):
+        class_state(criterion, damped)
+    plain = torch.optim.SGD(criterion.parameters(), lr=0.1)
+    assert list(class_state(criterion, plain)) == ["centers"]

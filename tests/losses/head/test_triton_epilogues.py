@@ -1,0 +1,311 @@
+"""The Triton kernels against their formulas in float64, on CUDA and in Triton's interpreter.
+
+The interpreter must be chosen before anything imports Triton, so on a CPU these tests run in a
+process of their own, which one test here starts.
+"""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from centerarc.losses.head import triton_epilogues as kernels
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+ROOT = Path(__file__).parents[2]
+
+# Relative to the largest entry where terms cancel.
+TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-12}
+DTYPES = [torch.float32, torch.float64]
+
+
+@pytest.fixture(params=["cpu" if INTERPRETED else pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    if not kernels.available():
+        pytest.skip("needs Triton and a CUDA device; on a CPU, see test_in_the_interpreter")
+    return str(request.param)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(INTERPRETED, reason="this process is the interpreter")
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
+def test_in_the_interpreter() -> None:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+    env |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "not gpu", __file__]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    passed = re.findall(r"(\d+) passed", done.stdout)
+    assert int(*passed) > 50, done.stdout
+
+
+def test_without_triton_the_module_imports_and_says_so() -> None:
+    code = (
+        "import sys; sys.modules['triton'] = None\n"
+        "from centerarc.losses import triton_epilogues\n"
+        "print(triton_epilogues.available())"
+    )
+    env = os.environ | {"TRITON_INTERPRET": "1"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
+
+
+def wide(rows: Tensor, gap: int = 7) -> Tensor:
+    """The same rows as a part of longer ones, whose ends are NaN and must stay unread."""
+    home = rows.new_full((rows.shape[0], rows.shape[1] + gap), torch.nan)
+    home[:, : rows.shape[1]] = rows
+    return home[:, : rows.shape[1]]
+
+
+def products(n: int, b: int, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """(N, B) products with v from -8 to 8, (B,) inverse lengths (one 0) and (N,) own columns."""
+    v = torch.rand(n, b, dtype=dtype) * 16 - 8
+    inverse = torch.rand(b, dtype=dtype) + 0.5
+    z = v / inverse
+    inverse[b // 3] = 0
+    columns = torch.randint(-2, b + 2, (n,))
+    special = torch.tensor([b - 1, 0, -1, b, 2**40, -(2**40), 2**32])[:n]
+    columns[: len(special)] = special
+    return z.to(device), inverse.to(device), columns.to(device)
+
+
+def exponentials_formula(
+    z: Tensor, inverse: Tensor, columns: Tensor, limit: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums, maxima and exp(v) / |w| of one block, in float64."""
+    v = z.double() * inverse.double()
+    own = columns.unsqueeze(1) == torch.arange(z.shape[1], device=z.device)
+    e = v.exp().masked_fill(own | (v > limit), 0.0)
+    return e.sum(dim=1), v.masked_fill(own, -torch.inf).amax(dim=1), e * inverse.double()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("limit", [torch.inf, 3.3])
+@pytest.mark.parametrize(
+    ("n", "b"),
+    [(n, b) for n in (1, 3, 129) for b in (1, 5, 512, 1000)] + [(2, 20_000)],
+)
+def test_exponentials(n: int, b: int, limit: float, dtype: torch.dtype, device: str) -> None:
+    z, inverse, columns = products(n, b, dtype, device)
+    sums, tops, expected = exponentials_formula(z, inverse, columns, limit)
+    before = torch.rand(n, dtype=dtype, device=device)
+    total, hardest = before.clone(), torch.full_like(before, -torch.inf)
+    z, out = wide(z), wide(torch.zeros_like(z), gap=3)
+    kept = z.clone()
+    kernels.exponentials(z, inverse, columns, limit, total, hardest, out)
+    close = {"rtol": TOLERANCE[dtype], "atol": 0.0}
+    torch.testing.assert_close(out.double(), expected, **close)
+    torch.testing.assert_close(total.double(), before.double() + sums, **close)
+    torch.testing.assert_close(hardest.double(), tops, **close)
+    assert z.equal(kept)
+    # The rows' ends beyond the block are not this block's to write.
+    assert out.as_strided((n, b + 3), (b + 3, 1))[:, b:].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_exponentials_in_place(dtype: torch.dtype, device: str) -> None:
+    z, inverse, columns = products(9, 700, dtype, device)
+    sums, _, expected = exponentials_formula(z, inverse, columns, torch.inf)
+    total, hardest = z.new_zeros(9), z.new_full((9,), -torch.inf)
+    kernels.exponentials(z, inverse, columns, torch.inf, total, hardest, z)
+    torch.testing.assert_close(z.double(), expected, rtol=TOLERANCE[dtype], atol=0)
+    torch.testing.assert_close(total.double(), sums, rtol=TOLERANCE[dtype], atol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bfloat16_exponentials_have_unrounded_sums(dtype: torch.dtype, device: str) -> None:
+    z, inverse, columns = products(5, 1000, dtype, device)
+    sums, _, expected = exponentials_formula(z, inverse, columns, 2.0)
+    total, hardest = z.new_zeros(5), z.new_full((5,), -torch.inf)
+    out = torch.full_like(z, torch.nan, dtype=torch.bfloat16)
+    kernels.exponentials(z, inverse, columns, 2.0, total, hardest, out)
+    torch.testing.assert_close(total.double(), sums, rtol=TOLERANCE[dtype], atol=0)
+    ulp = 2.0**-7 * 2 ** expected.abs().clamp_min(1e-30).log2().floor()
+    assert ((out.double() - expected).abs() <= ulp).all()
+
+
+def test_blocks_add_up_and_the_hardest_is_over_all_of_them(device: str) -> None:
+    z, inverse, columns = products(7, 900, torch.float64, device)
+    sums, tops, _ = exponentials_formula(z, inverse, columns, torch.inf)
+    total, hardest = z.new_zeros(7), z.new_full((7,), -torch.inf)
+    for start in range(0, 900, 400):
+        block = slice(start, start + 400)
+        kernels.exponentials(
+            z[:, block],
+            inverse[block],
+            columns - start,
+            torch.inf,
+            total,
+            hardest,
+            z[:, block].clone(),
+        )
+    torch.testing.assert_close(total, sums, rtol=1e-12, atol=0)
+    torch.testing.assert_close(hardest, tops, rtol=1e-12, atol=0)
+
+
+def test_float32_exponentials_are_exact_to_four_ulp(device: str) -> None:
+    # Lengths of 1, so that v is z without rounding. tl.exp alone errs by 29 ulp at 64.
+    z = torch.linspace(-87, 88.5, 40_000, device=device).view(8, -1)
+    total, hardest = z.new_zeros(8), z.new_full((8,), -torch.inf)
+    nothing = torch.full((8,), -1, device=device)
+    out = torch.empty_like(z)
+    kernels.exponentials(z, z.new_ones(5000), nothing, torch.inf, total, hardest, out)
+    assert (out / z.double().exp() - 1).abs().max() < 4 * 2.0**-23
+    z = torch.tensor([[-torch.inf, -1000.0, -200.0, 88.7, 89.0, 1000.0, torch.inf]], device=device)
+    out = torch.empty_like(z)
+    kernels.exponentials(z, z.new_ones(7), nothing[:1], torch.inf, total[:1], hardest[:1], out)
+    torch.testing.assert_close(out, z.exp(), rtol=1e-6, atol=0)
+    assert total[0] == hardest[0] == torch.inf
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_logit_at_the_limit_counts_and_one_above_is_only_the_hardest(
+    dtype: torch.dtype, device: str
+) -> None:
+    limit = torch.tensor(0.1, dtype=dtype, device=device)
+    above = limit.nextafter(limit + 1)
+    z = torch.stack([limit, above, limit - 1]).expand(2, 3).contiguous()
+    columns = torch.tensor([2, 1], device=device)
+    total, hardest = z.new_zeros(2), z.new_full((2,), -torch.inf)
+    out = torch.empty_like(z)
+    kernels.exponentials(z, z.new_ones(3), columns, 0.1, total, hardest, out)
+    assert (out > 0).tolist() == [[True, False, False], [True, False, True]]
+    assert hardest.equal(torch.stack([above, limit]))
+
+
+def test_the_own_class_alone_adds_nothing(device: str) -> None:
+    z = torch.full((2, 1), 5.0, device=device)
+    total, hardest = z.new_ones(2), z.new_full((2,), -torch.inf)
+    own = torch.zeros(2, dtype=torch.int64, device=device)
+    kernels.exponentials(z, z.new_ones(1), own, torch.inf, total, hardest, z)
+    assert total.tolist() == [1, 1]
+    assert hardest.tolist() == [-torch.inf] * 2
+    assert z.tolist() == [[0], [0]]
+
+
+@pytest.mark.parametrize("column", [0, 600, 999])
+@pytest.mark.parametrize("limit", [torch.inf, 0.0])
+def test_no_nan_is_hidden(column: int, limit: float, device: str) -> None:
+    z, inverse, _ = products(6, 1000, torch.float32, device)
+    columns = torch.tensor([0, 600, 999, -1, 600, 5], device=device)
+    z[1:3, column] = torch.nan
+    total, hardest = z.new_zeros(6), z.new_full((6,), -torch.inf)
+    hardest[4] = torch.nan
+    kernels.exponentials(z, inverse, columns, limit, total, hardest, torch.empty_like(z))
+    assert total.isnan().tolist() == [False, True, True, False, False, False]
+    assert hardest.isnan().tolist() == [False, True, True, False, True, False]
+    inverse[column] = torch.nan
+    kernels.exponentials(z, inverse, columns, limit, total, hardest, z)
+    assert total.isnan().all()
+
+
+def test_the_same_bits_on_every_run(device: str) -> None:
+    z, inverse, columns = products(33, 3000, torch.float32, device)
+    runs = []
+    for _ in range(3):
+        total, hardest, out = z.new_zeros(33), z.new_full((33,), -torch.inf), torch.empty_like(z)
+        kernels.exponentials(z, inverse, columns, torch.inf, total, hardest, out)
+        runs.append((total, hardest, out))
+    assert all(a.equal(b) for run in runs for a, b in zip(run, runs[0], strict=True))
+
+
+def gradients(b: int, d: int, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, D) gradients that hold 1 / |w|, (B, D) prototypes (one zero) and (B,) 1 / |w|."""
+    rows = torch.randn(b, d, dtype=dtype)
+    if b > 1:
+        rows[b // 2] = 0
+    norm = torch.linalg.vector_norm(rows, dim=1)
+    inverse = torch.where(norm > 0, norm.reciprocal(), 0.0)
+    gradient = torch.randn(b, d, dtype=dtype) * inverse.unsqueeze(1)
+    return gradient.to(device), rows.to(device), inverse.to(device)
+
+
+def project_formula(gradient: Tensor, rows: Tensor, inverse: Tensor) -> Tensor:
+    g, w = gradient.double(), rows.double()
+    return g - (g * w).sum(dim=1, keepdim=True) * inverse.double().square().unsqueeze(1) * w
+
+
+def assert_near(actual: Tensor, expected: Tensor, size: Tensor) -> None:
+    """Within rounding errors of terms as large as the largest entry of ``size``."""
+    tolerance = TOLERANCE[actual.dtype]
+    close = {"rtol": tolerance, "atol": tolerance * size.abs().max().item()}
+    torch.testing.assert_close(actual.double(), expected, **close)
+
+
+SIZES = [(1, 1), (5, 3), (1000, 3), (129, 65), (3, 512), (5, 700), (2, 20_000)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("b", "d"), SIZES)
+def test_project(b: int, d: int, dtype: torch.dtype, device: str) -> None:
+    gradient, rows, inverse = gradients(b, d, dtype, device)
+    expected, size = project_formula(gradient, rows, inverse), gradient.clone()
+    kernels.project(gradient, wide(rows), inverse)
+    assert_near(gradient, expected, size)
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_project_takes_prototypes_of_any_dtype(
+    stored: torch.dtype, dtype: torch.dtype, device: str
+) -> None:
+    gradient, rows, inverse = gradients(9, 65, dtype, device)
+    rows = rows.to(stored)
+    expected, size = project_formula(gradient, rows, inverse), gradient.clone()
+    kernels.project(gradient, wide(rows), inverse)
+    assert_near(gradient, expected, size)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rule", [(0.0, False), (0.9, False), (0.9, True)], ids=str)
+@pytest.mark.parametrize(("b", "d"), SIZES)
+def test_project_and_step_is_autograd_and_sgd(
+    b: int, d: int, rule: tuple[float, bool], dtype: torch.dtype, device: str
+) -> None:
+    factor, nesterov = rule
+    lr, decay = 0.3, 0.1
+    _, rows, _ = gradients(b, d, dtype, device)
+    parameter = rows.double().requires_grad_()
+    sgd = torch.optim.SGD(
+        [parameter], lr=lr, momentum=factor, weight_decay=decay, nesterov=nesterov
+    )
+    rows = wide(rows)
+    momentum = wide(torch.zeros_like(rows), gap=2) if factor else None
+    for _ in range(3):
+        pull = torch.randn(b, d, dtype=dtype, device=device)
+        sgd.zero_grad()
+        (torch.nn.functional.normalize(parameter, eps=1e-300) * pull.double()).sum().backward()
+        norm = torch.linalg.vector_norm(rows, dim=1)
+        inverse = torch.where(norm > 0, norm.reciprocal(), 0.0)
+        # A zero prototype has no direction, and moves only with its momentum.
+        parameter.grad[norm == 0] = 0
+        sgd.step()
+        gradient = pull * inverse.unsqueeze(1)
+        kernels.project_and_step(gradient, rows, inverse, momentum, lr, factor, decay, nesterov)
+    assert_near(rows, parameter.detach(), parameter.detach())
+    assert rows.as_strided((b, d + 7), (d + 7, 1))[:, d:].isnan().all()
+    if momentum is not None:
+        buffer = sgd.state[parameter]["momentum_buffer"]
+        assert_near(momentum, buffer, buffer)
+
+
+@pytest.mark.parametrize(("n", "b"), [(0, 5), (3, 0), (0, 0)])
+def test_nothing_is_done_about_nothing(n: int, b: int, device: str) -> None:
+    z, inverse = torch.ones(n, b, device=device), torch.ones(b, device=device)
+    columns = torch.zeros(n, dtype=torch.int64, device=device)
+    total, hardest = z.new_ones(n), z.new_full((n,), -torch.inf)
+    kernels.exponentials(z, inverse, columns, torch.inf, total, hardest, z)
+    assert total.equal(z.new_ones(n))
+    assert hardest.equal(z.new_full((n,), -torch.inf))
+    for shape in ((n, b), (b, n)):
+        g, w = torch.ones(shape, device=device), torch.ones(shape, device=device)
+        if g.numel() == 0:
+            kernels.project(g, w, g.new_ones(shape[0]))
+            kernels.project_and_step(g, w, g.new_ones(shape[0]), None, 0.1, 0.0, 0.0, False)

@@ -1,0 +1,97 @@
+"""A model by whatever a user calls it: the same embeddings, and flags only where they fit."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from centerarc.models.backbone import Backbone, create_model
+from centerarc.models.embedder import TorchEmbedder, open_model
+from centerarc.models.onnx_model import OnnxModel
+from centerarc.models.weights import save_weights
+from tests.models.tiny import tiny
+
+
+@pytest.fixture
+def model() -> Backbone:
+    return create_model("mobilefacenet_small", embedding_size=8, image_size=32).eval()
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, size=(3, 32, 32, 3), dtype=np.uint8)
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_run_and_its_weights_are_the_same_model(
+    tmp_path: Path, model: Backbone, images: np.ndarray
+) -> None:
+    other = create_model("mobilefacenet_small", embedding_size=8, image_size=32)
+    save_weights(tmp_path / "last.safetensors", other)
+    save_weights(tmp_path / "best.safetensors", model)
+    expected = TorchEmbedder(model).embed(images)
+    for path in (tmp_path, tmp_path / "best.safetensors"):
+        opened = open_model(path)
+        assert opened.path == tmp_path / "best.safetensors"
+        assert opened.sha256 == sha256(tmp_path / "best.safetensors")
+        assert (opened.kind, opened.image_size) == ("weights", 32)
+        assert opened.network is not None
+        assert not opened.network.training
+        np.testing.assert_array_equal(opened.embedder.embed(images), expected)
+
+
+def test_a_public_checkpoint_needs_its_architecture(tmp_path: Path) -> None:
+    model = create_model("mobilefacenet_small").eval()
+    path = tmp_path / "public.pth"
+    torch.save(model.state_dict(), path)
+    with pytest.raises(ValueError, match=r"public\.pth.*give its architecture, one of iresnet100"):
+        open_model(path)
+    opened = open_model(path, architecture="mobilefacenet_small")
+    images = np.full((1, 112, 112, 3), 99, np.uint8)
+    np.testing.assert_array_equal(opened.embedder.embed(images), TorchEmbedder(model).embed(images))
+    assert (opened.kind, opened.sha256) == ("checkpoint", sha256(path))
+    with pytest.raises(ValueError, match="unknown model 'resnet50'; did you mean iresnet50"):
+        open_model(path, architecture="resnet50")
+
+
+def test_an_onnx_file_is_opened_with_its_preprocessing(tmp_path: Path) -> None:
+    path = tiny(tmp_path / "m.onnx", ("n", 3, "h", "w"))
+    opened = open_model(path, image_size=4, mean=1, std=2, channels="bgr")
+    assert isinstance(opened.embedder, OnnxModel)
+    assert (opened.kind, opened.network, opened.sha256) == ("onnx", None, sha256(path))
+    assert str(opened.preprocessing) == "4 x 4 BGR, (x - 1) / 2"
+
+
+def test_the_order_of_dimensions_can_be_told(tmp_path: Path) -> None:
+    path = tiny(tmp_path / "m.onnx", ("n", "h", "w", "c"), nhwc=True)
+    opened = open_model(path, image_size=4, layout="nhwc")
+    assert opened.preprocessing.layout == "nhwc"
+
+
+@pytest.mark.parametrize(
+    ("file", "arguments", "message"),
+    [
+        ("m.onnx", {"architecture": "iresnet50"}, "architecture is 'iresnet50', but the ONNX"),
+        ("m.onnx", {"device": "cuda"}, "device is 'cuda'; ONNX files run on the CPU"),
+        ("w.safetensors", {"mean": 1}, "mean is for ONNX files"),
+        ("w.safetensors", {"channels": "bgr"}, "channels is for ONNX files"),
+        ("w.safetensors", {"layout": "nchw"}, "layout is for ONNX files"),
+        ("w.safetensors", {"image_size": 64}, r"image_size is 64, but .*w\.safetensors"),
+        ("none.onnx", {}, "there is no ONNX file"),
+        ("none", {}, "there is no model"),
+        (".", {}, "holds no weights: neither best"),
+    ],
+)
+def test_what_does_not_fit_is_named(
+    tmp_path: Path, model: Backbone, file: str, arguments: dict[str, Any], message: str
+) -> None:
+    tiny(tmp_path / "m.onnx")
+    save_weights(tmp_path / "w.safetensors", model)
+    with pytest.raises(ValueError, match=message):
+        open_model(tmp_path / file, **arguments)

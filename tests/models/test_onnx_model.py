@@ -1,0 +1,269 @@
+"""Anybody's ONNX model gives what its graph says, or one line that says why not."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from centerarc.evaluation.embedding import embed
+from centerarc.models.onnx_model import OnnxModel
+from centerarc.models.preprocessing import Preprocessing
+from tests.models.tiny import left_means, tiny
+
+HALF = (127.5, 127.5, 127.5)
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, size=(5, 4, 4, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("batch", ["batch", None, 1, 2, 5, 8])
+@pytest.mark.parametrize("nhwc", [False, True])
+def test_any_batch_and_layout_gives_each_image_its_own_row(
+    tmp_path: Path, images: np.ndarray, batch: Any, nhwc: bool
+) -> None:
+    shape = (batch, 4, 4, 3) if nhwc else (batch, 3, 4, 4)
+    model = OnnxModel(tiny(tmp_path / "m.onnx", shape, nhwc=nhwc))
+    assert (model.image_size, model.embedding_size) == (4, 3)
+    assert model.batch_size == (batch if isinstance(batch, int) else None)
+    found = model.embed(images)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, left_means(images, HALF, HALF), atol=1e-6)
+    np.testing.assert_allclose(embed(model, images, batch_size=3), found, atol=1e-7)
+    assert model.embed(images[:0]).shape == (0, 3)
+
+
+@pytest.mark.parametrize("channels", ["rgb", "bgr"])
+def test_mean_std_and_channel_order_are_what_was_asked_for(
+    tmp_path: Path, images: np.ndarray, channels: Any
+) -> None:
+    mean, std = (10.0, 20.0, 30.0), (1.0, 2.0, 4.0)
+    model = OnnxModel(tiny(tmp_path / "m.onnx"), mean=mean, std=std, channels=channels)
+    seen = images if channels == "rgb" else images[..., ::-1]
+    np.testing.assert_allclose(model.embed(images), left_means(seen, mean, std), rtol=1e-5)
+
+
+def test_mirror_sums_both_halves(tmp_path: Path, images: np.ndarray) -> None:
+    model = OnnxModel(tiny(tmp_path / "m.onnx", nhwc=False))
+    both = left_means(images, HALF, HALF) + left_means(images[:, :, ::-1], HALF, HALF)
+    np.testing.assert_allclose(model.embed(images, mirror=True), both, atol=1e-6)
+    np.testing.assert_allclose(embed(model, images, mirror=True), both, atol=1e-6)
+
+
+def test_uint8_input_gets_the_pixels_themselves(tmp_path: Path, images: np.ndarray) -> None:
+    model = OnnxModel(tiny(tmp_path / "m.onnx", dtype="uint8"))
+    expected = left_means(images, (0, 0, 0), (1, 1, 1))
+    np.testing.assert_allclose(model.embed(images), expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="takes uint8 pixels"):
+        OnnxModel(tmp_path / "m.onnx", mean=127.5)
+
+
+def test_half_precision_input_is_given_half_precision(tmp_path: Path, images: np.ndarray) -> None:
+    model = OnnxModel(tiny(tmp_path / "m.onnx", dtype="float16"))
+    np.testing.assert_allclose(model.embed(images), left_means(images, HALF, HALF), atol=1e-3)
+
+
+def test_a_declared_output_of_one_row_does_not_limit_the_batch(
+    tmp_path: Path, images: np.ndarray
+) -> None:
+    model = OnnxModel(tiny(tmp_path / "m.onnx", declared_output=(1, 3)))
+    assert model.batch_size is None
+    np.testing.assert_allclose(model.embed(images), left_means(images, HALF, HALF), atol=1e-6)
+
+
+def test_a_model_with_a_one_inside_is_run_one_by_one(tmp_path: Path, images: np.ndarray) -> None:
+    model = OnnxModel(tiny(tmp_path / "m.onnx", fixed_inside=True))
+    assert model.batch_size == 1
+    np.testing.assert_allclose(model.embed(images), left_means(images, HALF, HALF), atol=1e-6)
+
+
+def test_an_open_size_and_layout_must_be_given(tmp_path: Path, images: np.ndarray) -> None:
+    path = tiny(tmp_path / "m.onnx", ("n", 3, "h", "w"))
+    with pytest.raises(
+        ValueError, match=r"\(any, 3, any, any\), which leaves .*; image_size must be"
+    ):
+        OnnxModel(path)
+    found = OnnxModel(path, image_size=4).embed(images)
+    np.testing.assert_allclose(found, left_means(images, HALF, HALF), atol=1e-6)
+    tiny(path, ("n", "c", "h", "w"))
+    with pytest.raises(ValueError, match="does not tell the order of its dimensions; layout must"):
+        OnnxModel(path, image_size=4)
+    found = OnnxModel(path, image_size=4, layout="nchw").embed(images)
+    np.testing.assert_allclose(found, left_means(images, HALF, HALF), atol=1e-6)
+
+
+def test_a_model_that_scales_its_input_needs_mean_and_std(
+    tmp_path: Path, images: np.ndarray
+) -> None:
+    for dtype in ("float32", "float16"):
+        path = tiny(tmp_path / "m.onnx", scales=True, dtype=dtype)
+        with pytest.raises(ValueError, match="begins with arithmetic on its input"):
+            OnnxModel(path)
+        expected = left_means(images, HALF, (1, 1, 1))
+        found = OnnxModel(path, mean=0, std=1).embed(images)
+        np.testing.assert_allclose(found, expected, rtol=1e-2 if dtype == "float16" else 1e-4)
+
+
+def test_of_several_outputs_one_must_be_named(tmp_path: Path, images: np.ndarray) -> None:
+    path = tiny(tmp_path / "m.onnx", second_output=True)
+    with pytest.raises(ValueError, match=r"2 outputs \(mean \(any, 3\), negative .*; output must"):
+        OnnxModel(path)
+    with pytest.raises(ValueError, match="no output 'norm'; it has mean"):
+        OnnxModel(path, output="norm")
+    found = OnnxModel(path, output="negative").embed(images)
+    np.testing.assert_allclose(found, -left_means(images, HALF, HALF), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("bad", "arguments", "message"),
+    [
+        ({"second_input": True}, {}, r"has 2 inputs \(data \(any, 3, 4, 4\), more \(3\)\)"),
+        ({"keep_dims": True}, {}, r"output 'mean' .* has shape \(1, 3, 1, 1\) for 1 image;"),
+        ({"shape": ("n", 3, 4, 8)}, {}, r"shape \(any, 3, 4, 8\): 4 x 8 pixels; only square"),
+        ({"shape": ("n", 1, 4, 4)}, {"layout": "nchw"}, "it has 1 channels; it must have 3"),
+        ({}, {"image_size": 112}, "image_size is 112, but .* takes 4"),
+        ({}, {"layout": "nhwc"}, "as nhwc it has 4 channels"),
+        ({}, {"std": 0}, "std is .*must not be 0"),
+        ({}, {"mean": (1, 2)}, r"mean is \(1, 2\); it must be one finite number or three"),
+        ({}, {"mean": float("nan")}, "mean is nan"),
+        ({}, {"channels": "grb"}, "channels is 'grb'"),
+        ({}, {"threads": 0}, "threads is 0"),
+        ({"shape": ("n", 3, "h", "w")}, {"image_size": 0}, "image_size is 0"),
+    ],
+)
+def test_what_cannot_be_served_is_one_line(
+    tmp_path: Path, bad: dict[str, Any], arguments: dict[str, Any], message: str
+) -> None:
+    path = tiny(tmp_path / "m.onnx", **bad)
+    with pytest.raises(ValueError, match=message) as caught:
+        OnnxModel(path, **arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_input_that_is_no_batch_of_images_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 512])
+    result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 512])
+    node = onnx.helper.make_node("Neg", ["x"], ["y"])
+    graph = onnx.helper.make_graph([node], "g", [value], [result])
+    opset = [onnx.helper.make_opsetid("", 18)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), str(path))
+    with pytest.raises(ValueError, match=r"input 'x' .* is tensor\(float\) of shape \(any, 512\)"):
+        OnnxModel(path)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a model", b"\x08\x09" * 50])
+def test_a_missing_or_damaged_file_is_named(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "broken.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"broken\.onnx") as caught:
+        OnnxModel(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_truncated_model_is_named(tmp_path: Path) -> None:
+    data = tiny(tmp_path / "m.onnx").read_bytes()
+    for length in range(1, len(data), 7):
+        (tmp_path / "cut.onnx").write_bytes(data[:length])
+        with pytest.raises(ValueError, match=r"cut\.onnx"):
+            OnnxModel(tmp_path / "cut.onnx")
+
+
+def test_images_of_another_size_are_refused(tmp_path: Path, images: np.ndarray) -> None:
+    model = OnnxModel(tiny(tmp_path / "m.onnx"))
+    for bad in (images[:, :3], images.astype(np.float32), images[0]):
+        with pytest.raises(ValueError, match=r"takes uint8 of shape \(N, 4, 4, 3\)"):
+            model.embed(bad)
+    with pytest.raises(ValueError, match="images are 3 x 4 pixels, the model takes 4 x 4"):
+        embed(model, images[:, :3])
+    with pytest.raises(ValueError, match="has a device already"):
+        embed(model, images, device="cpu")
+    with pytest.raises(ValueError, match="model is a str; it must be"):
+        embed("m.onnx", images)  # type: ignore[arg-type]
+
+
+def weights_outside(path: Path, location: str) -> Path:
+    """Writes a model that keeps the number which it subtracts in another file."""
+    model = onnx.load(str(tiny(path, scales=True)))
+    (number,) = (tensor for tensor in model.graph.initializer if tensor.name == "number")
+    onnx.external_data_helper.set_external_data(number, location)
+    number.ClearField("raw_data")
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_the_hash_covers_weights_in_files_of_their_own(tmp_path: Path) -> None:
+    path = weights_outside(tmp_path / "m.onnx", "weights.bin")
+    hashes = []
+    for value in (127.5, 1.0):
+        (tmp_path / "weights.bin").write_bytes(np.array([value], np.float32).tobytes())
+        hashes.append(OnnxModel(path, mean=0, std=1).sha256)
+    assert hashes[0] != hashes[1]
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(OSError, match=r"cannot read .*weights\.bin"):
+        OnnxModel(path, mean=0, std=1)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="devices and links")
+@pytest.mark.parametrize(
+    "location", ["", ".", "/dev/zero", "../secret", "link", "pipe", "x" * 5000, "round", "a\0b"]
+)
+def test_weights_in_anything_but_a_file_of_the_models_folder_are_refused(
+    tmp_path: Path, location: str
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (tmp_path / "secret").write_bytes(b"four")
+    (folder / "link").symlink_to("../secret")
+    (folder / "round").symlink_to("round")
+    os.mkfifo(folder / "pipe")
+    path = weights_outside(folder / "m.onnx", location)
+    with pytest.raises(
+        (ValueError, OSError), match=r"m\.onnx. keeps weights in|cannot read .*round"
+    ) as caught:
+        OnnxModel(path, mean=0, std=1)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links")
+def test_a_model_and_its_weights_may_both_be_links_into_a_cache(
+    tmp_path: Path, images: np.ndarray
+) -> None:
+    for name in ("blobs", "snapshot"):
+        (tmp_path / name).mkdir()
+    weights_outside(tmp_path / "blobs" / "abc", "weights.bin")
+    (tmp_path / "blobs" / "def").write_bytes(np.array([127.5], np.float32).tobytes())
+    (tmp_path / "snapshot" / "m.onnx").symlink_to("../blobs/abc")
+    (tmp_path / "snapshot" / "weights.bin").symlink_to("../blobs/def")
+    model = OnnxModel(tmp_path / "snapshot" / "m.onnx", mean=0, std=1)
+    found = model.embed(images)
+    np.testing.assert_allclose(found, left_means(images, HALF, (1, 1, 1)), rtol=1e-4)
+
+
+def test_metadata_that_contradicts_the_input_is_refused(tmp_path: Path) -> None:
+    path = tiny(tmp_path / "m.onnx")
+    model = onnx.load(str(path))
+    facts = {**Preprocessing(4).to_dict(), "image_size": 64}
+    model.metadata_props.add(key="centerarc", value=json.dumps(facts))
+    onnx.save(model, str(path))
+    with pytest.raises(ValueError, match=r"\(any, 3, 4, 4\), but .* ours in it says image_size 64"):
+        OnnxModel(path)
+
+
+def test_a_model_that_cannot_run_says_so_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tiny(tmp_path / "m.onnx", ("n", 3, "h", "w"), fixed_inside=True)
+    model = onnx.load(str(path))
+    (row,) = (tensor for tensor in model.graph.initializer if tensor.name == "one_row")
+    row.CopyFrom(onnx.numpy_helper.from_array(np.array([7, -1]), "one_row"))
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ValueError, match=r"cannot run .*m\.onnx"):
+        OnnxModel(path, image_size=4)
+    assert capfd.readouterr().err == ""

@@ -1,0 +1,410 @@
+"""The pages in a real browser: drawn without a complaint, clicked, hovered and walked by keys."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from centerarc.evaluation.embedding import make_pairs, pair_scores
+from centerarc.evaluation.separability import measure_separability
+from centerarc.evaluation.thresholds import held_out_fars
+from centerarc.evaluation.verification import evaluate_verification
+from centerarc.report.evaluation_page import write_report
+from centerarc.report.numbers import FaceSample, ReportData
+
+sync_api = pytest.importorskip("playwright.sync_api")
+pytest.importorskip("plotly")
+BROWSER = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BROWSER is None, reason="there is no chromium on this machine"),
+]
+
+
+@pytest.fixture(scope="module")
+def data() -> ReportData:
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(12), 8)
+    people = rng.normal(size=(12, 16))
+    embeddings = (people[labels] + 0.7 * rng.normal(size=(96, 16))).astype(np.float32)
+    colours = rng.integers(0, 256, size=(12, 1, 1, 3), dtype=np.uint8)
+    images = [np.broadcast_to(colours[label], (16, 16, 3)).copy() for label in labels]
+    pairs = make_pairs(labels, 200, folds=2)
+    scores = pair_scores(embeddings, pairs.index_a, pairs.index_b)
+    who = (labels[pairs.index_a], labels[pairs.index_b])
+    names = [f"Person_{label}" for label in range(12)]
+    return ReportData(
+        title="In a browser",
+        verification=evaluate_verification(scores, pairs.same, pairs.fold, who),
+        scores=scores,
+        same=pairs.same,
+        dataset="drawn pairs",
+        pair_names=[(names[a], names[b]) for a, b in zip(*who, strict=True)],
+        pair_images=lambda i: (images[pairs.index_a[i]], images[pairs.index_b[i]]),
+        faces=FaceSample(images, labels, names, embeddings),
+        command="centerarc evaluate a-run --pairs pairs.txt " + "--very-long-flag " * 20,
+        held_out=held_out_fars(scores, pairs.same, pairs.fold, [0.1], who),
+        separability=measure_separability(embeddings, labels),
+    )
+
+
+@pytest.fixture(scope="module")
+def file(data: ReportData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("browser") / "page.html"
+    write_report(path, data)
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as tool:
+        # A container's root may not make the sandbox; the page is our own.
+        chromium = tool.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def opened(browser: Any, file: Path) -> Iterator[Any]:
+    """Opens the page in a window; whatever it complains of or asks for fails the test."""
+    complaints: list[str] = []
+    windows = []
+
+    def at(width: int = 1280, **options: Any) -> Any:
+        window = browser.new_context(viewport={"width": width, "height": 900}, **options)
+        windows.append(window)
+        page = window.new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on(
+            "request",
+            lambda asked: (
+                asked.url.startswith(("file:", "data:", "blob:"))
+                or complaints.append(f"asked for {asked.url}")
+            ),
+        )
+        page.goto(file.as_uri())
+        page.wait_for_function("document.querySelectorAll('.main-svg').length > 0")
+        return page
+
+    yield at
+    for window in windows:
+        window.close()
+    assert complaints == []
+
+
+@pytest.mark.parametrize("width", [1280, 768, 390, 320])
+def test_nothing_is_wider_than_the_window(opened: Any, width: int) -> None:
+    page = opened(width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    plots = page.locator(".plot").count()
+    assert page.locator(".plot .main-svg").count() >= plots
+    for number in range(plots):
+        box = page.locator(".plot").nth(number).bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_charts_follow_the_readers_theme(opened: Any, scheme: str) -> None:
+    page = opened(color_scheme=scheme)
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    brightness = np.mean([int(part) for part in paper.strip("rgb()").split(",")])
+    assert (brightness > 200) == (scheme == "light")
+    accent = page.evaluate(
+        "getComputedStyle(document.documentElement).getPropertyValue('--accent')"
+    )
+    line = page.evaluate("document.querySelector('[data-chart=roc]').data[0].line.color")
+    assert line == accent.strip()
+    assert page.screenshot(full_page=True)[:4] == b"\x89PNG"
+
+
+def test_the_threshold_moves_by_mouse_and_by_key(opened: Any, data: ReportData) -> None:
+    page = opened()
+    says = page.locator("#threshold-says")
+    report = data.verification
+    assert report is not None
+    before = says.inner_text()
+    assert f"From {report.threshold:.3f} upwards" in before
+    page.get_by_role("button", name="FAR 10").click()
+    threshold = report.calibrated[0.1].threshold
+    assert threshold is not None
+    assert f"From {threshold:.3f} upwards" in says.inner_text()
+    annotation = "document.querySelector('[data-chart=scores]').layout.annotations[0].text"
+    assert page.evaluate(annotation) == f"threshold {threshold:.3f}"
+    # The point of the threshold moves along both curves.
+    points = page.evaluate(MARKED)
+    accepted = data.scores >= threshold
+    far, tar = accepted[~data.same].mean(), accepted[data.same].mean()
+    assert points["roc"] == pytest.approx([100 * far, 100 * tar], rel=1e-3)
+    frr = max(1 - tar, 0.5 / report.num_genuine)  # none is drawn at the edge
+    assert points["det"] == pytest.approx([100 * far, 100 * frr], rel=1e-3)
+    page.locator("#threshold-step").focus()
+    page.keyboard.press("End")
+    text = says.inner_text().replace("\xa0", " ")
+    assert "upwards 0 % of the pairs of one person are accepted and 0 %" in text
+    # At its end the line is still in the picture, and no cosine is beyond 1.
+    line, (low, high) = page.evaluate(
+        "[document.querySelector('[data-chart=scores]').layout.shapes[0].x0,"
+        " document.querySelector('[data-chart=scores]')._fullLayout.xaxis.range]"
+    )
+    assert low < line <= high <= 1
+    page.get_by_role("button", name="mean of the folds").click()
+    assert says.inner_text() == before
+
+
+MARKED = """Object.fromEntries(["roc", "det"].map((key) => {
+  const {x, y} = document.querySelector(`[data-chart=${key}]`).data.find((t) => t.meta?.threshold);
+  return [key, [x[0], y[0]]];
+}))"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_the_sliders_thumb_stands_under_the_threshold(
+    opened: Any, width: int, share: float
+) -> None:
+    page = opened(width)
+    slider = page.locator("#threshold-step")
+    slider.focus()
+    slider.evaluate(
+        "(slider, share) => { slider.value = Math.round(share * slider.max);"
+        " slider.dispatchEvent(new Event('input')); }",
+        share,
+    )
+    thumb, line = page.evaluate(
+        """() => {
+          const slider = document.getElementById("threshold-step");
+          const box = slider.getBoundingClientRect();
+          const plot = document.querySelector("[data-chart=scores]");
+          const layout = plot._fullLayout;
+          const at = plot.getBoundingClientRect().left + layout._size.l;
+          return [box.left + 10 + (box.width - 20) * slider.value / slider.max,
+                  at + layout.xaxis.d2p(plot.layout.shapes[0].x0)];
+        }"""
+    )
+    assert thumb == pytest.approx(line, abs=1.5)
+
+
+def test_keys_tell_of_a_chart_what_pointing_does(opened: Any, data: ReportData) -> None:
+    page = opened()
+    chart, told = page.locator("[data-chart=roc]"), page.locator("#roc-readout")
+    page.locator("#threshold-step").focus()
+    while page.evaluate("document.activeElement.dataset.chart") != "roc":
+        page.keyboard.press("Tab")
+    assert "Arrow keys" in told.inner_text()
+    page.keyboard.press("End")
+    page.wait_for_timeout(150)
+    assert told.inner_text().replace("\xa0", " ") == "FAR 100 %, TAR 100.00 %"
+    page.keyboard.press("ArrowDown")  # the reported rates, from the nearest to the end
+    page.wait_for_timeout(150)
+    assert data.verification is not None
+    tar = data.verification.tar_at_far[0.1].value
+    assert tar is not None
+    expected = f"TAR {100 * tar:.2f} % at FAR 10 %"
+    assert told.inner_text().replace("\xa0", " ") == expected
+    assert chart.locator(".hovertext").is_visible()
+    page.keyboard.press("Tab")
+    assert told.inner_text() == ""
+
+
+def test_a_tap_on_a_curve_is_told_below_it(opened: Any) -> None:
+    """A label at the finger would cover the axis' title."""
+    page = opened(390, has_touch=True, is_mobile=True)
+    page.locator("[data-chart=roc]").scroll_into_view_if_needed()
+    spot = page.evaluate(
+        """() => {
+          const plot = document.querySelector("[data-chart=roc]");
+          const [box, layout] = [plot.getBoundingClientRect(), plot._fullLayout];
+          const {x, y} = plot.data[1];
+          return [box.left + layout._size.l + layout.xaxis.d2p(x[0]),
+                  box.top + layout._size.t + layout.yaxis.d2p(y[0])];
+        }"""
+    )
+    page.touchscreen.tap(*spot)
+    page.wait_for_timeout(200)
+    assert "TAR" in page.locator("#roc-readout").inner_text()
+    label = page.locator("[data-chart=roc] .hovertext").first
+    assert label.evaluate("label => getComputedStyle(label).opacity") == "0"
+
+
+def test_only_what_scrolls_or_can_be_used_is_a_stop(opened: Any) -> None:
+    stops = """[...document.querySelectorAll('[tabindex="0"]')].filter((box) =>
+      !box.matches(".plot") && box.scrollWidth <= box.clientWidth + 1).length"""
+    page = opened()
+    page.wait_for_timeout(200)
+    assert page.evaluate(stops) == 0
+    # A page that is narrower than its table has one.
+    page.set_viewport_size({"width": 720, "height": 900})
+    page.evaluate("document.querySelector('.table').style.maxWidth = '300px'")
+    page.wait_for_timeout(200)
+    assert page.evaluate("document.querySelector('.table').tabIndex") == 0
+    assert page.evaluate(stops) == 0
+
+
+def where(page: Any, trace: int, point: int) -> tuple[float, float]:
+    """Where a point of the map is in the window."""
+    page.locator('[data-chart="map"]').scroll_into_view_if_needed()
+    x, y = page.evaluate(
+        """([trace, point]) => {
+          const map = document.querySelector('[data-chart="map"]');
+          const [box, layout] = [map.getBoundingClientRect(), map._fullLayout];
+          const data = map.data[trace];
+          return [box.left + layout._size.l + layout.xaxis.d2p(data.x[point]),
+                  box.top + layout._size.t + layout.yaxis.d2p(data.y[point])];
+        }""",
+        [trace, point],
+    )
+    return float(x), float(y)
+
+
+def test_pointing_at_a_face_shows_it(opened: Any) -> None:
+    page = opened()
+    x, y = where(page, 3, 2)
+    page.mouse.move(x - 40, y - 40)
+    page.mouse.move(x, y)
+    page.locator("#tip").wait_for(state="visible")
+    name = page.locator("#tip span").inner_text()
+    assert name.startswith("Person ")
+    assert page.locator("#tip img").evaluate("image => image.naturalWidth") > 0
+    page.mouse.move(5, 5)
+    page.locator("#tip").wait_for(state="hidden")
+
+
+def test_a_tap_shows_a_face_on_a_phone(opened: Any) -> None:
+    page = opened(390, has_touch=True, is_mobile=True)
+    page.touchscreen.tap(*where(page, 0, 0))
+    page.locator("#tip").wait_for(state="visible")
+    box = page.locator("#tip").bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 390
+
+
+def test_the_map_is_walked_and_zoomed_by_keys(opened: Any) -> None:
+    page = opened()
+    chart = page.locator('[data-chart="map"]')
+    chart.focus()
+    seen = set()
+    for _ in range(96):
+        page.keyboard.press("ArrowRight")
+        seen.add(page.locator("#map-live").inner_text())
+    assert seen == {f"Person {label}" for label in range(12)}
+    assert page.locator("#tip").is_visible()
+    page.keyboard.press("Escape")
+    assert page.locator("#tip").is_hidden()
+    span = "document.querySelector('[data-chart=map]')._fullLayout.xaxis.range"
+    whole = page.evaluate(span)
+    page.keyboard.press("+")
+    page.keyboard.press("+")
+    page.wait_for_timeout(100)
+    low, high = page.evaluate(span)
+    assert high - low == pytest.approx(0.36 * (whole[1] - whole[0]), rel=1e-3)
+    # A face that is out of sight is brought into it.
+    for _ in range(48):
+        page.keyboard.press("ArrowLeft")
+        page.wait_for_timeout(5)
+    page.wait_for_timeout(200)
+    chart_box, tip_box = chart.bounding_box(), page.locator("#tip").bounding_box()
+    assert tip_box["x"] < chart_box["x"] + chart_box["width"]
+    page.locator("#map-reset").click()
+    page.wait_for_timeout(100)
+    assert page.evaluate(span) == pytest.approx(whole)
+
+
+def test_the_chosen_face_is_ringed_and_stays_in_view(opened: Any) -> None:
+    page = opened()
+    chart = page.locator("[data-chart=map]")
+    chart.focus()
+    ring = """(() => {
+      const map = document.querySelector("[data-chart=map]");
+      const {x, y} = map.data.at(-1);
+      const [a, b] = [map._fullLayout.xaxis, map._fullLayout.yaxis];
+      return [x.length && x[0] === map.data[0].x[0] && y[0] === map.data[0].y[0],
+              a.d2p(x[0]) / a._length, b.d2p(y[0]) / b._length];
+    })()"""
+    whole = page.evaluate("document.querySelector('[data-chart=map]')._fullLayout.xaxis.range")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(100)
+    right, *before = page.evaluate(ring)
+    assert right
+    assert whole == page.evaluate(
+        "document.querySelector('[data-chart=map]')._fullLayout.xaxis.range"
+    )
+    for _ in range(5):
+        page.locator("#map-in").click()
+        page.wait_for_timeout(80)
+    _, *after = page.evaluate(ring)
+    assert after == pytest.approx(before, abs=0.01)
+    assert page.locator("#tip").is_visible()
+    chart.focus()
+    page.keyboard.press("Escape")
+    page.wait_for_timeout(80)
+    assert not page.evaluate(ring)[0]
+
+
+def test_everything_that_can_be_used_is_reached_by_tab(opened: Any) -> None:
+    page = opened()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    assert page.locator(".skip").bounding_box()["x"] >= 0
+    page.keyboard.press("Enter")
+    assert page.evaluate("location.hash") == "#numbers"
+    reached = set()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        here, outline = page.evaluate(
+            "[document.activeElement.id || document.activeElement.dataset.chart"
+            " || document.activeElement.tagName,"
+            " getComputedStyle(document.activeElement).outlineStyle]"
+        )
+        reached.add(here)
+        assert here == "BODY" or outline != "none", f"no focus to be seen on {here}"
+    assert {"threshold-step", "map", "map-in", "map-out", "map-reset", "SUMMARY"} <= reached
+
+
+def test_the_list_has_the_faces_of_the_map(opened: Any) -> None:
+    page = opened()
+    page.get_by_text("The same faces as a list").click()
+    page.locator("#map-list img").first.wait_for()
+    assert page.locator("#map-list img").count() == 96
+    assert page.locator("#map-list .people > li").count() == 12
+    # With the marker by which a person is found on the map.
+    fills = page.evaluate(
+        "[...document.querySelectorAll('.people svg path')].map((p) => getComputedStyle(p).fill)"
+    )
+    assert len(fills) == 12
+    assert len(set(fills)) == 10  # so many hues; shapes tell the others apart
+    drawn = page.evaluate(
+        "[...document.querySelectorAll('.people svg path')].map((p) => p.getAttribute('d'))"
+    )
+    assert len(set(zip(fills, drawn, strict=True))) == 12
+
+
+def test_every_picture_has_a_text_and_every_field_a_name(opened: Any) -> None:
+    page = opened()
+    assert page.locator("main img:not([alt])").count() == 0
+    assert page.locator('main img[alt=""]').count() == 0
+    unnamed = page.evaluate(
+        "[...document.querySelectorAll('input, button')].filter((field) =>"
+        " !field.labels?.length && !field.textContent && !field.ariaLabel).length"
+    )
+    assert unnamed == 0
+    assert page.locator("h1").count() == 1
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map((node) => node.id)")
+    assert len(ids) == len(set(ids))
+
+
+def test_a_script_that_a_name_smuggles_in_does_not_run(browser: Any, file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    evil = file.with_name("evil.html")
+    body = "<script>window.evil = 1</script><img src=x onerror='window.evil = 1'>"
+    evil.write_text(text.replace("<main>", f"<main>{body}"), encoding="utf-8")
+    page = browser.new_page()
+    page.goto(evil.as_uri())
+    page.wait_for_function("document.querySelectorAll('.main-svg').length > 0")
+    assert page.evaluate("window.evil") is None
+    page.close()

@@ -1,0 +1,150 @@
+"""The pages: one file each, complete, safe and true to what was found."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import PIL.Image
+import pytest
+
+from centerarc.curate.check import check_source
+from centerarc.curate.inspect import inspect_source
+from centerarc.data.folder import FolderSource
+from centerarc.report.dataset_pages import write_check_page, write_inspect_page
+from tests.curate.pictures import save, scene
+
+go = pytest.importorskip("plotly.graph_objects")
+EVIL = "<b>&amp;'\""
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> FolderSource:
+    root = tmp_path_factory.mktemp("faces")
+    for person in range(12):
+        for number in range(1 + 20 // (person + 1)):
+            save(root / f"person {person}" / f"{number}.jpg", scene(100 * person + number, 64))
+    save(root / EVIL / f"{EVIL}.png", scene(5000))
+    (root / EVIL / "copy.jpg").write_bytes((root / "person 0" / "0.jpg").read_bytes())
+    (root / EVIL / "text.jpg").write_text("x")
+    PIL.Image.new("RGB", (70, 70)).save(root / "person 1" / "blank.png")
+    source = FolderSource(root)
+    source.paths[3].write_bytes(source.paths[3].read_bytes()[:500])
+    return source
+
+
+@pytest.fixture(scope="module", params=["inspect", "check"])
+def page(
+    request: pytest.FixtureRequest, source: FolderSource, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    return written(request.param, source, tmp_path_factory.mktemp("page"))
+
+
+def written(kind: str, source: FolderSource, folder: Path) -> str:
+    path = folder / "report.html"
+    if kind == "inspect":
+        write_inspect_page(path, source, inspect_source(source, workers=0), name=EVIL)
+    else:
+        write_check_page(path, source, check_source(source, workers=0), name=EVIL)
+    assert [p.name for p in folder.iterdir()] == ["report.html"]
+    return path.read_text(encoding="utf-8")
+
+
+def own_markup(page: str) -> str:
+    return re.sub(r"<script>.*?</script>", "", page, flags=re.S)
+
+
+def test_it_loads_nothing(page: str) -> None:
+    assert "default-src 'none'" in page
+    for address in re.findall(r'(?:src|href)="([^"]*)"', own_markup(page)):
+        assert address.startswith(("data:image/jpeg;base64,", "#"))
+    assert "url(" not in re.search(r"<style>(.*?)</style>", page, re.S).group(1)
+
+
+def test_names_cannot_break_out(page: str) -> None:
+    assert EVIL not in own_markup(page)
+    assert "&lt;b&gt;&amp;amp;" in page
+
+
+def test_every_colour_is_defined_for_light_and_dark(page: str) -> None:
+    style = re.search(r"<style>(.*?)</style>", page, re.S).group(1)
+    light, dark = style.split("@media (prefers-color-scheme: dark)")[:2]
+    used = set(re.findall(r"var\((--[a-z0-9-]+)\)", style))
+    used |= set(re.findall(r'"(--[a-z0-9-]+)"', own_markup(page)))
+    for name in used - {"--sans", "--mono"}:
+        assert f"{name}:" in light
+        assert f"{name}:" in dark.split("}")[0]
+
+
+def test_links_lead_somewhere(page: str) -> None:
+    for anchor in re.findall(r'href="#([^"]*)"', own_markup(page)):
+        assert f'id="{anchor}"' in page
+
+
+def test_the_inspection_holds_its_numbers_and_charts(source: FolderSource, tmp_path: Path) -> None:
+    page = written("inspect", source, tmp_path)
+    images = len(source)
+    assert f'<span class="value">{images}</span>' in page
+    assert "text.jpg" in page  # left out at opening
+    figures = json.loads(re.search(r'id="figures">(.*?)</script>', page, re.S).group(1))
+    assert set(figures) == {"tail", "groups", "share", "sides"}
+    for figure in figures.values():
+        text = re.sub(r'"--[a-z0-9-]+"', '"#123456"', json.dumps(figure))
+        go.Figure(json.loads(text))  # refuses unknown properties and values
+    tail = figures["tail"]["data"][0]
+    assert max(tail["y"]) == 21
+    assert tail["x"][-1] == len(source.identities)
+    assert figures["share"]["data"][1]["y"][-1] == 1
+
+
+def test_the_check_shows_pairs_of_duplicates_with_both_names(
+    source: FolderSource, tmp_path: Path
+) -> None:
+    page = written("check", source, tmp_path)
+    assert '<span class="value">5</span>' in page
+    pairs = re.findall(r'<div class="two">(.*?)</div>', page, re.S)
+    assert len(pairs) == 1
+    assert pairs[0].count("<img") == 2
+    assert "person 0/0.jpg" in pairs[0]
+    assert "copy.jpg" in pairs[0]
+    for kind in ("truncated", "unreadable", "blank", "duplicate across identities"):
+        assert f">{kind}</a>" in page
+
+
+def test_the_same_seed_shows_the_same_samples(source: FolderSource, tmp_path: Path) -> None:
+    overview = inspect_source(source, workers=0)
+    pages = []
+    for number, seed in enumerate((1, 1, 2)):
+        path = tmp_path / f"{number}.html"
+        write_inspect_page(path, source, overview, name="faces", seed=seed)
+        pages.append(path.read_text(encoding="utf-8"))
+    assert pages[0] == pages[1] != pages[2]
+
+
+def test_one_image_is_enough_for_both_pages(tmp_path: Path) -> None:
+    save(tmp_path / "faces" / "ann" / "1.png", scene(1))
+    source = FolderSource(tmp_path / "faces")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    assert "image of 1 identity" in written("inspect", source, tmp_path / "a")
+    assert "nothing was found" in written("check", source, tmp_path / "b")
+
+
+def test_an_image_that_cannot_be_shown_keeps_its_place(tmp_path: Path) -> None:
+    path = save(tmp_path / "faces" / "ann" / "1.png", scene(1))
+    source = FolderSource(tmp_path / "faces")
+    path.write_bytes(path.read_bytes()[:200])
+    (tmp_path / "page").mkdir()
+    page = written("inspect", source, tmp_path / "page")
+    assert '<span class="broken" title="ann/1.png">unreadable</span>' in page
+
+
+def test_without_plotly_the_page_says_what_to_install(
+    source: FolderSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overview = inspect_source(source, workers=0)
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    monkeypatch.setattr("centerarc.report.dataset_pages.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install 'centerarc\[report\]'"):
+        write_inspect_page(tmp_path / "page.html", source, overview, name="faces")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,332 @@
+"""The report: one file, complete, safe, and true to its numbers."""
+
+import base64
+import hashlib
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+
+from centerarc.evaluation.embedding import make_pairs, pair_scores
+from centerarc.evaluation.gallery import search_gallery
+from centerarc.evaluation.groups import breakdown
+from centerarc.evaluation.identification import cmc, evaluate_identification
+from centerarc.evaluation.separability import measure_separability
+from centerarc.evaluation.thresholds import held_out_fars
+from centerarc.evaluation.verification import evaluate_verification
+from centerarc.report.evaluation_page import write_report
+from centerarc.report.numbers import FaceSample, ReportData, SearchCurves
+from centerarc.report.rendering import require_report_extra
+
+go = pytest.importorskip("plotly.graph_objects")
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(8), 6)
+    images = rng.integers(0, 256, size=(48, 16, 16, 3), dtype=np.uint8)
+    embeddings = (rng.normal(size=(8, 8))[labels] + rng.normal(size=(48, 8))).astype(np.float32)
+    pairs = make_pairs(labels, 80, folds=2)
+    scores = pair_scores(embeddings, pairs.index_a, pairs.index_b)
+    people = (labels[pairs.index_a], labels[pairs.index_b])
+    names = [f"</script><b>{i}" for i in range(8)]
+    report = evaluate_verification(scores, pairs.same, pairs.fold, people)
+    groups = np.where(np.arange(len(pairs)) % 3, "<i>light</i>", "dark")
+    return ReportData(
+        title="A <title> & more",
+        verification=report,
+        scores=scores,
+        same=pairs.same,
+        dataset="drawn pairs",
+        pair_names=[(names[a], names[b]) for a, b in zip(*people, strict=True)],
+        pair_images=lambda i: (images[pairs.index_a[i]], images[pairs.index_b[i]]),
+        history=[
+            {"step": i, "epoch": 0, "arcface_loss": 5.0 - i / 50, "center_loss": 0.5, "lr": 0.1}
+            for i in range(100)
+        ],
+        validation=[{"step": 50, "accuracy": 0.8}, {"step": 100, "accuracy": 0.9}],
+        faces=FaceSample(list(images), labels, names, embeddings),
+        protocol=[("Held out", "Nobody here was trained on.")],
+        config="loss:\n  m: 0.5",
+        command="centerarc train recipe.yaml",
+        held_out=held_out_fars(scores, pairs.same, pairs.fold, [0.1], people),
+        breakdowns={
+            "<b>light</b>": breakdown(
+                scores, pairs.same, groups, people, threshold=report.threshold, min_pairs=5
+            )
+        },
+        search=searched(),
+        separability=measure_separability(embeddings, labels, far=0.05),
+    )
+
+
+def searched():
+    """Six people looked up among four, the last four probes being strangers."""
+    rng = np.random.default_rng(1)
+    people = rng.normal(size=(6, 8))
+    asked = np.repeat(np.arange(6), 2)
+    probes = people[asked] + 0.3 * rng.normal(size=(12, 8))
+    search = search_gallery(people[:4], np.arange(4), probes, asked)
+    report = evaluate_identification(search, ranks=(1, 2), fpirs=(0.5, 0.01))
+    return SearchCurves(report, cmc(search, 4), np.array([0.25, 0.5]), np.array([0.9, 1.0]))
+
+
+@pytest.fixture(scope="module")
+def page(data, tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    write_report(path, data)
+    assert [p.name for p in path.parent.iterdir()] == ["report.html"]
+    return path.read_text(encoding="utf-8")
+
+
+def embedded(page, key):
+    text = re.search(rf'<script type="application/json" id="{key}">(.*?)</script>', page, re.S)
+    return json.loads(text.group(1))
+
+
+def own_markup(page):
+    """The page without plotly's library."""
+    return re.sub(r"<script>.*?</script>", "", page, flags=re.S)
+
+
+def test_the_page_holds_the_numbers_and_their_protocol(page, data):
+    report = data.verification
+    assert f"{100 * report.accuracy.value:.2f}" in page
+    assert f"{100 * report.auc.interval.low:.2f} to {100 * report.auc.interval.high:.2f}" in page
+    assert "not measurable" in page
+    assert "1,000 bootstrap resamples of the 8 people" in page
+    assert "centerarc train recipe.yaml" in page
+    assert "Nobody here was trained on." in page
+
+
+def test_the_page_loads_nothing(page):
+    assert "default-src 'none'" in page
+    for address in re.findall(r'(?:src|href)="([^"]*)"', own_markup(page)):
+        assert address.startswith(("data:", "#"))
+    assert "url(" not in re.search(r"<style>(.*?)</style>", page, re.S).group(1)
+    assert len(page) < 8e6
+
+
+def test_only_the_two_scripts_of_the_page_may_run(page):
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page).group(1)
+    rule = next(part for part in policy.split(";") if part.strip().startswith("script-src"))
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.S)
+    digests = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts]
+    assert rule.split()[1:] == [f"'sha256-{digest}'" for digest in digests]
+    assert len(scripts) == 2
+
+
+def test_the_slider_counts_what_each_threshold_accepts(page, data):
+    steps = embedded(page, "steps")
+    low, high, count = steps["low"], steps["high"], len(steps["far"])
+    assert [low, high] == embedded(page, "figures")["scores"]["layout"]["xaxis"]["range"]
+    assert -1 <= low < data.scores.min()
+    assert data.scores.max() < high <= 1
+    for at in range(0, count, 7):
+        accepted = data.scores >= low + (high - low) * at / (count - 1)
+        assert steps["far"][at] == pytest.approx(accepted[~data.same].mean(), abs=1e-4)
+        assert steps["tar"][at] == pytest.approx(accepted[data.same].mean(), abs=1e-4)
+    for mark in steps["marks"]:
+        accepted = data.scores >= mark["threshold"]
+        assert mark["far"] == pytest.approx(accepted[~data.same].mean(), abs=1e-4)
+        assert mark["tar"] == pytest.approx(accepted[data.same].mean(), abs=1e-4)
+    start, tenth = steps["marks"][:2]
+    assert start["threshold"] == data.verification.threshold
+    assert tenth["far"] == pytest.approx(data.verification.calibrated[0.1].far)
+
+
+def test_every_number_of_the_sections_is_in_the_page(page, data):
+    text = own_markup(page).replace("\xa0", " ")
+    calibrated = data.verification.calibrated[0.1]
+    assert f"{calibrated.threshold:.4f}" in text
+    assert f"{data.search.report.cmc[1].value:.2%}".replace("%", " %") in text
+    assert "FPIR 1 % needs at least 100 probes" in text
+    threshold = data.search.report.threshold_at_fpir[0.5][0]
+    assert f"a cosine of {threshold:.4f}" in text
+    assert f"{data.separability.compactness.mean.value:.3f}" in text
+    gap = next(iter(data.breakdowns.values())).gaps["tar"]
+    assert f"a gap of {100 * gap.value:.2f} points" in text
+
+
+def test_a_page_of_identification_alone(tmp_path):
+    nothing = np.zeros(0)
+    path = tmp_path / "r.html"
+    write_report(path, ReportData("t", None, nothing, nothing > 0, "probes", search=searched()))
+    page = path.read_text(encoding="utf-8")
+    assert "Face identification" in page
+    assert "the right person comes first" in page
+    assert set(embedded(page, "figures")) == {"cmc", "openset"}
+
+
+def test_a_report_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="needs verification or search, got neither"):
+        ReportData("t", None, np.zeros(0), np.zeros(0, bool), "nothing")
+
+
+def test_curves_of_many_pairs_are_thinned_to_points_that_are_reached():
+    from centerarc.evaluation.roc_curve import roc
+    from centerarc.report.curves import Curve
+
+    rng = np.random.default_rng(0)
+    same = np.arange(200_000) % 50 == 0
+    scores = rng.normal(size=same.size) + 2 * same
+    curve = Curve.of(scores, same, evaluate_verification(scores, same))
+    assert curve.far.size < 1500
+    assert (curve.far[0], curve.far[-1]) == (0, 1)
+    full = roc(scores, same)
+    best = dict(zip(full.far.tolist(), full.tar.tolist(), strict=True))  # the last at each FAR
+    assert all(best[far] == tar for far, tar in zip(curve.far, curve.tar, strict=True))
+    # A decade of the axis has points all over.
+    inside = np.log10(curve.far[(curve.far > 1e-3) & (curve.far < 1e-2)])
+    assert np.diff(inside).max() < 0.05
+
+
+def test_names_cannot_break_out(page):
+    assert "</script><b>" not in page
+    for name in ("<b>light", "<i>light"):
+        assert name not in own_markup(page)
+        assert name not in json.dumps(embedded(page, "figures"))
+    assert "<title>A &lt;title&gt; &amp; more</title>" in page
+
+
+def test_plotly_accepts_every_chart(page):
+    figures = embedded(page, "figures")
+    training = {"arcface_loss", "center_loss", "validation"}
+    groups = {f"group-0-{measure}" for measure in ("accuracy", "tar", "far")}
+    more = {"scores", "roc", "det", "promise", "identities", "cmc", "openset", "map"}
+    assert set(figures) == training | groups | more
+    for figure in figures.values():
+        text = re.sub(r'"--[a-z0-9-]+"', '"#123456"', json.dumps(figure))
+        go.Figure(json.loads(text))  # refuses unknown properties and values
+
+
+def test_every_colour_is_defined_for_light_and_dark(page):
+    style = re.search(r"<style>(.*?)</style>", page, re.S).group(1)
+    light, dark = style.split("@media (prefers-color-scheme: dark)")[:2]
+    used = set(re.findall(r'"(--[a-z0-9-]+)"', json.dumps(embedded(page, "figures"))))
+    assert used
+    for name in used:
+        assert f"{name}:" in light
+        assert f"{name}:" in dark.split("}")[0]
+
+
+def test_every_point_of_the_map_has_its_picture(page):
+    pictures = embedded(page, "pictures")
+    traces = embedded(page, "figures")["map"]["data"]
+    assert [len(group) for group in pictures] == [len(trace["x"]) for trace in traces]
+    assert sum(map(len, pictures)) == 48
+
+
+def test_the_hardest_mistakes_come_first(page, data):
+    accepted = data.scores >= data.verification.threshold
+    worst = data.scores[accepted & ~data.same].max()
+    listed = re.findall(r'class="score">(-?[\d.]+)<', page)
+    assert listed[0] == f"{worst:.3f}"
+    assert f"{data.scores[~accepted & data.same].min():.3f}" in listed
+
+
+def test_a_report_of_scores_alone(tmp_path):
+    scores, same = np.array([0.9, 0.8, 0.2, 0.1]), np.array([True, True, False, False])
+    report = evaluate_verification(scores, same)
+    path = tmp_path / "r.html"
+    write_report(path, ReportData("t", report, scores, same, "four pairs"))
+    page = path.read_text(encoding="utf-8")
+    assert "best accuracy (optimistic)" in page
+    assert "expect less on others" in page
+    assert "None at this threshold." in page
+    assert set(embedded(page, "figures")) == {"scores", "roc", "det"}
+
+
+def test_a_missing_extra_is_one_clear_sentence(monkeypatch):
+    require_report_extra()
+    from centerarc.report import rendering as module
+
+    monkeypatch.setattr(module, "find_spec", lambda name: None if name == "plotly" else object())
+    with pytest.raises(ImportError, match=r"needs plotly: pip install 'centerarc\[report\]'"):
+        require_report_extra()
+
+
+def test_plotly_is_not_loaded_with_the_package():
+    import subprocess
+
+    code = "import sys, centerarc.evaluation; sys.exit('plotly' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_loss_that_was_not_finite_leaves_the_other_points(tmp_path):
+    scores, same = np.array([0.9, 0.8, 0.2, 0.1]), np.array([True, True, False, False])
+    losses = [float("nan"), *np.linspace(3, 1, 20), float("inf")]
+    history = [{"step": step, "arcface_loss": loss} for step, loss in enumerate(losses)]
+    report = evaluate_verification(scores, same)
+    path = tmp_path / "r.html"
+    write_report(path, ReportData("t", report, scores, same, "four pairs", history=history))
+    raw, smooth = embedded(path.read_text(encoding="utf-8"), "figures")["arcface_loss"]["data"]
+    assert raw["x"] == list(range(1, 21))
+    assert np.isfinite(smooth["y"]).all()
+
+
+def test_smoothed_curves_begin_and_end_with_the_measured_ones(tmp_path):
+    scores, same = np.array([0.9, 0.8, 0.2, 0.1]), np.array([True, True, False, False])
+    losses = np.linspace(9, 1, 200)
+    history = [{"step": step, "arcface_loss": loss} for step, loss in enumerate(losses)]
+    report = evaluate_verification(scores, same)
+    path = tmp_path / "r.html"
+    write_report(path, ReportData("t", report, scores, same, "four pairs", history=history))
+    raw, smooth = embedded(path.read_text(encoding="utf-8"), "figures")["arcface_loss"]["data"]
+    assert smooth["x"] == raw["x"]
+    assert smooth["y"][0] == raw["y"][0] == 9
+    # 200 values: means of 25, so at a straight line's end the middle of its last 25.
+    assert smooth["y"][-1] == pytest.approx(losses[-13], rel=1e-4)
+    assert smooth["y"][2] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_far_groups_leave_no_wide_empty_strip_in_the_map():
+    from centerarc.report.people import face_map
+
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(6), 10)
+    # Two families of people, opposite to each other: t-SNE puts a gulf between them.
+    family = np.where(labels < 3, 1.0, -1.0)[:, None] * np.eye(8)[0]
+    embeddings = family + 0.3 * rng.normal(size=(6, 8))[labels] + 0.05 * rng.normal(size=(60, 8))
+    images = [np.zeros((4, 4, 3), np.uint8)] * 60
+    names = [str(label) for label in range(6)]
+    made = face_map(FaceSample(images, labels, names, embeddings.astype(np.float32)))
+    x, y = (np.concatenate([trace[axis] for trace in made.chart.data]) for axis in "xy")
+    for values in (x, y):
+        assert np.diff(np.sort(values)).max() < 0.25 * np.ptp(values)
+    # Neighbours stay neighbours: the nearest other face is the same person's.
+    distance = np.hypot(x[:, None] - x, y[:, None] - y) + np.diag(np.full(60, np.inf))
+    assert np.mean(labels[distance.argmin(axis=1)] == labels) > 0.9
+
+
+@pytest.mark.parametrize("threshold", [-0.9, 0.0, 0.7, 0.95])
+def test_the_threshold_is_named_inside_the_histogram(threshold):
+    """The axis ends with the scores, so the name must stand on the side with more room."""
+    from centerarc.report.scores import score_chart
+
+    chart = score_chart(np.linspace(-1, 1, 50), np.arange(50) > 20, threshold)
+    low, high = chart.layout["xaxis"]["range"]
+    assert (low, high) == pytest.approx((-1, 1))
+    to_the_left = chart.layout["annotations"][0]["xanchor"] == "right"
+    assert (threshold - low if to_the_left else high - threshold) >= (high - low) / 2 - 1e-6
+
+
+def test_example_faces_fit_their_line(page):
+    """No strip that scrolls: as many columns as there may be faces, fewer on a phone."""
+    style = re.search(r"<style>(.*?)</style>", page, re.S).group(1)
+    rules = re.findall(r"\.strip \{(.*?)\}", style)
+    assert len(rules) == 2
+    assert not any("overflow" in rule for rule in rules)
+    columns = [int(re.search(r"repeat\((\d+),", rule).group(1)) for rule in rules]
+    strip = re.search(r'<ul class="strip".*?</ul>', page, re.S).group(0)
+    assert columns == [14, 7]
+    assert 0 < strip.count("<img") <= 14
+    assert "Shown two pictures" in page
+
+
+def test_unequal_faces_are_refused():
+    with pytest.raises(ValueError, match="equally many, got 1, 2 and 1"):
+        FaceSample([np.zeros((4, 4, 3), np.uint8)], np.zeros(2, np.int64), ["a"], np.ones((1, 2)))
