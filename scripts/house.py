@@ -2,9 +2,9 @@
 
     python scripts/house.py [--root src/centerarc] [--rooms] [--check]
 
-A journey's closure is every file that its first files import, directly or through others. Names that
-a package re-exports are followed to the file that defines them; imports for type checkers only do
-not count. `--check` exits with 1 where a target is missed.
+A journey's closure is every file that its first files import, directly or through others. Names
+that a package re-exports are followed to the file that defines them; imports for type checkers only
+do not count. `--check` exits with 1 where a target is missed.
 """
 
 import argparse

@@ -398,7 +398,7 @@ def _fill(place: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         # Narrowing one strip makes the others a larger share of what is left.
         for _ in range(4):
             gaps = np.minimum(gaps, _WIDEST_GAP * gaps.sum())
-        turned[order, axis] = np.concatenate([[0.0], np.cumsum(gaps)])
+        turned[order, column] = np.concatenate([[0.0], np.cumsum(gaps)])
     return turned
 
 
