@@ -224,7 +224,7 @@ def test_what_was_found_is_shown_though_a_file_cannot_be_written(
     def full(*_: object) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr("centerarc.evaluation.protocols.write_evaluation", full)
+    monkeypatch.setattr("centerarc.evaluation.protocols.results.write_evaluation", full)
     assert run("evaluate", *ONNX, *PAIRS, "--json", tmp_path / "o.json") == 2
     out, err = capsys.readouterr()
     assert "EER" in out

@@ -321,7 +321,7 @@ def test_no_two_rates_share_a_key():
     ("fpir", "needed"), [(5e-324, "inf"), (1e-300, "1e+300"), (1e-4, "10,000")]
 )
 def test_a_rate_too_small_for_any_probes_is_said_in_a_line(fpir, needed):
-    reason = unsupported_fpir(fpir, 7)
+    reason = str(unsupported_fpir(fpir, 7))
     assert f"needs at least {needed} probes" in reason
     assert len(reason) < 120
 

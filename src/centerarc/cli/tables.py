@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from centerarc.evaluation.comparison import Difference
     from centerarc.evaluation.groups import Breakdown
     from centerarc.evaluation.identification import IdentificationReport
-    from centerarc.evaluation.intervals import Estimate, Interval
+    from centerarc.evaluation.intervals import Estimate, Interval, TooFew
     from centerarc.evaluation.protocols.judging import Evaluation, Verified
     from centerarc.evaluation.protocols.side_by_side import Comparison
     from centerarc.evaluation.separability import Distribution, Separability
@@ -68,9 +68,9 @@ def add_estimate(table: Table, name: str, estimate: "Estimate", note: str = "") 
     table.add_row(name, value, percents(estimate.interval), note)
 
 
-def in_percent(reason: str | None, rate: float) -> str:
-    """Why there is no value, with its rate in per cent as all else."""
-    return (reason or "").replace(f"{rate:g} ", f"{small_rate(rate)} ", 1)
+def reason_words(too_few: "TooFew | None") -> str:
+    """Why there is no value, with rates in per cent as all else; nothing where there is one."""
+    return "" if too_few is None else too_few.sentence(small_rate)
 
 
 def rate_with_interval(estimate: "Estimate") -> str:
@@ -156,9 +156,8 @@ def show_evaluation(result: "Evaluation") -> None:
             "Own threshold: what each person needs. Nearest center: share of the images that are "
             "nearest to their own person.",
         )
-        if result.separability.threshold_reason is not None:
-            reason = result.separability.threshold_reason
-            say(console, sentence(in_percent(reason, result.separability.far)))
+        if result.separability.too_few is not None:
+            say(console, sentence(reason_words(result.separability.too_few)))
     if result.templates:
         say(console, str(result.templates["convention"]))
 
@@ -214,7 +213,7 @@ def _verification(report: "VerificationReport", title: str) -> Table:
     add_estimate(table, "AUC", report.auc)
     add_estimate(table, "EER", report.eer)
     for far, tar in report.tar_at_far.items():
-        add_estimate(table, f"TAR at FAR {small_rate(far)}", tar, in_percent(tar.reason, far))
+        add_estimate(table, f"TAR at FAR {small_rate(far)}", tar, reason_words(tar.too_few))
     return table
 
 
@@ -310,7 +309,7 @@ def _identification(report: "IdentificationReport", title: str) -> Table:
         thresholds = report.threshold_at_fpir[fpir]
         if thresholds is None:
             add_estimate(
-                table, f"TPIR at FPIR {small_rate(fpir)}", share, in_percent(share.reason, fpir)
+                table, f"TPIR at FPIR {small_rate(fpir)}", share, reason_words(share.too_few)
             )
             continue
         at = " and ".join(f"{threshold:.4f}" for threshold in thresholds)

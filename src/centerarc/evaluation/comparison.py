@@ -250,7 +250,7 @@ def compare_with_first(
             )
         ]
         tars = dict(zip(supported, found[3:], strict=True))
-        tars |= {far: Difference(None, reason=why) for far, why in reasons.items() if why}
+        tars |= {far: Difference(None, reason=str(why)) for far, why in reasons.items() if why}
         return VerificationComparison(
             accuracy=found[0],
             auc=found[1],

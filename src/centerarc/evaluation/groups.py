@@ -10,6 +10,8 @@ from centerarc.evaluation.intervals import (
     Estimate,
     Interval,
     PairPeople,
+    TooFew,
+    Trials,
     check_resamples,
     columns_for,
     contrary_share,
@@ -21,8 +23,8 @@ from centerarc.evaluation.intervals import (
 from centerarc.evaluation.scores import BoolArray, FloatArray, IntArray, check_scores
 
 MEASURES = ("accuracy", "tar", "far")
-# What each of them needs, for a sentence.
-_NEEDS = ("pairs of either kind", "genuine pairs", "impostor pairs")
+# What each of them is measured on.
+_TRIALS: tuple[Trials, ...] = ("either", "genuine", "impostor")
 
 
 @dataclass(frozen=True)
@@ -204,8 +206,8 @@ def breakdown(
         estimates = []
         for row, needed in enumerate([min(counts), *counts]):
             if needed < min_pairs:
-                reason = f"needs at least {min_pairs:,} {_NEEDS[row]}, there are {needed:,}"
-                estimates.append(Estimate(None, reason=reason))
+                few = TooFew(_TRIALS[row], needed, min_pairs)
+                estimates.append(Estimate(None, too_few=few))
                 continue
             interval = None
             if resampled is not None:

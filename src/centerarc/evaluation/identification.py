@@ -11,8 +11,8 @@ from centerarc.evaluation.intervals import (
     EXTREMES,
     Estimate,
     Interval,
+    TooFew,
     draw_people,
-    fewest_trials,
     percentile_interval,
     rate_key,
 )
@@ -72,14 +72,11 @@ def _mate_ranks(search: GallerySearch) -> IntArray:
     return ranks
 
 
-def unsupported_fpir(fpir: float, num_nonmated: int) -> str | None:
+def unsupported_fpir(fpir: float, num_nonmated: int) -> TooFew | None:
     """Why so many probes without a mate cannot carry an FPIR; None if they can."""
     if num_nonmated >= (1 / fpir) * (1 - 1e-12):
         return None
-    return (
-        f"FPIR {rate_key(fpir)} needs at least {fewest_trials(fpir)} probes of people who are not "
-        f"in the gallery, there are {num_nonmated:,}"
-    )
+    return TooFew("unmated", num_nonmated, rate=("FPIR", fpir))
 
 
 def tpir_at_fpir(search: GallerySearch, fpir: float, *, rank: int = 1) -> OpenSetPoint:
@@ -106,7 +103,7 @@ def tpir_at_fpir(search: GallerySearch, fpir: float, *, rank: int = 1) -> OpenSe
         raise ValueError(f"rank must be at least 1, got {rank}")
     reason = unsupported_fpir(fpir, int((~search.mated).sum()))
     if reason is not None:
-        raise ValueError(reason)
+        raise ValueError(str(reason))
     if not search.mated.any():
         raise ValueError("no probe is of a person in the gallery; TPIR needs some")
     strangers = np.sort(search.other_score[~search.mated])[::-1]
@@ -401,7 +398,9 @@ def evaluate_identification(
             rank: Estimate(share, interval)
             for rank, share, interval in zip(ranks, shares, intervals[: len(ranks)], strict=True)
         },
-        tpir_at_fpir={fpir: tpir.get(fpir, Estimate(None, reason=reasons[fpir])) for fpir in fpirs},
+        tpir_at_fpir={
+            fpir: tpir.get(fpir, Estimate(None, too_few=reasons[fpir])) for fpir in fpirs
+        },
         threshold_at_fpir={
             fpir: [point.threshold for point in points[fpir]] if fpir in points else None
             for fpir in fpirs

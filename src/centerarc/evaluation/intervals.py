@@ -1,9 +1,9 @@
 """Resampled people, and numbers with their intervals."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -263,26 +263,6 @@ def _known(values: FloatArray) -> FloatArray:
 # A measured number with its interval, or the reason why there is none.
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A rate and its 95 % interval.
-
-    Attributes:
-        value: the rate in [0, 1]; None when the data cannot support it.
-        interval: 95 % over people; None without ``people`` or without a value.
-        reason: why there is no value.
-    """
-
-    value: float | None
-    interval: Interval | None = None
-    reason: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        result: dict[str, Any] = {"value": self.value, "interval95": low_high(self.interval)}
-        return result if self.reason is None else {**result, "reason": self.reason}
-
-
 def rate_key(rate: float) -> str:
     """A rate as a key of JSON: short where that is exact, else with all its digits.
 
@@ -292,6 +272,73 @@ def rate_key(rate: float) -> str:
     """
     short = f"{rate:g}"
     return short if float(short) == rate else repr(float(rate))
+
+
+Trials = Literal["genuine", "impostor", "either", "impostor of each", "unmated"]
+_TRIALS: dict[Trials, str] = {
+    "genuine": "genuine pairs",
+    "impostor": "impostor pairs",
+    "either": "pairs of either kind",
+    "impostor of each": "impostor pairs of every identity",
+    "unmated": "probes of people who are not in the gallery",
+}
+
+
+@dataclass(frozen=True)
+class TooFew:
+    """Why there is no value: too few trials, as data; `str` gives the sentence.
+
+    Attributes:
+        trials: of what there are too few.
+        found: how many there are, or with "impostor of each" how many one identity has.
+        needed: how many it takes; None where that is 1 / rate.
+        rate: name and value of the rate that takes so many, such as ("FAR", 0.001).
+    """
+
+    trials: Trials
+    found: int
+    needed: int | None = None
+    rate: tuple[str, float] | None = None
+
+    def sentence(
+        self, write: Callable[[float], str] = rate_key, names: Mapping[Trials, str] = _TRIALS
+    ) -> str:
+        """The reason in words, with rates as `write` has them and the given names of trials."""
+        if self.rate is None:
+            start, needed = "", f"{self.needed:,}"
+        else:
+            start = f"{self.rate[0]} {write(self.rate[1])} "
+            needed = fewest_trials(self.rate[1])
+        there = "one has" if self.trials == "impostor of each" else "there are"
+        return f"{start}needs at least {needed} {names[self.trials]}, {there} {self.found:,}"
+
+    def __str__(self) -> str:
+        return self.sentence()
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A rate and its 95 % interval.
+
+    Attributes:
+        value: the rate in [0, 1]; None when the data cannot support it.
+        interval: 95 % over people; None without ``people`` or without a value.
+        too_few: why there is no value.
+    """
+
+    value: float | None
+    interval: Interval | None = None
+    too_few: TooFew | None = None
+
+    @property
+    def reason(self) -> str | None:
+        """Why there is no value, in words."""
+        return None if self.too_few is None else str(self.too_few)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        result: dict[str, Any] = {"value": self.value, "interval95": low_high(self.interval)}
+        return result if self.reason is None else {**result, "reason": self.reason}
 
 
 def fewest_trials(rate: float) -> str:

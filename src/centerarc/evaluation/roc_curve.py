@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
-from centerarc.evaluation.intervals import fewest_trials, rate_key
+from centerarc.evaluation.intervals import TooFew
 from centerarc.evaluation.scores import (
     BoolArray,
     FloatArray,
@@ -384,14 +384,11 @@ def check_far(far: float) -> None:
         raise ValueError(f"far must be in (0, 1], got {far}")
 
 
-def unsupported_far(far: float, num_impostor: int) -> str | None:
+def unsupported_far(far: float, num_impostor: int) -> TooFew | None:
     """Why ``num_impostor`` pairs cannot carry a false accept rate of ``far``; None if they can."""
     if num_impostor >= (1 / far) * (1 - 1e-12):
         return None
-    return (
-        f"FAR {rate_key(far)} needs at least {fewest_trials(far)} impostor pairs, there are "
-        f"{num_impostor:,}"
-    )
+    return TooFew("impostor", num_impostor, rate=("FAR", far))
 
 
 def allowed_accepts(far: float, num_impostor: int) -> int:
@@ -443,7 +440,7 @@ def tar_at_far(
     for limit in limits:
         reason = unsupported_far(limit, size)
         if reason is not None:
-            raise ValueError(reason)
+            raise ValueError(str(reason))
     allowed = [allowed_accepts(limit, size) for limit in limits]
     rates: dict[int, float] = {size: 1.0}
     # From the most to the fewest accepted: each selection looks only among the last one's highest.

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from centerarc.evaluation.intervals import (
     Estimate,
     Interval,
+    TooFew,
     check_resamples,
     columns_for,
     draw_people,
@@ -107,7 +108,7 @@ _BLOCK_VALUES = 8_000_000
 
 def identity_thresholds(
     people: Identities, far: float, impostor_images: int, seed: int
-) -> tuple[FloatArray | None, str | None]:
+) -> tuple[FloatArray | None, TooFew | None]:
     """The lowest threshold of each identity with FAR <= ``far`` among its impostor pairs.
 
     The impostor pairs of an identity are all of its images with all images of others, of which at
@@ -133,10 +134,7 @@ def identity_thresholds(
     pairs = people.sizes * (drawn.size - own)
     fewest = int(pairs.min())
     if fewest < (1 / far) * (1 - 1e-12):
-        return None, (
-            f"FAR {far:g} needs at least {round(1 / far):,} impostor pairs of every identity, one "
-            f"has {fewest:,}"
-        )
+        return None, TooFew("impostor of each", fewest, rate=("FAR", far))
     ends = np.cumsum(people.sizes)
     starts = ends - people.sizes
     first_own = np.searchsorted(owner, np.arange(people.count))
@@ -235,7 +233,7 @@ class Separability:
             pairs of its images is at most ``far``; the less they spread, the better one threshold
             suits all. None where the impostor images are too few.
         far: the false accept rate of the thresholds.
-        threshold_reason: why there are no thresholds.
+        too_few: why there are no thresholds.
         num_images: images.
         num_people: identities.
         resamples: bootstrap resamples behind the intervals.
@@ -247,10 +245,15 @@ class Separability:
     nearest_center_accuracy: Estimate
     thresholds: Distribution | None
     far: float
-    threshold_reason: str | None
+    too_few: TooFew | None
     num_images: int
     num_people: int
     resamples: int
+
+    @property
+    def threshold_reason(self) -> str | None:
+        """Why there are no thresholds, in words."""
+        return None if self.too_few is None else str(self.too_few)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -341,7 +344,7 @@ def measure_separability(
     nearest = nearest_other(people.unit, people.labels, people.centers)
     margin = (own - nearest)[several]
     separation = nearest_other(people.centers, np.arange(people.count), people.centers)
-    thresholds, reason = identity_thresholds(people, far, impostor_images, seed)
+    thresholds, too_few = identity_thresholds(people, far, impostor_images, seed)
 
     def described(values: FloatArray, identity: IntArray) -> Distribution:
         return describe(values, identity, people.count, bootstrap, seed)
@@ -354,7 +357,7 @@ def measure_separability(
         nearest_center_accuracy=_share(margin > 0, of_image, people.count, bootstrap, seed),
         thresholds=None if thresholds is None else described(thresholds, np.arange(people.count)),
         far=far,
-        threshold_reason=reason,
+        too_few=too_few,
         num_images=people.labels.size,
         num_people=people.count,
         resamples=bootstrap,

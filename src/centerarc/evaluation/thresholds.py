@@ -158,7 +158,7 @@ class Calibration:
         found: dict[float, CalibratedThreshold] = {}
         for far, reason in self._reasons.items():
             if reason is not None:
-                found[far] = CalibratedThreshold(far, None, None, reason=reason)
+                found[far] = CalibratedThreshold(far, None, None, reason=str(reason))
                 continue
             allowed = ranked.impostor_accepted <= far * (1 + 1e-12) * ranked.impostor.size
             point = int(np.count_nonzero(allowed)) - 1

@@ -13,6 +13,7 @@ from centerarc.evaluation.intervals import (
     Estimate,
     Interval,
     PairPeople,
+    TooFew,
     check_resamples,
     percentile_interval,
     rate_key,
@@ -105,7 +106,7 @@ class VerificationReport:
         )
 
 
-def judged_fars(fars: Sequence[float], num_impostor: int) -> dict[float, str | None]:
+def judged_fars(fars: Sequence[float], num_impostor: int) -> dict[float, TooFew | None]:
     """Which false accept rates to report, falling, and why there are no values at some of them.
 
     Args:
@@ -198,7 +199,7 @@ def evaluate_verification(
         far: Estimate(float(curve.tar[curve.point_at_far(far)]), interval)
         for far, interval in zip(supported, intervals[3:], strict=True)
     }
-    tar_at_far |= {far: Estimate(None, reason=why) for far, why in reasons.items() if why}
+    tar_at_far |= {far: Estimate(None, too_few=why) for far, why in reasons.items() if why}
     return VerificationReport(
         accuracy=Estimate(answers.accuracy, intervals[0]),
         protocol=answers.protocol,

@@ -243,7 +243,7 @@ def number_rows(report: VerificationReport) -> list[Row]:
             f"{one_in(far)} pairs of two people."
         )
         name = f"TAR at FAR {small_percent(far)}"
-        rows.append(rate_row(name, tar, reason_words(tar.reason) or how))
+        rows.append(rate_row(name, tar, reason_words(tar.too_few) or how))
     return rows
 
 
@@ -261,7 +261,7 @@ def search_rows(report: IdentificationReport) -> list[Row]:
             f"{one_in(fpir)} strangers is taken for somebody{_at(report, fpir)}."
         )
         name = f"TPIR at FPIR {small_percent(fpir)}"
-        rows.append(rate_row(name, share, reason_words(share.reason) or how))
+        rows.append(rate_row(name, share, reason_words(share.too_few) or how))
     return rows
 
 
@@ -303,7 +303,7 @@ def separability_rows(found: Separability) -> list[Row]:
     )
     rows.append(rate_row("Nearest center is the own", found.nearest_center_accuracy, nearest))
     if found.thresholds is None:
-        reason = reason_words(found.threshold_reason)
+        reason = reason_words(found.too_few)
         rows.append(rate_row("Threshold spread", Estimate(None), reason))
         return rows
     spread = found.thresholds.std

@@ -118,7 +118,7 @@ def _lacking(found: Breakdown, known: Mapping[str, list[GroupResult]]) -> list[s
             who, largest = f"none of the {count:,} groups", "the largest"
         else:
             who, largest = "no group", ""
-        reason = _lower(reason_words(getattr(nearest, measure).reason))
+        reason = _lower(reason_words(getattr(nearest, measure).too_few))
         named = f"“{_named(nearest.name)}”, {largest}," if count > 1 else "it"
         sentences.append(f"{_NAMES[measure]} is known for {who}: {named} {reason}")
     return sentences
@@ -207,7 +207,7 @@ def _row(group: GroupResult) -> GroupRow:
     for measure in MEASURES:
         estimate = getattr(group, measure)
         if estimate.value is None:
-            rates.append((ABSENT, reason_words(estimate.reason)))
+            rates.append((ABSENT, reason_words(estimate.too_few)))
         else:
             rates.append((with_sign(estimate.value), interval_words(estimate.interval)))
     pairs = f"{group.num_genuine:,} and {group.num_impostor:,}"

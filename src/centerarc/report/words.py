@@ -1,13 +1,18 @@
 """Numbers and sentences as a page writes them."""
 
-import re
 from dataclasses import dataclass
 
-from centerarc.evaluation.intervals import Estimate, Interval
+from centerarc.evaluation.intervals import Estimate, Interval, TooFew, Trials
 
 ABSENT = "not measurable"
-# A rate in the sentences of other modules, which write it as a fraction.
-_FRACTION = re.compile(r"\b(FAR|FPIR) (\d[\d.]*(?:e-?\d+)?)")
+# What a page calls the trials that there are too few of.
+_TRIALS: dict[Trials, str] = {
+    "genuine": "pairs of one person",
+    "impostor": "pairs of two people",
+    "either": "pairs of either kind",
+    "impostor of each": "pairs with others for every person",
+    "unmated": "probes of people who are not in the gallery",
+}
 
 
 @dataclass(frozen=True)
@@ -82,17 +87,14 @@ def people_words(count: int) -> str:
     return "1 person" if count == 1 else f"{count:,} people"
 
 
-def reason_words(reason: str | None) -> str:
+def reason_words(too_few: TooFew | None) -> str:
     """Why there is no value, as a sentence in the page's words, or nothing.
 
     Example:
-        >>> reason_words("FAR 0.1 needs at least 10 impostor pairs, there are 2")
+        >>> reason_words(TooFew("impostor", 2, rate=("FAR", 0.1)))
         'FAR 10\xa0% needs at least 10 pairs of two people, there are 2.'
     """
-    if not reason:
+    if too_few is None:
         return ""
-    words = _FRACTION.sub(lambda found: f"{found[1]} {small_percent(float(found[2]))}", reason)
-    words = words.replace("impostor pairs of every identity", "pairs with others for every person")
-    words = words.replace("impostor pairs", "pairs of two people")
-    words = words.replace("genuine pairs", "pairs of one person")
+    words = too_few.sentence(small_percent, _TRIALS)
     return f"{words[0].upper()}{words[1:]}."
