@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+from benchmarks.data import __main__ as benchmark
 from benchmarks.data.__main__ import main
 from benchmarks.data.goals import goals_table
 from benchmarks.data.images import prepare
@@ -15,8 +16,7 @@ from benchmarks.data.opening import write_sparse
 from benchmarks.data.page import TABLES
 from benchmarks.data.tables import over, quarters
 
-from centerarc.data.folder import FolderSource
-from centerarc.data.recordio.source import RecordIOSource
+from centerarc.data import FolderSource, RecordIOSource
 
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "data.md"
 
@@ -42,7 +42,15 @@ def rows(page: str, name: str) -> list[list[str]]:
 
 
 @pytest.mark.slow
-def test_a_quick_run_fills_the_page(faces: Path, tmp_path: Path) -> None:
+def test_a_quick_run_fills_the_page(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Fewer(benchmark.Amounts):
+        def __init__(self, quick: bool) -> None:
+            super().__init__(quick)
+            self.turn, self.workers_epoch, self.memory_epoch = 64, 64, 320
+
+    monkeypatch.setattr(benchmark, "Amounts", Fewer)
     page = tmp_path / "page.md"
     shutil.copyfile(PAGE, page)
     assert main(["--quick", "--images", str(faces), "--page", str(page)]) == 0

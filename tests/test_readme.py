@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from centerarc.cli import main
-from centerarc.training.settings import load_config
+from centerarc.training import load_config
 
 README = Path(__file__).parents[1] / "README.md"
 DOCS = [README, *sorted((README.parent / "docs").rglob("*.md"))]

@@ -9,12 +9,8 @@ import numpy as np
 import PIL.Image
 import simplejpeg
 
-from centerarc.curate.packing import pack
-from centerarc.data.folder import FolderSource
-from centerarc.data.recordio.source import RecordIOSource
-from centerarc.data.shards.source import ShardSource
-from centerarc.data.source import EncodedSource
-from centerarc.data.sources import create_source
+from centerarc.curate import pack
+from centerarc.data import EncodedSource, FolderSource, RecordIOSource, ShardSource, create_source
 
 # Several, so that reading goes from one to the next.
 SHARDS = 4

@@ -10,10 +10,14 @@ from benchmarks.data.images import Images
 from benchmarks.data.peer import PlainFolder
 from torch.utils.data import DataLoader
 
-from centerarc.data.augmentation import Augmentation, AugmentationConfig
-from centerarc.data.folder import FolderSource
-from centerarc.data.loader import TrainLoader, to_input
-from centerarc.data.source import EncodedSource
+from centerarc.data import (
+    Augmentation,
+    AugmentationConfig,
+    EncodedSource,
+    FolderSource,
+    TrainLoader,
+    to_input,
+)
 
 BATCH = 128
 Indices = npt.NDArray[np.int64]

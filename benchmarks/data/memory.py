@@ -7,9 +7,7 @@ from typing import Any
 
 from benchmarks.data.implementations import BATCH, DEFAULT, GivenOrder, Indices
 
-from centerarc.data.augmentation import Augmentation
-from centerarc.data.loader import TrainLoader
-from centerarc.data.source import EncodedSource
+from centerarc.data import Augmentation, EncodedSource, TrainLoader
 
 WORKERS = 2
 

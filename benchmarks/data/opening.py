@@ -104,7 +104,7 @@ def _in_a_process(path: Path, people: int) -> dict[str, Any]:
 
 def _open(path: str) -> dict[str, Any]:
     """Opens a .rec in this process and checks its labels afterwards."""
-    from centerarc.data.recordio.source import RecordIOSource
+    from centerarc.data import RecordIOSource
 
     # 5 sets the process's high-water mark to its present size.
     with suppress(OSError):

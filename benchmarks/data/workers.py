@@ -9,9 +9,7 @@ import simplejpeg
 from benchmarks.data.images import Images
 from benchmarks.data.implementations import BATCH, DEFAULT, GivenOrder, Indices, Work
 
-from centerarc.data.augmentation import Augmentation
-from centerarc.data.loader import TrainLoader
-from centerarc.data.source import EncodedSource
+from centerarc.data import Augmentation, EncodedSource, TrainLoader
 
 COUNTS = (1, 2)
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from benchmarks.evaluation.cases import CURVE_CASES
 from sklearn.metrics import roc_curve
 
-from centerarc.evaluation.roc_curve import roc, tar_at_far
+from centerarc.evaluation import roc, tar_at_far
 
 FARS = [1e-1, 1e-2, 1e-3, 1e-4, 1e-5]
 Curve = tuple[npt.NDArray[np.floating], npt.NDArray[np.floating], npt.NDArray[np.floating]]

@@ -6,9 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import auc, roc_curve
 
-from centerarc.evaluation.accuracy import kfold_accuracy
+from centerarc.evaluation import evaluate_verification, kfold_accuracy
 from centerarc.evaluation.intervals import draw_people, person_numbers
-from centerarc.evaluation.verification import evaluate_verification
 
 PAIRS, PEOPLE, FOLDS, RESAMPLES = 6000, 4281, 10, 1000
 FARS = [1e-1, 1e-2, 1e-3]

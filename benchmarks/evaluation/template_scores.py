@@ -68,7 +68,7 @@ def _score(who: str, count: int) -> dict[str, Any]:
     embeddings, first, second, same = problem(count)
     start = time.perf_counter()
     if who == "ours":
-        from centerarc.evaluation.roc_curve import tar_at_far
+        from centerarc.evaluation import tar_at_far
         from centerarc.evaluation.templates import template_pair_scores
 
         start = time.perf_counter()

@@ -199,7 +199,7 @@ class Ours(Head):
 
     def __init__(self, problem: Problem, *, sample_rate: float = 1.0, recompute: bool = False):
         from centerarc import MarginSoftmaxLoss
-        from centerarc.losses.head.chunked import Chunked
+        from centerarc.losses import Chunked
 
         class Undrawn(MarginSoftmaxLoss):
             """Its own prototypes would only be thrown away."""
@@ -254,7 +254,7 @@ class Center(Head):
         self.parameters = []
 
     def __call__(self, features: Tensor, labels: Tensor) -> Tensor:
-        from centerarc.losses.functional import center_loss, update_centers
+        from centerarc.losses import center_loss, update_centers
 
         loss = center_loss(features, self.centers, labels)
         update_centers(self.centers, features.detach(), labels)

@@ -12,9 +12,7 @@ import contextlib
 import torch
 from torch import Tensor
 
-from centerarc.losses.functional import margin_softmax_loss
-from centerarc.losses.head.chunked import Chunked
-from centerarc.losses.margins import ArcFace
+from centerarc.losses import ArcFace, Chunked, margin_softmax_loss
 
 N, C, D, S = 128, 10_000, 512, 64.0
 PRECISIONS = ("float32", "bfloat16 autocast", "bfloat16 everywhere (as peers do)")

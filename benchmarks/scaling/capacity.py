@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.common.page import markdown_table, write_regions
 from benchmarks.common.runner import ROOT
 
-from centerarc.losses.head.costs import HeadCosts, head_costs
+from centerarc.distributed import HeadCosts, head_costs
 
 WAYS: dict[str, dict[str, Any]] = {
     "full": {},

@@ -23,8 +23,7 @@ from benchmarks.common.runner import ROOT
 from benchmarks.scaling.wire import counted_bytes
 
 from centerarc import CenterArcFaceLoss, PrototypeSGD
-from centerarc.losses.head.costs import head_costs
-from centerarc.losses.head.shards import ClassShards
+from centerarc.distributed import ClassShards, head_costs
 
 RANKS = (1, 2, 4)
 WARM_UP = 3

@@ -11,10 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from centerarc.models import Backbone
 from centerarc.models import backbone as registry
-from centerarc.models.backbone import Backbone
-from centerarc.training.config import TrainConfig
-from centerarc.training.settings import check_config
+from centerarc.training import TrainConfig, check_config
 
 SIZE = 16
 

@@ -11,8 +11,7 @@ import PIL.Image
 import pytest
 
 from centerarc.cli.data.check import check
-from centerarc.training.loop import train
-from centerarc.training.settings import load_config
+from centerarc.training import load_config, train
 from tests.curate.pictures import save, scene
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from centerarc.distributed.process import Processes
-from centerarc.training.loop import Trainer, train
+from centerarc.distributed import Processes
+from centerarc.training import Trainer, train
 from tests.distributed.pool import Pool
 from tests.training.helpers import full_disk, make_config, register_tiny
 

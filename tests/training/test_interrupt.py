@@ -36,11 +36,10 @@ def _wait_for_rows(process: "subprocess.Popen[str]", path: Path, rows: int) -> N
             return
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.1)
-    raise AssertionError("the run does not get on")
+    raise AssertionError("the run makes no progress")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_leaves_a_run_that_resumes(tmp_path: Path) -> None:
     run = tmp_path / "run"
     config = tmp_path / "config.yaml"
     config.write_text(
@@ -51,7 +50,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path: Path, number: signal.Signals
     )
     process = _start(config)
     _wait_for_rows(process, run / "metrics.jsonl", 3)
-    os.killpg(process.pid, number)  # the loader's workers get it too, as from a terminal
+    os.killpg(process.pid, signal.SIGINT)  # the loader's workers get it too, as from a terminal
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert f"centerarc train {run / 'config.yaml'} --resume" in errors
@@ -60,7 +59,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path: Path, number: signal.Signals
 
     process = _start(run / "config.yaml", "--resume")
     _wait_for_rows(process, run / "metrics.jsonl", before + 2)
-    os.killpg(process.pid, number)  # the loader's workers get it too, as from a terminal
+    os.killpg(process.pid, signal.SIGTERM)  # the loader's workers get it too, as from a terminal
     assert process.wait(60) == 130
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))

@@ -1,5 +1,6 @@
 """A whole run: what it leaves, how it goes on, when it refuses."""
 
+import functools
 import json
 import os
 import shutil
@@ -11,13 +12,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from centerarc.data.splitting import read_identities
-from centerarc.models.weights import load_weights
-from centerarc.training import loop
-from centerarc.training import rundir as checkpoints
-from centerarc.training.config import TrainConfig
-from centerarc.training.loop import TrainingInterrupted, train
-from centerarc.training.settings import dump_config, load_config
+from centerarc.data import read_identities
+from centerarc.models import load_weights
+from centerarc.training import (
+    TrainConfig,
+    TrainingInterrupted,
+    dump_config,
+    load_config,
+    loop,
+    rundir,
+    train,
+)
 from centerarc.training.step import StepReport, TrainStep
 from tests.training.helpers import full_disk, make_config, same_bits
 
@@ -159,7 +164,7 @@ def test_a_save_that_fails_leaves_the_old_state(
         patch.setattr(torch, "save", broken_save)
         with pytest.raises(OSError, match="no space"):
             train(config)
-    assert checkpoints.load_state(config.run_dir)["epochs_done"] == 1
+    assert rundir.load_state(config.run_dir)["epochs_done"] == 1
     assert len(list((config.run_dir / "state").iterdir())) == 1
     train(config, resume=True)
 
@@ -266,7 +271,11 @@ def test_tensorboard_files_are_written_if_asked_for(tmp_path: Path, faces: Path)
 
 
 @pytest.mark.slow
-def test_compiling_changes_the_numbers_by_rounding_only(tmp_path: Path, faces: Path) -> None:
+def test_compiling_changes_the_numbers_by_rounding_only(
+    tmp_path: Path, faces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The whole of torch.compile but for the code generator, which takes ten seconds.
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     changes: dict[str, Any] = {"model": {"options": {"norm": True}}, "validation": VALIDATION}
     plain = make_config(tmp_path / "plain", faces, **changes)
     compiled = make_config(tmp_path / "compiled", faces, compile=True, **changes)
@@ -297,7 +306,7 @@ def test_a_refused_resume_leaves_the_folder_as_it_was(tmp_path: Path, faces: Pat
     assert _content(tmp_path / "run") == before
     again = make_config(tmp_path / "run", root, schedule=longer, validation=VALIDATION)
     shutil.copytree(root / "P00", root / "P99")
-    with pytest.raises(ValueError, match="data and validation now leave other ones"):
+    with pytest.raises(ValueError, match="data and validation now leave others"):
         train(again, resume=True)
     assert _content(tmp_path / "run") == before
     shutil.rmtree(root / "P99")
@@ -340,10 +349,10 @@ def test_a_single_image_is_enough_without_batch_norm(tmp_path: Path, faces: Path
 def test_a_full_disk_names_the_state(tmp_path: Path, faces: Path) -> None:
     config = make_config(tmp_path / "run", faces)
     train(config)
-    old = checkpoints.load_state(config.run_dir)
+    old = rundir.load_state(config.run_dir)
     with full_disk(2000), pytest.raises(OSError, match=r"cannot write .*state\.pt"):
-        checkpoints.save_state(config.run_dir, old)
-    assert checkpoints.load_state(config.run_dir)["step"] == old["step"]
+        rundir.save_state(config.run_dir, old)
+    assert rundir.load_state(config.run_dir)["step"] == old["step"]
 
 
 @pytest.mark.parametrize("where", ["step", "validation"])

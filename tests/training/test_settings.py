@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from centerarc.training.settings import dump_config, load_config
+from centerarc.training import dump_config, load_config
 
 BASE = "run_dir: runs/a\ndata:\n  source: synthetic\n"
 

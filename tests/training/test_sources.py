@@ -6,13 +6,9 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from centerarc.curate.packing import pack
-from centerarc.data.folder import FolderSource
-from centerarc.data.image_list import write_list
-from centerarc.data.samplers import Balanced, IdentityBatches, InBlocks, Shuffled
-from centerarc.training.config import TrainConfig
-from centerarc.training.loop import train
-from centerarc.training.settings import check_config, dump_config, load_config
+from centerarc.curate import pack
+from centerarc.data import Balanced, FolderSource, IdentityBatches, InBlocks, Shuffled, write_list
+from centerarc.training import TrainConfig, check_config, dump_config, load_config, train
 from centerarc.training.sources import make_sampler, make_sources
 from tests.training.helpers import make_config, same_bits, write_faces
 

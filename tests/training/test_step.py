@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from centerarc.distributed.process import Processes
-from centerarc.losses.center_arcface import CenterArcFaceLoss
+from centerarc.distributed import Processes
+from centerarc.losses import CenterArcFaceLoss
 from centerarc.training.config import LossConfig, OptimizerConfig
 from centerarc.training.optimizer import make_criterion, make_optimizer
 from centerarc.training.step import Precision, StepReport, TrainStep

@@ -7,8 +7,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from centerarc.data.augmentation import AugmentationConfig
 
-# What the sections of the configuration have in common.
-
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 # What every generator of random numbers takes.
@@ -30,8 +28,6 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-
-# What a run trains on. Importing this module does not import torch.
 
 Weight = Annotated[float, Field(gt=0, le=1000)]
 
@@ -81,7 +77,7 @@ class SyntheticFields(Section):
 
 
 class LeaveOut(Section):
-    """Images that a source holds and nobody wants."""
+    """Images of a source that are not trained on."""
 
     leave_out: NamedPath | None = Field(
         default=None, description="problems.csv of centerarc data check, or a list of images"
@@ -97,24 +93,19 @@ class Part(LeaveOut):
     )
 
 
-class FolderPart(FolderFields, Part):
-    """A folder as part of a mixture."""
+class FolderPart(FolderFields, Part): ...
 
 
-class ListPart(ListFields, Part):
-    """A list as part of a mixture."""
+class ListPart(ListFields, Part): ...
 
 
-class RecordIOPart(RecordIOFields, Part):
-    """A .rec file as part of a mixture."""
+class RecordIOPart(RecordIOFields, Part): ...
 
 
-class ShardsPart(ShardsFields, Part):
-    """Shards as part of a mixture."""
+class ShardsPart(ShardsFields, Part): ...
 
 
-class SyntheticPart(SyntheticFields, Part):
-    """Drawn faces as part of a mixture."""
+class SyntheticPart(SyntheticFields, Part): ...
 
 
 MixturePart = Annotated[
@@ -143,7 +134,7 @@ class SamplerConfig(Section):
         description="all images once; people x images; each person equally often; runs of images",
     )
     distinct: bool = Field(
-        default=False, description="nobody twice in a batch where that can be (shuffled only)"
+        default=False, description="no person twice in a batch where possible (shuffled only)"
     )
     images_per_identity: Positive | None = Field(
         default=None, description="images of each person in a batch (identities only); none is 4"
@@ -182,7 +173,7 @@ class DataFields(LeaveOut):
         default=AugmentationConfig(), description="random changes of the training images"
     )
     cache_gb: Annotated[NotNegative, Field(le=1e6)] = Field(
-        default=0.0, description="keep decoded images in at most so much memory; 0 keeps none"
+        default=0.0, description="memory for decoded images, in GB; 0 keeps none"
     )
 
     @model_validator(mode="after")
@@ -192,49 +183,30 @@ class DataFields(LeaveOut):
         return self
 
 
-class FolderData(DataFields, FolderFields):
-    """Training on a folder."""
+class FolderData(DataFields, FolderFields): ...
 
 
-class ListData(DataFields, ListFields):
-    """Training on a list."""
+class ListData(DataFields, ListFields): ...
 
 
-class RecordIOData(DataFields, RecordIOFields):
-    """Training on a .rec file."""
+class RecordIOData(DataFields, RecordIOFields): ...
 
 
-class ShardsData(DataFields, ShardsFields):
-    """Training on shards."""
+class ShardsData(DataFields, ShardsFields): ...
 
 
-class MixedData(DataFields, MixedFields):
-    """Training on several sources."""
+class MixedData(DataFields, MixedFields): ...
 
 
-class SyntheticData(DataFields, SyntheticFields):
-    """Training on drawn faces."""
+class SyntheticData(DataFields, SyntheticFields): ...
 
 
-_SECTIONS: dict[str, type[DataFields]] = {
-    "folder": FolderData,
-    "list": ListData,
-    "recordio": RecordIOData,
-    "shards": ShardsData,
-    "mixed": MixedData,
-    "synthetic": SyntheticData,
-}
-SOURCES = tuple(_SECTIONS)
 DataConfig = Annotated[
     FolderData | ListData | RecordIOData | ShardsData | MixedData | SyntheticData,
     Field(discriminator="source"),
 ]
-
-
-COMMON_FIELDS = frozenset(DataFields.model_fields) | {"source"}
-
-
-# What a training run can be told. Importing this module does not import torch.
+# What every kind of source may have beside the fields that open it.
+COMMON_FIELDS = frozenset((*DataFields.model_fields, *Part.model_fields, "source"))
 
 
 class ModelConfig(Section):
@@ -262,7 +234,7 @@ class ValidationConfig(Section):
     num_pairs: Annotated[int, Field(ge=2)] | None = Field(
         default=None, description="pairs to make of held-out people; none is 2000"
     )
-    every_epochs: Positive = Field(default=1, description="validate after every so many epochs")
+    every_epochs: Positive = Field(default=1, description="epochs between validations")
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -290,7 +262,7 @@ class LossConfig(Section):
     """The joint loss: arcface + center_weight * center + separation_weight * separation."""
 
     margin: str = Field(default="arcface", description="margin function")
-    m: NotNegative = Field(default=0.5, description="margin; 0 is the plain normalised softmax")
+    m: NotNegative = Field(default=0.5, description="margin; 0 is the plain normalized softmax")
     margin_options: dict[str, float] = Field(
         default={}, description="the margin's parameters where they are not one m"
     )
@@ -314,9 +286,9 @@ class LossConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """The optimiser of backbone and prototypes."""
+    """The optimizer of the backbone and the prototypes."""
 
-    name: Literal["sgd", "adamw"] = Field(default="sgd", description="optimiser")
+    name: Literal["sgd", "adamw"] = Field(default="sgd", description="optimizer")
     lr: float = Field(default=0.1, gt=0, allow_inf_nan=False, description="peak learning rate")
     weight_decay: NotNegative = Field(
         default=5e-4, description="decay of weights; never of norms, biases and PReLU slopes"
@@ -361,7 +333,7 @@ class ScheduleConfig(Section):
 class LogConfig(Section):
     """What is written while training."""
 
-    every: Positive = Field(default=10, description="optimiser steps between rows of metrics.jsonl")
+    every: Positive = Field(default=10, description="optimizer steps between rows of metrics.jsonl")
     tensorboard: bool = Field(
         default=False, description="also write TensorBoard files (extra: log)"
     )
@@ -385,7 +357,7 @@ class TrainConfig(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     batch_size: Positive = Field(
-        default=128, description="images an optimiser step, over all processes"
+        default=128, description="images an optimizer step, over all processes"
     )
     accumulate: Positive = Field(
         default=1, description="parts a process cuts its share of a batch into, to save memory"
@@ -406,7 +378,7 @@ class TrainConfig(Section):
         default="auto", description="auto takes CUDA, then MPS, then the CPU"
     )
     save_every: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="also save the state every so many steps; 0 is once an epoch"
+        default=0, description="also save the state every this many steps; 0 is once an epoch"
     )
     log: LogConfig = LogConfig()
 

@@ -26,12 +26,14 @@ from centerarc.training.step import fast_bf16
 
 PAGE = "report.html"
 
-# People nobody trained on, nor chose the weights by: drawn from beyond the training range.
+# People neither trained on nor used to choose the weights: drawn from beyond the training range.
 _TEST_PEOPLE, _TEST_IMAGES = 120, 10
 _TEST_PAIRS, _TEST_FOLDS = 4000, 5
 _MAP_PEOPLE = 25
 # People who choose the best weights.
-_HELD_OUT = 40
+_HELD_OUT, _VALIDATION_PAIRS = 40, 1000
+_TRAIN_IMAGES, _BATCH = 20, 64
+_MODEL = {"name": "iresnet18", "embedding_size": 128, "image_size": 64}
 
 
 @dataclass(frozen=True)
@@ -52,41 +54,27 @@ class DemoResult:
 def demo_config(
     run_dir: str | Path, *, people: int = 240, epochs: int = 3, seed: int = 0
 ) -> TrainConfig:
-    """The recipe of the demonstration.
-
-    Args:
-        run_dir: Folder of the run.
-        people: Drawn people to train on; 40 more choose the best weights.
-        epochs: Passes over their 20 images each.
-        seed: Of the weights and the batches.
-
-    Returns:
-        The configuration, as `centerarc train` takes it.
-    """
+    """The recipe of the demonstration: `people` to train on, and 40 more to choose the weights."""
     return check_config(
         {
             "run_dir": run_dir,
             "seed": seed,
-            "model": {"name": "iresnet18", "embedding_size": 128, "image_size": 64},
+            "model": _MODEL,
             "data": {
                 "source": "synthetic",
                 "num_identities": people + _HELD_OUT,
-                "images_per_identity": 20,
+                "images_per_identity": _TRAIN_IMAGES,
                 "cache_gb": 1.0,
                 # The drawings vary enough; more would only need more epochs.
-                "augmentation": {
-                    "move": 0.0,
-                    "light": 0.0,
-                    "grey": 0.0,
-                    "low_resolution": 0.0,
-                    "occlusion": 0.0,
-                },
+                "augmentation": dict.fromkeys(
+                    ("move", "light", "grey", "low_resolution", "occlusion"), 0.0
+                ),
             },
-            "validation": {"identities": _HELD_OUT, "num_pairs": 1000, "every_epochs": 1},
+            "validation": {"identities": _HELD_OUT, "num_pairs": _VALIDATION_PAIRS},
             "loss": {"s": 30.0, "m": 0.2, "center_weight": 1.0},
             "optimizer": {"lr": 0.1},
             "schedule": {"epochs": epochs, "warmup_epochs": 0.5, "shape": "cosine"},
-            "batch_size": 64,
+            "batch_size": _BATCH,
             "precision": "bf16" if fast_bf16(choose_device("auto")) else "fp32",
             "clip_norm": 5.0,
         }
@@ -96,14 +84,12 @@ def demo_config(
 def run_demo(
     config: TrainConfig, *, overwrite: bool = True, say: Callable[[str], Any] = print
 ) -> DemoResult:
-    """Trains, evaluates on unseen people, and writes the page.
-
-    Goes on with the same demonstration where it was stopped.
+    """Trains, evaluates on unseen people, and writes the page; resumes the same demonstration.
 
     Args:
         config: From `demo_config`; its data must be synthetic.
         overwrite: Replace another or a finished demonstration in `run_dir`.
-        say: Told what is going on, a line at a time.
+        say: Called with a line for each stage.
 
     Returns:
         The page and the numbers on it.

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from centerarc.io.files import atomic_path
+from centerarc.io.progress import duration
 from centerarc.training.step import StepReport
 
-# Means of what the steps between two logged rows measured.
-
+METRICS = "metrics.jsonl"
 _LOSSES = ("arcface_loss", "center_loss", "separation")
 
 
@@ -75,7 +75,7 @@ class Meter:
         return wanted
 
     def empty(self) -> tuple[dict[str, float], float, float]:
-        """Returns the means over the window's samples, its steps and its seconds; starts anew."""
+        """Returns the means over the window's samples, its steps and seconds, and empties it."""
         window, self.window = self.window, {}
         count, steps, seconds = (window.pop(name) for name in ("count", "steps", "seconds"))
         means = {name: value / max(count, 1.0) for name, value in window.items()}
@@ -83,11 +83,6 @@ class Meter:
 
     def _add(self, name: str, value: float) -> None:
         self.window[name] = self.window.get(name, 0.0) + value
-
-
-# What a run tells while it goes: metrics.jsonl, TensorBoard, and the terminal.
-
-METRICS = "metrics.jsonl"
 
 
 class MetricsLog:
@@ -113,13 +108,7 @@ class MetricsLog:
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        """Writes a row.
-
-        Args:
-            kind: `train` or `validation`.
-            step: Optimiser steps done.
-            values: Numbers and words by name.
-        """
+        """Writes a row of kind `train` or `validation` after `step` optimizer steps."""
         row = {"kind": kind, "step": step, **values}
         # JSON has no nan and infinity; null is what every reader takes.
         row = {
@@ -169,7 +158,7 @@ class Display:
     """A progress bar on a terminal, a line a logged step elsewhere.
 
     Args:
-        total_steps: Optimiser steps in the run.
+        total_steps: Optimizer steps in the run.
         done_steps: Those done before this start.
         epochs: Epochs in the run.
         console: Where to write; rich's own on stderr by default.
@@ -230,16 +219,9 @@ class Display:
         else:
             self.say(
                 f"epoch {epoch}  step {step}/{self.total_steps}  {text}  "
-                f"left {format_seconds(seconds_left)}"
+                f"left {duration(seconds_left)}"
             )
 
     def say(self, text: str) -> None:
         """Writes a line, above the bar if there is one."""
         self.console.print(text, markup=False, soft_wrap=True)
-
-
-def format_seconds(seconds: float) -> str:
-    """Writes a duration as `1:02:03` or `2:03`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -23,7 +23,6 @@ from centerarc.io.parallel import explain_dead_workers, signals_held_back
 from centerarc.models.backbone import create_model
 from centerarc.models.weights import save_weights
 from centerarc.training import rundir
-from centerarc.training import rundir as checkpoints
 from centerarc.training.config import TrainConfig
 from centerarc.training.logging import Display, Meter, MetricsLog
 from centerarc.training.optimizer import lr_factor, make_criterion, make_optimizer, set_lr
@@ -31,17 +30,11 @@ from centerarc.training.rundir import RunResult
 from centerarc.training.sources import METRIC, describe, make_sampler, make_sources, validate
 from centerarc.training.step import Precision, TrainStep, check_parts, seed_step
 
-# Ctrl-C and SIGTERM as a wish to stop after the current step.
-
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class TrainingInterrupted(Exception):
-    """The run was asked to stop and its state is saved.
-
-    Args:
-        message: Where it stopped and how to go on.
-    """
+    """The run was asked to stop, and its state is saved; the message says how to resume."""
 
 
 class StopRequest:
@@ -76,12 +69,11 @@ class StopRequest:
 
     @contextmanager
     def held_back(self) -> Iterator[None]:
-        """Lets signals wait until the block ends; processes started in it never get them.
+        """Delays signals until the block ends; processes started in it never get them.
 
         A terminal and many job systems signal a whole group, and a data loader whose workers die
         takes the training process with it in the middle of a step.
         """
-        # Outside the main thread there is nobody to hold them back from.
         with signals_held_back(*(_SIGNALS if self._previous else ())):
             yield
 
@@ -95,9 +87,6 @@ class StopRequest:
             os.write(2, b"\nstopping after this step; once more stops at once\n")
 
 
-# The training loop.
-
-
 def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False) -> RunResult:
     """Trains a model as configured, in as many processes as torchrun started.
 
@@ -106,7 +95,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
 
     Args:
         config: The run.
-        resume: Go on from the state in `run_dir`. On one device and with the same number of CPU
+        resume: Resume from the state in `run_dir`. On one device and with the same number of CPU
             threads the result is that of an uninterrupted run, to the last bit.
         overwrite: Delete a run that `run_dir` holds.
 
@@ -134,14 +123,7 @@ _SYNC_BUFFERS = (
 
 
 class Trainer:
-    """One process's part in a run; `train` is the way to start it.
-
-    Args:
-        config: The run.
-        processes: The ranks.
-        resume: Go on from the saved state.
-        overwrite: Delete the run that is there.
-    """
+    """One process's part in a run; `train`, which takes the same arguments, starts it."""
 
     def __init__(
         self, config: TrainConfig, processes: Processes, *, resume: bool, overwrite: bool
@@ -237,7 +219,7 @@ class Trainer:
             )
         display = Display(self.total_steps, self.step, self.config.schedule.epochs, quiet=not main)
         try:
-            # PyTorch tells of a dead worker in whatever the main process is doing.
+            # PyTorch reports a dead worker in whatever the main process is doing.
             with StopRequest() as stop, display, explain_dead_workers(self.config.workers):
                 for line in (self._headline(), *self.notes):
                     display.say(line)
@@ -286,7 +268,7 @@ class Trainer:
             if wanted:
                 raise TrainingInterrupted(
                     f"stopped after step {self.step} of {self.total_steps}; the state is saved, "
-                    f"go on with: centerarc train {config.run_dir / 'config.yaml'} --resume"
+                    f"resume with: centerarc train {config.run_dir / 'config.yaml'} --resume"
                 )
         self.meter.read()
         self.seconds["train"] += self.meter.take_time()
@@ -367,15 +349,15 @@ class Trainer:
             "window": dict(self.meter.window),
             "seconds": dict(self.seconds),
         }
-        checkpoints.save_state(self.config.run_dir, state)
+        rundir.save_state(self.config.run_dir, state)
 
     def _load_state(self) -> None:
-        state = checkpoints.load_state(self.config.run_dir)
+        state = rundir.load_state(self.config.run_dir)
         if state["identity"] != self.identity:
             raise ValueError(
                 f"cannot resume: the run was trained on {state['identity']['images']} images of "
                 f"{state['identity']['identities']} people, data and validation now leave "
-                f"other ones ({self.identity['images']} of {self.identity['identities']})"
+                f"others ({self.identity['images']} of {self.identity['identities']})"
             )
         try:
             self.model.load_state_dict(state["model"])
@@ -392,15 +374,21 @@ class Trainer:
         self.seconds = state["seconds"]
 
     def _finish(self, display: Display) -> RunResult:
-        summary = rundir.summary(
-            best=self.best,
-            steps=self.step,
-            batch_size=self.config.batch_size,
-            seconds=self.seconds,
-            world_size=self.processes.world_size,
-            device=str(self.processes.device),
-            data=self.identity,
-        )
+        images = self.step * self.config.batch_size
+        summary = {
+            "best": self.best,
+            "steps": self.step,
+            "images": images,
+            "train_seconds": self.seconds["train"],
+            "validation_seconds": self.seconds["validation"],
+            "images_per_second": images / max(self.seconds["train"], 1e-9),
+            "processes": self.processes.world_size,
+            "device": str(self.processes.device),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "train_identities": self.identity["identities"],
+            "train_images": self.identity["images"],
+        }
 
         def write() -> None:
             self._save_weights("last.safetensors", {})

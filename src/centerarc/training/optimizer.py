@@ -11,8 +11,6 @@ from centerarc.losses.center_arcface import CenterArcFaceLoss
 from centerarc.losses.margins import create_margin
 from centerarc.training.config import LossConfig, OptimizerConfig, ScheduleConfig
 
-# The loss of a run, from its configuration.
-
 
 def make_criterion(
     config: LossConfig, num_classes: int, embedding_size: int, generator: torch.Generator
@@ -20,17 +18,7 @@ def make_criterion(
     """Builds the joint loss with `reduction="sum"` and no center update of its own.
 
     The trainer divides by the number of valid labels over all micro-batches and processes, and
-    updates the centers once an optimiser step on the features of them all; both would be wrong
-    per forward.
-
-    Args:
-        config: Margin, scale and centers.
-        num_classes: C, people in the training set.
-        embedding_size: D, length of the embedding.
-        generator: Source of the first prototypes.
-
-    Returns:
-        The criterion.
+    updates the centers once a step on the features of them all; both would be wrong per forward.
 
     Raises:
         ValueError: If the margin or one of its parameters is unknown.
@@ -55,24 +43,13 @@ def make_criterion(
     )
 
 
-# The optimiser of backbone and criterion together.
-
-
 def make_optimizer(model: nn.Module, criterion: nn.Module, config: OptimizerConfig) -> Optimizer:
-    """Builds one optimiser for the backbone and the class prototypes.
+    """Builds SGD or AdamW with the parameter groups `backbone`, `no_decay` and `head`.
 
     Norms, biases and PReLU slopes (every parameter of at most one dimension) are not decayed:
     decay would pull a PReLU towards a ReLU and a norm's gain towards 0. The prototypes are a
     group of their own: only their direction counts for the loss, so decay acts on them as a raise
-    of the learning rate, and how much one wants differs from the backbone.
-
-    Args:
-        model: The backbone.
-        criterion: The loss; its parameters are the prototypes.
-        config: Kind of optimiser, rate and decay.
-
-    Returns:
-        SGD or AdamW with the groups `backbone`, `no_decay` and `head`.
+    of the learning rate, and the best amount differs from the backbone's.
     """
     decayed, plain = _split(model.parameters())
     prototypes, head_plain = _split(criterion.parameters())
@@ -89,7 +66,7 @@ def make_optimizer(model: nn.Module, criterion: nn.Module, config: OptimizerConf
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:
-    """Sets the learning rate of every group to `lr`."""
+    """Sets the learning rate of every group."""
     for group in optimizer.param_groups:
         group["lr"] = lr
 
@@ -103,29 +80,18 @@ def _split(parameters: Iterable[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     return decayed, plain
 
 
-# The learning rate as a pure function of the optimiser step, so that resuming needs no state.
-
-
 def lr_factor(step: int, total_steps: int, steps_per_epoch: int, schedule: ScheduleConfig) -> float:
-    """Returns what the peak learning rate is multiplied by in one optimiser step.
+    """Returns the learning rate of a step as a fraction of the peak, in [0, 1].
 
-    With W warm-up steps of T in all, and t = (step - W) / (T - W):
+    It is a pure function of the step, so resuming needs no state. With W warm-up steps of
+    T = `total_steps`, and t = (step - W) / (T - W):
 
         step < W:    (step + 1) / W
         polynomial:  (1 - t) ** power
         cosine:      (1 + cos(pi t)) / 2
 
-    so the first step has 1 / W of the rate (a rate of 0 would waste it), the last warm-up step all
+    The first step has 1 / W of the rate (a rate of 0 would waste it), the last warm-up step all
     of it, and the fall would reach 0 in the step after the last.
-
-    Args:
-        step: Number of optimiser steps before this one, from 0.
-        total_steps: T, optimiser steps in the whole run.
-        steps_per_epoch: Optimiser steps in an epoch.
-        schedule: Shape, power and warm-up.
-
-    Returns:
-        A factor in [0, 1].
 
     Source:
         Warm-up: Goyal et al. 2017, section 2.2. Cosine: Loshchilov and Hutter 2017, equation 5.

@@ -16,22 +16,23 @@ from centerarc.training.config import TrainConfig
 from centerarc.training.logging import METRICS
 from centerarc.training.settings import dump_config, load_config
 
-# The state of a run that it can go on from.
-
+CONFIG = "config.yaml"
+RESULTS = "results.json"
+_FILES = (CONFIG, PEOPLE_FILE, METRICS, RESULTS, "best.safetensors", "last.safetensors")
+_FOLDERS = ("state", "tensorboard")
+# What a saved state depends on: with another value it would be another run. The people whom the
+# validation holds out by number are taken out of the training.
+_FIXED = ("seed", "model", "data", "loss", "batch_size", "optimizer.name", "validation.identities")
 _FORMAT = 1
 
 
 def state_path(run_dir: Path) -> Path:
-    """Returns where the resumable state of a run is kept."""
+    """Returns where a run keeps the state that it can be resumed from."""
     return run_dir / "state" / "state.pt"
 
 
 def save_state(run_dir: Path, state: dict[str, Any]) -> None:
-    """Writes the state in place of the old one, which stays until the new one is complete.
-
-    Args:
-        run_dir: Folder of the run.
-        state: Nested dictionaries and lists of tensors, numbers, strings, None.
+    """Writes the state; the old one stays until the new one is complete.
 
     Raises:
         OSError: If it cannot be written, as on a full disk.
@@ -45,13 +46,7 @@ def save_state(run_dir: Path, state: dict[str, Any]) -> None:
 
 
 def load_state(run_dir: Path) -> dict[str, Any]:
-    """Reads the state without executing anything in it.
-
-    Args:
-        run_dir: Folder of the run.
-
-    Returns:
-        What `save_state` was given, on the CPU.
+    """Reads what `save_state` was given, on the CPU, without executing anything in it.
 
     Raises:
         ValueError: If there is none, or it is damaged, or of another version.
@@ -66,16 +61,6 @@ def load_state(run_dir: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
         raise ValueError(f"{str(path)!r} was not written by this version of centerarc")
     return state
-
-
-# The folder of a run: what it may hold at the start, and its summary at the end.
-
-CONFIG = "config.yaml"
-RESULTS = "results.json"
-_FILES = (CONFIG, PEOPLE_FILE, METRICS, RESULTS, "best.safetensors", "last.safetensors")
-_FOLDERS = ("state", "tensorboard")
-# What a saved state depends on: with another value it would be another run.
-_FIXED = ("seed", "model", "data", "loss", "batch_size")
 
 
 @dataclass(frozen=True)
@@ -95,16 +80,16 @@ class RunResult:
 
 
 def prepare(config: TrainConfig, people: Collection[str], *, resume: bool, overwrite: bool) -> None:
-    """Makes the folder of a run ready; writes the resolved configuration and who is trained on.
+    """Makes the folder of a run ready: its configuration, and who is trained on.
 
     Args:
         config: The run.
         people: Names of the people that are trained on.
-        resume: The run that is there goes on.
-        overwrite: The run that is there is deleted; only files that a run writes.
+        resume: The run that is there is resumed.
+        overwrite: The run that is there is deleted, but only files that a run writes.
 
     Raises:
-        ValueError: If there is a run and neither is asked for, or both, or the place is a file.
+        ValueError: If there is a run and neither is asked for, or both are, or it is a file.
     """
     folder = config.run_dir
     if resume and overwrite:
@@ -115,7 +100,7 @@ def prepare(config: TrainConfig, people: Collection[str], *, resume: bool, overw
     if found and not (resume or overwrite):
         raise ValueError(
             f"run_dir {str(folder)!r} already holds a run ({', '.join(found)}); "
-            "give --resume to go on, --overwrite to start anew, or another --run-dir"
+            "give --resume to resume it, --overwrite to start again, or another --run-dir"
         )
     if overwrite:
         for name in _FILES:
@@ -125,12 +110,12 @@ def prepare(config: TrainConfig, people: Collection[str], *, resume: bool, overw
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / CONFIG) as temporary:
         temporary.write_text(dump_config(config), encoding="utf-8")
-    # A name with a line break is nobody's; it is no reason to train on nothing.
+    # A name with a line break cannot be listed, which is no reason to refuse the training.
     write_identities(folder / PEOPLE_FILE, (name for name in people if name.splitlines() == [name]))
 
 
 def unfinished(config: TrainConfig) -> bool:
-    """Whether the folder holds a run of this very configuration that can go on."""
+    """Whether the folder holds an unfinished run of this very configuration."""
     folder = config.run_dir
     if not state_path(folder).exists() or (folder / RESULTS).exists():
         return False
@@ -138,74 +123,40 @@ def unfinished(config: TrainConfig) -> bool:
 
 
 def check_resumable(config: TrainConfig) -> None:
-    """Checks that a configuration can go on with the run in its folder.
+    """Checks that the run in the folder can be resumed with a configuration.
 
-    Args:
-        config: The run as asked for now. Schedule, optimiser settings, precision, device and the
-            like may differ from before; what the saved weights hang on may not.
+    Schedule, optimizer settings, precision, device and the like may differ from before; what the
+    saved weights depend on may not.
 
     Raises:
         ValueError: If there is no state, or a field differs that must not.
     """
-    if not state_path(config.run_dir).exists():
-        raise ValueError(
-            f"nothing to resume: there is no {str(state_path(config.run_dir))!r}; "
-            "start without --resume"
-        )
+    path = state_path(config.run_dir)
+    if not path.exists():
+        raise ValueError(f"nothing to resume: there is no {str(path)!r}; start without --resume")
     before = load_config(config.run_dir / CONFIG)
     old, new = before.model_dump(mode="json"), config.model_dump(mode="json")
     for name in _FIXED:
-        if old[name] != new[name]:
-            where, was, now = _difference(name, old[name], new[name])
+        where, was, now = _difference(name, _value(old, name), _value(new, name))
+        if was != now:
             raise ValueError(
                 f"cannot resume with another {where}: it was {was!r}, now it is {now!r}"
             )
-    # The people held out by number are taken out of the training.
-    was, now = ((values["validation"] or {}).get("identities") for values in (old, new))
-    if was != now:
-        raise ValueError(
-            f"cannot resume with another validation.identities: it was {was!r}, now it is {now!r}"
-        )
-    if old["optimizer"]["name"] != new["optimizer"]["name"]:
-        raise ValueError(
-            f"cannot resume with another optimizer.name: it was {old['optimizer']['name']!r}, "
-            f"now it is {new['optimizer']['name']!r}"
-        )
+
+
+def _value(content: Any, name: str) -> Any:
+    for part in name.split("."):
+        content = (content or {}).get(part)
+    return content
 
 
 def _difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any]:
+    """Returns the innermost field that differs, and both its values."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in [*old, *new]:
             if old.get(key) != new.get(key):
                 return _difference(f"{name}.{key}", old.get(key), new.get(key))
     return name, old, new
-
-
-def summary(
-    *,
-    best: dict[str, Any] | None,
-    steps: int,
-    batch_size: int,
-    seconds: dict[str, float],
-    world_size: int,
-    device: str,
-    data: dict[str, int | str],
-) -> dict[str, Any]:
-    """Collects what `results.json` holds."""
-    return {
-        "best": best,
-        "steps": steps,
-        "images": steps * batch_size,
-        "train_seconds": seconds["train"],
-        "validation_seconds": seconds["validation"],
-        "images_per_second": steps * batch_size / max(seconds["train"], 1e-9),
-        "processes": world_size,
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "train_identities": data["identities"],
-        "train_images": data["images"],
-    }
 
 
 def write_summary(run_dir: Path, content: dict[str, Any]) -> None:

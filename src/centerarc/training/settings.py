@@ -13,50 +13,46 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from centerarc.training.config import COMMON_FIELDS, SOURCES, TrainConfig
+from centerarc.data.sources import list_sources
+from centerarc.training.config import COMMON_FIELDS, TrainConfig
 
-# The fields of `TrainConfig` by their dotted paths, such as `loss.m`.
-
-# Flags of the command that are no fields, to be suggested for a mistyped one.
+# Flags of the command that are not fields, to be suggested for a mistyped one.
 _SWITCHES = ("resume", "overwrite", "list-settings")
+_SOURCE = "data.source"
+_NONE = {"none", "null", "~", ""}
 
 
-def members(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union without the wrappings of Annotated; or the annotation alone."""
+def _members(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union, without `Annotated` around them; or the annotation alone."""
     origin = typing.get_origin(annotation)
     if origin is typing.Annotated:
-        return members(typing.get_args(annotation)[0])
+        return _members(typing.get_args(annotation)[0])
     if origin in (typing.Union, types.UnionType):
-        return tuple(m for arg in typing.get_args(annotation) for m in members(arg))
+        return tuple(m for arg in typing.get_args(annotation) for m in _members(arg))
     return (annotation,)
 
 
 def _sections(annotation: Any) -> list[type[BaseModel]]:
-    return [m for m in members(annotation) if isinstance(m, type) and issubclass(m, BaseModel)]
+    return [m for m in _members(annotation) if isinstance(m, type) and issubclass(m, BaseModel)]
 
 
 def _choose(sections: list[type[BaseModel]], content: Any) -> list[type[BaseModel]]:
-    """Of a union told apart by `source`, the member that the content chose; else all."""
+    """The member of a union that `source` in the content names; else all members."""
     source = content.get("source") if isinstance(content, Mapping) else None
     chosen = [
-        s
-        for s in sections
-        if "source" in s.model_fields
-        and source in typing.get_args(s.model_fields["source"].annotation)
+        section
+        for section in sections
+        if "source" in section.model_fields
+        and source in typing.get_args(section.model_fields["source"].annotation)
     ]
     return chosen or sections
 
 
-def field_at(name: str, content: Mapping[str, Any]) -> tuple[FieldInfo | None, Any]:
-    """Finds the field that a dotted path names.
+def _field_at(name: str, content: Mapping[str, Any]) -> tuple[FieldInfo | None, Any]:
+    """Returns the field at a dotted path and its annotation, or (None, None).
 
-    Args:
-        name: Such as `loss.m`; below a field that is a free mapping (`model.options.dropout`),
-            any name goes.
-        content: The mapping so far; it decides which kind of data section is meant.
-
-    Returns:
-        The field and its annotation, or (None, None).
+    Below a field that is a free mapping (`model.options.dropout`) any name goes. `content`, the
+    mapping so far, decides which kind of data section is meant.
     """
     sections: list[type[BaseModel]] = [TrainConfig]
     field: FieldInfo | None = None
@@ -77,14 +73,9 @@ def field_at(name: str, content: Mapping[str, Any]) -> tuple[FieldInfo | None, A
 
 
 def field_names(content: Mapping[str, Any] | None = None) -> dict[str, FieldInfo]:
-    """Every field by its dotted path, in the order of the file.
+    """Returns every field by its dotted path, such as `loss.m`, in the order of the file.
 
-    Args:
-        content: The mapping so far, to list the chosen kind of data section only; None lists
-            every kind.
-
-    Returns:
-        Paths such as `loss.m` and their fields; sections themselves are left out.
+    Of the kinds of data sections only the one that `content` chooses is listed, if it does.
     """
     found: dict[str, FieldInfo] = {}
 
@@ -101,8 +92,8 @@ def field_names(content: Mapping[str, Any] | None = None) -> dict[str, FieldInfo
     return found
 
 
-def unknown(name: str, content: Mapping[str, Any], prefix: str = "") -> str:
-    """The sentence about a field that does not exist, with the nearest that does."""
+def _unknown(name: str, content: Mapping[str, Any], prefix: str = "") -> str:
+    """Says that a field does not exist, and names the nearest one that does."""
     names = [*field_names(content), *(_SWITCHES if prefix else ())]
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if not close:  # perhaps the section was forgotten: `epochs` for `schedule.epochs`
@@ -111,12 +102,6 @@ def unknown(name: str, content: Mapping[str, Any], prefix: str = "") -> str:
         close = [leaves[match] for match in difflib.get_close_matches(leaf, leaves, n=1)]
     hint = f"did you mean {prefix}{close[0]}?" if close else "see centerarc train --help"
     return f"unknown field {prefix}{name}; {hint}"
-
-
-# From a YAML file and command-line flags to a checked `TrainConfig`.
-
-_SOURCE = "data.source"
-_NONE = {"none", "null", "~", ""}
 
 
 def load_config(path: str | Path, flags: Sequence[str] = ()) -> TrainConfig:
@@ -146,23 +131,17 @@ def load_config(path: str | Path, flags: Sequence[str] = ()) -> TrainConfig:
     """
     content = read_yaml(path)
     # Which source it is decides which fields there are, so it goes first.
-    for name, value in sorted(parse_flags(flags), key=lambda flag: flag[0] != _SOURCE):
+    for name, value in sorted(_parse_flags(flags), key=lambda flag: flag[0] != _SOURCE):
         _override(content, name, value)
     return check_config(content, str(path))
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Reads a YAML file that holds one mapping.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The mapping; empty for an empty file.
+    """Reads a YAML file that holds one mapping; an empty file is an empty mapping.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is a folder, or not YAML (with file and line), or not a mapping.
+        ValueError: If it is a folder, not YAML (with file and line), or not a mapping.
     """
     path = Path(path)
     if not path.exists():
@@ -185,13 +164,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader as users of YAML expect it.
+    """SafeLoader that refuses repeated keys, and to which 1e-1 is a number, as in YAML 1.2."""
 
-    A key given twice, which YAML forbids, is refused; 1e-1 is a number, as in YAML 1.2, where
-    PyYAML wants 1.0e-1.
-    """
-
-    # Where keys are as written: later, those that `<<` merges in look like repeated ones.
+    # Keys are checked as written: later, those that `<<` merges in look repeated.
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         seen: set[str] = set()
@@ -206,7 +181,7 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """SafeDumper that quotes text which `_StrictLoader` would take for a number."""
+    """SafeDumper that quotes text which `_StrictLoader` would read as a number."""
 
 
 for _kind in (_StrictLoader, _Dumper):
@@ -218,30 +193,13 @@ for _kind in (_StrictLoader, _Dumper):
 
 
 def dump_config(config: TrainConfig) -> str:
-    """Writes a configuration as YAML with every field spelt out.
-
-    Args:
-        config: The configuration.
-
-    Returns:
-        Text that `load_config` reads back to an equal configuration.
-    """
+    """Returns a configuration as YAML with every field, which `load_config` reads back."""
     content = config.model_dump(mode="json")
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
-def parse_flags(flags: Sequence[str]) -> list[tuple[str, str]]:
-    """Splits `--name value` and `--name=value` words into pairs.
-
-    Args:
-        flags: The words of a command line.
-
-    Returns:
-        Pairs of the field's path (`loss.m`) and its value as text, in order.
-
-    Raises:
-        ValueError: If a word is no flag or a flag has no value.
-    """
+def _parse_flags(flags: Sequence[str]) -> list[tuple[str, str]]:
+    """Splits `--name value` and `--name=value` words into (dotted path, text) pairs."""
     pairs = []
     words = iter(flags)
     for word in words:
@@ -255,9 +213,9 @@ def parse_flags(flags: Sequence[str]) -> list[tuple[str, str]]:
         if not equals:
             following = next(words, None)
             if following is None or (following.startswith("--") and len(following) > 2):
-                section, _ = field_at(name, {})
+                section, _ = _field_at(name, {})
                 if section is None:
-                    raise ValueError(unknown(name, {}, "--"))
+                    raise ValueError(_unknown(name, {}, "--"))
                 raise ValueError(f"--{name} needs a value, for example --{name} VALUE")
             value = following
         pairs.append((name, value))
@@ -289,7 +247,7 @@ def _describe(error: ValidationError, content: Mapping[str, Any]) -> str:
     first = problems[0]
     name = ".".join(_path(first["loc"], content))
     if first["type"] == "extra_forbidden":
-        return unknown(name, content)
+        return _unknown(name, content)
     if first["type"] == "missing":
         return f"{name} is missing; it is required"
     if first["type"] == "union_tag_not_found":
@@ -319,25 +277,25 @@ def _describe(error: ValidationError, content: Mapping[str, Any]) -> str:
 
 
 def _kinds(name: str) -> str:
-    # A mixture's parts are no mixtures.
-    return ", ".join(kind for kind in SOURCES if name == "data" or kind != "mixed")
+    # A part of a mixture cannot be a mixture.
+    return ", ".join([*list_sources(), *(["mixed"] if name == "data" else [])])
 
 
 def _path(loc: Sequence[str | int], content: Mapping[str, Any]) -> list[str]:
     """An error's location without the names pydantic adds for the members of a union."""
     path: list[str] = []
     for part in loc:
-        known = field_at(".".join([*path, str(part)]), content)[0] is not None
-        is_tag = not known and (part in (*SOURCES, "int", "float") and bool(path))
+        known = _field_at(".".join([*path, str(part)]), content)[0] is not None
+        is_tag = not known and part in (*list_sources(), "mixed", "int", "float") and bool(path)
         if not is_tag:
             path.append(str(part))
     return path
 
 
 def _override(content: dict[str, Any], name: str, value: str) -> None:
-    field, annotation = field_at(name, content)
+    field, annotation = _field_at(name, content)
     if field is None:
-        raise ValueError(unknown(name, content, "--"))
+        raise ValueError(_unknown(name, content, "--"))
     *sections, leaf = name.split(".")
     for section in sections:
         inner = content.get(section)
@@ -352,16 +310,13 @@ def _override(content: dict[str, Any], name: str, value: str) -> None:
 
 
 def _read_value(name: str, value: str, annotation: Any) -> Any:
-    kinds = members(annotation)
+    kinds = _members(annotation)
     if type(None) in kinds and value.strip().lower() in _NONE:
         return None
-    if str in kinds or Path in kinds or any(_is_literal(kind) for kind in kinds):
+    literal = any(typing.get_origin(kind) is typing.Literal for kind in kinds)
+    if str in kinds or Path in kinds or literal:
         return value
     try:
         return yaml.load(value, Loader=_StrictLoader)
     except yaml.YAMLError as error:
         raise ValueError(f"--{name} is {value!r}, which cannot be read as YAML") from error
-
-
-def _is_literal(annotation: Any) -> bool:
-    return typing.get_origin(annotation) is typing.Literal

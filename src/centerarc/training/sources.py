@@ -40,17 +40,11 @@ from centerarc.evaluation.verification import evaluate_verification
 from centerarc.io.progress import Lines
 from centerarc.io.tables import counted
 from centerarc.training.config import (
-    FolderFields,
-    ListFields,
+    COMMON_FIELDS,
     MixedFields,
-    RecordIOFields,
     Section,
-    ShardsFields,
-    SyntheticFields,
     TrainConfig,
 )
-
-# The faces that a run trains on and the pairs that judge it, from the configuration.
 
 _NUM_PAIRS = 2000
 
@@ -93,14 +87,11 @@ def make_sources(config: TrainConfig, *, quiet: bool = False) -> RunSources:
     """Opens the training images and the validation pairs.
 
     People of the validation are never trained on: those held out by number are taken out of the
-    training set, and so is everybody whom the validation pairs name.
+    training set, and so is everyone whom the validation pairs name.
 
     Args:
         config: The run.
         quiet: Write nothing to stderr while an opening takes long.
-
-    Returns:
-        The training images, the pairs, and what there is to say about them.
 
     Raises:
         ValueError: If a folder or file is missing or wrong, or fewer than 2 people are left.
@@ -162,7 +153,7 @@ def _damage(source: Subset, index: int) -> str:
 
 
 def _open(config: TrainConfig, excluded: set[str], notes: list[str], quiet: bool) -> FaceSource:
-    """Opens the configured source and leaves out whom and what the configuration says."""
+    """Opens the configured source without the people and images that are to be left out."""
     data = config.data
     size = config.model.image_size
     if isinstance(data, MixedFields):
@@ -223,10 +214,8 @@ def _check_people(names: Sequence[str]) -> None:
 
 def _create(fields: Section, image_size: int, quiet: bool, notes: list[str]) -> FaceSource:
     """Opens one source from the fields that are its own."""
-    kind, model = next(
-        (kind, model) for kind, model in _FIELDS.items() if isinstance(fields, model)
-    )
-    options = {name: getattr(fields, name) for name in model.model_fields if name != "source"}
+    options = {name: value for name, value in fields if name not in COMMON_FIELDS}
+    kind = fields.source  # type: ignore[attr-defined]
     if kind in ("recordio", "shards") and not quiet:
         # Without an index, or the first time, that may take a pass over all that is there.
         options["progress"] = Lines(f"opening {options['path']}")
@@ -237,27 +226,11 @@ def _create(fields: Section, image_size: int, quiet: bool, notes: list[str]) -> 
     return source
 
 
-_FIELDS: dict[str, type[Section]] = {
-    "folder": FolderFields,
-    "list": ListFields,
-    "recordio": RecordIOFields,
-    "shards": ShardsFields,
-    "synthetic": SyntheticFields,
-}
-
-
 def make_sampler(config: TrainConfig, source: FaceSource) -> Sampler:
     """Makes the configured order of the images.
 
-    Args:
-        config: The run.
-        source: What is trained on.
-
-    Returns:
-        The sampler.
-
     Raises:
-        ValueError: If it does not fit batch size and source.
+        ValueError: If it does not fit the batch size and the source.
     """
     sampler = config.data.sampler
     if sampler.kind != "shuffled" and (image_weights(source) != 1).any():
@@ -276,7 +249,7 @@ def make_sampler(config: TrainConfig, source: FaceSource) -> Sampler:
 
 
 def describe(source: FaceSource) -> dict[str, int | str]:
-    """What must be the same when a run goes on: how many people and images, and who."""
+    """What must be the same when a run is resumed: how many people and images, and who."""
     names = "\n".join(source.identities)
     return {
         "identities": len(source.identities),
@@ -285,8 +258,6 @@ def describe(source: FaceSource) -> dict[str, int | str]:
         "labels": hashlib.sha256(np.ascontiguousarray(source.labels).tobytes()).hexdigest(),
     }
 
-
-# How good the weights are on people who are not trained on.
 
 # The area under the ROC chooses the best weights. It needs no threshold, which a single fold
 # would have to choose on the very pairs it is tried on, and it moves with every pair that changes
@@ -297,14 +268,7 @@ METRIC = "auc"
 def validate(
     model: nn.Module, pairs: ValidationPairs, device: torch.device, batch_size: int, workers: int
 ) -> dict[str, Any]:
-    """Scores the pairs with the model.
-
-    Args:
-        model: The backbone; its mode is put back.
-        pairs: Pairs of people who are not trained on.
-        device: Where to compute.
-        batch_size: Images at once.
-        workers: Decoding processes.
+    """Scores the pairs with the model, whose mode is restored.
 
     Returns:
         `auc`, `eer` and the accuracy under the name of its protocol: `accuracy` where the

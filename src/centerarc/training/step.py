@@ -16,26 +16,17 @@ from centerarc.distributed.process import Processes
 from centerarc.losses.center_arcface import CenterArcFaceLoss
 from centerarc.training.config import LossConfig
 
-# The random numbers of a step.
-
 
 def seed_step(seed: int, rank: int, step: int) -> None:
-    """Seeds torch's global generators, which dropout draws from, for one optimiser step.
+    """Seeds torch's global generators, which dropout draws from, for one optimizer step.
 
-    What a step draws is a function of these three numbers alone. So a run that goes on needs no
-    saved generator, and what else draws from the global ones (a data loader does when it starts)
-    changes nothing. Ranks draw differently.
-
-    Args:
-        seed: The run's seed.
-        rank: This process's number.
-        step: Number of the optimiser step.
+    What a step draws is a function of these three numbers alone: a resumed run needs no saved
+    generator, and other draws from the global ones (a data loader's, when it starts) change
+    nothing. Ranks draw differently.
     """
     digest = hashlib.sha256(f"{seed}/{rank}/{step}".encode()).digest()
     torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
-
-# Half precision: where it is used and on which device it is allowed.
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -49,15 +40,15 @@ class Precision:
     """Autocast of the backbone and, for fp16, the scaling of the gradients.
 
     Weights, gradients and the whole loss stay float32; only the backbone's forward and backward
-    are done in half precision.
+    passes run in half precision. fp16 is for CUDA only: its narrow range needs gradient scaling,
+    and the CPU gains nothing over bf16, which needs none.
 
     Args:
         name: `fp32`, `bf16` or `fp16`.
-        device: Where the model is. fp16 is for CUDA only: its narrow range needs gradient scaling,
-            and the CPU has nothing to gain over bf16, which needs none.
+        device: Where the model is.
 
     Attributes:
-        note: What a user should know about it, in a line; empty if nothing.
+        note: What the user should know about it, in one line; empty if nothing.
 
     Raises:
         ValueError: If fp16 is asked for on another device than CUDA.
@@ -82,8 +73,6 @@ class Precision:
         """Returns the context for the backbone's forward."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
 
-
-# One optimiser step: micro-batches, gradients of all ranks, clipping, centers.
 
 # What a step measures, in this order; sums over the valid labels of all ranks but for the last.
 _SUMS = ("arcface_loss", "center_loss", "cosine", "correct", "count", "stop")
@@ -124,17 +113,9 @@ class StepReport:
 
 
 def check_parts(model: nn.Module, batch_size: int, accumulate: int, world_size: int) -> None:
-    """Checks that a batch can be cut as wanted.
+    """Refuses a batch that ranks or micro-batches do not divide.
 
-    Args:
-        model: The backbone.
-        batch_size: Images a step, over all ranks.
-        accumulate: Micro-batches a rank cuts its share into.
-        world_size: Number of ranks.
-
-    Raises:
-        ValueError: If ranks or micro-batches do not divide the batch, or a part has a single
-            image and the model batch normalisation.
+    Also one of which a part has a single image, if the model has batch normalization.
     """
     share = batch_size // world_size
     if batch_size % world_size or share < accumulate:
@@ -148,7 +129,7 @@ def check_parts(model: nn.Module, batch_size: int, accumulate: int, world_size: 
     if has_norm and smallest * world_size < 2:
         raise ValueError(
             f"batch_size is {batch_size} and accumulate is {accumulate}; this model's batch "
-            "normalisation needs at least 2 images in each part of a batch"
+            "normalization needs at least 2 images in each part of a batch"
         )
 
 
@@ -156,7 +137,7 @@ class TrainStep:
     """Trains backbone and criterion on one global batch.
 
     The loss is the sum over the valid labels of all micro-batches and ranks divided by their
-    number, so how a batch is cut changes the result by rounding only (and by batch normalisation,
+    number, so how a batch is cut changes the result by rounding only (and by batch normalization,
     whose statistics are those of a micro-batch):
 
         loss = (sum arcface + center_weight sum center) / count + separation_weight separation

@@ -1,6 +1,6 @@
 import torch
 
-from centerarc.losses.center_arcface import CenterArcFaceLoss
+from centerarc.losses import CenterArcFaceLoss
 from centerarc.training.config import OptimizerConfig
 from centerarc.training.optimizer import make_optimizer
 from tests.training.helpers import SIZE, Tiny
