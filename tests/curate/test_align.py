@@ -388,7 +388,7 @@ def test_a_foreign_report_is_refused(album: tuple[Path, Path, Path]) -> None:
 
 PROGRAM = """
 import sys
-from centerarc.data.alignment import align_folder, read_landmarks
+from centerarc.curate import align_folder, read_landmarks
 root, landmarks, out, workers = sys.argv[1:]
 def told(done, total):
     print(done, total, flush=True)
@@ -473,7 +473,7 @@ def test_a_full_disk_is_one_line_that_names_the_file(album: tuple[Path, Path, Pa
     root, landmarks, out = album
     # No file may grow beyond 500 bytes: writing the first face fails as on a full disk.
     code = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-    code += "import sys; from centerarc.data.alignment import align_folder, read_landmarks\n"
+    code += "import sys; from centerarc.curate import align_folder, read_landmarks\n"
     code += "resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))\n"
     code += "align_folder(sys.argv[1], sys.argv[3], read_landmarks(sys.argv[2]), workers=0)"
     done = subprocess.run(

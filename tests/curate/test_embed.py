@@ -229,7 +229,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from centerarc.data import FolderSource
-from centerarc.evaluation.embedding_file import embed_source
+from centerarc.curate import embed as embed_source
 from tests.curate.looker import Looker, SIZE, opened
 
 class Slow(Looker):

@@ -92,7 +92,7 @@ SLOW = """
 import sys, time
 from pathlib import Path
 from centerarc.data import FolderSource
-from centerarc.data.packing import pack
+from centerarc.curate import pack
 
 class Slow(FolderSource):
     def encoded(self, index):

@@ -142,8 +142,8 @@ def test_tasks_under_way_stop_when_nobody_wants_results(tmp_path: Path) -> None:
 
 PROGRAM = """
 import os, sys, threading, time
-from centerarc.data import processes
-from centerarc.data.processes import in_order
+from centerarc.io import parallel
+from centerarc.io.parallel import in_order
 
 def work(context, task, tick):
     time.sleep(0.05)
@@ -153,7 +153,7 @@ if __name__ == "__main__":
     if sys.argv[1] == "threads":
         threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
     if sys.argv[1] == "spawn":
-        processes._start_method = lambda: "spawn"
+        parallel._start_method = lambda: "spawn"
     try:
         for process in in_order(work, None, range(10_000), workers=2):
             print(process, flush=True)

@@ -104,7 +104,7 @@ def test_wrong_input_is_one_line_and_exit_2(
 
 SLOW = """
 import sys, time
-import centerarc.data.alignment as alignment
+import centerarc.curate.align as alignment
 from centerarc.cli.data.align import align
 from pathlib import Path
 root, landmarks, out = map(Path, sys.argv[1:])

@@ -51,7 +51,7 @@ _HELP = {
 }
 for _name, _paragraphs in _HELP.items():
     app.command(
-        f"centerarc.cli.data.{_name}:{_name}",
+        f"centerarc.cli.data.{'pack' if _name == 'split' else _name}:{_name}",
         name=_name,
         help="\n\n".join(_paragraphs),
         help_format="plaintext",
