@@ -2,7 +2,7 @@
 # make demo   trains on drawn faces for a few minutes and writes a page about the result
 # make test   runs the test suite
 # make bench  measures the head, the data pipeline and the evaluation against peers (about 35
-#             minutes; wants an idle machine)
+#             minutes; needs an idle machine)
 
 PYTHON ?= python3
 VENV := .venv
@@ -23,6 +23,7 @@ test: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 
 types: $(READY)
 	$(BIN)/mypy
