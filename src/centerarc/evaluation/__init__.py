@@ -10,32 +10,57 @@ from centerarc.evaluation.accuracy import (
 )
 from centerarc.evaluation.comparison import (
     Difference,
+    IdentificationComparison,
     VerificationComparison,
+    compare_identification,
     compare_verification,
     compare_with_first,
 )
 from centerarc.evaluation.embedding import ImagePairs, embed, make_pairs, pair_scores
+from centerarc.evaluation.embedding_file import Embeddings, read_embeddings
 from centerarc.evaluation.files.lfw_pairs import PairImages, Pairs, read_pairs
+from centerarc.evaluation.gallery import GallerySearch, search_gallery
 from centerarc.evaluation.groups import Breakdown, breakdown, pair_groups
+from centerarc.evaluation.identification import (
+    IdentificationReport,
+    OpenSetPoint,
+    cmc,
+    evaluate_identification,
+    tpir_at_fpir,
+)
 from centerarc.evaluation.intervals import Estimate, Interval
 from centerarc.evaluation.roc_curve import Det, Roc, auc, det, eer, roc, tar_at_far
 from centerarc.evaluation.separability import Separability, measure_separability
+from centerarc.evaluation.templates import (
+    WEIGHTINGS,
+    Templates,
+    pool_templates,
+    search_templates,
+    template_pair_scores,
+)
 from centerarc.evaluation.thresholds import CalibratedThreshold, calibrated_threshold
 from centerarc.evaluation.verification import VerificationReport, evaluate_verification
 
 __all__ = [
+    "WEIGHTINGS",
     "Breakdown",
     "CalibratedThreshold",
     "Det",
     "Difference",
+    "Embeddings",
     "Estimate",
     "FoldAccuracy",
+    "GallerySearch",
+    "IdentificationComparison",
+    "IdentificationReport",
     "ImagePairs",
     "Interval",
+    "OpenSetPoint",
     "PairImages",
     "Pairs",
     "Roc",
     "Separability",
+    "Templates",
     "VerificationComparison",
     "VerificationReport",
     "auc",
@@ -43,12 +68,15 @@ __all__ = [
     "best_threshold",
     "breakdown",
     "calibrated_threshold",
+    "cmc",
+    "compare_identification",
     "compare_verification",
     "compare_with_first",
     "contiguous_folds",
     "det",
     "eer",
     "embed",
+    "evaluate_identification",
     "evaluate_verification",
     "grid_kfold_accuracy",
     "kfold_accuracy",
@@ -56,7 +84,13 @@ __all__ = [
     "measure_separability",
     "pair_groups",
     "pair_scores",
+    "pool_templates",
+    "read_embeddings",
     "read_pairs",
     "roc",
+    "search_gallery",
+    "search_templates",
     "tar_at_far",
+    "template_pair_scores",
+    "tpir_at_fpir",
 ]
