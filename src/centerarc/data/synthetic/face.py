@@ -1,7 +1,5 @@
 """The shape of a face (pose, outlines, relief), and the brushes that paint it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 from math import cos, sin
@@ -84,13 +82,13 @@ def texture(size: int) -> Floats:
 
 def coverage(distance: NDArray[np.floating], sharpness: float) -> Floats:
     """Return how much of a pixel lies inside an outline `distance` away (positive inside)."""
-    inside: Floats = np.clip(distance * np.float32(sharpness) + np.float32(0.5), 0.0, 1.0)
+    inside: Floats = np.clip(distance * sharpness + 0.5, 0.0, 1.0)
     return inside
 
 
 def bell(distance: NDArray[np.floating], sharpness: float) -> Floats:
     """Return exp(-sharpness distance^2), cut off before it becomes a slow denormal number."""
-    exponent = np.square(distance) * np.float32(-sharpness)
+    exponent = np.square(distance) * (-sharpness)
     height: Floats = np.exp(np.maximum(exponent, np.float32(-30.0)))
     return height
 
@@ -115,8 +113,8 @@ _DEPTH = 36.0
 
 @lru_cache(maxsize=8)
 def _axes(size: int) -> tuple[Floats, Floats]:
-    places = (np.arange(size, dtype=np.float32) + 0.5) * np.float32(112.0 / size) - 0.5
-    return places[None, :] - np.float32(ORIGIN.real), places[:, None] - np.float32(ORIGIN.imag)
+    places = (np.arange(size, dtype=np.float32) + 0.5) * (112.0 / size) - 0.5
+    return places[None, :] - ORIGIN.real, places[:, None] - ORIGIN.imag
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,15 +165,15 @@ def _depth(x: Floats, y: Floats, person: Person, turn: tuple[float, ...]) -> Flo
     wide = np.float32(1.0 / person.head_width)
     high = np.float32(1.0 / 54.0)
     across = np.square(x * wide)
-    down = np.square((y - np.float32(DOME_CENTRE)) * high)
-    dome = np.maximum(np.float32(1.0) - np.float32(0.86) * (across + down), np.float32(0.05))
+    down = np.square((y - DOME_CENTRE) * high)
+    dome = np.maximum(1.0 - 0.86 * (across + down), np.float32(0.05))
     # The nose stands out of the dome, so that its tip moves most when the head turns.
     nose = np.float32(6.5 * person.nose_height)
     reach = _DEPTH + float(nose)
-    nose_x = x - np.float32(reach * sin_yaw)
-    nose_y = y - np.float32(person.nose_tip * cos_pitch + reach * sin_pitch)
+    nose_x = x - reach * sin_yaw
+    nose_y = y - (person.nose_tip * cos_pitch + reach * sin_pitch)
     bump = bell(nose_x, 1 / 98) * bell(nose_y, 1 / 128)
-    depth: Floats = np.float32(_DEPTH) * np.sqrt(dome) + nose * bump
+    depth: Floats = _DEPTH * np.sqrt(dome) + nose * bump
     return depth
 
 
@@ -189,12 +187,12 @@ def _to_image_plane(
     sin_yaw, cos_yaw, sin_pitch, cos_pitch = turn
     # A turned sphere is where this starts; the steps correct for the rest of the head.
     depth = _depth(u, v, person, (0.0, 1.0, 0.0, 1.0))
-    x = u * np.float32(cos_yaw) + depth * np.float32(sin_yaw)
-    y = v * np.float32(cos_pitch) + depth * np.float32(sin_pitch)
+    x = u * cos_yaw + depth * sin_yaw
+    y = v * cos_pitch + depth * sin_pitch
     for _ in range(steps):
         depth = _depth(x, y, person, turn)
-        x = (u + depth * np.float32(sin_yaw)) * np.float32(1 / cos_yaw)
-        y = (v + depth * np.float32(sin_pitch)) * np.float32(1 / cos_pitch)
+        x = (u + depth * sin_yaw) * (1 / cos_yaw)
+        y = (v + depth * sin_pitch) * (1 / cos_pitch)
     return x + 1j * y
 
 
@@ -230,11 +228,11 @@ def view(person: Person, conditions: Conditions, size: int) -> View:
     inverse = 1.0 / a
     shift = -b * inverse
     real, imaginary = np.float32(inverse.real), np.float32(inverse.imag)
-    x = (columns * real + np.float32(shift.real)) - rows * imaginary
-    y = (columns * imaginary + np.float32(shift.imag)) + rows * real
+    x = (columns * real + shift.real) - rows * imaginary
+    y = (columns * imaginary + shift.imag) + rows * real
     depth = _depth(x, y, person, turn)
-    u = x * np.float32(turn[1]) - depth * np.float32(turn[0])
-    v = y * np.float32(turn[3]) - depth * np.float32(turn[2])
+    u = x * turn[1] - depth * turn[0]
+    v = y * turn[3] - depth * turn[2]
     return View(size, abs(a) * size / 112.0, x, y, u, v, person, turn, a, b)
 
 
@@ -257,10 +255,10 @@ class Outlines:
 
 def direction_index(u: Floats, v: Floats) -> tuple[NDArray[np.int32], Floats]:
     """Return each point's place in the tables and its distance from the centre of the head."""
-    down = v - np.float32(DOME_CENTRE)
+    down = v - DOME_CENTRE
     wide = np.abs(u)
-    ratio = down / (wide + np.abs(down) + np.float32(1e-6))
-    index = (ratio * np.float32(_ENTRIES / 2 - 0.5) + np.float32(_ENTRIES / 2)).astype(np.int32)
+    ratio = down / (wide + np.abs(down) + 1e-6)
+    index = (ratio * (_ENTRIES / 2 - 0.5) + _ENTRIES / 2).astype(np.int32)
     index += (u > 0) * np.int32(_ENTRIES)
     radius: Floats = np.sqrt(np.square(wide) + np.square(down))
     return index, radius
@@ -482,7 +480,7 @@ def draw_relief(person: Person, conditions: Conditions, view: View) -> Relief:
     """Sum the bumps of a face in the pixels of a view."""
     table = _bumps(person, conditions)
     columns, rows = view.pixels(table[:, :2])
-    inverse = np.float32(1.0 / view.scale) / table[:, 2:4]
+    inverse = (1.0 / view.scale) / table[:, 2:4]
     places = np.arange(view.size, dtype=np.float32)
     across = (places - columns[:, None]) * inverse[:, :1]
     down = (places - rows[:, None]) * inverse[:, 1:]

@@ -1,7 +1,5 @@
 """Features of a face and what is worn on it."""
 
-from __future__ import annotations
-
 from math import cos, sin
 
 import numpy as np
@@ -37,78 +35,68 @@ def paint_eyes(albedo: Floats, person: Person, conditions: Conditions, view: Vie
     target = albedo[:, rows, columns]
     # Local coordinates: across points to the ear on both sides, along the tilt of the eye.
     side = np.sign(view.u[rows, columns])
-    across = np.abs(view.u[rows, columns]) - np.float32(p.eye_spacing)
-    down = view.v[rows, columns] + np.float32(18.3)
+    across = np.abs(view.u[rows, columns]) - p.eye_spacing
+    down = view.v[rows, columns] + 18.3
     tilt_sin, tilt_cos = np.float32(sin(p.eye_tilt)), np.float32(cos(p.eye_tilt))
     x = across * tilt_cos - down * tilt_sin
     y = down * tilt_cos + across * tilt_sin
-    along = x * np.float32(1.0 / p.eye_width)
-    bow = np.float32(1.0) - np.square(along)
+    along = x * (1.0 / p.eye_width)
+    bow = 1.0 - np.square(along)
 
     squint = 1.0 - 0.35 * max(conditions.smile, 0.0)
     opened = 1.0 - conditions.blink
     upper = p.eye_upper * opened * (1.0 + 0.12 * conditions.brow)
     lower = p.eye_lower * (0.35 + 0.65 * opened) * squint
-    lid = (
-        y
-        + bow * (np.float32(upper) * (np.float32(1.0) + np.float32(p.eye_skew) * along))
-        - np.float32(lower * conditions.blink)
-    )
-    below = bow * np.float32(lower) - y
+    lid = y + bow * (upper * (1.0 + p.eye_skew * along)) - lower * conditions.blink
+    below = bow * lower - y
     inside = coverage(np.minimum(lid, below), sharp)
 
-    gaze_x = side * np.float32(conditions.gaze[0])
+    gaze_x = side * conditions.gaze[0]
     centre_y = -0.5 * (p.eye_upper - p.eye_lower) + conditions.gaze[1]
-    round_eye = np.sqrt(np.square(x - gaze_x) + np.square(y - np.float32(centre_y)))
+    round_eye = np.sqrt(np.square(x - gaze_x) + np.square(y - centre_y))
     # The white darkens under the upper lid and towards the corners.
-    shade = (np.float32(0.5) + np.float32(0.5) * np.clip(lid * np.float32(0.55), 0.0, 1.0)) * (
-        np.float32(0.55) + np.float32(0.45) * np.clip(bow * 2, 0.0, 1.0)
-    )
+    shade = (0.5 + 0.5 * np.clip(lid * 0.55, 0.0, 1.0)) * (0.55 + 0.45 * np.clip(bow * 2, 0.0, 1.0))
     ball = _SCLERA[:, None, None] * shade
     radius = p.iris_radius
-    iris = coverage(np.float32(radius) - round_eye, 0.8 * sharp)
-    glow = np.float32(0.55) + np.float32(0.75) * np.clip(
-        (y - np.float32(centre_y)) * np.float32(0.5 / radius) + np.float32(0.35), 0.0, 1.0
-    )
-    limbus = np.float32(1.0) - np.float32(0.65) * np.clip(
-        round_eye - np.float32(radius - 1.2), 0.0, 1.0
-    )
+    iris = coverage(radius - round_eye, 0.8 * sharp)
+    glow = 0.55 + 0.75 * np.clip((y - centre_y) * (0.5 / radius) + 0.35, 0.0, 1.0)
+    limbus = 1.0 - 0.65 * np.clip(round_eye - (radius - 1.2), 0.0, 1.0)
     paint(ball, person.iris[:, None, None] * (glow * limbus * shade), iris)
-    pupil = coverage(np.float32(0.42 * radius) - round_eye, 0.8 * sharp)
-    ball *= np.float32(1.0) - np.float32(0.95) * pupil
-    spark_x = gaze_x + side * np.float32(conditions.light[0] * 1.5)
+    pupil = coverage(0.42 * radius - round_eye, 0.8 * sharp)
+    ball *= 1.0 - 0.95 * pupil
+    spark_x = gaze_x + side * (conditions.light[0] * 1.5)
     spark_y = centre_y + conditions.light[1] * 1.7 - 0.3
-    ball += np.float32(0.8) * bell(x - spark_x, 1.6) * bell(y - np.float32(spark_y), 1.6)
+    ball += 0.8 * bell(x - spark_x, 1.6) * bell(y - spark_y, 1.6)
 
     # Lashes, crease of the lid and lower rim go below or beside the eyeball.
-    reach = np.clip((np.float32(1.12) - np.abs(along)) * 6, 0.0, 1.0)
-    crease_gap = lid + np.float32(p.lid_crease + 0.6) + np.float32(0.5) * along
-    crease = bell(crease_gap, 1.3) * np.clip((np.float32(1.2) - np.abs(along)) * 4, 0.0, 1.0)
+    reach = np.clip((1.12 - np.abs(along)) * 6, 0.0, 1.0)
+    crease_gap = lid + (p.lid_crease + 0.6) + 0.5 * along
+    crease = bell(crease_gap, 1.3) * np.clip((1.2 - np.abs(along)) * 4, 0.0, 1.0)
     fold = np.clip(0.28 + 0.22 * p.lid_crease, 0.0, 0.75)
-    target *= np.float32(1.0) - np.float32(fold) * crease
-    rim = bell(below - np.float32(0.1), 1.4) * reach
-    target *= np.float32(1.0) - np.float32(0.35) * rim
+    target *= 1.0 - fold * crease
+    rim = bell(below - 0.1, 1.4) * reach
+    target *= 1.0 - 0.35 * rim
     paint(target, ball, inside)
     thick = 0.75 + 0.35 * p.lash + 0.3 * conditions.lipstick
-    outer = np.float32(thick) * (np.float32(0.85) + np.float32(0.3) * along)
-    lash = coverage(outer - np.abs(lid + np.float32(0.3)), 0.9 * sharp) * reach
-    lash *= np.float32(0.55 + 0.35 * min(p.lash, 1.0))
-    paint(target, person.brow * np.float32(0.25), lash)
+    outer = thick * (0.85 + 0.3 * along)
+    lash = coverage(outer - np.abs(lid + 0.3), 0.9 * sharp) * reach
+    lash *= 0.55 + 0.35 * min(p.lash, 1.0)
+    paint(target, person.brow * 0.25, lash)
 
     # The brow: an arch that tapers outwards, with hairs from the shared texture.
     base = -p.brow_height - 1.4 * conditions.brow - 0.5 * p.lid_crease
-    t = (across + np.float32(p.brow_length - 1.5)) * np.float32(0.5 / p.brow_length)
+    t = (across + (p.brow_length - 1.5)) * (0.5 / p.brow_length)
     arch = (
-        np.float32(base + 0.6)
-        - np.float32(4.0 * p.brow_arch) * t * (np.float32(1.25) - t)
-        + np.float32(14.0 * p.brow_tilt * -1.0 + 2.0 * max(-conditions.brow, 0.0))
-        * (t - np.float32(0.5))
+        base
+        + 0.6
+        - (4.0 * p.brow_arch) * t * (1.25 - t)
+        + (14.0 * p.brow_tilt * -1.0 + 2.0 * max(-conditions.brow, 0.0)) * (t - 0.5)
     )
-    half = np.float32(p.brow_thickness) * (np.float32(1.35) - np.float32(0.9) * t)
-    ends = np.clip(t * 7, 0.0, 1.0) * np.clip((np.float32(1.02) - t) * 6, 0.0, 1.0)
+    half = p.brow_thickness * (1.35 - 0.9 * t)
+    ends = np.clip(t * 7, 0.0, 1.0) * np.clip((1.02 - t) * 6, 0.0, 1.0)
     mask = coverage(half - np.abs(down - arch), 0.45 * sharp) * ends
     hairs = texture(view.size)[rows, columns]
-    mask *= np.clip(np.float32(p.brow_density) + np.float32(0.16) * hairs, 0.0, 1.0)
+    mask *= np.clip(p.brow_density + 0.16 * hairs, 0.0, 1.0)
     paint(target, person.brow, mask)
 
 
@@ -128,37 +116,35 @@ def paint_mouth(albedo: Floats, person: Person, conditions: Conditions, view: Vi
     )
     rows, columns = view.crop(corners, 1.5)
     target = albedo[:, rows, columns]
-    along = view.u[rows, columns] * np.float32(1.0 / wide)
-    y = view.v[rows, columns] - np.float32(p.mouth)
+    along = view.u[rows, columns] * (1.0 / wide)
+    y = view.v[rows, columns] - p.mouth
     square = np.square(along)
-    bow = np.float32(1.0) - square
+    bow = 1.0 - square
     arch = np.sqrt(np.maximum(bow, 0.0)) * bow.clip(-1.0, None)
     lift = 3.0 * smile - 0.6 * p.mouth_droop
-    seam = np.float32(0.3 * lift) - np.float32(lift) * square
-    seam = seam + np.float32(0.5) * bell(along, 22.0)
-    top = seam - arch * np.float32(0.25 * drop)
-    bottom = seam + arch * np.float32(0.75 * drop)
-    cupid = np.float32(1.0) - np.float32(p.cupid) * bell(along, 30.0)
+    seam = 0.3 * lift - lift * square
+    seam = seam + 0.5 * bell(along, 22.0)
+    top = seam - arch * (0.25 * drop)
+    bottom = seam + arch * (0.75 * drop)
+    cupid = 1.0 - p.cupid * bell(along, 30.0)
     thin = 1.0 - 0.16 * max(smile, 0.0) - 0.1 * conditions.open
-    over = top - (bow * np.float32(p.lip_upper * thin)) * cupid
-    under = bottom + np.maximum(arch, bow) * np.float32(p.lip_lower * thin)
+    over = top - (bow * (p.lip_upper * thin)) * cupid
+    under = bottom + np.maximum(arch, bow) * (p.lip_lower * thin)
     inside = coverage(np.minimum(y - over, under - y), 0.75 * sharp)
 
-    colour = person.lips + (conditions.lipstick_colour - person.lips) * np.float32(
-        conditions.lipstick
-    )
+    colour = person.lips + (conditions.lipstick_colour - person.lips) * conditions.lipstick
     upper_lip = coverage(seam - y, 0.6 * sharp)
-    tone = np.float32(1.08) - np.float32(0.3) * upper_lip
-    gleam = y - (bottom + np.float32(0.45 * p.lip_lower))
-    tone += np.float32(0.22) * bell(gleam, 0.8) * bell(along, 5.0)
-    paint(target, colour[:, None, None] * tone, np.float32(0.88) * inside)
-    seam_line = bell(y - top, 1.6) * np.clip((np.float32(1.06) - np.abs(along)) * 8, 0.0, 1.0)
-    target *= np.float32(1.0) - np.float32(0.66) * seam_line
+    tone = 1.08 - 0.3 * upper_lip
+    gleam = y - (bottom + 0.45 * p.lip_lower)
+    tone += 0.22 * bell(gleam, 0.8) * bell(along, 5.0)
+    paint(target, colour[:, None, None] * tone, 0.88 * inside)
+    seam_line = bell(y - top, 1.6) * np.clip((1.06 - np.abs(along)) * 8, 0.0, 1.0)
+    target *= 1.0 - 0.66 * seam_line
     if drop > 0.3:
         gap = coverage(np.minimum(y - top, bottom - y), sharp)
-        teeth = coverage(top + np.float32(0.8 + 0.34 * drop) + np.float32(1.0) * bow - y, sharp)
+        teeth = coverage(top + (0.8 + 0.34 * drop) + 1.0 * bow - y, sharp)
         paint(target, _MOUTH, gap)
-        shade = np.float32(0.35) + np.float32(0.6) * np.clip(bow, 0.0, 1.0)
+        shade = 0.35 + 0.6 * np.clip(bow, 0.0, 1.0)
         paint(target, _TEETH[:, None, None] * shade, gap * teeth)
 
 
@@ -170,11 +156,11 @@ def paint_nostrils(albedo: Floats, person: Person, view: View) -> None:
     corners = np.asarray([[-p.nose_width, height], [p.nose_width, height]], dtype=np.float32)
     rows, columns = view.crop(corners, 4.0)
     target = albedo[:, rows, columns]
-    across = np.abs(view.u[rows, columns]) - np.float32(place)
-    down = view.v[rows, columns] - np.float32(height) - np.float32(0.2) * across
-    hole = np.square(across * np.float32(1.0 / (0.24 * p.nose_width)))
-    hole = hole + np.square(down * np.float32(1.0 / (0.75 + 0.45 * p.nostril)))
-    target *= np.float32(1.0) - np.float32(0.62) * bell(hole, 1.1)
+    across = np.abs(view.u[rows, columns]) - place
+    down = view.v[rows, columns] - height - 0.2 * across
+    hole = np.square(across * (1.0 / (0.24 * p.nose_width)))
+    hole = hole + np.square(down * (1.0 / (0.75 + 0.45 * p.nostril)))
+    target *= 1.0 - 0.62 * bell(hole, 1.1)
 
 
 # What a person wears, and what gets in the way of the camera.
@@ -187,29 +173,29 @@ def paint_glasses(albedo: Floats, person: Person, conditions: Conditions, view: 
     rows, columns = view.crop(corners, 1.0)
     target = albedo[:, rows, columns]
     u, sharp = np.abs(view.u[rows, columns]), view.scale
-    v = view.v[rows, columns] - np.float32(-17.2)
+    v = view.v[rows, columns] - (-17.2)
     half_wide, half_high = 11.0 + 2.5 * style[0], 7.2 + 3.3 * style[1]
     round_by = min(half_high - 0.5, 3.0 + 7.0 * style[2])
     centre = max(person.eye_spacing + 0.6, half_wide + 2.3)
     # Signed distance to a rounded box, mirrored.
-    box_u = np.abs(u - np.float32(centre)) - np.float32(half_wide - round_by)
-    box_v = np.abs(v) - np.float32(half_high - round_by)
+    box_u = np.abs(u - centre) - (half_wide - round_by)
+    box_v = np.abs(v) - (half_high - round_by)
     outside = np.sqrt(np.square(np.maximum(box_u, 0.0)) + np.square(np.maximum(box_v, 0.0)))
-    distance = outside + np.minimum(np.maximum(box_u, box_v), 0.0) - np.float32(round_by)
+    distance = outside + np.minimum(np.maximum(box_u, box_v), 0.0) - round_by
     thick = 0.45 + 0.85 * style[3] ** 2
-    rim = coverage(np.float32(thick) - np.abs(distance), sharp)
-    bridge = coverage(np.float32(thick) - np.abs(v + np.float32(2.0)), sharp)
-    bridge *= coverage(np.float32(centre - half_wide) - u, sharp)
-    temple = coverage(np.float32(0.9) - np.abs(v + np.float32(3.0)), sharp)
-    temple *= coverage(u - np.float32(centre + half_wide), sharp)
+    rim = coverage(thick - np.abs(distance), sharp)
+    bridge = coverage(thick - np.abs(v + 2.0), sharp)
+    bridge *= coverage(centre - half_wide - u, sharp)
+    temple = coverage(0.9 - np.abs(v + 3.0), sharp)
+    temple *= coverage(u - (centre + half_wide), sharp)
     lens = coverage(-distance, sharp)
     if conditions.glasses == 2:
-        tint = conditions.frame_colour * np.float32(0.35)
-        paint(target, tint, lens * np.float32(0.86 + 0.1 * style[0]))
+        tint = conditions.frame_colour * 0.35
+        paint(target, tint, lens * (0.86 + 0.1 * style[0]))
     else:
-        target *= np.float32(1.0) - np.float32(0.08) * lens
-    glare = u * np.float32(0.6) + v - np.float32(centre * 0.6 - 4.0 + 8.0 * style[1])
-    target += lens * bell(glare, 0.12) * np.float32(0.16 * style[2] * conditions.key)
+        target *= 1.0 - 0.08 * lens
+    glare = u * 0.6 + v - (centre * 0.6 - 4.0 + 8.0 * style[1])
+    target += lens * bell(glare, 0.12) * (0.16 * style[2] * conditions.key)
     paint(target, conditions.frame_colour, np.maximum(np.maximum(rim, bridge), temple))
 
 
@@ -220,22 +206,22 @@ def paint_hat(
     style, sharp = conditions.style, view.scale
     line = (
         view.v
-        + np.float32(39.0 - 5.0 * style[0])
-        - np.square(view.u) * np.float32(0.006 if conditions.hat == 1 else 0.002)
+        + (39.0 - 5.0 * style[0])
+        - np.square(view.u) * (0.006 if conditions.hat == 1 else 0.002)
     )
     above = coverage(-line, sharp)
-    mask = above * coverage(edge + np.float32(5.0), sharp)
+    mask = above * coverage(edge + 5.0, sharp)
     if conditions.hat == 1:
-        fabric = np.float32(0.85) + np.float32(0.05) * texture(view.size)[: view.size, : view.size]
-        band = np.clip(line * np.float32(0.12) + np.float32(1.0), 0.0, 1.0)
-        fabric = fabric * (np.float32(1.0) - np.float32(0.45) * np.square(band))
+        fabric = 0.85 + 0.05 * texture(view.size)[: view.size, : view.size]
+        band = np.clip(line * 0.12 + 1.0, 0.0, 1.0)
+        fabric = fabric * (1.0 - 0.45 * np.square(band))
     else:
-        ribs = np.cos(view.u * np.float32(1.5 + style[1]))
-        fabric = np.float32(0.85) + np.float32(0.14) * ribs
-        turn_up = coverage(line + np.float32(11.0), sharp)
-        fabric = fabric * (np.float32(1.0) - np.float32(0.25) * turn_up)
-    shadow = np.clip(np.float32(1.0) - np.abs(line) * np.float32(0.14), 0.0, 1.0)
-    albedo *= np.float32(1.0) - np.float32(0.4) * shadow
+        ribs = np.cos(view.u * (1.5 + style[1]))
+        fabric = 0.85 + 0.14 * ribs
+        turn_up = coverage(line + 11.0, sharp)
+        fabric = fabric * (1.0 - 0.25 * turn_up)
+    shadow = np.clip(1.0 - np.abs(line) * 0.14, 0.0, 1.0)
+    albedo *= 1.0 - 0.4 * shadow
     paint(albedo, conditions.item_colour[:, None, None] * fabric, mask)
     np.maximum(alpha, mask, out=alpha)
 
@@ -247,16 +233,16 @@ def paint_scarf(
     style, sharp = conditions.style, view.scale
     folds = texture(view.size)[view.size :, : view.size]
     if conditions.scarf == 1:
-        line = view.v + np.float32(2.0 - 3.0 * style[0]) - np.square(view.u) * np.float32(0.009)
-        mask = coverage(line, sharp) * coverage(inside + np.float32(0.8), sharp)
-        pleats = np.cos(view.v * np.float32(0.9))
-        fabric = np.float32(0.9) + np.float32(0.06) * pleats
+        line = view.v + (2.0 - 3.0 * style[0]) - np.square(view.u) * 0.009
+        mask = coverage(line, sharp) * coverage(inside + 0.8, sharp)
+        pleats = np.cos(view.v * 0.9)
+        fabric = 0.9 + 0.06 * pleats
     else:
-        line = view.v - np.float32(14.0 + 8.0 * style[0]) + np.square(view.u) * np.float32(0.004)
+        line = view.v - (14.0 + 8.0 * style[0]) + np.square(view.u) * 0.004
         mask = coverage(line, sharp)
-        waves = np.cos(line * np.float32(0.55) + folds * np.float32(0.8))
-        fabric = np.float32(0.75) + np.float32(0.22) * waves
-    colour = conditions.item_colour[:, None, None] * (fabric + np.float32(0.03) * folds)
+        waves = np.cos(line * 0.55 + folds * 0.8)
+        fabric = 0.75 + 0.22 * waves
+    colour = conditions.item_colour[:, None, None] * (fabric + 0.03 * folds)
     paint(albedo, colour, mask)
     np.maximum(alpha, mask, out=alpha)
 
@@ -278,15 +264,14 @@ def paint_hand(
             root = (side * 62.0, 16.0 + spread)
             end = (side * (62.0 - 1.7 * reach), 4.0 + 0.9 * spread + lean * 40)
         du, dv = end[0] - root[0], end[1] - root[1]
-        along = (view.u - np.float32(root[0])) * np.float32(du)
-        along = along + (view.v - np.float32(root[1])) * np.float32(dv)
-        along = np.clip(along * np.float32(1.0 / (du * du + dv * dv)), 0.0, 1.0)
+        along = (view.u - root[0]) * du
+        along = along + (view.v - root[1]) * dv
+        along = np.clip(along * (1.0 / (du * du + dv * dv)), 0.0, 1.0)
         off = np.sqrt(
-            np.square(view.u - np.float32(root[0]) - along * np.float32(du))
-            + np.square(view.v - np.float32(root[1]) - along * np.float32(dv))
+            np.square(view.u - root[0] - along * du) + np.square(view.v - root[1] - along * dv)
         )
-        inside = np.float32(3.9) - off
+        inside = 3.9 - off
         mask = coverage(inside, sharp)
-        tone = np.float32(0.5) + np.float32(0.5) * np.clip(inside * np.float32(0.4), 0.0, 1.0)
+        tone = 0.5 + 0.5 * np.clip(inside * 0.4, 0.0, 1.0)
         paint(albedo, person.skin[:, None, None] * tone, mask)
         np.maximum(alpha, mask, out=alpha)

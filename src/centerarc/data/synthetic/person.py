@@ -1,7 +1,5 @@
 """Who is drawn, and how each picture of them is taken."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +17,7 @@ _IRIS = ((120, 158, 180), (112, 138, 118), (128, 108, 66), (92, 60, 36), (52, 33
 
 def linear(colour: object) -> Floats:
     """Turn an sRGB colour in 0..255 into linear light in 0..1 (display gamma taken as 2)."""
-    light: Floats = np.square(np.asarray(colour, dtype=np.float32) / np.float32(255.0))
+    light: Floats = np.square(np.asarray(colour, dtype=np.float32) / 255.0)
     return light
 
 
@@ -147,8 +145,8 @@ def draw_person(seed: int, identity: int) -> Person:
     hair = hair * np.asarray([1.0 + 0.9 * red, 1.0 - 0.2 * red, 1.0 - 0.5 * red], dtype=np.float32)
     grey = float(np.clip((age - 0.6) * 2.2 + normal(-0.2, 0.3), 0.0, 0.9))
     brow = hair * 0.6
-    hair = hair + (linear((176, 174, 172)) - hair) * np.float32(grey)
-    brow = brow + (linear((150, 146, 142)) - brow) * np.float32(0.6 * grey)
+    hair = hair + (linear((176, 174, 172)) - hair) * grey
+    brow = brow + (linear((150, 146, 142)) - brow) * (0.6 * grey)
     iris = _palette(
         _IRIS, float(np.clip(0.1 + 0.9 * melanin + 0.35 * hair_melanin + normal(0, 0.3), 0, 1))
     )

@@ -1,7 +1,5 @@
 """One picture of one person, from layers of color to the camera."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from math import sin
 
@@ -51,10 +49,8 @@ def _blur_matrix(size: int, sigma: float, resolution: float) -> Floats:
     matrix /= matrix.sum(axis=1, keepdims=True)
     if resolution < 1.0:
         small = max(int(size * resolution), 4)
-        centres = (np.arange(small, dtype=np.float32) + 0.5) * np.float32(size / small) - 0.5
-        tent = np.maximum(
-            1.0 - np.abs(places[:, None] - centres[None, :]) * np.float32(small / size), 0.0
-        )
+        centres = (np.arange(small, dtype=np.float32) + 0.5) * (size / small) - 0.5
+        tent = np.maximum(1.0 - np.abs(places[:, None] - centres[None, :]) * (small / size), 0.0)
         tent /= np.maximum(tent.sum(axis=1, keepdims=True), 1e-6)
         down = tent.T / tent.sum(axis=0)[:, None]
         matrix = product(tent.astype(np.float32), product(down.astype(np.float32), matrix))
@@ -80,7 +76,7 @@ def _cosines(size: int) -> tuple[Floats, Floats]:
 def _compress(image: Floats, strength: float) -> Floats:
     """Round the blockwise cosine coefficients of (3, H, W) as a JPEG file would."""
     matrix, steps = _cosines(image.shape[-1])
-    step = steps * np.float32(strength / 255.0)
+    step = steps * (strength / 255.0)
     luma = np.tensordot(_LUMA, image, axes=1)
     planes = np.stack([luma, image[0] - luma, image[2] - luma])
     coefficients = transform(matrix, planes, matrix)
@@ -99,22 +95,22 @@ def develop(light: Floats, conditions: Conditions) -> NDArray[np.uint8]:
     down = _blur_matrix(size, max(c.blur, 0.3) * unit, c.resolution)
     across = _blur_matrix(size, (max(c.blur, 0.3) + c.motion) * unit, c.resolution)
     blurred = transform(down, light, across)
-    image: Floats = np.sqrt(np.maximum(blurred * np.float32(c.exposure), np.float32(0.0)))
+    image: Floats = np.sqrt(np.maximum(blurred * c.exposure, np.float32(0.0)))
     # A soft shoulder keeps bright skin from clipping flat.
-    image *= np.float32(1.28) / (image * np.float32(0.42) + np.float32(0.86))
-    image = (image - np.float32(0.45)) * np.float32(c.contrast) + np.float32(0.45)
+    image *= 1.28 / (image * 0.42 + 0.86)
+    image = (image - 0.45) * c.contrast + 0.45
     if c.saturation != 1.0:
         grey = np.tensordot(_LUMA, image, axes=1)
-        image = grey + (image - grey) * np.float32(c.saturation)
+        image = grey + (image - grey) * c.saturation
     pool = sensor_noise()
     count = image.size
     start = c.noise_offset % max(pool.size - count, 1)
     # A picture larger than the table repeats it.
     grain = pool[start : start + count] if count < pool.size else np.resize(pool, count)
-    image = image + grain.reshape(image.shape) * np.float32(c.noise)
+    image = image + grain.reshape(image.shape) * c.noise
     if c.quality < 0.4:
         image = _compress(image, 0.15 + 1.5 * (0.4 - c.quality) / 0.4)
-    clipped = np.clip(image * np.float32(255.0) + np.float32(0.5), 0.0, 255.0)
+    clipped = np.clip(image * 255.0 + 0.5, 0.0, 255.0)
     return np.ascontiguousarray(clipped.astype(np.uint8).transpose(1, 2, 0))
 
 
@@ -178,14 +174,14 @@ def _background(conditions: Conditions, size: int) -> Floats:
     c = conditions
     ramp = np.linspace(0.0, 1.0, size, dtype=np.float32)
     clouds = texture(size)[size // 2 : size // 2 + size, size - 1 : 2 * size - 1]
-    across = np.float32(c.style[2]) + np.float32(0.5) * np.roll(ramp, int(c.style[3] * size))
-    mix = ramp[:, None] * np.float32(c.style[1]) + across[None, :] * np.float32(0.5)
-    mix = np.clip(mix + np.float32(0.06) * clouds, 0.0, 1.0)
+    across = c.style[2] + 0.5 * np.roll(ramp, int(c.style[3] * size))
+    mix = ramp[:, None] * c.style[1] + across[None, :] * 0.5
+    mix = np.clip(mix + 0.06 * clouds, 0.0, 1.0)
     first, second, third = (colour[:, None, None] for colour in c.background)
     picture = first + (second - first) * mix
     # A darker or lighter upright edge: a door, a wall, a tree.
-    edge = np.clip((ramp - np.float32(c.style[0])) * np.float32(4 + 40 * c.style[1]), 0.0, 1.0)
-    result: Floats = picture + (third - picture) * (edge * np.float32(0.8))
+    edge = np.clip((ramp - c.style[0]) * (4 + 40 * c.style[1]), 0.0, 1.0)
+    result: Floats = picture + (third - picture) * (edge * 0.8)
     return result
 
 
@@ -194,37 +190,33 @@ def _back_layers(
 ) -> tuple[Floats, Floats]:
     """Paint the hair, then neck, clothes and ears over what hangs behind the head."""
     p, sharp = person, seen.scale
-    fall = (seen.u - np.float32(10.0 * p.parting)) / (np.maximum(seen.v, -80.0) + np.float32(96.0))
-    wave = np.cos(seen.v * np.float32(0.35 + 0.2 * p.curl)) * np.float32(28.0 * p.curl)
-    place = fall * np.float32(620.0) + wave + np.float32(STRANDS / 2)
+    fall = (seen.u - 10.0 * p.parting) / (np.maximum(seen.v, -80.0) + 96.0)
+    wave = np.cos(seen.v * (0.35 + 0.2 * p.curl)) * (28.0 * p.curl)
+    place = fall * 620.0 + wave + STRANDS / 2
     strand = np.take(outlines.strands, np.clip(place, 0, STRANDS - 1).astype(np.int32))
     if p.curl > 0.4:
         curls = texture(seen.size)[: seen.size, seen.size :]
-        strand = strand * (np.float32(1.0) + np.float32(0.2 * min(p.curl, 1.2)) * curls)
-    band = bell(hair_edge - np.float32(7.0), 0.012)
-    gloss = np.float32(0.75) + np.float32(0.55) * band
+        strand = strand * (1.0 + (0.2 * min(p.curl, 1.2)) * curls)
+    band = bell(hair_edge - 7.0, 0.012)
+    gloss = 0.75 + 0.55 * band
     albedo = p.hair[:, None, None] * (strand * gloss)
-    alpha = coverage(hair_edge, 0.4 * sharp) * np.float32(min(3.0 * p.hair_cover, 1.0))
+    alpha = coverage(hair_edge, 0.4 * sharp) * min(3.0 * p.hair_cover, 1.0)
 
     wide = np.abs(seen.u)
-    neck = coverage(np.float32(0.68 * p.head_width) - wide, 0.6 * sharp) * coverage(
-        seen.v - np.float32(18.0), 0.5 * sharp
-    )
-    paint(albedo, p.skin * np.float32(0.5), neck)
-    cloth = coverage(seen.v - np.float32(58.0) + np.float32(0.3) * wide, 0.6 * sharp)
+    neck = coverage(0.68 * p.head_width - wide, 0.6 * sharp) * coverage(seen.v - 18.0, 0.5 * sharp)
+    paint(albedo, p.skin * 0.5, neck)
+    cloth = coverage(seen.v - 58.0 + 0.3 * wide, 0.6 * sharp)
     paint(albedo, conditions.cloth, cloth)
     # Ears sit behind the plane of the head's outline: a turn hides one and shows the other.
-    ear_x = np.abs(seen.x + np.float32(9.0 * sin(conditions.yaw)))
-    ear_y = seen.y + np.float32(9.0 * sin(conditions.pitch) - p.ear_drop)
-    ear_u = (ear_x - np.float32(p.head_width + 0.5 * p.ear_out - 1.4)) * np.float32(
-        1.0 / (2.5 + 0.55 * p.ear_out)
-    )
-    ear_v = ear_y * np.float32(1.0 / p.ear_size)
-    ear_r = np.sqrt(np.square(ear_u + np.float32(0.25) * ear_v) + np.square(ear_v))
+    ear_x = np.abs(seen.x + 9.0 * sin(conditions.yaw))
+    ear_y = seen.y + (9.0 * sin(conditions.pitch) - p.ear_drop)
+    ear_u = (ear_x - (p.head_width + 0.5 * p.ear_out - 1.4)) * (1.0 / (2.5 + 0.55 * p.ear_out))
+    ear_v = ear_y * (1.0 / p.ear_size)
+    ear_r = np.sqrt(np.square(ear_u + 0.25 * ear_v) + np.square(ear_v))
     # Long hair falls over the ears.
     bare = min(max(2.0 - 3.3 * p.hair_length, 0.0), 1.0)
-    ear = coverage(np.float32(1.0) - ear_r, 4.0 * sharp) * np.float32(bare)
-    rim = np.float32(0.62) + np.float32(0.4) * np.clip(ear_r * 2 - np.float32(0.8), 0.0, 1.0)
+    ear = coverage(1.0 - ear_r, 4.0 * sharp) * bare
+    rim = 0.62 + 0.4 * np.clip(ear_r * 2 - 0.8, 0.0, 1.0)
     paint(
         albedo, (p.skin * np.asarray([1.0, 0.86, 0.84], dtype=np.float32))[:, None, None] * rim, ear
     )
@@ -236,12 +228,12 @@ def _back_layers(
 
 def _skin(person: Person, conditions: Conditions, seen: View, relief: Relief) -> Floats:
     grain = texture(seen.size)[: seen.size, : seen.size]
-    mottle = np.float32(1.0 - conditions.tan) + np.float32(0.012) * grain
-    blood = np.clip(relief.blood + np.float32(0.03) * grain, 0.0, 1.2)
+    mottle = 1.0 - conditions.tan + 0.012 * grain
+    blood = np.clip(relief.blood + 0.03 * grain, 0.0, 1.2)
     pigment = np.clip(relief.pigment, 0.0, 1.0)
     skin = person.skin[:, None, None] * mottle
-    skin *= np.float32(1.0) - _BLOOD[:, None, None] * blood
-    skin *= np.float32(1.0) - _PIGMENT[:, None, None] * pigment * np.float32(0.85)
+    skin *= 1.0 - _BLOOD[:, None, None] * blood
+    skin *= 1.0 - _PIGMENT[:, None, None] * pigment * 0.85
     return skin
 
 
@@ -257,23 +249,19 @@ def _beard(
     wide = p.mouth_width
     # Distances inside: the moustache, the chin, and the cheeks along the jaw.
     middle = 0.5 * (p.nose_tip + 6.5 + p.mouth - p.lip_upper)
-    lip = np.float32(3.2) - np.abs(v - np.float32(middle) - np.square(u) * np.float32(0.017))
-    lip = np.minimum(lip, np.float32(wide + 2.0) - u)
-    low = v - np.float32(p.mouth + p.lip_lower + 2.5) + np.float32(0.1) * u
-    chin = np.minimum(low, np.float32(wide + 1.0) - u + np.float32(0.2) * (v - np.float32(p.mouth)))
-    cheek = v - np.float32(p.mouth - 1.0) + np.float32(0.75) * (u - np.float32(wide + 3.5))
-    cheek = np.minimum(cheek, u - np.float32(wide - 1.0) + np.maximum(low, 0.0) * 2)
-    density = coverage(lip, 0.28) * np.float32(max(p.moustache, p.stubble))
-    density = np.maximum(
-        density, coverage(chin - np.float32(1.0), 0.13) * np.float32(max(p.goatee, p.stubble))
-    )
-    density = np.maximum(
-        density, coverage(cheek, 0.1) * np.float32(max(p.cheek_beard, 0.85 * p.stubble))
-    )
+    lip = 3.2 - np.abs(v - middle - np.square(u) * 0.017)
+    lip = np.minimum(lip, wide + 2.0 - u)
+    low = v - (p.mouth + p.lip_lower + 2.5) + 0.1 * u
+    chin = np.minimum(low, wide + 1.0 - u + 0.2 * (v - p.mouth))
+    cheek = v - (p.mouth - 1.0) + 0.75 * (u - (wide + 3.5))
+    cheek = np.minimum(cheek, u - (wide - 1.0) + np.maximum(low, 0.0) * 2)
+    density = coverage(lip, 0.28) * max(p.moustache, p.stubble)
+    density = np.maximum(density, coverage(chin - 1.0, 0.13) * max(p.goatee, p.stubble))
+    density = np.maximum(density, coverage(cheek, 0.1) * max(p.cheek_beard, 0.85 * p.stubble))
     grain = texture(seen.size)[: seen.size, seen.size :][rows]
-    density = density * (np.float32(1.0) + np.float32(0.14) * grain) * np.float32(0.92 * growth)
+    density = density * (1.0 + 0.14 * grain) * (0.92 * growth)
     density *= coverage(head_edge[rows], 0.5)
-    paint(albedo[:, rows], p.brow * np.float32(0.85), np.clip(density, 0.0, 0.95))
+    paint(albedo[:, rows], p.brow * 0.85, np.clip(density, 0.0, 0.95))
 
 
 def _front_hair(
@@ -287,11 +275,11 @@ def _front_hair(
 ) -> None:
     sharp = seen.scale
     # The hair's own shadow falls on the skin just inside the hairline.
-    shadow = np.clip(np.float32(1.0) + line_edge * np.float32(0.16), 0.0, 1.0)
-    shadow = shadow * np.float32(0.34 * person.hair_cover)
-    albedo *= np.float32(1.0) - shadow * (hair_edge > np.float32(-2.0))
+    shadow = np.clip(1.0 + line_edge * 0.16, 0.0, 1.0)
+    shadow = shadow * (0.34 * person.hair_cover)
+    albedo *= 1.0 - shadow * (hair_edge > np.float32(-2.0))
     mask = coverage(line_edge, 0.35 * sharp) * coverage(hair_edge, 0.4 * sharp)
-    mask *= np.float32(person.hair_cover)
+    mask *= person.hair_cover
     paint(albedo, colour, mask)
     np.maximum(alpha, mask, out=alpha)
 
@@ -306,36 +294,34 @@ def _shade(
 ) -> Floats:
     c = conditions
     # Normal of the head: flat before, turning away fast towards the sides.
-    x = np.clip(seen.x * np.float32(1.0 / (person.head_width + 3.0)), -1.1, 1.1)
-    y = np.clip((seen.y - np.float32(DOME_CENTRE)) * np.float32(1.0 / 58.0), -1.1, 1.1)
-    inside = np.clip(head_edge * np.float32(0.25) + np.float32(1.0), 0.0, 1.0)
-    normal_x = x * (np.float32(0.32) + np.float32(0.95) * np.square(x)) - relief.slope_x * inside
-    normal_y = y * (np.float32(0.25) + np.float32(0.6) * np.square(y)) - relief.slope_y * inside
-    inverse = np.float32(1.0) / np.sqrt(np.float32(1.0) + np.square(normal_x) + np.square(normal_y))
+    x = np.clip(seen.x * (1.0 / (person.head_width + 3.0)), -1.1, 1.1)
+    y = np.clip((seen.y - DOME_CENTRE) * (1.0 / 58.0), -1.1, 1.1)
+    inside = np.clip(head_edge * 0.25 + 1.0, 0.0, 1.0)
+    normal_x = x * (0.32 + 0.95 * np.square(x)) - relief.slope_x * inside
+    normal_y = y * (0.25 + 0.6 * np.square(y)) - relief.slope_y * inside
+    inverse = 1.0 / np.sqrt(1.0 + np.square(normal_x) + np.square(normal_y))
     lx, ly, lz = (np.float32(value) for value in c.light)
     facing = (normal_x * lx + normal_y * ly + lz) * inverse
-    crease = np.clip(np.float32(1.0) - relief.crease * inside, 0.25, 1.0)
+    crease = np.clip(1.0 - relief.crease * inside, 0.25, 1.0)
     # Light from all round is weaker below and at the far edge of the head.
-    around = (np.float32(0.85) - np.float32(0.2) * normal_y * inverse) * crease * crease
-    key = np.float32(c.key) * c.tint
-    ambient = np.float32(c.ambient) * c.ambient_tint
+    around = (0.85 - 0.2 * normal_y * inverse) * crease * crease
+    key = c.key * c.tint
+    ambient = c.ambient * c.ambient_tint
     light = np.empty_like(albedo)
     for channel in range(3):
         spread = _SPREAD[channel]
-        lit = np.maximum(facing + spread, np.float32(0.0)) * np.float32(1.0 / (1.0 + spread))
-        lit *= np.float32(key[channel])
+        lit = np.maximum(facing + spread, np.float32(0.0)) * (1.0 / (1.0 + spread))
+        lit *= key[channel]
         lit *= crease
-        lit += around * np.float32(ambient[channel])
+        lit += around * ambient[channel]
         np.multiply(albedo[channel], lit, out=light[channel])
     # Highlight of the key light: half way between the light and the viewer.
     half = np.asarray([c.light[0], c.light[1], c.light[2] + 1.0])
-    half = half / np.sqrt(np.sum(half * half))
-    gloss = (
-        normal_x * np.float32(half[0]) + normal_y * np.float32(half[1]) + np.float32(half[2])
-    ) * inverse
+    half = (half / np.sqrt(np.sum(half * half))).astype(np.float32)
+    gloss = (normal_x * half[0] + normal_y * half[1] + half[2]) * inverse
     gloss = np.maximum(gloss, 0.0)
     for _ in range(4):
         gloss = np.square(gloss)
-    gloss *= np.float32(c.shine * c.key) * coverage(head_edge - np.float32(2.0), 0.3)
-    light += gloss * crease * np.float32(0.5)
+    gloss *= (c.shine * c.key) * coverage(head_edge - 2.0, 0.3)
+    light += gloss * crease * 0.5
     return light

@@ -1,7 +1,5 @@
 """The set of drawn faces as a source of images."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from numbers import Integral
 
