@@ -93,7 +93,9 @@ def bell(distance: NDArray[np.floating], sharpness: float) -> Floats:
     return height
 
 
-def paint(target: Floats, colour: Floats, mask: Floats) -> None:
+def paint(
+    target: NDArray[np.floating], colour: NDArray[np.floating], mask: NDArray[np.floating]
+) -> None:
     """Blend a colour (3,) or picture (3, H, W) into `target` (3, H, W) in place."""
     if colour.ndim == 1:
         colour = colour[:, None, None]
