@@ -1,4 +1,4 @@
-"""Files that are complete or absent, locked folders and checksums."""
+"""Files that are complete or absent, locked folders, reading at any place, and checksums."""
 
 import errno
 import hashlib
@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -187,6 +188,70 @@ def read_file(path: str | os.PathLike[str], *, first: int | None = None) -> byte
             os.close(descriptor)
     except OSError as error:
         raise OSError(error.strerror or str(error)) from error
+
+
+# Files read at any place.
+
+
+class RandomAccessFile:
+    """A file that threads and forked processes read at any place at the same time.
+
+    Reading moves no position. A pickled one opens the file again; it closes with its last user.
+
+    Args:
+        path: The file.
+
+    Attributes:
+        path: The file.
+        size: Its length in bytes when it was opened.
+
+    Raises:
+        OSError: If it cannot be opened, or has another size when it is unpickled.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self._closed = weakref.finalize(self, os.close, self._descriptor)
+        self.size = os.fstat(self._descriptor).st_size
+
+    def __getstate__(self) -> tuple[Path, int]:
+        return self.path, self.size
+
+    def __setstate__(self, state: tuple[Path, int]) -> None:
+        path, size = state
+        RandomAccessFile.__init__(self, path)
+        if self.size != size:
+            raise OSError(f"{str(path)!r} had {size} bytes and now has {self.size}")
+
+    def bytes_at(self, offset: int, count: int) -> bytes:
+        """Returns `count` bytes from byte `offset` on; fewer where the file ends before."""
+        if not hasattr(os, "pread"):  # Windows
+            with open(self.path, "rb") as file:
+                file.seek(offset)
+                return file.read(count)
+        data = os.pread(self._descriptor, count, offset)
+        while len(data) < count:  # network shares and interrupted calls give less at once
+            if not (more := os.pread(self._descriptor, count - len(data), offset + len(data))):
+                break
+            data += more
+        return data
+
+    def prefetch(self, offset: int, count: int) -> None:
+        """Tells the system that these bytes are wanted soon, so that it fetches many at once."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._descriptor, offset, count, os.POSIX_FADV_WILLNEED)
+
+
+def read_arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads the arrays of a .npz file; none where it is missing or damaged. Unpickles nothing."""
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except Exception:  # a damaged zip file can fail in any way, and a .npy file is no container
+        return {}
 
 
 # Checksums of files in the format of `sha256sum`, written beside them.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import PIL.Image
 
+PEOPLE = [3, 3, 8, 8, 8, 9]
 MAGIC = struct.pack("<I", 0xCED7230A)
 
 
@@ -55,7 +56,7 @@ def payload(label: float | tuple[float, ...], key: int, image: bytes = b"") -> b
 
 
 def picture(value: int, size: int = 8) -> bytes:
-    """A PNG of one grey."""
+    """A PNG of one gray."""
     file = BytesIO()
     PIL.Image.new("RGB", (size, size), (value, value, value)).save(file, "PNG")
     return file.getvalue()
@@ -78,7 +79,7 @@ def write(rec: Path, payloads: dict[int, bytes], *, idx: bool = True) -> dict[in
 def insightface(
     rec: Path, labels: list[int], *, zero_first: bool = True, two_labels: bool = False
 ) -> dict[int, int]:
-    """A data set in insightface's layout; image k has grey k - 1."""
+    """A data set in insightface's layout; image k has gray k - 1."""
     n = len(labels) + 1
     runs = [k for k in range(1, n) if k == 1 or labels[k - 1] != labels[k - 2]]
     images = {

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from centerarc.data.recordio.records import RecordFile, framed, walk
+from centerarc.data.recordio import RecordFile, walk
+from centerarc.data.recordio.writer import framed
 from tests.data.recordio import by_hand
 
 MAGIC = by_hand.MAGIC

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from centerarc.data.recordio.source import RecordIOSource
-from centerarc.data.recordio.writer import finish, image_keys, write_part
+from centerarc.data.recordio import RecordIOSource, finish, image_keys, write_part
 from tests.data.recordio import by_hand
 
 NAMES = ["Ann Lee", "Bo", "Zoë"]
@@ -20,7 +19,7 @@ NAMES = ["Ann Lee", "Bo", "Zoë"]
 def packed(
     folder: Path, labels: list[int], cuts: list[int], images: list[bytes] | None = None
 ) -> Path:
-    """Writes a data set in parts that end at `cuts`; image i is a picture of grey i."""
+    """Writes a data set in parts that end at `cuts`; image i is a picture of gray i."""
     images = images or [by_hand.picture(i) for i in range(len(labels))]
     keys = image_keys(labels)
     parts = []
@@ -200,8 +199,8 @@ def test_a_wrong_part_is_not_written(
         ({"labels": [0, 1, 0]}, "has keys 1 to 3; it must have 0 to 2"),
         ({"identities": ["a"]}, "1 identities for 2 labels"),
         ({"identities": ["a", "a"]}, "a name twice"),
-        ({"identities": ["a", "b/c"]}, "'b/c' is no name of a folder"),
-        ({"identities": ["a", "b\nc"]}, r"'b\\nc' is no name of a folder"),
+        ({"identities": ["a", "b/c"]}, "'b/c' is not the name of a folder"),
+        ({"identities": ["a", "b\nc"]}, r"'b\\nc' is not the name of a folder"),
         ({"places": ["1", "2"]}, "only 2 places for 3 images"),
         ({"places": ["1", "2", "3", "4"]}, "more places for 3 images"),
     ],

@@ -2,7 +2,12 @@
 
 from centerarc.data.recordio.records import RecordFile, Walked, walk
 from centerarc.data.recordio.source import RecordIOSource
-from centerarc.data.recordio.writer import check_identity, finish, image_keys, write_part
+from centerarc.data.recordio.writer import (
+    check_identity,
+    finish,
+    image_keys,
+    write_part,
+)
 
 __all__ = [
     "RecordFile",

@@ -10,13 +10,64 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from centerarc.data.recordio.index import Index
 from centerarc.data.recordio.labels import Property
-from centerarc.data.recordio.records import LABEL_LIMIT, Ints, RecordFile, framed, pack, read_heads
+from centerarc.data.recordio.records import (
+    FIRST,
+    FRAME,
+    HEADER,
+    LABEL_LIMIT,
+    LAST,
+    MAGIC,
+    MAGIC_BYTES,
+    MAX_PAYLOAD,
+    MIDDLE,
+    WHOLE,
+    Ints,
+    RecordFile,
+    read_heads,
+)
 from centerarc.io.files import atomic_path
 
+Parts = Sequence[tuple[str | os.PathLike[str], Ints]]
+
 _COPIED_AT_ONCE = 1 << 23
-_LINES_AT_ONCE = 1 << 16
+_IN_FILE_NAMES = str.maketrans("\t\n\r", "___")
+
+
+def framed(payload: bytes) -> bytes:
+    """Returns a payload as a record: frames before its parts, zeros up to a multiple of 4 bytes.
+
+    Where the payload holds the magic number at a multiple of 4 bytes it is split, so that a
+    reader that lost its way never takes it for the start of a record.
+
+    Raises:
+        ValueError: If it is longer than 2^29 - 1 bytes.
+
+    Example:
+        >>> framed(b"face!").hex(" ", 4)
+        '0a23d7ce 05000000 66616365 21000000'
+    """
+    if len(payload) > MAX_PAYLOAD:
+        raise ValueError(f"a record has {len(payload)} bytes; at most {MAX_PAYLOAD} are allowed")
+    parts, start, position = [], 0, payload.find(MAGIC_BYTES)
+    while position >= 0:
+        if aligned := position % 4 == 0:
+            parts.append(payload[start:position])
+            start = position + 4
+        position = payload.find(MAGIC_BYTES, position + (4 if aligned else 1))
+    parts.append(payload[start:])
+    kinds = [FIRST, *[MIDDLE] * (len(parts) - 2), LAST] if len(parts) > 1 else [WHOLE]
+    out = []
+    for kind, part in zip(kinds, parts, strict=True):
+        out += [FRAME.pack(MAGIC, kind << 29 | len(part)), part]
+    out.append(bytes(-len(parts[-1]) % 4))
+    return b"".join(out)
+
+
+def _about(labels: tuple[float, float], key: int) -> bytes:
+    """A record without an image, which tells of others."""
+    follow = np.array(labels, dtype="<f4").tobytes()
+    return framed(HEADER.pack(2, 0.0, key, 0) + follow)
 
 
 def image_keys(labels: npt.ArrayLike) -> range:
@@ -41,10 +92,23 @@ def image_keys(labels: npt.ArrayLike) -> range:
         >>> image_keys([0, 0, 2, 2, 1]), image_keys([0, 1, 0])
         (range(1, 6), range(0, 3))
     """
-    checked = _checked_labels(labels)
-    count, people = len(checked), int(checked.max()) + 1
-    runs = 1 + int(np.count_nonzero(checked[1:] != checked[:-1]))
-    first = 1 if runs == people and count + people < 2**24 else 0
+    given = np.asarray(labels)
+    if given.ndim != 1 or not len(given) or not np.issubdtype(given.dtype, np.integer):
+        raise ValueError(
+            f"labels is {given.dtype} of shape {given.shape}; it must be whole numbers of shape "
+            "(N,) with N at least 1"
+        )
+    low, high = int(given.min()), int(given.max())
+    if low < 0 or high >= LABEL_LIMIT:
+        raise ValueError(
+            f"labels are {low} to {high}; they must be from 0 to {LABEL_LIMIT - 1}, since a "
+            "float32 cannot tell others apart"
+        )
+    if not (counts := np.bincount(given)).all():
+        raise ValueError(f"label {int(np.argmin(counts))} has no image; labels must have no gap")
+    count, people = len(given), high + 1
+    runs = 1 + int(np.count_nonzero(given[1:] != given[:-1]))
+    first = 1 if runs == people and count + people < LABEL_LIMIT else 0
     return range(first, first + count)
 
 
@@ -52,7 +116,7 @@ def check_identity(name: str) -> None:
     """Raises `ValueError` for a name that is no folder's in a line of a .lst, with tabs between."""
     if not name or name in (".", "..") or set(name) & set("/\\\t\n\r"):
         raise ValueError(
-            f"identity {name!r} is no name of a folder, as a .rec needs: it must be without "
+            f"identity {name!r} is not the name of a folder, as a .rec needs: it must be without "
             "slashes, tabs and line breaks"
         )
 
@@ -88,7 +152,7 @@ def write_part(
                 )
             if not image:
                 raise ValueError(f"record {key} has an empty image")
-            record = framed(pack(float(label), key, image))
+            record = framed(HEADER.pack(0, float(label), key, 0) + image)
             file.write(record)
             offsets.append(at)
             at += len(record)
@@ -97,7 +161,7 @@ def write_part(
 
 def finish(
     path: str | os.PathLike[str],
-    parts: Sequence[tuple[str | os.PathLike[str], Ints]],
+    parts: Parts,
     labels: npt.ArrayLike,
     *,
     identities: Sequence[str],
@@ -129,42 +193,63 @@ def finish(
     target = Path(path)
     if target.suffix.lower() != ".rec":
         raise ValueError(f"path is {str(target)!r}; it must end in .rec")
-    checked = _checked_labels(labels)
-    keys = image_keys(checked)
-    _check_identities(identities, int(checked.max()) + 1)
-    if (records := sum(len(offsets) for _, offsets in parts)) != len(checked):
-        raise ValueError(f"there are {len(checked)} labels for {records} records in the parts")
-    _check_parts(parts, keys, checked)
-    grouped = keys[0] == 1
+    keys, given = image_keys(labels), np.asarray(labels, dtype=np.int64)
+    people = int(given.max()) + 1
+    if len(identities) != people:
+        raise ValueError(f"there are {len(identities)} identities for {people} labels")
+    if len(set(identities)) != people:
+        raise ValueError("identities has a name twice; each may come once")
+    for name in identities:
+        check_identity(name)
+    if (records := sum(len(offsets) for _, offsets in parts)) != len(given):
+        raise ValueError(f"there are {len(given)} labels for {records} records in the parts")
+    _check_parts(parts, keys, given)
     with ExitStack() as stack:
         # The one entered first is renamed last.
         rec = stack.enter_context(atomic_path(target))
-        index = _write_rec(rec, parts, checked if grouped else None)
+        offsets = _write_rec(rec, parts, given if keys[0] == 1 else None)
         idx = stack.enter_context(atomic_path(target.with_suffix(".idx")))
-        _write_lines(idx, (f"{key}\t{offset}" for key, offset in _pairs(index)))
+        starts = (int(offset) for offset in offsets)
+        _write_lines(idx, (f"{key}\t{start}" for key, start in enumerate(starts)))
         lst = stack.enter_context(atomic_path(target.with_suffix(".lst")))
-        _write_lines(lst, _listed(keys, checked, identities, places))
+        _write_lines(lst, _listed(keys, given, identities, places))
         about = stack.enter_context(atomic_path(target.with_name("property")))
         _write_lines(about, [str(Property(len(identities), *image_size))])
 
 
-def _write_rec(
-    path: Path, parts: Sequence[tuple[str | os.PathLike[str], Ints]], grouped: Ints | None
-) -> Index:
+def _check_parts(parts: Parts, keys: range, labels: Ints) -> None:
+    """Looks at the first and last record of each part."""
+    done = 0
+    for path, offsets in parts:
+        if not len(offsets):
+            continue
+        heads = read_heads(RecordFile(path), np.asarray(offsets, dtype=np.int64)[[0, -1]])
+        first, last = done, done + len(offsets) - 1
+        if offsets[0] != 0 or heads["key"].tolist() != [keys[first], keys[last]]:
+            raise ValueError(
+                f"part {os.fspath(path)!r} has keys {heads['key'][0]} to {heads['key'][1]}; it "
+                f"must have {keys[first]} to {keys[last]}"
+            )
+        if heads["label"].tolist() != [labels[first], labels[last]]:
+            raise ValueError(
+                f"part {os.fspath(path)!r} has labels {heads['label'][0]:.0f} at its start and "
+                f"{heads['label'][1]:.0f} at its end; labels has {labels[first]} and "
+                f"{labels[last]} there"
+            )
+        done += len(offsets)
+
+
+def _write_rec(path: Path, parts: Parts, grouped: Ints | None) -> Ints:
     """Writes the records; `grouped` has the labels if others than images are wanted."""
     offsets: list[Ints] = []
     with open(path, "wb") as file:
         about: list[bytes] = []
         if grouped is not None:
-            starts = np.flatnonzero(np.diff(grouped, prepend=-1)) + 1
-            borders = [*starts.tolist(), len(grouped) + 1]
             end = len(grouped) + 1
-            file.write(framed(pack((float(end), float(end + len(starts))), 0)))
+            borders = [*(np.flatnonzero(np.diff(grouped, prepend=-1)) + 1).tolist(), end]
+            file.write(_about((end, end + len(borders) - 1), 0))
             offsets.append(np.zeros(1, dtype=np.int64))
-            about = [
-                framed(pack((float(first), float(last)), end + number))
-                for number, (first, last) in enumerate(pairwise(borders))
-            ]
+            about = [_about(pair, end + row) for row, pair in enumerate(pairwise(borders))]
         for part, within in parts:
             offsets.append(np.asarray(within, dtype=np.int64) + file.tell())
             with open(part, "rb") as source:
@@ -172,14 +257,7 @@ def _write_rec(
         sizes = np.array([len(record) for record in about], dtype=np.int64)
         offsets.append(file.tell() + np.cumsum(sizes) - sizes)
         file.writelines(about)
-    joined = np.concatenate(offsets)
-    return Index(range(len(joined)), joined)
-
-
-def _pairs(index: Index) -> Iterator[tuple[int, int]]:
-    for start in range(0, len(index.offsets), _LINES_AT_ONCE):
-        stop = start + _LINES_AT_ONCE
-        yield from zip(index.keys[start:stop], index.offsets[start:stop].tolist(), strict=True)
+    return np.concatenate(offsets)
 
 
 def _listed(
@@ -199,62 +277,6 @@ def _listed(
         raise ValueError(f"there are {many} places for {len(labels)} images")
 
 
-_IN_FILE_NAMES = str.maketrans("\t\n\r", "___")
-
-
 def _write_lines(path: Path, lines: Iterable[str]) -> None:
     with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         file.writelines(f"{line}\n" for line in lines)
-
-
-def _checked_labels(labels: npt.ArrayLike) -> Ints:
-    given = np.asarray(labels)
-    if given.ndim != 1 or not len(given) or not np.issubdtype(given.dtype, np.integer):
-        raise ValueError(
-            f"labels is {given.dtype} of shape {given.shape}; it must be whole numbers of shape "
-            "(N,) with N at least 1"
-        )
-    low, high = int(given.min()), int(given.max())
-    if low < 0 or high >= LABEL_LIMIT:
-        raise ValueError(
-            f"labels are {low} to {high}; they must be from 0 to {LABEL_LIMIT - 1}, since a "
-            "float32 cannot tell others apart"
-        )
-    checked = given.astype(np.int64)
-    if not (counts := np.bincount(checked)).all():
-        raise ValueError(f"label {int(np.argmin(counts))} has no image; labels must have no gap")
-    return checked
-
-
-def _check_identities(identities: Sequence[str], people: int) -> None:
-    if len(identities) != people:
-        raise ValueError(f"there are {len(identities)} identities for {people} labels")
-    if len(set(identities)) != people:
-        raise ValueError("identities has a name twice; each may come once")
-    for name in identities:
-        check_identity(name)
-
-
-def _check_parts(
-    parts: Sequence[tuple[str | os.PathLike[str], Ints]], keys: range, labels: Ints
-) -> None:
-    """Looks at the first and last record of each part."""
-    done = 0
-    for path, offsets in parts:
-        if not len(offsets):
-            continue
-        file = RecordFile(path)
-        heads = read_heads(file, np.asarray(offsets, dtype=np.int64)[[0, -1]])
-        wanted = [keys[done], keys[done + len(offsets) - 1]]
-        if offsets[0] != 0 or heads["key"].tolist() != wanted:
-            raise ValueError(
-                f"part {os.fspath(path)!r} has keys {heads['key'][0]} to {heads['key'][1]}; it "
-                f"must have {wanted[0]} to {wanted[1]}"
-            )
-        given = labels[[done, done + len(offsets) - 1]].tolist()
-        if heads["label"].tolist() != given:
-            raise ValueError(
-                f"part {os.fspath(path)!r} has labels {heads['label'][0]:.0f} at its start and "
-                f"{heads['label'][1]:.0f} at its end; labels has {given[0]} and {given[1]} there"
-            )
-        done += len(offsets)
