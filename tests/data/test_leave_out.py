@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from centerarc.curate.problems import Problem, write_problems
@@ -30,6 +30,7 @@ def source(tmp_path: Path) -> FolderSource:
     return FolderSource(tmp_path / "faces")
 
 
+@settings(deadline=None)
 @given(st.lists(names, unique=True, max_size=8))
 def test_what_a_check_writes_is_read_back_to_the_letter(
     tmp_path_factory, places: list[str]
@@ -73,9 +74,10 @@ def test_lists_and_tables_of_other_programs_are_read(tmp_path: Path, text: str) 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("why,place\nbad\n", "no place in the row that ends on line 2"),
-        ("place,why\n,bad\n", "no place in the row that ends on line 2"),
-        ('place,why\n"ann/0.png,bad\n', "no proper CSV"),
+        ("why,place\nbad\n", "line 2: 1 fields and 2 columns"),
+        ("place,why\n,bad\n", "line 2: place is empty"),
+        ('place,why\n"ann/0.png,bad\n', "line 2: this is not CSV"),
+        ("place,why\nLee, Ann/0.png,bad\n", "line 2: 3 fields and 2 columns; a field with a comma"),
     ],
 )
 def test_a_damaged_table_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -85,8 +87,16 @@ def test_a_damaged_table_is_refused(tmp_path: Path, text: str, message: str) -> 
         read_leave_out(path)
 
 
+@pytest.mark.parametrize("text", ["ann/0.png\n", "place,why\nann/0.png,bad\n"])
+def test_a_list_in_utf_16_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text(text, encoding="utf-16")
+    with pytest.raises(ValueError, match=r"list\.csv: the file is UTF-16"):
+        read_leave_out(path)
+
+
 def test_an_absent_list_is_named(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=r"cannot read the list '.*gone\.csv': No such file"):
+    with pytest.raises(OSError, match=r"cannot read '.*gone\.csv': No such file"):
         read_leave_out(tmp_path / "gone.csv")
 
 

@@ -1,6 +1,5 @@
 """Photos to align: the folder tree, its landmarks file, and the faces of a photo."""
 
-import csv
 import math
 import os
 import posixpath
@@ -16,6 +15,7 @@ import numpy as np
 from centerarc.curate.faces import Face, mirrored
 from centerarc.data.alignment import Floats
 from centerarc.data.folder import EXTENSIONS, natural_key
+from centerarc.io.tables import CsvTable
 
 # The photos of a folder tree, and names for what comes of them.
 
@@ -271,31 +271,23 @@ def read_landmarks(
     numbers = array("d")
     scores = array("d")
     lines = array("q")
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        delimiter = _delimiter(file.readline())
-        file.seek(0)
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
-        line = 1
+    table = CsvTable(path)
+    try:
+        columns = _Columns(table.columns)
+    except ValueError as error:
+        raise table.error(1, str(error)) from error
+    for line, fields in table.rows():
         try:
-            columns = _Columns(next(reader, []))
-            for fields in reader:
-                line = reader.line_num
-                if not fields:
-                    continue
-                columns.check_length(fields)
-                paths.append(_relative(columns.path(fields), root))
-                identities.append(columns.identity(fields))
-                numbers.extend(columns.coordinates(fields))
-                scores.append(columns.score(fields))
-                lines.append(line)
-            points = np.array(numbers, dtype=np.float64).reshape(-1, 5, 2)
-            if wrong := _wrong_together(points):
-                line = lines[wrong[0]] if lines else line
-                raise ValueError(wrong[1])
-        except csv.Error as error:
-            raise ValueError(f"{os.fspath(path)}:{reader.line_num}: {error}") from error
+            paths.append(_relative(columns.path(fields), root))
+            identities.append(columns.identity(fields))
+            numbers.extend(columns.coordinates(fields))
+            scores.append(columns.score(fields))
         except ValueError as error:
-            raise ValueError(f"{os.fspath(path)}:{line}: {error}") from error
+            raise table.error(line, str(error)) from error
+        lines.append(line)
+    points = np.array(numbers, dtype=np.float64).reshape(-1, 5, 2)
+    if wrong := _wrong_together(points):
+        raise table.error(lines[wrong[0]] if lines else 1, wrong[1])
     return LandmarkTable(paths, identities, points, np.array(scores, dtype=np.float64))
 
 
@@ -313,20 +305,13 @@ class _Columns:
                 wanted = (f"{axis}{number}", *(f"{alias}_{axis}" for alias in aliases))
                 self._coordinates.append(_find(header, wanted, " or ".join(wanted[:2])))
 
-    def check_length(self, fields: list[str]) -> None:
-        if len(fields) != len(self._header):
-            raise ValueError(
-                f"there are {len(fields)} values, but the first line names "
-                f"{len(self._header)} columns"
-            )
-
-    def path(self, fields: list[str]) -> str:
+    def path(self, fields: Sequence[str]) -> str:
         text = fields[self._path]
         if not text.strip() or "\0" in text:
             raise ValueError(f"path is {text!r}; it must name a photo")
         return text
 
-    def identity(self, fields: list[str]) -> str:
+    def identity(self, fields: Sequence[str]) -> str:
         if self._identity < 0:
             return ""
         text = fields[self._identity]
@@ -337,10 +322,10 @@ class _Columns:
             )
         return text
 
-    def score(self, fields: list[str]) -> float:
+    def score(self, fields: Sequence[str]) -> float:
         return self._number(fields, self._score) if self._score >= 0 else math.nan
 
-    def coordinates(self, fields: list[str]) -> list[float]:
+    def coordinates(self, fields: Sequence[str]) -> list[float]:
         values = [self._number(fields, column) for column in self._coordinates]
         for column, value in zip(self._coordinates, values, strict=True):
             if abs(value) > _FARTHEST:
@@ -350,7 +335,7 @@ class _Columns:
                 )
         return values
 
-    def _number(self, fields: list[str], column: int) -> float:
+    def _number(self, fields: Sequence[str], column: int) -> float:
         try:
             value = float(fields[column])
         except ValueError:
@@ -374,12 +359,6 @@ def _find(header: list[str], wanted: Sequence[str], required: str = "") -> int:
 
 def _plain(name: str) -> str:
     return re.sub(r"[\W_]+", "", name.lower())
-
-
-def _delimiter(header: str) -> str:
-    if "," in header:
-        return ","
-    return ";" if ";" in header else "\t" if "\t" in header else ","
 
 
 def _relative(path: str, root: str | os.PathLike[str] | None) -> str:

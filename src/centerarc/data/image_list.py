@@ -2,6 +2,7 @@
 
 import csv
 import os
+from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from centerarc.data.folder import natural_key
 from centerarc.data.source import EncodedSource
 from centerarc.io.files import atomic_path, read_file
-from centerarc.io.tables import Rows, Texts, read_rows
+from centerarc.io.tables import CsvTable, ParquetTable, Table, Texts
 
 # From so many files of one folder on, listing it is cheaper than asking for each.
 _WORTH_LISTING = 4
@@ -68,15 +69,32 @@ class ListSource(EncodedSource):
         self.root = self.path.parent if root is None else Path(root)
         if not self.root.is_dir():
             raise ValueError(f"root is {str(self.root)!r}, which is not a folder")
-        rows = read_rows(path, path_column, identity_column)
+        columns = (path_column, identity_column)
+        table: Table
+        if self.path.suffix.lower() == ".parquet":
+            table = ParquetTable(path, whole_numbers=(identity_column,))
+        else:
+            table = CsvTable(path, columns)
+        paths: list[str] = []
+        people: list[str] = []
+        lines = array("q")
+        for line, (listed, person) in table.rows(columns):
+            if not (listed and person) or listed.isspace() or person.isspace():
+                table.filled(listed, path_column, line)
+                table.filled(person, identity_column, line)
+            paths.append(listed)
+            people.append(person)
+            lines.append(line)
+        if not paths:
+            raise ValueError(f"{table.path} has no row; it must list at least one image")
         base = os.path.abspath(self.root)
-        files = [os.path.join(base, listed) for listed in rows.paths]
-        _check_once(rows, files)
-        _check_present(rows, files)
-        self._listed = Texts.of(rows.paths)
-        self.identities = sorted(set(rows.identities), key=natural_key)
+        files = [os.path.join(base, listed) for listed in paths]
+        _check_once(table, paths, lines, files)
+        _check_present(table, paths, lines, files)
+        self._listed = Texts.of(paths)
+        self.identities = sorted(set(people), key=natural_key)
         label_of = {name: label for label, name in enumerate(self.identities)}
-        self.labels = np.array([label_of[name] for name in rows.identities], dtype=np.int64)
+        self.labels = np.array([label_of[name] for name in people], dtype=np.int64)
 
     def __repr__(self) -> str:
         return f"ListSource({str(self.path)!r}: {self.summary()})"
@@ -130,20 +148,25 @@ def write_list(path: str | os.PathLike[str], rows: Iterable[tuple[str, str]]) ->
                 raise ValueError(f"row {number} is {row!r}, which is no text") from error
 
 
-def _check_once(rows: Rows, files: Sequence[str]) -> None:
+def _check_once(
+    table: Table, paths: Sequence[str], lines: Sequence[int], files: Sequence[str]
+) -> None:
     seen: dict[str, int] = {}
     for row, file in enumerate(files):
         # Most paths are plain; taking all apart would double the time.
         plain = os.sep == "/" and "/." not in file and "//" not in file
         first = seen.setdefault(file if plain else os.path.normpath(file), row)
         if first != row:
-            raise ValueError(
-                f"{rows.list_path!r}, {rows.where(row)}: {rows.paths[row]!r} is already on "
-                f"{rows.where(first)}; each image may come once"
+            raise table.error(
+                lines[row],
+                f"{paths[row]!r} is already on {table.unit} {lines[first]}; each image may come "
+                "once",
             )
 
 
-def _check_present(rows: Rows, files: Sequence[str]) -> None:
+def _check_present(
+    table: Table, paths: Sequence[str], lines: Sequence[int], files: Sequence[str]
+) -> None:
     by_folder: defaultdict[str, list[int]] = defaultdict(list)
     names: list[str] = []
     for row, file in enumerate(files):
@@ -158,14 +181,13 @@ def _check_present(rows: Rows, files: Sequence[str]) -> None:
     if not absent:
         return
     absent.sort()
-    shown = ", ".join(f"{rows.paths[row]!r} ({rows.where(row)})" for row in absent[:_SHOWN])
+    shown = ", ".join(f"{paths[row]!r} ({table.unit} {lines[row]})" for row in absent[:_SHOWN])
     more = ", ..." if len(absent) > _SHOWN else ""
     hint = ""
-    if os.sep == "/" and all("\\" in rows.paths[row] for row in absent):
-        hint = "; folders are parted by / here, not by backslashes"
+    if os.sep == "/" and all("\\" in paths[row] for row in absent):
+        hint = "; folders must be separated by /, not by backslashes"
     raise ValueError(
-        f"{rows.list_path!r}: {len(absent)} of {len(files)} images are not there: {shown}{more}"
-        f"{hint}"
+        f"{table.path}: {len(absent)} of {len(files)} images are not there: {shown}{more}{hint}"
     )
 
 

@@ -1,13 +1,11 @@
 """Views of sources: some of their people or images, several as one, decoded once."""
 
-import csv
 import difflib
-import io
 import mmap
 import os
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +13,7 @@ import numpy.typing as npt
 from centerarc.data import source as sources
 from centerarc.data.decode import Image, WrongSizeError
 from centerarc.data.source import FaceSource, left_out
-from centerarc.io.tables import counted
+from centerarc.io.tables import CsvTable, counted, open_text
 
 # Parts of a source: some of its people, some of its images, people with enough images.
 
@@ -185,7 +183,6 @@ def split_identities(
 
 # Images to leave out of a training, named in a file by their places.
 
-_DELIMITERS = ",;\t"
 # Similar names are looked for among so many; comparing with millions would take minutes.
 _COMPARED = 20_000
 
@@ -204,42 +201,21 @@ def read_leave_out(path: str | os.PathLike[str]) -> set[str]:
         The places.
 
     Raises:
-        ValueError: If a row of the CSV has no place, or is cut off.
+        ValueError: If the file is UTF-16, or a row of the CSV has no place or too few or too many
+            fields; the message names the line.
         OSError: If the file cannot be read.
     """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OSError(f"cannot read the list {os.fspath(path)!r}: {reason}") from error
-    # Bytes that are no UTF-8 are kept: names of files may hold any.
-    text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
-    lines = text.split("\n")
-    for delimiter in _DELIMITERS:
-        header = [name.strip().strip('"') for name in lines[0].rstrip("\r").split(delimiter)]
-        if "place" in header:
-            return _csv_places(text, delimiter, header.index("place"), path)
-    return {line.removesuffix("\r") for line in lines} - {""}
-
-
-def _csv_places(text: str, delimiter: str, column: int, path: str | os.PathLike[str]) -> set[str]:
+    with open_text(path) as file:
+        names = re.split("[,;\t]", file.readline().strip())
+        if "place" not in {name.strip().strip('"') for name in names}:
+            file.seek(0)
+            return {line for line in file.read().replace("\r\n", "\n").split("\n") if line}
+    table = CsvTable(path, ("place",))
     places = set()
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        next(reader)
-        for row in reader:
-            if not row:
-                continue
-            if column >= len(row) or not row[column]:
-                raise ValueError(
-                    f"{os.fspath(path)!r} has no place in the row that ends on line "
-                    f"{reader.line_num}; each row must name one"
-                )
-            places.add(row[column])
-    except csv.Error as error:
-        raise ValueError(
-            f"{os.fspath(path)!r} is no proper CSV on line {reader.line_num}: {error}"
-        ) from error
+    for line, (place,) in table.rows(("place",)):
+        if not place:
+            raise table.error(line, "place is empty")
+        places.add(place)
     return places
 
 

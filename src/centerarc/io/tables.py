@@ -4,10 +4,12 @@ import codecs
 import csv
 import difflib
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -90,304 +92,218 @@ def counted(number: int, one: str, more: str | None = None) -> str:
     return f"{number:,} {one if number == 1 else more or one + 's'}"
 
 
-# The rows of a list of images, from CSV or Parquet.
+# Tables in CSV and Parquet files.
 
-_DELIMITERS = ",;\t"
-_NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
-_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
 
 
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """Images and who is on them, as a list has them.
+def open_text(path: str | os.PathLike[str]) -> TextIO:
+    """Opens a text file in UTF-8, with or without a byte order mark, as `csv` wants it.
 
-    Args:
-        list_path: The list.
-        paths: Path of each image.
-        identities: Who is on each image.
-        lines: Line of the file on which each row starts; None counts rows instead, from 1.
-    """
-
-    list_path: str
-    paths: list[str]
-    identities: list[str]
-    lines: Sequence[int] | None
-
-    def where(self, row: int) -> str:
-        """Returns how a message calls a row: `line 7`, or `row 6` where there are no lines."""
-        return f"row {row + 1}" if self.lines is None else f"line {self.lines[row]}"
-
-
-def read_rows(path: str | os.PathLike[str], path_column: str, identity_column: str) -> Rows:
-    """Reads two columns of a list.
-
-    Args:
-        path: A `.parquet` file, or a CSV file: UTF-8, a line of column names, and commas,
-            semicolons or tabs between columns.
-        path_column: Column of the images.
-        identity_column: Column of the people.
-
-    Returns:
-        All rows, none with an empty field.
+    Bytes that are not UTF-8 become lone surrogates, so that a name is as good as the bytes it is
+    from: names of files may hold any.
 
     Raises:
-        ValueError: If a column is missing, there is no row, a field is empty, or the file is
-            damaged; the message names the file and the line.
-        ImportError: If it is Parquet and pyarrow is missing.
+        ValueError: If the file is UTF-16.
         OSError: If it cannot be read.
     """
-    name = os.fspath(path)
-    read = _read_parquet if Path(path).suffix.lower() == ".parquet" else _read_csv
     try:
-        rows = read(name, path_column, identity_column)
+        with open(path, "rb") as file:
+            if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                raise ValueError(f"{os.fspath(path)}: the file is UTF-16; save it as UTF-8")
+        return open(path, encoding="utf-8-sig", errors="surrogateescape", newline="")
     except OSError as error:
-        raise OSError(f"cannot read {name!r}: {error.strerror or error}") from error
-    if not rows.paths:
-        raise ValueError(f"{name!r} has no row; it must list at least one image")
-    for column, values in ((path_column, rows.paths), (identity_column, rows.identities)):
-        for row, value in enumerate(values):
-            if not value or value.isspace():
-                raise ValueError(f"{name!r}, {rows.where(row)}: {column} is empty")
-    return rows
+        raise OSError(f"cannot read {os.fspath(path)!r}: {error.strerror or error}") from error
 
 
-def _read_csv(name: str, path_column: str, identity_column: str) -> Rows:
-    with open(name, "rb") as binary:
-        if binary.read(2) in _UTF_16:
-            raise ValueError(f"{name!r} is UTF-16; save it as CSV in UTF-8")
-    paths: list[str] = []
-    identities: list[str] = []
-    lines: list[int] = []
-    # Bytes that are no UTF-8 come back as they were when the path is used: names may hold any.
-    with open(name, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        first = file.readline()
-        delimiter = max(_DELIMITERS, key=lambda d: _fit(first, d, path_column, identity_column))
-        file.seek(0)
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
-        try:
-            columns = next(reader, [])
-            path_at = _column(name, columns, path_column)
-            identity_at = _column(name, columns, identity_column)
-            line = reader.line_num + 1
-            for row in reader:
-                if len(row) == len(columns):
-                    paths.append(row[path_at])
-                    identities.append(row[identity_at])
-                    lines.append(line)
-                elif row:  # an empty line has no field at all
-                    raise ValueError(
-                        f"{name!r}, line {line}: {len(row)} fields and {len(columns)} columns; a "
-                        f"field with {_NAMES[delimiter]} in it must be in double quotes"
-                    )
-                line = reader.line_num + 1
-        except csv.Error as error:
-            raise ValueError(
-                f"{name!r}, line {reader.line_num}: this is no CSV ({error})"
-            ) from error
-    return Rows(name, paths, identities, lines)
-
-
-def _fit(header: str, delimiter: str, *wanted: str) -> tuple[int, int]:
-    """How well a delimiter parts the first line: wanted columns found, then all columns."""
-    try:
-        columns = next(csv.reader([header], delimiter=delimiter), [])
-    except csv.Error:  # a field too long; reading the rows tells where
-        return 0, 0
-    return len({*wanted} & {*columns}), len(columns)
-
-
-def _column(name: str, columns: list[str], wanted: str) -> int:
-    if (count := columns.count(wanted)) == 1:
-        return columns.index(wanted)
-    if count:
-        raise ValueError(f"{name!r} has {count} columns {wanted!r}; there must be one")
-    close = difflib.get_close_matches(wanted.lower(), [c.strip().lower() for c in columns], n=1)
-    nearest = [c for c in columns if close and c.strip().lower() == close[0]]
-    hint = f"; the closest is {nearest[0]!r}" if nearest else ""
-    shown = ", ".join(map(repr, columns[:20])) + (", ..." if len(columns) > 20 else "")
-    raise ValueError(f"{name!r} has no column {wanted!r}; it has {shown or 'none'}{hint}")
-
-
-def _read_parquet(name: str, path_column: str, identity_column: str) -> Rows:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ImportError(
-            "a Parquet list needs pyarrow: pip install 'centerarc[parquet]'"
-        ) from error
-    try:
-        with pyarrow.parquet.ParquetFile(name) as file:
-            columns = list(file.schema_arrow.names)
-            for wanted in (path_column, identity_column):
-                _column(name, columns, wanted)
-            table = file.read(columns=[path_column, identity_column])
-    except pyarrow.ArrowException as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{name!r} is no Parquet file or damaged: {reason}") from error
-    paths = _texts(name, path_column, table[path_column], whole_numbers=False)
-    identities = _texts(name, identity_column, table[identity_column], whole_numbers=True)
-    return Rows(name, paths, identities, None)
-
-
-def _texts(name: str, column: str, values: Any, *, whole_numbers: bool) -> list[str]:
-    """The values of a column as texts; what is null becomes an empty text."""
-    from pyarrow import string, types
-
-    kind = values.type.value_type if types.is_dictionary(values.type) else values.type
-    text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
-    if not (text or (whole_numbers and types.is_integer(kind))):
-        allowed = "text or whole numbers" if whole_numbers else "text"
-        raise ValueError(f"{name!r}: column {column!r} holds {values.type}; it must hold {allowed}")
-    if types.is_dictionary(values.type):
-        values = values.cast(kind)
-    if not text:
-        values = values.cast(string())
-    return [value or "" for value in values.to_pylist()]
-
-
-# CSV files of evaluation lists: named columns, each row with its line.
-
-
-@dataclass(frozen=True)
-class Header:
-    """The first line of a table.
+class Table:
+    """Named columns of a file; its rows are read one by one.
 
     Attributes:
-        source: the file's name, for messages.
-        columns: names of the columns, without blanks around them.
+        path: The file.
+        columns: Names of the columns.
+        unit: What rows are counted in: "line" or "row".
     """
 
-    source: str
-    columns: list[str]
+    unit = "line"
 
-    def at(self, wanted: str) -> int:
-        """Number of a column that must be there; the message suggests the closest."""
-        return self.all(wanted)[0]
+    def __init__(self, path: str, columns: list[str]) -> None:
+        self.path = path
+        self.columns = columns
 
-    def all(self, *wanted: str) -> list[int]:
-        """Numbers of columns that must be there; the message names all that are missing."""
+    def rows(self, wanted: Sequence[str] | None = None) -> Iterator[tuple[int, tuple[str, ...]]]:
+        """Yields the number of each row's first line (or of the row), and the wanted fields."""
+        raise NotImplementedError
+
+    def error(self, number: int, what: str) -> ValueError:
+        """Returns an error that starts with the file and the line."""
+        return ValueError(f"{self.path}, {self.unit} {number}: {what}")
+
+    def filled(self, text: str, column: str, number: int) -> str:
+        """Returns a field that must not be empty."""
+        if not text or text.isspace():
+            raise self.error(number, f"{column} is empty")
+        return text
+
+    def at(self, *wanted: str) -> list[int]:
+        """Returns the numbers of columns.
+
+        Raises:
+            ValueError: If some are not there, or twice; the message suggests the closest.
+        """
+        where = f"{self.path}, line 1" if self.unit == "line" else self.path
+        for name in wanted:
+            if (count := self.columns.count(name)) > 1:
+                raise ValueError(f"{where}: there are {count} columns {name!r}; there must be one")
         missing = [name for name in wanted if name not in self.columns]
         if not missing:
             return [self.columns.index(name) for name in wanted]
-        lower = {name.lower(): name for name in self.columns}
-        hints = []
+        lower = {name.strip().lower(): name for name in self.columns}
+        hints = ""
         for name in missing:
-            close = difflib.get_close_matches(name.lower(), list(lower), n=1)
-            if close:
+            for close in difflib.get_close_matches(name.lower(), list(lower), n=1):
                 to = f" to {name!r}" if len(missing) > 1 else ""
-                hints.append(f"; the closest{to} is {lower[close[0]]!r}")
+                hints += f"; the closest{to} is {lower[close]!r}"
         *first, last = map(repr, missing)
-        named = f"columns {', '.join(first)} and {last}" if first else f"column {last}"
-        shown = ", ".join(map(repr, self.columns[:20])) + (
-            ", ..." if len(self.columns) > 20 else ""
-        )
-        raise ValueError(
-            f"{self.source}, line 1: there {'are' if first else 'is'} no {named}; there are "
-            f"{shown or 'none'}{''.join(hints)}"
-        )
-
-    def maybe(self, wanted: str) -> int | None:
-        """Number of a column, or None where there is none of this name."""
-        return self.columns.index(wanted) if wanted in self.columns else None
-
-    def filled(self, row: list[str], at: int, where: str) -> str:
-        """The field of a column that must not be empty."""
-        if not row[at]:
-            raise ValueError(f"{where}: {self.columns[at]} is empty")
-        return row[at]
+        named = f"are no columns {', '.join(first)} and {last}" if first else f"is no column {last}"
+        shown = ", ".join(map(repr, self.columns[:20])) or "none"
+        more = ", ..." if len(self.columns) > 20 else ""
+        raise ValueError(f"{where}: there {named}; there are {shown}{more}{hints}")
 
 
-def read_table(
-    path: str | os.PathLike[str], wanted: Sequence[str]
-) -> tuple[Header, Iterator[tuple[int, list[str]]]]:
-    """Opens a CSV file and hands out its rows one by one.
+class CsvTable(Table):
+    """A CSV file: UTF-8, names of the columns in the first line, empty lines left out.
 
-    UTF-8, names of the columns in the first line; commas, semicolons or tabs between columns,
-    whichever parts the first line into more of the wanted ones. Bytes that are no UTF-8 come
-    back as they were when a field is used as a path.
+    Commas, semicolons or tabs stand between fields, whichever splits the first line into more of
+    the wanted columns. See `open_text` for bytes that are not UTF-8.
 
     Args:
-        path: the file.
-        wanted: names of columns, to find out what parts them.
-
-    Returns:
-        The header, and the rows as line and fields, as many fields as columns; empty lines are
-        left out. Fields are stripped of blanks around them.
+        path: The file.
+        wanted: Columns that may be there.
+        strip: Whether to take blanks around each field away, as around the names of columns.
 
     Raises:
-        ValueError: the file is UTF-16, is no CSV, names a column twice, or a row has too few or
-            too many fields; the message names file and line. The rows raise it while they are
-            handed out.
-        OSError: the file cannot be read.
+        ValueError: If the file is UTF-16 or not CSV, or a row has too few or too many fields; the
+            message names the file and the line. Rows raise it as they are read.
+        OSError: If the file cannot be read.
     """
-    source = os.fspath(path)
-    try:
-        with open(path, "rb") as binary:
-            if binary.read(2) in _UTF_16:
-                raise ValueError(f"{source}: the file is UTF-16; save it as CSV in UTF-8")
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            first = file.readline()
-    except OSError as error:
-        raise OSError(f"cannot read {source!r}: {error.strerror or error}") from error
-    delimiter = max(_DELIMITERS, key=lambda d: _fit_csv_table(first, d, wanted))
-    rows = _rows(source, delimiter)
-    _, names = next(rows, (1, []))
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ValueError(f"{source}, line 1: there are two columns {twice!r}")
-    return Header(source, names), rows
 
+    def __init__(
+        self, path: str | os.PathLike[str], wanted: Iterable[str] = (), *, strip: bool = False
+    ) -> None:
+        fits = {}
+        with open_text(path) as file:
+            for delimiter in _DELIMITERS:
+                file.seek(0)
+                try:
+                    names = next(filter(None, csv.reader(file, delimiter=delimiter)), [])
+                except csv.Error:  # reading the rows says what is wrong
+                    names = []
+                fits[delimiter] = len({*wanted} & {name.strip() for name in names}), len(names)
+        self._delimiter = max(fits, key=fits.__getitem__)
+        self._strip = strip
+        super().__init__(os.fspath(path), [])
+        self.columns = [name.strip() for _, row in islice(self._read(tuple), 1) for name in row]
 
-def line_of(path: str | os.PathLike[str], column: str, text: str) -> int | None:
-    """The first line that has a text in a column; None where there is none."""
-    header, rows = read_table(path, (column,))
-    at = header.at(column)
-    return next((line for line, row in rows if row[at] == text), None)
+    def rows(self, wanted: Sequence[str] | None = None) -> Iterator[tuple[int, tuple[str, ...]]]:
+        at = range(len(self.columns)) if wanted is None else self.at(*wanted)
+        pick = itemgetter(*at) if len(at) > 1 else lambda row: (row[at[0]],)
+        rows = self._read((lambda row: tuple(map(str.strip, pick(row)))) if self._strip else pick)
+        next(rows, None)
+        return rows
 
-
-def _fit_csv_table(first: str, delimiter: str, wanted: Sequence[str]) -> tuple[int, int]:
-    names = [name.strip() for name in first.strip("\r\n").split(delimiter)]
-    return len({*wanted} & {*names}), len(names)
-
-
-def _rows(source: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    with open(source, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
-        line, width = 1, 0
-        try:
-            for row in reader:
-                if row:
-                    width = width or len(row)
-                    if len(row) != width:
-                        raise ValueError(
-                            f"{source}, line {line}: {len(row)} fields and {width} columns; a "
-                            f"field with {_NAMES[delimiter]} in it must be in double quotes"
+    def _read(
+        self, fields: Callable[[list[str]], tuple[str, ...]]
+    ) -> Iterator[tuple[int, tuple[str, ...]]]:
+        """The header and all rows; of the rows only some fields."""
+        with open_text(self.path) as file:
+            reader = csv.reader(file, delimiter=self._delimiter, strict=True)
+            line, width = 1, 0
+            try:
+                for row in reader:
+                    if len(row) == width and row:
+                        yield line, fields(row)
+                    elif row and width:
+                        raise self.error(
+                            line,
+                            f"{len(row)} fields and {width} columns; a field with "
+                            f"{_DELIMITERS[self._delimiter]} in it must be in double quotes",
                         )
-                    yield line, [field.strip() for field in row]
-                line = reader.line_num + 1
-        except csv.Error as error:
-            raise ValueError(
-                f"{source}, line {reader.line_num}: this is no CSV ({error})"
+                    elif row:
+                        width = len(row)
+                        yield line, tuple(row)
+                    line = reader.line_num + 1
+            except csv.Error as error:
+                raise self.error(reader.line_num, f"this is not CSV ({error})") from error
+
+
+class ParquetTable(Table):
+    """A Parquet file with columns of text; needs pyarrow.
+
+    Args:
+        path: The file.
+        whole_numbers: Columns that may hold whole numbers instead of text.
+
+    Raises:
+        ValueError: If the file is damaged, or a column that is asked for holds something else.
+        ImportError: If pyarrow is missing.
+        OSError: If the file cannot be read.
+    """
+
+    unit = "row"
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, whole_numbers: Collection[str] = ()
+    ) -> None:
+        try:
+            import pyarrow
+            import pyarrow.parquet
+        except ImportError as error:
+            raise ImportError(
+                "a Parquet list needs pyarrow: pip install 'centerarc[parquet]'"
             ) from error
+        name = os.fspath(path)
+        with self._damage_named(name):
+            file = pyarrow.parquet.ParquetFile(name)
+        super().__init__(name, list(file.schema_arrow.names))
+        self._file = file
+        self._whole_numbers = whole_numbers
 
+    def rows(self, wanted: Sequence[str] | None = None) -> Iterator[tuple[int, tuple[str, ...]]]:
+        wanted = self.columns if wanted is None else wanted
+        self.at(*wanted)
+        number = 1
+        with self._damage_named(self.path), self._file as file:
+            for batch in file.iter_batches(columns=list(dict.fromkeys(wanted))):
+                for row in zip(*(self._texts(batch, name) for name in wanted), strict=True):
+                    yield number, row
+                    number += 1
 
-class Codes:
-    """Numbers for texts, in order of first use."""
+    def _texts(self, batch: Any, name: str) -> list[str]:
+        from pyarrow import string, types
 
-    def __init__(self) -> None:
-        self._of: dict[str, int] = {}
+        values = batch.column(name)
+        kind = values.type.value_type if types.is_dictionary(values.type) else values.type
+        text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+        numbers = name in self._whole_numbers
+        if not text and not (numbers and types.is_integer(kind)):
+            allowed = "text or whole numbers" if numbers else "text"
+            raise ValueError(f"{self.path}: column {name!r} must hold {allowed}, got {values.type}")
+        # null becomes an empty text
+        return [value or "" for value in values.cast(kind if text else string()).to_pylist()]
 
-    def __getitem__(self, text: str) -> int:
-        return self._of.setdefault(text, len(self._of))
+    @staticmethod
+    @contextmanager
+    def _damage_named(path: str) -> Iterator[None]:
+        from pyarrow import ArrowException
 
-    def __len__(self) -> int:
-        return len(self._of)
-
-    @property
-    def texts(self) -> list[str]:
-        """All texts, by number."""
-        return list(self._of)
+        try:
+            yield
+        except ArrowException as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"{path}: not a Parquet file or damaged: {reason}") from error
+        except OSError as error:
+            raise OSError(f"cannot read {path!r}: {error.strerror or error}") from error
 
 
 # Large text files in pieces of whole lines.

@@ -112,7 +112,7 @@ BROKEN = [
     ("Image_A,image_b,same\n", "line 1: there is no column 'image_a'; .* closest is 'Image_A'"),
     ("image_a,image_b,smae\n", "line 1: there is no column 'same'; .* closest is 'smae'"),
     ("image_a,image_b,same,person_a\n", "line 1: there is no column 'person_b'"),
-    ("image_a,image_b,same,same\n", "line 1: there are two columns 'same'"),
+    ("image_a,image_b,same,same\n", "line 1: there are 2 columns 'same'"),
     (HEAD, "there is no pair"),
     (HEAD + ROW + "c.png,d.png,1,1,Ann\n", "line 3: 5 fields and 6 columns"),
     (HEAD + ROW + "c.png,,1,1,Ann,Ann\n", "line 3: image_b is empty"),
@@ -127,7 +127,7 @@ BROKEN = [
     (HEAD + ROW + "c.png,d.png,0,1,Ann,Ann\n", "line 3: same is 0, but the people are 'Ann' and"),
     (HEAD + ROW + "a.png,d.png,1,1,Bob,Bob\n", "line 3: the person is 'Bob', but 'Ann' on line 2"),
     (HEAD + '"a\nb",b.png,1,1,A,A\n' + "c,d,5,1,A,A\n", "line 4: same must be"),
-    (HEAD + ROW + 'c.png,"d.png,1,1,Ann,Ann\n', "line 3: this is no CSV"),
+    (HEAD + ROW + 'c.png,"d.png,1,1,Ann,Ann\n', "line 3: this is not CSV"),
     ((HEAD + ROW).encode("utf-16"), "the file is UTF-16"),
 ]
 

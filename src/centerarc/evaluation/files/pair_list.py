@@ -1,8 +1,10 @@
 """Lists of pairs in CSV files, and the images that they name."""
 
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path, PurePath
 from typing import Any, Protocol
 
@@ -13,7 +15,7 @@ from centerarc.data.source import EncodedSource
 from centerarc.evaluation.files.lfw_pairs import rows_of_folds
 from centerarc.evaluation.scores import BoolArray, IntArray, StrArray
 from centerarc.io.files import read_file
-from centerarc.io.tables import Codes, read_table
+from centerarc.io.tables import CsvTable
 
 # The images that a list names, each of them once, as files below a folder.
 
@@ -79,9 +81,9 @@ class ListedImages(EncodedSource):
             raise ValueError(
                 f"{said}; images must name the folder that they start from" if elsewhere else said
             )
-        codes = Codes()
-        self.labels = np.array([codes[name] for name in owner.tolist()], dtype=np.int64)
-        self.identities = codes.texts
+        labels: defaultdict[str, int] = defaultdict(count().__next__)
+        self.labels = np.array([labels[name] for name in owner.tolist()], dtype=np.int64)
+        self.identities = list(labels)
 
     def encoded(self, index: int) -> bytes:
         """Returns the file of image `index`; see `EncodedSource.encoded`."""
@@ -210,7 +212,7 @@ def read_pair_list(path: str | os.PathLike[str], *, of: str = "image") -> PairLi
     A pair may appear once only, in either order, and never an image with itself.
 
     Args:
-        path: the file; see :func:`centerarc.io.tables.read_table` for its form.
+        path: the file; see :class:`centerarc.io.tables.CsvTable` for its form.
         of: "image", or "template" for columns ``template_a`` and ``template_b``.
 
     Returns:
@@ -223,62 +225,57 @@ def read_pair_list(path: str | os.PathLike[str], *, of: str = "image") -> PairLi
     if of not in ("image", "template"):
         raise ValueError(f"of must be image or template, got {of!r}")
     sides = (f"{of}_a", f"{of}_b")
-    header, rows = read_table(path, (*sides, "same", "fold", *_PEOPLE))
-    at = header.all(*sides, "same")
-    fold_at = header.maybe("fold")
-    people_at = [header.maybe(name) for name in _PEOPLE]
-    if (people_at[0] is None) != (people_at[1] is None):
-        header.at(_PEOPLE[people_at[0] is not None])  # raises with what there is
-    taken = {*at, fold_at, *people_at}
-    others = [number for number in range(len(header.columns)) if number not in taken]
-    names, texts = Codes(), Codes()
+    table = CsvTable(path, (*sides, "same", "fold", *_PEOPLE), strip=True)
+    there = set(table.columns)
+    people = list(_PEOPLE) if there & {*_PEOPLE} else []
+    others = [name for name in table.columns if name not in (*sides, "same", "fold", *_PEOPLE)]
+    folds = ["fold"] if "fold" in there else []
+    names: defaultdict[str, int] = defaultdict(count().__next__)
+    texts: defaultdict[str, int] = defaultdict(count().__next__)
     line_of: dict[tuple[int, int], int] = {}
-    person_of: dict[int, tuple[int, int]] = {}
-    numbers: list[list[int]] = []
+    person_of: dict[int, tuple[str, int]] = {}
+    numbers: list[tuple[int, int, bool, int, int]] = []
     coded: list[list[int]] = []
-    for line, row in rows:
-        where = f"{header.source}, line {line}"
-        a, b = names[header.filled(row, at[0], where)], names[header.filled(row, at[1], where)]
+    for line, row in table.rows([*sides, "same", *people, *others, *folds]):
+        first, second, answer = row[:3]
+        a = names[table.filled(first, sides[0], line)]
+        b = names[table.filled(second, sides[1], line)]
         if a == b:
-            raise ValueError(f"{where}: {row[at[0]]!r} is paired with itself")
+            raise table.error(line, f"{first!r} is paired with itself")
         first_line = line_of.setdefault((min(a, b), max(a, b)), line)
         if first_line != line:
-            raise ValueError(f"{where}: the pair of line {first_line} once more")
-        same = _answer(row[at[2]], where)
-        numbers.append([a, b, same, 1 if fold_at is None else _fold(row[fold_at], where), line])
-        people = [texts[header.filled(row, k, where)] for k in people_at if k is not None]
+            raise table.error(line, f"the pair of line {first_line} once more")
+        same = _ANSWERS.get(answer.lower())
+        if same is None:
+            raise table.error(line, f"same must be 0, 1, true or false, got {answer[:40]!r}")
         if people:
-            _check_people(people, (a, b), same, person_of, texts, line, where)
-        coded.append(people + [texts[row[k]] for k in others])
+            _check_people(table, line, row[3:5], (a, b), same, person_of)
+        numbers.append((a, b, same, _fold(table, line, row[-1]) if folds else 1, line))
+        coded.append([texts[text] for text in row[3 : len(row) - len(folds)]])
     if not numbers:
-        raise ValueError(f"{header.source}: there is no pair")
-    table = np.array(numbers, dtype=np.int64)
+        raise ValueError(f"{table.path}: there is no pair")
+    index_a, index_b, same_of, fold, lines = np.array(numbers, dtype=np.int64).T.copy()
     # Objects: as an array of texts every field would take the room of the longest.
-    all_texts: npt.NDArray[Any] = np.array(texts.texts or [""], dtype=np.object_)
-    codes = np.array(coded, dtype=np.int64).reshape(len(table), -1)
-    named = people_at[0] is not None
-    columns = {
-        header.columns[k]: all_texts[codes[:, column + 2 * named]]
-        for column, k in enumerate(others)
-    }
-    listed = None
-    if named:
-        listed = all_texts[codes[:, 0]].astype(np.str_), all_texts[codes[:, 1]].astype(np.str_)
-    same_of = table[:, 2] == 1
-    people_of, note = listed, "people are those of the columns person_a and person_b"
-    if listed is None:
-        people_of, note = _people_of_folders(names.texts, table[:, :2], same_of)
+    all_texts: npt.NDArray[Any] = np.array([*texts, ""], dtype=np.object_)[:-1]
+    codes = np.array(coded, dtype=np.int64).reshape(len(numbers), -1)
+    columns = {name: all_texts[codes[:, k]] for k, name in enumerate([*people, *others])}
+    people_of, note = None, "people are those of the columns person_a and person_b"
+    if people:
+        first_of, second_of = (columns.pop(name).astype(np.str_) for name in people)
+        people_of = first_of, second_of
+    else:
+        people_of, note = _people_of_folders(list(names), (index_a, index_b), same_of == 1)
     return PairList(
-        names.texts,
-        table[:, 0].copy(),
-        table[:, 1].copy(),
-        same_of,
-        table[:, 3].copy(),
+        list(names),
+        index_a,
+        index_b,
+        same_of == 1,
+        fold,
         people_of,
         note,
         columns,
-        table[:, 4].copy(),
-        header.source,
+        lines,
+        table.path,
     )
 
 
@@ -296,70 +293,62 @@ def check_both_kinds(path: str | os.PathLike[str], folds: Iterable[int] | None =
         ValueError: all pairs are of one kind.
         OSError: the file cannot be read.
     """
-    header, rows = read_table(path, ("same", "fold"))
-    same_at, fold_at = header.maybe("same"), header.maybe("fold")
-    if same_at is None:
+    table = CsvTable(path, ("same", "fold"), strip=True)
+    if "same" not in table.columns:
         return
+    columns = [name for name in ("same", "fold") if name in table.columns]
     wanted = None if folds is None else {*folds}
     kinds: set[bool | None] = set()
-    count = 0
-    for line, row in rows:
-        fold = 1 if fold_at is None else _fold(row[fold_at], f"{header.source}, line {line}")
-        if wanted is None or fold in wanted:
-            kinds.add(_ANSWERS.get(row[same_at].lower()))
-            count += 1
+    pairs = 0
+    for line, (answer, *fold) in table.rows(columns):
+        if wanted is None or (_fold(table, line, fold[0]) if fold else 1) in wanted:
+            kinds.add(_ANSWERS.get(answer.lower()))
+            pairs += 1
             if len(kinds) > 1:
                 return
     if kinds in ({True}, {False}):
         genuine = kinds == {True}
         there, missing = ("genuine", "impostor") if genuine else ("impostor", "genuine")
         raise ValueError(
-            f"{header.source}: all {count:,} pairs are {there} pairs (same is {int(genuine)}); "
+            f"{table.path}: all {pairs:,} pairs are {there} pairs (same is {int(genuine)}); "
             f"{missing} ones are needed too"
         )
 
 
-def _answer(text: str, where: str) -> bool:
-    answer = _ANSWERS.get(text.lower())
-    if answer is None:
-        raise ValueError(f"{where}: same must be 0, 1, true or false, got {text[:40]!r}")
-    return answer
-
-
-def _fold(text: str, where: str) -> int:
+def _fold(table: CsvTable, line: int, text: str) -> int:
     # By length first: int() itself refuses thousands of digits.
     if not (text.removeprefix("-").isdecimal() and len(text) <= 18):
-        raise ValueError(f"{where}: fold must be a whole number, got {text[:40]!r}")
+        raise table.error(line, f"fold must be a whole number, got {text[:40]!r}")
     return int(text)
 
 
 def _check_people(
-    people: list[int],
+    table: CsvTable,
+    line: int,
+    people: Sequence[str],
     pair: tuple[int, int],
     same: bool,
-    person_of: dict[int, tuple[int, int]],
-    texts: Codes,
-    line: int,
-    where: str,
+    person_of: dict[int, tuple[str, int]],
 ) -> None:
-    if (people[0] == people[1]) != same:
-        a, b = (texts.texts[person] for person in people)
-        raise ValueError(f"{where}: same is {int(same)}, but the people are {a!r} and {b!r}")
+    for name, person in zip(_PEOPLE, people, strict=True):
+        table.filled(person, name, line)
+    a, b = people
+    if (a == b) != same:
+        raise table.error(line, f"same is {int(same)}, but the people are {a!r} and {b!r}")
     for image, person in zip(pair, people, strict=True):
-        known, first_line = person_of.setdefault(image, (person, line))
+        known, first = person_of.setdefault(image, (person, line))
         if known != person:
-            a, b = texts.texts[person], texts.texts[known]
-            raise ValueError(f"{where}: the person is {a!r}, but {b!r} on line {first_line}")
+            raise table.error(line, f"the person is {person!r}, but {known!r} on line {first}")
 
 
 def _people_of_folders(
-    names: list[str], index: npt.NDArray[Any], same: BoolArray
+    names: list[str], index: tuple[IntArray, IntArray], same: BoolArray
 ) -> tuple[tuple[StrArray, StrArray] | None, str]:
     folders = [str(PurePath(name).parent) for name in names]
     if "." in folders:
         return None, "no columns person_a and person_b, and images without a folder"
     folder = np.array(folders, dtype=np.str_)
-    first, second = folder[index[:, 0]], folder[index[:, 1]]
+    first, second = folder[index[0]], folder[index[1]]
     if ((first == second) != same).any():
         return None, "no columns person_a and person_b, and folders that do not part the people"
     return (first, second), "people are the folders of the images"

@@ -2,9 +2,10 @@
 
 import codecs
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import count, zip_longest
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,7 +16,7 @@ from centerarc.data.alignment import arcface_template, similarity_transform, war
 from centerarc.data.decode import Image, read_image
 from centerarc.evaluation.files.pair_list import ListedImages, unknown_names
 from centerarc.evaluation.scores import BoolArray, FloatArray, IntArray, StrArray
-from centerarc.io.tables import Codes, read_table
+from centerarc.io.tables import CsvTable
 
 # Lists of templates in CSV files: which images make a template, of whom, and for what.
 
@@ -66,7 +67,7 @@ def read_template_list(path: str | os.PathLike[str]) -> TemplateList:
     Other columns are left alone. An image comes once in a template, but may be in several.
 
     Args:
-        path: the file; see :func:`centerarc.io.tables.read_table` for its form.
+        path: the file; see :class:`centerarc.io.tables.CsvTable` for its form.
 
     Returns:
         The rows in the file's order.
@@ -76,55 +77,53 @@ def read_template_list(path: str | os.PathLike[str]) -> TemplateList:
         OSError: the file cannot be read.
     """
     optional = ("media", "identity", "role", "weight")
-    header, rows = read_table(path, ("template", "image", *optional))
-    template_at, image_at = header.all("template", "image")
-    at = {name: header.maybe(name) for name in optional}
-    names, ids, media = Codes(), Codes(), Codes()
+    table = CsvTable(path, ("template", "image", *optional), strip=True)
+    columns = ["template", "image", *(name for name in optional if name in table.columns)]
+    names: defaultdict[str, int] = defaultdict(count().__next__)
+    ids: defaultdict[str, int] = defaultdict(count().__next__)
+    # A medium's name, or the line for a row without one: texts and numbers never meet.
+    media: defaultdict[str | int, int] = defaultdict(count().__next__)
     seen: dict[tuple[int, int], int] = {}
     owned: dict[str, dict[int, tuple[str, int]]] = {"identity": {}, "role": {}}
     numbers: list[tuple[int, int, int, int]] = []
     weights: list[float] = []
-    for line, row in rows:
-        where = f"{header.source}, line {line}"
-        template = ids[header.filled(row, template_at, where)]
-        image = names[header.filled(row, image_at, where)]
+    for line, fields in table.rows(columns):
+        row = dict(zip(columns, fields, strict=True))
+        template = ids[table.filled(row["template"], "template", line)]
+        image = names[table.filled(row["image"], "image", line)]
         first = seen.setdefault((template, image), line)
         if first != line:
-            raise ValueError(f"{where}: the image of line {first} once more in its template")
-        medium = row[at["media"]] if at["media"] is not None else ""
-        # A name starts with a letter m, and a row of its own with its line, so they never meet.
-        numbers.append((image, template, media[f"m{medium}" if medium else f"{line}"], line))
-        for name in ("identity", "role"):
-            column = at[name]
-            if column is not None:
-                value = header.filled(row, column, where)
-                known, first = owned[name].setdefault(template, (value, line))
-                if known != value:
-                    raise ValueError(f"{where}: {name} is {value!r}, but {known!r} on line {first}")
-                if name == "role" and value not in _ROLES:
-                    raise ValueError(f"{where}: role must be gallery or probe, got {value[:40]!r}")
-        if at["weight"] is not None:
-            weights.append(_weight(row[at["weight"]], where))
+            raise table.error(line, f"the image of line {first} once more in its template")
+        numbers.append((image, template, media[row.get("media") or line], line))
+        for name in [name for name in owned if name in row]:
+            value = table.filled(row[name], name, line)
+            known, first = owned[name].setdefault(template, (value, line))
+            if known != value:
+                raise table.error(line, f"{name} is {value!r}, but {known!r} on line {first}")
+            if name == "role" and value not in _ROLES:
+                raise table.error(line, f"role must be gallery or probe, got {value[:40]!r}")
+        if "weight" in row:
+            weights.append(_weight(table, line, row["weight"]))
     if not numbers:
-        raise ValueError(f"{header.source}: there is no template")
-    table = np.array(numbers, dtype=np.int64)
-    templates = np.array(ids.texts, dtype=np.str_)
+        raise ValueError(f"{table.path}: there is no template")
+    image_of, template_of, media_of, lines = np.array(numbers, dtype=np.int64).T.copy()
+    templates = np.array([*ids], dtype=np.str_)
     values = {
-        name: np.array([owned[name][k][0] for k in range(len(ids))], dtype=np.str_)
-        for name in owned
-        if at[name] is not None
+        name: np.array([of[k][0] for k in range(len(ids))], dtype=np.str_)
+        for name, of in owned.items()
+        if of
     }
     return TemplateList(
-        names.texts,
-        table[:, 0].copy(),
-        templates[table[:, 1]],
-        table[:, 2].copy(),
-        np.array(weights) if at["weight"] is not None else None,
+        list(names),
+        image_of,
+        templates[template_of],
+        media_of,
+        np.array(weights) if weights else None,
         templates,
         values.get("identity"),
         values["role"] == "gallery" if "role" in values else None,
-        table[:, 3].copy(),
-        header.source,
+        lines,
+        table.path,
     )
 
 
@@ -161,15 +160,13 @@ class TemplateListImages(ListedImages):
         super().__init__(templates, owner, root, image_size)
 
 
-def _weight(text: str, where: str) -> float:
+def _weight(table: CsvTable, line: int, text: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = np.nan
     if not (np.isfinite(value) and value >= 0):
-        raise ValueError(
-            f"{where}: weight must be a finite number of at least 0, got {text[:40]!r}"
-        )
+        raise table.error(line, f"weight must be a finite number of at least 0, got {text[:40]!r}")
     return value
 
 
@@ -435,28 +432,22 @@ def read_ijb_subjects(path: str | os.PathLike[str]) -> tuple[IntArray, IntArray]
         OSError: the file cannot be read.
     """
     wanted = ("TEMPLATE_ID", "SUBJECT_ID")
-    header, rows = read_table(path, wanted)
-    at = header.all(*wanted)
-    subject_of: dict[int, int] = {}
-    line_of: dict[int, int] = {}
-    for line, row in rows:
-        for name, k in zip(wanted, at, strict=True):
-            if not (row[k].isdecimal() and len(row[k]) <= 18):
-                raise ValueError(
-                    f"{header.source}, line {line}: {name} must be a whole number, got "
-                    f"{row[k][:40]!r}"
-                )
-        template, subject = int(row[at[0]]), int(row[at[1]])
-        first = line_of.setdefault(template, line)
-        if subject_of.setdefault(template, subject) != subject:
-            raise ValueError(
-                f"{header.source}, line {line}: template {template} is of subject {subject}, but "
-                f"of {subject_of[template]} on line {first}"
+    table = CsvTable(path, wanted, strip=True)
+    owner: dict[int, tuple[int, int]] = {}
+    for line, row in table.rows(wanted):
+        for name, text in zip(wanted, row, strict=True):
+            if not (text.isdecimal() and len(text) <= 18):
+                raise table.error(line, f"{name} must be a whole number, got {text[:40]!r}")
+        template, subject = map(int, row)
+        known, first = owner.setdefault(template, (subject, line))
+        if known != subject:
+            raise table.error(
+                line, f"template {template} is of subject {subject}, but of {known} on line {first}"
             )
-    if not subject_of:
-        raise ValueError(f"{header.source}: there is no template")
-    templates = np.array(sorted(subject_of), dtype=np.int64)
-    subjects = np.array([subject_of[template] for template in templates.tolist()], dtype=np.int64)
+    if not owner:
+        raise ValueError(f"{table.path}: there is no template")
+    templates = np.array(sorted(owner), dtype=np.int64)
+    subjects = np.array([owner[template][0] for template in templates.tolist()], dtype=np.int64)
     return templates, subjects
 
 

@@ -28,7 +28,7 @@ from centerarc.evaluation.scores import BoolArray, FloatArray, IntArray, ScoreAr
 from centerarc.evaluation.separability import Separability
 from centerarc.evaluation.thresholds import HeldOutFar, held_out_fars
 from centerarc.evaluation.verification import VerificationReport, evaluate_verification
-from centerarc.io.tables import line_of
+from centerarc.io.tables import CsvTable
 
 # Pictures for a page, from a source that is opened again when the first is asked for.
 
@@ -434,9 +434,9 @@ def _cut(columns: dict[str, npt.NDArray[np.str_]], cuts: list[str], source: str)
     for column, values in columns.items():
         bad = next((text for text in np.unique(values).tolist() if not is_number(text)), None)
         if bad is not None:
-            line = line_of(source, column, bad)
-            where = source if line is None else f"{source}, line {line}"
-            raise ValueError(f"{where}: {column} must be a number to be cut, got {bad[:40]!r}")
+            table = CsvTable(source, (column,), strip=True)
+            line = next(line for line, (text,) in table.rows((column,)) if text == bad)
+            raise table.error(line, f"{column} must be a number to be cut, got {bad[:40]!r}")
     return number_bands([*columns.values()], ends)
 
 
