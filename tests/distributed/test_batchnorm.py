@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from centerarc.distributed.batchnorm import SyncBatchNorm, convert_batchnorm
+from centerarc.distributed import SyncBatchNorm, convert_batchnorm
 from tests.distributed.pool import Pool
 
 pytestmark = pytest.mark.distributed

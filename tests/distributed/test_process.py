@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from centerarc.distributed.process import Processes, choose_device, init_from_env
+from centerarc.distributed import Processes, choose_device, init_from_env
 from tests.distributed.pool import Pool
 
 

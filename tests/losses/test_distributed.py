@@ -7,10 +7,8 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from centerarc.distributed.process import Processes
-from centerarc.losses.center_arcface import CenterArcFaceLoss
-from centerarc.losses.head.prototype_sgd import PrototypeSGD
-from centerarc.losses.head.shards import ClassShards
+from centerarc.distributed import ClassShards, Processes
+from centerarc.losses import CenterArcFaceLoss, PrototypeSGD
 
 pytestmark = pytest.mark.distributed
 

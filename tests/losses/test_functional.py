@@ -10,15 +10,18 @@ from hypothesis import strategies as st
 from pytorch_metric_learning import losses as pml
 from torch import Tensor
 
-from centerarc.losses.functional import (
+from centerarc.losses import (
+    ArcFace,
+    CombinedMargin,
+    CosFace,
+    SphereFaceR,
     center_arcface_loss,
     center_loss,
     center_separation,
     margin_softmax_loss,
-    margin_softmax_terms,
     update_centers,
 )
-from centerarc.losses.margins import ArcFace, CombinedMargin, CosFace, SphereFaceR, target_angle
+from centerarc.losses.margins import target_angle
 from tests.losses import loops
 
 IMPLEMENTATIONS = ["reference", "chunked"]
@@ -211,17 +214,6 @@ def test_one_class_has_loss_zero() -> None:
     out.backward()
     assert out.item() == 0
     assert x.grad.abs().sum() == 0
-
-
-def test_terms_tell_cosines_and_accuracy() -> None:
-    x, w, y = problem(50, 6, 3)
-    y[:5] = -100
-    terms = margin_softmax_terms(x, w, y, ArcFace(), 30.0)
-    cosines = F.cosine_similarity(x[:, None], w[None], dim=2)
-    torch.testing.assert_close(terms.target_cosine[5:], cosines[torch.arange(5, 50), y[5:]])
-    assert torch.equal(terms.correct[5:], cosines.argmax(1)[5:] == y[5:])
-    assert not terms.correct[:5].any()
-    assert not terms.target_cosine.requires_grad
 
 
 @settings(deadline=None, max_examples=50)

@@ -5,11 +5,13 @@ import copy
 import pytest
 import torch
 
-from centerarc.losses.center_arcface import CenterArcFaceLoss
-from centerarc.losses.functional import update_centers
-from centerarc.losses.head.chunked import Chunked
-from centerarc.losses.head.prototype_sgd import PrototypeSGD
-from centerarc.losses.margin_softmax import MarginSoftmaxLoss
+from centerarc.losses import (
+    CenterArcFaceLoss,
+    Chunked,
+    MarginSoftmaxLoss,
+    PrototypeSGD,
+    update_centers,
+)
 
 pytestmark = [
     pytest.mark.gpu,

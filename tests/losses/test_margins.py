@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from centerarc.losses.margins import (
+from centerarc.losses import (
     ArcFace,
     CombinedMargin,
     CosFace,
@@ -14,8 +14,8 @@ from centerarc.losses.margins import (
     Target,
     create_margin,
     list_margins,
-    target_angle,
 )
+from centerarc.losses.margins import target_angle
 
 EVERY = [create_margin(name) for name in list_margins()] + [
     ArcFace(0.0),

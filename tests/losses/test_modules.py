@@ -10,16 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from centerarc.losses.center import CenterLoss
-from centerarc.losses.center_arcface import CenterArcFaceLoss
-from centerarc.losses.functional import (
+from centerarc.losses import (
+    ArcFace,
+    CenterArcFaceLoss,
+    CenterLoss,
+    CosFace,
+    MarginSoftmaxLoss,
     center_arcface_loss,
     center_loss,
     margin_softmax_loss,
     update_centers,
 )
-from centerarc.losses.margin_softmax import MarginSoftmaxLoss
-from centerarc.losses.margins import ArcFace, CosFace
 
 C, D, N = 7, 5, 12
 
@@ -165,6 +166,7 @@ def test_metrics_come_with_the_forward_pass() -> None:
     assert criterion.metrics.accuracy.item() == pytest.approx(found[1:].float().mean().item())
     cosines = F.cosine_similarity(x, criterion.centers[y.clamp_min(0)])
     torch.testing.assert_close(criterion.metrics.target_cosine[1:], cosines[1:].detach())
+    assert not criterion.metrics.target_cosine.requires_grad
 
 
 @pytest.mark.parametrize("sub_centers", [1, 3])

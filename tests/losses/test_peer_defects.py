@@ -6,12 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from centerarc.losses.center import CenterLoss
-from centerarc.losses.center_arcface import CenterArcFaceLoss
-from centerarc.losses.functional import center_loss, margin_softmax_loss
-from centerarc.losses.head.class_pass import negative_logsumexp
-from centerarc.losses.margin_softmax import MarginSoftmaxLoss
-from centerarc.losses.margins import ArcFace
+from centerarc.losses import (
+    ArcFace,
+    CenterArcFaceLoss,
+    CenterLoss,
+    MarginSoftmaxLoss,
+    center_loss,
+    margin_softmax_loss,
+    negative_logsumexp,
+)
 
 
 def test_arcface_gradient_is_that_of_arcface_not_of_cosface() -> None:

@@ -2,9 +2,8 @@
 
 from centerarc.distributed.batchnorm import SyncBatchNorm, convert_batchnorm
 from centerarc.distributed.process import Processes, choose_device, init_from_env
-from centerarc.losses.class_state import class_state
 from centerarc.losses.head.costs import HeadCosts, head_costs
-from centerarc.losses.head.shards import ClassShards
+from centerarc.losses.head.shards import ClassShards, class_state
 
 __all__ = [
     "ClassShards",

@@ -1,19 +1,11 @@
 """The losses. Imports torch and nothing of ours above it."""
 
-from centerarc.losses.center import CenterLoss
-from centerarc.losses.center_arcface import CenterArcFaceLoss
-from centerarc.losses.functional import (
-    center_arcface_loss,
-    center_loss,
-    center_separation,
-    margin_softmax_loss,
-    update_centers,
-)
+from centerarc.losses.center import CenterLoss, center_loss, center_separation, update_centers
+from centerarc.losses.center_arcface import CenterArcFaceLoss, center_arcface_loss
 from centerarc.losses.head.chunked import Chunked
-from centerarc.losses.head.class_pass import negative_logsumexp
+from centerarc.losses.head.class_pass import negative_logsumexp, sample_classes
 from centerarc.losses.head.prototype_sgd import PrototypeSGD
-from centerarc.losses.head.sampling import sample_classes
-from centerarc.losses.margin_softmax import BatchMetrics, MarginSoftmaxLoss
+from centerarc.losses.margin_softmax import BatchMetrics, MarginSoftmaxLoss, margin_softmax_loss
 from centerarc.losses.margins import (
     ArcFace,
     CombinedMargin,

@@ -1,6 +1,7 @@
-"""The center loss as a module that owns its class centers."""
+"""Class centers: the pull towards them, the paper's way of moving them, how close they come."""
 
-from typing import Literal, get_args
+import math
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.distributed as dist
@@ -9,51 +10,271 @@ from torch import Tensor, nn
 from centerarc.losses.checks import (
     Reduction,
     check_batch,
+    check_choice,
     check_counts,
-    check_reduction,
+    check_positive,
     check_values,
+    classes_held,
     reduce,
 )
-from centerarc.losses.functional import (
-    Shards,
-    Space,
-    center_loss,
-    check_alpha,
-    check_shards,
-    check_space,
-    update_centers,
+from centerarc.losses.head.class_pass import (
+    Implementation,
+    class_pass,
+    draw_rows,
+    settings_of,
 )
-from centerarc.losses.head.sampling import draw_rows
+from centerarc.losses.head.products import unit, wide_dtype
+from centerarc.losses.margins import Target
 
+if TYPE_CHECKING:
+    from centerarc.losses.head.shards import ClassShards
+
+Space = Literal["unit", "raw"]
 CenterUpdate = Literal["paper", "gradient"]
 
 # The place of a class that is not held here.
 ABSENT = -1
 
 
+def center_loss(
+    features: Tensor,
+    centers: Tensor,
+    labels: Tensor,
+    *,
+    space: Space = "raw",
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Half the squared distance of each feature to the center of its class.
+
+    `loss_i = |x_i - c_{y_i}|^2 / 2` and, in unit space, the same of `x / |x|` and `c / |c|`, which
+    is `1 - cos`. Time and memory O(N D): one center a sample is gathered.
+
+    Args:
+        features: (N, D), floating point.
+        centers: (C, D). Differentiable, if it requires a gradient.
+        labels: (N,) integers in [0, C), or `ignore_index`.
+        space: `"raw"` (the paper's) or `"unit"`.
+        ignore_index: the label of samples that do not count.
+        reduction: `"mean"`, `"sum"` or `"none"`.
+
+    Returns:
+        A scalar, or (N,) for `reduction="none"`; float32 or float64.
+
+    Raises:
+        ValueError: for shapes, dtypes, labels or options that do not fit, and for NaN or infinite
+            features (values are looked at on the CPU only).
+
+    Source:
+        Wen, Zhang, Li, Qiao 2016, "A Discriminative Feature Learning Approach for Deep Face
+        Recognition", equation 2 (a sum there, a mean here).
+
+    Example:
+        >>> import torch
+        >>> from centerarc.losses import center_loss
+        >>> center_loss(torch.tensor([[3.0, 4.0]]), torch.zeros(1, 2), torch.tensor([0]))
+        tensor(12.5000)
+    """
+    check_choice("reduction", reduction, Reduction)
+    check_choice("space", space, Space)
+    if centers.dim() != 2:
+        raise ValueError(f"centers must be (C, D), got {tuple(centers.shape)}")
+    labels = check_batch(features, labels, centers.shape[1])
+    check_values(features, labels, centers.shape[0], ignore_index)
+    counted = labels != ignore_index
+    known = counted & (labels >= 0) & (labels < centers.shape[0])
+    dtype = wide_dtype(features, centers)
+    features = features.to(dtype).where(known.unsqueeze(1), 0.0)
+    own = gather_rows(centers, labels.where(known, ABSENT), features)
+    losses = pull_to(features, own, known, space)
+    return reduce(losses.masked_fill(counted & ~known, torch.nan), known.to(dtype), reduction)
+
+
+def pull_to(features: Tensor, own: Tensor, here: Tensor, space: Space) -> Tensor:
+    """(N,) half squared distances between (N, D) rows, 0 where not `here`."""
+    if space == "unit":
+        features, own = unit(features), unit(own)
+    # The difference first: expanding the square cancels away the digits of close points.
+    return ((features - own).square().sum(dim=1) / 2).where(here, 0.0)
+
+
+def gather_rows(centers: Tensor, places: Tensor, like: Tensor) -> Tensor:
+    """(N, D) rows of `centers`, 0 where the place is `ABSENT`, in the dtype of `like`."""
+    if not len(centers):
+        # Zeros that depend on (0, D) centers: a rank without classes joins in the backward pass.
+        return centers.sum(dim=0).to(like.dtype).expand(len(places), -1)
+    rows = centers[places.clamp(min=0)].to(like.dtype)
+    return rows.where((places != ABSENT).unsqueeze(1), 0.0)
+
+
+def update_centers(
+    centers: Tensor,
+    features: Tensor,
+    labels: Tensor,
+    *,
+    alpha: float = 0.5,
+    space: Space = "raw",
+    ignore_index: int = -100,
+) -> None:
+    """Moves the centers of a batch's classes towards its features, in place.
+
+    `c_j <- c_j - alpha sum_{y_i = j} (c_j - x_i) / (1 + n_j)`, n_j the samples of class j
+
+    Only the rows of classes in the batch are read or written: O(N D) time and memory at any C. It
+    never waits for an accelerator.
+
+    Args:
+        centers: (C, D), changed in place, outside autograd.
+        features: (N, D), floating point.
+        labels: (N,) integers in [0, C), or `ignore_index`.
+        alpha: step in (0, 1]; the paper's 0.5.
+        space: `"unit"` moves the centers towards `x / |x|`.
+        ignore_index: the label of samples that do not count.
+
+    Raises:
+        ValueError: for shapes, dtypes, labels or options that do not fit, and for NaN or infinite
+            features (values are looked at on the CPU only); the centers are then as they were.
+
+    Source:
+        Wen et al. 2016, equation 4.
+    """
+    check_choice("space", space, Space)
+    check_alpha(alpha)
+    if centers.dim() != 2:
+        raise ValueError(f"centers must be (C, D), got {tuple(centers.shape)}")
+    labels = check_batch(features, labels, centers.shape[1])
+    check_values(features, labels, centers.shape[0], ignore_index)
+    move_centers(centers, features, labels.where(labels != ignore_index, ABSENT), alpha, space)
+
+
+def check_alpha(alpha: float) -> None:
+    """Raises unless the step is in (0, 1]."""
+    if not 0.0 < alpha <= 1.0:
+        raise ValueError(f"alpha must be in (0, 1], got {alpha!r}")
+
+
+@torch.no_grad()
+def move_centers(
+    centers: Tensor, features: Tensor, places: Tensor, alpha: float, space: Space
+) -> None:
+    """`update_centers` without its checks; samples whose place is no row do not count."""
+    if places.numel() == 0 or centers.shape[0] == 0:
+        return
+    known = (places >= 0) & (places < centers.shape[0])
+    points = features.to(torch.promote_types(centers.dtype, torch.float32))
+    points = unit(points) if space == "unit" else points
+    # A sample that does not count joins a class of the batch with nothing to add, so that its
+    # write repeats another's. Where none counts, class 0 is written back as it was.
+    first = known.long().argmax(dim=0, keepdim=True)
+    stand_in = places.gather(0, first).where(known.any(), 0)
+    rows, order = places.where(known, stand_in).sort(stable=True)
+    kept = known[order].to(points.dtype).unsqueeze(1)
+    group = (rows[1:] != rows[:-1]).long().cumsum(0)
+    group = torch.cat([group.new_zeros(1), group])
+    old = centers[rows].to(points.dtype)
+    away = (old - points[order].where(known[order].unsqueeze(1), 0.0)) * kept
+    count = torch.zeros_like(kept).index_add_(0, group, kept)[group]
+    delta = torch.zeros_like(away).index_add_(0, group, away)[group] / (1 + count)
+    centers[rows] = (old - alpha * delta).to(centers.dtype)
+
+
+def center_separation(
+    centers: Tensor,
+    anchors: Tensor,
+    *,
+    temperature: float = 10.0,
+    implementation: Implementation = "auto",
+    shards: "ClassShards | None" = None,
+) -> Tensor:
+    """How close the other classes' centers come to those of some anchor classes.
+
+    `mean_{a} log( mean_{j != a} exp(t (cos(c_a, c_j) - 1)) ) / t`
+
+    The logarithm of the Gaussian energy of the centers on the unit sphere, since
+    `exp(-t |c_a - c_j|^2 / 2) = exp(t (cos - 1))`; a smooth maximum of the cosine, less 1. It is
+    about -1 for spread centers and 0 when all coincide. It is the library's one primitive applied
+    to the centers themselves: O(A C D) time for A anchors, O(A) blocks of memory, never C x C.
+
+    Args:
+        centers: (C, D), or (C, K, D) with sub-centers, whose mean direction stands for the class.
+        anchors: (A,) class indices, for example the labels of a batch; those outside [0, C), as
+            ignored labels are, do not count.
+        temperature: t, positive. Large values look at the nearest center only (RegularFace), small
+            ones at the mean of all (the island loss).
+        implementation: of `negative_logsumexp`.
+        shards: the ranks that the centers are spread over, `centers` being those of this one.
+
+    Returns:
+        A scalar in [-2, 0]; 0 where there is no pair.
+
+    Raises:
+        ValueError: if shapes do not fit or the temperature is not positive.
+
+    Source:
+        The uniformity of Wang, Isola 2020, "Understanding Contrastive Representation Learning
+        through Alignment and Uniformity on the Hypersphere", equation 2, over class centers, as
+        the Riesz energy is in Liu et al. 2018, "Learning towards Minimum Hyperspherical Energy".
+        docs/losses.md says why this one.
+
+    Example:
+        >>> import torch
+        >>> from centerarc.losses import center_separation
+        >>> center_separation(torch.eye(4), torch.arange(4))  # orthogonal
+        tensor(-1.)
+    """
+    check_positive("temperature", temperature)
+    settings_of(implementation)
+    centers = centers.to(wide_dtype(centers))
+    if centers.dim() == 3:
+        centers = unit(centers).mean(dim=1)
+    integers = not (anchors.is_floating_point() or anchors.dtype == torch.bool)
+    if centers.dim() != 2 or anchors.dim() != 1 or not integers:
+        raise ValueError(
+            "centers must be (C, D) or (C, K, D) and anchors (A,) integers, "
+            f"got {tuple(centers.shape)} and {tuple(anchors.shape)} {anchors.dtype}"
+        )
+    anchors = anchors.long()
+    classes, first = centers.shape[0], 0
+    if shards is not None:
+        classes, first = shards.num_classes, shards.start
+        _, anchors = shards.gather(centers.detach()[:0].new_zeros(len(anchors), 0), anchors)
+    if classes < 2:
+        return centers.sum() * 0
+    known = (anchors >= 0) & (anchors < classes)
+    here = known & (anchors >= first) & (anchors < first + centers.shape[0])
+    places = (anchors - first).where(here, ABSENT)
+    rows = gather_rows(centers, places, centers)
+    if shards is not None:
+        rows = shards.collect(rows)
+    found = class_pass(rows, centers, places, temperature, implementation=implementation)
+    if shards is not None:
+        nothing = torch.zeros_like(found.logsumexp)
+        _, found = shards.combine(Target(nothing, nothing, nothing), found, here)
+    terms = (found.logsumexp - math.log(classes - 1)) / temperature - 1
+    return reduce(terms.where(known, 0.0), known.to(terms.dtype), "mean")
+
+
 class CenterLoss(nn.Module):
-    """Half the squared distance of each feature to a tracked center of its class.
+    """`center_loss` to a tracked center of each class.
 
-    ``loss_i = |x_i - c_{y_i}|^2 / 2``, see ``functional.center_loss``.
-
-    With ``update="paper"`` the centers are a buffer that each training forward moves, once the loss
-    is computed, by the paper's rule ``c_j -= alpha sum (c_j - x_i) / (1 + n_j)``. Only the rows of
+    With `update="paper"` the centers are a buffer that each training forward moves, once the loss
+    is computed, by the paper's rule `c_j -= alpha sum (c_j - x_i) / (1 + n_j)`. Only the rows of
     the batch's classes are touched, and under torch.distributed the samples of all ranks are
-    gathered first, so that every rank holds the same centers. With ``update="gradient"`` they are a
+    gathered first, so that every rank holds the same centers. With `update="gradient"` they are a
     parameter for the optimizer.
 
     Args:
         num_classes: C, at least 1.
         feat_dim: D, the embedding size, at least 1.
-        space: ``"raw"``, the paper's, for embeddings whose length matters; ``"unit"`` where only
-            the direction does: the loss is then 1 - cos, at most 2.
-        update: ``"paper"`` or ``"gradient"``.
+        space: `"raw"`, the paper's, for embeddings whose length matters; `"unit"` where only the
+            direction does: the loss is then 1 - cos, at most 2.
+        update: `"paper"` or `"gradient"`.
         alpha: the paper's step, in (0, 1].
         update_on_forward: whether the training forward moves the centers; if not, call
-            ``update_centers`` yourself, once for each step of an accumulated batch for example.
+            `update_centers` yourself, once for each step of an accumulated batch for example.
         ignore_index: the label of samples that do not count.
-        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
-        shards: the ranks that the classes are spread over, as ``MarginSoftmaxLoss`` takes them.
+        reduction: `"mean"`, `"sum"` or `"none"`.
+        shards: the ranks that the classes are spread over, as `MarginSoftmaxLoss` takes them.
         generator: draws the initial centers, on the CPU; torch's own by default.
 
     Attributes:
@@ -85,17 +306,16 @@ class CenterLoss(nn.Module):
         update_on_forward: bool = True,
         ignore_index: int = -100,
         reduction: Reduction = "mean",
-        shards: Shards | None = None,
+        shards: "ClassShards | None" = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         check_counts(num_classes=num_classes, feat_dim=feat_dim)
-        check_space(space)
-        check_reduction(reduction)
-        if update not in get_args(CenterUpdate):
-            raise ValueError(f"update must be 'paper' or 'gradient', got {update!r}")
+        check_choice("space", space, Space)
+        check_choice("reduction", reduction, Reduction)
+        check_choice("update", update, CenterUpdate)
         check_alpha(alpha)
-        check_shards(shards, num_classes)
+        here = classes_held(shards, num_classes)
         self.num_classes = num_classes
         self.feat_dim = feat_dim
         self.space: Space = space
@@ -105,7 +325,6 @@ class CenterLoss(nn.Module):
         self.ignore_index = ignore_index
         self.reduction: Reduction = reduction
         self.shards = shards
-        here = num_classes if shards is None else shards.stop - shards.start
         if update == "gradient":
             self.centers = nn.Parameter(torch.empty(here, feat_dim))
         else:
@@ -113,11 +332,11 @@ class CenterLoss(nn.Module):
         self.reset_parameters(generator)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw the centers anew, normal with standard deviation 0.01."""
+        """Draws the centers again, normal with standard deviation 0.01."""
         draw_rows(self.centers, 0 if self.shards is None else self.shards.start, generator)
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """The loss of (N, D) features and (N,) labels: a scalar, or (N,) for ``"none"``."""
+        """The loss of (N, D) features and (N,) labels: a scalar, or (N,) for `"none"`."""
         if self.shards is not None:
             return self._sharded_forward(self.shards, features, labels)
         # The update changes the centers in place; autograd keeps only the rows gathered here.
@@ -130,36 +349,34 @@ class CenterLoss(nn.Module):
             reduction=self.reduction,
         )
         if self.training and self.update_on_forward:
-            self.update_centers(features, labels)
+            self.follow(features, labels.long())
         return loss
 
-    def _sharded_forward(self, shards: Shards, features: Tensor, labels: Tensor) -> Tensor:
+    def _sharded_forward(self, shards: "ClassShards", features: Tensor, labels: Tensor) -> Tensor:
         labels = check_batch(features, labels, self.feat_dim)
         check_values(features, labels, self.num_classes, self.ignore_index)
         counted = labels != self.ignore_index
         features, labels = shards.gather(features.where(counted.unsqueeze(1), 0.0), labels)
         counted = labels != self.ignore_index
         known = counted & (labels >= 0) & (labels < self.num_classes)
-        places = self._places(shards, labels)
-        losses = center_loss(
-            features,
-            self.centers,
-            places,
-            space=self.space,
-            ignore_index=ABSENT,
-            reduction="none",
-        )
+        places = self._places(labels)
+        points = features.to(wide_dtype(features, self.centers))
+        own = gather_rows(self.centers, places, points)
+        losses = shards.sum(pull_to(points, own, places != ABSENT, self.space))
         if self.training and self.update_on_forward:
             self.move(features, places)
-        losses = shards.sum(losses).masked_fill(counted & ~known, torch.nan)
+        losses = losses.masked_fill(counted & ~known, torch.nan)
         return reduce(losses, known.to(losses.dtype), self.reduction)
 
-    def _places(self, shards: Shards, labels: Tensor) -> Tensor:
-        here = (labels >= shards.start) & (labels < shards.stop) & (labels != self.ignore_index)
-        return (labels - shards.start).where(here, ABSENT)
+    def _places(self, labels: Tensor) -> Tensor:
+        start, stop = 0, self.num_classes
+        if self.shards is not None:
+            start, stop = self.shards.start, self.shards.stop
+        here = (labels >= start) & (labels < stop) & (labels != self.ignore_index)
+        return (labels - start).where(here, ABSENT)
 
     def update_centers(self, features: Tensor, labels: Tensor) -> None:
-        """Move the centers by the paper's rule; nothing if they are a parameter.
+        """Moves the centers by the paper's rule; nothing if they are a parameter.
 
         Under torch.distributed this is a collective call: every rank brings its own samples, any
         number of them.
@@ -168,36 +385,34 @@ class CenterLoss(nn.Module):
             features: (N, D).
             labels: (N,).
         """
+        if self.update == "paper":
+            labels = check_batch(features, labels, self.feat_dim)
+            check_values(features, labels, self.num_classes, self.ignore_index)
+            self.follow(features, labels)
+
+    def follow(self, features: Tensor, labels: Tensor) -> None:
+        """`update_centers` of samples that were checked."""
         if self.update == "gradient":
             return
-        features, labels = features.detach(), labels.long()
+        features = features.detach()
         if self.shards is not None:
             features, labels = self.shards.gather(features, labels)
-            self.move(features, self._places(self.shards, labels))
-            return
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        elif dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             features, labels = _gather(features, labels, self.ignore_index)
-        self.move(features, labels.where(labels != self.ignore_index, ABSENT))
+        self.move(features, self._places(labels))
 
     def move(self, features: Tensor, places: Tensor) -> None:
-        """Move the centers held here by samples that every rank has already; no collective.
+        """Moves the centers held here by samples that every rank has already; no collective.
 
         Args:
             features: (N, D), of all ranks.
-            places: (N,), rows of ``centers``; -1 for samples that do not count here.
+            places: (N,), rows of `centers`; -1 for samples that do not count here.
         """
         if self.update == "paper":
-            update_centers(
-                self.centers,
-                features.detach(),
-                places,
-                alpha=self.alpha,
-                space=self.space,
-                ignore_index=ABSENT,
-            )
+            move_centers(self.centers, features.detach(), places, self.alpha, self.space)
 
     def extra_repr(self) -> str:
-        """What ``print(criterion)`` shows."""
+        """What `print(criterion)` shows."""
         step = f", alpha={self.alpha:g}" if self.update == "paper" else ""
         return (
             f"{self.num_classes}, {self.feat_dim}, space={self.space}, update={self.update}{step}"

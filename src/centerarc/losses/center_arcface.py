@@ -1,29 +1,146 @@
-"""The joint Center + ArcFace criterion."""
+"""The joint Center + ArcFace loss."""
 
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
-from centerarc.losses.center import CenterLoss, CenterUpdate
-from centerarc.losses.checks import Reduction, reduce
-from centerarc.losses.functional import Shards, Space, center_separation, center_terms, check_space
+from centerarc.losses.center import (
+    ABSENT,
+    CenterLoss,
+    CenterUpdate,
+    Space,
+    center_separation,
+    gather_rows,
+    pull_to,
+)
+from centerarc.losses.checks import Reduction, check_choice, check_positive, reduce
 from centerarc.losses.head.class_pass import Implementation
 from centerarc.losses.head.prototype_sgd import has_fused_step
-from centerarc.losses.margin_softmax import BatchMetrics, MarginSoftmaxLoss
+from centerarc.losses.margin_softmax import (
+    BatchMetrics,
+    MarginSoftmaxLoss,
+    Terms,
+    check_options,
+    check_prototypes,
+    margin_softmax_terms,
+)
 from centerarc.losses.margins import ArcFace, Margin
 
+if TYPE_CHECKING:
+    from centerarc.losses.head.shards import ClassShards
+
 Centers = Literal["shared", "separate"]
+
+
+def center_arcface_loss(
+    features: Tensor,
+    prototypes: Tensor,
+    labels: Tensor,
+    *,
+    s: float = 30.0,
+    m: float = 0.5,
+    margin: Margin | None = None,
+    centers: Tensor | None = None,
+    center_space: Space = "unit",
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+    label_smoothing: float = 0.0,
+    conflict_threshold: float | None = None,
+    implementation: Implementation = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Both components of the joint loss from one pass over the classes.
+
+    Train on `arcface_loss + lambda * center_loss`.
+
+    Args:
+        features: (N, D), floating point.
+        prototypes: (C, D), or (C, K, D) with K sub-centers a class.
+        labels: (N,) integers in [0, C), or `ignore_index`.
+        s: scale of the cosines.
+        m: ArcFace's margin in radians; 0 is the plain normalized softmax.
+        margin: another margin in ArcFace's place; `m` is then not used.
+        centers: (C, D) of their own for the center term; by default the prototypes serve.
+        center_space: `"unit"` or `"raw"`, as in `center_loss`.
+        weight: (C,) class weights of the ArcFace term.
+        ignore_index: the label of samples that do not count.
+        reduction: `"mean"`, `"sum"` or `"none"`, of both terms.
+        label_smoothing: of the ArcFace term.
+        conflict_threshold: as in `margin_softmax_loss`.
+        implementation: of `negative_logsumexp`.
+
+    Returns:
+        `(arcface_loss, center_loss)`, scalars, or (N,) each for `reduction="none"`.
+
+    Raises:
+        ValueError: as `margin_softmax_loss` and `center_loss`.
+
+    Example:
+        >>> import torch
+        >>> from centerarc.losses import center_arcface_loss
+        >>> x, labels = torch.eye(2), torch.tensor([0, 1])
+        >>> arcface, center = center_arcface_loss(x, torch.eye(2), labels, s=8.0)
+        >>> center
+        tensor(0.)
+    """
+    check_choice("space", center_space, Space)
+    check_positive("s", s)
+    check_prototypes(prototypes)
+    check_options(
+        len(prototypes),
+        sub_centers=prototypes.dim() == 3,
+        weight=weight,
+        reduction=reduction,
+        label_smoothing=label_smoothing,
+        conflict_threshold=conflict_threshold,
+        implementation=implementation,
+    )
+    terms = margin_softmax_terms(
+        features,
+        prototypes,
+        labels,
+        ArcFace(m) if margin is None else margin,
+        s,
+        weight=weight,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        conflict_threshold=conflict_threshold,
+        implementation=implementation,
+    )
+    return joint_losses(terms, centers, center_space, reduction)
+
+
+def joint_losses(
+    terms: Terms,
+    centers: Tensor | None,
+    space: Space,
+    reduction: Reduction,
+    shards: "ClassShards | None" = None,
+) -> tuple[Tensor, Tensor]:
+    """The ArcFace term, and the pull to the prototypes, or to `centers`, of one pass."""
+    if centers is None and space == "unit":
+        pull = terms.target.one_minus_cos.where(terms.known, 0.0)
+    else:
+        own = terms.own
+        if centers is not None:
+            own = gather_rows(centers, terms.places, terms.features)
+        pull = pull_to(terms.features, own, terms.places != ABSENT, space)
+        pull = pull if shards is None else shards.sum(pull)
+    return (
+        reduce(terms.loss, terms.share, reduction),
+        reduce(pull, terms.known.to(pull.dtype), reduction),
+    )
 
 
 class CenterArcFaceLoss(nn.Module):
     """ArcFace, which parts the classes, and center loss, which gathers each of them.
 
-    ``arcface_loss, center_loss = criterion(features, labels)``; train on their weighted sum, for
-    example ``arcface_loss + 1.0 * center_loss``. Give ``criterion.parameters()`` to the optimizer.
+    `arcface_loss, center_loss = criterion(features, labels)`; train on their weighted sum, for
+    example `arcface_loss + 1.0 * center_loss`. Give `criterion.parameters()` to the optimizer.
 
-    The centers are ArcFace's own prototypes (``"shared"``) or a set of their own (``"separate"``).
-    In unit space the center term is 1 - cos to the own center, at most 2, and wants a weight of the
+    The centers are ArcFace's own prototypes (`"shared"`) or a set of their own (`"separate"`). In
+    unit space the center term is 1 - cos to the own center, at most 2, and wants a weight of the
     order of s / 30 to s / 5; in raw space it is half a squared distance, grows with the length of
     the embeddings, and wants the paper's 0.003 to 0.01. docs/losses.md tells how to choose.
 
@@ -31,34 +148,34 @@ class CenterArcFaceLoss(nn.Module):
         num_classes: C, at least 1.
         feat_dim: D, the embedding size, at least 1.
         s: scale of the cosines, positive.
-        m: ArcFace's margin in radians, in [0, pi/2]; 0 is the plain normalised softmax.
-        margin: another margin in ArcFace's place; ``m`` is then not used.
-        centers: ``"shared"`` or ``"separate"``.
-        center_space: ``"unit"`` or ``"raw"``.
-        center_update: how separate centers move: ``"paper"`` (a buffer) or ``"gradient"`` (a
-            parameter), see ``CenterLoss``.
+        m: ArcFace's margin in radians, in [0, pi/2]; 0 is the plain normalized softmax.
+        margin: another margin in ArcFace's place; `m` is then not used.
+        centers: `"shared"` or `"separate"`.
+        center_space: `"unit"` or `"raw"`.
+        center_update: how separate centers move: `"paper"` (a buffer) or `"gradient"` (a
+            parameter), see `CenterLoss`.
         alpha: step of the paper's update, in (0, 1].
         update_on_forward: whether the training forward applies the paper's update.
-        sub_centers: K prototypes a class, see ``MarginSoftmaxLoss``; the center term then pulls
+        sub_centers: K prototypes a class, see `MarginSoftmaxLoss`; the center term then pulls
             towards the nearest of them, or to the one separate center.
         weight: (C,) class weights of the ArcFace term.
         ignore_index: the label of samples that do not count.
-        reduction: ``"mean"``, ``"sum"`` or ``"none"``, of both terms.
+        reduction: `"mean"`, `"sum"` or `"none"`, of both terms.
         label_smoothing: of the ArcFace term, in [0, 1).
-        sample_rate: share of the classes in a training step, for ``PrototypeSGD``, see
-            ``MarginSoftmaxLoss``.
-        sample_generator: draws them; save its ``get_state()`` to resume exactly.
+        sample_rate: share of the classes in a training step, for `PrototypeSGD`, see
+            `MarginSoftmaxLoss`.
+        sample_generator: draws them; save its `get_state()` to resume exactly.
         conflict_threshold: cosine above which another class does not count, see
-            ``MarginSoftmaxLoss``.
-        implementation: ``"auto"``, ``"reference"``, ``"chunked"``, ``"triton"`` or
-            ``Chunked(...)``, see ``negative_logsumexp``.
-        shards: the ranks that the classes are spread over, a ``distributed.ClassShards``, see
-            ``MarginSoftmaxLoss``; centers live with their class.
+            `MarginSoftmaxLoss`.
+        implementation: `"auto"`, `"reference"`, `"chunked"`, `"triton"` or `Chunked(...)`, see
+            `negative_logsumexp`.
+        shards: the ranks that the classes are spread over, a `distributed.ClassShards`, see
+            `MarginSoftmaxLoss`; centers live with their class.
         generator: draws the initial prototypes and centers; torch's own by default.
 
     Attributes:
-        arcface: the ``MarginSoftmaxLoss`` with the prototypes.
-        center: the ``CenterLoss`` with the separate centers, or None.
+        arcface: the `MarginSoftmaxLoss` with the prototypes.
+        center: the `CenterLoss` with the separate centers, or None.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -97,13 +214,12 @@ class CenterArcFaceLoss(nn.Module):
         sample_generator: torch.Generator | None = None,
         conflict_threshold: float | None = None,
         implementation: Implementation = "auto",
-        shards: Shards | None = None,
+        shards: "ClassShards | None" = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if centers not in get_args(Centers):
-            raise ValueError(f"centers must be 'shared' or 'separate', got {centers!r}")
-        check_space(center_space)
+        check_choice("centers", centers, Centers)
+        check_choice("space", center_space, Space)
         self.center_space: Space = center_space
         self.arcface = MarginSoftmaxLoss(
             num_classes,
@@ -152,31 +268,26 @@ class CenterArcFaceLoss(nn.Module):
         """The two components for (N, D) features and (N,) labels.
 
         Returns:
-            ``(arcface_loss, center_loss)``, scalars, or (N,) each for ``reduction="none"``.
+            `(arcface_loss, center_loss)`, scalars, or (N,) each for `reduction="none"`.
         """
         terms = self.arcface.terms(features, labels)
-        separate = None if self.center is None else self.center.centers
-        pull = center_terms(terms, separate, self.center_space)
-        if self.arcface.shards is not None:
-            pull = self.arcface.shards.sum(pull)
+        shards = self.arcface.shards
+        centers = None if self.center is None else self.center.centers
+        losses = joint_losses(terms, centers, self.center_space, self.arcface.reduction, shards)
         if self.center is not None and self.training and self.center.update_on_forward:
-            if self.arcface.shards is None:
-                self.center.update_centers(features, labels)
+            if shards is None:
+                self.center.follow(features, labels.long())
             else:
-                self.center.move(terms.features, terms.labels)
-        reduction = self.arcface.reduction
-        return (
-            reduce(terms.loss, terms.share, reduction),
-            reduce(pull, terms.known.to(pull.dtype), reduction),
-        )
+                self.center.move(terms.features, terms.places)
+        return losses
 
     def update_centers(self, features: Tensor, labels: Tensor) -> None:
-        """Apply the paper's update to separate centers, see ``CenterLoss.update_centers``."""
+        """Applies the paper's update to separate centers, see `CenterLoss.update_centers`."""
         if self.center is not None:
             self.center.update_centers(features, labels)
 
     def separation(self, labels: Tensor | None = None) -> Tensor:
-        """How close the centers come to each other, see ``functional.center_separation``.
+        """How close the centers come to each other, see `center_separation`.
 
         Add it to the loss with a weight to push the classes apart. Separate centers that follow the
         paper's update take no gradient: then the prototypes are pushed.
@@ -202,5 +313,5 @@ class CenterArcFaceLoss(nn.Module):
         )
 
     def logits(self, features: Tensor) -> Tensor:
-        """(N, C) scaled cosines without margin, see ``MarginSoftmaxLoss.logits``."""
+        """(N, C) scaled cosines without margin, see `MarginSoftmaxLoss.logits`."""
         return self.arcface.logits(features)

@@ -1,22 +1,28 @@
-"""What a loss asks of its input, and how it reduces its output."""
+"""What a loss asks of its input and of its user, and how it reduces its output."""
 
 import math
+import warnings
+import weakref
 from collections import deque
 from numbers import Integral, Real
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
-# What a loss asks of its input, and how it says so without stalling a GPU.
+if TYPE_CHECKING:
+    from centerarc.losses.head.shards import ClassShards
+
+Reduction = Literal["mean", "sum", "none"]
+
+# Forward passes, each after a step of some other optimizer, that may go by before we speak: the
+# optimizer that holds the loss may step more seldom, as under gradient accumulation.
+PATIENCE = 16
 
 
 def check_batch(features: Tensor, labels: Tensor, feat_dim: int) -> Tensor:
-    """Raise ``ValueError`` unless features are (N, feat_dim) floats beside (N,) integer labels.
-
-    Returns:
-        The labels as int64.
-    """
+    """Returns the labels as int64; raises unless they stand beside (N, feat_dim) floats."""
     if features.dim() != 2 or features.shape[1] != feat_dim:
         raise ValueError(f"features must be (N, {feat_dim}), got {tuple(features.shape)}")
     if not features.is_floating_point():
@@ -25,7 +31,7 @@ def check_batch(features: Tensor, labels: Tensor, feat_dim: int) -> Tensor:
 
 
 def as_labels(labels: Tensor, features: Tensor) -> Tensor:
-    """The labels as int64, (N,); ``ValueError`` unless they are integers, one a row of features."""
+    """Returns the labels as int64, (N,); raises unless they are integers, one a row."""
     if labels.shape != features.shape[:1]:
         raise ValueError(
             f"labels must be ({features.shape[0]},), one for each row of features, "
@@ -47,37 +53,49 @@ def is_number(value: object) -> bool:
 
 
 def check_positive(name: str, value: float) -> None:
-    """Raise ``ValueError`` unless ``value`` is positive and finite."""
+    """Raises unless `value` is positive and finite."""
     if not (is_number(value) and 0 < value < math.inf):
         raise ValueError(f"{name} must be positive and finite, got {value!r}")
 
 
 def check_counts(**counts: int) -> None:
-    """Raise ``ValueError`` for the first argument that is not a positive integer."""
+    """Raises for the first argument that is not a positive integer."""
     for name, value in counts.items():
         if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} must be a positive integer, got {value!r}")
 
 
-def check_values(features: Tensor, labels: Tensor, num_classes: int, ignore_index: int) -> None:
-    """Raise ``ValueError`` for labels out of range or features that are not finite, on the CPU.
+def check_choice(name: str, value: object, choices: Any) -> None:
+    """Raises unless `value` is one of a `Literal`'s."""
+    if value not in get_args(choices):
+        *others, last = map(repr, get_args(choices))
+        raise ValueError(f"{name} must be {', '.join(others)} or {last}, got {value!r}")
 
-    Reading a value back from an accelerator would stall it, so elsewhere this does nothing: there,
-    a bad row makes the loss NaN, and the modules report it a few batches later by
-    ``DeferredChecks``.
+
+def classes_held(shards: "ClassShards | None", num_classes: int) -> int:
+    """How many of the classes are here; raises where the shards are of another number."""
+    if shards is None:
+        return num_classes
+    if shards.num_classes != num_classes:
+        raise ValueError(
+            f"shards must be of num_classes = {num_classes} classes, got {shards.num_classes}"
+        )
+    return shards.stop - shards.start
+
+
+def check_values(features: Tensor, labels: Tensor, num_classes: int, ignore_index: int) -> None:
+    """Raises for labels out of range or features that are not finite, on the CPU.
+
+    Reading a value back from an accelerator would stall it. There a bad row makes the loss NaN, and
+    the modules report it a few batches later by `DeferredChecks`.
     """
     if features.device.type != "cpu" or torch.compiler.is_compiling():
         return
-    if (message := _complaint(features, labels, num_classes, ignore_index)) is not None:
-        raise ValueError(message)
-
-
-def _complaint(features: Tensor, labels: Tensor, num_classes: int, ignore_index: int) -> str | None:
     kept = labels != ignore_index
     outside = kept & ((labels < 0) | (labels >= num_classes))
     if bool(outside.any()):
         row = int(outside.nonzero()[0])
-        return (
+        raise ValueError(
             f"labels must be in [0, {num_classes}) or ignore_index {ignore_index}, "
             f"got {int(labels[row])} at row {row}"
         )
@@ -86,8 +104,7 @@ def _complaint(features: Tensor, labels: Tensor, num_classes: int, ignore_index:
         wrong = ~features.detach().isfinite().all(dim=1) & kept
         if bool(wrong.any()):
             row = int(wrong.nonzero()[0])
-            return f"features must be finite, got NaN or infinity at row {row}"
-    return None
+            raise ValueError(f"features must be finite, got NaN or infinity at row {row}")
 
 
 class DeferredChecks:
@@ -101,21 +118,11 @@ class DeferredChecks:
         self._batch = 0
         self._pending: deque[tuple[int, Tensor, torch.Event]] = deque()
 
-    def __deepcopy__(self, memo: dict[int, object]) -> "DeferredChecks":
-        return DeferredChecks()
-
-    def __getstate__(self) -> dict[str, object]:
-        return {}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__init__()  # type: ignore[misc]
+    def __reduce__(self) -> tuple[type["DeferredChecks"], tuple[()]]:
+        return DeferredChecks, ()  # A copy has seen no batch.
 
     def watch(self, features: Tensor, labels: Tensor, num_classes: int, ignore_index: int) -> None:
-        """Queue the checks of this batch, and raise what earlier ones found.
-
-        Raises:
-            ValueError: naming the number of the batch that was bad, counted from 0.
-        """
+        """Queues the checks of this batch, and raises what earlier ones found, by their number."""
         if features.device.type in ("cpu", "meta") or torch.compiler.is_compiling():
             return
         kept = labels != ignore_index
@@ -140,29 +147,77 @@ class DeferredChecks:
                 )
 
 
-# From a loss a sample to what the caller asked for, as ``cross_entropy`` does it.
+class OptimizerReminder:
+    """Warns once if optimizers step again and again, but none that holds the parameter.
 
-Reduction = Literal["mean", "sum", "none"]
+    Nothing is read from the device. No warning comes for a frozen parameter, in evaluation, while
+    no optimizer steps, when the parameter changes in another way, or when the optimizers are not
+    PyTorch's (their steps are not seen).
+    """
+
+    _watching: ClassVar[weakref.WeakSet["OptimizerReminder"]] = weakref.WeakSet()
+    _hooked: ClassVar[bool] = False
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
+        self._done = False
+        self._parameter: weakref.ref[nn.Parameter] | None = None
+        self._version = 0
+        self._stepped = False
+        self._missed = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy has parameters of its own, and watches them from the start.
+        return {**OptimizerReminder(self._owner).__dict__}
+
+    def check(self, parameter: nn.Parameter) -> None:
+        """Looks at `parameter` at the start of a training step."""
+        if self._done or torch.compiler.is_compiling() or not parameter.requires_grad:
+            return
+        if self._parameter is None or self._parameter() is not parameter:
+            self._watch(parameter)
+        elif parameter._version != self._version:
+            self._done = True
+        elif parameter.grad is not None and self._stepped:
+            self._stepped = False
+            self._missed += 1
+            if self._missed == PATIENCE:
+                self._done = True
+                warnings.warn(
+                    f"the parameters of {self._owner} have a gradient but no optimizer has them: "
+                    "give it criterion.parameters() too, for example "
+                    "torch.optim.SGD([*model.parameters(), *criterion.parameters()], lr=0.1)",
+                    stacklevel=6,
+                )
+
+    def _watch(self, parameter: nn.Parameter) -> None:
+        self._parameter = weakref.ref(parameter)
+        self._version, self._stepped, self._missed = parameter._version, False, 0
+        OptimizerReminder._watching.add(self)
+        if not OptimizerReminder._hooked:
+            register_optimizer_step_post_hook(_after_step)
+            OptimizerReminder._hooked = True
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """Takes note of a step of any optimizer."""
+        parameter = None if self._parameter is None else self._parameter()
+        held = any(p is parameter for group in optimizer.param_groups for p in group["params"])
+        self._done = self._done or held
+        self._stepped = not held
 
 
-def check_reduction(reduction: str) -> None:
-    """Raise ``ValueError`` unless ``reduction`` is one of mean, sum, none."""
-    if reduction not in get_args(Reduction):
-        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+def _after_step(optimizer: Optimizer, *_: Any) -> None:
+    for reminder in list(OptimizerReminder._watching):
+        reminder.after_step(optimizer)
+        if reminder._done:
+            OptimizerReminder._watching.discard(reminder)
 
 
 def reduce(losses: Tensor, shares: Tensor, reduction: Reduction) -> Tensor:
-    """Sum, average or return the losses of a batch.
+    """Sums, averages or returns the (N,) losses of a batch, as `cross_entropy` does.
 
-    Args:
-        losses: (N,), 0 for samples that do not count.
-        shares: (N,), what each sample adds to the denominator of the mean: 0 if it is ignored, its
-            class weight otherwise.
-        reduction: ``"mean"`` divides by the sum of shares; a batch with none in it has loss 0, not
-            NaN, so that one empty batch cannot end a run.
-
-    Returns:
-        A scalar, or (N,) for ``"none"``.
+    The mean divides by the sum of the (N,) shares: 0 for a sample that is ignored, its class weight
+    otherwise. A batch with none in it has loss 0, not NaN, so one empty batch cannot end a run.
     """
     if reduction == "none":
         return losses

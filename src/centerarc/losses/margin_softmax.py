@@ -1,111 +1,270 @@
-"""The margin softmax as a module that owns its class prototypes."""
+"""The margin softmax: a function that holds the formula, and a module that owns the prototypes."""
 
-import warnings
-import weakref
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from centerarc.losses.checks import (
     DeferredChecks,
+    OptimizerReminder,
     Reduction,
+    check_batch,
+    check_choice,
     check_counts,
     check_positive,
-    check_reduction,
+    check_values,
+    classes_held,
+    is_number,
     reduce,
 )
-from centerarc.losses.functional import (
-    MarginSoftmaxTerms,
-    Shards,
-    check_conflict_threshold,
-    check_shards,
-    check_smoothing,
-    margin_softmax_terms,
+from centerarc.losses.head.class_pass import (
+    Implementation,
+    check_sample_rate,
+    class_pass,
+    draw_rows,
+    sample_classes,
+    settings_of,
 )
-from centerarc.losses.head.class_pass import Implementation, check_implementation
-from centerarc.losses.head.products import unit
+from centerarc.losses.head.products import unit, wide_dtype
 from centerarc.losses.head.prototype_sgd import has_fused_step
-from centerarc.losses.head.sampling import Sampler, check_sample_rate, draw_rows
-from centerarc.losses.margins import ArcFace, Margin
+from centerarc.losses.margins import ArcFace, Margin, Target, target_angle
 
-# One warning for the commonest mistake: the loss's own parameters never reach an optimizer.
-
-# Forward passes, each after a step of some other optimizer, that may go by before we speak: the
-# optimizer that holds the loss may step more seldom, as under gradient accumulation.
-PATIENCE = 16
+if TYPE_CHECKING:
+    from centerarc.losses.head.shards import ClassShards
 
 
-class OptimizerReminder:
-    """Warns once if optimizers step again and again, but none that holds the parameter.
+def margin_softmax_loss(
+    features: Tensor,
+    prototypes: Tensor,
+    labels: Tensor,
+    margin: Margin,
+    s: float,
+    *,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+    label_smoothing: float = 0.0,
+    conflict_threshold: float | None = None,
+    implementation: Implementation = "auto",
+) -> Tensor:
+    """Softmax cross entropy over scaled cosines, the target's lessened by a margin.
 
-    Nothing is read from the device. No warning comes for a frozen parameter, in evaluation, while
-    no optimizer steps, when the parameter changes in another way, or when the optimizers are not
-    PyTorch's (their steps are not seen).
+    `loss_i = softplus(lse_{j != y}(s cos_j) - s psi(theta_y))`
+
+    which is the cross entropy of the logits `s cos_j` with `s psi` in the label's place, and cannot
+    overflow. Computed in float32 at least; no N x C array is made for large problems.
+
+    Args:
+        features: (N, D) embeddings of any length, floating point.
+        prototypes: (C, D), or (C, K, D) with K sub-centers a class of which the nearest counts.
+        labels: (N,) integers in [0, C), or `ignore_index`.
+        margin: psi, for example `ArcFace(m=0.5)`.
+        s: scale of the cosines, positive; 30 to 64 are usual.
+        weight: (C,) class weights, as `cross_entropy` has them.
+        ignore_index: the label of samples that do not count, not in the mean's denominator either.
+        reduction: `"mean"`, `"sum"` or `"none"`.
+        label_smoothing: in [0, 1), as `cross_entropy` defines it, over the logits with margin.
+            Not defined here for sub-centers.
+        conflict_threshold: cosine above which another class's prototype does not count as wrong:
+            where labels are noisy it is often the same person under two names. None counts all.
+        implementation: of `negative_logsumexp`.
+
+    Returns:
+        A scalar, or (N,) for `reduction="none"`; float32 or float64.
+
+    Raises:
+        ValueError: for shapes, dtypes, labels or options that do not fit, and for NaN or infinite
+            features. On an accelerator values are not looked at: a label out of range gives NaN.
+
+    Source:
+        The general form of Deng et al. 2019, "ArcFace", equation 4; sub-centers as in Deng et al.
+        2020, "Sub-center ArcFace", equation 4.
+
+    Example:
+        >>> import torch
+        >>> from centerarc.losses import ArcFace, margin_softmax_loss
+        >>> x, labels = torch.eye(2), torch.tensor([0, 1])
+        >>> margin_softmax_loss(x, torch.eye(2), labels, ArcFace(m=0.5), s=8.0)
+        tensor(0.0009)
+    """
+    check_positive("s", s)
+    check_prototypes(prototypes)
+    check_options(
+        len(prototypes),
+        sub_centers=prototypes.dim() == 3,
+        weight=weight,
+        reduction=reduction,
+        label_smoothing=label_smoothing,
+        conflict_threshold=conflict_threshold,
+        implementation=implementation,
+    )
+    terms = margin_softmax_terms(
+        features,
+        prototypes,
+        labels,
+        margin,
+        s,
+        weight=weight,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        conflict_threshold=conflict_threshold,
+        implementation=implementation,
+    )
+    return reduce(terms.loss, terms.share, reduction)
+
+
+def check_prototypes(prototypes: Tensor) -> None:
+    """Raises unless they are those of a class at least."""
+    if prototypes.dim() not in (2, 3) or not len(prototypes):
+        raise ValueError(
+            "prototypes must be (C, D) or (C, K, D) with C at least 1, "
+            f"got {tuple(prototypes.shape)}"
+        )
+
+
+def check_options(
+    num_classes: int,
+    *,
+    sub_centers: bool,
+    weight: Tensor | None,
+    reduction: Reduction,
+    label_smoothing: float,
+    conflict_threshold: float | None,
+    implementation: Implementation,
+    sampled: bool = False,
+) -> None:
+    """Raises unless each option is in range, and smoothing is 0 where it has no meaning."""
+    if weight is not None and weight.shape != (num_classes,):
+        raise ValueError(
+            f"weight must be ({num_classes},), one for each class, got {tuple(weight.shape)}"
+        )
+    check_choice("reduction", reduction, Reduction)
+    threshold = conflict_threshold
+    if threshold is not None and not (is_number(threshold) and 0.0 < threshold <= 1.0):
+        raise ValueError(f"conflict_threshold must be None or in (0, 1], got {threshold!r}")
+    if not (is_number(label_smoothing) and 0.0 <= label_smoothing < 1.0):
+        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing!r}")
+    for without, there in (
+        ("sub-centers", sub_centers),
+        ("a sample_rate below 1", sampled),
+        ("a conflict_threshold", threshold is not None),
+    ):
+        if label_smoothing and there:
+            raise ValueError(f"label_smoothing must be 0 with {without}, got {label_smoothing!r}")
+    settings_of(implementation)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What one pass of the margin softmax knows of each sample, all (N,).
+
+    N counts the samples of all ranks where the classes are sharded.
+
+    Attributes:
+        loss: differentiable; 0 for ignored samples.
+        share: what the sample adds to the denominator of a mean: its class weight, 0 if ignored.
+        known: bool, whether the label is that of a class. Labels that neither are nor equal
+            `ignore_index` make the loss NaN where `check_values` cannot look at them.
+        target: the angle to the own class, differentiable.
+        correct: bool, whether the own class has the largest cosine (ties count as wrong).
+        features: (N, D), 0 for ignored samples; differentiable.
+        places: of the own class among the classes that are here, -1 if it is not.
+        own: (N, D), the prototype of each sample's class (its nearest sub-center), differentiable;
+            0 where the class is not here.
     """
 
-    _watching: ClassVar[weakref.WeakSet["OptimizerReminder"]] = weakref.WeakSet()
-    _hooked: ClassVar[bool] = False
-
-    def __init__(self, owner: str) -> None:
-        self._owner = owner
-        self._done = False
-        self._parameter: weakref.ref[nn.Parameter] | None = None
-        self._version = 0
-        self._stepped = False
-        self._missed = 0
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A copy has parameters of its own, and watches them from the start.
-        return {**OptimizerReminder(self._owner).__dict__}
-
-    def check(self, parameter: nn.Parameter) -> None:
-        """Look at ``parameter`` at the start of a training step."""
-        if self._done or torch.compiler.is_compiling() or not parameter.requires_grad:
-            return
-        if self._parameter is None or self._parameter() is not parameter:
-            self._watch(parameter)
-        elif parameter._version != self._version:
-            self._done = True
-        elif parameter.grad is not None and self._stepped:
-            self._stepped = False
-            self._missed += 1
-            if self._missed == PATIENCE:
-                self._done = True
-                warnings.warn(
-                    f"the parameters of {self._owner} have a gradient but no optimizer has them: "
-                    "give it criterion.parameters() too, for example "
-                    "torch.optim.SGD([*model.parameters(), *criterion.parameters()], lr=0.1)",
-                    stacklevel=6,
-                )
-
-    def _watch(self, parameter: nn.Parameter) -> None:
-        self._parameter = weakref.ref(parameter)
-        self._version, self._stepped, self._missed = parameter._version, False, 0
-        OptimizerReminder._watching.add(self)
-        if not OptimizerReminder._hooked:
-            register_optimizer_step_post_hook(_after_step)
-            OptimizerReminder._hooked = True
-
-    def after_step(self, optimizer: Optimizer) -> None:
-        """Take note of a step of any optimizer."""
-        parameter = None if self._parameter is None else self._parameter()
-        held = any(p is parameter for group in optimizer.param_groups for p in group["params"])
-        self._done = self._done or held
-        self._stepped = not held
+    loss: Tensor
+    share: Tensor
+    known: Tensor
+    target: Target
+    correct: Tensor
+    features: Tensor
+    places: Tensor
+    own: Tensor
 
 
-def _after_step(optimizer: Optimizer, *_: Any) -> None:
-    for reminder in list(OptimizerReminder._watching):
-        reminder.after_step(optimizer)
-        if reminder._done:
-            OptimizerReminder._watching.discard(reminder)
+def margin_softmax_terms(
+    features: Tensor,
+    prototypes: Tensor,
+    labels: Tensor,
+    margin: Margin,
+    s: float,
+    *,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    conflict_threshold: float | None = None,
+    sample_rate: float = 1.0,
+    sample_generator: torch.Generator | None = None,
+    shards: "ClassShards | None" = None,
+    implementation: Implementation = "auto",
+) -> Terms:
+    """`margin_softmax_loss` before its reduction; the batch is checked here, the options are not.
 
-
-# The margin softmax as a module that owns its class prototypes.
+    With shards, `prototypes` are those of this rank.
+    """
+    classes = len(prototypes) if shards is None else shards.num_classes
+    labels = check_batch(features, labels, prototypes.shape[-1])
+    check_values(features, labels, classes, ignore_index)
+    dtype = wide_dtype(features, prototypes)
+    # An ignored row becomes a zero vector, so that not even a NaN in it reaches a gradient.
+    known = (labels != ignore_index) & (labels >= 0) & (labels < classes)
+    features = features.to(dtype).where(known.unsqueeze(1), 0.0)
+    first = 0
+    if shards is not None:
+        features, labels = shards.gather(features, labels)
+        first = shards.start
+    counted = labels != ignore_index
+    known = counted & (labels >= 0) & (labels < classes)
+    here = known & (labels >= first) & (labels < first + len(prototypes))
+    places = (labels - first).where(here, -1)
+    sample = None
+    if sample_rate < 1:
+        sample = sample_classes(places, len(prototypes), sample_rate, sample_generator)
+    found = class_pass(
+        features,
+        prototypes,
+        places,
+        s,
+        sample=sample,
+        limit=torch.inf if conflict_threshold is None else conflict_threshold,
+        mean=label_smoothing > 0,
+        mean_weight=None if weight is None else weight.to(dtype)[first:][: len(prototypes)],
+        implementation=implementation,
+    )
+    with torch.autocast(features.device.type, enabled=False):
+        target = target_angle(features, found.own)
+        if shards is not None:
+            target, found = shards.combine(target, found, here)
+        logit = s * margin(target)
+        # torch's default threshold of 20 would cut float64 down to 2e-9.
+        losses = F.softplus(found.logsumexp - logit, threshold=50.0)
+        share = torch.ones_like(losses)
+        if weight is not None:
+            share = weight.to(dtype)[labels.where(known, 0)]
+        losses = losses * share
+        if found.mean is not None:
+            total = torch.logaddexp(found.logsumexp, logit)
+            flat = s * (unit(features) @ found.mean)
+            flat = flat if shards is None else shards.sum(flat)
+            flat = flat + share * (logit - s * target.cos)
+            mass = classes if weight is None else weight.to(dtype).sum()
+            spread = (mass * total - flat) / classes
+            losses = (1 - label_smoothing) * losses + label_smoothing * spread
+    return Terms(
+        loss=losses.where(known, 0.0).masked_fill(counted & ~known, torch.nan),
+        share=share.where(known, 0.0),
+        known=known,
+        target=target,
+        correct=known & (target.cos.detach() > found.hardest),
+        features=features,
+        places=places,
+        own=found.own,
+    )
 
 
 @dataclass(frozen=True)
@@ -125,39 +284,30 @@ class BatchMetrics:
     accuracy: Tensor
     count: Tensor
 
-    @classmethod
-    def of(cls, terms: MarginSoftmaxTerms) -> "BatchMetrics":
-        """Collect them from one pass."""
-        count = terms.known.sum()
-        return cls(terms.target_cosine, terms.correct.sum() / count.clamp_min(1), count)
-
 
 class MarginSoftmaxLoss(nn.Module):
-    """Softmax cross entropy over scaled cosines to learned prototypes, with a margin.
-
-    ``loss_i = softplus(lse_{j != y}(s cos_j) - s psi(theta_y))``, see
-    ``functional.margin_softmax_loss``.
+    """`margin_softmax_loss` to learned class prototypes.
 
     Args:
         num_classes: C, at least 1.
         feat_dim: D, the embedding size, at least 1.
-        margin: psi; by default ``ArcFace(m=0.5)``. ``CosFace(m=0.0)`` is the plain softmax.
-        s: scale of the cosines, positive.
+        margin: psi; by default `ArcFace(m=0.5)`. `CosFace(m=0.0)` is the plain softmax.
+        s: scale of the cosines, positive; may be set later, by a schedule for example.
         sub_centers: K prototypes a class, of which each sample takes the nearest; 1 to have one.
-        weight: (C,) class weights, as ``cross_entropy`` has them; kept as a buffer.
+        weight: (C,) class weights, as `cross_entropy` has them; kept as a buffer.
         ignore_index: the label of samples that do not count.
-        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        reduction: `"mean"`, `"sum"` or `"none"`.
         label_smoothing: in [0, 1).
         sample_rate: share of the classes that take part in a training step, in (0, 1]: those of the
             batch, and others by chance. Below 1 the prototypes' gradient is sparse (but for the
-            reference implementation): step it with ``PrototypeSGD``. In evaluation mode all
-            classes take part.
+            reference implementation): step it with `PrototypeSGD`. In evaluation mode all classes
+            take part.
         sample_generator: draws them, on the device of the labels; torch's own by default. It is
-            in no state dict: save its ``get_state()`` to resume exactly, each rank its own.
+            in no state dict: save its `get_state()` to resume exactly, each rank its own.
         conflict_threshold: cosine above which another class's prototype does not count as wrong:
             where labels are noisy it is often the same person under two names. None counts all.
-        implementation: of ``negative_logsumexp``.
-        shards: the ranks that the classes are spread over, ``distributed.ClassShards(C)``; this
+        implementation: of `negative_logsumexp`.
+        shards: the ranks that the classes are spread over, `distributed.ClassShards(C)`; this
             module then holds the classes of its own rank only, takes this rank's samples, and
             returns the loss of the samples of all ranks. Labels stay those of all classes. None
             holds all classes.
@@ -167,7 +317,7 @@ class MarginSoftmaxLoss(nn.Module):
     Attributes:
         prototypes: parameter, (C, D), or (C, K, D) with sub-centers, C being the classes held here.
             Give it to the optimizer.
-        metrics: ``BatchMetrics`` of the last forward pass, None before it.
+        metrics: `BatchMetrics` of the last forward pass, None before it.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -200,33 +350,32 @@ class MarginSoftmaxLoss(nn.Module):
         sample_generator: torch.Generator | None = None,
         conflict_threshold: float | None = None,
         implementation: Implementation = "auto",
-        shards: Shards | None = None,
+        shards: "ClassShards | None" = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         check_counts(num_classes=num_classes, feat_dim=feat_dim, sub_centers=sub_centers)
-        check_reduction(reduction)
-        check_positive("s", s)
         check_sample_rate(sample_rate)
-        check_conflict_threshold(conflict_threshold)
-        check_smoothing(
-            label_smoothing, sub_centers > 1, sample_rate < 1, conflict_threshold is not None
+        check_options(
+            num_classes,
+            sub_centers=sub_centers > 1,
+            weight=weight,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            conflict_threshold=conflict_threshold,
+            implementation=implementation,
+            sampled=sample_rate < 1,
         )
         if margin is not None and (isinstance(margin, type) or not callable(margin)):
             raise ValueError(
                 "margin must be a margin such as ArcFace(0.5), or create_margin('arcface', m=0.5), "
                 f"got {margin!r}"
             )
-        check_implementation(implementation)
-        check_shards(shards, num_classes)
-        if weight is not None and weight.shape != (num_classes,):
-            raise ValueError(
-                f"weight must be ({num_classes},), one for each class, got {tuple(weight.shape)}"
-            )
+        here = classes_held(shards, num_classes)
         self.num_classes = num_classes
         self.feat_dim = feat_dim
         self.margin: Margin = ArcFace() if margin is None else margin
-        self.s = float(s)
+        self.s = s
         self.sub_centers = sub_centers
         self.ignore_index = ignore_index
         self.reduction: Reduction = reduction
@@ -236,7 +385,6 @@ class MarginSoftmaxLoss(nn.Module):
         self.conflict_threshold = conflict_threshold
         self.implementation: Implementation = implementation
         self.shards = shards
-        here = num_classes if shards is None else shards.stop - shards.start
         shape = (here, feat_dim) if sub_centers == 1 else (here, sub_centers, feat_dim)
         self.prototypes = nn.Parameter(torch.empty(shape))
         self.weight: Tensor | None
@@ -246,24 +394,34 @@ class MarginSoftmaxLoss(nn.Module):
         self._reminder = OptimizerReminder(type(self).__name__)
         self.reset_parameters(generator)
 
+    @property
+    def s(self) -> float:
+        """The scale of the cosines."""
+        return self._s
+
+    @s.setter
+    def s(self, value: float) -> None:
+        check_positive("s", value)
+        self._s = float(value)
+
     def name_in_warnings(self, owner: str) -> None:
-        """Let warnings speak of the module that the user made, of which this one is a part."""
+        """Lets warnings speak of the module that the user made, of which this one is a part."""
         self._reminder = OptimizerReminder(owner)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw the prototypes anew, normal with standard deviation 0.01."""
+        """Draws the prototypes again, normal with standard deviation 0.01."""
         draw_rows(self.prototypes, 0 if self.shards is None else self.shards.start, generator)
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """The loss of (N, D) features and (N,) labels: a scalar, or (N,) for ``"none"``.
+        """The loss of (N, D) features and (N,) labels: a scalar, or (N,) for `"none"`.
 
         With shards N counts the samples of all ranks on return, and the loss is the same on each.
         """
         terms = self.terms(features, labels)
         return reduce(terms.loss, terms.share, self.reduction)
 
-    def terms(self, features: Tensor, labels: Tensor) -> MarginSoftmaxTerms:
-        """One pass over the classes, before the reduction; also sets ``metrics``."""
+    def terms(self, features: Tensor, labels: Tensor) -> Terms:
+        """One pass over the classes, before the reduction; also sets `metrics`."""
         if self.training:
             self._reminder.check(self.prototypes)
         self._refuse_ddp()
@@ -277,12 +435,15 @@ class MarginSoftmaxLoss(nn.Module):
             ignore_index=self.ignore_index,
             label_smoothing=self.label_smoothing,
             conflict_threshold=self.conflict_threshold,
-            sampler=self._sampler(),
+            sample_rate=self.sample_rate if self.training else 1.0,
+            sample_generator=self.sample_generator,
             shards=self.shards,
             implementation=self.implementation,
         )
         self._checks.watch(features, labels, self.num_classes, self.ignore_index)
-        self.metrics = BatchMetrics.of(terms)
+        count = terms.known.sum()
+        accuracy = terms.correct.sum() / count.clamp_min(1)
+        self.metrics = BatchMetrics(terms.target.cos.detach(), accuracy, count)
         return terms
 
     def _refuse_ddp(self) -> None:
@@ -291,7 +452,7 @@ class MarginSoftmaxLoss(nn.Module):
             return
         wrong = {
             "shards": self.shards is not None,
-            "sample_rate below 1": self._sampler() is not None,
+            "sample_rate below 1": self.sample_rate < 1 and self.training,
             "PrototypeSGD(fused=True)": has_fused_step(self.prototypes),
         }
         for what, there in wrong.items():
@@ -300,11 +461,6 @@ class MarginSoftmaxLoss(nn.Module):
                     f"a criterion with {what} must stay outside DistributedDataParallel, which "
                     "would make its prototypes or their gradients those of all ranks"
                 )
-
-    def _sampler(self) -> Sampler | None:
-        if self.sample_rate == 1 or not self.training:
-            return None
-        return Sampler(self.sample_rate, self.sample_generator)
 
     def logits(self, features: Tensor) -> Tensor:
         """(N, C) scaled cosines without margin, for classification; holds all of N x C.
@@ -319,7 +475,7 @@ class MarginSoftmaxLoss(nn.Module):
             return self.s * cosines
 
     def extra_repr(self) -> str:
-        """What ``print(criterion)`` shows."""
+        """What `print(criterion)` shows."""
         more = f", sub_centers={self.sub_centers}" if self.sub_centers > 1 else ""
         more += f", sample_rate={self.sample_rate:g}" if self.sample_rate < 1 else ""
         if self.shards is not None:

@@ -1,4 +1,10 @@
-"""Margins: functions that make the target cosine smaller, so that the network must beat it."""
+"""Margins: functions that make the target cosine smaller, so that the network must beat it.
+
+A margin maps the angle between a sample and its own prototype to the value that replaces the
+target's cosine in the softmax. It sees N numbers only and is plain autograd. To add one, write a
+frozen dataclass with a `__call__` here and name it in `MARGINS`: the fused loss, the command line
+and the tests take it from there.
+"""
 
 import difflib
 import math
@@ -10,8 +16,6 @@ from torch import Tensor
 
 from centerarc.losses.head.products import SMALLEST_NORM, unit
 
-# The angle between each sample and the prototype of its own class.
-
 
 @dataclass(frozen=True)
 class Target:
@@ -20,7 +24,7 @@ class Target:
     Attributes:
         cos: cosine of the angle theta between the feature and its class prototype, in [-1, 1].
         sin: sine of the same angle, in [0, 1], accurate for small angles too.
-        norm: length of the feature before normalisation.
+        norm: length of the feature before normalization.
     """
 
     cos: Tensor
@@ -32,22 +36,22 @@ class Target:
         """The angle in radians, in [0, pi], with a finite gradient everywhere."""
         return torch.atan2(self.sin, self.cos)
 
+    @property
+    def one_minus_cos(self) -> Tensor:
+        """Half the squared distance of the unit vectors, in [0, 2], accurate for small angles."""
+        # The difference would cancel away the digits of a cosine near 1.
+        acute = self.sin.square() / (1 + self.cos.clamp(min=0))
+        return torch.where(self.cos > 0, acute, 1 - self.cos)
+
 
 def target_angle(features: Tensor, prototypes: Tensor) -> Target:
-    """Cosine and sine between each feature and the prototype beside it.
+    """Cosine and sine between each (N, D) feature and the prototype beside it.
 
-    With unit vectors x and w, ``cos = <x, w>`` and ``sin = |x - w| |x + w| / 2``. The usual
-    ``sqrt(1 - cos^2)`` loses the small angles: at theta = 1e-3 it is off by tens of per cent in
+    With unit vectors x and w, `cos = <x, w>` and `sin = |x - w| |x + w| / 2`. The usual
+    `sqrt(1 - cos^2)` loses the small angles: at theta = 1e-3 it is off by tens of percent in
     float32, where this form keeps six digits; and its derivative at cos = +-1 is infinite, where
-    this one's stays at most 1.
-
-    Args:
-        features: (N, D), float32 or float64.
-        prototypes: (N, D), row i is the prototype of sample i's class.
-
-    Returns:
-        The target with entries (N,). A zero feature or prototype counts as orthogonal: cos 0,
-        sin 1, and no gradient.
+    this one's stays at most 1. A zero feature or prototype counts as orthogonal: cos 0, sin 1, and
+    no gradient.
     """
     x, w = unit(features), unit(prototypes)
     norm = torch.linalg.vector_norm(features, dim=-1)
@@ -60,19 +64,11 @@ def target_angle(features: Tensor, prototypes: Tensor) -> Target:
     return Target(cos=cos, sin=sin, norm=norm)
 
 
-# Margins: functions that make the target cosine smaller, so that the network must beat it.
-#
-# A margin maps the angle between a sample and its own prototype to the value that replaces the
-# target's cosine in the softmax. It sees N numbers only and is plain autograd. To add one, write a
-# frozen dataclass with a ``__call__`` here and name it in ``MARGINS``: the fused loss, the command
-# line and the tests take it from there.
-
-
 class Margin(Protocol):
     """Any callable from the target angle to psi, the target's cosine less its margin."""
 
     def __call__(self, target: Target, /) -> Tensor:
-        """Return psi, (N,)."""
+        """Returns psi, (N,)."""
 
 
 def _require(name: str, value: float, low: float, high: float, allowed: str) -> None:
@@ -82,19 +78,19 @@ def _require(name: str, value: float, low: float, high: float, allowed: str) -> 
 
 @dataclass(frozen=True)
 class ArcFace:
-    """Additive angular margin, ``psi = cos(theta + m)``.
+    """Additive angular margin, `psi = cos(theta + m)`.
 
-    Computed as ``cos(theta) cos(m) - sin(theta) sin(m)``, so no ``acos`` and no infinite gradient.
-    From theta = pi - m on, where cos(theta + m) would rise again, it goes on as
-    ``cos(theta) + cos(m) - 1``: continuous there (both sides are -1), falling all the way to
+    Computed as `cos(theta) cos(m) - sin(theta) sin(m)`, so no `acos` and no infinite gradient.
+    From theta = pi - m on, where cos(theta + m) would rise again, it continues as
+    `cos(theta) + cos(m) - 1`: continuous there (both sides are -1), falling all the way to
     theta = pi, and with the gradient of the plain cosine, so that the worst samples still learn.
-    (The usual fallback, ``cos(theta) - m sin(m)``, jumps up by 7.5 logits at s = 64, m = 0.5.)
+    (The usual fallback, `cos(theta) - m sin(m)`, jumps up by 7.5 logits at s = 64, m = 0.5.)
 
     Args:
-        m: the margin in radians, in [0, pi/2]; 0 is the plain normalised softmax.
+        m: the margin in radians, in [0, pi/2]; 0 is the plain normalized softmax.
 
     Raises:
-        ValueError: if ``m`` is out of range.
+        ValueError: if `m` is out of range.
 
     Source:
         Deng, Guo, Xue, Zafeiriou 2019, "ArcFace", equation 3.
@@ -120,13 +116,13 @@ class ArcFace:
 
 @dataclass(frozen=True)
 class CosFace:
-    """Additive cosine margin, ``psi = cos(theta) - m``.
+    """Additive cosine margin, `psi = cos(theta) - m`.
 
     Args:
-        m: the margin, a difference of cosines, in [0, 2]; 0 is the plain normalised softmax.
+        m: the margin, a difference of cosines, in [0, 2]; 0 is the plain normalized softmax.
 
     Raises:
-        ValueError: if ``m`` is out of range.
+        ValueError: if `m` is out of range.
 
     Source:
         Wang, Wang, Zhou et al. 2018, "CosFace", equation 4.
@@ -143,10 +139,10 @@ class CosFace:
 
 @dataclass(frozen=True)
 class CombinedMargin:
-    """The three margins in one, ``psi = cos(m1 theta + m2) - m3``.
+    """The three margins in one, `psi = cos(m1 theta + m2) - m3`.
 
-    Where m1 theta + m2 exceeds pi, at theta0 = (pi - m2) / m1, it goes on as
-    ``cos(theta) - cos(theta0) - 1 - m3``: continuous and falling, as for ``ArcFace``.
+    Where m1 theta + m2 exceeds pi, at theta0 = (pi - m2) / m1, it continues as
+    `cos(theta) - cos(theta0) - 1 - m3`: continuous and falling, as for `ArcFace`.
 
     Args:
         m1: factor of the angle, in [1, 4].
@@ -180,17 +176,17 @@ class CombinedMargin:
 
 @dataclass(frozen=True)
 class SphereFaceR:
-    """Multiplicative angular margin, ``psi = (-1)^k cos(m theta) - 2k``, k = floor(m theta / pi).
+    """Multiplicative angular margin, `psi = (-1)^k cos(m theta) - 2k`, k = floor(m theta / pi).
 
     The staircase keeps it continuous and falling over all of [0, pi]. It stands under a fixed
-    scale s, as in the revised SphereFace with hard feature normalisation. (The authors' code stops
+    scale s, as in the revised SphereFace with hard feature normalization. (The authors' code stops
     the gradient at the margin; here it is the exact one.)
 
     Args:
-        m: factor of the angle, a real number in [1, 4]; 1 is the plain normalised softmax.
+        m: factor of the angle, a real number in [1, 4]; 1 is the plain normalized softmax.
 
     Raises:
-        ValueError: if ``m`` is out of range.
+        ValueError: if `m` is out of range.
 
     Source:
         Liu, Wen, Raj, Singh, Weller 2022, "SphereFace Revived"; the characteristic function of
@@ -219,7 +215,7 @@ MARGINS: dict[str, type[Any]] = {
 
 
 def list_margins() -> list[str]:
-    """The names that ``create_margin`` knows."""
+    """The names that `create_margin` knows."""
     return list(MARGINS)
 
 
@@ -227,8 +223,8 @@ def create_margin(name: str, **parameters: float) -> Margin:
     """Build a margin by name.
 
     Args:
-        name: one of ``list_margins()``.
-        **parameters: what the margin's class takes, for example ``m=0.4``.
+        name: one of `list_margins()`.
+        **parameters: what the margin's class takes, for example `m=0.4`.
 
     Returns:
         The margin.

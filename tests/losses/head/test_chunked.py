@@ -8,11 +8,8 @@ import torch
 import torch.utils.checkpoint
 from torch import Tensor
 
-from centerarc.losses.center_arcface import CenterArcFaceLoss
+from centerarc.losses import CenterArcFaceLoss, Chunked, MarginSoftmaxLoss, negative_logsumexp
 from centerarc.losses.head import chunked as chunked_module
-from centerarc.losses.head.chunked import Chunked
-from centerarc.losses.head.class_pass import negative_logsumexp
-from centerarc.losses.margin_softmax import MarginSoftmaxLoss
 
 
 class LargeArrays(torch.utils._python_dispatch.TorchDispatchMode):
@@ -124,7 +121,7 @@ def test_float32_gradients_at_the_usual_scale_are_right_to_six_digits() -> None:
 
 
 def test_a_wish_for_triton_that_cannot_be_met_is_one_line(caplog, monkeypatch) -> None:
-    monkeypatch.setattr(chunked_module.triton_epilogues, "available", lambda: False)
+    monkeypatch.setattr(chunked_module.epilogues, "triton_available", lambda: False)
     chunked_module._triton_works.cache_clear()
     made = MarginSoftmaxLoss(500, 8, implementation="triton")
     plain = MarginSoftmaxLoss(500, 8, implementation="chunked")
@@ -138,11 +135,11 @@ def test_a_wish_for_triton_that_cannot_be_met_is_one_line(caplog, monkeypatch) -
 
 
 def test_kernels_that_do_not_start_are_one_line_too(caplog, monkeypatch) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise RuntimeError("Failed to find C compiler")
 
-    monkeypatch.setattr(chunked_module.triton_epilogues, "available", lambda: True)
-    monkeypatch.setattr(chunked_module.triton_epilogues, "project", fail)
+    monkeypatch.setattr(chunked_module.epilogues, "triton_available", lambda: True)
+    monkeypatch.setattr(chunked_module.epilogues, "project", fail)
     chunked_module._triton_works.cache_clear()
     with caplog.at_level(logging.WARNING, logger="centerarc"):
         MarginSoftmaxLoss(500, 8, implementation="triton")(torch.randn(4, 8), torch.arange(4))
@@ -155,7 +152,7 @@ def test_kernels_that_do_not_start_are_one_line_too(caplog, monkeypatch) -> None
     [
         ({"workspace": 0}, "workspace must be a positive integer, got 0"),
         ({"kept": -1}, "kept must be a number of bytes, 0 or more, got -1"),
-        ({"epilogues": "cuda"}, "epilogues must be one of auto, torch, triton, got 'cuda'"),
+        ({"epilogues": "cuda"}, "epilogues must be 'auto', 'torch' or 'triton', got 'cuda'"),
     ],
 )
 def test_bad_settings_are_named(options: dict, message: str) -> None:

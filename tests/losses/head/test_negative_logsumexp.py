@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from centerarc.losses.head.chunked import Chunked
-from centerarc.losses.head.class_pass import class_pass, negative_logsumexp
+from centerarc.losses import Chunked, negative_logsumexp
+from centerarc.losses.head import class_pass
 from tests.losses import loops
 
 IMPLEMENTATIONS = ["reference", "chunked"]

@@ -8,10 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from centerarc.losses.center_arcface import CenterArcFaceLoss
-from centerarc.losses.head.chunked import Chunked
-from centerarc.losses.head.prototype_sgd import PrototypeSGD
-from centerarc.losses.margin_softmax import MarginSoftmaxLoss
+from centerarc.losses import CenterArcFaceLoss, Chunked, MarginSoftmaxLoss, PrototypeSGD
 
 C, D, N = 300, 16, 12
 RULES = [

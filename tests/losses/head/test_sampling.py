@@ -5,13 +5,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from centerarc.losses.center_arcface import CenterArcFaceLoss
-from centerarc.losses.functional import margin_softmax_loss
-from centerarc.losses.head.chunked import Chunked
-from centerarc.losses.head.prototype_sgd import PrototypeSGD
-from centerarc.losses.head.sampling import sample_classes
-from centerarc.losses.margin_softmax import MarginSoftmaxLoss
-from centerarc.losses.margins import ArcFace
+from centerarc.losses import (
+    ArcFace,
+    CenterArcFaceLoss,
+    Chunked,
+    MarginSoftmaxLoss,
+    PrototypeSGD,
+    margin_softmax_loss,
+    sample_classes,
+)
 
 C, D, N = 400, 8, 10
 

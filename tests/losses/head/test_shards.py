@@ -15,18 +15,19 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from centerarc.losses import class_state
-from centerarc.losses.center import CenterLoss
-from centerarc.losses.center_arcface import CenterArcFaceLoss
-from centerarc.losses.functional import margin_softmax_loss
+from centerarc.distributed import ClassShards, class_state, head_costs
+from centerarc.losses import (
+    ArcFace,
+    CenterArcFaceLoss,
+    CenterLoss,
+    Chunked,
+    CosFace,
+    MarginSoftmaxLoss,
+    PrototypeSGD,
+    margin_softmax_loss,
+    sample_classes,
+)
 from centerarc.losses.head import shards as shards_module
-from centerarc.losses.head.chunked import Chunked
-from centerarc.losses.head.costs import head_costs
-from centerarc.losses.head.prototype_sgd import PrototypeSGD
-from centerarc.losses.head.sampling import sample_classes
-from centerarc.losses.head.shards import ClassShards
-from centerarc.losses.margin_softmax import MarginSoftmaxLoss
-from centerarc.losses.margins import ArcFace, CosFace
 from tests.distributed.pool import Pool
 
 pytestmark = pytest.mark.distributed
@@ -530,7 +531,7 @@ def test_a_step_exchanges_what_the_formula_says(
         D,
         5,
         world,
-        joint=kind == "joint",
+        own_center_term="centers" in options,
         smoothed="label_smoothing" in options,
         equal_batches=equal,
     )

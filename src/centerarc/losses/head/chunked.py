@@ -1,23 +1,22 @@
-"""The pass over the classes as one node of autograd, for any device, never N x C."""
+"""The pass over the classes as one node of autograd, eager or compiled, for any device."""
 
 import importlib.util
 import logging
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
-from centerarc.losses.checks import check_counts
-from centerarc.losses.head import triton_epilogues
+from centerarc.losses.checks import check_choice, check_counts
+from centerarc.losses.head import epilogues
 from centerarc.losses.head.class_blocks import (
     ClassBlocks,
     GradientArray,
     KeptApart,
     KeptEntries,
     KeptInGradient,
-    Sums,
 )
 from centerarc.losses.head.products import inverse_norm
 from centerarc.losses.head.prototype_sgd import StepInPlace, fused_step
@@ -28,23 +27,28 @@ MIB = 1 << 20
 # On a CPU a block should stay in a core's cache; on a GPU it should be long enough to fill it.
 CPU_WORKSPACE, GPU_WORKSPACE = 8 * MIB, 256 * MIB
 
+NO_SECOND_DERIVATIVE = (
+    "the chunked head has no second derivative; take implementation='reference' for "
+    "create_graph=True"
+)
+
 logger = logging.getLogger("centerarc")
 
 
 @dataclass(frozen=True)
 class Chunked:
-    """How the head goes over blocks of classes; ``implementation=Chunked(...)`` takes it.
+    """How the head goes over blocks of classes; `implementation=Chunked(...)` takes it.
 
     Args:
         workspace: bytes for the arrays of one block of classes; by default 8 MiB on the CPU and
             256 MiB on a GPU. A block holds one class at least.
         kept: bytes for exponentials kept from the forward to the backward pass where the
-            prototypes' gradient is not made (``PrototypeSGD(fused=True)``); what exceeds them is
+            prototypes' gradient is not made (`PrototypeSGD(fused=True)`); what exceeds them is
             computed again. Where a gradient is made they lie in its memory and cost none.
         recompute: keep nothing and compute all of them again: a fourth matrix product, for no
             memory at all between the two passes.
-        epilogues: ``"triton"`` fuses what stands between the products into one kernel each (CUDA),
-            ``"torch"`` takes PyTorch's operations, ``"auto"`` Triton where it is.
+        epilogues: `"triton"` fuses what stands between the products into one kernel each (CUDA),
+            `"torch"` takes PyTorch's operations, `"auto"` Triton where it is.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -67,10 +71,7 @@ class Chunked:
             raise ValueError(f"kept must be a number of bytes, 0 or more, got {self.kept!r}")
         if not isinstance(self.recompute, bool):
             raise ValueError(f"recompute must be True or False, got {self.recompute!r}")
-        if self.epilogues not in get_args(Epilogues):
-            raise ValueError(
-                f"epilogues must be one of {', '.join(get_args(Epilogues))}, got {self.epilogues!r}"
-            )
+        check_choice("epilogues", self.epilogues, Epilogues)
 
     def bytes_on(self, device: torch.device) -> int:
         """The workspace for this device."""
@@ -85,14 +86,13 @@ class Chunked:
 
 @cache
 def _triton_works(device: torch.device) -> bool:
-    """Whether Triton's kernels are there and start; one line is logged if not."""
     trouble = "Triton is not installed"
     if importlib.util.find_spec("triton") is not None:
         trouble = "they need a CUDA device"
-    if triton_epilogues.available():
+    if epilogues.triton_available():
         try:
             one = torch.zeros(1, 1, device=device)
-            triton_epilogues.project(one, one, one[0])
+            epilogues.project(one, one, one[0], triton=True)
         except Exception as error:  # its compiler, the driver: any reason is as good
             trouble = (str(error).strip().splitlines() or [type(error).__name__])[0]
         else:
@@ -106,19 +106,21 @@ def _triton_works(device: torch.device) -> bool:
     return False
 
 
-def own_places(features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    """(N,) each label's prototype, its nearest sub-center, among the C K rows of ``weight``.
+def own_rows(features: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, D) prototype of each label, its nearest sub-center, and its (N,) place among C K rows.
 
-    Args:
-        features: (N, D).
-        weight: (C, D) or (C, K, D).
-        labels: (N,) in [0, C).
+    For label -1 the row is 0 and the place any.
     """
-    if weight.dim() == 2:
-        return labels
-    rows = weight[labels].to(features.dtype)
-    cosines = (rows @ features.unsqueeze(2)).squeeze(2) * inverse_norm(rows)
-    return labels * weight.shape[1] + cosines.argmax(dim=1)
+    if not len(weight):
+        return torch.zeros_like(features), labels
+    places = labels.clamp(min=0)
+    if weight.dim() == 3:
+        with torch.no_grad():
+            rows = weight[places].to(features.dtype)
+            cosines = (rows @ features.unsqueeze(2)).squeeze(2) * inverse_norm(rows)
+            places = places * weight.shape[1] + cosines.argmax(dim=1)
+    own = weight.flatten(0, -2)[places].to(features.dtype)
+    return own.where((labels >= 0).unsqueeze(1), 0.0), places
 
 
 class ChunkedPass(torch.autograd.Function):
@@ -153,45 +155,27 @@ class ChunkedPass(torch.autograd.Function):
         columns = labels
         if sample is not None:
             columns = torch.searchsorted(sample, labels.clamp(min=0)).where(here, -1)
-        triton = settings.takes_triton(features.device)
-        blocks = ClassBlocks(
-            features,
-            weight,
-            columns,
-            sample,
-            scale,
-            limit,
-            reduced,
-            settings.bytes_on(features.device),
-            triton,
-        )
-        # A weight of no class has no row to gather, and nobody's.
-        if len(weight):
-            places = own_places(features, weight, labels.clamp(min=0))
-            own = weight.flatten(0, -2)[places].to(features.dtype).where(here.unsqueeze(1), 0.0)
-        else:
-            places, own = labels, torch.zeros_like(features)
+        device = features.device
+        triton = settings.takes_triton(device)
+        ctx.settings = (scale, limit, reduced, settings.bytes_on(device), triton)
+        blocks = ClassBlocks(features, weight, columns, sample, *ctx.settings)
+        own, places = own_rows(features, weight, labels)
         ctx.step = ctx.kept = None
         if ctx.needs_input_grad[1]:
             ctx.step = fused_step(weight, sample, features.dtype, triton)
             if blocks.steady and not settings.recompute:
-                ctx.kept = _memory_to_keep(blocks, ctx.step, settings)
+                dtype = torch.bfloat16 if reduced else features.dtype
+                if ctx.step is None:
+                    ctx.kept = KeptInGradient(blocks.empty_gradient(), len(features), dtype)
+                else:
+                    ctx.kept = KeptApart(blocks, dtype, settings.kept)
         sums = blocks.forward(
             ctx.kept, pulled=ctx.needs_input_grad[0], mean=mean, mean_weight=mean_weight
         )
-        ctx.device_type = features.device.type
-        ctx.blocks_without_tensors = (scale, limit, reduced, blocks.workspace, triton)
+        ctx.device_type = device.type
         ctx.save_for_backward(
-            features,
-            weight,
-            columns,
-            sample,
-            here,
-            places,
-            mean_weight,
-            sums.logsumexp,
-            sums.pull,
-            sums.inverses,
+            *(features, weight, columns, sample, here, places, mean_weight),
+            *(sums.logsumexp, sums.pull, sums.inverses),
         )
         ctx.mark_non_differentiable(sums.hardest)
         ctx.set_materialize_grads(False)
@@ -199,18 +183,15 @@ class ChunkedPass(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            # What the forward pass saved counts as constant: a second derivative would be wrong.
+            raise RuntimeError(NO_SECOND_DERIVATIVE)
         # Whoever calls backward inside autocast means the forward pass.
         with torch.autocast(ctx.device_type, enabled=False):
             return ChunkedPass._backward(ctx, *gradients)
 
     @staticmethod
     def _backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            # What the forward pass saved counts as constant: a second derivative would be wrong.
-            raise RuntimeError(
-                "the chunked head has no second derivative; take "
-                "implementation='reference' for create_graph=True"
-            )
         own_gradient, gradient, _, mean_gradient = gradients
         step: StepInPlace | None = ctx.step
         if step is not None:
@@ -219,26 +200,23 @@ class ChunkedPass(torch.autograd.Function):
         logsumexp, pull, inverses = found
         if step is not None:
             weight = step.weight  # what was saved may be a copy
-        blocks = ClassBlocks(features, weight, columns, sample, *ctx.blocks_without_tensors)
-        to_features = to_weight = None
+        blocks = ClassBlocks(features, weight, columns, sample, *ctx.settings)
         if gradient is None:
             gradient = torch.zeros_like(logsumexp)
+        to_features = to_weight = None
         if ctx.needs_input_grad[0]:
             to_features = features_gradient(features, pull, gradient, blocks.scale)
         if ctx.needs_input_grad[1]:
+            kept: KeptEntries | None
             kept, ctx.kept = ctx.kept, None
             sink: GradientArray | StepInPlace
             if step is not None:
                 sink = step
+            elif isinstance(kept, KeptInGradient):
+                sink = GradientArray(kept.release(), features.dtype, blocks.triton)
             else:
-                memory = kept.release() if isinstance(kept, KeptInGradient) else None
-                if memory is None:
-                    memory = _gradient_memory(blocks)
-                sink = GradientArray(memory, features.dtype, blocks.triton)
-            sums = Sums(logsumexp, logsumexp, None, inverses, None)
-            blocks.backward(
-                sums, gradient, sink, kept, mean_weight=mean_weight, mean_gradient=mean_gradient
-            )
+                sink = GradientArray(blocks.empty_gradient(), features.dtype, blocks.triton)
+            blocks.backward(logsumexp, inverses, gradient, sink, kept, mean_weight, mean_gradient)
             if own_gradient is not None and len(weight):
                 if weight.dim() == 3:
                     places = columns * weight.shape[1] + places % weight.shape[1]
@@ -267,17 +245,119 @@ def features_gradient(features: Tensor, pull: Tensor, gradient: Tensor, scale: f
     return (along - radial * direction) * inverse
 
 
-def _gradient_memory(blocks: ClassBlocks) -> Tensor:
-    shape = (blocks.classes, *blocks.weight.shape[1:])
-    return blocks.weight.new_empty(shape)
+# The same as custom operators: torch.compile sees two nodes and no loop. What a compiled graph
+# cannot express stays out of it: exponentials are made again in the backward pass, and single
+# prototypes are gathered outside, in plain autograd.
 
 
-def _memory_to_keep(
-    blocks: ClassBlocks, step: StepInPlace | None, settings: Chunked
-) -> KeptEntries:
-    features = blocks.features
-    dtype = torch.bfloat16 if blocks.reduced else features.dtype
-    if step is None:
-        return KeptInGradient(_gradient_memory(blocks), len(features), dtype)
-    rows = blocks.classes * blocks.sub_centers
-    return KeptApart(features, rows, blocks.sub_centers, dtype, settings.kept)
+def compiled_logsumexp(
+    features: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    scale: float,
+    limit: float,
+    reduced: bool,
+    settings: Chunked,
+) -> tuple[Tensor, Tensor]:
+    """The (N,) logsumexp and hardest cosine of `ChunkedPass`, as an operator."""
+    pulled = torch.is_grad_enabled() and features.requires_grad
+    workspace = settings.bytes_on(features.device)
+    logsumexp, hardest, _, _ = _forward(
+        features, weight, labels, scale, limit, reduced, workspace, settings.epilogues, pulled
+    )
+    return logsumexp, hardest
+
+
+def _blocks(
+    features: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    scale: float,
+    limit: float,
+    reduced: bool,
+    workspace: int,
+    epilogues: str,
+) -> ClassBlocks:
+    # Asked here and not before, where torch.compile would trace the question.
+    triton = Chunked(epilogues=cast(Epilogues, epilogues)).takes_triton(features.device)
+    return ClassBlocks(features, weight, labels, None, scale, limit, reduced, workspace, triton)
+
+
+@torch.library.custom_op("centerarc::negative_logsumexp", mutates_args=())
+def _forward(
+    features: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    scale: float,
+    limit: float,
+    reduced: bool,
+    workspace: int,
+    epilogues: str,
+    pulled: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Also returns (N, D), each sample's mean negative direction, or (0, D) if not `pulled`."""
+    blocks = _blocks(features, weight, labels, scale, limit, reduced, workspace, epilogues)
+    sums = blocks.forward(None, pulled=pulled, mean_weight=None, mean=False)
+    pull = features.new_empty(0, features.shape[1]) if sums.pull is None else sums.pull
+    return sums.logsumexp, sums.hardest, pull, sums.inverses
+
+
+@_forward.register_fake
+def _(features: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    pulled = others[-1]
+    row = features.new_empty(features.shape[0])
+    pull = features.new_empty(features.shape[0] if pulled else 0, features.shape[1])
+    inverses = features.new_empty(weight.shape[:-1].numel())
+    return row, torch.empty_like(row), pull, inverses
+
+
+@torch.library.custom_op("centerarc::negative_logsumexp_weight_gradient", mutates_args=())
+def _weight_gradient(
+    features: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    logsumexp: Tensor,
+    inverses: Tensor,
+    gradient: Tensor,
+    scale: float,
+    limit: float,
+    reduced: bool,
+    workspace: int,
+    epilogues: str,
+) -> Tensor:
+    """The gradient of `weight`, in its shape and dtype, from (N,) logsumexp and its gradient."""
+    blocks = _blocks(features, weight, labels, scale, limit, reduced, workspace, epilogues)
+    out = torch.empty_like(weight, memory_format=torch.contiguous_format)
+    sink = GradientArray(out, features.dtype, blocks.triton)
+    blocks.backward(logsumexp, inverses, gradient, sink)
+    return out
+
+
+@_weight_gradient.register_fake
+def _(features: Tensor, weight: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(weight, memory_format=torch.contiguous_format)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    features, weight, labels, *ctx.settings, _ = inputs
+    logsumexp, hardest, pull, inverses = output
+    ctx.mark_non_differentiable(hardest, pull, inverses)
+    ctx.save_for_backward(features, weight, labels, logsumexp, pull, inverses)
+
+
+def _backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    if torch.is_grad_enabled():
+        raise RuntimeError(NO_SECOND_DERIVATIVE)
+    features, weight, labels, logsumexp, pull, inverses = ctx.saved_tensors
+    to_features = to_weight = None
+    with torch.autocast(features.device.type, enabled=False):
+        if ctx.needs_input_grad[0]:
+            to_features = features_gradient(features, pull, gradient, ctx.settings[0])
+        if ctx.needs_input_grad[1]:
+            to_weight = _weight_gradient(
+                features, weight, labels, logsumexp, inverses, gradient, *ctx.settings
+            )
+    return to_features, to_weight, *[None] * 7
+
+
+_forward.register_autograd(_backward, setup_context=_save)

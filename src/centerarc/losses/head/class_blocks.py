@@ -1,4 +1,14 @@
-"""The pass over all classes, block by block, which never holds an N x C matrix."""
+"""The pass over all classes, block by block, which never holds N x C entries unless told to.
+
+The forward pass makes a block's scaled cosines Z and E = exp(Z), and adds up E's rows and, for the
+features' gradient, E W: the row factor 1 / sum E, known only at the end, multiplies that small sum.
+The backward pass needs E once more for the prototypes' gradient E' X. It is made again (a fourth
+product), or was kept: see `KeptInGradient`. Lengths are divided out of the cosines and the
+gradient, so W is never copied whole.
+
+Cosines are at most 1, so for scales up to `PLAIN_SCALE` exp(Z) fits float32 and needs no running
+maximum; beyond, the sums are rescaled as the maximum grows.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,14 +17,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from centerarc.losses.head import epilogues, triton_epilogues
+from centerarc.losses.head import epilogues
 from centerarc.losses.head.products import Products, inverse_norm
 
-# Where the prototypes' gradient goes, block by block: into an array, or into a step of SGD.
+PLAIN_SCALE = 64.0
 
 
 class GradientSink(Protocol):
-    """Takes the gradient of one block of classes after another."""
+    """Takes the prototypes' gradient of one block of classes after another."""
 
     def block(self, start: int, stop: int) -> Tensor:
         """(B K, D) memory for classes start to stop of the pass, in the features' dtype."""
@@ -22,39 +32,31 @@ class GradientSink(Protocol):
     def finish(
         self, start: int, stop: int, gradient: Tensor, rows: Tensor, inverse: Tensor
     ) -> None:
-        """Take what was written there, not yet projected."""
+        """Takes what was written there, not yet projected."""
 
 
 class GradientArray:
-    """Collects the gradient in one array.
-
-    Args:
-        out: (S, D) or (S, K, D), contiguous.
-        dtype: of the computation; blocks are converted where ``out`` has another.
-        triton: whether to project in a Triton kernel.
-    """
+    """A sink that collects the gradient in one contiguous array, (S, D) or (S, K, D)."""
 
     def __init__(self, out: Tensor, dtype: torch.dtype, triton: bool) -> None:
         self.out = out
         self._dtype = dtype
-        self._kernels = triton_epilogues if triton else epilogues
+        self._triton = triton
 
     def block(self, start: int, stop: int) -> Tensor:
-        """As in ``GradientSink``."""
-        block = self.out[start:stop].flatten(0, -2)
-        return block if block.dtype == self._dtype else block.to(self._dtype)
+        """A part of the array, or a converted copy of it."""
+        return self.out[start:stop].flatten(0, -2).to(self._dtype)
 
     def finish(
         self, start: int, stop: int, gradient: Tensor, rows: Tensor, inverse: Tensor
     ) -> None:
-        """As in ``GradientSink``."""
-        self._kernels.project(gradient, rows, inverse)
-        block = self.out[start:stop].flatten(0, -2)
-        if block.dtype != self._dtype:
-            block.copy_(gradient)
+        """Projects, and writes back what was converted."""
+        epilogues.project(gradient, rows, inverse, self._triton)
+        if self.out.dtype != self._dtype:
+            self.out[start:stop].flatten(0, -2).copy_(gradient)
 
     def add(self, places: Tensor, gradient: Tensor) -> None:
-        """Add (N, D) gradients of single prototypes at (N,) places among the S K rows."""
+        """Adds (N, D) gradients of single prototypes at (N,) places among the S K rows."""
         add_rows(self.out.flatten(0, -2), places, gradient)
 
 
@@ -67,23 +69,13 @@ def add_rows(target: Tensor, places: Tensor, rows: Tensor) -> None:
         target.index_add_(0, places, rows)
 
 
-# Where exponentials of the forward pass stay until the backward pass wants them.
-
-
 class KeptInGradient:
-    """In the memory of the prototypes' gradient, which must exist a little later anyway.
+    """Exponentials kept where the prototypes' gradient will be, which must exist a little later.
 
     A class's row of the gradient has D entries and its exponentials are N: they lie where the row
     will, each block in its own part, and are read before it is written. Keeping them then costs no
     memory and no page that would not be touched. Where N exceeds D, as many samples as fit.
-
-    Args:
-        gradient: (S, D) or (S, K, D), contiguous; its content is ours until it is filled.
-        samples: N.
-        dtype: of the exponentials.
     """
-
-    in_gradient = True
 
     def __init__(self, gradient: Tensor, samples: int, dtype: torch.dtype) -> None:
         self._gradient = gradient
@@ -104,61 +96,29 @@ class KeptInGradient:
         return used.view(self._dtype).view(self._samples, width)
 
     def release(self) -> Tensor:
-        """The gradient's memory as a tensor that no one else refers to.
-
-        Autograd takes a gradient over only then; else it would copy it.
-        """
+        """The memory as a tensor of its own, which autograd takes over; else it would copy it."""
         return self._gradient.view_as(self._gradient)
 
 
 class KeptApart:
-    """In memory of its own of bounded size, where there is no gradient: the first classes' only.
+    """Exponentials kept in memory of their own, at most `limit` bytes: the first classes' only."""
 
-    Args:
-        features: (N, D), for its device.
-        rows: S K, prototypes of the pass.
-        sub_centers: K.
-        dtype: of the exponentials.
-        limit: bytes, at most.
-    """
-
-    in_gradient = False
-
-    def __init__(
-        self, features: Tensor, rows: int, sub_centers: int, dtype: torch.dtype, limit: int
-    ) -> None:
-        self._samples = len(features)
-        self._sub_centers = sub_centers
-        size = min(self._samples * rows, limit // dtype.itemsize)
-        self._memory = features.new_empty(size, dtype=dtype)
+    def __init__(self, blocks: "ClassBlocks", dtype: torch.dtype, limit: int) -> None:
+        self._samples = len(blocks.features)
+        self._sub_centers = blocks.sub_centers
+        entries = self._samples * blocks.classes * blocks.sub_centers
+        size = min(entries, limit // dtype.itemsize)
+        self._memory = blocks.features.new_empty(size, dtype=dtype)
 
     def slot(self, start: int, stop: int) -> Tensor | None:
         """(N, B K) memory of classes start to stop; None where it is used up."""
         first, last = (self._samples * self._sub_centers * edge for edge in (start, stop))
         if last > len(self._memory):
             return None
-        width = (stop - start) * self._sub_centers
-        return self._memory[first:last].view(self._samples, width)
+        return self._memory[first:last].view(self._samples, (stop - start) * self._sub_centers)
 
 
 KeptEntries = KeptInGradient | KeptApart
-
-
-# The pass over all classes, block by block, never holding N x C entries it was not told to keep.
-#
-# The forward pass makes a block's scaled cosines Z and E = exp(Z), and adds up E's rows and, for
-# the
-# features' gradient, E W: the row factor 1 / sum E, known only at the end, multiplies that small
-# sum.
-# The backward pass needs E once more for the prototypes' gradient E' X. It is made again (a fourth
-# product), or was kept: see ``kept``. Lengths are divided out of the cosines and the gradient, so W
-# is never copied whole.
-#
-# Cosines are at most 1, so for scales up to ``PLAIN_SCALE`` exp(Z) fits float32 and needs no
-# running
-# maximum; beyond, the sums are rescaled as the maximum grows.
-
-PLAIN_SCALE = 64.0
 
 
 @dataclass(frozen=True)
@@ -191,7 +151,7 @@ class ClassBlocks:
         sample: (S,) the classes that take part, ascending; all of them if None.
         scale: of the cosines.
         limit: cosine above which another class does not count; infinity to count all.
-        reduced: bfloat16 operands, see ``precision``.
+        reduced: bfloat16 operands, see `products`.
         workspace: bytes for the arrays of one block.
         triton: whether the stages between products are Triton kernels.
     """
@@ -221,62 +181,33 @@ class ClassBlocks:
         """Whether exp(Z) needs no running maximum, so that it can be kept as it is."""
         return self.scale <= PLAIN_SCALE
 
-    @property
-    def block(self) -> int:
-        """Classes a block: two arrays of N and two of D entries a prototype fill the workspace."""
-        samples, width = self.features.shape
-        row = 2 * (samples + width) * self.features.element_size() * self.sub_centers
-        block = min(65536, max(1, self.workspace // row))
-        # Kernels read 16 bytes at a time where rows start at a multiple of them.
-        return block if block < 16 else block // 16 * 16
-
-    def directions(self) -> Tensor:
-        """(N, D) scaled unit features."""
-        return self.features * (self.scale * inverse_norm(self.features)).unsqueeze(1)
-
-    def ranges(self) -> Iterator[tuple[int, int]]:
-        """First and one past the last class of each block."""
-        for start in range(0, self.classes, self.block):
-            yield start, min(start + self.block, self.classes)
-
-    def rows(self, start: int, stop: int) -> Tensor:
-        """(B K, D) prototypes of a block: a view of ``weight`` where it can be one."""
-        if self.sample is None:
-            rows = self.weight[start:stop]
-        else:
-            rows = self.weight.index_select(0, self.sample[start:stop])
-        return rows.to(self.features.dtype).flatten(0, -2)
-
-    def scratch(self) -> tuple[Tensor, Tensor | None]:
-        """Memory for one block's (N, B K) entries, and for their bfloat16 copies if reduced."""
-        size = len(self.features) * min(self.block, self.classes) * self.sub_centers
-        entries = self.features.new_empty(size)
-        return entries, entries.new_empty(size, dtype=torch.bfloat16) if self.reduced else None
+    def empty_gradient(self) -> Tensor:
+        """(S, D) or (S, K, D) memory for the prototypes' gradient."""
+        return self.weight.new_empty(self.classes, *self.weight.shape[1:])
 
     def forward(
         self, kept: KeptEntries | None, *, pulled: bool, mean_weight: Tensor | None, mean: bool
     ) -> Sums:
-        """Sum over all blocks.
+        """Sums over all blocks.
 
         Args:
-            kept: where exponentials stay for the backward pass; only if ``steady``.
-            pulled: whether to add up ``Sums.pull``.
-            mean_weight: (S,) weights of ``Sums.mean``; ones if None.
-            mean: whether to add up ``Sums.mean``.
+            kept: where exponentials stay for the backward pass; only if `steady`.
+            pulled: whether to add up `Sums.pull`.
+            mean_weight: (S,) weights of `Sums.mean`; ones if None.
+            mean: whether to add up `Sums.mean`.
         """
         samples, dim = self.features.shape
-        directions = self.directions()
-        products = Products(directions, self.reduced)
+        products = Products(self._directions(), self.reduced)
         total = self.features.new_zeros(samples)
         hardest = self.features.new_full((samples,), -torch.inf)
         shift = self.features.new_full((samples,), 0.0 if self.steady else -self.scale)
         pull = self.features.new_zeros(samples, dim) if pulled else None
         inverses = self.features.new_empty(self.classes * self.sub_centers)
         mean_direction = self.features.new_zeros(dim) if mean else None
-        scratch, low_scratch = self.scratch()
+        scratch, low_scratch = self._scratch()
         with products.setting():
-            for start, stop in self.ranges():
-                rows = self.rows(start, stop)
+            for start, stop in self._ranges():
+                rows = self._rows(start, stop)
                 inverse = inverses[start * self.sub_centers : stop * self.sub_centers]
                 inverse.copy_(inverse_norm(rows))
                 operand = products.operand(rows)
@@ -307,49 +238,49 @@ class ClassBlocks:
 
     def backward(
         self,
-        sums: Sums,
+        logsumexp: Tensor,
+        inverses: Tensor,
         gradient: Tensor,
         sink: GradientSink,
-        kept: KeptEntries | None,
-        *,
-        mean_weight: Tensor | None,
-        mean_gradient: Tensor | None,
+        kept: KeptEntries | None = None,
+        mean_weight: Tensor | None = None,
+        mean_gradient: Tensor | None = None,
     ) -> None:
-        """Hand the prototypes' gradient to ``sink``, block by block.
+        """Hands the prototypes' gradient to `sink`, block by block.
 
         Args:
-            sums: of the forward pass.
+            logsumexp: (N,), of the forward pass.
+            inverses: of the forward pass.
             gradient: (N,) of the logsumexp.
             sink: takes each block.
             kept: what the forward pass kept.
-            mean_weight: as in ``forward``.
-            mean_gradient: (D,) of ``Sums.mean``, or None.
+            mean_weight: as in `forward`.
+            mean_gradient: (D,) of `Sums.mean`, or None.
         """
         samples = len(self.features)
-        directions = self.directions()
+        directions = self._directions()
         products = Products(directions, self.reduced)
         # Where no class is negative every entry is exp(-inf), and must not become exp(-inf + inf).
-        empty = sums.logsumexp == -torch.inf
-        finite = sums.logsumexp.where(~empty, 0.0)
+        empty = logsumexp == -torch.inf
+        finite = logsumexp.where(~empty, 0.0)
         factor = gradient
         if self.steady:
             factor = gradient * (-finite).exp().where(~empty, 0.0)
         pushes = products.operand(directions * factor.unsqueeze(1))
         unused = torch.zeros_like(finite).repeat(2, 1)
-        in_gradient = kept is not None and kept.in_gradient
-        scratch, low_scratch = self.scratch()
+        scratch, low_scratch = self._scratch()
         with products.setting():
-            for start, stop in self.ranges():
-                rows = self.rows(start, stop)
-                inverse = sums.inverses[start * self.sub_centers : stop * self.sub_centers]
+            for start, stop in self._ranges():
+                rows = self._rows(start, stop)
+                inverse = inverses[start * self.sub_centers : stop * self.sub_centers]
                 z = scratch[: samples * len(rows)].view(samples, len(rows))
                 entries = z if low_scratch is None else low_scratch[: z.numel()].view_as(z)
                 slot = None if kept is None else kept.slot(start, stop)
                 done = 0 if slot is None else len(slot)
-                if slot is not None and done == samples and not in_gradient:
+                if slot is not None and isinstance(kept, KeptApart):
                     entries = slot
                 elif slot is not None:
-                    entries[:done].copy_(slot)
+                    entries[:done].copy_(slot)  # before the gradient overwrites it
                 if done < samples:
                     again = z[done:]
                     products.logits(rows, products.operand(rows), again, done)
@@ -367,6 +298,38 @@ class ClassBlocks:
                     along.addr_(factors, mean_gradient)
                 sink.finish(start, stop, along, rows, inverse)
 
+    def _directions(self) -> Tensor:
+        """(N, D) scaled unit features."""
+        return self.features * (self.scale * inverse_norm(self.features)).unsqueeze(1)
+
+    @property
+    def _block(self) -> int:
+        """Classes a block: two arrays of N and two of D entries a prototype fill the workspace."""
+        samples, width = self.features.shape
+        row = 2 * (samples + width) * self.features.element_size() * self.sub_centers
+        block = min(65536, max(1, self.workspace // row))
+        # Kernels read 16 bytes at a time where rows start at a multiple of them.
+        return block if block < 16 else block // 16 * 16
+
+    def _ranges(self) -> Iterator[tuple[int, int]]:
+        """First and one past the last class of each block."""
+        for start in range(0, self.classes, self._block):
+            yield start, min(start + self._block, self.classes)
+
+    def _rows(self, start: int, stop: int) -> Tensor:
+        """(B K, D) prototypes of a block: a view of `weight` where it can be one."""
+        if self.sample is None:
+            rows = self.weight[start:stop]
+        else:
+            rows = self.weight.index_select(0, self.sample[start:stop])
+        return rows.to(self.features.dtype).flatten(0, -2)
+
+    def _scratch(self) -> tuple[Tensor, Tensor | None]:
+        """Memory for one block's (N, B K) entries, and for their bfloat16 copies if reduced."""
+        size = len(self.features) * min(self._block, self.classes) * self.sub_centers
+        entries = self.features.new_empty(size)
+        return entries, entries.new_empty(size, dtype=torch.bfloat16) if self.reduced else None
+
     def _exponentials(
         self,
         z: Tensor,
@@ -377,11 +340,11 @@ class ClassBlocks:
         out: Tensor,
         first: int = 0,
     ) -> None:
+        """As `epilogues.exponentials`, of the samples from `first` on."""
         columns = self.columns[first:] - start
         limit = self.scale * self.limit
         if self.sub_centers == 1:
-            kernels = triton_epilogues if self.triton else epilogues
-            kernels.exponentials(z, inverse, columns, limit, total, hardest, out)
+            epilogues.exponentials(z, inverse, columns, limit, total, hardest, out, self.triton)
             return
         z, nearest = epilogues.class_logits(z, inverse, columns, self.sub_centers)
         torch.maximum(hardest, z.amax(dim=1), out=hardest)
@@ -401,7 +364,7 @@ class ClassBlocks:
         pull: Tensor | None,
         out: Tensor,
     ) -> None:
-        """``_exponentials`` less a running maximum, ``shift``, to which the sums are rescaled."""
+        """`_exponentials` less a running maximum, `shift`, to which the sums are rescaled."""
         z, nearest = epilogues.class_logits(z, inverse, self.columns - start, self.sub_centers)
         torch.maximum(hardest, z.amax(dim=1), out=hardest)
         epilogues.drop_above(z, self.scale * self.limit)
@@ -418,7 +381,7 @@ class ClassBlocks:
     def _softmax(
         self, z: Tensor, inverse: Tensor, start: int, logsumexp: Tensor, out: Tensor
     ) -> None:
-        """The entries of the backward pass where ``_rescaled`` made those of the forward pass."""
+        """The entries of the backward pass where `_rescaled` made those of the forward pass."""
         z, nearest = epilogues.class_logits(z, inverse, self.columns - start, self.sub_centers)
         epilogues.drop_above(z, self.scale * self.limit)
         e = z.sub_(logsumexp.unsqueeze(1)).exp_()

@@ -1,34 +1,34 @@
-"""One pass of a batch over the class prototypes: what every loss here is made of."""
+"""The door of the head: one pass of a batch over the class prototypes, and what it draws."""
 
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from centerarc.losses.checks import as_labels, check_positive
-from centerarc.losses.head.chunked import Chunked, ChunkedPass, own_places
-from centerarc.losses.head.opaque import opaque_logsumexp
-from centerarc.losses.head.products import inverse_norm, reduced_products, unit
+from centerarc.losses.checks import as_labels, check_positive, is_number
+from centerarc.losses.head.chunked import Chunked, ChunkedPass, compiled_logsumexp, own_rows
+from centerarc.losses.head.products import inverse_norm, reduced_products, unit, wide_dtype
 from centerarc.losses.head.prototype_sgd import has_fused_step
 
-# The pass over the classes where torch.compile meets what it cannot compile.
-
-
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def outside_graph(*arguments: Any) -> Any:
-    """``ChunkedPass`` between two graphs."""
-    return ChunkedPass.apply(*arguments)  # type: ignore[no-untyped-call]
-
-
-# One pass of a batch over the class prototypes: what every loss here is made of.
-
 Implementation = Literal["auto", "reference", "chunked", "triton"] | Chunked
-NAMES = ("auto", "reference", "chunked", "triton")
+SETTINGS = {
+    "auto": Chunked(),
+    "reference": Chunked(),
+    "chunked": Chunked(epilogues="torch"),
+    "triton": Chunked(epilogues="triton"),
+}
 
 # Below this many entries the N x C matrix is cheaper than the loop over blocks (measured on a CPU).
 SMALL = 1 << 16
 # And only where copies of the prototypes, of which it makes several, are nothing to speak of.
 SMALL_WEIGHT = 1 << 18
+
+# The recipes of the field (arcface_torch and its descendants) start from this and tune their
+# learning rates to it: the gradient of a direction is inversely proportional to the length.
+INITIAL_STD = 0.01
+
+# Classes drawn from one seed. A shard draws only the groups that it has a part of.
+GROUP = 1024
 
 
 class ClassPass(NamedTuple):
@@ -48,13 +48,16 @@ class ClassPass(NamedTuple):
     mean: Tensor | None
 
 
-def check_implementation(implementation: object) -> None:
-    """Raise ``ValueError`` unless it is a name or a ``Chunked``."""
-    if not isinstance(implementation, Chunked) and implementation not in NAMES:
+def settings_of(implementation: Implementation) -> Chunked:
+    """The settings that an implementation stands for; raises where there is no such one."""
+    if isinstance(implementation, Chunked):
+        return implementation
+    if not isinstance(implementation, str) or implementation not in SETTINGS:
         raise ValueError(
-            f"implementation must be one of {', '.join(NAMES)} or a Chunked(...), "
+            f"implementation must be one of {', '.join(SETTINGS)} or a Chunked(...), "
             f"got {implementation!r}"
         )
+    return SETTINGS[implementation]
 
 
 def class_pass(
@@ -67,10 +70,9 @@ def class_pass(
     limit: float = torch.inf,
     mean: bool = False,
     mean_weight: Tensor | None = None,
-    reduced: bool = False,
     implementation: Implementation = "auto",
 ) -> ClassPass:
-    """Go over the classes once; to be called outside autocast.
+    """Goes over the classes once; inside bfloat16 autocast, with operands of bfloat16.
 
     Args:
         features: (N, D), float32 or float64: the dtype of all sums.
@@ -79,44 +81,44 @@ def class_pass(
         scale: of the cosines, positive.
         sample: (S,) ascending classes that take part, every label among them; all if None.
         limit: cosine above which another class does not count; infinity to count all.
-        mean: whether ``ClassPass.mean`` is wanted; not with ``sample`` or sub-centers.
+        mean: whether `ClassPass.mean` is wanted; not with `sample` or sub-centers.
         mean_weight: (C,) weights of it, ones if None.
-        reduced: whether products take bfloat16 operands, see ``precision``.
-        implementation: ``"auto"`` takes the reference for small problems.
+        implementation: `"auto"` takes the reference for small problems.
     """
-    settings = implementation if isinstance(implementation, Chunked) else Chunked()
+    assert not mean or (sample is None and weight.dim() == 2)
+    settings = settings_of(implementation)
     if implementation == "auto":
         rows = weight.shape[:-1].numel()
         small = features.shape[0] * rows <= SMALL and features.shape[1] * rows <= SMALL_WEIGHT
         if small and sample is None and not has_fused_step(weight):
             implementation = "reference"
-    elif implementation == "chunked":
-        settings = Chunked(epilogues="torch")
-    elif implementation == "triton":
-        settings = Chunked(epilogues="triton")
-    if implementation == "reference":
-        if has_fused_step(weight):
-            raise ValueError(
-                "implementation must not be 'reference' where PrototypeSGD(fused=True) has the "
-                "prototypes: plain autograd makes their gradient"
-            )
-        return _reference(features, weight, labels, scale, sample, limit, mean, mean_weight)
-    if torch.compiler.is_compiling() and sample is None:
-        found = opaque_logsumexp(features, weight, labels, scale, limit, reduced, settings)
-        own = _own(features, weight, labels)
-        return ClassPass(own, *found, _mean(features, weight, mean_weight) if mean else None)
-    if not torch.is_grad_enabled():  # which a Function cannot see
-        features, weight = features.detach(), weight.detach()
-    arguments = (
-        *(features, weight, labels, sample, scale, limit, mean, mean_weight, reduced),
-        settings,
-    )
-    if torch.compiler.is_compiling():
-        # What leaves a sparse gradient is not for a compiled graph. Imported here, because it
-        # brings the compiler along, which whoever does not compile should not have to load.
+    if implementation == "reference" and has_fused_step(weight):
+        raise ValueError(
+            "implementation must not be 'reference' where PrototypeSGD(fused=True) has the "
+            "prototypes: plain autograd makes their gradient"
+        )
+    reduced = features.dtype == torch.float32 and reduced_products(features.device)
+    with torch.autocast(features.device.type, enabled=False):
+        if implementation == "reference":
+            return _reference(features, weight, labels, scale, sample, limit, mean, mean_weight)
+        if torch.compiler.is_compiling() and sample is None:
+            found = compiled_logsumexp(features, weight, labels, scale, limit, reduced, settings)
+            own, _ = own_rows(features, weight, labels)
+            return ClassPass(own, *found, _mean(features, weight, mean_weight) if mean else None)
+        if not torch.is_grad_enabled():  # which a Function cannot see
+            features, weight = features.detach(), weight.detach()
+        arguments = (
+            *(features, weight, labels, sample, scale, limit, mean, mean_weight, reduced),
+            settings,
+        )
+        if torch.compiler.is_compiling():  # what leaves a sparse gradient is not for a graph
+            return ClassPass(*_outside_graph(*arguments))
+        return ClassPass(*ChunkedPass.apply(*arguments))  # type: ignore[no-untyped-call]
 
-        return ClassPass(*outside_graph(*arguments))
-    return ClassPass(*ChunkedPass.apply(*arguments))  # type: ignore[no-untyped-call]
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _outside_graph(*arguments: Any) -> Any:
+    return ChunkedPass.apply(*arguments)  # type: ignore[no-untyped-call]
 
 
 def _reference(
@@ -130,7 +132,7 @@ def _reference(
     mean_weight: Tensor | None,
 ) -> ClassPass:
     """The definition in plain autograd: the truth that the others are tested against."""
-    own = _own(features, weight, labels)
+    own, _ = own_rows(features, weight, labels)
     direction = _mean(features, weight, mean_weight) if mean else None
     classes = torch.arange(weight.shape[0], device=labels.device)
     if sample is not None:
@@ -151,22 +153,10 @@ def _reference(
     return ClassPass(own, logsumexp, hardest, direction)
 
 
-def _own(features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    if len(weight) == 0:
-        return torch.zeros_like(features)
-    with torch.no_grad():
-        places = own_places(features, weight, labels.clamp(min=0))
-    rows = weight.flatten(0, -2)[places].to(features.dtype)
-    return rows.where((labels >= 0).unsqueeze(1), 0.0)
-
-
 def _mean(features: Tensor, weight: Tensor, mean_weight: Tensor | None) -> Tensor:
     rows = weight.to(features.dtype)
     factors = inverse_norm(rows)
     return (factors if mean_weight is None else factors * mean_weight) @ rows
-
-
-# The one primitive: a logsumexp over all classes but the sample's own.
 
 
 def negative_logsumexp(
@@ -177,13 +167,13 @@ def negative_logsumexp(
     *,
     implementation: Implementation = "auto",
 ) -> Tensor:
-    """Logsumexp over the scaled cosines of every class but the label's.
+    """Logarithm of the summed exponentials of every class but the label's.
 
-    ``out_i = log sum_{j != labels_i} exp(scale <x_i / |x_i|, w_j / |w_j|>)``
+    `out_i = log sum_{j != labels_i} exp(scale <x_i / |x_i|, w_j / |w_j|>)`
 
-    Differentiable in ``features`` and ``weight`` (once; ``"reference"`` is plain autograd and takes
-    any derivative). Sums are float32 at least, whatever the inputs' dtypes; under bfloat16 autocast
-    the products' operands are bfloat16.
+    Differentiable in `features` and `weight` (once; `"reference"` is plain autograd and takes any
+    derivative). Sums are float32 at least, whatever the inputs' dtypes; under bfloat16 autocast the
+    products' operands are bfloat16.
 
     Args:
         features: (N, D), floating point, any length; N may be 0.
@@ -191,16 +181,16 @@ def negative_logsumexp(
             takes the nearest; floating point, any length.
         labels: (N,), integers. A label outside [0, C) excludes no class.
         scale: factor of the cosines, positive.
-        implementation: ``"reference"`` holds the N x C matrix; ``"chunked"`` only N x (a block of
-            classes), forward and backward, and so does ``"triton"``, with kernels for CUDA where
-            Triton is there; ``Chunked(...)`` is that with settings of your own. ``"auto"`` takes
-            the first for small problems, Triton on CUDA and chunked elsewhere.
+        implementation: `"reference"` holds the N x C matrix; `"chunked"` only N x (a block of
+            classes), forward and backward, and so does `"triton"`, with kernels for CUDA where
+            Triton is there; `Chunked(...)` is that with settings of your own. `"auto"` takes the
+            first for small problems, Triton on CUDA and chunked elsewhere.
 
     Returns:
         (N,), float32 or float64. Minus infinity, with gradient 0, where no negative class exists.
 
     Raises:
-        ValueError: if shapes or dtypes do not fit, ``scale`` is not positive, or the implementation
+        ValueError: if shapes or dtypes do not fit, `scale` is not positive, or the implementation
             is unknown.
 
     Example:
@@ -210,24 +200,7 @@ def negative_logsumexp(
         >>> negative_logsumexp(x, w, torch.arange(3), scale=2.0)  # two negatives at cosine 0
         tensor([0.6931, 0.6931, 0.6931])
     """
-    _check(features, weight, scale, implementation)
-    labels = as_labels(labels, features)
-    labels = labels.where((labels >= 0) & (labels < weight.shape[0]), -1)
-    dtype = torch.promote_types(torch.promote_types(features.dtype, weight.dtype), torch.float32)
-    reduced = dtype == torch.float32 and reduced_products(features.device)
-    with torch.autocast(features.device.type, enabled=False):
-        return class_pass(
-            features.to(dtype),
-            weight,
-            labels,
-            scale,
-            reduced=reduced,
-            implementation=implementation,
-        ).logsumexp
-
-
-def _check(features: Tensor, weight: Tensor, scale: float, implementation: object) -> None:
-    check_implementation(implementation)
+    settings_of(implementation)
     check_positive("scale", scale)
     if features.dim() != 2 or not features.is_floating_point():
         raise ValueError(
@@ -240,3 +213,71 @@ def _check(features: Tensor, weight: Tensor, scale: float, implementation: objec
             f"weight must be (C, {d}) or (C, K, {d}) floating point, "
             f"got {tuple(weight.shape)} {weight.dtype}"
         )
+    labels = as_labels(labels, features)
+    labels = labels.where((labels >= 0) & (labels < weight.shape[0]), -1)
+    features = features.to(wide_dtype(features, weight))
+    return class_pass(features, weight, labels, scale, implementation=implementation).logsumexp
+
+
+def check_sample_rate(rate: float) -> None:
+    """Raises unless the rate is in (0, 1]."""
+    if not (is_number(rate) and 0.0 < rate <= 1.0):
+        raise ValueError(f"sample_rate must be in (0, 1], got {rate!r}")
+
+
+def sample_classes(
+    labels: Tensor, num_classes: int, rate: float, generator: torch.Generator | None = None
+) -> Tensor:
+    """Draws a share of the classes without replacement, the labels' own always among them.
+
+    Args:
+        labels: (N,) integers; those outside [0, num_classes) are of no class here.
+        num_classes: C, 0 or more.
+        rate: the share, in (0, 1].
+        generator: of the draw, on the labels' device; torch's own by default.
+
+    Returns:
+        (S,) int64, ascending, S = round(rate C) but at least min(N, C), so that the labels fit
+        whatever they are, and no device is waited for.
+
+    Raises:
+        ValueError: if the rate is out of range.
+
+    Source:
+        An et al. 2022, "Partial FC", section 3.2.
+
+    Example:
+        >>> import torch
+        >>> g = torch.Generator().manual_seed(0)
+        >>> sample_classes(torch.tensor([3, 7]), num_classes=10, rate=0.2, generator=g)
+        tensor([3, 7])
+    """
+    check_sample_rate(rate)
+    if labels.dim() != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(f"labels must be (N,) integers, got {tuple(labels.shape)} {labels.dtype}")
+    if not isinstance(num_classes, int) or num_classes < 0:
+        raise ValueError(f"num_classes must be an integer, 0 or more, got {num_classes!r}")
+    labels = labels.long()
+    size = min(num_classes, max(round(rate * num_classes), labels.shape[0]))
+    keys = torch.rand(num_classes + 1, generator=generator, device=labels.device)
+    # Labels of no class mark the entry behind the last.
+    keys[labels.where((labels >= 0) & (labels < num_classes), num_classes)] = 2.0
+    return keys[:num_classes].topk(size, sorted=False).indices.sort().values
+
+
+@torch.no_grad()
+def draw_rows(out: Tensor, first: int, generator: torch.Generator | None = None) -> None:
+    """Fills (B, ...) rows of classes from `first` on with normal numbers of deviation 0.01.
+
+    A class's row depends on its number and on one draw from the generator (on the CPU), not on
+    which other rows are here: ranks that hold different classes start as one process with all of
+    them does, if their generators are alike.
+    """
+    seed = int(torch.randint(2**62, (), generator=generator))
+    last = first + len(out)
+    for group in range(first // GROUP, -(-last // GROUP)):
+        stream = torch.Generator().manual_seed((seed + group) % 2**63)
+        rows = torch.empty(GROUP, *out.shape[1:]).normal_(std=INITIAL_STD, generator=stream)
+        start = max(first, group * GROUP)
+        stop = min(last, (group + 1) * GROUP)
+        out[start - first : stop - first] = rows[start - group * GROUP : stop - group * GROUP]

@@ -1,23 +1,25 @@
 """What a training step of the head costs a rank in memory, traffic and products, by arithmetic."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
-from centerarc.losses.checks import check_counts
+from centerarc.losses.checks import check_choice, check_counts
 from centerarc.losses.head.chunked import Chunked
+from centerarc.losses.head.class_pass import check_sample_rate
 from centerarc.losses.head.prototype_sgd import ROWS_AT_ONCE
-from centerarc.losses.head.sampling import check_sample_rate
 
 # Arrays of a row a sample alive at once at the peak, saved for the backward pass or made in it:
 # features, own prototypes, both as directions, their sum and difference, the pull, gradients.
-# Counted by measuring; the joint loss adds its own difference and that one's gradient.
-SAMPLE_ARRAYS, JOINT_ARRAYS = 10, 2
+# Counted by measuring; a center term that the target's angle does not give adds its own difference
+# and that one's gradient.
+SAMPLE_ARRAYS, CENTER_ARRAYS = 10, 2
 
 
 @dataclass(frozen=True)
 class HeadCosts:
-    """The head on the rank with the most classes; all but ``flops`` in bytes.
+    """The head on the rank with the most classes; all but `flops` in bytes.
 
     Attributes:
         weights: prototypes.
@@ -61,23 +63,23 @@ def head_costs(
     sample_rate: float = 1.0,
     weight_bytes: int = 4,
     fused: bool = False,
-    joint: bool = True,
+    own_center_term: bool = False,
     smoothed: bool = False,
     reduced: bool = False,
     equal_batches: bool = False,
     device: str = "cpu",
     chunked: Chunked | None = None,
 ) -> HeadCosts:
-    """The costs of a head whose classes are spread over ranks, a step of ``PrototypeSGD`` included.
+    """The costs of a head whose classes are spread over ranks, a step of `PrototypeSGD` included.
 
     With C' = ceil(C / W) classes a rank, S of them taking part (S = C' unless sampled), M = W N
     samples, b bytes a weight and f = max(4, b) bytes a number of the computation:
 
-    ``weights = momentum = C' D b;  gradient = S D b;  flops = 6 M S D``, 8 where exponentials are
-    made again; ``payload = M (2 D f + 8 + 6 f)``, f M more each for the joint loss and for label
-    smoothing, and 8 W for the numbers of samples.
+    `weights = momentum = C' D b;  gradient = S D b;  flops = 6 M S D`, 8 where
+    exponentials are made again; `payload = M (2 D f + 8 + 6 f)`, f M more each for a center term of
+    its own and for label smoothing, and 8 W for the numbers of samples.
 
-    For ``implementation="chunked"`` or ``"triton"``, one prototype a class and s up to 64.
+    For `implementation="chunked"` or `"triton"`, one prototype a class and s up to 64.
 
     Args:
         num_classes: C, of all ranks together.
@@ -86,12 +88,13 @@ def head_costs(
         world_size: W, the ranks.
         sample_rate: share of the classes in a step, in (0, 1].
         weight_bytes: 2, 4 or 8 for a prototype's number.
-        fused: step in the backward pass, ``PrototypeSGD(fused=True)``.
-        joint: ``CenterArcFaceLoss`` with shared centers, else ``MarginSoftmaxLoss``.
+        fused: step in the backward pass, `PrototypeSGD(fused=True)`.
+        own_center_term: with a center term that the target's angle does not give: to separate
+            centers, or in raw space.
         smoothed: with label smoothing.
         reduced: bfloat16 operands, as under autocast.
-        equal_batches: as ``ClassShards`` has it.
-        device: ``"cpu"`` or ``"cuda"``: sets the workspace, and whether the features' gradient is
+        equal_batches: as `ClassShards` has it.
+        device: `"cpu"` or `"cuda"`: sets the workspace, and whether the features' gradient is
             reduced by a reduce-scatter (for batches of one size) or by an all-reduce.
         chunked: the workspace and what is kept; the defaults if None.
 
@@ -117,8 +120,7 @@ def head_costs(
         raise ValueError(f"weight_bytes must be 2, 4 or 8, got {weight_bytes!r}")
     if fused and weight_bytes == 2:
         raise ValueError("weight_bytes must be 4 or 8 for a fused step, got 2")
-    if device not in ("cpu", "cuda"):
-        raise ValueError(f"device must be 'cpu' or 'cuda', got {device!r}")
+    check_choice("device", device, Literal["cpu", "cuda"])
     chunked = Chunked() if chunked is None else chunked
     here = -(-num_classes // world_size)
     samples = samples_per_rank * world_size
@@ -148,7 +150,7 @@ def head_costs(
     if sample_rate < 1:
         step += 4 * (here + 1) + 8 * taking_part
 
-    rows_of_numbers = 6 + joint + smoothed
+    rows_of_numbers = 6 + own_center_term + smoothed
     counts = 0 if equal_batches else 8 * world_size
     gathered = samples * (feat_dim * number + 8) + counts
     reduced_twice = rows_of_numbers * samples * number
@@ -160,7 +162,7 @@ def head_costs(
         gradient=0 if fused else taking_part * row,
         kept=kept,
         workspace=workspace,
-        samples=(SAMPLE_ARRAYS + JOINT_ARRAYS * joint) * samples * feat_dim * number,
+        samples=(SAMPLE_ARRAYS + CENTER_ARRAYS * own_center_term) * samples * feat_dim * number,
         step=step,
         wire_payload=gathered + reduced_twice + back,
         wire_sent=(world_size - 1)

@@ -1,4 +1,11 @@
-"""Products and norms of the head, and their precision."""
+"""Unit vectors, and the head's three matrix products in float32 or with bfloat16 operands.
+
+Norms, logits, exponentials, sums, the target's path and the loss are float32 in any case. Under
+`torch.autocast` with bfloat16 the operands of the products are rounded to bfloat16 and the sums
+stay float32. (On a CPU without AMX the product that makes the logits stays float32 too: its kernels
+have no bfloat16 product with float32 logits, and bfloat16 logits are off by up to 0.15 at s = 64.)
+`torch.set_float32_matmul_precision` acts on these products as on all of PyTorch's.
+"""
 
 import contextlib
 import threading
@@ -7,22 +14,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-# Vectors of length one, with a harmless answer for the zero vector.
-
 # Shorter vectors have no direction: one over their length, times exp(64), would leave float32.
 SMALLEST_NORM = 1e-10
 
 
 def inverse_norm(vectors: Tensor) -> Tensor:
-    """One over the Euclidean norm of the last dimension, and 0 for a zero vector.
+    """(...), one over the length of (..., D) vectors; 0 below 1e-10, so such have no gradient.
 
-    Args:
-        vectors: (..., D), floating point.
-
-    Returns:
-        (...), the factor that makes each vector one of length 1. A vector shorter than 1e-10 gets
-        0 instead of a huge number, so its cosine with anything is 0 and its gradient vanishes. One
-        whose length overflows (in float32, from about 1e19 on) gets NaN: it would else pass for 0.
+    A length that overflows (in float32, from about 1e19 on) gives NaN: it would else pass for 0.
     """
     norm: Tensor = torch.linalg.vector_norm(vectors, dim=-1)
     overflow = norm.detach() * 0
@@ -31,24 +30,16 @@ def inverse_norm(vectors: Tensor) -> Tensor:
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """The vectors of the last dimension divided by their length; zero vectors stay zero.
-
-    Args:
-        vectors: (..., D), floating point.
-
-    Returns:
-        (..., D), each of length 1 (or 0).
-    """
+    """(..., D) vectors divided by their length; zero vectors stay zero."""
     return vectors * inverse_norm(vectors).unsqueeze(-1)
 
 
-# The precision of the head's products: float32, or bfloat16 operands where autocast asks for it.
-#
-# Norms, logits, exponentials, sums, the target's path and the loss are float32 in any case. Under
-# ``torch.autocast`` with bfloat16 the operands of the products are rounded to bfloat16 and the sums
-# stay float32. (On a CPU without AMX the product that makes the logits stays float32 too: its
-# kernels have no bfloat16 product with float32 logits, and bfloat16 logits are off by up to 0.15 at
-# s = 64.) ``torch.set_float32_matmul_precision`` acts on these products as on all of PyTorch's.
+def wide_dtype(*tensors: Tensor) -> torch.dtype:
+    """What to compute in: float32, or float64 if one of these is."""
+    dtype = torch.float32
+    for tensor in tensors:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype
 
 
 def reduced_products(device: torch.device) -> bool:
@@ -91,24 +82,17 @@ _medium = _MediumPrecision()
 
 
 class Products:
-    """The three products of a block of classes, in one precision.
+    """The three products of a block of B classes, in one precision.
 
     Args:
         directions: (N, D) scaled unit features, float32 or float64.
-        reduced: bfloat16 operands; float32 features only.
+        reduced: whether operands are bfloat16; float32 features only.
     """
 
     def __init__(self, directions: Tensor, reduced: bool) -> None:
         self.reduced = reduced
         self._cuda = directions.is_cuda
-        self._directions = directions
-        if reduced and self._cuda:
-            self._directions = directions.to(torch.bfloat16)
-
-    @property
-    def entry_dtype(self) -> torch.dtype:
-        """What the exponentials are kept in."""
-        return torch.bfloat16 if self.reduced else self._directions.dtype
+        self._directions = directions.to(torch.bfloat16) if reduced and self._cuda else directions
 
     @contextlib.contextmanager
     def setting(self) -> Iterator[None]:
@@ -123,11 +107,11 @@ class Products:
             _medium.leave()
 
     def operand(self, matrix: Tensor) -> Tensor:
-        """A factor of ``pull`` or ``push``, rounded if the products are reduced."""
+        """A factor of `add_pull` or `push`, rounded if the products are reduced."""
         return matrix.to(torch.bfloat16) if self.reduced else matrix
 
     def logits(self, rows: Tensor, operand: Tensor, out: Tensor, first: int = 0) -> None:
-        """out = directions[first:] rows', (N - first, B); ``operand`` is ``rows`` rounded."""
+        """out = directions[first:] rows', (N - first, B); `operand` is `rows` rounded."""
         left = self._directions[first:]
         if self.reduced and self._cuda:
             out.copy_(torch.mm(left, operand.T, out_dtype=torch.float32))
@@ -138,16 +122,17 @@ class Products:
         """pull += entries rows: (N, B) by (B, D) into (N, D)."""
         if not self.reduced:
             pull.addmm_(entries, operand)
-        elif self._cuda:
-            pull += torch.mm(entries, operand, out_dtype=torch.float32)
         else:
-            pull += torch.mm(entries, operand)
+            pull += self._reduced_mm(entries, operand)
 
     def push(self, entries: Tensor, operand: Tensor, out: Tensor) -> None:
         """out = entries' pushes: (N, B) and (N, D) into (B, D)."""
         if not self.reduced:
             torch.mm(entries.T, operand, out=out)
-        elif self._cuda:
-            out.copy_(torch.mm(entries.T, operand, out_dtype=torch.float32))
         else:
-            out.copy_(torch.mm(entries.T, operand))
+            out.copy_(self._reduced_mm(entries.T, operand))
+
+    def _reduced_mm(self, left: Tensor, right: Tensor) -> Tensor:
+        if self._cuda:
+            return torch.mm(left, right, out_dtype=torch.float32)
+        return torch.mm(left, right)

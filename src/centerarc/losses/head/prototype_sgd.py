@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from centerarc.losses.head import epilogues, triton_epilogues
+from centerarc.losses.head import epilogues
 from centerarc.losses.head.class_blocks import add_rows
 
 # The optimizers that step a parameter during its backward pass. Keyed by the parameter, because
@@ -19,33 +19,35 @@ _FUSED: Any = WeakTensorKeyDictionary()
 # Rows stepped at a time, so that no temporary is as large as the gradient.
 ROWS_AT_ONCE = 4096
 
+MOMENTUM = "momentum_buffer"
+
 
 class PrototypeSGD(Optimizer):
     """SGD with momentum and weight decay, in three ways as the gradient of the prototypes comes.
 
-    ``g = gradient + weight_decay w;  v = momentum v + g;  w = w - lr v``
-    (Nesterov: ``w = w - lr (g + momentum v)``), the rule of ``torch.optim.SGD``.
+    `g = gradient + weight_decay w;  v = momentum v + g;  w = w - lr v`
+    (Nesterov: `w = w - lr (g + momentum v)`), the rule of `torch.optim.SGD`.
 
-    - A dense gradient: every row is stepped, as ``torch.optim.SGD`` does.
-    - A sparse one (a loss with ``sample_rate`` below 1 leaves it): only its rows are read or
-      written. The others and their momentum stay as they are to the last bit, where an ordinary
-      optimizer would let them decay and drift.
-    - ``fused=True``: the loss's backward pass steps each block of classes as its gradient is made,
-      so that no C x D gradient ever exists; ``.grad`` stays None. Equal to the ordinary path but
-      for rounding. (``fused`` of torch.optim is another thing: one kernel for a step.)
+    - A dense gradient: every row is stepped, as `torch.optim.SGD` does.
+    - A sparse one (a loss with `sample_rate` below 1 leaves it): only its rows are read or written.
+      The others and their momentum stay as they are to the last bit, where an ordinary optimizer
+      would let them decay and drift.
+    - `fused=True`: the loss's backward pass steps each block of classes as its gradient is made, so
+      that no C x D gradient ever exists; `.grad` stays None. Equal to the ordinary path but for
+      rounding. (`fused` of torch.optim is another thing: one kernel for a step.)
 
-    A fused step serves one forward and one backward pass for each ``step()``; a second one raises,
+    A fused step serves one forward and one backward pass for each `step()`; a second one raises,
     and so does a gradient that arrives by autograd, from torch.compile or another term. Clipping
     and a gradient scaler it cannot see: there is no gradient to clip, and a scaled loss steps the
     prototypes by the scale, so use neither. What is not finite is in the prototypes after
-    ``backward()``: look at the loss before. Every backward pass through the loss steps, in
-    evaluation mode and for the gradient of the features alone too.
+    `backward()`: look at the loss before. Every backward pass through the loss steps, in evaluation
+    mode and for the gradient of the features alone too.
 
-    The momentum comes into being with the first step. The state of a ``torch.optim.SGD`` can be
-    loaded; ours has no ``dampening``, which that one wants.
+    The momentum comes into being with the first step. The state of a `torch.optim.SGD` can be
+    loaded; ours has no `dampening`, which that one wants.
 
     Args:
-        params: the prototypes, ``criterion.parameters()`` for example, or groups of them.
+        params: the prototypes, `criterion.parameters()` for example, or groups of them.
         lr: learning rate, not negative.
         momentum: in [0, 1).
         weight_decay: not negative.
@@ -80,22 +82,17 @@ class PrototypeSGD(Optimizer):
         nesterov: bool = False,
         fused: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "nesterov": nesterov,
-        }
         self.fused = fused
         self._stepped: set[int] = set()
         # Only an optimizer that was made may step; a later group may be refused.
         self._complete = False
-        super().__init__(params, defaults)
+        rule = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
+        super().__init__(params, rule)
         self._complete = True
         self._register()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group of prototypes, checked as those of the constructor are."""
+        """Adds a group of prototypes, checked as those of the constructor are."""
         super().add_param_group(param_group)
         try:
             self._check(self.param_groups[-1])
@@ -134,23 +131,21 @@ class PrototypeSGD(Optimizer):
         self._register()
 
     def _register(self) -> None:
-        if self.fused:
-            for group in self.param_groups:
-                for parameter in group["params"]:
-                    owner = _FUSED.get(parameter)
-                    if owner is not None and owner() not in (None, self):
-                        raise ValueError(
-                            "params must be stepped by one fused PrototypeSGD, and another has "
-                            f"those of shape {tuple(parameter.shape)}"
-                        )
-                    _FUSED[parameter] = weakref.ref(self)
+        for group in self.param_groups if self.fused else ():
+            for parameter in group["params"]:
+                if _owner(parameter) not in (None, self):
+                    raise ValueError(
+                        "params must be stepped by one fused PrototypeSGD, and another has "
+                        f"those of shape {tuple(parameter.shape)}"
+                    )
+                _FUSED[parameter] = weakref.ref(self)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Step each parameter that has a gradient; ends the iteration of fused ones.
+        """Steps each parameter that has a gradient; ends the iteration of fused ones.
 
         Args:
-            closure: Evaluates the loss anew and returns it.
+            closure: evaluates the loss again and returns it.
 
         Returns:
             What the closure returned.
@@ -173,21 +168,18 @@ class PrototypeSGD(Optimizer):
                         "parameter that is no prototype, or another term of the loss sent it; use "
                         "fused=False"
                     )
-                self._step_rows(parameter, group)
+                self._step_rows(parameter, parameter.grad, group)
         self._stepped.clear()
         return loss
 
     def momentum_buffer(self, parameter: Tensor) -> Tensor | None:
         """The parameter's momentum, zeros at first; None where its group has none."""
-        group = self._group(parameter)
-        if not group["momentum"]:
+        if not self._group(parameter)["momentum"]:
             return None
         state = self.state[parameter]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(
-                parameter, memory_format=torch.contiguous_format
-            )
-        buffer: Tensor = state["momentum_buffer"]
+        if MOMENTUM not in state:
+            state[MOMENTUM] = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
+        buffer: Tensor = state[MOMENTUM]
         return buffer
 
     def _group(self, parameter: Tensor) -> dict[str, Any]:
@@ -196,12 +188,8 @@ class PrototypeSGD(Optimizer):
                 return group
         raise KeyError("the parameter is in no group of this optimizer")
 
-    def _step_rows(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        gradient = parameter.grad
-        assert gradient is not None
+    def _step_rows(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         momentum = self.momentum_buffer(parameter)
-        rule = (float(group["lr"]), group["momentum"], group["nesterov"])
-        decay = group["weight_decay"]
         touched = None
         if gradient.is_sparse:
             gradient = gradient.coalesce()
@@ -211,18 +199,23 @@ class PrototypeSGD(Optimizer):
             momentum = None if momentum is None else momentum.unsqueeze(0)
         for start in range(0, len(gradient), ROWS_AT_ONCE):
             part = slice(start, start + ROWS_AT_ONCE)
-            if touched is None:
-                rows = parameter[part]
-                speeds = None if momentum is None else momentum[part]
-            else:
-                rows = parameter[touched[part]]
-                speeds = None if momentum is None else momentum[touched[part]]
-            step = gradient[part].add(rows, alpha=decay)
-            epilogues.sgd_step(rows, step, speeds, *rule)
+            at = part if touched is None else touched[part]  # a view, or a copy of touched rows
+            rows = parameter[at]
+            speeds = None if momentum is None else momentum[at]
+            step = gradient[part].add(rows, alpha=group["weight_decay"])
+            epilogues.sgd_step(
+                rows, step, speeds, float(group["lr"]), group["momentum"], group["nesterov"]
+            )
             if touched is not None:
-                parameter[touched[part]] = rows
-                if momentum is not None:
-                    momentum[touched[part]] = speeds  # type: ignore[assignment]
+                parameter[at] = rows
+                if momentum is not None and speeds is not None:
+                    momentum[at] = speeds
+
+
+def _owner(weight: Tensor) -> PrototypeSGD | None:
+    """The fused optimizer of these prototypes, if there is one and it still lives."""
+    reference = _FUSED.get(weight)
+    return None if reference is None else reference()
 
 
 def has_fused_step(weight: Tensor) -> bool:
@@ -230,30 +223,27 @@ def has_fused_step(weight: Tensor) -> bool:
 
     A compiled graph has no such step; the optimizer then complains of the gradient that it finds.
     """
-    if torch.compiler.is_compiling():
-        return False
-    reference = _FUSED.get(weight)
-    return reference is not None and reference() is not None
+    return not torch.compiler.is_compiling() and _owner(weight) is not None
 
 
 def fused_step(
     weight: Tensor, sample: Tensor | None, dtype: torch.dtype, triton: bool
 ) -> "StepInPlace | None":
-    """The sink that steps these prototypes, if a fused optimizer has them.
+    """The sink that steps these prototypes, if a fused optimizer has them."""
+    owner = _owner(weight)
+    return None if owner is None else StepInPlace(owner, weight, sample, dtype, triton)
+
+
+class StepInPlace:
+    """A `GradientSink` that steps each block of prototypes instead of keeping its gradient.
 
     Args:
+        optimizer: whose rule it is.
         weight: the parameter.
         sample: (S,) the classes of the pass, or None for all.
         dtype: of the computation.
         triton: whether to step in a Triton kernel.
     """
-    reference = _FUSED.get(weight)
-    optimizer = None if reference is None else reference()
-    return None if optimizer is None else StepInPlace(optimizer, weight, sample, dtype, triton)
-
-
-class StepInPlace:
-    """A ``GradientSink`` that steps each block of prototypes instead of keeping its gradient."""
 
     def __init__(
         self,
@@ -267,17 +257,13 @@ class StepInPlace:
         self.weight = weight
         self._sample = sample
         self._dtype = dtype
-        self._kernels = triton_epilogues if triton else epilogues
+        self._triton = triton
         self._memory: Tensor | None = None
         self._group: dict[str, Any] = {}
         self._momentum: Tensor | None = None
 
     def begin(self) -> None:
-        """Take the optimizer's present rates; before the first block.
-
-        Raises:
-            RuntimeError: if these prototypes were stepped since the optimizer's last ``step()``.
-        """
+        """Takes the optimizer's present rates, before the first block; raises where it was done."""
         if id(self.weight) in self._optimizer._stepped:
             raise RuntimeError(
                 "the fused PrototypeSGD came to a second backward pass before step(), and serves "
@@ -288,7 +274,7 @@ class StepInPlace:
         self._momentum = self._optimizer.momentum_buffer(self.weight)
 
     def block(self, start: int, stop: int) -> Tensor:
-        """As in ``GradientSink``."""
+        """Memory that serves every block."""
         rows = (stop - start) * self.weight[0].numel() // self.weight.shape[-1]
         if self._memory is None or len(self._memory) < rows:
             self._memory = self.weight.new_empty(rows, self.weight.shape[-1], dtype=self._dtype)
@@ -297,12 +283,15 @@ class StepInPlace:
     def finish(
         self, start: int, stop: int, gradient: Tensor, rows: Tensor, inverse: Tensor
     ) -> None:
-        """As in ``GradientSink``."""
-        speeds = None
-        if self._momentum is not None:
-            speeds = self._select(self._momentum, start, stop)
-        group = self._group
-        self._kernels.project_and_step(
+        """Steps the block."""
+        group, momentum, speeds = self._group, self._momentum, None
+        if momentum is not None:
+            if self._sample is None:
+                speeds = momentum[start:stop]
+            else:
+                speeds = momentum.index_select(0, self._sample[start:stop])
+            speeds = speeds.to(self._dtype).flatten(0, -2)
+        epilogues.project_and_step(
             gradient,
             rows,
             inverse,
@@ -311,13 +300,14 @@ class StepInPlace:
             group["momentum"],
             group["weight_decay"],
             group["nesterov"],
+            self._triton,
         )
         self._write_back(self.weight, start, stop, rows)
-        if self._momentum is not None and speeds is not None:
-            self._write_back(self._momentum, start, stop, speeds)
+        if momentum is not None and speeds is not None:
+            self._write_back(momentum, start, stop, speeds)
 
     def add(self, places: Tensor, gradient: Tensor) -> None:
-        """Step further by (N, D) gradients of single prototypes; the rule is linear in them."""
+        """Steps further by (N, D) gradients of single prototypes; the rule is linear in them."""
         if self._sample is not None:
             sub_centers = self.weight[0].numel() // self.weight.shape[-1]
             first = self._sample[torch.div(places, sub_centers, rounding_mode="floor")]
@@ -327,13 +317,6 @@ class StepInPlace:
         if self._momentum is not None:
             add_rows(self._momentum.flatten(0, -2), places, gradient)
         add_rows(self.weight.flatten(0, -2), places, gradient * factor)
-
-    def _select(self, array: Tensor, start: int, stop: int) -> Tensor:
-        if self._sample is None:
-            rows = array[start:stop]
-        else:
-            rows = array.index_select(0, self._sample[start:stop])
-        return rows.to(self._dtype).flatten(0, -2)
 
     def _write_back(self, array: Tensor, start: int, stop: int, rows: Tensor) -> None:
         rows = rows.view(stop - start, *array.shape[1:])

@@ -1,15 +1,19 @@
-"""Classes spread over the ranks: what has to be exchanged for the loss of one process."""
+"""Classes spread over the ranks: what a step exchanges, and the state of all classes."""
 
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
+from torch.optim import SGD, Optimizer
 
+from centerarc.losses.center import CenterLoss
 from centerarc.losses.checks import check_counts
 from centerarc.losses.head.class_pass import ClassPass
+from centerarc.losses.head.prototype_sgd import MOMENTUM, PrototypeSGD
+from centerarc.losses.margin_softmax import MarginSoftmaxLoss
 from centerarc.losses.margins import Target
 
 # The newer names; the older ones warn where both are.
@@ -24,7 +28,7 @@ class ClassShards:
     may hold fewer, or none. Give it to a criterion, which then holds this rank's classes only:
 
     - it takes this rank's samples and returns the loss of the samples of all ranks, the same on
-      each (``reduction="none"`` returns all of them, in the order of the ranks);
+      each (`reduction="none"` returns all of them, in the order of the ranks);
     - the gradient of the prototypes is that of this loss, complete: keep the criterion outside
       DistributedDataParallel, and step its parameters on each rank;
     - the gradient of the features is W times that of this loss, because DistributedDataParallel,
@@ -32,13 +36,13 @@ class ClassShards:
 
     With N samples a rank, W N of them in all and b bytes a number, a step exchanges: the features
     and labels, gathered once, W N (D b + 8) bytes on each rank; two all-reduces, of 2 and of 4 rows
-    of W N numbers; the joint loss and label smoothing one more each, of one row; and in the
-    backward pass the features' gradient, W N D b, reduced once. Nothing depends on C.
-    ``head_costs`` has the sum.
+    of W N numbers; label smoothing, and a center term in raw space or to separate centers, one
+    more each, of one row; and in the backward pass the features' gradient, W N D b, reduced once.
+    Nothing depends on C. `head_costs` has the sum.
 
     All ranks must call the criterion alike: every forward and backward pass is collective. Input
     that is refused on one rank raises there, and the others wait until their group's timeout; where
-    that can happen, let ``Processes.agree`` look at the batches first.
+    that can happen, let `Processes.agree` look at the batches first.
 
     Args:
         num_classes: C, of all ranks together.
@@ -51,7 +55,7 @@ class ClassShards:
         stop: one past its last.
 
     Raises:
-        ValueError: if ``num_classes`` is not positive or there is no process group.
+        ValueError: if `num_classes` is not positive or there is no process group.
 
     Source:
         The exchange of Deng et al. 2020, "Sub-center ArcFace", and An et al. 2022, "Partial FC".
@@ -110,7 +114,7 @@ class ClassShards:
             counts = table.tolist()
         return (
             _Gather.apply(features, counts, self),  # type: ignore[no-untyped-call]
-            gather_rows(labels, counts, self.group),
+            _gather_rows(labels, counts, self.group),
         )
 
     def combine(self, target: Target, found: ClassPass, here: Tensor) -> tuple[Target, ClassPass]:
@@ -134,34 +138,25 @@ class ClassShards:
         return Target(cos=cos, sin=sin, norm=norm), found
 
     def sum(self, values: Tensor) -> Tensor:
-        """Add up over the ranks what each has computed from its own classes.
+        """Adds up over the ranks what each has computed from its own classes; any shape.
 
         The result goes into a loss that is the same on every rank, so each rank's gradient of it is
         complete: the backward pass exchanges nothing.
-
-        Args:
-            values: any shape.
         """
-        return _Sum.apply(values, self)  # type: ignore[no-untyped-call, no-any-return]
+        return _Sum.apply(values, self, True)  # type: ignore[no-untyped-call, no-any-return]
 
     def collect(self, values: Tensor) -> Tensor:
-        """Add up over the ranks what each then computes with, its own classes for example.
+        """Adds up over the ranks what each then computes with, its own classes for example.
 
         Here a rank's gradient is a part only: the backward pass adds them up too.
-
-        Args:
-            values: any shape.
         """
-        return _Collect.apply(values, self)  # type: ignore[no-untyped-call, no-any-return]
+        return _Sum.apply(values, self, False)  # type: ignore[no-untyped-call, no-any-return]
 
     def as_dtensor(self, rows: Tensor) -> DTensor:
-        """This rank's classes as its part of a ``DTensor`` of all, ``Shard(0)``; shares memory.
+        """This rank's (stop - start, ...) rows as its part of a (C, ...) `DTensor`, `Shard(0)`.
 
-        Args:
-            rows: (stop - start, ...), a parameter, buffer or optimizer state.
-
-        Returns:
-            (C, ...), what torch.distributed.checkpoint saves, and loads on any number of ranks.
+        It shares their memory; torch.distributed.checkpoint saves and loads it on any number of
+        ranks.
         """
         group = dist.group.WORLD if self.group is None else self.group
         assert group is not None
@@ -173,14 +168,8 @@ class ClassShards:
         )
 
 
-def gather_rows(rows: Tensor, counts: list[int], group: dist.ProcessGroup | None) -> Tensor:
-    """Rows of all ranks, in their order; no gradient.
-
-    Args:
-        rows: (N_r, ...) of this rank.
-        counts: N_r of each rank.
-        group: the ranks.
-    """
+def _gather_rows(rows: Tensor, counts: list[int], group: dist.ProcessGroup | None) -> Tensor:
+    """Rows of all ranks, in their order, from the (N_r, ...) of each; no gradient."""
     most = max(counts)
     if all(count == most for count in counts):
         out = rows.new_empty(most * len(counts), *rows.shape[1:])
@@ -195,6 +184,12 @@ def gather_rows(rows: Tensor, counts: list[int], group: dist.ProcessGroup | None
     return torch.cat([piece[:count] for piece, count in zip(out, counts, strict=True)])
 
 
+def _all_reduce(values: Tensor, shards: ClassShards) -> Tensor:
+    out = values.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(out, group=shards.group)
+    return out
+
+
 class _Gather(torch.autograd.Function):
     """(N_r, D) features of each rank to (N, D) of all.
 
@@ -206,7 +201,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, counts: list[int], shards: ClassShards) -> Tensor:
         ctx.counts, ctx.shards = counts, shards
-        return gather_rows(features, counts, shards.group)
+        return _gather_rows(features, counts, shards.group)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -218,38 +213,93 @@ class _Gather(torch.autograd.Function):
             mine = gradient.new_empty(counts[rank], *gradient.shape[1:])
             reduce_scatter_single(mine, gradient, group=shards.group)
         else:
-            gradient = gradient.clone()
-            dist.all_reduce(gradient, group=shards.group)
-            mine = torch.split(gradient, counts)[rank]
+            mine = torch.split(_all_reduce(gradient, shards), counts)[rank]
         return mine * world, None, None
 
 
 class _Sum(torch.autograd.Function):
-    """forward: one all-reduce; backward: nothing, the loss is the same on every rank."""
+    """forward: one all-reduce; backward: another, unless each rank's gradient is complete."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, shards: ClassShards) -> Tensor:
-        out = values.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(out, group=shards.group)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return gradients[0], None
-
-
-class _Collect(torch.autograd.Function):
-    """forward: one all-reduce; backward: another, of each rank's part of the gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, shards: ClassShards) -> Tensor:
-        ctx.shards = shards
-        out = values.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(out, group=shards.group)
-        return out
+    def forward(ctx: Any, values: Tensor, shards: ClassShards, complete: bool) -> Tensor:
+        ctx.shards, ctx.complete = shards, complete
+        return _all_reduce(values, shards)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        out = gradients[0].clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(out, group=ctx.shards.group)
-        return out, None
+        gradient = gradients[0]
+        return gradient if ctx.complete else _all_reduce(gradient, ctx.shards), None, None
+
+
+def class_state(criterion: nn.Module, optimizer: Optimizer | None = None) -> dict[str, Tensor]:
+    """The tensors of a criterion, and their momentum, as torch.distributed.checkpoint wants them.
+
+    What is spread over the ranks comes as a `DTensor` of all classes, everything else as it is.
+    All share their memory with the criterion and the optimizer, so that loading into them restores
+    both in place. A checkpoint can be loaded on any number of ranks, or by a criterion without
+    shards in one process: names and shapes are those of all classes in any case.
+
+    The optimizer's rates and the samplers' generators are not among them.
+
+    Args:
+        criterion: a criterion, with or without `shards`, or a module that contains some.
+        optimizer: `torch.optim.SGD` or `PrototypeSGD`; its momentum buffers of the criterion's
+            parameters are taken in too, as `<parameter>.momentum_buffer`. Those that do not exist
+            yet are made, full of zeros, which is what they begin from.
+
+    Returns:
+        Name -> tensor; `torch.distributed.checkpoint.save` or `load` takes it, on all ranks.
+
+    Raises:
+        ValueError: if the optimizer is of another kind, or has a dampening, with which momentum
+            does not begin from zeros.
+
+    Example:
+        >>> from centerarc import MarginSoftmaxLoss, PrototypeSGD
+        >>> from centerarc.distributed import class_state
+        >>> criterion = MarginSoftmaxLoss(num_classes=10, feat_dim=16)
+        >>> optimizer = PrototypeSGD(criterion.parameters(), lr=0.1, momentum=0.9)
+        >>> sorted(class_state(criterion, optimizer))
+        ['prototypes', 'prototypes.momentum_buffer']
+    """
+    tensors: dict[str, Tensor] = criterion.state_dict(keep_vars=True)
+    spread = _spread(criterion)
+    momenta = {} if optimizer is None else _momenta(optimizer)
+    state: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        found = {name: tensor.detach()}
+        if tensor in momenta:
+            found[f"{name}.{MOMENTUM}"] = momenta[tensor]
+        shards = spread.get(tensor)
+        for key, value in found.items():
+            state[key] = value if shards is None else shards.as_dtensor(value)
+    return state
+
+
+def _spread(criterion: nn.Module) -> dict[Tensor, ClassShards]:
+    """The tensors of which this rank has its classes only."""
+    found: dict[Tensor, ClassShards] = {}
+    for module in criterion.modules():
+        if isinstance(module, MarginSoftmaxLoss) and module.shards is not None:
+            found[module.prototypes] = module.shards
+        elif isinstance(module, CenterLoss) and module.shards is not None:
+            found[module.centers] = module.shards
+    return found
+
+
+def _momenta(optimizer: Optimizer) -> dict[Tensor, Tensor]:
+    """Parameter -> momentum, made where there is none yet."""
+    if not isinstance(optimizer, (SGD, PrototypeSGD)):
+        raise ValueError(
+            f"optimizer must be torch.optim.SGD or PrototypeSGD, got {type(optimizer).__name__}"
+        )
+    found = {}
+    for group in optimizer.param_groups:
+        if group.get("dampening"):
+            raise ValueError(f"dampening must be 0, got {group['dampening']!r}")
+        for parameter in group["params"] if group["momentum"] else ():
+            state = optimizer.state[parameter]
+            if state.get(MOMENTUM) is None:
+                state[MOMENTUM] = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
+            found[parameter] = state[MOMENTUM]
+    return found
