@@ -7,7 +7,7 @@ import numpy.typing as npt
 from sklearn.metrics import auc, roc_curve
 
 from centerarc.evaluation import evaluate_verification, kfold_accuracy
-from centerarc.evaluation.intervals import draw_people, person_numbers
+from centerarc.evaluation.intervals import PairPeople, draw_people
 
 PAIRS, PEOPLE, FOLDS, RESAMPLES = 6000, 4281, 10, 1000
 FARS = [1e-1, 1e-2, 1e-3]
@@ -41,12 +41,12 @@ def ours(pairs: Pairs, resamples: int) -> Rates:
 
 def plain(pairs: Pairs, resamples: int) -> Rates:
     """The same of scikit-learn's weighted curve in a loop over resamples."""
-    first, second, count = person_numbers(pairs.people, pairs.same)
+    who = PairPeople(pairs.people, pairs.same)
     correct = kfold_accuracy(pairs.scores, pairs.same, pairs.folds).correct
     rows = []
-    for drawn in draw_people(count, resamples, 0, 1):
+    for drawn in draw_people(who.count, resamples, 0, 1):
         times = drawn[:, 0]
-        weight = times[first] * np.where(pairs.same, 1.0, times[second])
+        weight = times[who.first] * np.where(pairs.same, 1.0, times[who.second])
         kinds = [np.average(correct[k], weights=weight[k]) for k in (pairs.same, ~pairs.same)]
         far, tar, _ = roc_curve(
             pairs.same, pairs.scores, sample_weight=weight, drop_intermediate=False

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from centerarc.cli import main
-from centerarc.evaluation.embedding_file import read_embeddings
+from centerarc.evaluation.embedding import read_embeddings
 from centerarc.models.backbone import create_model
 from centerarc.models.weights import save_weights
 from tests.cli.test_evaluate import closed_stdout

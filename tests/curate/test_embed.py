@@ -21,7 +21,7 @@ from centerarc.data.folder import FolderSource
 from centerarc.data.source import FaceSource
 from centerarc.data.sources import create_source
 from centerarc.data.views import subset
-from centerarc.evaluation.embedding_file import read_embeddings
+from centerarc.evaluation.embedding import read_embeddings
 from tests.curate.looker import SIZE, Looker, left, opened
 from tests.curate.packing_helpers import many, picture
 

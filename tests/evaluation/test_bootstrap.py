@@ -8,14 +8,14 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from centerarc.evaluation.intervals import (
     PairPeople,
+    RankedPairs,
+    WeightedCurves,
     contrary_share,
     difference_interval,
     draw_people,
     percentile_interval,
-    resampled_curves,
     wilson_reach,
 )
-from centerarc.evaluation.scores import WeightedCurves, rank_pairs
 from tests.evaluation.test_verification import world
 
 
@@ -36,12 +36,11 @@ def test_curves_are_those_of_pairs_written_out_again_and_again(seed):
     """Each resample's numbers are scikit-learn's on the pairs repeated as often as they count."""
     scores, same, people = world(seed, num_people=12, num_pairs=60)
     scores = scores.round(1)  # with ties
-    who = PairPeople.of(people, same)
-    ranked = rank_pairs(scores, same)
+    who = PairPeople(people, same)
+    ranked = RankedPairs(scores, same)
     limits = [0.3, 0.1, 0.02]
-    for drawn, (curves,) in zip(
-        draw_people(who.count, 3, seed, 64), resampled_curves([ranked], who, 3, seed), strict=True
-    ):
+    for drawn in draw_people(who.count, 3, seed, 64):
+        curves = who.curves(drawn, ranked)
         points = curves.points_at_far(limits)
         for column in range(3):
             times = drawn[:, column].astype(int)
@@ -65,7 +64,7 @@ def test_curves_are_those_of_pairs_written_out_again_and_again(seed):
 def test_a_pair_counts_as_often_as_its_people_were_drawn():
     people = np.arange(9)
     first, second = np.concatenate([people, people]), np.concatenate([people, (people + 4) % 9])
-    who = PairPeople.of((first, second), first == second)
+    who = PairPeople((first, second), first == second)
     (drawn,) = draw_people(9, 50, 0, 64)
     np.testing.assert_array_equal(drawn.sum(axis=0), 9)
     np.testing.assert_array_equal(who.weights(drawn, np.arange(9)), drawn)
@@ -82,7 +81,7 @@ def test_the_draws_do_not_depend_on_how_many_are_held_at_a_time():
 
 def test_sums_of_weights_are_exact():
     """A weight of 1 on top of 10^9 is not lost, as it would be in float32."""
-    ranked = rank_pairs(np.array([0.9, 0.8, 0.7, 0.6]), np.array([True, False, True, False]))
+    ranked = RankedPairs(np.array([0.9, 0.8, 0.7, 0.6]), np.array([True, False, True, False]))
     curves = WeightedCurves(ranked, np.array([[1e9], [1.0]]), np.array([[1e9], [1.0]]))
     assert curves.tar(np.array([1]))[0] == 1e9 / (1e9 + 1)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from centerarc.evaluation.thresholds import calibrated_threshold
+from centerarc.evaluation.verification import calibrated_threshold
 from tests.evaluation.test_roc_curve import scored_pairs
 from tests.evaluation.test_verification import world
 

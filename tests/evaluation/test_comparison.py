@@ -34,18 +34,18 @@ def test_the_difference_is_that_of_the_two_reports():
 def test_the_interval_is_that_of_pairs_weighted_by_hand():
     """The accuracy's difference in each resample, by a loop over the pairs' answers."""
     from centerarc.evaluation.accuracy import kfold_accuracy
-    from centerarc.evaluation.intervals import draw_people, person_numbers
+    from centerarc.evaluation.intervals import PairPeople, draw_people
 
     scores, same, people = world(0)
     other = scores + np.random.default_rng(1).normal(size=600)
     found = compare_verification(scores, other, same, FOLDS, people, bootstrap=100, seed=5)
-    first, second, count = person_numbers(people, same)
+    who = PairPeople(people, same)
     gain = kfold_accuracy(other, same, FOLDS).correct.astype(float)
     gain -= kfold_accuracy(scores, same, FOLDS).correct
     moved = []
-    for drawn in draw_people(count, 100, 5, 1):
+    for drawn in draw_people(who.count, 100, 5, 1):
         times = drawn[:, 0]
-        weight = np.where(same, times[first], times[first] * times[second])
+        weight = np.where(same, times[who.first], times[who.first] * times[who.second])
         both = [np.average(gain[kind], weights=weight[kind]) for kind in (same, ~same)]
         moved.append(np.mean(both))
     low, high = np.quantile(moved, [0.025, 0.975])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from centerarc.evaluation.embedding_file import Part, read_embeddings, write_npz, write_parquet
+from centerarc.evaluation.embedding import Part, read_embeddings, write_npz, write_parquet
 
 GOOD: dict[str, Any] = {
     "place": ["a/1", "a/2", "b/1"],

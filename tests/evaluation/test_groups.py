@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from centerarc.evaluation.groups import breakdown, pair_groups
-from centerarc.evaluation.intervals import draw_people, person_numbers
+from centerarc.evaluation.intervals import PairPeople, draw_people
 from tests.evaluation.test_verification import world
 
 
@@ -39,11 +39,11 @@ def test_intervals_are_those_of_a_loop_over_resamples():
     scores, same, people = world(0)
     group = np.where(people[0] % 3 == 0, "a", "b")
     found = breakdown(scores, same, group, people, threshold=1.0, bootstrap=100, seed=2)
-    first, second, count = person_numbers(people, same)
+    who = PairPeople(people, same)
     moved = {name: [] for name in "ab"}
-    for drawn in draw_people(count, 100, 2, 1):
+    for drawn in draw_people(who.count, 100, 2, 1):
         times = drawn[:, 0]
-        weight = np.where(same, times[first], times[first] * times[second])
+        weight = np.where(same, times[who.first], times[who.first] * times[who.second])
         for name in "ab":
             of_group = (group == name) & same
             moved[name].append(np.average(scores[of_group] >= 1.0, weights=weight[of_group]))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from centerarc.evaluation.thresholds import held_out_fars
+from centerarc.evaluation.verification import held_out_fars
 
 
 def drawn(num_pairs=3000, folds=3, people=60, seed=0):

@@ -14,9 +14,10 @@ from centerarc.evaluation.gallery import search_gallery
 from centerarc.evaluation.identification import (
     cmc,
     evaluate_identification,
+    resampled_rates,
     tpir_at_fpir,
-    unsupported_fpir,
 )
+from centerarc.evaluation.intervals import TooFew, draw_people
 
 
 def at(*cosines):
@@ -131,8 +132,8 @@ def test_what_the_strangers_cannot_carry_is_said():
     message = "FPIR 0.01 needs at least 100 probes of people who are not in the gallery, .* 1$"
     with pytest.raises(ValueError, match=message):
         tpir_at_fpir(found, 0.01)
-    assert unsupported_fpir(0.1, 10) is None
-    assert unsupported_fpir(1e-3, 999) is not None
+    assert TooFew.for_rate("FPIR", 0.1, "unmated", 10) is None
+    assert TooFew.for_rate("FPIR", 1e-3, "unmated", 999) is not None
     report = evaluate_identification(found, bootstrap=100)
     assert report.tpir_at_fpir[0.1].value is None
     assert "at least 10 probes" in report.tpir_at_fpir[0.1].reason
@@ -232,15 +233,11 @@ def scattered(people=40, probes_each=3, seed=0, noise=1.0):
 
 def test_intervals_are_those_of_repeated_probes():
     """A person drawn twice must count as if the person's probes were listed twice."""
-    from centerarc.evaluation.identification import _Gallery
-    from centerarc.evaluation.intervals import draw_people
-
     gallery, enrolled, probes, wanted = scattered(noise=1.5)
     found = search_gallery(gallery, enrolled, probes, wanted)
     people, person = np.unique(wanted, return_inverse=True)
-    counted = _Gallery(found, person, people.size, (1, 3), 2)
     drawn = next(draw_people(people.size, 30, 7, 30))
-    rates = counted.rates(drawn, (0.05, 0.1, 0.3))
+    rates = resampled_rates([found], (1, 3), (0.05, 0.1, 0.3), 2, 30, 7)
     for column in range(30):
         rows = np.repeat(np.arange(wanted.size), drawn[person, column].astype(int))
         again = search_gallery(gallery, enrolled, probes[rows], wanted[rows])
@@ -321,7 +318,7 @@ def test_no_two_rates_share_a_key():
     ("fpir", "needed"), [(5e-324, "inf"), (1e-300, "1e+300"), (1e-4, "10,000")]
 )
 def test_a_rate_too_small_for_any_probes_is_said_in_a_line(fpir, needed):
-    reason = str(unsupported_fpir(fpir, 7))
+    reason = str(TooFew.for_rate("FPIR", fpir, "unmated", 7))
     assert f"needs at least {needed} probes" in reason
     assert len(reason) < 120
 
@@ -344,9 +341,9 @@ GOOD = {"gallery": [[1, 0], [0, 1]], "owners": [1, 2], "probes": [[1, 1]], "want
         ({"wanted": ["ann"]}, "must both be names or both integers"),
         ({"wanted": [1, 2]}, r"probe_labels must have shape \(1,\)"),
         ({"probes": [[1, 1, 1]]}, "probes have 3 numbers, the gallery's embeddings 2"),
-        ({"probes": [[0, 0]]}, "probes: embeddings must be finite .* row 0 has length 0"),
-        ({"gallery": [[1, 0], [np.nan, 1]]}, "gallery: embeddings must be finite .* row 1"),
-        ({"gallery": [[1, 0], [np.inf, 1]]}, "gallery: embeddings must be finite .* row 1"),
+        ({"probes": [[0, 0]]}, "probes must be finite .* row 0 has length 0"),
+        ({"gallery": [[1, 0], [np.nan, 1]]}, "gallery must be finite .* row 1"),
+        ({"gallery": [[1, 0], [np.inf, 1]]}, "gallery must be finite .* row 1"),
         ({"gallery": [1, 2]}, r"gallery must be numbers of shape \(N, D\)"),
         ({"person_score": "sum"}, "person_score must be max or mean, got 'sum'"),
     ],

@@ -149,7 +149,7 @@ def test_images_that_cancel_out_have_no_direction_and_no_nan():
         ([[1.0, 0.0], [1, 0]], [0, 0], "labels hold 1 identities, 1 of them with two images"),
         ([[1.0, 0.0], [1, 0]], [0, 1], "labels hold 2 identities, 0 of them with two images"),
         ([[1.0, 0.0], [1, 0]], [0, 1, 1], r"labels must be integers of shape \(2,\)"),
-        ([1.0, 0.0], [0, 1], r"embeddings must have shape \(N, D\)"),
+        ([1.0, 0.0], [0, 1], r"embeddings must be numbers of shape \(N, D\)"),
     ],
 )
 def test_bad_input_is_named(embeddings, labels, message):

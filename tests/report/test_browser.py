@@ -11,8 +11,7 @@ import pytest
 
 from centerarc.evaluation.embedding import make_pairs, pair_scores
 from centerarc.evaluation.separability import measure_separability
-from centerarc.evaluation.thresholds import held_out_fars
-from centerarc.evaluation.verification import evaluate_verification
+from centerarc.evaluation.verification import evaluate_verification, held_out_fars
 from centerarc.report.evaluation_page import write_report
 from centerarc.report.numbers import FaceSample, ReportData
 

@@ -14,8 +14,7 @@ from centerarc.evaluation.gallery import search_gallery
 from centerarc.evaluation.groups import breakdown
 from centerarc.evaluation.identification import cmc, evaluate_identification
 from centerarc.evaluation.separability import measure_separability
-from centerarc.evaluation.thresholds import held_out_fars
-from centerarc.evaluation.verification import evaluate_verification
+from centerarc.evaluation.verification import evaluate_verification, held_out_fars
 from centerarc.report.evaluation_page import write_report
 from centerarc.report.numbers import FaceSample, ReportData, SearchCurves
 from centerarc.report.rendering import require_report_extra

@@ -63,7 +63,7 @@ def embed(
     from centerarc.cli.progress import waiting
     from centerarc.cli.tables import facts_table
     from centerarc.curate.embed import embed_to_file
-    from centerarc.evaluation.embedding_file import file_format
+    from centerarc.evaluation.embedding import file_format
     from centerarc.io.parallel import workers_for_a_model
 
     file_format(out)  # before a large model is loaded

@@ -24,7 +24,7 @@ from centerarc.data import source as sources
 from centerarc.data.decode import WrongSizeError
 from centerarc.data.loader import Batch, Reader, Request
 from centerarc.data.source import FaceSource, image_into, place
-from centerarc.evaluation.embedding_file import (
+from centerarc.evaluation.embedding import (
     Part,
     file_format,
     load_npz,

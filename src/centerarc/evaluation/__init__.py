@@ -16,8 +16,14 @@ from centerarc.evaluation.comparison import (
     compare_verification,
     compare_with_first,
 )
-from centerarc.evaluation.embedding import ImagePairs, embed, make_pairs, pair_scores
-from centerarc.evaluation.embedding_file import Embeddings, read_embeddings
+from centerarc.evaluation.embedding import (
+    Embeddings,
+    ImagePairs,
+    embed,
+    make_pairs,
+    pair_scores,
+    read_embeddings,
+)
 from centerarc.evaluation.files.lfw_pairs import PairImages, Pairs, read_pairs
 from centerarc.evaluation.gallery import GallerySearch, search_gallery
 from centerarc.evaluation.groups import Breakdown, breakdown, pair_groups
@@ -38,8 +44,12 @@ from centerarc.evaluation.templates import (
     search_templates,
     template_pair_scores,
 )
-from centerarc.evaluation.thresholds import CalibratedThreshold, calibrated_threshold
-from centerarc.evaluation.verification import VerificationReport, evaluate_verification
+from centerarc.evaluation.verification import (
+    CalibratedThreshold,
+    VerificationReport,
+    calibrated_threshold,
+    evaluate_verification,
+)
 
 __all__ = [
     "WEIGHTINGS",

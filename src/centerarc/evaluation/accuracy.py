@@ -7,16 +7,25 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from centerarc.evaluation.intervals import WeightedCurves
 from centerarc.evaluation.scores import (
     BoolArray,
     FloatArray,
     IntArray,
-    WeightedCurves,
     check_folds,
     check_scores,
+    held_out_folds,
+    share_of,
 )
 
-# Verification accuracy: a threshold chosen on some pairs, right or wrong answers on others.
+Convention = Literal["exact", "grid"]
+CONVENTIONS = {
+    "exact": "thresholds halfway between neighbouring scores, the highest of equally good ones",
+    "grid": "arcface_torch: thresholds 0, 0.01, ..., 3.99 on the squared distance 2 - 2 cos, "
+    "accepted below, the smallest of equally good ones",
+}
+# arcface_torch's thresholds on the squared L2 distance of unit embeddings.
+_DISTANCES = np.arange(0, 4, 0.01)
 
 
 @dataclass(frozen=True)
@@ -91,15 +100,7 @@ def best_accuracy(scores: npt.ArrayLike, same: npt.ArrayLike) -> float:
 
     The threshold has seen the answers, so this is an upper bound; see :func:`kfold_accuracy`.
 
-    Args:
-        scores: (P,) one similarity a pair, higher is more alike.
-        same: (P,) True where both images of the pair show one person.
-
-    Returns:
-        A share in [0, 1].
-
-    Raises:
-        ValueError: a score that is not finite (with its row), or no pair of one of the kinds.
+    Arguments and errors are those of :func:`best_threshold`; the result is a share in [0, 1].
 
     Example:
         >>> best_accuracy([0.9, 0.8, 0.3, 0.1], [True, False, False, False])
@@ -134,31 +135,17 @@ def kfold_accuracy(
         >>> result.accuracy.tolist(), result.mean
         ([1.0, 0.5], 0.75)
     """
-    return hold_out_each(scores, same, folds, best_threshold, lambda values, t: values >= t)
+    return _hold_out_each(scores, same, folds, best_threshold, lambda values, t: values >= t)
 
 
-def hold_out_each(
+def _hold_out_each(
     scores: npt.ArrayLike,
     same: npt.ArrayLike,
     folds: npt.ArrayLike,
     choose: Callable[[FloatArray, BoolArray], float],
     accept: Callable[[FloatArray, float], BoolArray],
 ) -> FoldAccuracy:
-    """Accuracy of every fold at what ``choose`` makes of all other folds together.
-
-    Args:
-        scores: (P,) one similarity a pair, higher is more alike.
-        same: (P,) True where both images of the pair show one person.
-        folds: (P,) the number of each pair's fold, any integers.
-        choose: a threshold from scores and their kinds.
-        accept: which scores a threshold accepts.
-
-    Returns:
-        Accuracy and threshold of each fold, and each pair's answer while held out.
-
-    Raises:
-        ValueError: as :func:`kfold_accuracy`.
-    """
+    """Accuracy of every fold at the threshold that ``choose`` finds on all other folds."""
     values, labels = check_scores(scores, same)
     numbers = check_folds(folds, values.size)
     distinct = np.unique(numbers)
@@ -167,32 +154,14 @@ def hold_out_each(
             f"folds must hold at least 2 different folds, got only {distinct[0]}: a threshold "
             "chosen on the pairs that it judges is best_accuracy, not k-fold accuracy"
         )
-    thresholds = np.empty(distinct.size)
-    accuracies = np.empty(distinct.size)
+    thresholds, accuracies = np.empty(distinct.size), np.empty(distinct.size)
     correct = np.empty(values.size, dtype=np.bool_)
-    for i, fold in enumerate(distinct):
-        held_out = numbers == fold
-        others = labels[~held_out]
-        if others.all() or not others.any():
-            kind = "impostor" if others.all() else "genuine"
-            raise ValueError(
-                f"folds: without fold {fold} no {kind} pair is left to choose a threshold on"
-            )
-        thresholds[i] = choose(values[~held_out], others)
+    for i, (_, held_out) in enumerate(held_out_folds(numbers, labels)):
+        thresholds[i] = choose(values[~held_out], labels[~held_out])
         accepted = accept(values[held_out], float(thresholds[i]))
         correct[held_out] = accepted == labels[held_out]
         accuracies[i] = correct[held_out].mean()
     return FoldAccuracy(distinct, accuracies, thresholds, correct)
-
-
-# k-fold accuracy by the convention of arcface_torch, to compare with numbers published from it.
-#
-# Its thresholds are 0, 0.01, ..., 3.99 on the squared L2 distance of unit embeddings, which is
-# 2 - 2 cos. A pair is accepted when its distance is below the threshold. The threshold of a fold is
-# the one with the best accuracy on the other folds, the smallest of equals. The folds are the pairs
-# in their order cut into equal parts, without shuffling.
-
-_DISTANCES = np.arange(0, 4, 0.01)
 
 
 def contiguous_folds(num_pairs: int, num_folds: int = 10) -> IntArray:
@@ -224,8 +193,10 @@ def grid_kfold_accuracy(
 ) -> FoldAccuracy:
     """k-fold accuracy at thresholds from arcface_torch's grid of 400 distances.
 
-    A coarser protocol than :func:`centerarc.evaluation.kfold_accuracy`: cosines are told apart in
-    steps of 0.005.
+    The convention of arcface_torch, to compare with numbers published from it; coarser than
+    :func:`kfold_accuracy`, since cosines are told apart in steps of 0.005. A pair is accepted when
+    its squared L2 distance 2 - 2 cos is below the threshold, one of 0, 0.01, ..., 3.99: the one
+    with the best accuracy on the other folds, the smallest of equals.
 
     Args:
         scores: (P,) cosine of each pair, in [-1, 1].
@@ -265,18 +236,8 @@ def grid_kfold_accuracy(
     def accept(values: FloatArray, distance: float) -> BoolArray:
         return np.asarray(2.0 - 2.0 * values < distance)
 
-    result = hold_out_each(cosines, same, chosen, choose, accept)
+    result = _hold_out_each(cosines, same, chosen, choose, accept)
     return FoldAccuracy(result.fold, result.accuracy, 1.0 - result.threshold / 2, result.correct)
-
-
-# Each pair answered once, by a threshold that has not seen it where there are folds.
-
-Convention = Literal["exact", "grid"]
-CONVENTIONS = {
-    "exact": "thresholds halfway between neighbouring scores, the highest of equally good ones",
-    "grid": "arcface_torch: thresholds 0, 0.01, ..., 3.99 on the squared distance 2 - 2 cos, "
-    "accepted below, the smallest of equally good ones",
-}
 
 
 @dataclass(frozen=True)
@@ -305,28 +266,21 @@ class Answers:
 
     def resampled_accuracy(self, curves: WeightedCurves) -> FloatArray:
         """The accuracy under B weightings of the pairs, each kind of pair keeping its share."""
+        ranked, right = curves.ranked, self.share * self.correct
         total = np.zeros(curves.genuine.shape[1])
-        right = curves.weighted(self.share * self.correct)
-        whole = curves.weighted(self.share)
-        for kind, good, every in zip((self.same, ~self.same), right, whole, strict=True):
-            with np.errstate(invalid="ignore", divide="ignore"):
-                total += self.share[kind].sum() * good / every
+        for kind, pairs, weights in (
+            (self.same, ranked.genuine, curves.genuine),
+            (~self.same, ranked.impostor, curves.impostor),
+        ):
+            good = self.share[kind].sum() * (right[pairs] @ weights)
+            total += share_of(good, self.share[pairs] @ weights)
         return total
 
 
 def answer_pairs(
     scores: FloatArray, same: BoolArray, folds: npt.ArrayLike | None, convention: Convention
 ) -> Answers:
-    """Answer checked pairs.
-
-    Args:
-        scores: (P,) finite.
-        same: (P,).
-        folds: (P,) integers; None or a single fold: the threshold is the best for all pairs.
-        convention: of the k-fold accuracy.
-
-    Returns:
-        The answers.
+    """Answer checked pairs, each once, by a threshold that has not seen it where there are folds.
 
     Raises:
         ValueError: an unknown convention, "grid" without several folds, folds that are not (P,)

@@ -1,4 +1,8 @@
-"""Models on the same pairs or probes: how far apart they are, and how sure that is."""
+"""Models on the same pairs or probes: how far apart they are, and how sure that is.
+
+A paired bootstrap: each resample draws people and measures all models on them, so what makes
+people easy or hard for all of them falls out of the difference.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,14 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from centerarc.evaluation.accuracy import Answers, Convention, answer_pairs
+from centerarc.evaluation.accuracy import Convention
 from centerarc.evaluation.gallery import GallerySearch
 from centerarc.evaluation.identification import (
     FPIR_LEVELS,
     RANKS,
     evaluate_identification,
     mated_people,
-    resampled_values,
+    resampled_rates,
 )
 from centerarc.evaluation.intervals import (
     Interval,
@@ -24,13 +28,9 @@ from centerarc.evaluation.intervals import (
     difference_interval,
     low_high,
     rate_key,
-    resampled_curves,
 )
-from centerarc.evaluation.roc_curve import Roc, roc
-from centerarc.evaluation.scores import FloatArray, WeightedCurves, check_scores, rank_pairs
-from centerarc.evaluation.verification import judged_fars
-
-# Two models on the same pairs: how far apart they are, and how sure that is.
+from centerarc.evaluation.scores import FloatArray, check_scores_as_given
+from centerarc.evaluation.verification import ScoredPairs, accuracy_key
 
 
 @dataclass(frozen=True)
@@ -51,22 +51,6 @@ class Difference:
     contrary_share: float | None = None
     reason: str | None = None
 
-    @classmethod
-    def of(
-        cls, value: float, resampled: FloatArray, num_people: int, *, identical: bool
-    ) -> "Difference":
-        """Makes one of what resampling found.
-
-        Args:
-            value: the difference.
-            resampled: (B,) the difference in each resample.
-            num_people: the people that the rates rest on.
-            identical: whether both models gave the same scores: then they differ on nobody.
-        """
-        if identical:
-            return cls(0.0, Interval(0.0, 0.0), 1.0)
-        return cls(value, difference_interval(resampled, num_people), contrary_share(resampled))
-
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         result: dict[str, Any] = {
@@ -75,6 +59,32 @@ class Difference:
             "contrary_share": self.contrary_share,
         }
         return result if self.reason is None else {**result, "reason": self.reason}
+
+
+def _differences(
+    rates: FloatArray, resampled: FloatArray, num_people: int, *, identical: bool
+) -> list[Difference]:
+    """Differences of two models' rates (2, R) and resampled rates (2, R, B) on ``num_people``.
+
+    Models that gave the same scores differ on no one, which resampling alone would not be sure of.
+    """
+    if identical:
+        return [Difference(0.0, Interval(0.0, 0.0), 1.0) for _ in rates[0]]
+    return [
+        Difference(float(value), difference_interval(row, num_people), contrary_share(row))
+        for value, row in zip(rates[1] - rates[0], resampled[1] - resampled[0], strict=True)
+    ]
+
+
+def _method(resamples: int, people: str, held: str) -> str:
+    return (
+        f"95 % percentile intervals of the difference over {resamples:,} bootstrap "
+        f"resamples of the {people}, the same for both models{held}; Wilson's (1927) for as many "
+        "people where hardly any resample tells them apart."
+    )
+
+
+# On the same pairs.
 
 
 @dataclass(frozen=True)
@@ -103,10 +113,9 @@ class VerificationComparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        name = "kfold_accuracy" if self.protocol == "k-fold" else "best_accuracy"
         tars = {rate_key(far): found.to_dict() for far, found in self.tar_at_far.items()}
         return {
-            name: self.accuracy.to_dict(),
+            accuracy_key(self.protocol): self.accuracy.to_dict(),
             "auc": self.auc.to_dict(),
             "eer": self.eer.to_dict(),
             "tar_at_far": tars,
@@ -118,12 +127,8 @@ class VerificationComparison:
     @property
     def interval_method(self) -> str:
         """How the intervals came about, in one sentence."""
-        return (
-            f"95 % percentile intervals of the difference over {self.resamples:,} bootstrap "
-            f"resamples of the {self.num_people:,} people, the same for both models, with the "
-            "thresholds of the accuracy held fixed; Wilson's (1927) for as many people where "
-            "hardly any resample tells them apart."
-        )
+        held = ", with the thresholds of the accuracy held fixed"
+        return _method(self.resamples, f"{self.num_people:,} people", held)
 
 
 def compare_verification(
@@ -138,30 +143,13 @@ def compare_verification(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> VerificationComparison:
-    """Accuracy, AUC, EER and TAR at fixed FARs of a model b minus those of a model a.
-
-    A paired bootstrap: each resample draws people and measures both models on them, so what makes
-    people easy or hard for both falls out of the difference. The rates are those of
-    :func:`centerarc.evaluation.evaluate_verification`.
+    """The rates of a model b minus those of a model a, by :func:`compare_with_first`.
 
     Args:
         scores_a: (P,) model a's similarity of each pair, higher is more alike.
         scores_b: (P,) model b's of the same pairs; need not be on the same scale.
-        same: (P,) True where both images of the pair show one person.
-        folds: (P,) each pair's fold, integers. None or a single fold: the accuracy is
-            ``best_accuracy``.
-        people: the first and the second person of each pair, each (P,), names or numbers.
-        convention: of the k-fold accuracy, "exact" or "grid".
-        fars: false accept rates beside those that are always compared, each in (0, 1).
-        bootstrap: resamples, at least 100.
-        seed: of the resampling; the people drawn are those of ``evaluate_verification``.
-
-    Returns:
-        The differences.
-
-    Raises:
-        ValueError: arguments that contradict each other, scores of different lengths, a score that
-            is not finite (with its row), or no pair of one of the kinds.
+        same, folds, people, convention, fars, bootstrap, seed: as of :func:`compare_with_first`,
+            whose errors these are too.
 
     Example:
         >>> same, people = [1, 1, 0, 0], (["a", "b", "a", "b"], ["a", "b", "b", "a"])
@@ -171,17 +159,10 @@ def compare_verification(
         >>> found.auc.value
         0.25
     """
-    models = {"scores_a": scores_a, "scores_b": scores_b}
-    return compare_with_first(
-        models,
-        same,
-        folds,
-        people,
-        convention=convention,
-        fars=fars,
-        bootstrap=bootstrap,
-        seed=seed,
-    )["scores_b"]
+    options: dict[str, Any] = {"fars": fars, "bootstrap": bootstrap, "seed": seed}
+    scores = {"scores_a": scores_a, "scores_b": scores_b}
+    found = compare_with_first(scores, same, folds, people, convention=convention, **options)
+    return found["scores_b"]
 
 
 def compare_with_first(
@@ -195,97 +176,60 @@ def compare_with_first(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> dict[str, VerificationComparison]:
-    """Compare the first of several models with each of the others, all on the same people.
+    """Accuracy, AUC, EER and TAR at fixed FARs of models minus those of the first of them.
 
     Args:
         scores: (P,) similarities of each pair by the model's name, at least two models.
-        same: (P,) True where both images of the pair show one person.
-        folds: (P,) each pair's fold, or None.
-        people: the first and the second person of each pair, each (P,).
-        convention: of the k-fold accuracy, "exact" or "grid".
-        fars: false accept rates beside those that are always compared, each in (0, 1).
-        bootstrap: resamples, at least 100.
-        seed: of the resampling.
+        same, folds, people, convention, fars, bootstrap, seed: as of
+            :func:`centerarc.evaluation.evaluate_verification`, which draws the same people.
 
     Returns:
         By the name of every model but the first: that model's rates minus the first one's.
 
     Raises:
-        ValueError: as :func:`compare_verification`, or fewer than two models.
+        ValueError: fewer than two models, scores of different lengths, or what
+            ``evaluate_verification`` refuses, with the model's name.
     """
     if len(scores) < 2:
         raise ValueError(f"scores must be of at least 2 models, got {len(scores)}")
     check_resamples(bootstrap)
-    checked = {name: _checked(name, values, same) for name, values in scores.items()}
-    labels = next(iter(checked.values()))[1]
-    sizes = {name: values.size for name, (values, _) in checked.items()}
-    if len(set(sizes.values())) > 1:
-        raise ValueError(f"scores must be of the same pairs, got {sizes}")
-    answers = [answer_pairs(values, labels, folds, convention) for values, _ in checked.values()]
-    num_impostor = int((~labels).sum())
-    reasons = judged_fars(fars, num_impostor)
-    supported = [far for far, reason in reasons.items() if reason is None]
-    ranked = [rank_pairs(values, labels) for values, _ in checked.values()]
-    who = PairPeople.of(people, labels)
-    parts = [
-        np.stack([_rates(c, a, supported) for c, a in zip(curves, answers, strict=True)])
-        for curves in resampled_curves(ranked, who, bootstrap, seed)
-    ]
-    resampled = np.concatenate(parts, axis=2)
-    point = np.stack(
-        [
-            _point_rates(roc(values, labels), answer, supported)
-            for (values, _), answer in zip(checked.values(), answers, strict=True)
-        ]
-    )
+    checked = []
+    for name, given in scores.items():
+        try:
+            checked.append(check_scores_as_given(given, same))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    labels = checked[0][1]
+    models = [ScoredPairs(values, labels, folds, convention, fars) for values, _ in checked]
+    first, who = models[0], PairPeople(people, labels)
+    rates = np.stack([model.rates for model in models])
 
-    first, *_ = (values for values, _ in checked.values())
-    alike = [np.array_equal(values, first) for values, _ in checked.values()]
+    def measured(drawn: FloatArray) -> FloatArray:
+        rows = []
+        for model in models:
+            curves = who.curves(drawn, model.ranked)
+            rows.append(model.resampled_rates(curves, curves.points_at_far(first.fars)))
+        return np.stack(rows)
 
-    def compared(model: int) -> VerificationComparison:
-        found = [
-            Difference.of(float(value), row, who.fewest, identical=alike[model])
-            for value, row in zip(
-                point[model] - point[0], resampled[model] - resampled[0], strict=True
-            )
-        ]
-        tars = dict(zip(supported, found[3:], strict=True))
-        tars |= {far: Difference(None, reason=str(why)) for far, why in reasons.items() if why}
-        return VerificationComparison(
-            accuracy=found[0],
-            auc=found[1],
-            eer=found[2],
-            tar_at_far=tars,
-            protocol=answers[0].protocol,
-            convention=convention,
-            num_people=who.count,
-            resamples=bootstrap,
+    resampled = who.resampled(measured, bootstrap, seed)
+    results = {}
+    for number, name in enumerate(scores):
+        if not number:
+            continue
+        identical = np.array_equal(checked[number][0], checked[0][0])
+        pair = [0, number]
+        found = _differences(rates[pair], resampled[pair], who.fewest, identical=identical)
+        tars = dict(zip(first.fars, found[3:], strict=True))
+        tars |= {far: Difference(None, reason=str(why)) for far, why in first.unsupported.items()}
+        protocol = first.answers.protocol
+        accuracy, auc, eer = found[:3]
+        results[name] = VerificationComparison(
+            accuracy, auc, eer, tars, protocol, convention, who.count, bootstrap
         )
-
-    return {name: compared(model) for model, name in enumerate(scores) if model}
-
-
-def _checked(
-    name: str, scores: npt.ArrayLike, same: npt.ArrayLike
-) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
-    try:
-        return check_scores(scores, same)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+    return results
 
 
-def _rates(curves: WeightedCurves, answers: Answers, fars: list[float]) -> FloatArray:
-    """Accuracy, AUC, EER and TARs of B resamples: (3 + F, B)."""
-    rates = [answers.resampled_accuracy(curves), curves.auc(), curves.eer()]
-    return np.vstack([*rates, curves.tar_at_far(curves.points_at_far(fars))])
-
-
-def _point_rates(curve: Roc, answers: Answers, fars: list[float]) -> FloatArray:
-    tars = [curve.tar[curve.point_at_far(far)] for far in fars]
-    return np.array([answers.accuracy, curve.auc, curve.eer, *tars])
-
-
-# Models on the same probes and galleries: how far apart they are, and how sure that is.
+# On the same probes and galleries.
 
 
 @dataclass(frozen=True)
@@ -307,20 +251,15 @@ class IdentificationComparison:
     @property
     def interval_method(self) -> str:
         """How the intervals came about, in one sentence."""
-        return (
-            f"95 % percentile intervals of the difference over {self.resamples:,} bootstrap "
-            f"resamples of the {self.num_people:,} people of the probes, the same for both models; "
-            "galleries stay, thresholds are set anew; Wilson's (1927) for as many people where "
-            "hardly any resample tells them apart."
-        )
+        people = f"{self.num_people:,} people of the probes"
+        return _method(self.resamples, people, "; galleries stay, thresholds are set anew")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
+        tpirs = {rate_key(fpir): found.to_dict() for fpir, found in self.tpir_at_fpir.items()}
         return {
             "cmc": {str(rank): found.to_dict() for rank, found in self.cmc.items()},
-            "tpir_at_fpir": {
-                rate_key(f): found.to_dict() for f, found in self.tpir_at_fpir.items()
-            },
+            "tpir_at_fpir": tpirs,
             "num_people": self.num_people,
             "intervals": self.interval_method,
         }
@@ -335,18 +274,12 @@ def compare_identification(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> dict[str, IdentificationComparison]:
-    """Compare the first of several models with each of the others on the same probes.
-
-    A paired bootstrap, as :func:`centerarc.evaluation.compare_verification` has it: each resample
-    draws people and measures all models on their probes.
+    """CMC and TPIR at fixed FPIRs of models minus those of the first of them.
 
     Args:
         searches: by the model's name, one search for each gallery; at least two models.
-        ranks: the k of the CMC, each at least 1.
-        fpirs: false positive identification rates, in (0, 1).
-        tpir_rank: the mate must be within this rank in the open set.
-        bootstrap: resamples, at least 100.
-        seed: of the resampling.
+        ranks, fpirs, tpir_rank, bootstrap, seed: as of
+            :func:`centerarc.evaluation.evaluate_identification`, with intervals always.
 
     Returns:
         By the name of every model but the first: that model's rates minus the first one's. An
@@ -354,10 +287,10 @@ def compare_identification(
 
     Raises:
         ValueError: fewer than two models, searches of different probes or galleries, or what
-            :func:`centerarc.evaluation.identification.evaluate_identification` refuses.
+            ``evaluate_identification`` refuses.
 
     Example:
-        >>> from centerarc.evaluation.identification.gallery_search import search_gallery
+        >>> from centerarc.evaluation import search_gallery
         >>> faces, who = [[1, 0], [0, 1]], [1, 2]
         >>> good = search_gallery(faces, who, [[3, 1], [1, 3]], who)
         >>> bad = search_gallery(faces, who, [[3, 1], [3, 2]], who)
@@ -368,47 +301,6 @@ def compare_identification(
     if len(searches) < 2:
         raise ValueError(f"searches must be of at least 2 models, got {len(searches)}")
     check_resamples(bootstrap)
-    _check_same(searches)
-    reports = {
-        name: evaluate_identification(
-            found, ranks=ranks, fpirs=fpirs, tpir_rank=tpir_rank, bootstrap=0
-        )
-        for name, found in searches.items()
-    }
-    first, *others = searches
-    reasons = {fpir: share.reason for fpir, share in reports[first].tpir_at_fpir.items()}
-    supported = [fpir for fpir, reason in reasons.items() if reason is None]
-    values = {
-        name: resampled_values(found, ranks, supported, tpir_rank, bootstrap, seed)
-        for name, found in searches.items()
-    }
-    mated = mated_people(searches[first])
-
-    def compared(name: str) -> IdentificationComparison:
-        rates = [
-            [report.cmc[rank].value for rank in ranks]
-            + [report.tpir_at_fpir[fpir].value for fpir in supported]
-            for report in (reports[first], reports[name])
-        ]
-        both = zip(searches[first], searches[name], strict=True)
-        identical = all(a.same_scores(b) for a, b in both)
-        point = np.array(rates[1], dtype=np.float64) - np.array(rates[0], dtype=np.float64)
-        found = [
-            Difference.of(float(value), row, mated, identical=identical)
-            for value, row in zip(point, values[name] - values[first], strict=True)
-        ]
-        tpirs = dict(zip(supported, found[len(ranks) :], strict=True))
-        return IdentificationComparison(
-            dict(zip(ranks, found, strict=False)),
-            {fpir: tpirs.get(fpir, Difference(None, reason=reasons[fpir])) for fpir in fpirs},
-            reports[first].num_people,
-            bootstrap,
-        )
-
-    return {name: compared(name) for name in others}
-
-
-def _check_same(searches: Mapping[str, Sequence[GallerySearch]]) -> None:
     (first, reference), *others = searches.items()
     for name, found in others:
         if len(found) != len(reference) or not all(
@@ -416,3 +308,32 @@ def _check_same(searches: Mapping[str, Sequence[GallerySearch]]) -> None:
             for a, b in zip(found, reference, strict=True)
         ):
             raise ValueError(f"{first} and {name} are not of the same probes and galleries")
+
+    reports = {
+        name: evaluate_identification(
+            found, ranks=ranks, fpirs=fpirs, tpir_rank=tpir_rank, bootstrap=0
+        )
+        for name, found in searches.items()
+    }
+    reasons = {f: share.reason for f, share in reports[first].tpir_at_fpir.items()}
+    supported = [fpir for fpir, reason in reasons.items() if reason is None]
+    rates, resampled = {}, {}
+    for name, found in searches.items():
+        cmc, tpir = reports[name].cmc, reports[name].tpir_at_fpir
+        values = [cmc[rank].value for rank in ranks] + [tpir[fpir].value for fpir in supported]
+        rates[name] = np.array(values, dtype=np.float64)
+        resampled[name] = resampled_rates(found, ranks, supported, tpir_rank, bootstrap, seed)
+    results = {}
+    for name, found in others:
+        differences = _differences(
+            np.stack([rates[first], rates[name]]),
+            np.stack([resampled[first], resampled[name]]),
+            mated_people(reference),
+            identical=all(a.same_scores(b) for a, b in zip(reference, found, strict=True)),
+        )
+        tpirs = {fpir: Difference(None, reason=reason) for fpir, reason in reasons.items()}
+        tpirs |= dict(zip(supported, differences[len(ranks) :], strict=True))
+        results[name] = IdentificationComparison(
+            dict(zip(ranks, differences, strict=False)), tpirs, reports[first].num_people, bootstrap
+        )
+    return results

@@ -1,13 +1,23 @@
-"""From images to embeddings and scores, and pairs drawn from labelled images."""
+"""Embeddings: of images, in files, and the scores and pairs that are made of them."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import json
+import os
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from centerarc.evaluation.scores import BoolArray, FloatArray, IntArray
+from centerarc.evaluation.scores import (
+    BoolArray,
+    Float32Array,
+    FloatArray,
+    IntArray,
+    check_embeddings,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -19,8 +29,13 @@ if TYPE_CHECKING:
     # A source, or uint8 images (N, H, W, 3).
     Images: TypeAlias = FaceSource | npt.NDArray[np.uint8]
 
-
-# From images to embeddings, and from embeddings to scores.
+# What zip files begin with, those without a member too.
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+# Columns of a Parquet file, arrays of an npz file; `metadata` is JSON in both.
+PLACE, IDENTITY, EMBEDDING, METADATA = "place", "identity", "embedding", "centerarc"
+_SHOWN = 3
+# What metadata says of the model, which results repeat.
+_TEXTS = ("model", "weights_sha256", "model_file", "version")
 
 
 def embed(
@@ -32,7 +47,7 @@ def embed(
     device: "str | torch.device | None" = None,
     workers: int = 0,
     progress: Callable[[int], Any] | None = None,
-) -> npt.NDArray[np.float32]:
+) -> Float32Array:
     """The model's embeddings of all images, in order, not normalised.
 
     A PyTorch model is moved to ``device`` and put into eval mode; each module's mode is put back
@@ -40,7 +55,7 @@ def embed(
 
     Args:
         model: maps float32 (N, 3, H, W), (x - 127.5) / 127.5, to (N, D); or any
-            :class:`centerarc.export.Embedder`, such as an ``OnnxModel``.
+            :class:`centerarc.models.Embedder`, such as an ``OnnxModel``.
         images: a face source, or uint8 (N, H, W, 3) RGB; sizes as the model takes them.
         batch_size: images at once, at least 1.
         mirror: sum the features of each image and of its mirror image (what most published
@@ -67,10 +82,28 @@ def embed(
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if len(images) == 0:
         raise ValueError("images holds no image")
-    embedder = as_embedder(model, device)
-    parts: list[npt.NDArray[np.float32]] = []
+    from torch import nn
+
+    from centerarc.models.embedder import Embedder, TorchEmbedder
+
+    if isinstance(model, nn.Module):
+        embedder: Embedder = TorchEmbedder(model, "cpu" if device is None else device)
+    elif not isinstance(model, Embedder):
+        raise ValueError(
+            f"model must be a PyTorch module or an embedder, got a {type(model).__name__}"
+        )
+    elif device is not None:
+        raise ValueError(f"device is {device}, but a {type(model).__name__} has a device already")
+    else:
+        embedder = model
+    size = embedder.image_size
+    parts: list[Float32Array] = []
     for batch in _batches(images, batch_size, workers):
-        check_image_size(batch, embedder.image_size)
+        if size is not None and batch.shape[1:3] != (size, size):
+            raise ValueError(
+                f"images are {batch.shape[1]} x {batch.shape[2]} pixels, the model takes {size} x "
+                f"{size}"
+            )
         parts.append(embedder.embed(batch, mirror=mirror))
         if progress is not None:
             progress(len(batch))
@@ -79,38 +112,6 @@ def embed(
     if bad.size:
         raise ValueError(f"model gave an embedding that is not finite for image {bad[0]}")
     return embeddings
-
-
-def as_embedder(
-    model: "nn.Module | Embedder", device: "str | torch.device | None" = None
-) -> "Embedder":
-    """A PyTorch model as an embedder on ``device``; an embedder as it is.
-
-    Raises:
-        ValueError: ``model`` is neither, or an embedder comes with a device.
-    """
-    from torch import nn
-
-    from centerarc.models.embedder import Embedder, TorchEmbedder
-
-    if isinstance(model, nn.Module):
-        return TorchEmbedder(model, "cpu" if device is None else device)
-    if not isinstance(model, Embedder):
-        raise ValueError(
-            f"model is a {type(model).__name__}; it must be a PyTorch module or an embedder"
-        )
-    if device is not None:
-        raise ValueError(f"device is {device}, but a {type(model).__name__} has a device already")
-    return model
-
-
-def check_image_size(batch: npt.NDArray[np.uint8], size: int | None) -> None:
-    """Raises a ``ValueError`` for images (N, H, W, 3) that are not of the model's size."""
-    if size is not None and batch.shape[1:3] != (size, size):
-        raise ValueError(
-            f"images are {batch.shape[1]} x {batch.shape[2]} pixels, the model takes {size} x "
-            f"{size}"
-        )
 
 
 def _batches(images: "Images", batch_size: int, workers: int) -> Iterator[npt.NDArray[np.uint8]]:
@@ -148,22 +149,10 @@ def pair_scores(
         >>> pair_scores([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]], [0, 0], [1, 2]).tolist()
         [1.0, 0.0]
     """
-    values = np.asarray(embeddings, dtype=np.float64)
-    if values.ndim != 2:
-        raise ValueError(f"embeddings must have shape (N, D), got {values.shape}")
-    length = np.linalg.norm(values, axis=1, keepdims=True)
-    bad = np.flatnonzero(~(np.isfinite(length[:, 0]) & (length[:, 0] > 0)))
-    if bad.size:
-        raise ValueError(
-            f"embeddings must be finite and longer than 0, row {bad[0]} has length "
-            f"{length[bad[0], 0]}"
-        )
-    unit = values / length
+    values, length = check_embeddings(embeddings, "embeddings")
+    unit = values.astype(np.float64) / length[:, None]
     scores = np.einsum("pd,pd->p", unit[np.asarray(index_a)], unit[np.asarray(index_b)])
     return np.asarray(np.clip(scores, -1.0, 1.0), dtype=np.float64)
-
-
-# Verification pairs drawn from labelled images, for data that comes without a pairs file.
 
 
 @dataclass(frozen=True)
@@ -227,7 +216,9 @@ def make_pairs(
         raise ValueError(
             f"num_pairs must be a positive multiple of 2 * folds = {2 * folds}, got {num_pairs}"
         )
-    people = _images_by_person(identity)
+    order = np.argsort(identity, kind="stable").astype(np.int64)
+    starts = np.flatnonzero(np.diff(identity[order])) + 1
+    people = [part for part in np.split(order, starts) if part.size]
     several = [images for images in people if images.size > 1]
     single = [images for images in people if images.size == 1]
     if len(several) < folds or len(people) < 2 * folds:
@@ -253,12 +244,6 @@ def make_pairs(
         fold_of += [fold + 1] * (len(genuine) + len(impostor))
     index = np.array(chosen, dtype=np.int64)
     return ImagePairs(index[:, 0], index[:, 1], np.array(same), np.array(fold_of, dtype=np.int64))
-
-
-def _images_by_person(identity: npt.NDArray[np.integer]) -> list[IntArray]:
-    order = np.argsort(identity, kind="stable").astype(np.int64)
-    starts = np.flatnonzero(np.diff(identity[order])) + 1
-    return [part for part in np.split(order, starts) if part.size]
 
 
 def _draw_genuine(
@@ -297,3 +282,304 @@ def _draw_impostor(
         second = int(generator.choice(members[b]))
         drawn[first, second] = None
     return list(drawn)
+
+
+# Files of embeddings: Parquet or npz, read and checked, written a part at a time.
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of a file: places and identities of images, and embeddings (n, D) float32."""
+
+    places: list[str]
+    identities: list[str]
+    embedding: Float32Array
+
+
+# Gives the parts again each time that it is called; with False without their embeddings.
+Parts = Callable[[bool], Iterable[Part]]
+
+
+def file_format(path: Path) -> str:
+    """Return "parquet" or "npz", by the end of a name; any other is a ``ValueError``."""
+    suffix = path.suffix.lower()
+    if suffix not in (".parquet", ".npz"):
+        raise ValueError(f"{str(path)!r} must end in .parquet or .npz")
+    return suffix[1:]
+
+
+def load_npz(path: Path) -> Any:
+    """Open an npz file, of whose arrays none is unpickled; another file is a ``ValueError``."""
+    with open(path, "rb") as file:
+        # Else numpy would return an array, or advise to unpickle whatever it is.
+        if file.read(4) not in _ZIP:
+            raise ValueError("it is damaged or no npz file, which is what numpy.savez writes")
+    return np.load(path, allow_pickle=False)
+
+
+def require_parquet_extra() -> None:
+    """Raise an ``ImportError`` that says how to install pyarrow, if it is not there."""
+    from importlib.util import find_spec
+
+    if find_spec("pyarrow") is None:
+        raise ImportError("Parquet files need pyarrow: pip install 'centerarc[parquet]'")
+
+
+def write_parquet(path: Path, parts: Parts, size: int, metadata: Mapping[str, Any]) -> None:
+    """Write columns place, identity and embedding (a list of ``size`` floats), a part at a time.
+
+    ``metadata`` goes under the key "centerarc" as JSON.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema(
+        [
+            pa.field(PLACE, pa.string(), nullable=False),
+            pa.field(IDENTITY, pa.string(), nullable=False),
+            pa.field(EMBEDDING, pa.list_(pa.float32(), size), nullable=False),
+        ],
+        metadata={METADATA: json.dumps(metadata)},
+    )
+    options = {
+        # Floats of embeddings neither repeat nor shrink.
+        "use_dictionary": [IDENTITY],
+        "compression": {PLACE: "zstd", IDENTITY: "zstd", f"{EMBEDDING}.list.element": "none"},
+        "write_statistics": [PLACE, IDENTITY],
+    }
+    with pq.ParquetWriter(path, schema, **options) as writer:
+        for part in parts(True):
+            flat = pa.array(part.embedding.reshape(-1))
+            columns = [
+                pa.array(part.places, pa.string()),
+                pa.array(part.identities, pa.string()),
+                pa.FixedSizeListArray.from_arrays(flat, size),
+            ]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+
+
+def write_npz(path: Path, parts: Parts, size: int, metadata: Mapping[str, Any]) -> None:
+    """Write arrays place, identity (text), embedding (N, D) float32 and centerarc (JSON) alike."""
+    rows, widest = 0, {PLACE: 1, IDENTITY: 1}
+    for part in parts(False):
+        rows += len(part.places)
+        for name, texts in ((PLACE, part.places), (IDENTITY, part.identities)):
+            widest[name] = max(widest[name], *map(len, texts))
+
+    def texts_of(name: str, dtype: np.dtype[Any]) -> Iterator[npt.NDArray[Any]]:
+        for part in parts(False):
+            yield np.array(part.places if name == PLACE else part.identities, dtype=dtype)
+
+    with zipfile.ZipFile(path, "w") as file:
+        for name, width in widest.items():
+            dtype = np.dtype(f"<U{width}")
+            # Text of fixed width is mostly zeros.
+            arrays = texts_of(name, dtype)
+            _add_array(file, name, (rows,), dtype, arrays, zipfile.ZIP_DEFLATED)
+        embeddings = (part.embedding for part in parts(True))
+        dtype = np.dtype("<f4")
+        _add_array(file, EMBEDDING, (rows, size), dtype, embeddings, zipfile.ZIP_STORED)
+        text = np.array(json.dumps(metadata))
+        _add_array(file, METADATA, (), text.dtype, [text], zipfile.ZIP_DEFLATED)
+
+
+def _add_array(
+    file: zipfile.ZipFile,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    parts: Iterable[npt.NDArray[Any]],
+    compression: int,
+) -> None:
+    header = {
+        "descr": np.lib.format.dtype_to_descr(dtype),
+        "fortran_order": False,
+        "shape": shape,
+    }
+    entry = zipfile.ZipInfo(f"{name}.npy")
+    entry.compress_type = compression
+    with file.open(entry, "w", force_zip64=True) as member:
+        np.lib.format.write_array_header_1_0(member, header)
+        for part in parts:
+            member.write(np.ascontiguousarray(part, dtype=dtype).tobytes())
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """Embeddings of images, with where each comes from and who is on it.
+
+    Args:
+        places: (N,) place of each image in its source.
+        identities: (N,) name of the person on it.
+        embedding: (N, D) float32, finite, not normalised, of a length above 0.
+        metadata: what ``embed_to_file`` recorded: ``model`` (SHA-256), ``weights_sha256`` (the same
+            for weights and an ONNX file made of them), ``model_file``, ``preprocessing``,
+            ``mirror``, ``left_out``, ``version``; empty in files of others.
+    """
+
+    places: list[str]
+    identities: list[str]
+    embedding: Float32Array
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+
+def read_embeddings(path: str | os.PathLike[str]) -> Embeddings:
+    """Read a file of embeddings, from ``centerarc embed`` or from anybody.
+
+    Args:
+        path: Parquet with columns ``place``, ``identity`` (text or whole numbers) and
+            ``embedding`` (lists of D floats), or npz with arrays of these names.
+
+    Returns:
+        All of it.
+
+    Raises:
+        ImportError: it is a Parquet file and pyarrow is not installed.
+        ValueError: the file is absent or damaged, lacks a column or has it twice, holds something
+            else in it, or an embedding that is not finite, or too long for float32 or of length 0
+            in it; the message names the row and its place.
+    """
+    file = Path(path)
+    kind = file_format(file)
+    if not file.is_file():
+        raise ValueError(f"there is no file of embeddings {str(file)!r}")
+    found = _read_parquet(file) if kind == "parquet" else _read_npz(file)
+    embedding = found.embedding
+    if embedding.ndim != 2 or embedding.shape[1] < 1 or embedding.dtype.kind != "f":
+        raise ValueError(
+            f"embedding of {str(file)!r} is {embedding.dtype} of shape {embedding.shape}; it must "
+            "be float of shape (N, D)"
+        )
+    lengths = {PLACE: len(found.places), IDENTITY: len(found.identities), EMBEDDING: len(embedding)}
+    if len(set(lengths.values())) != 1:
+        counts = ", ".join(f"{count} of {name}" for name, count in lengths.items())
+        raise ValueError(f"{str(file)!r} has columns of different lengths: {counts}")
+    if not len(embedding):
+        raise ValueError(f"{str(file)!r} holds no embedding")
+    _refuse(file, found, ~np.isfinite(embedding).all(axis=1), "are not finite")
+    with np.errstate(over="ignore", under="ignore"):
+        single = embedding.astype(np.float32, copy=False)
+        squared = np.einsum("nd,nd->n", single, single)
+    _refuse(file, found, ~np.isfinite(squared), "are too long for float32")
+    _refuse(file, found, squared == 0, "have length 0 in float32")
+    return Embeddings(found.places, found.identities, single, found.metadata)
+
+
+def _refuse(path: Path, found: Embeddings, bad: npt.NDArray[Any] | np.bool_, what: str) -> None:
+    rows = np.flatnonzero(bad)
+    if rows.size:
+        shown = ", ".join(f"{row} ({found.places[row]!r})" for row in rows[:_SHOWN].tolist())
+        more = ", ..." if len(rows) > _SHOWN else ""
+        raise ValueError(
+            f"{str(path)!r} has {len(rows)} embeddings that {what}, in row {shown}{more}, "
+            "counted from 0"
+        )
+
+
+def _read_npz(path: Path) -> Embeddings:
+    try:
+        with load_npz(path) as file:
+            # Other arrays, whatever they are, are nobody's business here.
+            arrays = {name: file[name] for name in (PLACE, IDENTITY, EMBEDDING) if name in file}
+            text = str(file[METADATA]) if METADATA in file else "{}"
+            names = list(file.files)
+    except Exception as error:  # a damaged zip file can fail in any way
+        # Numpy's words would tell how to unpickle it.
+        reason = "an array of Python objects" if "allow_pickle" in str(error) else error
+        raise ValueError(f"cannot read {str(path)!r}: {reason}") from error
+    _check_columns(path, names)
+    for name in (PLACE, IDENTITY):
+        if arrays[name].ndim != 1 or arrays[name].dtype.kind not in "Uiu":
+            raise ValueError(
+                f"{name} of {str(path)!r} is {arrays[name].dtype} of shape {arrays[name].shape}; "
+                "it must be text of shape (N,)"
+            )
+    return Embeddings(
+        arrays[PLACE].astype(str).tolist(),
+        arrays[IDENTITY].astype(str).tolist(),
+        arrays[EMBEDDING],
+        _metadata(path, text),
+    )
+
+
+def _read_parquet(path: Path) -> Embeddings:
+    require_parquet_extra()
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from pyarrow import types
+
+    try:
+        with pq.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            _check_columns(path, schema.names)
+            table = file.read(columns=[PLACE, IDENTITY, EMBEDDING])
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"cannot read {str(path)!r}: {reason}") from error
+    for name in (PLACE, IDENTITY, EMBEDDING):
+        column = table.column(name)
+        if column.null_count:
+            row = column.is_null().to_pylist().index(True)
+            raise ValueError(f"{name} of {str(path)!r} has no value in row {row}, counted from 0")
+    texts = []
+    for name in (PLACE, IDENTITY):
+        column = table.column(name)
+        if types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        if not (types.is_string(column.type) or types.is_large_string(column.type)):
+            if not types.is_integer(column.type):
+                raise ValueError(f"{name} of {str(path)!r} is {column.type}; it must be text")
+            column = column.cast(pa.string())
+        texts.append(column.to_pylist())
+    metadata = (schema.metadata or {}).get(METADATA.encode(), b"{}").decode("utf-8", "replace")
+    embedding = _matrix(path, table.column(EMBEDDING).combine_chunks())
+    return Embeddings(texts[0], texts[1], embedding, _metadata(path, metadata))
+
+
+def _matrix(path: Path, column: Any) -> npt.NDArray[Any]:
+    """A column of lists as (N, D), whatever kind of list it is."""
+    from pyarrow import types
+
+    kind = column.type
+    lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    if not lists or not types.is_floating(kind.value_type):
+        raise ValueError(f"embedding of {str(path)!r} is {kind}; it must be lists of floats")
+    lengths = np.unique(column.value_lengths().to_numpy(zero_copy_only=False))
+    if len(lengths) > 1:
+        raise ValueError(
+            f"embedding of {str(path)!r} has lists of {lengths[0]} and of {lengths[-1]} numbers; "
+            "all must have one length"
+        )
+    values = column.flatten().to_numpy(zero_copy_only=False)
+    size = int(lengths[0]) if len(lengths) else 1
+    result: npt.NDArray[Any] = values.reshape(len(column), size)
+    return result
+
+
+def _check_columns(path: Path, names: list[str]) -> None:
+    for name in (PLACE, IDENTITY, EMBEDDING):
+        if name not in names:
+            raise ValueError(f"{str(path)!r} has no {name!r}; it has {', '.join(names)}")
+        if names.count(name) > 1:
+            raise ValueError(f"{str(path)!r} has {names.count(name)} columns {name!r}")
+
+
+def _metadata(path: Path, text: str) -> dict[str, Any]:
+    """What a file says of itself, which results repeat as JSON."""
+    try:
+        found = json.loads(text)
+        json.dumps(found, allow_nan=False)  # NaN and 1e999 are read, but are no JSON
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{str(path)!r} holds metadata of ours that is no JSON object")
+    for name in _TEXTS:
+        if not isinstance(found.get(name, ""), str):
+            raise ValueError(
+                f"{str(path)!r} holds metadata of ours with {name} {found[name]!r:.50}; it must be "
+                "text"
+            )
+    return found

@@ -1,4 +1,4 @@
-"""Who in a gallery a probe looks most like."""
+"""Galleries: which person a probe looks most like, exactly, at the speed of float32 products."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,183 +7,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from centerarc.evaluation.scores import BoolArray, FloatArray, IntArray
-
-# Scores of probes against people of many images: all of them in float32, some in float64.
-
-Float32Array = npt.NDArray[np.float32]
-
-# Rows gathered in float64 at once: 32 MB for embeddings of 512 numbers.
-_GATHERED = 8192
-# Scores of images in float64 that are held at once.
-_KEPT = 1 << 22
-
-
-class PersonScores:
-    """Cosine similarities between probes and people, whose images stand in a gallery.
-
-    Args:
-        gallery: (N, D) embeddings.
-        owner: (N,) number of the person of each, all of 0 to G - 1.
-        probes: (Q, D) embeddings.
-        mean: replace a person's images by the mean of their normalised embeddings.
-
-    Attributes:
-        num_people: G.
-        num_probes: Q.
-        margin: more than twice what rounding can move a float32 score.
-
-    Raises:
-        ValueError: shapes that do not fit, or an embedding of length 0 or not finite.
-    """
-
-    def __init__(
-        self, gallery: npt.ArrayLike, owner: IntArray, probes: npt.ArrayLike, *, mean: bool
-    ) -> None:
-        images, self._probes = _floats(gallery, "gallery"), _floats(probes, "probes")
-        if images.shape[0] != owner.size:
-            raise ValueError(
-                f"gallery_labels must have shape ({images.shape[0]},), got ({owner.size},)"
-            )
-        if images.shape[1] != self._probes.shape[1]:
-            raise ValueError(
-                f"probes have {self._probes.shape[1]} numbers, the gallery's embeddings "
-                f"{images.shape[1]}"
-            )
-        self.num_probes = self._probes.shape[0]
-        self.num_people = int(owner.max()) + 1
-        self._probe_length = lengths(self._probes, "probes")
-        self._images, self._length = images, lengths(images, "gallery")
-        self._order = np.argsort(owner, kind="stable")
-        self._starts = np.searchsorted(owner[self._order], np.arange(self.num_people + 1))
-        if mean:
-            self._images = self._means()
-            self._length = lengths(self._images, "mean of the gallery's person")
-            self._order = np.arange(self.num_people)
-            self._starts = np.arange(self.num_people + 1)
-        self._unit = np.empty(self._images.shape, dtype=np.float32)
-        for part in _parts(len(self._order)):
-            self._unit[part] = self._unit_rows(self._order[part])
-        # Normalising rounds each number once, a dot product of D numbers at most D times.
-        self.margin = 2 * (images.shape[1] + 4) * 2.0**-24
-
-    def unit_probes(self, rows: IntArray) -> Float32Array:
-        """Return some probes, (n, D) float32 of length 1."""
-        unit = self._probes[rows].astype(np.float64) / self._probe_length[rows, None]
-        return unit.astype(np.float32)
-
-    def blocks(self, probes: Float32Array, images: int) -> Iterator[tuple[int, Float32Array]]:
-        """Yield the scores of probes against some people after the other.
-
-        Args:
-            probes: (n, D) float32 of length 1.
-            images: how many images' people to take at once, but at least one person.
-
-        Yields:
-            Number of the first person, and (people, n) float32 scores, within half the margin.
-        """
-        for first, end in self._runs(images):
-            start = self._starts[first]
-            # People in rows: the highest of some rows is far faster than that of some columns.
-            scores = self._unit[start : self._starts[end]] @ probes.T
-            if self._starts[end] - start > end - first:
-                scores = np.maximum.reduceat(scores, self._starts[first:end] - start, axis=0)
-            yield first, scores
-
-    def exact(self, rows: IntArray, people: IntArray) -> FloatArray:
-        """Return the scores of pairs of a probe and a person in float64, the same for equal input.
-
-        Args:
-            rows: (n,) numbers of probes.
-            people: (n,) numbers of people.
-
-        Returns:
-            (n,) the highest cosine over the person's images.
-        """
-        counts = self._starts[people + 1] - self._starts[people]
-        ends = np.cumsum(counts)
-        result = np.empty(rows.size)
-        begin = 0
-        while begin < rows.size:
-            before = ends[begin] - counts[begin]
-            end = max(begin + 1, int(np.searchsorted(ends, before + _KEPT, side="right")))
-            part = slice(begin, end)
-            offsets = ends[part] - counts[part] - before
-            each = np.repeat(self._starts[people[part]] - offsets, counts[part])
-            images = self._order[each + np.arange(each.size)]
-            scores = self._pairs(np.repeat(rows[part], counts[part]), images)
-            result[part] = np.maximum.reduceat(scores, offsets)
-            begin = end
-        return result
-
-    def _pairs(self, rows: IntArray, images: npt.NDArray[Any]) -> FloatArray:
-        scores = np.empty(rows.size)
-        for part in _parts(rows.size):
-            probes = self._probes[rows[part]] / self._probe_length[rows[part], None]
-            # Not a matrix product: its rounding would depend on where a row stands.
-            scores[part] = np.einsum("nd,nd->n", probes, self._unit_rows(images[part]))
-        return scores
-
-    def _unit_rows(self, images: npt.NDArray[Any]) -> FloatArray:
-        return np.asarray(self._images[images] / self._length[images, None], dtype=np.float64)
-
-    def _means(self) -> Float32Array:
-        means = np.empty((self.num_people, self._images.shape[1]), dtype=np.float32)
-        counts = np.diff(self._starts)
-        for first, end in self._runs(_GATHERED):
-            start = self._starts[first]
-            rows = self._unit_rows(self._order[start : self._starts[end]])
-            sums = np.add.reduceat(rows, self._starts[first:end] - start, axis=0)
-            means[first:end] = sums / counts[first:end, None]
-        return means
-
-    def _runs(self, images: int) -> Iterator[tuple[int, int]]:
-        """Runs of people who have so many images together, but at least one person each."""
-        first = 0
-        while first < self.num_people:
-            reach = self._starts[first] + images
-            end = int(np.searchsorted(self._starts, reach, side="right")) - 1
-            end = max(end, first + 1)
-            yield first, end
-            first = end
-
-
-def lengths(embeddings: npt.NDArray[Any], name: str) -> FloatArray:
-    """Return the length of every embedding, (N,); one of length 0 or not finite is an error."""
-    result = np.empty(len(embeddings))
-    for part in _parts(len(embeddings)):
-        result[part] = np.linalg.norm(embeddings[part].astype(np.float64), axis=1)
-    bad = np.flatnonzero(~(np.isfinite(result) & (result > 0)))
-    if bad.size:
-        raise ValueError(
-            f"{name}: embeddings must be finite and longer than 0, row {bad[0]} has length "
-            f"{result[bad[0]]}"
-        )
-    return result
-
-
-def _floats(embeddings: npt.ArrayLike, name: str) -> npt.NDArray[Any]:
-    values: npt.NDArray[Any] = np.asarray(embeddings)
-    if values.dtype.kind in "iu":
-        values = values.astype(np.float64)
-    if values.dtype.kind != "f" or values.ndim != 2 or not values.size:
-        raise ValueError(
-            f"{name} must be numbers of shape (N, D), both at least 1, got {values.dtype} "
-            f"{values.shape}"
-        )
-    return values
-
-
-def _parts(count: int) -> Iterator[slice]:
-    return (slice(start, start + _GATHERED) for start in range(0, count, _GATHERED))
-
-
-# Who in a gallery a probe looks most like: exact ranks at the speed of float32 products.
+from centerarc.evaluation.scores import (
+    BoolArray,
+    Float32Array,
+    FloatArray,
+    IntArray,
+    check_embeddings,
+    embedding_lengths,
+    row_blocks,
+)
 
 PERSON_SCORES = {
     "max": "the score of a person is the highest over the person's images",
     "mean": "the score of a person is that of the mean of the person's normalised embeddings",
 }
+
+# Rows gathered in float64 at once: 32 MB for embeddings of 512 numbers.
+_GATHERED = 8192
+# Scores of images in float64 that are held at once.
+_KEPT = 1 << 22
 # So many probes against so many gallery images at once: scores of 64 MB.
 _PROBES = 1024
 _IMAGES = 16_384
@@ -200,8 +42,8 @@ class GallerySearch:
         rank: (Q,) 1 + how many other people score at least as high as the probe's own person, so
             ties count against it; 0 where the person is not there.
         mate_score: (Q,) score of the probe's own person; NaN where not there.
-        other_score: (Q,) highest score of anybody else; NaN where there is nobody else.
-        other_person: (Q,) who that is, a number into ``people``; -1 where there is nobody.
+        other_score: (Q,) highest score of anybody else; NaN where there is no one else.
+        other_person: (Q,) who that is, a number into ``people``; -1 where there is no one.
         gallery_images: images in the gallery.
         person_score: "max" or "mean": how images make the score of a person.
     """
@@ -218,17 +60,16 @@ class GallerySearch:
 
     def same_scores(self, other: "GallerySearch") -> bool:
         """Whether another search of the same probes found the same ranks and scores."""
-        return np.array_equal(self.rank, other.rank) and all(
-            np.array_equal(mine, theirs, equal_nan=True)
-            for mine, theirs in (
-                (self.mate_score, other.mate_score),
-                (self.other_score, other.other_score),
-            )
+        pairs = (
+            (self.rank, other.rank),
+            (self.mate_score, other.mate_score),
+            (self.other_score, other.other_score),
         )
+        return all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
 
     @property
     def num_distractors(self) -> int:
-        """People of the gallery who are nobody's mate."""
+        """People of the gallery who are no probe's mate."""
         return int(self.people.size - np.isin(self.people, self.probe_labels).sum())
 
 
@@ -250,7 +91,7 @@ def search_gallery(
 
     Args:
         gallery: (N, D) embeddings of any length but 0, several a person.
-        gallery_labels: (N,) integers or names. People who are nobody's mate, distractors, have
+        gallery_labels: (N,) integers or names. People who are no probe's mate, distractors, have
             labels of their own.
         probes: (Q, D) embeddings.
         probe_labels: (Q,) of the same kind; a probe whose label the gallery lacks has no mate.
@@ -280,7 +121,7 @@ def search_gallery(
             f"{owners.dtype} and {wanted.dtype}"
         )
     people, owner = np.unique(owners, return_inverse=True)
-    scores = PersonScores(gallery, owner.astype(np.int64), probes, mean=person_score == "mean")
+    scores = _PersonScores(gallery, owner.astype(np.int64), probes, mean=person_score == "mean")
     if scores.num_probes != wanted.size:
         raise ValueError(f"probe_labels must have shape ({scores.num_probes},), got {wanted.shape}")
     mate = np.minimum(np.searchsorted(people, wanted), people.size - 1).astype(np.int64)
@@ -290,8 +131,8 @@ def search_gallery(
     rows = np.flatnonzero(mated)
     mate_score[rows] = scores.exact(rows, mate[rows])
     found = [
-        _search(scores, np.arange(start, min(start + _PROBES, wanted.size)), mate, mate_score)
-        for start in range(0, wanted.size, _PROBES)
+        _search(scores, np.arange(part.start, part.stop), mate, mate_score)
+        for part in row_blocks(wanted.size, _PROBES)
     ]
     rank, other_score, other_person = (np.concatenate(part) for part in zip(*found, strict=True))
     return GallerySearch(
@@ -317,8 +158,113 @@ def _labels(labels: npt.ArrayLike, name: str) -> npt.NDArray[Any]:
     return values
 
 
+class _PersonScores:
+    """Cosines of probes (Q, D) and people, whose images (N, D) are owned by numbers 0 to G - 1.
+
+    Attributes:
+        margin: more than twice what rounding can move a float32 score.
+    """
+
+    def __init__(
+        self, gallery: npt.ArrayLike, owner: IntArray, probes: npt.ArrayLike, *, mean: bool
+    ) -> None:
+        self._images, self._length = check_embeddings(gallery, "gallery")
+        self._probes, self._probe_length = check_embeddings(probes, "probes")
+        size = self._images.shape[1]
+        if len(self._images) != owner.size:
+            raise ValueError(
+                f"gallery_labels must have shape ({len(self._images)},), got ({owner.size},)"
+            )
+        if self._probes.shape[1] != size:
+            raise ValueError(
+                f"probes have {self._probes.shape[1]} numbers, the gallery's embeddings {size}"
+            )
+        self.num_probes = len(self._probes)
+        self._num_people = int(owner.max()) + 1
+        self._order = np.argsort(owner, kind="stable")
+        self._starts = np.searchsorted(owner[self._order], np.arange(self._num_people + 1))
+        if mean:
+            self._images = self._means()
+            self._length = embedding_lengths(self._images, "mean of the gallery's person")
+            self._order = np.arange(self._num_people)
+            self._starts = np.arange(self._num_people + 1)
+        self._unit = np.empty(self._images.shape, dtype=np.float32)
+        for part in row_blocks(len(self._order), _GATHERED):
+            self._unit[part] = self._unit_rows(self._order[part])
+        # Normalising rounds each number once, a dot product of D numbers at most D times.
+        self.margin = 2 * (size + 4) * 2.0**-24
+
+    def blocks(self, rows: IntArray) -> Iterator[tuple[int, Float32Array]]:
+        """Yield the first of some people, and their scores (people, n) of probes by number (n,).
+
+        The float32 scores are within half the margin. People are taken until they have
+        ``_IMAGES`` images, but at least one at a time.
+        """
+        unit = self._probes[rows].astype(np.float64) / self._probe_length[rows, None]
+        probes = unit.astype(np.float32)
+        for first, end in self._runs(_IMAGES):
+            start = self._starts[first]
+            # People in rows: the highest of some rows is far faster than that of some columns.
+            scores = self._unit[start : self._starts[end]] @ probes.T
+            if self._starts[end] - start > end - first:
+                scores = np.maximum.reduceat(scores, self._starts[first:end] - start, axis=0)
+            yield first, scores
+
+    def exact(self, rows: IntArray, people: IntArray) -> FloatArray:
+        """Return the scores of probes and people by number, (n,) each, in float64.
+
+        The highest cosine over the person's images; the same for equal embeddings.
+        """
+        counts = self._starts[people + 1] - self._starts[people]
+        ends = np.cumsum(counts)
+        result = np.empty(rows.size)
+        begin = 0
+        while begin < rows.size:
+            before = ends[begin] - counts[begin]
+            end = max(begin + 1, int(np.searchsorted(ends, before + _KEPT, side="right")))
+            part = slice(begin, end)
+            offsets = ends[part] - counts[part] - before
+            each = np.repeat(self._starts[people[part]] - offsets, counts[part])
+            images = self._order[each + np.arange(each.size)]
+            scores = self._pairs(np.repeat(rows[part], counts[part]), images)
+            result[part] = np.maximum.reduceat(scores, offsets)
+            begin = end
+        return result
+
+    def _pairs(self, rows: IntArray, images: npt.NDArray[Any]) -> FloatArray:
+        scores = np.empty(rows.size)
+        for part in row_blocks(rows.size, _GATHERED):
+            probes = self._probes[rows[part]] / self._probe_length[rows[part], None]
+            # Not a matrix product: its rounding would depend on where a row stands.
+            scores[part] = np.einsum("nd,nd->n", probes, self._unit_rows(images[part]))
+        return scores
+
+    def _unit_rows(self, images: npt.NDArray[Any]) -> FloatArray:
+        return np.asarray(self._images[images] / self._length[images, None], dtype=np.float64)
+
+    def _means(self) -> Float32Array:
+        means = np.empty((self._num_people, self._images.shape[1]), dtype=np.float32)
+        counts = np.diff(self._starts)
+        for first, end in self._runs(_GATHERED):
+            start = self._starts[first]
+            rows = self._unit_rows(self._order[start : self._starts[end]])
+            sums = np.add.reduceat(rows, self._starts[first:end] - start, axis=0)
+            means[first:end] = sums / counts[first:end, None]
+        return means
+
+    def _runs(self, images: int) -> Iterator[tuple[int, int]]:
+        """Runs of people who have so many images together, but at least one person each."""
+        first = 0
+        while first < self._num_people:
+            reach = self._starts[first] + images
+            end = int(np.searchsorted(self._starts, reach, side="right")) - 1
+            end = max(end, first + 1)
+            yield first, end
+            first = end
+
+
 def _search(
-    scores: PersonScores, rows: IntArray, mate: IntArray, mate_score: FloatArray
+    scores: _PersonScores, rows: IntArray, mate: IntArray, mate_score: FloatArray
 ) -> tuple[IntArray, FloatArray, IntArray]:
     """Rank of the mate, and the highest score of anybody else and who that is, for some probes."""
     own, wanted = mate[rows], mate_score[rows]
@@ -328,10 +274,10 @@ def _search(
     highest = np.full(rows.size, -np.inf, dtype=np.float32)
     low = (wanted - scores.margin).astype(np.float32)
     high = (wanted + scores.margin).astype(np.float32)
-    for first, block in scores.blocks(scores.unit_probes(rows), _IMAGES):
+    for first, block in scores.blocks(rows):
         inside = np.flatnonzero((own >= first) & (own < first + block.shape[0]))
         block[own[inside] - first, inside] = -np.inf
-        # A comparison with NaN is False: probes without a mate count nobody.
+        # A comparison with NaN is False: probes without a mate count no one.
         near, above = (block >= low).sum(axis=0), (block > high).sum(axis=0)
         rank += above
         unsure = np.flatnonzero(near > above)

@@ -1,5 +1,6 @@
-"""The same threshold for everybody: who is served worse by it."""
+"""The same threshold for everybody: who is served worse."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +14,12 @@ from centerarc.evaluation.intervals import (
     TooFew,
     Trials,
     check_resamples,
-    columns_for,
     contrary_share,
     difference_interval,
-    draw_people,
     low_high,
     percentile_interval,
 )
-from centerarc.evaluation.scores import BoolArray, FloatArray, IntArray, check_scores
+from centerarc.evaluation.scores import BoolArray, FloatArray, IntArray, check_scores, share_of
 
 MEASURES = ("accuracy", "tar", "far")
 # What each of them is measured on.
@@ -118,14 +117,11 @@ def pair_groups(group_a: npt.ArrayLike, group_b: npt.ArrayLike) -> npt.NDArray[n
     """Groups of pairs from a column of the images.
 
     Args:
-        group_a: (P,) the group of each pair's first image.
-        group_b: (P,) that of its second image.
+        group_a, group_b: (P,) the group of each pair's first and second image; other shapes are a
+            ``ValueError``.
 
     Returns:
         (P,) "x" where both are x, "x | y" in sorted order where they differ.
-
-    Raises:
-        ValueError: different shapes.
 
     Example:
         >>> pair_groups(["old", "young", "old"], ["old", "old", "young"]).tolist()
@@ -168,8 +164,8 @@ def breakdown(
         The groups in sorted order, and the gaps between the worst and the best of them.
 
     Raises:
-        ValueError: arguments that contradict each other, a score that is not finite (with its
-            row), or no pair of one of the kinds.
+        ValueError: arguments out of range or that contradict each other, a score that is not
+            finite (with its row), or no pair of one of the kinds.
 
     Example:
         >>> found = breakdown(
@@ -188,21 +184,30 @@ def breakdown(
     if column.shape != values.shape:
         raise ValueError(f"groups must have the shape of scores {values.shape}, got {column.shape}")
     names, group_of = np.unique(column.astype(np.str_), return_inverse=True)
-    cells = _Cells(group_of.astype(np.int64), labels, values >= threshold, names.size)
-    who = None if people is None else PairPeople.of(people, labels)
-    rates = cells.rates(np.ones((values.size, 1)))[..., 0]
-    resampled = None if who is None else _resampled_rates(cells, who, labels, bootstrap, seed)
+    group_of = group_of.astype(np.int64)
+    rates_of = _rates_of_groups(group_of, labels, values >= threshold, names.size)
+    rates = rates_of(np.ones((values.size, 1)))[..., 0]
+    who = None if people is None else PairPeople(people, labels)
+    resampled = None
+    if who is not None:
+        kinds = np.flatnonzero(labels), np.flatnonzero(~labels)
+
+        def measured(drawn: FloatArray) -> FloatArray:
+            weights = np.empty((values.size, drawn.shape[1]))
+            for pairs in kinds:
+                weights[pairs] = who.weights(drawn, pairs)
+            return rates_of(weights)
+
+        resampled = who.resampled(measured, bootstrap, seed)
     results = {}
-    reaches = np.ones((len(MEASURES), names.size), dtype=np.int64)
+    # People that each rate of each group rests on.
+    carriers = np.ones((len(MEASURES), names.size), dtype=np.int64)
     for number, name in enumerate(names.tolist()):
-        kinds = [np.flatnonzero((group_of == number) & kind) for kind in (labels, ~labels)]
-        counts = kinds[0].size, kinds[1].size
-        num_people = None
+        mine = group_of == number
+        counts = int((mine & labels).sum()), int((mine & ~labels).sum())
         if who is not None:
-            members = [np.unique(np.append(who.first[k], who.second[k])) for k in kinds]
-            num_people = int(np.union1d(*members).size)
-            of_kind = members[0].size, members[1].size
-            reaches[:, number] = np.maximum([min(of_kind), *of_kind], 1)
+            of_kind = who.among(mine & labels), who.among(mine & ~labels)
+            carriers[:, number] = np.maximum([min(of_kind), *of_kind], 1)
         estimates = []
         for row, needed in enumerate([min(counts), *counts]):
             if needed < min_pairs:
@@ -211,86 +216,49 @@ def breakdown(
                 continue
             interval = None
             if resampled is not None:
-                interval = percentile_interval(resampled[row, number], int(reaches[row, number]))
+                interval = percentile_interval(resampled[row, number], int(carriers[row, number]))
             estimates.append(Estimate(float(rates[row, number]), interval))
         accuracy, tar, far = estimates
+        num_people = None if who is None else who.among(mine)
         results[name] = GroupResult(name, accuracy, tar, far, *counts, num_people)
     gaps = {}
     for row, measure in enumerate(MEASURES):
-        measured = [
-            number
-            for number, group in enumerate(results.values())
-            if getattr(group, measure).value is not None
-        ]
-        if len(measured) > 1:
-            gaps[measure] = _gap(row, measured, names, rates, resampled, reaches)
+        found = [getattr(group, measure).value for group in results.values()]
+        known = [number for number, value in enumerate(found) if value is not None]
+        if len(known) < 2:
+            continue
+        sign = 1.0 if measure == "far" else -1.0
+        errors = sign * rates[row]
+        worst = max(known, key=lambda number: float(errors[number]))
+        best = min(known, key=lambda number: float(errors[number]))
+        interval, contrary = None, None
+        if resampled is not None:
+            moved = sign * (resampled[row, worst] - resampled[row, best])
+            interval = difference_interval(moved, int(carriers[row, [worst, best]].min()))
+            contrary = contrary_share(moved)
+        value = float(errors[worst] - errors[best])
+        gaps[measure] = Gap(str(names[worst]), str(names[best]), value, interval, contrary)
     return Breakdown(float(threshold), results, gaps)
 
 
-class _Cells:
-    """Sums of weights over the pairs of each group, kind and answer.
+def _rates_of_groups(
+    group_of: IntArray, same: BoolArray, accepted: BoolArray, num_groups: int
+) -> Callable[[FloatArray], FloatArray]:
+    """From weights of pairs (P, B) to accuracy, TAR and FAR of each group, (3, K, B).
 
-    Args:
-        group_of: (P,) number of each pair's group.
-        same: (P,) whether each pair is genuine.
-        accepted: (P,) whether it is accepted.
-        num_groups: K.
+    NaN where a group has no weight on a kind of pairs.
     """
+    cell = 4 * group_of + 2 * same + accepted
+    order = np.argsort(cell, kind="stable")
+    cells, starts = np.unique(cell[order], return_index=True)
+    genuine_share = float(same.mean())
 
-    def __init__(
-        self, group_of: IntArray, same: BoolArray, accepted: BoolArray, num_groups: int
-    ) -> None:
-        cell = 4 * group_of + 2 * same + accepted
-        self._order = np.argsort(cell, kind="stable")
-        self._cells, self._starts = np.unique(cell[self._order], return_index=True)
-        self._num_groups = num_groups
-        self._genuine_share = float(same.mean())
-
-    def rates(self, weights: FloatArray) -> FloatArray:
-        """Accuracy, TAR and FAR of each group: weights (P, B) to (3, K, B).
-
-        NaN where a group has no weight on a kind of pairs.
-        """
-        sums = np.zeros((4 * self._num_groups, weights.shape[1]))
-        sums[self._cells] = np.add.reduceat(weights.take(self._order, axis=0), self._starts)
-        by_kind = sums.reshape(self._num_groups, 2, 2, -1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            far, tar = np.moveaxis(by_kind[:, :, 1] / by_kind.sum(axis=2), 1, 0)
-        accuracy = self._genuine_share * tar + (1 - self._genuine_share) * (1 - far)
+    def rates(weights: FloatArray) -> FloatArray:
+        sums = np.zeros((4 * num_groups, weights.shape[1]))
+        sums[cells] = np.add.reduceat(weights.take(order, axis=0), starts)
+        by_kind = sums.reshape(num_groups, 2, 2, -1)
+        far, tar = np.moveaxis(share_of(by_kind[:, :, 1], by_kind.sum(axis=2)), 1, 0)
+        accuracy = genuine_share * tar + (1 - genuine_share) * (1 - far)
         return np.stack([accuracy, tar, far])
 
-
-def _resampled_rates(
-    cells: _Cells, people: PairPeople, same: BoolArray, resamples: int, seed: int
-) -> FloatArray:
-    """The rates of every resample of the people: (3, K, ``resamples``)."""
-    kinds = np.flatnonzero(same), np.flatnonzero(~same)
-    parts = []
-    columns = columns_for(max(same.size, people.count))
-    for drawn in draw_people(people.count, resamples, seed, columns):
-        weights = np.empty((same.size, drawn.shape[1]))
-        for pairs in kinds:
-            weights[pairs] = people.weights(drawn, pairs)
-        parts.append(cells.rates(weights))
-    return np.concatenate(parts, axis=2)
-
-
-def _gap(
-    row: int,
-    measured: list[int],
-    names: npt.NDArray[np.str_],
-    rates: FloatArray,
-    resampled: FloatArray | None,
-    reaches: IntArray,
-) -> Gap:
-    """The gap of a measure between the ``measured`` groups at either end."""
-    sign = 1.0 if MEASURES[row] == "far" else -1.0
-    errors = sign * rates[row]
-    worst = max(measured, key=lambda number: float(errors[number]))
-    best = min(measured, key=lambda number: float(errors[number]))
-    value = float(errors[worst] - errors[best])
-    if resampled is None:
-        return Gap(str(names[worst]), str(names[best]), value, None, None)
-    moved = sign * (resampled[row, worst] - resampled[row, best])
-    interval = difference_interval(moved, int(reaches[row, [worst, best]].min()))
-    return Gap(str(names[worst]), str(names[best]), value, interval, contrary_share(moved))
+    return rates

@@ -1,6 +1,6 @@
-"""Closed-set and open-set identification, with intervals over people."""
+"""Identification rates, closed-set and open-set, with intervals over people."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,16 @@ from centerarc.evaluation.intervals import (
     Estimate,
     Interval,
     TooFew,
-    draw_people,
+    check_resamples,
     percentile_interval,
     rate_key,
+    resampled,
 )
-from centerarc.evaluation.scores import FloatArray, IntArray
+from centerarc.evaluation.scores import ROUNDED_UP, BoolArray, FloatArray, IntArray, share_of
+
+FPIR_LEVELS = (1e-1, 1e-2, 1e-3)
+RANKS = (1, 5, 10, 20)
+
 
 # The rates of one search: CMC in a closed set, TPIR at FPIR in an open one.
 
@@ -41,10 +46,10 @@ def cmc(search: GallerySearch, max_rank: int = 20) -> FloatArray:
 
     Closed-set identification: probes whose person is not in the gallery do not count. People
     with equal scores rank before the probe's own person, so a model that gives everybody the
-    same score finds nobody.
+    same score finds no one.
 
     Args:
-        search: from :func:`centerarc.evaluation.gallery.search_gallery`.
+        search: from :func:`centerarc.evaluation.search_gallery`.
         max_rank: the last k, at least 1.
 
     Returns:
@@ -60,11 +65,6 @@ def cmc(search: GallerySearch, max_rank: int = 20) -> FloatArray:
     return np.asarray(np.cumsum(found[1 : max_rank + 1]) / ranks.size, dtype=np.float64)
 
 
-def share_within(search: GallerySearch, rank: int) -> float:
-    """One point of :func:`cmc`; of any rank, since no array is as long as it."""
-    return float((_mate_ranks(search) <= min(rank, search.people.size)).mean())
-
-
 def _mate_ranks(search: GallerySearch) -> IntArray:
     ranks = search.rank[search.mated]
     if not ranks.size:
@@ -72,11 +72,9 @@ def _mate_ranks(search: GallerySearch) -> IntArray:
     return ranks
 
 
-def unsupported_fpir(fpir: float, num_nonmated: int) -> TooFew | None:
-    """Why so many probes without a mate cannot carry an FPIR; None if they can."""
-    if num_nonmated >= (1 / fpir) * (1 - 1e-12):
-        return None
-    return TooFew("unmated", num_nonmated, rate=("FPIR", fpir))
+def _within(search: GallerySearch, rank: int) -> BoolArray:
+    """Which probes' mates rank within any rank, however large."""
+    return np.asarray(search.mated & (search.rank <= min(rank, search.people.size)))
 
 
 def tpir_at_fpir(search: GallerySearch, fpir: float, *, rank: int = 1) -> OpenSetPoint:
@@ -87,7 +85,7 @@ def tpir_at_fpir(search: GallerySearch, fpir: float, *, rank: int = 1) -> OpenSe
     ``rank``. Ties are counted against the model, as in :func:`cmc`; nothing is interpolated.
 
     Args:
-        search: from :func:`centerarc.evaluation.gallery.search_gallery`.
+        search: from :func:`centerarc.evaluation.search_gallery`.
         fpir: largest false positive identification rate, in (0, 1).
         rank: the mate must be among so many, at least 1.
 
@@ -98,101 +96,33 @@ def tpir_at_fpir(search: GallerySearch, fpir: float, *, rank: int = 1) -> OpenSe
         ValueError: ``fpir`` or ``rank`` out of range, fewer than 1 / fpir probes without a mate,
             or no probe with one.
     """
-    check_fpir(fpir)
+    _check_fpir(fpir)
     if rank < 1:
         raise ValueError(f"rank must be at least 1, got {rank}")
-    reason = unsupported_fpir(fpir, int((~search.mated).sum()))
+    reason = _unsupported_fpir(fpir, int((~search.mated).sum()))
     if reason is not None:
         raise ValueError(str(reason))
     if not search.mated.any():
         raise ValueError("no probe is of a person in the gallery; TPIR needs some")
     strangers = np.sort(search.other_score[~search.mated])[::-1]
     group_ends = np.flatnonzero(np.append(strangers[1:] != strangers[:-1], True)) + 1
-    # A quotient of counts may miss the limit that it stands for by one rounding.
-    allowed = group_ends[group_ends / strangers.size <= fpir * (1 + 1e-12)]
+    allowed = group_ends[group_ends / strangers.size <= fpir * ROUNDED_UP]
     accepted = int(allowed[-1]) if allowed.size else 0
     threshold = float(np.nextafter(strangers[accepted], np.inf))
-    hit = (
-        search.mated
-        & (search.rank <= min(rank, search.people.size))
-        & (search.mate_score >= threshold)
-    )
+    hit = _within(search, rank) & (search.mate_score >= threshold)
     return OpenSetPoint(float(hit.sum() / search.mated.sum()), accepted / strangers.size, threshold)
 
 
-def check_fpir(fpir: float) -> None:
+def _check_fpir(fpir: float) -> None:
     if not 0 < fpir < 1:
         raise ValueError(f"fpir must be in (0, 1), got {fpir}")
 
 
-# Identification rates in resamples of the people on the probes.
-
-# Weights of at most this many probes at once: 16 MB an array.
-_CHUNK_VALUES = 2_000_000
+def _unsupported_fpir(fpir: float, num_nonmated: int) -> TooFew | None:
+    return TooFew.for_rate("FPIR", fpir, "unmated", num_nonmated)
 
 
-class _Gallery:
-    """What one search needs to be counted under many weightings of the probes' people.
-
-    Args:
-        search: the search.
-        person: (Q,) number of each probe's person.
-        num_people: how many there are.
-        ranks: the k of the CMC.
-        tpir_rank: rank within which a mate is found in the open set.
-    """
-
-    def __init__(
-        self,
-        search: GallerySearch,
-        person: IntArray,
-        num_people: int,
-        ranks: Sequence[int],
-        tpir_rank: int,
-    ) -> None:
-        mated, most = search.mated, search.people.size  # no array holds a rank of any length
-        self._total = np.bincount(person[mated], minlength=num_people).astype(np.float64)
-        hits = [
-            np.bincount(person[mated & (search.rank <= min(rank, most))], minlength=num_people)
-            for rank in ranks
-        ]
-        self._hits = np.stack(hits).astype(np.float64)
-        strangers = np.flatnonzero(~mated)
-        strangers = strangers[np.argsort(-search.other_score[strangers], kind="stable")]
-        score = search.other_score[strangers]
-        self._strangers = person[strangers]
-        # Equal scores are let in together, one group after the other.
-        self._ends = np.flatnonzero(np.append(score[1:] != score[:-1], True)[: score.size])
-        found = np.flatnonzero(mated & (search.rank <= min(tpir_rank, most)))
-        found = found[np.argsort(-search.mate_score[found], kind="stable")]
-        self._found = person[found]
-        # How many mates score above the first stranger who is not let in any more.
-        above = np.searchsorted(-search.mate_score[found], -score[self._ends], side="left")
-        self._above = np.append(above, found.size)
-
-    def rates(self, drawn: FloatArray, fpirs: Sequence[float]) -> FloatArray:
-        """CMC and TPIR, (ranks + fpirs, B), where people are drawn (n, B) times.
-
-        NaN where a resample has no probe of a needed kind.
-        """
-        with np.errstate(invalid="ignore", divide="ignore"):
-            total = self._total @ drawn
-            rows = [hits @ drawn / total for hits in self._hits]
-            if fpirs:
-                let_in = np.cumsum(drawn[self._strangers], axis=0)
-                fpir = let_in[self._ends] / let_in[-1]
-                none = np.zeros((1, drawn.shape[1]))
-                found = np.concatenate([none, np.cumsum(drawn[self._found], axis=0)])
-                for limit in fpirs:
-                    groups = (fpir <= limit * (1 + 1e-12)).sum(axis=0)
-                    tpir = np.take_along_axis(found, self._above[groups][None], axis=0)[0] / total
-                    rows.append(np.where(let_in[-1] > 0, tpir, np.nan))
-        return np.stack(rows)
-
-    @property
-    def size(self) -> int:
-        """Weights that a resample takes."""
-        return max(self._strangers.size, self._found.size, self._total.size)
+# The same rates in resamples of the people on the probes.
 
 
 def resampled_rates(
@@ -202,46 +132,67 @@ def resampled_rates(
     tpir_rank: int,
     resamples: int,
     seed: int,
-) -> list[Interval]:
-    """Return the 95 % intervals of the rates of :func:`resampled_values`, in their order."""
-    values = resampled_values(searches, ranks, fpirs, tpir_rank, resamples, seed)
-    return [percentile_interval(row, mated_people(searches)) for row in values]
-
-
-def resampled_values(
-    searches: Sequence[GallerySearch],
-    ranks: Sequence[int],
-    fpirs: Sequence[float],
-    tpir_rank: int,
-    resamples: int,
-    seed: int,
 ) -> FloatArray:
-    """Return the CMC at some ranks and TPIR at some FPIRs in resamples of the probes' people.
-
-    Args:
-        searches: one for each gallery; the rates are means over them.
-        ranks: the k of the CMC.
-        fpirs: rates that the probes without a mate can carry.
-        tpir_rank: rank within which a mate is found in the open set.
-        resamples: how many resamples, at least 1.
-        seed: of the drawing of people; the same people are drawn for searches of the same probes.
+    """Return the CMC and the TPIR at supported FPIRs in resamples, as means over galleries.
 
     Returns:
-        (ranks + fpirs, ``resamples``); NaN where a resample has no probe of a needed kind.
+        (ranks + fpirs, ``resamples``); NaN where a resample has no probe of a needed kind. The same
+        people are drawn for searches of the same probes.
     """
     labels = np.concatenate([search.probe_labels for search in searches])
     people, person = np.unique(labels, return_inverse=True)
     parts = np.split(person.astype(np.int64), np.cumsum([s.mated.size for s in searches])[:-1])
-    galleries = [
-        _Gallery(search, part, people.size, ranks, tpir_rank)
+    counters = [
+        _rates_of_probes(search, part, people.size, ranks, fpirs, tpir_rank)
         for search, part in zip(searches, parts, strict=True)
     ]
-    columns = max(1, _CHUNK_VALUES // max(gallery.size for gallery in galleries))
-    rates = [
-        np.mean([gallery.rates(drawn, fpirs) for gallery in galleries], axis=0)
-        for drawn in draw_people(people.size, resamples, seed, columns)
-    ]
-    return np.concatenate(rates, axis=1)
+
+    def rates(drawn: FloatArray) -> FloatArray:
+        return np.asarray(np.mean([counted(drawn) for counted in counters], axis=0))
+
+    return resampled(rates, people.size, max(part.size for part in parts), resamples, seed)
+
+
+def _rates_of_probes(
+    search: GallerySearch,
+    person: IntArray,
+    num_people: int,
+    ranks: Sequence[int],
+    fpirs: Sequence[float],
+    tpir_rank: int,
+) -> Callable[[FloatArray], FloatArray]:
+    """From draws (n, B) of the probes' people, by number (Q,), to CMC and TPIR."""
+
+    def count(probes: BoolArray) -> FloatArray:
+        return np.bincount(person[probes], minlength=num_people).astype(np.float64)
+
+    mated, hits = count(search.mated), [count(_within(search, rank)) for rank in ranks]
+    strangers = np.flatnonzero(~search.mated)
+    strangers = strangers[np.argsort(-search.other_score[strangers], kind="stable")]
+    score = search.other_score[strangers]
+    # Equal scores are let in together, one group after the other.
+    ends = np.flatnonzero(np.append(score[1:] != score[:-1], True)[: score.size])
+    found = np.flatnonzero(_within(search, tpir_rank))
+    found = found[np.argsort(-search.mate_score[found], kind="stable")]
+    # How many mates score above the first stranger who is not let in any more.
+    above = np.searchsorted(-search.mate_score[found], -score[ends], side="left")
+    above = np.append(above, found.size)
+
+    def rates(drawn: FloatArray) -> FloatArray:
+        total = mated @ drawn
+        rows = [share_of(hit @ drawn, total) for hit in hits]
+        if fpirs:
+            let_in = np.cumsum(drawn[person[strangers]], axis=0)
+            fpir = share_of(let_in[ends], let_in[-1])
+            none = np.zeros((1, drawn.shape[1]))
+            mates = np.concatenate([none, np.cumsum(drawn[person[found]], axis=0)])
+            for limit in fpirs:
+                groups = (fpir <= limit * ROUNDED_UP).sum(axis=0)
+                reached = np.take_along_axis(mates, above[groups][None], axis=0)[0]
+                rows.append(np.where(let_in[-1] > 0, share_of(reached, total), np.nan))
+        return np.stack(rows)
+
+    return rates
 
 
 def mated_people(searches: Sequence[GallerySearch]) -> int:
@@ -249,10 +200,7 @@ def mated_people(searches: Sequence[GallerySearch]) -> int:
     return min(int(np.unique(search.probe_labels[search.mated]).size) for search in searches)
 
 
-# Closed-set and open-set identification, with intervals over people.
-
-FPIR_LEVELS = (1e-1, 1e-2, 1e-3)
-RANKS = (1, 5, 10, 20)
+# The report.
 
 
 @dataclass(frozen=True)
@@ -268,7 +216,7 @@ class IdentificationReport:
         num_galleries: galleries that were searched, each by all probes.
         gallery_people: people in each gallery.
         gallery_images: images in each.
-        distractors: people of each who are nobody's mate.
+        distractors: people of each who are no probe's mate.
         mated: probes whose person is in it, for each.
         nonmated: probes whose person is not, for each.
         num_people: distinct people among the probes.
@@ -364,10 +312,10 @@ def evaluate_identification(
 
     Raises:
         ValueError: arguments out of range, searches that differ in ``person_score``, or a
-            gallery that holds nobody's mate.
+            gallery that holds no probe's mate.
 
     Example:
-        >>> from centerarc.evaluation.identification.gallery_search import search_gallery
+        >>> from centerarc.evaluation import search_gallery
         >>> found = search_gallery([[1, 0], [0, 1]], [1, 2], [[3, 1], [2, 1], [1, 9]], [1, 2, 3])
         >>> report = evaluate_identification(found, ranks=(1, 2), fpirs=(0.5,), bootstrap=0)
         >>> {rank: share.value for rank, share in report.cmc.items()}
@@ -375,32 +323,38 @@ def evaluate_identification(
         >>> report.tpir_at_fpir[0.5].reason
         'FPIR 0.5 needs at least 2 probes of people who are not in the gallery, there are 1'
     """
-
     every = [searches] if isinstance(searches, GallerySearch) else list(searches)
-    _check(every, ranks, fpirs, tpir_rank, bootstrap)
-    shares = [float(np.mean([share_within(search, rank) for search in every])) for rank in ranks]
+    if not every:
+        raise ValueError("searches must hold at least one search")
+    kinds = {search.person_score for search in every}
+    if len(kinds) > 1:
+        raise ValueError(f"searches must share one person_score, got {' and '.join(sorted(kinds))}")
+    if not ranks or min(ranks) < 1 or tpir_rank < 1:
+        raise ValueError(f"ranks must be at least 1, got {list(ranks)} and tpir_rank {tpir_rank}")
+    for fpir in fpirs:
+        _check_fpir(fpir)
+    check_resamples(bootstrap, or_none=True)
+    shares = [
+        float(np.mean([_within(s, rank).sum() / _mate_ranks(s).size for s in every]))
+        for rank in ranks
+    ]
     nonmated = [int((~search.mated).sum()) for search in every]
-    reasons = {fpir: unsupported_fpir(fpir, min(nonmated)) for fpir in fpirs}
+    reasons = {fpir: _unsupported_fpir(fpir, min(nonmated)) for fpir in fpirs}
     supported = [fpir for fpir in fpirs if reasons[fpir] is None]
-    points = {
-        fpir: [tpir_at_fpir(search, fpir, rank=tpir_rank) for search in every] for fpir in supported
-    }
-    num_people = int(np.unique(np.concatenate([s.probe_labels for s in every])).size)
-    intervals: Sequence[Any] = [None] * (len(ranks) + len(supported))
+    points = {fpir: [tpir_at_fpir(s, fpir, rank=tpir_rank) for s in every] for fpir in supported}
+    intervals: list[Interval | None] = [None] * (len(ranks) + len(supported))
     if bootstrap:
-        intervals = resampled_rates(every, ranks, supported, tpir_rank, bootstrap, seed)
-    tpir = {
-        fpir: Estimate(float(np.mean([point.tpir for point in points[fpir]])), interval)
-        for fpir, interval in zip(supported, intervals[len(ranks) :], strict=True)
-    }
+        moved = resampled_rates(every, ranks, supported, tpir_rank, bootstrap, seed)
+        intervals = [percentile_interval(row, mated_people(every)) for row in moved]
+    tpir = {fpir: Estimate(None, too_few=reason) for fpir, reason in reasons.items()}
+    for fpir, interval in zip(supported, intervals[len(ranks) :], strict=True):
+        tpir[fpir] = Estimate(float(np.mean([point.tpir for point in points[fpir]])), interval)
     return IdentificationReport(
         cmc={
             rank: Estimate(share, interval)
-            for rank, share, interval in zip(ranks, shares, intervals[: len(ranks)], strict=True)
+            for rank, share, interval in zip(ranks, shares, intervals, strict=False)
         },
-        tpir_at_fpir={
-            fpir: tpir.get(fpir, Estimate(None, too_few=reasons[fpir])) for fpir in fpirs
-        },
+        tpir_at_fpir=tpir,
         threshold_at_fpir={
             fpir: [point.threshold for point in points[fpir]] if fpir in points else None
             for fpir in fpirs
@@ -413,26 +367,6 @@ def evaluate_identification(
         distractors=[search.num_distractors for search in every],
         mated=[int(search.mated.sum()) for search in every],
         nonmated=nonmated,
-        num_people=num_people,
+        num_people=int(np.unique(np.concatenate([s.probe_labels for s in every])).size),
         resamples=bootstrap,
     )
-
-
-def _check(
-    searches: list[GallerySearch],
-    ranks: Sequence[int],
-    fpirs: Sequence[float],
-    tpir_rank: int,
-    bootstrap: int,
-) -> None:
-    if not searches:
-        raise ValueError("searches must hold at least one search")
-    kinds = {search.person_score for search in searches}
-    if len(kinds) > 1:
-        raise ValueError(f"searches must share one person_score, got {' and '.join(sorted(kinds))}")
-    if not ranks or min(ranks) < 1 or tpir_rank < 1:
-        raise ValueError(f"ranks must be at least 1, got {list(ranks)} and tpir_rank {tpir_rank}")
-    for fpir in fpirs:
-        check_fpir(fpir)
-    if bootstrap != 0 and bootstrap < 100:
-        raise ValueError(f"bootstrap must be 0 or at least 100 resamples, got {bootstrap}")

@@ -1,4 +1,12 @@
-"""Resampled people, and numbers with their intervals."""
+"""Numbers with 95 % intervals: people resampled, and the curves of their weighted pairs.
+
+Pairs that share a person are not independent, so resampling pairs makes intervals too narrow.
+People are drawn with replacement instead, and every pair counts as often as its people were drawn:
+a genuine pair of person a m_a times, an impostor pair of a and b m_a m_b times, where
+m ~ Multinomial(n, 1/n, ..., 1/n). After the subsets bootstrap of Bolle, Ratha, Pankanti 2004 and,
+for the product, the pigeonhole bootstrap of Owen 2007. Fogliato, Patil, Perona 2023
+(arXiv:2306.01198) find that such intervals may cover too little or too much where errors are rare.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,19 +16,14 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from centerarc.evaluation.scores import BoolArray, FloatArray, IntArray, RankedPairs, WeightedCurves
-
-# Resampling people: how far a verification number would move with other people.
-#
-# Pairs that share a person are not independent, so resampling pairs makes intervals too narrow.
-# People are drawn with replacement instead and every pair counts as often as its people were drawn:
-# a genuine pair of person a counts m_a times, an impostor pair of a and b counts m_a m_b times,
-# where m ~ Multinomial(n, 1/n, ..., 1/n). Drawing all pairs of a person together is after the
-# subsets
-# bootstrap of Bolle, Ratha, Pankanti 2004. The product is after the pigeonhole bootstrap of Owen
-# 2007, which draws the rows and the columns of a table; here both sides are the same people, drawn
-# once. Fogliato, Patil, Perona 2023 (arXiv:2306.01198) study such intervals for pairs of faces and
-# find that bootstraps may cover too little or too much where errors are rare.
+from centerarc.evaluation.scores import (
+    ROUNDED_UP,
+    BoolArray,
+    FloatArray,
+    IntArray,
+    ScoreArray,
+    share_of,
+)
 
 # Weights at once: few enough to stay in the processor's cache, at most 32 MB an array.
 _CACHED_VALUES = 200_000
@@ -34,233 +37,20 @@ EXTREMES = "Wilson's (1927), with the people as trials, where resamples leave a 
 
 @dataclass(frozen=True)
 class Interval:
-    """A two-sided confidence interval; 95 % unless said otherwise."""
+    """A two-sided 95 % confidence interval."""
 
     low: float
     high: float
 
 
-@dataclass(frozen=True)
-class PairPeople:
-    """Who the pairs are of.
-
-    Attributes:
-        first: (P,) number of each pair's first person, below ``count``.
-        second: (P,) number of its second person; equal to the first in a genuine pair.
-        count: n, how many people there are.
-        fewest: people of the genuine pairs or of the impostor pairs, whichever are fewer: they
-            bound what a rate of exactly 0 or 1 can claim.
-    """
-
-    first: IntArray
-    second: IntArray
-    count: int
-    fewest: int
-
-    @classmethod
-    def of(cls, people: tuple[npt.ArrayLike, npt.ArrayLike], same: BoolArray) -> "PairPeople":
-        """Number the people of pairs (see :func:`person_numbers`)."""
-        first, second, count = person_numbers(people, same)
-        kinds = [np.unique(np.concatenate([first[k], second[k]])).size for k in (same, ~same)]
-        return cls(first, second, count, min(kinds))
-
-    def weights(self, drawn: FloatArray, pairs: IntArray) -> FloatArray:
-        """What pairs count in each resample.
-
-        Args:
-            drawn: (n, B) how often each person was drawn.
-            pairs: (K,) numbers of pairs, all genuine or all impostor.
-
-        Returns:
-            (K, B).
-        """
-        first, second = self.first.take(pairs), self.second.take(pairs)
-        result = drawn.take(first, axis=0)
-        if pairs.size and first[0] != second[0]:
-            result *= drawn.take(second, axis=0)
-        return result
-
-
-def person_numbers(
-    people: tuple[npt.ArrayLike, npt.ArrayLike], same: npt.ArrayLike
-) -> tuple[IntArray, IntArray, int]:
-    """Number the people of pairs 0, 1, ..., n - 1.
-
-    Args:
-        people: the first and the second person of each pair, each (P,), names or numbers.
-        same: (P,) whether each pair is genuine.
-
-    Returns:
-        The numbers of the first and second people, each (P,), and n.
-
-    Raises:
-        ValueError: wrong shapes, or a pair whose ``same`` contradicts its people.
-    """
-    first, second, labels = np.asarray(people[0]), np.asarray(people[1]), np.asarray(same, bool)
-    for name, side in (("people[0]", first), ("people[1]", second)):
-        if side.shape != labels.shape:
-            raise ValueError(f"{name} must have the shape of same {labels.shape}, got {side.shape}")
-    wrong = np.flatnonzero((first == second) != labels)
-    if wrong.size:
-        row = int(wrong[0])
-        raise ValueError(
-            f"people contradict same in row {row}: {first[row]!s} and {second[row]!s} "
-            f"with same={bool(labels[row])}"
-        )
-    distinct, numbers = np.unique(np.concatenate([first, second]), return_inverse=True)
-    numbers = numbers.astype(np.int64)
-    return numbers[: labels.size], numbers[labels.size :], distinct.size
-
-
-def draw_people(num_people: int, resamples: int, seed: int, columns: int) -> Iterator[FloatArray]:
-    """Yield how often each person is drawn in every resample, some resamples at a time.
-
-    Args:
-        num_people: n, how many people are drawn from (and drawn).
-        resamples: how many resamples, at least 1.
-        seed: of the generator; equal seeds give equal draws, whatever ``columns`` is.
-        columns: how many resamples at a time.
-
-    Yields:
-        (n, B) float64, whole numbers whose columns add up to n; the B's add up to ``resamples``.
-    """
-    generator = np.random.default_rng(seed)
-    for start in range(0, resamples, columns):
-        count = min(columns, resamples - start)
-        drawn = generator.integers(num_people, size=(count, num_people))
-        drawn += np.arange(count)[:, None] * num_people
-        times = np.bincount(drawn.ravel(), minlength=count * num_people)
-        yield np.ascontiguousarray(times.reshape(count, num_people).T, dtype=np.float64)
-
-
-def columns_for(num_rows: int) -> int:
-    """How many resamples of ``num_rows`` weights to hold at a time."""
-    fitting = max(8, min(64, _CACHED_VALUES // num_rows))
-    return max(1, min(fitting, _MOST_VALUES // num_rows))
-
-
-def resampled_curves(
-    ranked: Sequence[RankedPairs], people: PairPeople, resamples: int, seed: int
-) -> Iterator[list[WeightedCurves]]:
-    """Yield the curves of every resample of the people, some resamples at a time.
-
-    Args:
-        ranked: the same pairs as each of several models ranks them.
-        people: who they are of.
-        resamples: how many resamples, at least 1.
-        seed: of the drawing; all models get the same people.
-
-    Yields:
-        The B curves of each model; the B's add up to ``resamples``.
-    """
-    columns = columns_for(max(people.first.size, people.count))
-    for drawn in draw_people(people.count, resamples, seed, columns):
-        yield [
-            WeightedCurves(
-                pairs, people.weights(drawn, pairs.genuine), people.weights(drawn, pairs.impostor)
-            )
-            for pairs in ranked
-        ]
-
-
-def check_resamples(bootstrap: int) -> None:
-    """Raise a ValueError unless there are enough resamples for the ends of an interval."""
-    if bootstrap < 100:
-        raise ValueError(f"bootstrap must be at least 100 resamples, got {bootstrap}")
-
-
-def percentile_interval(values: FloatArray, num_people: int, level: float = 0.95) -> Interval:
-    """The middle ``level`` of the resampled values of a rate.
-
-    When hardly any resample moves the rate away from exactly 0 or exactly 1, both percentiles are
-    there and would claim certainty. The interval is then Wilson's (1927) with the people as trials:
-    with no error among n people the error rate's upper end is z^2 / (n + z^2).
-
-    Args:
-        values: (B,) a rate in each resample; NaN where a resample had no pair of a needed kind.
-        num_people: n, the people that the rate rests on.
-        level: share of the distribution inside, in (0, 1).
-
-    Returns:
-        The interval, inside [0, 1].
-
-    Raises:
-        ValueError: every value is NaN.
-    """
-    # Sums of weights round: a rate that is 1 may come as 1 + 2e-16 or 1 - 2e-16.
-    known = np.clip(_known(values), 0.0, 1.0)
-    found = spread(known, level)
-    if found.high < _ROUNDING:
-        return Interval(0.0, wilson_reach(num_people))
-    if found.low > 1.0 - _ROUNDING:
-        return Interval(1.0 - wilson_reach(num_people), 1.0)
-    return found
-
-
-def difference_interval(values: FloatArray, num_people: int, level: float = 0.95) -> Interval:
-    """The middle ``level`` of the resampled differences of two rates.
-
-    When hardly any resample tells the two apart, the interval reaches as far to both sides as
-    :func:`percentile_interval` does from a rate of 0.
-
-    Args:
-        values: (B,) a difference in each resample; NaN where a resample had no pair of a kind.
-        num_people: n, the people that the rates rest on.
-        level: share of the distribution inside, in (0, 1).
-
-    Returns:
-        The interval, inside [-1, 1].
-
-    Raises:
-        ValueError: every value is NaN.
-    """
-    found = spread(values, level)
-    if max(-found.low, found.high) < _ROUNDING:
-        return Interval(-wilson_reach(num_people), wilson_reach(num_people))
-    return found
-
-
-def spread(values: FloatArray, level: float = 0.95) -> Interval:
-    """The middle ``level`` of resampled values of any kind; NaN is left out."""
-    low, high = np.quantile(_known(values), [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(low), float(high))
-
-
-def wilson_reach(trials: int) -> float:
-    """The upper end of Wilson's 95 % interval for a rate of 0 among ``trials``."""
-    return _Z**2 / (trials + _Z**2)
-
-
-def contrary_share(values: FloatArray) -> float:
-    """How often resampled differences are not on the side of most of them, doubled.
-
-    2 (c + 1) / (B + 1), at most 1, where c is the smaller of the number of resamples with a
-    difference of at most 0 and the number with one of at least 0. Small is sure. It reads like a
-    two-sided p-value but is none: the resamples lie around the difference that was found, not
-    around 0.
-
-    Args:
-        values: (B,) a difference in each resample; NaN is left out.
-
-    Returns:
-        A share in (0, 1].
-    """
-    known = _known(values)
-    down = np.count_nonzero(known <= _ROUNDING)
-    up = np.count_nonzero(known >= -_ROUNDING)
-    return float(min(1.0, 2 * (min(down, up) + 1) / (known.size + 1)))
-
-
-def _known(values: FloatArray) -> FloatArray:
-    known = values[~np.isnan(values)]
-    if not known.size:
-        raise ValueError(
-            "bootstrap: no resample held pairs of both kinds; there are too few people"
-        )
-    return np.asarray(known, dtype=np.float64)
-
-
-# A measured number with its interval, or the reason why there is none.
+Trials = Literal["genuine", "impostor", "either", "impostor of each", "unmated"]
+_TRIALS: dict[Trials, str] = {
+    "genuine": "genuine pairs",
+    "impostor": "impostor pairs",
+    "either": "pairs of either kind",
+    "impostor of each": "impostor pairs of every identity",
+    "unmated": "probes of people who are not in the gallery",
+}
 
 
 def rate_key(rate: float) -> str:
@@ -272,16 +62,6 @@ def rate_key(rate: float) -> str:
     """
     short = f"{rate:g}"
     return short if float(short) == rate else repr(float(rate))
-
-
-Trials = Literal["genuine", "impostor", "either", "impostor of each", "unmated"]
-_TRIALS: dict[Trials, str] = {
-    "genuine": "genuine pairs",
-    "impostor": "impostor pairs",
-    "either": "pairs of either kind",
-    "impostor of each": "impostor pairs of every identity",
-    "unmated": "probes of people who are not in the gallery",
-}
 
 
 @dataclass(frozen=True)
@@ -300,15 +80,22 @@ class TooFew:
     needed: int | None = None
     rate: tuple[str, float] | None = None
 
+    @classmethod
+    def for_rate(cls, name: str, rate: float, trials: Trials, found: int) -> "TooFew | None":
+        """None if there are 1 / rate trials, so that one error is not above the rate already."""
+        few = found < (1 / rate) * (1 - 1e-12)
+        return cls(trials, found, rate=(name, rate)) if few else None
+
     def sentence(
         self, write: Callable[[float], str] = rate_key, names: Mapping[Trials, str] = _TRIALS
     ) -> str:
         """The reason in words, with rates as `write` has them and the given names of trials."""
-        if self.rate is None:
-            start, needed = "", f"{self.needed:,}"
-        else:
-            start = f"{self.rate[0]} {write(self.rate[1])} "
-            needed = fewest_trials(self.rate[1])
+        start, needed = "", f"{self.needed:,}" if self.needed is not None else ""
+        if self.rate is not None:
+            name, rate = self.rate
+            start = f"{name} {write(rate)} "
+            # Of the smallest floats 1 / rate is infinite, and of others longer than a line.
+            needed = f"{math.ceil(1 / rate * (1 - 1e-12)):,}" if rate > 1e-15 else f"{1 / rate:g}"
         there = "one has" if self.trials == "impostor of each" else "there are"
         return f"{start}needs at least {needed} {names[self.trials]}, {there} {self.found:,}"
 
@@ -341,12 +128,313 @@ class Estimate:
         return result if self.reason is None else {**result, "reason": self.reason}
 
 
-def fewest_trials(rate: float) -> str:
-    """How many trials a rate needs, so that one error is not above it already, in words."""
-    # Of the smallest floats 1 / rate is infinite, and of others longer than a line.
-    return f"{math.ceil(1 / rate * (1 - 1e-12)):,}" if rate > 1e-15 else f"{1 / rate:g}"
-
-
 def low_high(interval: Interval | None) -> list[float] | None:
     """An interval as plain data for JSON."""
     return None if interval is None else [interval.low, interval.high]
+
+
+def percentile_interval(values: FloatArray, num_people: int) -> Interval:
+    """The middle 95 % of the resampled values of a rate that rests on ``num_people``.
+
+    When hardly any resample moves the rate away from exactly 0 or exactly 1, both percentiles are
+    there and would claim certainty. The interval is then Wilson's (1927) with the people as trials:
+    with no error among n people the error rate's upper end is z^2 / (n + z^2).
+
+    Args:
+        values: (B,) a rate in each resample; NaN where a resample had no pair of a needed kind.
+        num_people: n.
+
+    Returns:
+        The interval, inside [0, 1].
+
+    Raises:
+        ValueError: every value is NaN.
+    """
+    # Sums of weights round: a rate that is 1 may come as 1 + 2e-16 or 1 - 2e-16.
+    found = spread(np.clip(_known(values), 0.0, 1.0))
+    if found.high < _ROUNDING:
+        return Interval(0.0, wilson_reach(num_people))
+    if found.low > 1.0 - _ROUNDING:
+        return Interval(1.0 - wilson_reach(num_people), 1.0)
+    return found
+
+
+def difference_interval(values: FloatArray, num_people: int) -> Interval:
+    """The same of the difference of two rates, inside [-1, 1].
+
+    When hardly any resample tells the two apart, the interval reaches as far to both sides as
+    :func:`percentile_interval` does from a rate of 0.
+    """
+    found = spread(values)
+    if max(-found.low, found.high) < _ROUNDING:
+        return Interval(-wilson_reach(num_people), wilson_reach(num_people))
+    return found
+
+
+def spread(values: FloatArray) -> Interval:
+    """The middle 95 % of resampled values of any kind; NaN is left out."""
+    low, high = np.quantile(_known(values), [(1 - 0.95) / 2, (1 + 0.95) / 2])
+    return Interval(float(low), float(high))
+
+
+def wilson_reach(trials: int) -> float:
+    """The upper end of Wilson's 95 % interval for a rate of 0 among ``trials``."""
+    return _Z**2 / (trials + _Z**2)
+
+
+def contrary_share(values: FloatArray) -> float:
+    """How often resampled differences are not on the side of most of them, doubled.
+
+    2 (c + 1) / (B + 1), at most 1, where c is the smaller of the number of resamples with a
+    difference of at most 0 and the number with one of at least 0. Small is sure. It reads like a
+    two-sided p-value but is none: the resamples lie around the difference that was found, not
+    around 0. NaN is left out.
+    """
+    known = _known(values)
+    down = np.count_nonzero(known <= _ROUNDING)
+    up = np.count_nonzero(known >= -_ROUNDING)
+    return float(min(1.0, 2 * (min(down, up) + 1) / (known.size + 1)))
+
+
+def _known(values: FloatArray) -> FloatArray:
+    known = values[~np.isnan(values)]
+    if not known.size:
+        raise ValueError(
+            "bootstrap: no resample held pairs of both kinds; there are too few people"
+        )
+    return np.asarray(known, dtype=np.float64)
+
+
+# Resampled people.
+
+
+def check_resamples(bootstrap: int, *, or_none: bool = False) -> None:
+    """Raise a ValueError unless there are enough resamples for the ends of an interval."""
+    if bootstrap < 100 and not (or_none and bootstrap == 0):
+        allowed = "0 or at least 100" if or_none else "at least 100"
+        raise ValueError(f"bootstrap must be {allowed} resamples, got {bootstrap}")
+
+
+def draw_people(num_people: int, resamples: int, seed: int, columns: int) -> Iterator[FloatArray]:
+    """Yield how often each of n people is drawn in every resample: (n, B) float64, B by B.
+
+    The whole numbers of a column add up to n, the B's (at most ``columns`` each) to ``resamples``.
+    Equal seeds give equal draws, whatever ``columns`` is.
+    """
+    generator = np.random.default_rng(seed)
+    for start in range(0, resamples, columns):
+        count = min(columns, resamples - start)
+        drawn = generator.integers(num_people, size=(count, num_people))
+        drawn += np.arange(count)[:, None] * num_people
+        times = np.bincount(drawn.ravel(), minlength=count * num_people)
+        yield np.ascontiguousarray(times.reshape(count, num_people).T, dtype=np.float64)
+
+
+def resampled(
+    rates: Callable[[FloatArray], FloatArray],
+    num_people: int,
+    num_weights: int,
+    resamples: int,
+    seed: int,
+) -> FloatArray:
+    """Rates of resampled people, (..., ``resamples``).
+
+    Args:
+        rates: from how often each person was drawn (n, B) to rates (..., B).
+        num_people: n.
+        num_weights: weights that ``rates`` makes of one resample: they bound B.
+        resamples: how many resamples, at least 1.
+        seed: of the drawing.
+    """
+    size = max(num_people, num_weights)
+    columns = max(1, min(max(8, min(64, _CACHED_VALUES // size)), _MOST_VALUES // size))
+    parts = [rates(drawn) for drawn in draw_people(num_people, resamples, seed, columns)]
+    return np.concatenate(parts, axis=-1)
+
+
+class PairPeople:
+    """Who the pairs are of.
+
+    Args:
+        people: the first and the second person of each pair, each (P,), names or numbers.
+        same: (P,) whether each pair is genuine.
+
+    Attributes:
+        first: (P,) number of each pair's first person, below ``count``.
+        second: (P,) number of its second person; equal to the first in a genuine pair.
+        count: n, how many people there are.
+        fewest: people of the genuine pairs or of the impostor pairs, whichever are fewer: they
+            bound what a rate of exactly 0 or 1 can claim.
+
+    Raises:
+        ValueError: wrong shapes, or a pair whose ``same`` contradicts its people.
+    """
+
+    def __init__(self, people: tuple[npt.ArrayLike, npt.ArrayLike], same: BoolArray) -> None:
+        first, second = np.asarray(people[0]), np.asarray(people[1])
+        for name, side in (("people[0]", first), ("people[1]", second)):
+            if side.shape != same.shape:
+                raise ValueError(
+                    f"{name} must have the shape of same {same.shape}, got {side.shape}"
+                )
+        wrong = np.flatnonzero((first == second) != same)
+        if wrong.size:
+            row = int(wrong[0])
+            raise ValueError(
+                f"people contradict same in row {row}: {first[row]!s} and {second[row]!s} "
+                f"with same={bool(same[row])}"
+            )
+        distinct, numbers = np.unique(np.concatenate([first, second]), return_inverse=True)
+        numbers = numbers.astype(np.int64)
+        self.first, self.second = numbers[: same.size], numbers[same.size :]
+        self.count = distinct.size
+        self.fewest = min(self.among(same), self.among(~same))
+
+    def among(self, pairs: BoolArray | IntArray) -> int:
+        """How many people some pairs are of."""
+        return int(np.unique(np.concatenate([self.first[pairs], self.second[pairs]])).size)
+
+    def weights(self, drawn: FloatArray, pairs: IntArray) -> FloatArray:
+        """What pairs of one kind count in each resample: (n, B) draws to (K, B)."""
+        first, second = self.first.take(pairs), self.second.take(pairs)
+        result = drawn.take(first, axis=0)
+        if pairs.size and first[0] != second[0]:
+            result *= drawn.take(second, axis=0)
+        return result
+
+    def curves(self, drawn: FloatArray, ranked: "RankedPairs") -> "WeightedCurves":
+        """The curves of each resample, (n, B) draws."""
+        weights = (self.weights(drawn, pairs) for pairs in (ranked.genuine, ranked.impostor))
+        return WeightedCurves(ranked, *weights)
+
+    def resampled(
+        self, rates: Callable[[FloatArray], FloatArray], resamples: int, seed: int
+    ) -> FloatArray:
+        """What :func:`resampled` finds of the people of these pairs."""
+        return resampled(rates, self.count, self.first.size, resamples, seed)
+
+
+class RankedPairs:
+    """Pairs by falling score, genuine and impostor apart, and what each threshold accepts.
+
+    Args:
+        scores: (P,) checked.
+        same: (P,).
+
+    Attributes:
+        genuine: (G,) numbers of the genuine pairs.
+        impostor: (I,) numbers of the impostor pairs.
+        threshold: (T,) +inf and each distinct score, falling.
+        genuine_accepted: (T,) how many of ``genuine``, from the front, reach each threshold.
+        impostor_accepted: (T,) the same of ``impostor``.
+        higher: (G,) how many impostor pairs score higher than each genuine pair.
+        not_lower: (G,) how many score at least as high.
+    """
+
+    def __init__(self, scores: ScoreArray, same: BoolArray) -> None:
+        def falling(pairs: IntArray) -> tuple[IntArray, ScoreArray]:
+            negated = -scores.take(pairs)
+            order = np.argsort(negated, kind="stable")
+            return pairs.take(order), negated.take(order)
+
+        self.genuine, genuine = falling(np.flatnonzero(same))
+        self.impostor, impostor = falling(np.flatnonzero(~same))
+        distinct = np.unique(np.concatenate([genuine, impostor]))
+        # The first point accepts nothing.
+        self.threshold = np.append(np.full(1, np.inf, distinct.dtype), -distinct)
+        self.genuine_accepted = np.append(0, np.searchsorted(genuine, distinct, side="right"))
+        self.impostor_accepted = np.append(0, np.searchsorted(impostor, distinct, side="right"))
+        self.higher = np.searchsorted(impostor, genuine, side="left")
+        self.not_lower = np.searchsorted(impostor, genuine, side="right")
+
+
+class WeightedCurves:
+    """The operating points of ranked pairs under B weightings.
+
+    Weights that are whole numbers add up exactly. A weighting without any weight on one of the
+    kinds gives NaN.
+
+    Args:
+        ranked: the pairs.
+        genuine: (G, B) what each genuine pair counts, in the order of ``ranked.genuine``.
+        impostor: (I, B) what each impostor pair counts, in the order of ``ranked.impostor``.
+    """
+
+    def __init__(self, ranked: RankedPairs, genuine: FloatArray, impostor: FloatArray) -> None:
+        self.ranked = ranked
+        self.genuine = genuine
+        self.impostor = impostor
+        self._genuine_sum, self._impostor_sum = _running_sum(genuine), _running_sum(impostor)
+        self._columns = np.arange(genuine.shape[1])
+
+    @property
+    def without_impostors(self) -> BoolArray:
+        """Which weightings have no weight on impostor pairs, (B,): no FAR chooses a point there."""
+        return np.asarray(self._impostor_sum[-1] == 0)
+
+    def far(self, points: IntArray) -> FloatArray:
+        """FAR at an operating point of each weighting: positions (..., B) to rates (..., B)."""
+        counts = self._impostor_sum[self.ranked.impostor_accepted[points], self._columns]
+        return share_of(counts, self._impostor_sum[-1])
+
+    def tar(self, points: IntArray) -> FloatArray:
+        """TAR at an operating point of each weighting: positions (..., B) to rates (..., B)."""
+        counts = self._genuine_sum[self.ranked.genuine_accepted[points], self._columns]
+        return share_of(counts, self._genuine_sum[-1])
+
+    def tar_at_far(self, points: IntArray) -> FloatArray:
+        """TAR at the points (F, B) of :meth:`points_at_far`; NaN without weight on impostors."""
+        found = self.tar(points)
+        found[:, self.without_impostors] = np.nan
+        return found
+
+    def auc(self) -> FloatArray:
+        """Area under each curve, (B,); ties count half."""
+        higher = self._impostor_sum.take(self.ranked.higher, axis=0)
+        if not np.array_equal(self.ranked.higher, self.ranked.not_lower):
+            higher += self._impostor_sum.take(self.ranked.not_lower, axis=0)
+            higher /= 2
+        lost = np.einsum("gb,gb->b", self.genuine, higher)
+        return 1.0 - share_of(lost, self._genuine_sum[-1] * self._impostor_sum[-1])
+
+    def eer(self) -> FloatArray:
+        """Equal error rate of each curve, (B,)."""
+
+        def gap(points: IntArray) -> FloatArray:  # rises from -1 to +1
+            return self.far(points) - (1.0 - self.tar(points))
+
+        first = self._first(lambda points: gap(points) >= 0, self._columns.shape)
+        right = np.clip(first, 1, self.ranked.threshold.size - 1)
+        before, after = gap(right - 1), gap(right)
+        start, end = self.far(right - 1), self.far(right)
+        return start + share_of(-before, after - before) * (end - start)
+
+    def points_at_far(self, limits: Sequence[float]) -> IntArray:
+        """The operating point of the lowest threshold with FAR <= limit: (F,) to (F, B)."""
+        allowed = np.array(limits)[:, None] * ROUNDED_UP * self._impostor_sum[-1]
+        accepted = self.ranked.impostor_accepted
+
+        def exceeds(points: IntArray) -> BoolArray:
+            return np.asarray(self._impostor_sum[accepted[points], self._columns] > allowed)
+
+        return self._first(exceeds, (len(limits), self._columns.size)) - 1
+
+    def _first(self, reached: Callable[[IntArray], BoolArray], shape: tuple[int, ...]) -> IntArray:
+        """The first operating point from which on ``reached`` holds; T where it never does."""
+        size = self.ranked.threshold.size
+        low = np.zeros(shape, dtype=np.int64)
+        high = np.full_like(low, size)
+        for _ in range(size.bit_length()):
+            middle = (low + high) >> 1
+            # Where low meets high the middle may be T, which is no point; it changes nothing there.
+            yes = reached(np.minimum(middle, size - 1)) | (middle == size)
+            high = np.where(yes, middle, high)
+            low = np.where(yes, low, np.minimum(middle + 1, high))
+        return low
+
+
+def _running_sum(weights: FloatArray) -> FloatArray:
+    result = np.empty((len(weights) + 1, weights.shape[1]))
+    result[0] = 0.0
+    np.cumsum(weights, axis=0, out=result[1:])
+    return result

@@ -1,25 +1,35 @@
-"""What verification metrics need of their input, and pairs ranked by score."""
+"""Arrays of evaluation, and what is checked of them once: scores, folds, embeddings."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-# What every verification metric needs of its input: finite scores and pairs of both kinds.
-
 FloatArray = npt.NDArray[np.float64]
+Float32Array = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
 StrArray = npt.NDArray[np.str_]
-# Scores as they come, float32 or float64.
+# Scores as given, float32 or float64.
 ScoreArray = npt.NDArray[np.floating[Any]]
+
+# A quotient of counts may miss the limit that it stands for by one rounding.
+ROUNDED_UP = 1 + 1e-12
+# Embeddings in float64 at once: 32 MB for 512 numbers each.
+_ROWS = 8192
 
 
 def check_scores(scores: npt.ArrayLike, same: npt.ArrayLike) -> tuple[FloatArray, BoolArray]:
-    """Return ``scores`` as float64 and ``same`` as bool, or say which row is wrong.
+    """Return what :func:`check_scores_as_given` does, with the scores as float64."""
+    values, labels = check_scores_as_given(scores, same)
+    return values.astype(np.float64, copy=False), labels
+
+
+def check_scores_as_given(
+    scores: npt.ArrayLike, same: npt.ArrayLike
+) -> tuple[ScoreArray, BoolArray]:
+    """Return checked scores, float32 or float64, and labels, neither copied without need.
 
     Args:
         scores: (P,) one similarity a pair, higher is more alike; finite.
@@ -29,17 +39,9 @@ def check_scores(scores: npt.ArrayLike, same: npt.ArrayLike) -> tuple[FloatArray
         The two arrays, each (P,).
 
     Raises:
-        ValueError: a wrong shape, a score that is not finite, a label that is neither 0 nor 1,
-            or no pair of one of the two kinds.
+        ValueError: a wrong shape, a score that is not finite, a label that is neither 0 nor 1
+            (both with their row), or no pair of one of the two kinds.
     """
-    values, labels = check_scores_as_given(scores, same)
-    return values.astype(np.float64, copy=False), labels
-
-
-def check_scores_as_given(
-    scores: npt.ArrayLike, same: npt.ArrayLike
-) -> tuple[ScoreArray, BoolArray]:
-    """Return what :func:`check_scores` does, without a copy of float32 or float64 scores."""
     values: npt.NDArray[Any] = np.asarray(scores)
     # Only these two are sorted at full speed; float16 and whole numbers fit into float64.
     if values.dtype != np.float32:
@@ -49,7 +51,7 @@ def check_scores_as_given(
         raise ValueError(f"scores must have shape (P,), got {values.shape}")
     if labels.shape != values.shape:
         raise ValueError(f"same must have the shape of scores {values.shape}, got {labels.shape}")
-    # The extremes tell whether any is not finite: NaN comes through min and max.
+    # The extremes show whether any is not finite: NaN comes through min and max.
     if values.size and not (np.isfinite(values.min()) and np.isfinite(values.max())):
         row = int(np.flatnonzero(~np.isfinite(values))[0])
         raise ValueError(f"scores must be finite, got {values[row]} in row {row}")
@@ -66,7 +68,7 @@ def check_scores_as_given(
 
 
 def check_folds(folds: npt.ArrayLike, num_pairs: int) -> IntArray:
-    """Return ``folds`` as (P,) int64, or say what is wrong with it."""
+    """Return ``folds`` as (P,) int64; a ValueError says what is wrong with them."""
     numbers: npt.NDArray[Any] = np.asarray(folds)
     if numbers.shape != (num_pairs,):
         raise ValueError(f"folds must have shape ({num_pairs},), got {numbers.shape}")
@@ -75,162 +77,58 @@ def check_folds(folds: npt.ArrayLike, num_pairs: int) -> IntArray:
     return numbers.astype(np.int64)
 
 
-# Pairs ranked by score once, and their curves under many weightings at once.
+def held_out_folds(folds: IntArray, same: BoolArray) -> Iterator[tuple[int, BoolArray]]:
+    """Yield the number of each fold, rising, and which pairs (P,) are in it.
 
-
-@dataclass(frozen=True)
-class RankedPairs:
-    """Pairs by falling score, genuine and impostor apart, and what each threshold accepts.
-
-    Attributes:
-        genuine: (G,) numbers of the genuine pairs.
-        impostor: (I,) numbers of the impostor pairs.
-        threshold: (T,) +inf and each distinct score, falling.
-        genuine_accepted: (T,) how many of ``genuine``, from the front, reach each threshold.
-        impostor_accepted: (T,) the same of ``impostor``.
-        higher: (G,) how many impostor pairs score higher than each genuine pair.
-        not_lower: (G,) how many score at least as high.
+    Raises:
+        ValueError: the pairs of the other folds are all of one kind.
     """
-
-    genuine: IntArray
-    impostor: IntArray
-    threshold: ScoreArray
-    genuine_accepted: IntArray
-    impostor_accepted: IntArray
-    higher: IntArray
-    not_lower: IntArray
-
-
-def rank_pairs(scores: ScoreArray, same: BoolArray) -> RankedPairs:
-    """Sort checked ``scores`` (P,) once and group the ties."""
-    genuine, of_genuine = _falling(scores, np.flatnonzero(same))
-    impostor, of_impostor = _falling(scores, np.flatnonzero(~same))
-    threshold = np.unique(np.concatenate([of_genuine, of_impostor]))
-    # The first point accepts nothing.
-    accepted = [
-        np.concatenate([[0], np.searchsorted(kind, threshold, side="right")])
-        for kind in (of_genuine, of_impostor)
-    ]
-    return RankedPairs(
-        genuine,
-        impostor,
-        np.concatenate([np.full(1, np.inf, threshold.dtype), -threshold]),
-        accepted[0],
-        accepted[1],
-        np.searchsorted(of_impostor, of_genuine, side="left"),
-        np.searchsorted(of_impostor, of_genuine, side="right"),
-    )
+    for fold in np.unique(folds).tolist():
+        held_out = folds == fold
+        others = same[~held_out]
+        if others.all() or not others.any():
+            kind = "impostor" if others.all() else "genuine"
+            raise ValueError(
+                f"folds: without fold {fold} no {kind} pair is left to choose a threshold on"
+            )
+        yield fold, held_out
 
 
-def _falling(scores: ScoreArray, numbers: IntArray) -> tuple[IntArray, ScoreArray]:
-    """The pairs ``numbers`` by falling score and their negated scores."""
-    negated = -scores.take(numbers)
-    order = np.argsort(negated, kind="stable")
-    return numbers.take(order), negated.take(order)
+def check_embeddings(embeddings: npt.ArrayLike, name: str) -> tuple[npt.NDArray[Any], FloatArray]:
+    """Return embeddings (N, D) as floats or whole numbers, and their lengths (N,) in float64.
 
-
-class WeightedCurves:
-    """The operating points of ranked pairs under B weightings.
-
-    Weights that are whole numbers add up exactly. A weighting without any weight on one of the
-    kinds gives NaN.
-
-    Args:
-        ranked: the pairs.
-        genuine: (G, B) what each genuine pair counts, in the order of ``ranked.genuine``.
-        impostor: (I, B) what each impostor pair counts, in the order of ``ranked.impostor``.
+    Raises:
+        ValueError: another shape or dtype, or an embedding that is not finite or of length 0, with
+            its row.
     """
-
-    def __init__(self, ranked: RankedPairs, genuine: FloatArray, impostor: FloatArray) -> None:
-        self.ranked = ranked
-        self.genuine = genuine
-        self.impostor = impostor
-        self._columns = np.arange(genuine.shape[1])
-
-    @cached_property
-    def _genuine_sum(self) -> FloatArray:
-        return _running_sum(self.genuine)
-
-    @cached_property
-    def _impostor_sum(self) -> FloatArray:
-        return _running_sum(self.impostor)
-
-    def far(self, points: IntArray) -> FloatArray:
-        """FAR at an operating point of each weighting: positions (..., B) to rates (..., B)."""
-        counts = self._impostor_sum[self.ranked.impostor_accepted[points], self._columns]
-        return _share(counts, self._impostor_sum[-1])
-
-    def tar(self, points: IntArray) -> FloatArray:
-        """TAR at an operating point of each weighting: positions (..., B) to rates (..., B)."""
-        counts = self._genuine_sum[self.ranked.genuine_accepted[points], self._columns]
-        return _share(counts, self._genuine_sum[-1])
-
-    def tar_at_far(self, points: IntArray) -> FloatArray:
-        """TAR at the points (F, B) of :meth:`points_at_far`; NaN without weight on impostors."""
-        found = self.tar(points)
-        found[:, self._impostor_sum[-1] == 0] = np.nan
-        return found
-
-    def auc(self) -> FloatArray:
-        """Area under each curve, (B,); ties count half."""
-        higher = self._impostor_sum.take(self.ranked.higher, axis=0)
-        if not np.array_equal(self.ranked.higher, self.ranked.not_lower):
-            higher += self._impostor_sum.take(self.ranked.not_lower, axis=0)
-            higher /= 2
-        lost = np.einsum("gb,gb->b", self.genuine, higher)
-        return 1.0 - _share(lost, self._genuine_sum[-1] * self._impostor_sum[-1])
-
-    def eer(self) -> FloatArray:
-        """Equal error rate of each curve, (B,)."""
-
-        def gap(points: IntArray) -> FloatArray:  # rises from -1 to +1
-            return self.far(points) - (1.0 - self.tar(points))
-
-        first = self._first(lambda points: gap(points) >= 0, self._columns.shape)
-        right = np.clip(first, 1, self.ranked.threshold.size - 1)
-        before, after = gap(right - 1), gap(right)
-        start, end = self.far(right - 1), self.far(right)
-        return start + _share(-before, after - before) * (end - start)
-
-    def points_at_far(self, limits: Sequence[float]) -> IntArray:
-        """The operating point of the lowest threshold with FAR <= limit: (F,) to (F, B)."""
-        # As in roc_curve: a quotient of counts may miss its limit by one rounding.
-        allowed = np.array(limits)[:, None] * (1 + 1e-12) * self._impostor_sum[-1]
-        accepted = self.ranked.impostor_accepted
-
-        def exceeds(points: IntArray) -> BoolArray:
-            return np.asarray(self._impostor_sum[accepted[points], self._columns] > allowed)
-
-        return self._first(exceeds, (len(limits), self._columns.size)) - 1
-
-    def _first(self, reached: Callable[[IntArray], BoolArray], shape: tuple[int, ...]) -> IntArray:
-        """The first operating point from which on ``reached`` holds; T where it never does."""
-        size = self.ranked.threshold.size
-        low = np.zeros(shape, dtype=np.int64)
-        high = np.full_like(low, size)
-        for _ in range(size.bit_length()):
-            middle = (low + high) >> 1
-            # Where low meets high the middle may be T, which is no point; it changes nothing there.
-            yes = reached(np.minimum(middle, size - 1)) | (middle == size)
-            high = np.where(yes, middle, high)
-            low = np.where(yes, low, np.minimum(middle + 1, high))
-        return low
-
-    def weighted(self, per_pair: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Sums of weight times a number of each pair (P,), over genuine and over impostor pairs."""
-        return (
-            np.asarray(per_pair[self.ranked.genuine] @ self.genuine, dtype=np.float64),
-            np.asarray(per_pair[self.ranked.impostor] @ self.impostor, dtype=np.float64),
+    values: npt.NDArray[Any] = np.asarray(embeddings)
+    if values.ndim != 2 or not values.size or values.dtype.kind not in "fiu":
+        raise ValueError(
+            f"{name} must be numbers of shape (N, D), both at least 1, got {values.dtype} "
+            f"{values.shape}"
         )
+    return values, embedding_lengths(values, name)
 
 
-def _running_sum(weights: FloatArray) -> FloatArray:
-    result = np.empty((len(weights) + 1, weights.shape[1]))
-    result[0] = 0.0
-    np.cumsum(weights, axis=0, out=result[1:])
+def embedding_lengths(values: npt.NDArray[Any], name: str) -> FloatArray:
+    """Return the length of every embedding (N, D); none may be 0 or not finite."""
+    result = np.empty(len(values))
+    for part in row_blocks(len(values), _ROWS):
+        result[part] = np.linalg.norm(values[part].astype(np.float64), axis=1)
+    bad = np.flatnonzero(~(np.isfinite(result) & (result > 0)))
+    if bad.size:
+        raise ValueError(
+            f"{name} must be finite and longer than 0, row {bad[0]} has length {result[bad[0]]}"
+        )
     return result
 
 
-def _share(part: FloatArray, whole: npt.NDArray[np.float64]) -> FloatArray:
+def row_blocks(count: int, rows: int) -> Iterator[slice]:
+    """Yield slices of at most ``rows`` that cover ``count``."""
+    return (slice(start, min(start + rows, count)) for start in range(0, count, rows))
+
+
+def share_of(part: FloatArray, whole: Any) -> FloatArray:
+    """Return part / whole; NaN without a warning where the whole is 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(part / whole, dtype=np.float64)

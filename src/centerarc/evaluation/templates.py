@@ -1,4 +1,4 @@
-"""Templates of several images, as IJB-B and IJB-C have them."""
+"""Templates of several images, as IJB-B and IJB-C have them: pooled, scored and searched."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,10 +7,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from centerarc.evaluation.gallery import GallerySearch, lengths, search_gallery
-from centerarc.evaluation.scores import BoolArray, FloatArray, IntArray
-
-# Templates of several images, as IJB-B and IJB-C have them: mean over a medium, sum over media.
+from centerarc.evaluation.gallery import GallerySearch, search_gallery
+from centerarc.evaluation.scores import (
+    BoolArray,
+    Float32Array,
+    FloatArray,
+    IntArray,
+    check_embeddings,
+    row_blocks,
+)
 
 WEIGHTINGS = {
     "plain": "each image's embedding is normalised",
@@ -22,6 +27,14 @@ WEIGHTINGS = {
 _GATHERED = 16_384
 # Numbers of templates that lie within so many of each other are found by a table of 128 MB.
 _TABLE = 1 << 24
+# First templates whose pairs are scored together: their scores against 23,000 others are 24 MB.
+_TEMPLATES = 256
+# Second templates at once in such a product, so that it stays small for any number of them.
+_OTHERS = 32_768
+# Pairs gathered at once: 2 x 8 MB for embeddings of 512 numbers.
+_PAIRS = 4096
+# A pair that is gathered costs about as much as so many entries of a matrix product.
+_GATHERING = 40
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +50,7 @@ class Templates:
     """
 
     ids: npt.NDArray[Any]
-    embeddings: npt.NDArray[np.float32]
+    embeddings: Float32Array
     num_images: IntArray
     num_media: IntArray
     weighting: str
@@ -54,13 +67,9 @@ class Templates:
         )
 
     def rows(self, wanted: npt.ArrayLike) -> IntArray:
-        """Return the rows of templates by their ids.
+        """Return the rows of templates by their ids (n,).
 
-        Args:
-            wanted: (n,) ids.
-
-        Raises:
-            ValueError: an id that no template has, with its place in ``wanted``.
+        An id that no template has is a ``ValueError``.
         """
         values: npt.NDArray[Any] = np.asarray(wanted)
         rows, known = locate(self.ids, values)
@@ -124,19 +133,13 @@ def pool_templates(
     """
     if weighting not in WEIGHTINGS:
         raise ValueError(f"weighting must be {', '.join(WEIGHTINGS)}, got {weighting!r}")
-    values: npt.NDArray[Any] = np.asarray(embeddings)
-    if values.ndim != 2 or not values.size or values.dtype.kind not in "fiu":
-        raise ValueError(
-            f"embeddings must be numbers of shape (N, D), both at least 1, got {values.dtype} "
-            f"{values.shape}"
-        )
-    number = values.shape[0]
+    values, length = check_embeddings(embeddings, "embeddings")
+    number = len(values)
     ids, owner = np.unique(_marks(template, number, "template"), return_inverse=True)
     medium = np.arange(number)
     if media is not None:
         medium = np.unique(_marks(media, number, "media"), return_inverse=True)[1]
     factor = _weights(detector_score, number, weighting)
-    length = lengths(values, "embeddings")
     if "norm" not in weighting:
         factor = factor / length
     order = np.lexsort((medium, owner))
@@ -150,7 +153,12 @@ def pool_templates(
         end = max(end, first + 1)
         part = slice(starts[first], starts[end])
         rows = values[order[part]] * factor[order[part], None]
-        sums = _sums(rows, new_medium[part], starts[first : end + 1] - starts[first])
+        # The mean over each medium's images, and the sum over each template's media.
+        media_starts = np.flatnonzero(new_medium[part])
+        counts = np.diff(np.append(media_starts, len(rows)))
+        means = np.add.reduceat(rows, media_starts, axis=0) / counts[:, None]
+        of_template = np.searchsorted(media_starts, starts[first:end] - starts[first])
+        sums = np.add.reduceat(means, of_template, axis=0)
         size = np.linalg.norm(sums, axis=1)
         # Far above rounding, far below what any two faces leave.
         weighted = length[order[part]] * factor[order[part]]
@@ -186,15 +194,6 @@ def locate(ids: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> tuple[IntArray, B
     return rows, np.asarray(ids[rows] == wanted, dtype=np.bool_)
 
 
-def _sums(rows: FloatArray, new_medium: BoolArray, starts: IntArray) -> FloatArray:
-    """Sum over media of the mean over images, for templates whose rows begin at ``starts``."""
-    media = np.flatnonzero(new_medium)
-    counts = np.diff(np.append(media, len(rows)))
-    means = np.add.reduceat(rows, media, axis=0) / counts[:, None]
-    of_template = np.searchsorted(media, starts[:-1])
-    return np.asarray(np.add.reduceat(means, of_template, axis=0), dtype=np.float64)
-
-
 def _marks(marks: npt.ArrayLike, number: int, name: str) -> npt.NDArray[Any]:
     values: npt.NDArray[Any] = np.asarray(marks)
     if values.shape != (number,) or values.dtype.kind not in "iuU":
@@ -221,20 +220,6 @@ def _weights(scores: npt.ArrayLike | None, number: int, weighting: str) -> Float
             f"detector_score must be finite and at least 0, got {values[bad[0]]} in row {bad[0]}"
         )
     return values
-
-
-# Scores of tens of millions of pairs of templates in bounded memory.
-
-Float32Array = npt.NDArray[np.float32]
-
-# First templates whose pairs are scored together: their scores against 23,000 others are 24 MB.
-_TEMPLATES = 256
-# Second templates at once in such a product, so that it stays small for any number of them.
-_OTHERS = 32_768
-# Pairs gathered at once: 2 x 8 MB for embeddings of 512 numbers.
-_PAIRS = 4096
-# A pair that is gathered costs about as much as so many entries of a matrix product.
-_GATHERING = 40
 
 
 def template_pair_scores(
@@ -265,10 +250,8 @@ def template_pair_scores(
         >>> template_pair_scores([[3.0, 0.0], [0.0, 2.0]], [0, 0, 1], [0, 1, 1]).tolist()
         [1.0, 0.0, 1.0]
     """
-    values: npt.NDArray[Any] = np.asarray(embeddings)
-    if values.ndim != 2 or not values.size:
-        raise ValueError(f"embeddings must have shape (T, D), both at least 1, got {values.shape}")
-    unit = (values / lengths(values, "embeddings")[:, None].astype(np.float32)).astype(np.float32)
+    values, length = check_embeddings(embeddings, "embeddings")
+    unit = (values / length[:, None].astype(np.float32)).astype(np.float32)
     first, second = (
         _rows(rows, len(unit), name) for rows, name in ((index_a, "a"), (index_b, "b"))
     )
@@ -310,8 +293,7 @@ def _gathered(
     rows: Float32Array, unit: Float32Array, a: npt.NDArray[Any], b: npt.NDArray[Any]
 ) -> Float32Array:
     scores = np.empty(a.size, dtype=np.float32)
-    for start in range(0, a.size, _PAIRS):
-        part = slice(start, start + _PAIRS)
+    for part in row_blocks(a.size, _PAIRS):
         np.einsum("pd,pd->p", rows[a[part]], unit[b[part]], out=scores[part])
     return scores
 
@@ -322,14 +304,10 @@ def _multiplied(
     if len(unit) <= _OTHERS:
         return np.asarray((rows @ unit.T)[a, b], dtype=np.float32)
     scores = np.empty(a.size, dtype=np.float32)
-    for start in range(0, len(unit), _OTHERS):
-        inside = np.flatnonzero((b >= start) & (b < start + _OTHERS))
-        product = rows @ unit[start : start + _OTHERS].T
-        scores[inside] = product[a[inside], b[inside] - start]
+    for part in row_blocks(len(unit), _OTHERS):
+        inside = np.flatnonzero((b >= part.start) & (b < part.stop))
+        scores[inside] = (rows @ unit[part].T)[a[inside], b[inside] - part.start]
     return scores
-
-
-# 1:N over templates: the probes against each gallery of a protocol.
 
 
 def search_templates(
@@ -340,7 +318,7 @@ def search_templates(
     """Search every gallery for every probe, as IJB-B and IJB-C do in their mixed 1:N protocol.
 
     A probe is mated in the gallery that holds its subject and a stranger to all others;
-    :func:`centerarc.evaluation.identification.evaluate_identification` takes the mean over them.
+    :func:`centerarc.evaluation.evaluate_identification` takes the mean over them.
 
     Args:
         templates: all templates.

@@ -1,4 +1,4 @@
-"""One verification result: every number with its interval and the protocol behind it."""
+"""Verification of scored pairs: the report, calibrated thresholds, and what they are worth."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,25 +8,161 @@ import numpy as np
 import numpy.typing as npt
 
 from centerarc.evaluation.accuracy import CONVENTIONS, Convention, answer_pairs
+from centerarc.evaluation.groups import breakdown
 from centerarc.evaluation.intervals import (
     EXTREMES,
     Estimate,
     Interval,
     PairPeople,
-    TooFew,
+    RankedPairs,
+    WeightedCurves,
     check_resamples,
+    low_high,
     percentile_interval,
     rate_key,
-    resampled_curves,
+    spread,
 )
 from centerarc.evaluation.roc_curve import Det, roc, thinned_det, unsupported_far
-from centerarc.evaluation.scores import check_scores_as_given, rank_pairs
-from centerarc.evaluation.thresholds import CalibratedThreshold, Calibration, check_wanted_far
+from centerarc.evaluation.scores import (
+    ROUNDED_UP,
+    BoolArray,
+    FloatArray,
+    IntArray,
+    ScoreArray,
+    check_folds,
+    check_scores,
+    check_scores_as_given,
+    held_out_folds,
+)
 
 # Always reported, with a reason in place of a value where the impostor pairs are too few.
 FAR_LEVELS = (1e-1, 1e-2, 1e-3, 1e-4)
 # Reported where there are enough impostor pairs.
 FINE_FAR_LEVELS = (1e-5, 1e-6)
+
+
+# The threshold for a wanted false accept rate, and how far both may be off with other people.
+
+
+@dataclass(frozen=True)
+class CalibratedThreshold:
+    """A threshold for a wanted false accept rate.
+
+    Attributes:
+        wanted_far: the false accept rate that is not to be exceeded.
+        threshold: accept ``score >= threshold``; the lowest one with ``far <= wanted_far``. None
+            where the impostor pairs are too few.
+        far: the false accept rate of these very impostor pairs at the threshold; None without one.
+        threshold_interval: 95 % of the thresholds that samples of as many people would give; None
+            without people or without a threshold.
+        far_interval: 95 % of the false accept rates that such thresholds would have among all of
+            the people: what to expect of new people. None without people or without a threshold.
+        reason: why there is no threshold.
+    """
+
+    wanted_far: float
+    threshold: float | None
+    far: float | None
+    threshold_interval: Interval | None = None
+    far_interval: Interval | None = None
+    reason: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        result: dict[str, Any] = {
+            "threshold": self.threshold,
+            "threshold_interval95": low_high(self.threshold_interval),
+            "far": self.far,
+            "far_on_new_people_interval95": low_high(self.far_interval),
+        }
+        return result if self.reason is None else {**result, "reason": self.reason}
+
+
+def calibrated_threshold(
+    scores: npt.ArrayLike,
+    same: npt.ArrayLike,
+    far: float,
+    people: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+    *,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> CalibratedThreshold:
+    """The lowest threshold at which at most a share ``far`` of the impostor pairs is accepted.
+
+    It is the next number, in the scores' precision, above the highest impostor score that must be
+    rejected. The intervals resample people: each resample chooses its threshold, which is then
+    tried on all of the impostor pairs, as ours would be on people whom it was not chosen on.
+
+    Args:
+        scores, same, people, bootstrap, seed: as of :func:`evaluate_verification`.
+        far: the wanted false accept rate, in (0, 1).
+
+    Returns:
+        The threshold, or why the impostor pairs are too few for one.
+
+    Raises:
+        ValueError: ``far`` out of range, or as of :func:`evaluate_verification`.
+
+    Example:
+        >>> found = calibrated_threshold([0.9, 0.5, 0.25, 0.75], [True, False, False, False], 0.4)
+        >>> found.far, 0.5 < found.threshold < 0.5 + 1e-15
+        (0.3333333333333333, True)
+        >>> calibrated_threshold([0.9, 0.1], [True, False], 0.01).reason
+        'FAR 0.01 needs at least 100 impostor pairs, there are 1'
+    """
+    _check_wanted_far(far)
+    check_resamples(bootstrap)
+    values, labels = check_scores_as_given(scores, same)
+    who = None if people is None else PairPeople(people, labels)
+    ranked = RankedPairs(values, labels)
+    reason = unsupported_far(far, ranked.impostor.size)
+    if reason is not None:
+        return CalibratedThreshold(far, None, None, reason=str(reason))
+    if who is None:
+        return _calibrated(ranked, far)
+
+    def chosen(drawn: FloatArray) -> FloatArray:
+        curves = who.curves(drawn, ranked)
+        return np.concatenate(_chosen(curves, curves.points_at_far([far])))
+
+    return _calibrated(ranked, far, who.resampled(chosen, bootstrap, seed), who.fewest)
+
+
+def _check_wanted_far(far: float) -> None:
+    """Only in (0, 1) does a threshold decide something."""
+    if not 0 < far * ROUNDED_UP < 1:
+        raise ValueError(f"far must be in (0, 1), got {far}")
+
+
+def _chosen(curves: WeightedCurves, points: IntArray) -> FloatArray:
+    """Thresholds of resamples at points (F, B), and their FAR among all pairs: (2, F, B)."""
+    ranked = curves.ranked
+    thresholds = _highest_rejected(ranked, points)
+    fars = ranked.impostor_accepted[points] / ranked.impostor.size
+    chosen = np.stack([thresholds.astype(np.float64), fars])
+    chosen[:, :, curves.without_impostors] = np.nan
+    return chosen
+
+
+def _highest_rejected(ranked: RankedPairs, points: IntArray) -> ScoreArray:
+    # The next lower operating point exceeds the FAR, so an impostor scores exactly there. Only
+    # without weight on impostors is there none.
+    return ranked.threshold[np.minimum(points + 1, ranked.threshold.size - 1)]
+
+
+def _calibrated(
+    ranked: RankedPairs, far: float, resampled: FloatArray | None = None, num_people: int = 0
+) -> CalibratedThreshold:
+    """The threshold for a supported FAR, with the intervals of resampled ones (2, B)."""
+    size = ranked.impostor.size
+    point = int(np.count_nonzero(ranked.impostor_accepted <= far * ROUNDED_UP * size)) - 1
+    rejected = _highest_rejected(ranked, np.array([point]))[0]
+    threshold = float(np.nextafter(rejected, np.array(np.inf, rejected.dtype)))
+    reached = float(ranked.impostor_accepted[point] / size)
+    if resampled is None:
+        return CalibratedThreshold(far, threshold, reached)
+    intervals = spread(resampled[0]), percentile_interval(resampled[1], num_people)
+    return CalibratedThreshold(far, threshold, reached, *intervals)
 
 
 @dataclass(frozen=True)
@@ -72,11 +208,9 @@ class VerificationReport:
     det: Det = field(compare=False, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; the accuracy's key is the protocol's name, so neither is mistaken
-        for the other."""
-        name = "kfold_accuracy" if self.protocol == "k-fold" else "best_accuracy"
+        """Plain data for JSON."""
         return {
-            name: self.accuracy.to_dict(),
+            accuracy_key(self.protocol): self.accuracy.to_dict(),
             "convention": f"{self.convention}: {CONVENTIONS[self.convention]}",
             "fold_accuracy": {str(fold): value for fold, value in self.fold_accuracy.items()},
             "fold_std": self.fold_std,
@@ -106,25 +240,53 @@ class VerificationReport:
         )
 
 
-def judged_fars(fars: Sequence[float], num_impostor: int) -> dict[float, TooFew | None]:
-    """Which false accept rates to report, falling, and why there are no values at some of them.
+def accuracy_key(protocol: str) -> str:
+    """The key of an accuracy in JSON: its protocol's name, so that none is taken for another."""
+    return "kfold_accuracy" if protocol == "k-fold" else "best_accuracy"
 
-    Args:
-        fars: those that are asked for, beside :data:`FAR_LEVELS`.
-        num_impostor: impostor pairs.
 
-    Raises:
-        ValueError: one is out of (0, 1).
+class ScoredPairs:
+    """Checked pairs with one model's scores: their rates, as they are and under resampling.
+
+    Attributes:
+        answers: each pair answered right or wrong once.
+        fars: false accept rates to report that the impostor pairs can carry, falling.
+        unsupported: why there is no value at others, by FAR, falling.
+        curve: the ROC.
+        ranked: the pairs by score.
     """
-    for far in fars:
-        check_wanted_far(far)
-    always = {*FAR_LEVELS, *fars}
-    reasons = {far: unsupported_far(far, num_impostor) for far in {*always, *FINE_FAR_LEVELS}}
-    return {
-        far: reasons[far]
-        for far in sorted(reasons, reverse=True)
-        if far in always or reasons[far] is None
-    }
+
+    def __init__(
+        self,
+        scores: ScoreArray,
+        same: BoolArray,
+        folds: npt.ArrayLike | None,
+        convention: Convention,
+        fars: Sequence[float],
+    ) -> None:
+        self.answers = answer_pairs(scores.astype(np.float64), same, folds, convention)
+        for far in fars:
+            _check_wanted_far(far)
+        always = {*FAR_LEVELS, *fars}
+        num_impostor = int(np.count_nonzero(~same))
+        falling = sorted({*always, *FINE_FAR_LEVELS}, reverse=True)
+        reasons = {far: unsupported_far(far, num_impostor) for far in falling}
+        self.fars = [far for far, reason in reasons.items() if reason is None]
+        self.unsupported = {far: why for far, why in reasons.items() if why and far in always}
+        self.curve = roc(scores, same)
+        self.ranked = RankedPairs(scores, same)
+
+    @property
+    def rates(self) -> FloatArray:
+        """Accuracy, AUC, EER and TARs: (3 + F,)."""
+        curve = self.curve
+        tars = [curve.tar[curve.point_at_far(far)] for far in self.fars]
+        return np.array([self.answers.accuracy, curve.auc, curve.eer, *tars])
+
+    def resampled_rates(self, curves: WeightedCurves, points: IntArray) -> FloatArray:
+        """The same of each resample, with its points at the FARs: (3 + F, B)."""
+        rates = [self.answers.resampled_accuracy(curves), curves.auc(), curves.eer()]
+        return np.vstack([*rates, curves.tar_at_far(points)])
 
 
 def evaluate_verification(
@@ -143,7 +305,7 @@ def evaluate_verification(
     The intervals come from :mod:`centerarc.evaluation.intervals`. For the accuracy each pair is
     right or wrong once, under the threshold chosen without its fold, and the resamples reweight
     these answers; the shares of genuine and impostor pairs stay as the protocol set them. AUC,
-    EER and TAR are computed anew in each resample. The intervals say what other people would
+    EER and TAR are computed again in each resample. The intervals say what other people would
     change, not what other folds or another training seed would.
 
     Args:
@@ -178,42 +340,141 @@ def evaluate_verification(
     # As given: a threshold for float32 scores must be a float32 itself.
     values, labels = check_scores_as_given(scores, same)
     check_resamples(bootstrap)
-    answers = answer_pairs(values.astype(np.float64), labels, folds, convention)
-    num_impostor = int((~labels).sum())
-    reasons = judged_fars(fars, num_impostor)
-    supported = [far for far, reason in reasons.items() if reason is None]
-    curve = roc(values, labels)
-    ranked = rank_pairs(values, labels)
-    calibration = Calibration(ranked, supported)
-    intervals: Sequence[Interval | None] = [None] * (3 + len(supported))
-    who = None if people is None else PairPeople.of(people, labels)
-    if who is not None:
-        parts = []
-        for (curves,) in resampled_curves([ranked], who, bootstrap, seed):
-            points = curves.points_at_far(supported)
-            calibration.add(curves, points)
-            rates = [answers.resampled_accuracy(curves), curves.auc(), curves.eer()]
-            parts.append(np.vstack([*rates, curves.tar_at_far(points)]))
-        intervals = [percentile_interval(row, who.fewest) for row in np.concatenate(parts, axis=1)]
-    tar_at_far = {
-        far: Estimate(float(curve.tar[curve.point_at_far(far)]), interval)
-        for far, interval in zip(supported, intervals[3:], strict=True)
-    }
-    tar_at_far |= {far: Estimate(None, too_few=why) for far, why in reasons.items() if why}
+    pairs = ScoredPairs(values, labels, folds, convention, fars)
+    ranked, answers, rates = pairs.ranked, pairs.answers, pairs.rates.tolist()
+    who = None if people is None else PairPeople(people, labels)
+    if who is None:
+        estimates = [Estimate(rate) for rate in rates]
+        calibrated = {far: _calibrated(ranked, far) for far in pairs.fars}
+    else:
+
+        def measured(drawn: FloatArray) -> FloatArray:
+            curves = who.curves(drawn, ranked)
+            points = curves.points_at_far(pairs.fars)
+            return np.vstack([pairs.resampled_rates(curves, points), *_chosen(curves, points)])
+
+        rows = who.resampled(measured, bootstrap, seed)
+        estimates = [
+            Estimate(rate, percentile_interval(row, who.fewest))
+            for rate, row in zip(rates, rows, strict=False)
+        ]
+        chosen = rows[len(rates) :].reshape(2, len(pairs.fars), bootstrap)
+        calibrated = {
+            far: _calibrated(ranked, far, chosen[:, i], who.fewest)
+            for i, far in enumerate(pairs.fars)
+        }
+    tar_at_far = dict(zip(pairs.fars, estimates[3:], strict=True))
+    tar_at_far |= {far: Estimate(None, too_few=why) for far, why in pairs.unsupported.items()}
     return VerificationReport(
-        accuracy=Estimate(answers.accuracy, intervals[0]),
+        accuracy=estimates[0],
         protocol=answers.protocol,
         fold_accuracy=answers.fold_accuracy,
         fold_std=answers.fold_std,
         threshold=answers.threshold,
-        auc=Estimate(curve.auc, intervals[1]),
-        eer=Estimate(curve.eer, intervals[2]),
+        auc=estimates[1],
+        eer=estimates[2],
         tar_at_far=tar_at_far,
-        num_genuine=int(labels.sum()),
-        num_impostor=num_impostor,
+        num_genuine=pairs.curve.num_genuine,
+        num_impostor=pairs.curve.num_impostor,
         num_people=None if who is None else who.count,
         resamples=0 if who is None else bootstrap,
         convention=convention,
-        calibrated=calibration.results(who),
-        det=thinned_det(curve, num_impostor),
+        calibrated=calibrated,
+        det=thinned_det(pairs.curve),
     )
+
+
+# Whether a threshold keeps its false accept rate on people it was not chosen on.
+
+
+@dataclass(frozen=True)
+class HeldOutFar:
+    """What became of a wanted false accept rate on held-out folds.
+
+    Attributes:
+        wanted_far: the rate that the thresholds were chosen for.
+        far: share of all impostor pairs that are accepted while their fold is held out.
+        tar: the same of the genuine pairs.
+        of_fold: the false accept rate of each fold by its number, at the threshold chosen on the
+            others.
+    """
+
+    wanted_far: float
+    far: Estimate
+    tar: Estimate
+    of_fold: dict[int, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "far": self.far.to_dict(),
+            "tar": self.tar.to_dict(),
+            "far_of_fold": {str(fold): far for fold, far in self.of_fold.items()},
+        }
+
+
+def held_out_fars(
+    scores: npt.ArrayLike,
+    same: npt.ArrayLike,
+    folds: npt.ArrayLike,
+    fars: list[float],
+    people: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+    *,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> dict[float, HeldOutFar]:
+    """Choose thresholds for false accept rates on all folds but one, and try them on that one.
+
+    Each fold in turn is held out; the threshold is that of :func:`calibrated_threshold` on the
+    others. A threshold that was chosen on the very pairs it is judged by keeps its rate by
+    construction; one that was not shows what the rate is worth.
+
+    Args:
+        scores, same, people, bootstrap, seed: as of :func:`evaluate_verification`.
+        folds: (P,) the number of each pair's fold, any integers.
+        fars: wanted false accept rates, each in (0, 1).
+
+    Returns:
+        By wanted rate; those are left out for which a choice would have fewer than 1 / FAR
+        impostor pairs. Nothing with fewer than two folds.
+
+    Raises:
+        ValueError: as of :func:`evaluate_verification`, or folds whose others hold only one kind
+            of pair.
+
+    Example:
+        >>> scores, same = [0.9, 0.1, 0.3, 0.8, 0.2, 0.4], [1, 0, 0, 1, 0, 0]
+        >>> found = held_out_fars(scores, same, [1, 1, 1, 2, 2, 2], [0.5])
+        >>> found[0.5].far.value, found[0.5].of_fold
+        (0.75, {1: 0.5, 2: 1.0})
+    """
+    values, labels = check_scores(scores, same)
+    fold_of = check_folds(folds, values.size)
+    if np.unique(fold_of).size < 2:
+        return {}
+    results = {}
+    for far in fars:
+        accepted = np.zeros(values.size, dtype=np.bool_)
+        of_fold: dict[int, float] = {}
+        for number, held_out in held_out_folds(fold_of, labels):
+            threshold = calibrated_threshold(values[~held_out], labels[~held_out], far).threshold
+            if threshold is None:
+                break
+            accepted[held_out] = values[held_out] >= threshold
+            impostor = held_out & ~labels
+            if impostor.any():
+                of_fold[number] = float(accepted[impostor].mean())
+        else:
+            # The answers as scores: one group whose rates and intervals are wanted.
+            (group,) = breakdown(
+                accepted.astype(np.float64),
+                labels,
+                np.zeros(values.size, dtype=np.int64),
+                people,
+                threshold=0.5,
+                min_pairs=1,
+                bootstrap=bootstrap,
+                seed=seed,
+            ).groups.values()
+            results[far] = HeldOutFar(far, group.far, group.tar, of_fold)
+    return results

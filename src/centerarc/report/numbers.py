@@ -12,8 +12,7 @@ from centerarc.evaluation.identification import IdentificationReport
 from centerarc.evaluation.intervals import Estimate
 from centerarc.evaluation.scores import ScoreArray
 from centerarc.evaluation.separability import Distribution, Separability
-from centerarc.evaluation.thresholds import HeldOutFar
-from centerarc.evaluation.verification import VerificationReport
+from centerarc.evaluation.verification import HeldOutFar, VerificationReport
 from centerarc.report.words import (
     Row,
     interval_words,

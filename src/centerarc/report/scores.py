@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from centerarc.evaluation.scores import ScoreArray
-from centerarc.evaluation.thresholds import HeldOutFar
-from centerarc.evaluation.verification import VerificationReport
+from centerarc.evaluation.verification import HeldOutFar, VerificationReport
 from centerarc.report.charts import Chart, axis, error_bars, percent_axis, percents, rate_axis
 from centerarc.report.words import interval_words, small_percent, with_sign
 

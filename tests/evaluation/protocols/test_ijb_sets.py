@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from centerarc.data.alignment import arcface_template
-from centerarc.evaluation.embedding_file import Embeddings
+from centerarc.evaluation.embedding import Embeddings
 from centerarc.evaluation.protocols.judging import SearchSettings, Settings
 from centerarc.evaluation.protocols.results import write_evaluation
 from centerarc.evaluation.protocols.subject import EmbeddingsSubject

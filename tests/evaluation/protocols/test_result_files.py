@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from centerarc.evaluation.embedding_file import Embeddings
+from centerarc.evaluation.embedding import Embeddings
 from centerarc.evaluation.protocols import results as result_files
 from centerarc.evaluation.protocols.galleries import evaluate_galleries
 from centerarc.evaluation.protocols.judging import Evaluation, Settings

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from centerarc.evaluation.embedding_file import Embeddings
+from centerarc.evaluation.embedding import Embeddings
 from centerarc.evaluation.protocols.judging import SearchSettings
 from centerarc.evaluation.protocols.subject import EmbeddingsSubject
 from centerarc.evaluation.protocols.templates import evaluate_templates

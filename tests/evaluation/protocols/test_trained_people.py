@@ -9,7 +9,7 @@ import pytest
 from centerarc.curate.embed import embed_to_file
 from centerarc.data.folder import FolderSource
 from centerarc.data.splitting import write_identities
-from centerarc.evaluation.embedding_file import Embeddings
+from centerarc.evaluation.embedding import Embeddings
 from centerarc.evaluation.protocols.galleries import evaluate_galleries
 from centerarc.evaluation.protocols.pairs import evaluate_pairs
 from centerarc.evaluation.protocols.subject import (

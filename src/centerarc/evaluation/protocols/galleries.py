@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from centerarc.data.source import place
 from centerarc.data.sources import open_source
-from centerarc.evaluation.embedding_file import Embeddings, read_embeddings
+from centerarc.evaluation.embedding import Embeddings, read_embeddings
 from centerarc.evaluation.gallery import search_gallery
 from centerarc.evaluation.protocols.judging import (
     Evaluation,
@@ -109,7 +109,7 @@ def is_embedding_file(path: Path) -> bool:
         return True
     if suffix != ".parquet" or not path.is_file():
         return False
-    from centerarc.evaluation.embedding_file import EMBEDDING, require_parquet_extra
+    from centerarc.evaluation.embedding import EMBEDDING, require_parquet_extra
 
     require_parquet_extra()
     import pyarrow as pa

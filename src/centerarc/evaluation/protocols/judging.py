@@ -26,8 +26,12 @@ from centerarc.evaluation.identification import (
 from centerarc.evaluation.intervals import rate_key
 from centerarc.evaluation.scores import BoolArray, FloatArray, IntArray, ScoreArray, StrArray
 from centerarc.evaluation.separability import Separability
-from centerarc.evaluation.thresholds import HeldOutFar, held_out_fars
-from centerarc.evaluation.verification import VerificationReport, evaluate_verification
+from centerarc.evaluation.verification import (
+    HeldOutFar,
+    VerificationReport,
+    evaluate_verification,
+    held_out_fars,
+)
 from centerarc.io.tables import CsvTable
 
 # Pictures for a page, from a source that is opened again when the first is asked for.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from centerarc.evaluation.accuracy import Convention
-from centerarc.evaluation.embedding_file import read_embeddings
+from centerarc.evaluation.embedding import read_embeddings
 from centerarc.evaluation.files.pair_list import check_both_kinds
 from centerarc.evaluation.identification import FPIR_LEVELS, RANKS
 from centerarc.evaluation.protocols.galleries import evaluate_galleries, is_embedding_file

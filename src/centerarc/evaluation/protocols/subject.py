@@ -10,8 +10,7 @@ import numpy.typing as npt
 
 from centerarc.data.source import FaceSource, place
 from centerarc.data.splitting import read_identities
-from centerarc.evaluation.embedding import embed
-from centerarc.evaluation.embedding_file import Embeddings
+from centerarc.evaluation.embedding import Embeddings, embed
 from centerarc.evaluation.protocols.judging import Evaluation
 from centerarc.evaluation.scores import IntArray
 from centerarc.io.parallel import explain_dead_workers
