@@ -3,11 +3,10 @@
 import errno
 import hashlib
 import os
-import re
 import secrets
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -254,10 +253,9 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
         return {}
 
 
-# Checksums of files in the format of `sha256sum`, written beside them.
+# Checksums of files.
 
 _CHUNK = 1 << 22
-_LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 
 
 def write_checksums(path: str | os.PathLike[str], names: Iterable[str]) -> None:
@@ -271,66 +269,66 @@ def write_checksums(path: str | os.PathLike[str], names: Iterable[str]) -> None:
         OSError: If a file cannot be read or the result not be written.
     """
     target = Path(path)
-    lines = [f"{_sha256(target.with_name(name))}  {name}\n" for name in names]
+    lines = [f"{files_sha256(target.with_name(name))}  {name}\n" for name in names]
     with atomic_path(target) as temporary:
         temporary.write_bytes("".join(lines).encode("utf-8", "surrogateescape"))
 
 
 def verify_checksums(
-    path: str | os.PathLike[str], progress: Callable[[int, int], Any] | None = None
+    folder: str | os.PathLike[str],
+    wanted: Mapping[str, tuple[int, str]],
+    progress: Callable[[int, int], Any] | None = None,
 ) -> list[str]:
-    """Reads the files that a list of checksums names and compares them with it.
+    """Reads files and compares them with their sizes and checksums.
 
     Args:
-        path: The list, as `write_checksums` or `sha256sum` writes it.
+        folder: Where they are.
+        wanted: Bytes and SHA-256, in hexadecimal digits, of each file by its name.
         progress: Called with the bytes read so far and the bytes of all files.
 
     Returns:
         One line for each problem; empty if every file is as it was.
-
-    Raises:
-        ValueError: If the list is none.
-        OSError: If the list cannot be read.
     """
-    source = Path(path)
-    wanted: dict[str, str] = {}
-    text = source.read_bytes().decode("utf-8", "surrogateescape")
-    for number, line in enumerate(text.splitlines(), 1):
-        match = _LINE.fullmatch(line)
-        if match is None:
-            raise ValueError(
-                f"{str(source)!r} is no list of SHA-256 checksums: line {number} is {line[:80]!r}"
-            )
-        wanted[match[2]] = match[1].lower()
-    files = {name: source.with_name(name) for name in wanted if Path(name).name == name}
-    if strange := [name for name in wanted if name not in files]:
-        raise ValueError(f"{str(source)!r} names {strange[0]!r}, which is not in its folder")
-    total = sum(path.stat().st_size for path in files.values() if path.is_file())
-    done = 0
+    total, before, problems = sum(size for size, _ in wanted.values()), 0, []
 
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
+    def advance(done: int) -> None:
         if progress is not None:
-            progress(done, total)
+            progress(min(before + done, total), total)
 
-    problems = []
-    for name, file in files.items():
+    for name, (size, sha256) in wanted.items():
+        path = Path(folder, name)
         try:
-            if _sha256(file, advance) != wanted[name]:
+            if (there := path.stat().st_size) != size:
+                problems.append(f"{name}: has {there} bytes and should have {size}")
+            elif files_sha256(path, advance=advance) != sha256:
                 problems.append(f"{name}: its content changed (SHA-256)")
         except FileNotFoundError:
             problems.append(f"{name}: is missing")
         except OSError as error:
             problems.append(f"{name}: cannot be read: {error.strerror}")
+        before += size
+        advance(0)
     return problems
 
 
-def _sha256(path: Path, advance: Callable[[int], None] | None = None) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as file:
-        while data := file.read(_CHUNK):
-            digest.update(data)
-            if advance is not None:
-                advance(len(data))
+def files_sha256(
+    *paths: str | os.PathLike[str], advance: Callable[[int], Any] | None = None
+) -> str:
+    """Returns the SHA-256 of files one after the other, in hexadecimal digits.
+
+    Args:
+        *paths: The files.
+        advance: Called with the bytes read so far.
+
+    Raises:
+        OSError: If one cannot be read.
+    """
+    digest, done = hashlib.sha256(), 0
+    for path in paths:
+        with open(path, "rb", buffering=0) as file:
+            while data := file.read(_CHUNK):
+                digest.update(data)
+                done += len(data)
+                if advance is not None:
+                    advance(done)
     return digest.hexdigest()

@@ -108,7 +108,7 @@ def test_shuffled_images_get_im2rec_layout(tmp_path: Path) -> None:
         assert source.problems == []
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)  # files are flushed to the disk
 @given(
     st.lists(st.tuples(st.integers(0, 2), st.binary(min_size=1, max_size=30)), max_size=8),
     st.data(),

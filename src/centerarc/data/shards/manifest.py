@@ -1,8 +1,6 @@
 """Which shards a path means, and the manifest of a folder of them."""
 
 import glob
-import hashlib
-import itertools
 import json
 import os
 import re
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from centerarc.data.folder import natural_key
+from centerarc.io import files as io_files
 from centerarc.io.files import atomic_path
 
 # From what a user writes to the shards that it means.
@@ -46,22 +45,19 @@ def find_shards(location: str | os.PathLike[str]) -> list[Path]:
         found = _matching(text)
     else:
         raise ValueError(f"location is {text!r}, which is not there")
-    if compressed := [path for path in found if _is_compressed(path)]:
-        raise ValueError(_refusal(compressed[0]))
+    if compressed := [path for path in found if path.name.lower().endswith(_COMPRESSED)]:
+        raise ValueError(
+            f"{str(compressed[0])!r} is a compressed tar file, in which no image can be found "
+            "without unpacking all before it; decompress the shards (images hardly shrink)"
+        )
     return sorted(dict.fromkeys(found), key=lambda path: natural_key(path.as_posix()))
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """Writes out `{000..012}` and `{a,b}` as a shell does; other braces stay.
-
-    Args:
-        pattern: A text with any number of groups, also nested ones.
-
-    Returns:
-        All texts it stands for, each once.
+    """Writes out `{000..012}` and `{a,b}`, also nested, as a shell does; other braces stay.
 
     Raises:
-        ValueError: If there are more than 100 000.
+        ValueError: If the pattern stands for more than 100,000 texts.
 
     Example:
         >>> expand_braces("faces-{08..10}.tar")
@@ -97,21 +93,28 @@ def _choices(group: str, pattern: str) -> list[str]:
 
 def _in_folder(folder: Path) -> list[Path]:
     try:
-        paths = [path for path in folder.iterdir() if not path.name.startswith(".")]
+        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise ValueError(f"cannot list {str(folder)!r}: {error.strerror}") from error
-    if compressed := sorted(path for path in paths if _is_compressed(path)):
-        raise ValueError(_refusal(compressed[0]))
+    compressed = [path for path in paths if path.name.lower().endswith(_COMPRESSED)]
     shards = [path for path in paths if path.suffix.lower() == ".tar" and path.is_file()]
-    if not shards:
+    if not shards and not compressed:
         raise ValueError(f"{str(folder)!r} holds no shard (*.tar)")
-    return shards
+    return compressed + shards
 
 
 def _matching(pattern: str) -> list[Path]:
-    texts = expand_braces(pattern)
-    found = [[Path(text)] if "*" not in text else _globbed(text) for text in texts]
-    paths = list(itertools.chain.from_iterable(found))
+    paths: list[Path] = []
+    for text in expand_braces(pattern):
+        if "*" not in text:
+            paths.append(Path(text))
+            continue
+        # Only * is special: folders may have brackets and question marks in their names.
+        literal = text.replace("[", "[[]").replace("?", "[?]")
+        found = [path for path in map(Path, glob.glob(literal)) if path.is_file()]
+        if not found:
+            raise ValueError(f"no file matches {text!r}")
+        paths += found
     if absent := [path for path in paths if not path.is_file()]:
         raise ValueError(
             f"{len(absent)} of the {len(paths)} shards that {pattern!r} names are not there, "
@@ -120,44 +123,16 @@ def _matching(pattern: str) -> list[Path]:
     return paths
 
 
-def _globbed(pattern: str) -> list[Path]:
-    # Only * is special: folders may have brackets and question marks in their names.
-    literal = pattern.replace("[", "[[]").replace("?", "[?]")
-    paths = [path for path in map(Path, glob.glob(literal)) if path.is_file()]
-    if not paths:
-        raise ValueError(f"no file matches {pattern!r}")
-    return paths
-
-
-def _is_compressed(path: Path) -> bool:
-    return path.name.lower().endswith(_COMPRESSED)
-
-
-def _refusal(path: Path) -> str:
-    return (
-        f"{str(path)!r} is a compressed tar file, in which no image can be found without unpacking "
-        "all before it; decompress the shards (images hardly shrink)"
-    )
-
-
 # What a folder of shards holds, written down when they are packed.
 
 MANIFEST_NAME = "dataset.json"
 _FORMAT = "centerarc shards"
 _VERSION = 1
-_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """One shard as it was written.
-
-    Args:
-        name: Its file name.
-        images: How many images are in it.
-        bytes: Its size.
-        sha256: Its checksum, in hexadecimal digits.
-    """
+    """One shard as it was written: file name, images, bytes, and SHA-256 in hexadecimal digits."""
 
     name: str
     images: int
@@ -167,12 +142,7 @@ class ShardInfo:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A packed set of faces.
-
-    Args:
-        identities: The name that belongs to each label.
-        shards: The shards, in natural order.
-    """
+    """A packed set of faces: the name that belongs to each label, and shards in natural order."""
 
     identities: list[str]
     shards: list[ShardInfo]
@@ -251,32 +221,35 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest | None:
     return manifest
 
 
-def check_shards(
-    folder: str | os.PathLike[str], manifest: Manifest, present: Iterable[str]
-) -> None:
-    """Checks without reading them that the shards of a folder are those of its manifest.
+def check_shards(folder: Path, manifest: Manifest, present: Iterable[str], *, all_of: bool) -> None:
+    """Checks without reading them that shards of a folder, or all of it, are as its manifest says.
 
     Args:
         folder: Where the shards are.
         manifest: What it should hold.
         present: Names of the shards to check.
+        all_of: Whether no shard of the manifest may be missing.
 
     Raises:
-        ValueError: If one of them is not in the manifest or has another size.
+        ValueError: If a shard is missing, not in the manifest or has another size.
     """
-    sizes = {shard.name: shard.bytes for shard in manifest.shards}
-    for name in present:
-        if name not in sizes:
+    wanted, names = {shard.name: shard.bytes for shard in manifest.shards}, set(present)
+    for name in sorted(names, key=natural_key):
+        if name not in wanted:
             raise ValueError(
-                f"{name!r} is not in {str(Path(folder) / MANIFEST_NAME)!r}, which lists the shards "
+                f"{name!r} is not in {str(folder / MANIFEST_NAME)!r}, which lists the shards "
                 "of this folder; remove the shard, or the list if it is not that of these shards"
             )
-        size = (Path(folder) / name).stat().st_size
-        if size != sizes[name]:
+        if (size := (folder / name).stat().st_size) != wanted[name]:
             raise ValueError(
-                f"shard {str(Path(folder) / name)!r} has {size} bytes and should have "
-                f"{sizes[name]}; it was cut off or changed"
+                f"shard {str(folder / name)!r} has {size} bytes and should have "
+                f"{wanted[name]}; it was cut off or changed"
             )
+    if all_of and (missing := [name for name in wanted if name not in names]):
+        raise ValueError(
+            f"{str(folder)!r} lacks {len(missing)} of the {len(wanted)} shards that its "
+            f"{MANIFEST_NAME} lists, first {missing[0]!r}"
+        )
 
 
 def verify_checksums(
@@ -300,33 +273,11 @@ def verify_checksums(
         raise ValueError(
             f"{str(root)!r} has no {MANIFEST_NAME} with checksums; centerarc data pack writes one"
         )
-    problems = []
-    total, done = sum(shard.bytes for shard in manifest.shards), 0
-    for shard in manifest.shards:
-        try:
-            digest = hashlib.sha256()
-            size = 0
-            with open(root / shard.name, "rb", buffering=0) as file:
-                while data := file.read(_CHUNK):
-                    digest.update(data)
-                    size += len(data)
-                    if progress is not None:
-                        progress(done + min(size, shard.bytes), total)
-            if size != shard.bytes:
-                problems.append(f"{shard.name}: has {size} bytes and should have {shard.bytes}")
-            elif digest.hexdigest() != shard.sha256:
-                problems.append(f"{shard.name}: its content changed (SHA-256)")
-        except FileNotFoundError:
-            problems.append(f"{shard.name}: is missing")
-        except OSError as error:
-            problems.append(f"{shard.name}: cannot be read: {error.strerror}")
-        done += shard.bytes
-        if progress is not None:
-            progress(done, total)
-    listed = {shard.name for shard in manifest.shards}
-    strange = {path.name for path in root.glob("*.tar") if path.name[0] != "."} - listed
-    problems += [f"{name}: is not in {MANIFEST_NAME}" for name in sorted(strange, key=natural_key)]
-    return problems
+    wanted = {shard.name: (shard.bytes, shard.sha256) for shard in manifest.shards}
+    strange = {path.name for path in root.glob("*.tar") if path.name[0] != "."} - wanted.keys()
+    return io_files.verify_checksums(root, wanted, progress) + [
+        f"{name}: is not in {MANIFEST_NAME}" for name in sorted(strange, key=natural_key)
+    ]
 
 
 def _from_json(content: dict[str, Any]) -> Manifest:
@@ -335,14 +286,12 @@ def _from_json(content: dict[str, Any]) -> Manifest:
         raise ValueError("identities is no list of names")
     if not isinstance(listed, list) or not all(isinstance(shard, dict) for shard in listed):
         raise ValueError("shards is no list of shards")
-    shards = []
+    kinds = {"name": str, "images": int, "bytes": int, "sha256": str}
     for shard in listed:
-        info = ShardInfo(*(shard.get(field) for field in ("name", "images", "bytes", "sha256")))
-        for field, kind in (("name", str), ("images", int), ("bytes", int), ("sha256", str)):
-            if not isinstance(getattr(info, field), kind):
-                raise ValueError(f"{field} of shard {info.name!r} is {getattr(info, field)!r}")
-        shards.append(info)
-    return Manifest(identities, shards)
+        for field, kind in kinds.items():
+            if not isinstance(shard.get(field), kind):
+                raise ValueError(f"{field} of shard {shard.get('name')!r} is {shard.get(field)!r}")
+    return Manifest(identities, [ShardInfo(*map(shard.get, kinds)) for shard in listed])
 
 
 def _check(manifest: Manifest) -> None:

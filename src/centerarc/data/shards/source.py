@@ -1,11 +1,11 @@
 """Faces in WebDataset shards."""
 
 import os
+import zlib
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -22,103 +22,18 @@ from centerarc.data.shards.manifest import (
 from centerarc.data.shards.tar import (
     BLOCK,
     ShardIndex,
-    header_check,
     index_path,
     read_index,
     scan_shard,
 )
 from centerarc.data.source import EncodedSource
+from centerarc.io.files import RandomAccessFile
 from centerarc.io.tables import Texts
 
-# Open files, a bounded number of them, for reading at any place.
+_MOST_OPEN = 64
 
-
-class _Handle:
-    """A file open for reading; closed when the last reader lets go of it."""
-
-    def __init__(self, path: str) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        self._moving = Lock()
-
-    def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
-
-    def read(self, offset: int, size: int) -> bytes:
-        if hasattr(os, "pread"):
-            return os.pread(self.descriptor, size, offset)
-        with self._moving:
-            os.lseek(self.descriptor, offset, os.SEEK_SET)
-            return os.read(self.descriptor, size)
-
-
-class Handles:
-    """Reads parts of files and keeps those open that were read last.
-
-    Threads may share it. Each process opens files for itself, so it can be forked and pickled.
-
-    Args:
-        limit: The most files kept open, at least 1.
-    """
-
-    def __init__(self, limit: int = 64) -> None:
-        if limit < 1:
-            raise ValueError(f"limit is {limit}; it must be at least 1")
-        self.limit = limit
-        self._reset()
-
-    def _reset(self) -> None:
-        self._process = os.getpid()
-        self._lock = Lock()
-        self._open: OrderedDict[str, _Handle] = OrderedDict()
-
-    def __getstate__(self) -> dict[str, int]:
-        return {"limit": self.limit}
-
-    def __setstate__(self, state: dict[str, int]) -> None:
-        self.limit = state["limit"]
-        self._reset()
-
-    def read(self, path: str, offset: int, size: int) -> bytes:
-        """Reads a part of a file.
-
-        Args:
-            path: The file.
-            offset: Its first byte.
-            size: How many bytes.
-
-        Returns:
-            The bytes; fewer than `size` where the file ends before.
-
-        Raises:
-            OSError: If the file cannot be opened or read; the message gives the reason alone.
-        """
-        try:
-            handle = self._handle(path)
-            data = handle.read(offset, size)
-            while len(data) < size:  # network shares and interrupted calls give less at once
-                if not (more := handle.read(offset + len(data), size - len(data))):
-                    break
-                data += more
-        except OSError as error:
-            raise OSError(error.strerror or str(error)) from error
-        return data
-
-    def _handle(self, path: str) -> _Handle:
-        if self._process != os.getpid():
-            self._reset()  # forked, perhaps while another thread held the lock
-        with self._lock:
-            handle = self._open.get(path)
-            if handle is None:
-                handle = self._open[path] = _Handle(path)
-                if len(self._open) > self.limit:
-                    self._open.popitem(last=False)
-            else:
-                self._open.move_to_end(path)
-            return handle
-
-
-# Faces in WebDataset shards.
+# A shard and its index; of all shards, those with an image.
+Used = Sequence[tuple[Path, ShardIndex]]
 
 
 class ShardSource(EncodedSource):
@@ -175,25 +90,42 @@ class ShardSource(EncodedSource):
         super().__init__(image_size)
         self.location = os.fspath(path)
         self.shards = find_shards(path)
-        self._files = [str(shard) for shard in self.shards]
-        self._names = _names(self.shards)
+        common = os.path.commonpath([shard.parent for shard in self.shards]) or "."
+        self._names = [Path(os.path.relpath(shard, common)).as_posix() for shard in self.shards]
         manifest = _manifest(self.location, self.shards)
         indexes = []
         for number, shard in enumerate(self.shards, 1):
-            indexes.append(_opened(shard))
+            try:
+                indexes.append(read_index(shard) or scan_shard(shard))
+            except OSError as error:
+                reason = error.strerror or error
+                raise ValueError(f"cannot read {str(shard)!r}: {reason}") from error
             if progress is not None:
                 progress(number, len(self.shards))
         self.without_image = sum(index.without_image for index in indexes)
-        # Lists, because bisecting one takes a tenth of the time of asking an array.
-        self._starts: list[int] = np.cumsum([0, *(len(index) for index in indexes)]).tolist()
+        # A list, because bisecting one takes a tenth of the time of asking an array.
+        self._starts: list[int] = np.cumsum([0, *map(len, indexes)]).tolist()
         if not self._starts[-1]:
             raise ValueError(f"the shards of {self.location!r} hold no image")
-        self._offsets = np.concatenate([index.offsets for index in indexes])
-        self._sizes = np.concatenate([index.sizes for index in indexes])
-        self._checks = np.concatenate([index.checks for index in indexes])
+        self._offsets, self._sizes, self._checks = (
+            np.concatenate([index.images[name] for index in indexes])
+            for name in ("offset", "size", "check")
+        )
         self._members = Texts.joined([index.members for index in indexes])
-        self.identities, self.labels = _people(self.shards, indexes, manifest)
-        self._handles = Handles()
+        used = [pair for pair in zip(self.shards, indexes, strict=True) if len(pair[1])]
+        self.identities, self.labels = _people(used, manifest)
+        self._open_files()
+
+    def _open_files(self) -> None:
+        # Those read last stay open.
+        self._file = lru_cache(_MOST_OPEN)(RandomAccessFile)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_file"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._open_files()
 
     def __repr__(self) -> str:
         return f"ShardSource({self.location!r}: {self.summary()})"
@@ -201,22 +133,22 @@ class ShardSource(EncodedSource):
     def encoded(self, index: int) -> bytes:
         """Returns the file of image `index`; see `EncodedSource.encoded`."""
         offset, size = int(self._offsets[index]), int(self._sizes[index])
-        shard = self._shard(index)
+        shard = self.shards[self._shard(index)]
         try:
             # With its header, to know that it is still the image that was found there.
-            data = self._handles.read(self._files[shard], offset - BLOCK, BLOCK + size)
+            data = self._file(shard).bytes_at(offset - BLOCK, BLOCK + size)
         except OSError as error:
-            raise ValueError(str(error)) from error
+            raise ValueError(error.strerror or str(error)) from error
         if len(data) < BLOCK + size:
             raise ValueError(
                 f"the shard was cut off: it ends at byte {offset - BLOCK + len(data)} and the "
                 f"image at {offset + size}"
             )
-        if header_check(data[:BLOCK]) != self._checks[index]:
-            listing = index_path(self.shards[shard]).name
+        if zlib.crc32(data[:BLOCK]) != self._checks[index]:
             raise ValueError(
                 f"the shard has something else at byte {offset - BLOCK}: it was changed after it "
-                f"was opened, or {listing} is older than it; remove that and open it again"
+                f"was opened, or {index_path(shard).name} is older than it; remove that and open "
+                "it again"
             )
         return data[BLOCK:]
 
@@ -237,25 +169,13 @@ class ShardSource(EncodedSource):
         return bisect_right(self._starts, index if index >= 0 else index + len(self)) - 1
 
 
-def _opened(shard: Path) -> ShardIndex:
-    try:
-        return read_index(shard) or scan_shard(shard)
-    except OSError as error:
-        raise ValueError(f"cannot read {str(shard)!r}: {error.strerror or error}") from error
-
-
-def _names(shards: Sequence[Path]) -> list[str]:
-    """How shards are called: by their path below the folder that they share."""
-    common = os.path.commonpath([shard.parent for shard in shards])
-    return [Path(os.path.relpath(shard, common or ".")).as_posix() for shard in shards]
-
-
 def _manifest(location: str, shards: Sequence[Path]) -> Manifest | None:
+    """The list of the shards' folder, after the shards were compared with it."""
     folders = list(dict.fromkeys(shard.parent for shard in shards))
+    found = None
     try:
-        found = [(folder, read_manifest(folder)) for folder in folders]
-        for folder, manifest in found:
-            if manifest is None:
+        for folder in folders:
+            if (found := read_manifest(folder)) is None:
                 continue
             if len(folders) > 1:
                 raise ValueError(
@@ -263,74 +183,55 @@ def _manifest(location: str, shards: Sequence[Path]) -> Manifest | None:
                     f"a {MANIFEST_NAME} with labels of its own; open each folder as a source and "
                     "mix them"
                 )
-            check_shards(folder, manifest, (shard.name for shard in shards))
-            if os.path.isdir(location):
-                _check_complete(folder, manifest, shards)
+            names = [shard.name for shard in shards]
+            check_shards(folder, found, names, all_of=os.path.isdir(location))
     except OSError as error:
         raise ValueError(f"cannot read the shards of {location!r}: {error}") from error
-    return found[0][1]
+    return found
 
 
-def _check_complete(folder: Path, manifest: Manifest, shards: Sequence[Path]) -> None:
-    present = {shard.name for shard in shards}
-    if missing := [shard.name for shard in manifest.shards if shard.name not in present]:
-        raise ValueError(
-            f"{str(folder)!r} lacks {len(missing)} of the {len(manifest.shards)} shards that its "
-            f"{MANIFEST_NAME} lists, first {missing[0]!r}"
-        )
-
-
-def _people(
-    shards: Sequence[Path], indexes: Sequence[ShardIndex], manifest: Manifest | None
-) -> tuple[list[str], npt.NDArray[np.int64]]:
+def _people(used: Used, manifest: Manifest | None) -> tuple[list[str], npt.NDArray[np.int64]]:
     """Gives everybody a label from 0, the same over all shards."""
-    used = [(shard, index) for shard, index in zip(shards, indexes, strict=True) if len(index)]
-    kind = used[0][1].kind
+    first, one = used[0]
     for shard, index in used:
-        if index.kind != kind:
+        if index.kind != one.kind:
             raise ValueError(
-                f"shards mix labels: {str(used[0][0])!r} (first key {used[0][1].members[0]!r}) has "
-                f"those by {kind}, and {str(shard)!r} (first key {index.members[0]!r}) by "
-                f"{index.kind}; every image needs the same"
+                f"shards mix labels: {str(first)!r} (first key {one.members[0]!r}) has those by "
+                f"{one.kind}, and {str(shard)!r} (first key {index.members[0]!r}) by {index.kind}; "
+                "every image needs the same"
             )
-    if kind == "number":
-        return _numbered(used, manifest)
-    if manifest is not None:
-        raise ValueError(
-            f"{MANIFEST_NAME} numbers the identities, but {str(used[0][0])!r} holds no numbers"
-        )
-    names = sorted({name for _, index in used for name in index.people}, key=natural_key)
-    label_of = {name: label for label, name in enumerate(names)}
-    labels = [
-        np.array([label_of[name] for name in index.people], dtype=np.int64)[index.codes]
-        for _, index in used
-    ]
-    return names, np.concatenate(labels)
-
-
-def _numbered(
-    used: Sequence[tuple[Path, ShardIndex]], manifest: Manifest | None
-) -> tuple[list[str], npt.NDArray[np.int64]]:
-    numbers = np.unique(np.concatenate([index.numbers for _, index in used]))
-    labels = [np.searchsorted(numbers, index.numbers)[index.codes] for _, index in used]
-    if manifest is None:
-        return _folder_names(used) or [str(number) for number in numbers], np.concatenate(labels)
-    for shard, index in used:
-        if index.numbers.max() >= len(manifest.identities):
+    persons = [index.images["person"] for _, index in used]
+    if one.kind != "number":
+        if manifest is not None:
             raise ValueError(
-                f"shard {str(shard)!r} has label {index.numbers.max()}, and {MANIFEST_NAME} names "
-                f"{len(manifest.identities)} identities"
+                f"{MANIFEST_NAME} numbers the identities, but {str(first)!r} holds no numbers"
             )
-    return [manifest.identities[number] for number in numbers], np.concatenate(labels)
+        names = sorted({name for _, index in used for name in index.people}, key=natural_key)
+        label_of = {name: label for label, name in enumerate(names)}
+        own = [np.array([label_of[name] for name in index.people]) for _, index in used]
+    else:
+        numbers = np.unique(np.concatenate([index.numbers for _, index in used]))
+        own = [np.searchsorted(numbers, index.numbers) for _, index in used]
+        if manifest is None:
+            names = _folder_names(used) or [str(number) for number in numbers]
+        else:
+            for shard, index in used:
+                if (most := index.numbers.max()) >= len(manifest.identities):
+                    raise ValueError(
+                        f"shard {str(shard)!r} has label {most}, and {MANIFEST_NAME} names "
+                        f"{len(manifest.identities)} identities"
+                    )
+            names = [manifest.identities[number] for number in numbers]
+    labels = [of[person] for of, person in zip(own, persons, strict=True)]
+    return names, np.concatenate(labels).astype(np.int64)
 
 
-def _folder_names(used: Sequence[tuple[Path, ShardIndex]]) -> list[str] | None:
+def _folder_names(used: Used) -> list[str] | None:
     """Names numbers by their folders; None where they do not belong to each other."""
     folder_of: dict[int, str] = {}
     for _, index in used:
         for number, folder in zip(index.numbers.tolist(), index.people, strict=True):
             if not folder or folder_of.setdefault(number, folder) != folder:
                 return None
-    if len(set(folder_of.values())) != len(folder_of):
-        return None
-    return [folder_of[number] for number in sorted(folder_of)]
+    names = [folder_of[number] for number in sorted(folder_of)]
+    return names if len(set(names)) == len(names) else None

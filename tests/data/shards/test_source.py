@@ -13,9 +13,7 @@ import numpy as np
 import pytest
 import webdataset
 
-from centerarc.data.shards.source import ShardSource
-from centerarc.data.shards.tar import scan_shard, write_index
-from centerarc.data.shards.writer import ShardSample, write_shard
+from centerarc.data.shards import ShardSample, ShardSource, scan_shard, write_index, write_shard
 from tests.data.shards.pictures import picture, tar
 
 
@@ -257,15 +255,25 @@ def test_an_index_that_was_made_up_is_not_believed(tmp_path: Path) -> None:
     write_index(path, scan_shard(path))
     with np.load(tmp_path / "s.index.npz") as arrays:
         good = dict(arrays)
+
+    def images(field: str, change: int) -> np.ndarray:
+        changed = good["images"].copy()
+        changed[field] += change
+        return changed
+
     for field, value in (
-        ("offsets", good["offsets"] + 10**6),
-        ("sizes", -good["sizes"]),
-        ("codes", good["codes"] + 1),
-        ("codes", good["codes"][:1]),
+        ("images", images("offset", 10**6)),
+        ("images", images("offset", 2**63 - 1500)),
+        ("images", images("size", -(10**6))),
+        ("images", images("person", 1)),
+        ("images", good["images"][:1]),
+        ("images", good["images"]["offset"]),
         ("member_ends", good["member_ends"][::-1]),
         ("people", np.array([{"a": 1}], dtype=object)),
-        ("version", np.array(99)),
-        ("shard_bytes", good["shard_bytes"] + 512),
+        ("about", good["about"] + [98, 0, 0, 0]),
+        ("about", good["about"] + [0, 0, 512, 0]),
+        ("about", good["about"] + [0, 3, 0, 0]),
+        ("about", good["about"][:3]),
     ):
         np.savez(tmp_path / "s.index.npz", **{**good, field: value})
         source = ShardSource(tmp_path)

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 import webdataset
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from centerarc.data.folder import FolderSource
-from centerarc.data.shards.source import ShardSource
-from centerarc.data.shards.tar import safe_key
-from centerarc.data.shards.writer import ShardSample, write_shard
+from centerarc.data.shards import ShardSample, ShardSource, write_shard
+from centerarc.data.shards.writer import member_header, safe_key
 from tests.data.shards.pictures import picture
 
 ODD = [
@@ -141,8 +140,10 @@ def test_a_shard_needs_a_sample_and_its_ending(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-names = st.text(st.characters(codec=None), min_size=1, max_size=300)
-awkward = st.one_of(names, st.text("./%_ ~aé\udc80", min_size=1, max_size=8), st.sampled_from(ODD))
+key_parts = st.text(st.characters(codec=None), min_size=1, max_size=300)
+awkward = st.one_of(
+    key_parts, st.text("./%_ ~aé\udc80", min_size=1, max_size=8), st.sampled_from(ODD)
+)
 
 
 @settings(max_examples=300)
@@ -157,3 +158,22 @@ def test_safe_keys_are_plain_and_stay_different(a: str, b: str, c: str, d: str) 
     assert not folder.endswith((".", " "))
     assert max(len(part.encode("utf-8")) for part in (folder, stem)) < 250
     assert not set(first) & set('\\:*?"<>|' + "".join(map(chr, range(32))))
+
+
+names = st.text(st.characters(exclude_categories=["Cs"]), max_size=120)
+plain = st.text(st.characters(max_codepoint=127), max_size=120)
+sizes = st.integers(0, 8**11 + 10) | st.integers(0, 100_000)
+
+
+@given(names | plain, sizes)
+@example("", 0)
+@example("a" * 100, 8**11 - 1)
+@example("a" * 101, 0)
+@example("p/" + "a" * 98 + ".jpg", 512)
+@example("é.jpg", 1)
+@example("a\0b", 1)
+@example("folder/", 8**11)
+def test_headers_are_those_of_tarfile(name: str, size: int) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = size
+    assert member_header(name, size) == info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")

@@ -1,20 +1,25 @@
-"""The list of a packed set names the identities and finds what is missing or changed."""
+"""Which shards a path means; the list of a packed set names people and finds what changed."""
 
 import json
 from dataclasses import replace
 from pathlib import Path
 
+import braceexpand
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from centerarc.data.shards.manifest import (
+from centerarc.data.shards import (
     MANIFEST_NAME,
     ShardInfo,
+    ShardSample,
+    ShardSource,
     read_manifest,
     verify_checksums,
     write_manifest,
+    write_shard,
 )
-from centerarc.data.shards.source import ShardSource
-from centerarc.data.shards.writer import ShardSample, write_shard
+from centerarc.data.shards.manifest import expand_braces
 from tests.data.shards.pictures import picture
 
 NAMES = ["Zoë", "Ann / Lee", "not utf-8 \udcff"]
@@ -138,3 +143,22 @@ def test_a_list_with_a_name_twice_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"shard 's-0\.tar' comes 2 times"):
         write_manifest(tmp_path, [infos[0], replace(infos[1], name="s-0.tar")], NAMES)
     assert (tmp_path / MANIFEST_NAME).read_bytes() == before
+
+
+pieces = st.one_of(
+    st.sampled_from(["faces-", ".tar", "a", "/", "{a}", "{}"]),
+    st.tuples(st.integers(0, 12), st.integers(0, 12)).map(lambda p: f"{{{p[0]}..{p[1]}}}"),
+    st.tuples(st.integers(0, 12), st.integers(0, 12)).map(lambda p: f"{{{p[0]:03d}..{p[1]:03d}}}"),
+    st.sampled_from(["{x,y}", "{p,{1..3}}", "{train,val-{00..02}}", "{,z}"]),
+)
+
+
+@given(st.lists(pieces, min_size=1, max_size=3).map("".join))
+def test_braces_expand_as_in_webdataset(pattern: str) -> None:
+    assert sorted(expand_braces(pattern)) == sorted(set(braceexpand.braceexpand(pattern)))
+
+
+@pytest.mark.parametrize("pattern", ["f-{0..99999999}.tar", "{0..999}{0..999}{0..9}"])
+def test_a_slip_of_the_keyboard_does_not_fill_the_memory(pattern: str) -> None:
+    with pytest.raises(ValueError, match="more than 100000 names"):
+        expand_braces(pattern)
