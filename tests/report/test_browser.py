@@ -12,8 +12,7 @@ import pytest
 from centerarc.evaluation.embedding import make_pairs, pair_scores
 from centerarc.evaluation.separability import measure_separability
 from centerarc.evaluation.verification import evaluate_verification, held_out_fars
-from centerarc.report.evaluation_page import write_report
-from centerarc.report.numbers import FaceSample, ReportData
+from centerarc.report import FaceSample, ReportData, write_report
 
 sync_api = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("plotly")

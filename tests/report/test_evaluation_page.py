@@ -15,9 +15,13 @@ from centerarc.evaluation.groups import breakdown
 from centerarc.evaluation.identification import cmc, evaluate_identification
 from centerarc.evaluation.separability import measure_separability
 from centerarc.evaluation.verification import evaluate_verification, held_out_fars
-from centerarc.report.evaluation_page import write_report
-from centerarc.report.numbers import FaceSample, ReportData, SearchCurves
-from centerarc.report.rendering import require_report_extra
+from centerarc.report import (
+    FaceSample,
+    ReportData,
+    SearchCurves,
+    require_report_extra,
+    write_report,
+)
 
 go = pytest.importorskip("plotly.graph_objects")
 
@@ -292,8 +296,8 @@ def test_far_groups_leave_no_wide_empty_strip_in_the_map():
     embeddings = family + 0.3 * rng.normal(size=(6, 8))[labels] + 0.05 * rng.normal(size=(60, 8))
     images = [np.zeros((4, 4, 3), np.uint8)] * 60
     names = [str(label) for label in range(6)]
-    made = face_map(FaceSample(images, labels, names, embeddings.astype(np.float32)))
-    x, y = (np.concatenate([trace[axis] for trace in made.chart.data]) for axis in "xy")
+    chart, _ = face_map(FaceSample(images, labels, names, embeddings.astype(np.float32)))
+    x, y = (np.concatenate([trace[axis] for trace in chart.data]) for axis in "xy")
     for values in (x, y):
         assert np.diff(np.sort(values)).max() < 0.25 * np.ptp(values)
     # Neighbours stay neighbours: the nearest other face is the same person's.

@@ -8,13 +8,19 @@ import pytest
 
 from centerarc.evaluation.comparison import Difference
 from centerarc.evaluation.groups import breakdown
-from centerarc.evaluation.intervals import Interval
+from centerarc.evaluation.intervals import Estimate, Interval
 from centerarc.evaluation.protocols.judging import Evaluation, JudgedImages
 from centerarc.evaluation.separability import measure_separability
 from centerarc.evaluation.verification import evaluate_verification
 from centerarc.report.comparison_page import verdicts
-from centerarc.report.evaluation_page import model_words, write_evaluation_page, write_report
-from centerarc.report.numbers import ReportData, headline, separability_rows
+from centerarc.report.evaluation_page import (
+    ReportData,
+    headline,
+    model_words,
+    write_evaluation_page,
+    write_report,
+)
+from centerarc.report.numbers import ComparedRow, separability_rows
 from centerarc.report.people import breakdown_parts
 from centerarc.report.rendering import tied, typed
 
@@ -91,7 +97,7 @@ def test_one_group_that_is_large_enough_is_listed():
     groups = np.where(np.arange(120) % 20, "many", "few")
     found = breakdown(scores, same, groups, threshold=report.threshold)
     (part,) = breakdown_parts({"age": found})
-    assert [row.name for row in part.rows] == ["few", "many"]
+    assert [name for name, _, _ in part.rows] == ["few", "many"]
     assert part.charts == []
     assert all("one of the 2 groups: “few”, the largest other, needs" in s for s in part.lacking)
     assert len(part.lacking) == 3
@@ -106,14 +112,15 @@ def test_charts_of_a_column_can_be_laid_side_by_side():
     kept = same | (groups > 0)
     found = breakdown(scores[kept], same[kept], groups[kept], threshold=1.0)
     (part,) = breakdown_parts({"light": found})
-    accuracy, tar, far = (chart.layout["xaxis"] for chart in part.charts)
-    assert len({chart.height for chart in part.charts}) == 1
+    charts = [chart for chart, _, _ in part.charts]
+    accuracy, tar, far = (chart.layout["xaxis"] for chart in charts)
+    assert len({chart.height for chart in charts}) == 1
     assert accuracy["range"] == tar["range"]
     assert all(axis["tickangle"] == 0 for axis in (accuracy, tar, far))
     assert all(axis["title"]["text"] for axis in (accuracy, tar, far))
-    heights = {np.ptp(chart.layout["yaxis"]["range"]) for chart in part.charts}
+    heights = {np.ptp(chart.layout["yaxis"]["range"]) for chart in charts}
     assert len(heights) == 1
-    for chart in part.charts:
+    for chart in charts:
         low, high = chart.layout["xaxis"]["range"]
         assert low < min(chart.data[0]["x"])
         assert max(chart.data[0]["x"]) < high
@@ -124,10 +131,10 @@ def test_every_row_on_identities_says_what_stands_behind_it():
     labels = np.array([0, 0, 0, 1, 1, 2, 3, 4, 5])  # four people with one image
     found = measure_separability(rng.normal(size=(9, 4)), labels, bootstrap=100)
     how = {row.name: row.how for row in separability_rows(found)}
-    assert how["Compactness"].endswith("5 images of 2 people.")
-    assert how["Margin"].endswith("5 images of 2 people.")
-    assert how["Nearest center is the own"].endswith("5 images of 2 people.")
-    assert how["Separation"].endswith(" 6 people.")
+    assert how["compactness"].endswith("5 images of 2 people.")
+    assert how["margin"].endswith("5 images of 2 people.")
+    assert how["nearest center is the own"].endswith("5 images of 2 people.")
+    assert how["separation"].endswith(" 6 people.")
 
 
 def test_the_hash_of_embeddings_is_that_of_the_model_that_made_them():
@@ -212,33 +219,28 @@ def test_no_rate_is_written_as_a_fraction(tmp_path):
     assert not re.search(r"\d%", re.sub(r"<style>.*?</style>|data:\S+", "", page, flags=re.S))
 
 
-class Compared:
-    """Differences as a comparison gives them."""
-
-    def __init__(self, **rates):
-        self.names = ["a", "b"]
-        self.rates = [
-            (name.replace("_", " "), Difference(value, Interval(low, high), doubt))
-            for name, (value, low, high, doubt) in rates.items()
-        ]
-
-    def named_differences(self, name, write=None):
-        return self.rates
+def compared(**rates):
+    """Rates of a and b, by the value, interval and doubt of their differences."""
+    return [
+        ComparedRow(
+            name.replace("_", " "),
+            [Estimate(0.5), Estimate(0.5)],
+            {"b": Difference(value, Interval(low, high), doubt)},
+        )
+        for name, (value, low, high, doubt) in rates.items()
+    ]
 
 
 def test_a_verdict_names_what_is_sure_and_what_is_not():
-    from centerarc.evaluation.protocols.side_by_side import LESS_IS_BETTER
-
     unsure = (0.0058, -0.036, 0.05, 0.8)
-    found = Compared(accuracy=unsure, AUC=(0.036, -0.001, 0.07, 0.06))
-    (sentence,) = verdicts(found)
+    found = compared(accuracy=unsure, AUC=(0.036, -0.001, 0.07, 0.06))
+    (sentence,) = verdicts(found, ["a", "b"])
     assert sentence.startswith("b and a cannot be told apart by these people")
     assert "Accuracy differs by +0.58 points" in sentence
     assert "nearest to a difference comes AUC with +3.60 points" in sentence
 
-    found = Compared(accuracy=unsure, AUC=(0.036, 0.001, 0.07, 0.04))
-    found.rates.append((LESS_IS_BETTER, Difference(0.02, Interval(0.01, 0.03), 0.0)))
-    (sentence,) = verdicts(found)
+    sure = {"AUC": (0.036, 0.001, 0.07, 0.04), "EER": (0.02, 0.01, 0.03, 0.0)}
+    (sentence,) = verdicts(compared(accuracy=unsure, **sure), ["a", "b"])
     assert "b is better in AUC (+3.60 points, 95 % interval +0.10 to +7.00)" in sentence
     # More errors are worse.
     assert "and worse in EER (+2.00 points" in sentence
@@ -246,8 +248,8 @@ def test_a_verdict_names_what_is_sure_and_what_is_not():
 
 
 def test_all_measures_in_one_direction_read_as_a_sentence():
-    found = Compared(accuracy=(0.1, 0.05, 0.15, 0.0), AUC=(0.1, 0.05, 0.15, 0.0))
-    (sentence,) = verdicts(found)
+    found = compared(accuracy=(0.1, 0.05, 0.15, 0.0), AUC=(0.1, 0.05, 0.15, 0.0))
+    (sentence,) = verdicts(found, ["a", "b"])
     assert re.fullmatch(
         r"b is better in accuracy \(\+10\.00 points.*\) and AUC \(.*\) than a\.", sentence
     )

@@ -88,7 +88,7 @@ def percent(share: float) -> str:
 
 def small_rate(rate: float) -> str:
     """A rate that may be tiny, in per cent."""
-    from centerarc.report.words import small_percent
+    from centerarc.report.numbers import small_percent
 
     return small_percent(rate).replace("\u00a0", " ")
 

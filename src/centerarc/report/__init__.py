@@ -1,8 +1,9 @@
-"""Pages: one HTML file that holds everything and asks nobody for anything."""
+"""Pages: one HTML file that holds everything and loads nothing from elsewhere."""
 
 from centerarc.report.comparison_page import write_comparison_page
-from centerarc.report.evaluation_page import write_evaluation_page, write_report
-from centerarc.report.numbers import FaceSample, ReportData, SearchCurves
+from centerarc.report.curves import SearchCurves
+from centerarc.report.evaluation_page import ReportData, write_evaluation_page, write_report
+from centerarc.report.people import FaceSample
 from centerarc.report.rendering import require_report_extra
 
 __all__ = [

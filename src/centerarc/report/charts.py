@@ -1,6 +1,6 @@
 """One chart of a page, as plain plotly data.
 
-Colours are names of the style sheet's custom properties ("--accent"); the page's script fills in
+Colors are names of the style sheet's custom properties ("--accent"); the page's script fills in
 their values, so that a chart follows the reader's light or dark theme.
 """
 
@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from centerarc.evaluation.intervals import Interval
-from centerarc.report.words import small_percent
+from centerarc.report.numbers import small_percent
 
-# For several models in one chart: told apart by colour and by dash.
+# Color and dash of several models in one chart.
 LINES = (
     ("--accent", "solid"),
     ("--second", "dash"),
@@ -30,23 +30,18 @@ class Chart:
 
     Attributes:
         key: unique in the page.
-        title: its heading.
-        caption: what it shows and how to read it, one or two sentences.
         data: plotly traces.
         layout: plotly layout.
         height: in CSS pixels.
     """
 
     key: str
-    title: str
-    caption: str
     data: list[dict[str, Any]]
     layout: dict[str, Any]
     height: int = 340
 
-    def figure(self) -> dict[str, Any]:
-        """What the page's script hands to plotly.js."""
-        return {"data": self.data, "layout": self.layout}
+
+# Axes.
 
 
 def axis(title: str, **more: Any) -> dict[str, Any]:
@@ -59,10 +54,20 @@ def percent_axis(title: str, **more: Any) -> dict[str, Any]:
     return axis(title, ticksuffix="\u00a0%", tickangle=0, **more)
 
 
+def names_axis(names: Sequence[str], low: float = -0.6) -> dict[str, Any]:
+    """A vertical axis of names at 0, 1, ... from the bottom up."""
+    return {
+        "tickvals": list(range(len(names))),
+        "ticktext": list(names),
+        "range": [low, len(names) - 0.4],
+        "fixedrange": True,
+    }
+
+
 def rate_axis(
     title: str, low: float, high: float = 1.0, *, edge: str = "", room: float = 1.0
 ) -> dict[str, Any]:
-    """A logarithmic axis of rates from ``low`` to ``high``, in per cent, with a tick a decade.
+    """A logarithmic axis of rates from `low` to `high`, in per cent, with a tick a decade.
 
     Args:
         title: of the axis.
@@ -97,6 +102,9 @@ def rate_axis(
     )
 
 
+# Values.
+
+
 def numbers(values: Iterable[float], digits: int = 5) -> list[float]:
     """Values as JSON numbers, no longer than a chart can show."""
     return [float(f"{value:.{digits}g}") for value in values]
@@ -107,23 +115,60 @@ def percents(rates: Iterable[float], digits: int = 8) -> list[float]:
     return numbers((100 * rate for rate in rates), digits)
 
 
+def plain_text(name: str) -> str:
+    """A name that plotly takes for no markup."""
+    return name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+# Traces.
+
+
+def lines(x: list[Any], y: list[Any], color: str, **more: Any) -> dict[str, Any]:
+    """A line; `line` in `more` adds to its color."""
+    line = {"color": color, **more.pop("line", {})}
+    return {"type": "scatter", "mode": "lines", "x": x, "y": y, "line": line, **more}
+
+
+def markers(x: list[Any], y: list[Any], color: Any, **more: Any) -> dict[str, Any]:
+    """Points; `marker` in `more` adds to their color."""
+    marker = {"color": color, **more.pop("marker", {})}
+    return {"type": "scatter", "mode": "markers", "x": x, "y": y, "marker": marker, **more}
+
+
+def dotted(ends: list[float], **more: Any) -> dict[str, Any]:
+    """The diagonal of a chart, from and to such values, to compare a curve with."""
+    line = {"width": 1, "dash": "dot"}
+    return lines(ends, list(ends), "--muted", line=line, hoverinfo="skip", **more)
+
+
 def error_bars(
-    values: Sequence[float], intervals: Sequence[Interval | None], colour: str
+    values: Sequence[float], intervals: Sequence[Interval | None], color: str
 ) -> dict[str, Any] | None:
     """Plotly error bars, in per cent, from intervals of rates; None where one is missing."""
-    if not values or any(interval is None for interval in intervals):
-        return None
     known = [interval for interval in intervals if interval is not None]
+    if not values or len(known) < len(values):
+        return None
     return {
         "type": "data",
         "array": percents(i.high - v for v, i in zip(values, known, strict=True)),
         "arrayminus": percents(v - i.low for v, i in zip(values, known, strict=True)),
-        "color": colour,
+        "color": color,
         "thickness": 1.5,
         "width": 5,
     }
 
 
-def plain_text(name: str) -> str:
-    """A name that plotly takes for no markup."""
-    return name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+def reported(
+    x: list[Any],
+    rates: Sequence[float],
+    intervals: Sequence[Interval | None],
+    color: str,
+    *,
+    size: int = 9,
+    **more: Any,
+) -> dict[str, Any]:
+    """Rates that are reported as dots with their intervals, on top of a curve."""
+    marker = {"size": size, "line": {"color": "--card", "width": 2}}
+    dots = markers(x, percents(rates), color, marker=marker, **more)
+    bars = error_bars(rates, intervals, color)
+    return dots if bars is None else {**dots, "error_y": bars}

@@ -1,4 +1,4 @@
-"""ROC, DET and differences between models."""
+"""Charts of curves: ROC, DET, CMC, TPIR over FPIR, differences of models, and training."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from centerarc.evaluation.comparison import Difference
+from centerarc.evaluation.identification import IdentificationReport, tpir_at_fpir
 from centerarc.evaluation.intervals import Interval
+from centerarc.evaluation.protocols.judging import Identified
 from centerarc.evaluation.roc_curve import roc
 from centerarc.evaluation.scores import ScoreArray
 from centerarc.evaluation.verification import VerificationReport
@@ -16,24 +17,30 @@ from centerarc.report.charts import (
     LINES,
     Chart,
     axis,
+    dotted,
     error_bars,
+    lines,
+    markers,
+    names_axis,
     numbers,
     percent_axis,
     percents,
     plain_text,
     rate_axis,
+    reported,
 )
+from centerarc.report.numbers import ComparedRow, small_percent
 from centerarc.report.scores import Step
-from centerarc.report.words import small_percent
 
-# The ROC and the DET, of one model or of several in one chart.
+Floats = npt.NDArray[np.float64]
+
+# The ROC and the DET of one model, or of several in one chart.
 
 # Operating points for each power of ten of the FAR, where there are more.
 _PER_DECADE = 120
 _LOWEST_FRR = 1e-4
 # Room above 100 %, so that a curve that runs along it is not cut.
 _ROOM = 1.15
-_MARKED = " The diamond is at the threshold chosen with the slider."
 _NONE = "0\u00a0%"
 
 
@@ -47,8 +54,8 @@ class Curve:
         report: the numbers.
     """
 
-    far: npt.NDArray[np.float64]
-    tar: npt.NDArray[np.float64]
+    far: Floats
+    tar: Floats
     report: VerificationReport
 
     @classmethod
@@ -61,18 +68,7 @@ class Curve:
         return cls(curve.far[kept], curve.tar[kept], report)
 
 
-def curve_charts(curves: Mapping[str, Curve], mark: Step | None = None) -> list[Chart]:
-    """The ROC and the DET of models by name.
-
-    Args:
-        curves: of the models.
-        mark: a threshold of a single model to mark; the page's slider moves the mark.
-    """
-    floor = min(0.5 / curve.report.num_impostor for curve in curves.values())
-    return [_roc(curves, floor, mark), _det(curves, floor, mark)]
-
-
-def _shown(far: npt.NDArray[np.float64], smallest: float) -> npt.NDArray[np.int64]:
+def _shown(far: Floats, smallest: float) -> npt.NDArray[np.int64]:
     """Points that draw the curve: at each FAR the best, and of many FARs some of each decade."""
     last = np.append(np.flatnonzero(np.diff(far)), far.size - 1)  # the highest TAR at each FAR
     if last.size <= 2 * _PER_DECADE:
@@ -84,236 +80,336 @@ def _shown(far: npt.NDArray[np.float64], smallest: float) -> npt.NDArray[np.int6
     return np.asarray(last[chosen], dtype=np.int64)
 
 
-def _roc(curves: Mapping[str, Curve], floor: float, mark: Step | None) -> Chart:
-    data: list[dict[str, Any]] = []
-    for (name, curve), (colour, dash) in zip(curves.items(), _styles(curves), strict=True):
-        hover = _hover("TAR %{customdata[1]:.2f}\u00a0%", name)
-        data.append(_line(curve.far, curve.tar, 0.0, floor, name, colour, dash, hover))
-        marks = _marks(curve)
-        if marks:
-            far, tar, intervals = zip(*marks, strict=True)
-            data.append(
-                _dots(list(far), list(tar), list(intervals), name, colour, "TAR %{y:.2f}\u00a0%")
-            )
-    if mark is not None:
-        data.append(_marked(mark, floor, 0.0, rejects=False))
-    return Chart(
-        "roc",
-        "Accepting the right people",
-        "True accepts over false accepts (ROC); up and to the left is better. Dots are the "
-        "reported rates with their 95 % intervals; the left edge stands for no false accept at all."
-        + (_MARKED if mark is not None else ""),
-        data,
-        {
-            "xaxis": rate_axis("false accept rate (FAR)", floor, edge=_NONE),
-            "yaxis": percent_axis("true accept rate (TAR)"),
-            "showlegend": len(curves) > 1,
-        },
-    )
+def curve_charts(curves: Mapping[str, Curve], mark: Step | None = None) -> list[Chart]:
+    """The ROC and the DET of models by name.
 
-
-def _det(curves: Mapping[str, Curve], floor: float, mark: Step | None) -> Chart:
-    data: list[dict[str, Any]] = []
-    lowest = min(0.5 / curve.report.num_genuine for curve in curves.values())
-    lowest = max(lowest, _LOWEST_FRR)
-    for (name, curve), (colour, dash) in zip(curves.items(), _styles(curves), strict=True):
-        frr = 1.0 - curve.tar
-        hover = _hover("FRR %{customdata[1]:.3~r}\u00a0%", name)
-        data.append(_line(curve.far, frr, lowest, floor, name, colour, dash, hover))
-        marks = [
-            (far, max(1 - tar, lowest), _mirrored(interval, lowest))
-            for far, tar, interval in _marks(curve)
-        ]
-        if marks:
-            far_, rejected, intervals = zip(*marks, strict=True)
-            data.append(
-                _dots(
-                    list(far_),
-                    list(rejected),
-                    list(intervals),
-                    name,
-                    colour,
-                    "FRR %{y:.3~r}\u00a0%",
-                )
-            )
-    equal = max(floor, lowest)
-    data.append(
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": "equal errors",
-            "x": percents([equal, 1]),
-            "y": percents([equal, 1]),
-            "line": {"color": "--muted", "width": 1, "dash": "dot"},
-            "hoverinfo": "skip",
-            "showlegend": False,
-        }
+    Args:
+        curves: of the models.
+        mark: a threshold of a single model to mark; the page's slider moves the mark.
+    """
+    floor = min(0.5 / curve.report.num_impostor for curve in curves.values())
+    lowest = max(min(0.5 / curve.report.num_genuine for curve in curves.values()), _LOWEST_FRR)
+    accepted, rejected = [], []
+    for number, (name, curve) in enumerate(curves.items()):
+        accepted += _traces(curve, name, number, floor, 0.0, rejects=False)
+        rejected += _traces(curve, name, number, floor, lowest, rejects=True)
+    rejected.append(
+        dotted(percents([max(floor, lowest), 1]), name="equal errors", showlegend=False)
     )
     if mark is not None:
-        data.append(_marked(mark, floor, lowest, rejects=True))
+        accepted.append(_marked(mark, floor, 0.0, rejects=False))
+        rejected.append(_marked(mark, floor, lowest, rejects=True))
+    far = rate_axis("false accept rate (FAR)", floor, edge=_NONE)
     # Below a floor that is no rate's half, a rate need not be 0.
     least = _NONE if lowest > _LOWEST_FRR else f"≤ {small_percent(_LOWEST_FRR)}"
-    return Chart(
-        "det",
-        "One error for the other",
-        "False rejects over false accepts (DET); down and to the left is better. Where a curve "
-        "crosses the dotted line both errors are equal: the EER. The left edge and the bottom edge "
-        "stand for no error." + (_MARKED if mark is not None else ""),
-        data,
-        {
-            "xaxis": rate_axis("false accept rate (FAR)", floor, edge=_NONE),
-            "yaxis": rate_axis("false reject rate (FRR)", lowest, edge=least, room=_ROOM),
-            "showlegend": len(curves) > 1,
-        },
-    )
-
-
-def _styles(curves: Mapping[str, Curve]) -> list[tuple[str, str]]:
-    return [LINES[number % len(LINES)] for number in range(len(curves))]
-
-
-def _marks(curve: Curve) -> list[tuple[float, float, Interval | None]]:
     return [
-        (far, tar.value, tar.interval)
-        for far, tar in curve.report.tar_at_far.items()
-        if tar.value is not None
+        Chart(
+            "roc",
+            accepted,
+            {
+                "xaxis": far,
+                "yaxis": percent_axis("true accept rate (TAR)"),
+                "showlegend": len(curves) > 1,
+            },
+        ),
+        Chart(
+            "det",
+            rejected,
+            {
+                "xaxis": far,
+                "yaxis": rate_axis("false reject rate (FRR)", lowest, edge=least, room=_ROOM),
+                "showlegend": len(curves) > 1,
+            },
+        ),
     ]
 
 
-def _marked(mark: Step, floor: float, lowest: float, *, rejects: bool) -> dict[str, Any]:
-    """Where a threshold is on the curve; ``meta`` tells the slider what it moves, and how far."""
-    rate = max(1 - mark.tar, lowest) if rejects else mark.tar
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": "threshold",
-        "meta": {"threshold": True, "rejects": rejects, "floor": [100 * floor, 100 * lowest]},
-        "x": percents([max(mark.far, floor)]),
-        "y": percents([rate]),
-        "text": [f"{mark.threshold:.3f}"],
-        "cliponaxis": False,
-        "marker": {
-            "color": "--ink",
-            "size": 13,
-            "symbol": "diamond-open",
-            "line": {"width": 2.5},
-        },
-        "hovertemplate": "threshold %{text}<extra></extra>",
-        "showlegend": False,
-    }
-
-
-def _mirrored(interval: Interval | None, lowest: float) -> Interval | None:
-    """An interval of a TAR as one of the FRR, inside a logarithmic axis."""
-    if interval is None:
-        return None
-    return Interval(max(1 - interval.high, lowest), max(1 - interval.low, lowest))
-
-
-def _hover(rate: str, name: str) -> str:
-    far = "FAR %{customdata[0]:.3~r}\u00a0%"
-    return f"{far}<br>{rate}<extra>{plain_text(name)}</extra>"
-
-
-def _line(
-    far: npt.NDArray[np.float64],
-    rate: npt.NDArray[np.float64],
-    lowest: float,
-    floor: float,
-    name: str,
-    colour: str,
-    dash: str,
-    hover: str,
-) -> dict[str, Any]:
-    """A step curve: between two operating points the lower FAR's rate holds."""
+def _traces(
+    curve: Curve, name: str, number: int, floor: float, lowest: float, *, rejects: bool
+) -> list[dict[str, Any]]:
+    """The curve of a model, TAR or FRR over FAR, and dots for its reported rates."""
+    rate, digits = (1.0 - curve.tar, ".3~r") if rejects else (curve.tar, ".2f")
+    what = "FRR" if rejects else "TAR"
+    shown, (color, dash) = plain_text(name), LINES[number % len(LINES)]
     # A logarithmic axis has no zero: what needs no false accept is drawn at the edge.
-    start = int(np.flatnonzero(far <= floor)[-1])
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": plain_text(name),
-        "x": percents(np.maximum(far[start:], floor)),
-        "y": percents(np.maximum(rate[start:], lowest)),
+    start = int(np.flatnonzero(curve.far <= floor)[-1])
+    far, rate = curve.far[start:], rate[start:]
+    line = lines(
+        percents(np.maximum(far, floor)),
+        percents(np.maximum(rate, lowest)),
+        color,
+        name=shown,
+        # A step curve: between two operating points the lower FAR's rate holds.
+        line={"width": 2.5, "shape": "hv", "dash": dash},
         # What is said of a point is where it is, not where it is drawn.
-        "customdata": [*map(list, zip(percents(far[start:]), percents(rate[start:]), strict=True))],
-        "line": {"color": colour, "width": 2.5, "shape": "hv", "dash": dash},
-        "hovertemplate": hover,
-    }
+        customdata=[list(point) for point in zip(percents(far), percents(rate), strict=True)],
+        hovertemplate=f"FAR %{{customdata[0]:.3~r}}\u00a0%<br>"
+        f"{what} %{{customdata[1]:{digits}}}\u00a0%<extra>{shown}</extra>",
+    )
+    fars, rates, intervals = [], [], []
+    for level, tar in curve.report.tar_at_far.items():
+        if tar.value is not None:
+            fars.append(level)
+            rates.append(max(1 - tar.value, lowest) if rejects else tar.value)
+            interval = tar.interval
+            if rejects and interval is not None:
+                low, high = (max(1 - end, lowest) for end in (interval.high, interval.low))
+                interval = Interval(low, high)
+            intervals.append(interval)
+    if not fars:
+        return [line]
+    dots = reported(
+        percents(fars),
+        rates,
+        intervals,
+        color,
+        name=shown,
+        text=[small_percent(level) for level in fars],
+        hovertemplate=f"{what} %{{y:{digits}}}\u00a0% at FAR %{{text}}<extra>{shown}</extra>",
+        showlegend=False,
+    )
+    return [line, dots]
 
 
-def _dots(
-    far: list[float],
-    rate: list[float],
-    intervals: list[Interval | None],
-    name: str,
-    colour: str,
-    what: str,
-) -> dict[str, Any]:
-    dots: dict[str, Any] = {
-        "type": "scatter",
-        "mode": "markers",
-        "name": plain_text(name),
-        "x": percents(far),
-        "y": percents(rate),
-        "marker": {"color": colour, "size": 9, "line": {"color": "--card", "width": 2}},
-        "text": [small_percent(value) for value in far],
-        "hovertemplate": what + " at FAR %{text}<extra>" + plain_text(name) + "</extra>",
-        "showlegend": False,
-    }
-    bars = error_bars(rate, intervals, colour)
-    if bars is not None:
-        dots["error_y"] = bars
-    return dots
+def _marked(mark: Step, floor: float, lowest: float, *, rejects: bool) -> dict[str, Any]:
+    """Where a threshold is on the curve; `meta` tells the slider what it moves, and how far."""
+    rate = max(1 - mark.tar, lowest) if rejects else mark.tar
+    return markers(
+        percents([max(mark.far, floor)]),
+        percents([rate]),
+        "--ink",
+        name="threshold",
+        meta={"threshold": True, "rejects": rejects, "floor": [100 * floor, 100 * lowest]},
+        text=[f"{mark.threshold:.3f}"],
+        cliponaxis=False,
+        marker={"size": 13, "symbol": "diamond-open", "line": {"width": 2.5}},
+        hovertemplate="threshold %{text}<extra></extra>",
+        showlegend=False,
+    )
+
+
+# Identification: who is found within which rank, and which strangers are taken for somebody.
+
+_FPIRS_PER_DECADE = 20
+
+
+@dataclass(frozen=True)
+class SearchCurves:
+    """An identification result and its curves.
+
+    Attributes:
+        report: the numbers.
+        cmc: (K,) closed-set share found within rank 1, 2, ..., K.
+        fpir: (F,) open-set false positive rates.
+        tpir: (F,) what is found at each of them.
+    """
+
+    report: IdentificationReport
+    cmc: Floats
+    fpir: Floats
+    tpir: Floats
+
+    @classmethod
+    def of(cls, identified: Identified) -> "SearchCurves":
+        """The mean over galleries; FPIRs as far as the strangers carry them."""
+        fewest = min(int((~search.mated).sum()) for search in identified.searches)
+        steps = int(_FPIRS_PER_DECADE * np.log10(fewest) + 1e-9) if fewest else 0
+        fpirs = [10.0 ** (-step / _FPIRS_PER_DECADE) for step in range(1, steps + 1)][::-1]
+        tpirs = [
+            np.mean([tpir_at_fpir(search, fpir).tpir for search in identified.searches])
+            for fpir in fpirs
+        ]
+        return cls(identified.report, identified.curve, np.array(fpirs), np.array(tpirs))
+
+
+def search_charts(searches: Mapping[str, SearchCurves]) -> list[Chart]:
+    """The CMC, and TPIR over FPIR where there are strangers, of models by name."""
+    last = max(2, *(search.cmc.size for search in searches.values()))
+    ticks = [rank for rank in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if rank <= last]
+    found: list[dict[str, Any]] = []
+    opened: list[dict[str, Any]] = []
+    for number, (name, search) in enumerate(searches.items()):
+        (color, dash), shown = LINES[number % len(LINES)], plain_text(name)
+        for data, x, y, rates, hover, shape in (
+            (
+                found,
+                list(range(1, search.cmc.size + 1)),
+                search.cmc,
+                {r: one for r, one in search.report.cmc.items() if r <= search.cmc.size},
+                "rank %{x}",
+                "linear",
+            ),
+            (
+                opened,
+                percents(search.fpir),
+                search.tpir,
+                search.report.tpir_at_fpir,
+                "FPIR %{x:.3~r}\u00a0%",
+                "hv",
+            ),
+        ):
+            template = f"{hover}: %{{y:.2f}}\u00a0%<extra>{shown}</extra>"
+            line = {"width": 2.5, "dash": dash, "shape": shape}
+            data.append(lines(x, percents(y), color, name=shown, line=line, hovertemplate=template))
+            known = {at: one for at, one in rates.items() if one.value is not None}
+            if known:
+                values = [one.value for one in known.values() if one.value is not None]
+                intervals = [one.interval for one in known.values()]
+                at = list(known) if data is found else percents(known)
+                dots = reported(at, values, intervals, color, name=shown, hovertemplate=template)
+                data.append({**dots, "showlegend": False})
+    charts = [
+        Chart(
+            "cmc",
+            found,
+            {
+                "xaxis": axis(
+                    "rank k",
+                    type="log",
+                    range=[-0.05, float(np.log10(last)) + 0.05],
+                    tickvals=ticks,
+                    ticktext=[str(rank) for rank in ticks],
+                ),
+                "yaxis": percent_axis("person within the first k"),
+                "showlegend": len(searches) > 1,
+            },
+        )
+    ]
+    if all(search.fpir.size for search in searches.values()):
+        low = min(float(search.fpir.min()) for search in searches.values())
+        charts.append(
+            Chart(
+                "openset",
+                opened,
+                {
+                    "xaxis": rate_axis("false positive rate (FPIR)", low / 1.2),
+                    "yaxis": percent_axis("true positive rate (TPIR)"),
+                    "showlegend": len(searches) > 1,
+                },
+            )
+        )
+    return charts
 
 
 # How far models are from the first one, and how sure that is.
 
 
-def difference_chart(
-    differences: Mapping[str, Sequence[tuple[str, Difference]]], first: str
-) -> Chart:
+def difference_chart(rows: Sequence[ComparedRow], names: Sequence[str]) -> Chart | None:
     """Each rate minus that of the first model, with its interval, around a line at none.
 
     Args:
-        differences: by model: names of rates with differences that have a value, the same for all.
-        first: what they are differences to.
+        rows: the rates; those without differences are left out.
+        names: of the models.
+
+    Returns:
+        None where there are no differences.
     """
-    names = [name for name, _ in next(iter(differences.values()))]
+    rows = [row for row in rows if row.differences]
+    models = [name for name in names[1:] if rows and name in rows[0].differences]
+    if not models:
+        return None
+    labels = [row.label for row in rows]
     data: list[dict[str, Any]] = []
-    count = len(differences)
-    for number, (model, rates) in enumerate(differences.items()):
-        colour = LINES[(number + 1) % len(LINES)][0]
-        values = [100 * float(one.value or 0.0) for _, one in rates]
-        bars = error_bars([value / 100 for value in values], [o.interval for _, o in rates], colour)
-        offset = 0.5 * (number - (count - 1) / 2) / count
-        trace: dict[str, Any] = {
-            "type": "scatter",
-            "mode": "markers",
-            "name": plain_text(model),
-            "x": numbers(values),
-            "y": [len(names) - 1 - row - offset for row in range(len(names))],
-            "text": names,
-            "marker": {"color": colour, "size": 10},
-            "hovertemplate": f"%{{text}}: %{{x:+.2f}} points<extra>{plain_text(model)}</extra>",
-        }
-        if bars is not None:
-            trace["error_x"] = bars
-        data.append(trace)
+    for number, model in enumerate(models):
+        color, shown = LINES[(number + 1) % len(LINES)][0], plain_text(model)
+        found = [row.differences[model] for row in rows]
+        values = [float(one.value or 0.0) for one in found]
+        offset = 0.5 * (number - (len(models) - 1) / 2) / len(models)
+        trace = markers(
+            percents(values, 5),
+            [len(rows) - 1 - row - offset for row in range(len(rows))],
+            color,
+            name=shown,
+            text=labels,
+            marker={"size": 10},
+            hovertemplate=f"%{{text}}: %{{x:+.2f}} points<extra>{shown}</extra>",
+        )
+        bars = error_bars(values, [one.interval for one in found], color)
+        data.append(trace if bars is None else {**trace, "error_x": bars})
     return Chart(
         "differences",
-        f"Minus {first}",
-        "Differences in points with their 95 % intervals, all models on the same resampled people. "
-        "Where an interval holds 0, other people might turn the difference round.",
         data,
         {
             "xaxis": axis("points", zeroline=True, zerolinecolor="--muted", tickangle=0),
-            "yaxis": {
-                "tickvals": list(range(len(names))),
-                "ticktext": names[::-1],
-                "range": [-0.6, len(names) - 0.4],
-                "fixedrange": True,
-            },
-            "showlegend": count > 1,
+            "yaxis": names_axis(labels[::-1]),
+            "showlegend": len(models) > 1,
         },
-        height=130 + 46 * len(names),
+        height=130 + 46 * len(rows),
+    )
+
+
+# How training went: losses, cosines and validation over steps.
+
+_MAX_POINTS = 600
+_SMOOTHING_POINTS = 25
+Rows = Sequence[Mapping[str, Any]]
+
+
+def training_charts(history: Rows, validation: Rows) -> list[Chart]:
+    """A chart for each curve that the rows hold; none for rows that hold nothing."""
+    loss = axis("loss", rangemode="tozero")
+    cosines = _smoothed(history, "target_cosine", "cosine to the own prototype", "--accent")
+    cosines += _smoothed(history, "accuracy", "training accuracy", "--second")
+    judged = []
+    for key, name, color in (
+        ("auc", "AUC", "--accent"),
+        ("accuracy", "accuracy", "--second"),
+        ("best_accuracy", "best accuracy (optimistic)", "--second"),
+    ):
+        steps, values = _column(validation, key)
+        if steps.size:
+            hover = "step %{x:,}: %{y:.2f}\u00a0%<extra></extra>"
+            line = _over_steps(steps, 100 * values, name, color)
+            judged.append({**line, "mode": "lines+markers", "hovertemplate": hover})
+    arcface = _smoothed(history, "arcface_loss", "ArcFace loss", "--accent")
+    center = _smoothed(history, "center_loss", "Center loss", "--accent")
+    return [
+        Chart(key, data, {"xaxis": axis("step"), "yaxis": side, "showlegend": legend}, height=260)
+        for key, data, side, legend in (
+            ("arcface_loss", arcface, loss, False),
+            ("center_loss", center, loss, False),
+            ("cosines", cosines, axis("cosine, share"), True),
+            ("validation", judged, percent_axis("share"), True),
+        )
+        if data
+    ]
+
+
+def _column(rows: Rows, key: str) -> tuple[Floats, Floats]:
+    found = [(row["step"], row[key]) for row in rows if row.get(key) is not None and "step" in row]
+    table = np.array(found, dtype=np.float64).reshape(-1, 2)
+    # JSON has no NaN, and one would spoil every running mean after it.
+    table = table[np.isfinite(table).all(axis=1)]
+    return table[:, 0], table[:, 1]
+
+
+def _smoothed(rows: Rows, key: str, name: str, color: str) -> list[dict[str, Any]]:
+    """A faint line of all values and a strong one of their running mean.
+
+    The mean is over the last values up to each point, over fewer at the start, so that both
+    lines begin together.
+    """
+    steps, values = _column(rows, key)
+    if not steps.size:
+        return []
+    window = max(1, min(_SMOOTHING_POINTS, values.size // 8))
+    total = np.cumsum(np.insert(values, 0, 0.0))
+    end = np.arange(1, values.size + 1)
+    start = np.maximum(end - window, 0)
+    mean = (total[end] - total[start]) / (end - start)
+    thin = max(1, -(-values.size // _MAX_POINTS))
+    raw = _over_steps(steps[::thin], values[::thin], name, color)
+    raw |= {"opacity": 0.25, "showlegend": False, "hoverinfo": "skip"}
+    return [raw, _over_steps(steps[::thin], mean[::thin], name, color, width=2.5)]
+
+
+def _over_steps(x: Floats, y: Floats, name: str, color: str, width: float = 1.5) -> dict[str, Any]:
+    return lines(
+        x.tolist(),
+        numbers(y),
+        color,
+        name=name,
+        line={"width": width},
+        marker={"color": color, "size": 7},
+        hovertemplate="step %{x:,}: %{y:.4g}<extra></extra>",
     )

@@ -1,49 +1,110 @@
 """The page of one evaluation."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
+import numpy.typing as npt
 
-from centerarc.evaluation.identification import tpir_at_fpir
-from centerarc.evaluation.protocols.judging import Evaluation, Identified, JudgedImages
-from centerarc.evaluation.verification import VerificationReport
-from centerarc.report.curves import Curve, curve_charts
-from centerarc.report.numbers import (
-    FaceSample,
-    Image,
-    ReportData,
+from centerarc.evaluation.groups import Breakdown
+from centerarc.evaluation.identification import IdentificationReport
+from centerarc.evaluation.intervals import Estimate
+from centerarc.evaluation.protocols.judging import Evaluation, JudgedImages
+from centerarc.evaluation.scores import ScoreArray
+from centerarc.evaluation.separability import Separability
+from centerarc.evaluation.verification import HeldOutFar, VerificationReport
+from centerarc.report.charts import Chart
+from centerarc.report.curves import (
+    Curve,
     SearchCurves,
-    headline,
-    number_rows,
+    curve_charts,
+    search_charts,
+    training_charts,
+)
+from centerarc.report.numbers import (
+    interval_words,
+    one_in,
+    percent,
     search_rows,
+    sentence,
     separability_rows,
+    small_percent,
+    table_cells,
+    threshold_rows,
+    verification_rows,
+    with_sign,
 )
 from centerarc.report.people import (
-    MAX_FACES,
-    MAX_IDENTITIES,
+    FaceSample,
     breakdown_parts,
     face_map,
+    faces_to_map,
     find_mistakes,
     identity_chart,
 )
-from centerarc.report.rendering import data_uri, render, require_report_extra
-from centerarc.report.scores import (
-    Step,
-    kept_promise_chart,
-    score_chart,
-    threshold_rows,
-    threshold_steps,
-)
-from centerarc.report.searches import search_charts, training_charts
-from centerarc.report.words import with_sign
-
-# The page of one model: numbers put into words, charts and pictures put into one file.
+from centerarc.report.rendering import Image, data_uri, render, require_report_extra
+from centerarc.report.scores import Step, kept_promise_chart, score_chart, threshold_steps
 
 _STRIP_FACES = 14
-_STRIP_PICTURE = 112
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything that a report shows; what is left empty is left out of the page.
+
+    Attributes:
+        title: the page's heading.
+        verification: the numbers of 1:1; None for a page on identification alone.
+        scores: (P,) cosine of each pair.
+        same: (P,) whether each pair is genuine.
+        dataset: what was judged, for a sentence: "LFW, folds 7 and 8".
+        pair_names: the two people of each pair.
+        pair_images: gives the two images of a pair by its number; asked for the few shown only.
+        history: training rows in order, with `step` and any of `arcface_loss`, `center_loss`,
+            `target_cosine` and `accuracy`; other keys are ignored.
+        validation: validation rows in order, with `step` and any of `auc`, `accuracy` and
+            `best_accuracy`; other keys are ignored.
+        faces: faces for the map and the strip.
+        protocol: further facts on how the numbers came about: (name, sentence).
+        config: the recipe as YAML.
+        command: what repeats the run.
+        held_out: what calibrated thresholds did on held-out folds, by FAR.
+        breakdowns: by column.
+        search: 1:N.
+        separability: how tight and how far apart people are.
+        notes: what should be known of the numbers, in sentences.
+        pictures_note: what the pictures of pairs are of, or how to have some, in a sentence.
+
+    Raises:
+        ValueError: neither `verification` nor `search` is given.
+    """
+
+    title: str
+    verification: VerificationReport | None
+    scores: ScoreArray
+    same: npt.NDArray[np.bool_]
+    dataset: str
+    pair_names: Sequence[tuple[str, str]] = ()
+    pair_images: Callable[[int], tuple[Image, Image]] | None = None
+    history: Sequence[Mapping[str, Any]] = ()
+    validation: Sequence[Mapping[str, Any]] = ()
+    faces: FaceSample | None = None
+    protocol: Sequence[tuple[str, str]] = ()
+    config: str = ""
+    command: str = ""
+    held_out: Mapping[float, HeldOutFar] = field(default_factory=dict)
+    breakdowns: Mapping[str, Breakdown] = field(default_factory=dict)
+    search: SearchCurves | None = None
+    separability: Separability | None = None
+    notes: Sequence[str] = ()
+    pictures_note: str = ""
+
+    def __post_init__(self) -> None:
+        if self.verification is None and self.search is None:
+            raise ValueError("a report needs verification or search, got neither")
 
 
 def write_report(path: str | os.PathLike[str], data: ReportData) -> None:
@@ -52,65 +113,61 @@ def write_report(path: str | os.PathLike[str], data: ReportData) -> None:
     The file is complete or absent. The page shows the numbers with their intervals and protocol,
     ROC and DET, the score histograms with a threshold that can be moved, what calibrated thresholds
     are worth, identification, breakdowns, a map of faces, the hardest mistakes, the curves of
-    training and the recipe, as far as ``data`` holds them.
+    training and the recipe, as far as `data` holds them.
 
     Args:
-        path: the file to write, usually ``*.html``.
+        path: the file to write, usually `*.html`.
         data: what to show.
 
     Raises:
-        ImportError: the extra ``report`` is not installed.
+        ImportError: the extra `report` is not installed.
         ValueError: an embedding or a score that is not finite.
         OSError: the file cannot be written.
     """
     require_report_extra()
-    report = data.verification
-    training = training_charts(data.history, data.validation)
-    scores, curves, promise, mistakes, steps = None, [], None, None, None
+    charts: list[Chart] = []
+    steps: dict[str, Any] | None = None
     marks: list[Step] = []
+    mistakes = None
+    report = data.verification
     if report is not None:
-        scores = score_chart(data.scores, data.same, report.threshold)
-        steps, marks = threshold_steps(data.scores, data.same, report)
-        steps["marks"] = [mark.to_dict() for mark in marks]
-        curves = curve_charts({"": Curve.of(data.scores, data.same, report)}, marks[0])
-        promise = kept_promise_chart(report, data.held_out)
-        mistakes = find_mistakes(data)
-    search = [] if data.search is None else search_charts({"": data.search})
-    identities = None if data.separability is None else identity_chart(data.separability)
+        pairs = data.scores, data.same
+        steps, marks = threshold_steps(*pairs, report)
+        charts += curve_charts({"": Curve.of(*pairs, report)}, marks[0])
+        charts += [score_chart(*pairs, report.threshold)]
+        charts += kept_promise_chart(report, data.held_out)
+        named, pictured = data.pair_names, data.pair_images
+        mistakes = find_mistakes(*pairs, report.threshold, named, pictured)
+    if data.search is not None:
+        charts += search_charts({"": data.search})
+    if data.separability is not None:
+        charts.append(identity_chart(data.separability))
+    faces = None if data.faces is None else face_map(data.faces)
+    if faces is not None:
+        charts.append(faces[0])
     breakdowns = breakdown_parts(data.breakdowns)
-    faces = face_map(data.faces) if data.faces is not None else None
-    single = [scores, promise, identities, faces.chart if faces else None]
-    charts = [
-        *(chart for chart in single if chart is not None),
-        *(chart for part in breakdowns for chart in part.charts),
-        *(*curves, *search, *training),
-    ]
+    training = training_charts(data.history, data.validation)
     render(
         path,
-        "page.html.j2",
-        charts,
-        pictures=faces.pictures if faces else [],
+        "evaluation.html.j2",
+        [*charts, *training, *(chart for part in breakdowns for chart, _, _ in part.charts)],
+        pictures=[] if faces is None else faces[1],
         steps=steps,
         data=data,
         report=report,
         kfold=report is not None and report.protocol == "k-fold",
-        fold_accuracy=[] if report is None else _folds(report.fold_accuracy),
         headline=headline(data),
         start=_start_words(report, marks),
-        rows=[] if report is None else number_rows(report),
+        rows=table_cells([] if report is None else verification_rows(report)),
         threshold_rows=[] if report is None else threshold_rows(report, data.held_out),
-        scores=scores,
-        curves=curves,
-        promise=promise,
-        search=search,
-        search_rows=[] if data.search is None else search_rows(data.search.report),
-        identities=identities,
-        identity_rows=[] if data.separability is None else separability_rows(data.separability),
+        search_rows=table_cells([] if data.search is None else search_rows(data.search.report)),
+        identity_rows=table_cells(
+            [] if data.separability is None else separability_rows(data.separability)
+        ),
         breakdowns=breakdowns,
-        training=training,
-        map=faces.chart if faces else None,
-        strip=_strip(data.faces),
         mistakes=mistakes,
+        strip=_strip(data.faces),
+        training=training,
     )
 
 
@@ -122,15 +179,10 @@ def _start_words(report: VerificationReport | None, marks: list[Step]) -> str:
     right = report.num_genuine * at.tar + report.num_impostor * (1 - at.far)
     right /= report.num_genuine + report.num_impostor
     return (
-        f"The accuracy of {with_sign(float(report.accuracy.value or 0.0))} is not of one "
-        "threshold: each fold is judged at the one that is best on the other folds. The slider "
-        f"begins at their mean, {at.threshold:.3f}, where {with_sign(right)} of the answers to all "
-        "pairs are right."
+        f"The accuracy of {with_sign(_known(report.accuracy))} is not of one threshold: each fold "
+        "is judged at the one that is best on the other folds. The slider begins at their mean, "
+        f"{at.threshold:.3f}, where {with_sign(right)} of the answers to all pairs are right."
     )
-
-
-def _folds(accuracy: dict[int, float]) -> list[tuple[int, str]]:
-    return [(fold, with_sign(value)) for fold, value in accuracy.items()]
 
 
 def _strip(faces: FaceSample | None) -> list[tuple[str, str]]:
@@ -139,14 +191,127 @@ def _strip(faces: FaceSample | None) -> list[tuple[str, str]]:
         return []
     identities, first = np.unique(faces.labels, return_index=True)
     return [
-        (faces.names[int(label)], data_uri(faces.images[int(i)], _STRIP_PICTURE))
-        for label, i in list(zip(identities, first, strict=True))[:_STRIP_FACES]
+        (faces.names[int(label)], data_uri(faces.images[int(at)]))
+        for label, at in list(zip(identities, first, strict=True))[:_STRIP_FACES]
     ]
+
+
+# The headline.
+
+# The rate at which a model without folds is judged: as low as this if the pairs carry it.
+_HEADLINE_FAR = 1e-4
+# A larger share of one kind of pairs makes the accuracy a measure of that share.
+_BALANCED = 0.6
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The number that stands first.
+
+    Attributes:
+        value: in per cent.
+        what: its name.
+        interval: "90.10 to 93.20", or "".
+        sentence: what it means.
+        counts: what it rests on.
+        further: sentences on what else matters.
+    """
+
+    value: str
+    what: str
+    interval: str
+    sentence: str
+    counts: str
+    further: tuple[str, ...] = ()
+
+
+def headline(data: ReportData) -> Headline:
+    """The number that says most, and what it means in a sentence."""
+    search = None if data.search is None else _rank_headline(data.search.report)
+    report = data.verification
+    if report is None:
+        assert search is not None  # a report has one of the two
+        return search
+    counts = f"{report.num_genuine:,} pairs of one person and {report.num_impostor:,} pairs of two"
+    if report.num_people:
+        counts += f", {report.num_people:,} people in all"
+    found = _verification_headline(report, counts)
+    if search is None:
+        return found
+    return replace(found, further=(*found.further, search.sentence))
+
+
+def _verification_headline(report: VerificationReport, counts: str) -> Headline:
+    tar = report.tar_at_far.get(_HEADLINE_FAR)
+    kfold = report.protocol == "k-fold"
+    if not kfold and tar is not None and tar.value is not None:
+        text = (
+            f"Of 100 pairs of one person {percent(tar.value, 1)} are accepted at a threshold that "
+            f"accepts at most {one_in(_HEADLINE_FAR)} pairs of two people"
+        )
+        return _headline(tar, f"TAR at FAR {small_percent(_HEADLINE_FAR)}", text, counts)
+    more = max(report.num_genuine, report.num_impostor)
+    share = more / (report.num_genuine + report.num_impostor)
+    constant = "always giving the same answer would be right in 50.0"
+    if report.num_genuine != report.num_impostor:
+        answer = "one person" if report.num_genuine == more else "two people"
+        constant = f"always answering “{answer}” would be right in {percent(share, 1)}"
+    optimistic = "The threshold was chosen on these very pairs, so expect less on others."
+    if share > _BALANCED:
+        text = (
+            "A pair of one person scores higher than a pair of two people in "
+            f"{percent(_known(report.auc), 1)} of 100 cases, where chance gives 50.0"
+        )
+        accuracy = (
+            f"The {'accuracy' if kfold else 'best accuracy'} is "
+            f"{with_sign(_known(report.accuracy))}, but {constant} of 100 cases."
+        )
+        further = accuracy if kfold else f"{accuracy} {optimistic}"
+        return _headline(report.auc, "AUC", text, counts, (further,))
+    text = (
+        "Shown two pictures, the model says rightly whether they are of one person in "
+        f"{percent(_known(report.accuracy), 1)} of 100 cases, where {constant}"
+    )
+    if kfold:
+        return _headline(report.accuracy, "accuracy", text, counts)
+    found = _headline(report.accuracy, "best accuracy (optimistic)", text, counts)
+    return replace(found, sentence=f"{found.sentence} {optimistic}")
+
+
+def _rank_headline(report: IdentificationReport) -> Headline:
+    rank = min(report.cmc)
+    share = report.cmc[rank]
+    place = "comes first" if rank == 1 else f"is among the first {rank}"
+    people = f"{report.gallery_people[0]:,} people"
+    text = (
+        f"Looked up among {people}, the right person {place} for {percent(_known(share), 1)} of "
+        "100 pictures"
+    )
+    counts = f"{report.mated[0]:,} pictures of people who are there"
+    if report.nonmated[0]:
+        counts += f", {report.nonmated[0]:,} of strangers"
+    if report.distractors[0]:
+        counts += f"; {report.distractors[0]:,} of the {people} are distractors"
+    return _headline(share, f"rank {rank}", text, counts)
+
+
+def _headline(
+    estimate: Estimate, what: str, text: str, counts: str, further: tuple[str, ...] = ()
+) -> Headline:
+    if estimate.interval is not None:
+        low, high = percent(estimate.interval.low, 1), percent(estimate.interval.high, 1)
+        text += f"; with other people of this kind it would plausibly be between {low} and {high}"
+    value, interval = percent(_known(estimate)), interval_words(estimate.interval)
+    return Headline(value, what, interval, f"{text}.", f"{counts}.", further)
+
+
+def _known(estimate: Estimate) -> float:
+    assert estimate.value is not None  # those that stand in a headline always have a value
+    return estimate.value
 
 
 # An evaluation as a page.
 
-_FPIRS_PER_DECADE = 20
 # What to call counts whose names do not say what is counted.
 _COUNTED = {
     "gallery_images": "images in the gallery",
@@ -160,7 +325,7 @@ _RUN_WEIGHTS = ("best.safetensors", "last.safetensors")
 def write_evaluation_page(
     path: str | os.PathLike[str], evaluation: Evaluation, *, title: str = ""
 ) -> None:
-    """Write the page of an evaluation; see :func:`centerarc.evaluation.report.write_report`.
+    """Write the page of an evaluation; see `write_report`.
 
     Args:
         path: the file to write.
@@ -168,47 +333,52 @@ def write_evaluation_page(
         title: the page's heading; "Evaluation of" the model by default.
 
     Raises:
-        ImportError: the extra ``report`` is not installed.
+        ImportError: the extra `report` is not installed.
         ValueError: an image that is to be shown cannot be read.
         OSError: the file cannot be written.
     """
-    pairs, images = evaluation.verification, evaluation.images
-    picture = images.picture
+    shared: dict[str, Any] = {
+        "title": title or f"Evaluation of {model_name(evaluation.model)}",
+        "dataset": evaluation.dataset,
+        "faces": _faces(evaluation.images),
+        "protocol": _facts(evaluation),
+        "command": evaluation.command,
+        "separability": evaluation.separability,
+        "notes": [sentence(note) for note in evaluation.notes],
+        "pictures_note": _pictures_note(evaluation),
+    }
+    if evaluation.identification is not None:
+        shared["search"] = SearchCurves.of(evaluation.identification)
+    pairs, picture = evaluation.verification, evaluation.images.picture
+    if pairs is None:
+        nothing = np.zeros(0)
+        write_report(
+            path, ReportData(verification=None, scores=nothing, same=nothing > 0, **shared)
+        )
+        return
+    first, second = pairs.index
 
     def pair_images(number: int) -> tuple[Image, Image]:
-        assert pairs is not None
         assert picture is not None
-        return picture(int(pairs.index[0][number])), picture(int(pairs.index[1][number]))
+        return picture(int(first[number])), picture(int(second[number]))
 
     data = ReportData(
-        title=title or f"Evaluation of {model_name(evaluation.model)}",
-        verification=None if pairs is None else pairs.report,
-        scores=np.zeros(0) if pairs is None else pairs.scores,
-        same=np.zeros(0, dtype=np.bool_) if pairs is None else pairs.same,
-        dataset=evaluation.dataset,
-        pair_names=() if pairs is None else _PairNames(evaluation),
-        pair_images=None if pairs is None or picture is None else pair_images,
-        faces=_faces(images),
-        protocol=_facts(evaluation),
-        command=evaluation.command,
-        held_out={} if pairs is None else pairs.held_out,
-        breakdowns={} if pairs is None else pairs.breakdowns,
-        search=None
-        if evaluation.identification is None
-        else search_curves(evaluation.identification),
-        separability=evaluation.separability,
-        notes=[f"{note[:1].upper()}{note[1:]}." for note in evaluation.notes],
-        pictures_note=_pictures_note(evaluation),
+        verification=pairs.report,
+        scores=pairs.scores,
+        same=pairs.same,
+        pair_names=_PairNames(evaluation),
+        pair_images=None if picture is None else pair_images,
+        held_out=pairs.held_out,
+        breakdowns=pairs.breakdowns,
+        **shared,
     )
-    write_report(path, data)
+    return write_report(path, data)
 
 
 def model_name(model: dict[str, object]) -> str:
     """What to call a model: its file, or the folder of its run."""
     path = Path(str(model.get("file", "embeddings")))
-    if path.name in _RUN_WEIGHTS:
-        return path.resolve().parent.name
-    return path.name
+    return path.resolve().parent.name if path.name in _RUN_WEIGHTS else path.name
 
 
 def model_words(model: dict[str, object]) -> str:
@@ -227,21 +397,16 @@ def model_words(model: dict[str, object]) -> str:
         channels = str(takes.get("channels", "rgb")).upper()
         scaled = f"(x \u2212 {mean}) / {std}".replace(" ", "\u00a0")
         words += f". Input {size} x {size} {channels}, {scaled}"
-    if "mirror" in model:
-        words += "; features of image and mirror image summed" if model["mirror"] else ""
+    if model.get("mirror"):
+        words += "; features of image and mirror image summed"
     return f"{words}."
 
 
-def search_curves(identified: Identified) -> SearchCurves:
-    """The curves of searches, the mean over galleries; FPIRs as far as the strangers carry them."""
-    fewest = min(int((~search.mated).sum()) for search in identified.searches)
-    steps = int(_FPIRS_PER_DECADE * np.log10(fewest) + 1e-9) if fewest else 0
-    fpirs = [10.0 ** (-step / _FPIRS_PER_DECADE) for step in range(1, steps + 1)][::-1]
-    tpirs = [
-        np.mean([tpir_at_fpir(search, fpir).tpir for search in identified.searches])
-        for fpir in fpirs
-    ]
-    return SearchCurves(identified.report, identified.curve, np.array(fpirs), np.array(tpirs))
+def _plain(value: object) -> str:
+    if isinstance(value, list | tuple):
+        shown = [f"{number:g}" for number in value]
+        return shown[0] if len(set(shown)) == 1 else f"({', '.join(shown)})"
+    return f"{value:g}" if isinstance(value, float | int) else str(value)
 
 
 class _PairNames(Sequence[tuple[str, str]]):
@@ -250,11 +415,11 @@ class _PairNames(Sequence[tuple[str, str]]):
 
     def __init__(self, evaluation: Evaluation) -> None:
         assert evaluation.verification is not None
-        self._pairs = evaluation.verification
+        self._index = evaluation.verification.index
         self._images = evaluation.images
 
     def __len__(self) -> int:
-        return int(self._pairs.same.size)
+        return int(self._index[0].size)
 
     @overload
     def __getitem__(self, number: int) -> tuple[str, str]: ...
@@ -263,7 +428,7 @@ class _PairNames(Sequence[tuple[str, str]]):
     def __getitem__(self, number: int | slice) -> tuple[str, str] | Sequence[tuple[str, str]]:
         if isinstance(number, slice):
             return [self[at] for at in range(*number.indices(len(self)))]
-        a, b = (self._name(int(side[number])) for side in self._pairs.index)
+        a, b = (self._name(int(side[number])) for side in self._index)
         return a, b
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
@@ -277,13 +442,10 @@ class _PairNames(Sequence[tuple[str, str]]):
 
 
 def _faces(images: JudgedImages) -> FaceSample | None:
-    """Faces for the map: of the people with the most images; None without pictures or people."""
+    """Faces for the map; None without pictures or people."""
     if images.picture is None or images.labels is None:
         return None
-    people, count = np.unique(images.labels, return_counts=True)
-    shown = people[np.argsort(-count, kind="stable")][:MAX_IDENTITIES]
-    each = max(1, MAX_FACES // max(1, shown.size))
-    chosen = np.concatenate([np.flatnonzero(images.labels == label)[:each] for label in shown])
+    chosen = np.concatenate(faces_to_map(images.labels))
     return FaceSample(
         images=[images.picture(int(number)) for number in chosen],
         labels=images.labels[chosen],
@@ -307,32 +469,20 @@ def _pictures_note(evaluation: Evaluation) -> str:
 
 def _facts(evaluation: Evaluation) -> list[tuple[str, str]]:
     """How the numbers came about, as pairs of a word and a sentence."""
-    protocol = str(evaluation.data["protocol"])
+    hidden = ("protocol", "folds", "files", "people_trained_on")
+    judged_on = [
+        f"{_COUNTED.get(name, name.replace('_', ' '))}: "
+        f"{f'{value:,}' if isinstance(value, int) else value}"
+        for name, value in evaluation.data.items()
+        if name not in hidden and value is not None
+    ]
     facts = [
         ("Model", model_words(evaluation.model)),
-        ("Protocol", f"{protocol[:1].upper()}{protocol[1:]}."),
-        ("Judged on", _data_words(evaluation)),
+        ("Protocol", sentence(str(evaluation.data["protocol"]))),
+        ("Judged on", " · ".join(judged_on)),
     ]
     if evaluation.templates:
         facts.append(("Templates", str(evaluation.templates["convention"])))
     if evaluation.verification is not None:
-        note = evaluation.verification.people_note
-        facts.append(("People", f"{note[:1].upper()}{note[1:]}."))
+        facts.append(("People", sentence(evaluation.verification.people_note)))
     return facts
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, list | tuple):
-        shown = [f"{number:g}" for number in value]
-        return shown[0] if len(set(shown)) == 1 else f"({', '.join(shown)})"
-    return f"{value:g}" if isinstance(value, float | int) else str(value)
-
-
-def _data_words(evaluation: Evaluation) -> str:
-    shown = [
-        f"{_COUNTED.get(name, name.replace('_', ' '))}: "
-        f"{f'{value:,}' if isinstance(value, int) else value}"
-        for name, value in evaluation.data.items()
-        if name not in ("protocol", "folds", "files", "people_trained_on") and value is not None
-    ]
-    return " · ".join(shown)

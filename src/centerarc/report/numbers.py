@@ -1,365 +1,392 @@
-"""What a report is made of, its headline and its tables of numbers."""
+"""Numbers as a reader wants them, and rows of them for the tables of pages and of terminals."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from centerarc.evaluation.groups import Breakdown
+from centerarc.evaluation.comparison import (
+    Difference,
+    IdentificationComparison,
+    VerificationComparison,
+)
 from centerarc.evaluation.identification import IdentificationReport
-from centerarc.evaluation.intervals import Estimate
-from centerarc.evaluation.scores import ScoreArray
+from centerarc.evaluation.intervals import Estimate, Interval, TooFew, Trials
+from centerarc.evaluation.protocols.side_by_side import Comparison
 from centerarc.evaluation.separability import Distribution, Separability
 from centerarc.evaluation.verification import HeldOutFar, VerificationReport
-from centerarc.report.words import (
-    Row,
-    interval_words,
-    one_in,
-    people_words,
-    percent,
-    rate_row,
-    reason_words,
-    small_percent,
-    with_sign,
-)
 
-# What a report is made of.
+ABSENT = "not measurable"
+# What a page calls the trials that there are too few of.
+_TRIALS: dict[Trials, str] = {
+    "genuine": "pairs of one person",
+    "impostor": "pairs of two people",
+    "either": "pairs of either kind",
+    "impostor of each": "pairs with others for every person",
+    "unmated": "probes of people who are not in the gallery",
+}
 
-Image = npt.NDArray[np.uint8]
+# Words. A no-break space stands before each per cent sign.
+
+
+def percent(rate: float, digits: int = 2) -> str:
+    """A rate in per cent without the sign: 0.5 is "50.00"."""
+    return f"{100 * rate:.{digits}f}"
+
+
+def with_sign(rate: float, digits: int = 2) -> str:
+    """A rate in per cent with the sign.
+
+    Example:
+        >>> with_sign(0.5)
+        '50.00\xa0%'
+    """
+    return f"{percent(rate, digits)}\u00a0%"
+
+
+def small_percent(rate: float) -> str:
+    """A rate that may be tiny, in per cent with three significant digits and the sign.
+
+    Example:
+        >>> small_percent(0.1), small_percent(1e-5), small_percent(0.01234)
+        ('10\xa0%', '0.001\xa0%', '1.23\xa0%')
+    """
+    text = f"{100 * rate:.3g}"
+    if "e" in text:
+        text = f"{100 * rate:.10f}".rstrip("0")
+    return f"{text}\u00a0%"
+
+
+def one_in(rate: float) -> str:
+    """A small rate as "1 in 1,000"."""
+    return f"1 in {round(1 / rate):,}"
+
+
+def interval_words(interval: Interval | None, factor: float = 100.0, digits: int = 2) -> str:
+    """An interval as "90.10 to 93.20", or nothing."""
+    if interval is None:
+        return ""
+    return f"{factor * interval.low:.{digits}f} to {factor * interval.high:.{digits}f}"
+
+
+def rate_words(estimate: Estimate) -> tuple[str, str]:
+    """A rate and its interval, both in per cent."""
+    value = ABSENT if estimate.value is None else with_sign(estimate.value)
+    return value, interval_words(estimate.interval)
+
+
+def points(rate: float) -> str:
+    """A difference in points with its sign, which no difference does not have."""
+    text = f"{100 * rate:+.2f}"
+    return "0.00" if float(text) == 0 else text
+
+
+def people_words(count: int) -> str:
+    """So many people, or one person."""
+    return "1 person" if count == 1 else f"{count:,} people"
+
+
+def sentence(text: str) -> str:
+    """A note as a sentence."""
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+def reason_words(too_few: TooFew | None) -> str:
+    """Why there is no value, as a sentence in the words of a page, or nothing.
+
+    Example:
+        >>> reason_words(TooFew("impostor", 2, rate=("FAR", 0.1)))
+        'FAR 10\xa0% needs at least 10 pairs of two people, there are 2.'
+    """
+    return "" if too_few is None else sentence(too_few.sentence(small_percent, _TRIALS))
+
+
+# Rows.
 
 
 @dataclass(frozen=True)
-class FaceSample:
-    """Faces for the map of embeddings and the strip of examples.
+class Row:
+    """A measured number.
 
     Attributes:
-        images: N images, each uint8 (H, W, 3) RGB.
-        labels: (N,) identity of each.
-        names: what to call each identity; ``names[label]``.
-        embeddings: (N, D), any length but 0.
+        name: of the measure.
+        estimate: the number with its interval.
+        how: what it says, in sentences.
+        note: what a narrow table says in their place.
+        cosine: whether it is a cosine and not a rate.
+        spread: between which cosines most lie, "" for a rate.
     """
 
-    images: Sequence[Image]
-    labels: npt.NDArray[np.int64]
-    names: Sequence[str]
-    embeddings: npt.NDArray[np.float32]
+    name: str
+    estimate: Estimate
+    how: str
+    note: str = ""
+    cosine: bool = False
+    spread: str = ""
 
-    def __post_init__(self) -> None:
-        sizes = (len(self.images), len(self.labels), len(self.embeddings))
-        if len(set(sizes)) != 1:
-            raise ValueError(
-                "images, labels and embeddings of a FaceSample must be equally many, got "
-                f"{sizes[0]}, {sizes[1]} and {sizes[2]}"
-            )
-
-
-@dataclass(frozen=True)
-class SearchCurves:
-    """An identification result and its curves.
-
-    Attributes:
-        report: the numbers.
-        cmc: (K,) closed-set share found within rank 1, 2, ..., K.
-        fpir: (F,) open-set false positive rates.
-        tpir: (F,) what is found at each of them.
-    """
-
-    report: IdentificationReport
-    cmc: npt.NDArray[np.float64]
-    fpir: npt.NDArray[np.float64]
-    tpir: npt.NDArray[np.float64]
+    @property
+    def words(self) -> tuple[str, str]:
+        """The number and its interval."""
+        if not self.cosine or self.estimate.value is None:
+            return rate_words(self.estimate)
+        return f"{self.estimate.value:.3f}", interval_words(self.estimate.interval, 1, 3)
 
 
-@dataclass(frozen=True)
-class ReportData:
-    """Everything that a report shows; what is left empty is left out of the page.
-
-    Attributes:
-        title: the page's heading.
-        verification: the numbers of 1:1; None for a page on identification alone.
-        scores: (P,) cosine of each pair.
-        same: (P,) whether each pair is genuine.
-        dataset: what was judged, for a sentence: "LFW, folds 7 and 8".
-        pair_names: the two people of each pair.
-        pair_images: gives the two images of a pair by its number; asked for the few shown only.
-        history: training rows in order, with ``step`` and any of ``arcface_loss``,
-            ``center_loss``, ``target_cosine`` and ``accuracy``; other keys are ignored.
-        validation: validation rows in order, with ``step`` and any of ``auc``, ``accuracy`` and
-            ``best_accuracy``; other keys are ignored.
-        faces: faces for the map and the strip.
-        protocol: further facts on how the numbers came about: (name, sentence).
-        config: the recipe as YAML.
-        command: what repeats the run.
-        held_out: what calibrated thresholds did on held-out folds, by FAR.
-        breakdowns: by column.
-        search: 1:N.
-        separability: how tight and how far apart people are.
-        notes: what should be known of the numbers, in sentences.
-        pictures_note: what the pictures of pairs are of, or how to have some, in a sentence.
-    """
-
-    title: str
-    verification: VerificationReport | None
-    scores: ScoreArray
-    same: npt.NDArray[np.bool_]
-    dataset: str
-    pair_names: Sequence[tuple[str, str]] = ()
-    pair_images: Callable[[int], tuple[Image, Image]] | None = None
-    history: Sequence[Mapping[str, Any]] = ()
-    validation: Sequence[Mapping[str, Any]] = ()
-    faces: FaceSample | None = None
-    protocol: Sequence[tuple[str, str]] = field(default=())
-    config: str = ""
-    command: str = ""
-    held_out: Mapping[float, HeldOutFar] = field(default_factory=dict)
-    breakdowns: Mapping[str, Breakdown] = field(default_factory=dict)
-    search: SearchCurves | None = None
-    separability: Separability | None = None
-    notes: Sequence[str] = ()
-    pictures_note: str = ""
-
-    def __post_init__(self) -> None:
-        if self.verification is None and self.search is None:
-            raise ValueError("a report needs verification or search, got neither")
+def table_cells(rows: Sequence[Row]) -> list[tuple[str, str, str, str]]:
+    """Rows for the table of a page: name, value, interval, and what it says or why it lacks."""
+    return [(row.name, *row.words, reason_words(row.estimate.too_few) or row.how) for row in rows]
 
 
-# The headline and the tables of numbers.
-
-# The rate at which a model without folds is judged: as low as this if the pairs carry it.
-_HEADLINE_FAR = 1e-4
-# A larger share of one kind of pairs makes the accuracy a measure of that share.
-_BALANCED = 0.6
+# Name of a rate, and the FAR or FPIR that it is measured at.
+_Key = tuple[str, float | None]
 
 
-@dataclass(frozen=True)
-class Headline:
-    """The number that stands first.
-
-    Attributes:
-        value: in per cent.
-        what: its name.
-        interval: "90.10 to 93.20", or "".
-        sentence: what it means.
-        counts: what it rests on.
-        further: sentences on what else matters.
-    """
-
-    value: str
-    what: str
-    interval: str
-    sentence: str
-    counts: str
-    further: tuple[str, ...] = ()
+def _verification_rates(found: VerificationReport | VerificationComparison) -> dict[_Key, Any]:
+    accuracy = "accuracy" if found.protocol == "k-fold" else "best accuracy"
+    return {
+        (accuracy, None): found.accuracy,
+        ("AUC", None): found.auc,
+        ("EER", None): found.eer,
+        **{("TAR at FAR", far): rate for far, rate in found.tar_at_far.items()},
+    }
 
 
-def headline(data: ReportData) -> Headline:
-    """The number that says most, and what it means in a sentence."""
-    if data.verification is None:
-        assert data.search is not None  # a report has one of the two
-        return _rank_headline(data.search.report)
-    report = data.verification
-    counts = f"{report.num_genuine:,} pairs of one person and {report.num_impostor:,} pairs of two"
-    if report.num_people:
-        counts += f", {report.num_people:,} people in all"
-    found = _verification_headline(report, counts)
-    if data.search is None:
-        return found
-    search = _rank_headline(data.search.report)
-    return replace(found, further=(*found.further, search.sentence))
+def _search_rates(found: IdentificationReport | IdentificationComparison) -> dict[_Key, Any]:
+    return {
+        **{(f"rank {rank}", None): rate for rank, rate in found.cmc.items()},
+        **{("TPIR at FPIR", fpir): rate for fpir, rate in found.tpir_at_fpir.items()},
+    }
 
 
-def _verification_headline(report: VerificationReport, counts: str) -> Headline:
-    tar = report.tar_at_far.get(_HEADLINE_FAR)
-    kfold = report.protocol == "k-fold"
-    if not kfold and tar is not None and tar.value is not None:
-        sentence = (
-            f"Of 100 pairs of one person {percent(tar.value, 1)} are accepted at a threshold that "
-            f"accepts at most {one_in(_HEADLINE_FAR)} pairs of two people"
-        )
-        what = f"TAR at FAR {small_percent(_HEADLINE_FAR)}"
-        return _headline(tar, what, sentence + _elsewhere(tar), counts)
-    share = max(report.num_genuine, report.num_impostor) / (
-        report.num_genuine + report.num_impostor
-    )
-    optimistic = "The threshold was chosen on these very pairs, so expect less on others"
-    if share > _BALANCED:
-        sentence = (
-            "A pair of one person scores higher than a pair of two people in "
-            f"{percent(_known(report.auc), 1)} of 100 cases, where chance gives 50.0"
-        )
-        accuracy = (
-            f"The {'accuracy' if kfold else 'best accuracy'} is "
-            f"{with_sign(_known(report.accuracy))}, but {_constant(report, share)} of 100 cases."
-        )
-        further = (accuracy,) if kfold else (f"{accuracy} {optimistic}.",)
-        found = _headline(report.auc, "AUC", sentence + _elsewhere(report.auc), counts)
-        return replace(found, further=further)
-    sentence = (
-        "Shown two pictures, the model says rightly whether they are of one person in "
-        f"{percent(_known(report.accuracy), 1)} of 100 cases, where {_constant(report, share)}"
-        f"{_elsewhere(report.accuracy)}"
-    )
-    what = "accuracy"
-    if not kfold:
-        what = "best accuracy (optimistic)"
-        sentence += f". {optimistic}"
-    return _headline(report.accuracy, what, sentence, counts)
+def _name(key: _Key) -> str:
+    return key[0] if key[1] is None else f"{key[0]} {small_percent(key[1])}"
 
 
-def _constant(report: VerificationReport, share: float) -> str:
-    """What always giving the more frequent answer would reach."""
-    if report.num_genuine == report.num_impostor:
-        return "always giving the same answer would be right in 50.0"
-    answer = "one person" if report.num_genuine > report.num_impostor else "two people"
-    return f"always answering “{answer}” would be right in {percent(share, 1)}"
-
-
-def number_rows(report: VerificationReport) -> list[Row]:
-    """The table of verification."""
+def verification_rows(report: VerificationReport) -> list[Row]:
+    """Accuracy, AUC, EER and the TARs."""
+    frequent = max(report.num_genuine, report.num_impostor)
+    constant = with_sign(frequent / (report.num_genuine + report.num_impostor))
+    note = f"always giving the more frequent answer: {constant}"
+    how = "At the threshold that is best for these very pairs: optimistic."
     if report.protocol == "k-fold":
-        name = "Accuracy"
+        folds, spread = len(report.fold_accuracy), percent(report.fold_std or 0.0)
         how = (
-            f"Mean of {len(report.fold_accuracy)} folds, each judged at the threshold that is best "
-            f"on the others; their standard deviation is {percent(report.fold_std or 0.0)} points."
+            f"Mean of {folds} folds, each judged at the threshold that is best on the others; "
+            f"their standard deviation is {spread} points."
+        )
+        convention = "" if report.convention == "exact" else f"convention {report.convention}; "
+        note = (
+            f"{folds} folds, ± {spread} points between them; {convention}"
+            f"mean threshold {report.threshold:.4f}; {note}"
         )
     else:
-        name = "Best accuracy"
-        how = "At the threshold that is best for these very pairs: optimistic."
-    rows = [
-        rate_row(name, report.accuracy, how),
-        rate_row("AUC", report.auc, "Chance that a pair of one person outscores one of two."),
-        rate_row(
-            "EER",
-            report.eer,
-            "The false accept rate and the false reject rate where the two are equal.",
-        ),
-    ]
-    for far, tar in report.tar_at_far.items():
-        how = (
+        note = f"threshold {report.threshold:.4f}, chosen on these pairs: optimistic; {note}"
+    meanings = [
+        how,
+        "Chance that a pair of one person outscores one of two.",
+        "The false accept rate and the false reject rate where the two are equal.",
+        *(
             "Pairs of one person that are accepted at a threshold that accepts at most "
             f"{one_in(far)} pairs of two people."
-        )
-        name = f"TAR at FAR {small_percent(far)}"
-        rows.append(rate_row(name, tar, reason_words(tar.too_few) or how))
-    return rows
+            for far in report.tar_at_far
+        ),
+    ]
+    return [
+        Row(_name(key), rate, says, note if rate is report.accuracy else "")
+        for (key, rate), says in zip(_verification_rates(report).items(), meanings, strict=True)
+    ]
 
 
 def search_rows(report: IdentificationReport) -> list[Row]:
-    """The table of identification."""
-    rows = []
-    for rank, share in report.cmc.items():
-        how = "The right person comes first."
-        if rank > 1:
-            how = f"The right person is among the first {rank}."
-        rows.append(rate_row(f"Rank {rank}", share, how))
-    for fpir, share in report.tpir_at_fpir.items():
-        how = (
+    """The ranks and the TPIRs of identification."""
+    meanings = [
+        "The right person comes first."
+        if rank == 1
+        else f"The right person is among the first {rank}."
+        for rank in report.cmc
+    ]
+    first = f"{report.mated[0]:,} probes among {report.gallery_people[0]:,} people"
+    if report.distractors[0]:
+        first += f", {report.distractors[0]:,} of them distractors"
+    notes = [first, *[""] * (len(report.cmc) - 1)]
+    strangers = f"; {report.nonmated[0]:,} probes of strangers"
+    for fpir in report.tpir_at_fpir:
+        found = report.threshold_at_fpir.get(fpir)
+        at = " and ".join(f"{threshold:.4f}" for threshold in found or ())
+        of = " in the galleries" if found and len(found) > 1 else ""
+        meanings.append(
             "Pictures whose person is found at a threshold at which at most "
-            f"{one_in(fpir)} strangers is taken for somebody{_at(report, fpir)}."
+            f"{one_in(fpir)} strangers is taken for somebody"
+            + (f": a cosine of {at}{of}." if at else ".")
         )
-        name = f"TPIR at FPIR {small_percent(fpir)}"
-        rows.append(rate_row(name, share, reason_words(share.too_few) or how))
-    return rows
-
-
-def _at(report: IdentificationReport, fpir: float) -> str:
-    """The threshold of an FPIR in each gallery."""
-    found = report.threshold_at_fpir.get(fpir)
-    if not found:
-        return ""
-    each = " and ".join(f"{threshold:.4f}" for threshold in found)
-    return f": a cosine of {each}" + (" in the galleries" if len(found) > 1 else "")
+        notes.append(f"threshold {at}{strangers}" if at else "")
+        strangers = "" if at else strangers
+    return [
+        Row(_name(key), rate, how, note)
+        for (key, rate), how, note in zip(
+            _search_rates(report).items(), meanings, notes, strict=True
+        )
+    ]
 
 
 def separability_rows(found: Separability) -> list[Row]:
-    """The table of how near faces are to their own person, and how far from others."""
+    """How near faces are to their own person, and how far from others."""
+    images = _images_of(found.margin)
     rows = [
-        _cosine_row(
-            "Compactness",
+        _cosines(
+            "compactness",
             found.compactness,
             "Cosine of an image to the center of its person's other images; more is tighter.",
-            _behind(found.compactness),
         ),
-        _cosine_row(
-            "Separation",
+        _cosines(
+            "separation",
             found.separation,
             "Cosine of a person's center to the nearest other center; less is further apart.",
-            f"{people_words(found.separation.count)}.",
         ),
-        _cosine_row(
-            "Margin",
+        _cosines(
+            "margin",
             found.margin,
-            "Compactness minus the cosine to the nearest other center; below 0 somebody else is "
+            "Compactness minus the cosine to the nearest other center; below 0 another person is "
             "nearer.",
-            _behind(found.margin),
+        ),
+        Row(
+            "nearest center is the own",
+            found.nearest_center_accuracy,
+            f"Images that are nearer to their own person's center than to any other. {images}.",
+            # Each image with a margin is one whose nearest center is known.
+            images,
         ),
     ]
-    nearest = (
-        "Images that are nearer to their own person's center than to any other. "
-        f"{_behind(found.margin)}"
-    )
-    rows.append(rate_row("Nearest center is the own", found.nearest_center_accuracy, nearest))
+    far = small_percent(found.far)
     if found.thresholds is None:
-        reason = reason_words(found.too_few)
-        rows.append(rate_row("Threshold spread", Estimate(None), reason))
-        return rows
-    spread = found.thresholds.std
-    rows.append(
+        return [*rows, Row(f"own threshold, FAR {far}", Estimate(None, too_few=found.too_few), "")]
+    needed = f"the threshold that each person needs for FAR {far}"
+    people, spread = people_words(found.thresholds.count), found.thresholds.std
+    return [
+        *rows,
+        _cosines(f"own threshold, FAR {far}", found.thresholds, f"Mean of {needed}."),
         Row(
-            "Threshold spread",
-            f"{spread.value:.3f}",
-            interval_words(spread.interval, 1, 3),
-            f"Standard deviation of the threshold that each person needs for FAR "
-            f"{small_percent(found.far)}; the less, the better one threshold suits all. "
-            f"{people_words(found.thresholds.count)}.",
+            "threshold spread",
+            Estimate(spread.value, spread.interval),
+            f"Standard deviation of {needed}; the less, the better one threshold suits all. "
+            f"{people}.",
+            people,
+            cosine=True,
+        ),
+    ]
+
+
+def _cosines(name: str, found: Distribution, how: str) -> Row:
+    low, high = (found.quantiles[share].value for share in (0.05, 0.95))
+    of = _images_of(found)
+    mean = Estimate(found.mean.value, found.mean.interval)
+    return Row(name, mean, f"{how} {of}.", of, True, f"{low:.3f} to {high:.3f}")
+
+
+def _images_of(found: Distribution) -> str:
+    """Whose values they are: of people, or of images of people."""
+    people = people_words(found.num_people)
+    return people if found.count == found.num_people else f"{found.count:,} images of {people}"
+
+
+@dataclass(frozen=True)
+class ThresholdRow:
+    """The threshold for a wanted false accept rate, in words; "" for what is not known.
+
+    Attributes:
+        wanted: the rate.
+        threshold: the cosine from which pairs are accepted.
+        threshold_range: where it would lie with other people.
+        tar: what it accepts of the pairs of one person.
+        new_people: the rate to expect on new people.
+        held_out: the rate that was measured on folds it was not chosen on.
+    """
+
+    wanted: str
+    threshold: str
+    threshold_range: str
+    tar: str
+    new_people: str
+    held_out: str
+
+
+def threshold_rows(
+    report: VerificationReport, held_out: Mapping[float, HeldOutFar]
+) -> list[ThresholdRow]:
+    """A row for each rate that the impostor pairs can carry."""
+    rows = []
+    for far, found in report.calibrated.items():
+        if found.threshold is None:
+            continue
+        tar, new = report.tar_at_far[far].value, found.far_interval
+        tried = held_out[far].far.value if far in held_out else None
+        rows.append(
+            ThresholdRow(
+                small_percent(far),
+                f"{found.threshold:.4f}",
+                interval_words(found.threshold_interval, 1, 4),
+                "" if tar is None else with_sign(tar),
+                "" if new is None else f"{small_percent(new.low)} to {small_percent(new.high)}",
+                "" if tried is None else small_percent(tried),
+            )
         )
-    )
     return rows
 
 
-def _behind(found: Distribution) -> str:
-    return f"{found.count:,} images of {people_words(found.num_people)}."
+@dataclass(frozen=True)
+class ComparedRow:
+    """A rate of several models.
+
+    Attributes:
+        name: of the rate.
+        estimates: of each model.
+        differences: to the first model, by the name of each other one that has a value.
+    """
+
+    name: str
+    estimates: list[Estimate]
+    differences: dict[str, Difference] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """Its name, which says where less is better."""
+        return f"{self.name} (less is better)" if self.name == "EER" else self.name
+
+    def side(self, model: str) -> str:
+        """Whether a model is "better" or "worse" than the first one; "" where that is not sure."""
+        found = self.differences.get(model)
+        interval = None if found is None else found.interval
+        if interval is None or interval.low <= 0 <= interval.high:
+            return ""
+        return "better" if (interval.low > 0) != (self.name == "EER") else "worse"
 
 
-def _cosine_row(name: str, found: Distribution, how: str, behind: str) -> Row:
-    mean = found.mean
-    return Row(name, f"{mean.value:.3f}", interval_words(mean.interval, 1, 3), f"{how} {behind}")
+def compared_rows(comparison: Comparison) -> list[ComparedRow]:
+    """Every rate of all models."""
+    models = [_verification_rates(one.report) for one in comparison.verified]
+    against = {name: _verification_rates(one) for name, one in comparison.differences.items()}
+    searches = [_search_rates(one.report) for one in comparison.identified]
+    searched = {name: _search_rates(one) for name, one in comparison.search_differences.items()}
+    return [*_compared(models, against), *_compared(searches, searched)]
 
 
-def _rank_headline(report: IdentificationReport) -> Headline:
-    rank = min(report.cmc)
-    share = report.cmc[rank]
-    place = "comes first" if rank == 1 else f"is among the first {rank}"
-    people = f"{report.gallery_people[0]:,} people"
-    sentence = (
-        f"Looked up among {people}, the right person {place} for {percent(_known(share), 1)} of "
-        f"100 pictures{_elsewhere(share)}"
-    )
-    counts = f"{report.mated[0]:,} pictures of people who are there"
-    if report.nonmated[0]:
-        counts += f", {report.nonmated[0]:,} of strangers"
-    if report.distractors[0]:
-        counts += f"; {report.distractors[0]:,} of the {people} are distractors"
-    return _headline(share, f"rank {rank}", sentence, counts)
+def _compared(
+    models: list[dict[_Key, Estimate]], against: dict[str, dict[_Key, Difference]]
+) -> list[ComparedRow]:
+    return [
+        ComparedRow(
+            _name(key),
+            [rates[key] for rates in models],
+            {name: one[key] for name, one in against.items() if one[key].value is not None},
+        )
+        for key in (models[0] if models else ())
+    ]
 
 
-def _headline(estimate: Estimate, what: str, sentence: str, counts: str) -> Headline:
-    interval = interval_words(estimate.interval)
-    return Headline(percent(_known(estimate)), what, interval, f"{sentence}.", f"{counts}.")
-
-
-def _elsewhere(estimate: Estimate) -> str:
-    if estimate.interval is None:
-        return ""
-    low, high = estimate.interval.low, estimate.interval.high
+def difference_words(found: Difference) -> tuple[str, str, str]:
+    """A difference in points, its interval, and how much doubt there is of it."""
+    interval = found.interval
     return (
-        f"; with other people of this kind it would plausibly be between {percent(low, 1)} and "
-        f"{percent(high, 1)}"
+        points(float(found.value or 0.0)),
+        "" if interval is None else f"{100 * interval.low:+.2f} to {100 * interval.high:+.2f}",
+        "" if found.contrary_share is None else f"{found.contrary_share:.3f}",
     )
-
-
-def _known(estimate: Estimate) -> float:
-    assert estimate.value is not None  # those that stand in a headline always have a value
-    return estimate.value

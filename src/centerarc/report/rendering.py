@@ -6,39 +6,57 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
 from importlib.util import find_spec
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+import numpy as np
+import numpy.typing as npt
 from markupsafe import Markup, escape
-from PIL import Image as Pillow
 
 from centerarc import __version__
 from centerarc.io.files import atomic_path
 from centerarc.report.charts import Chart
-from centerarc.report.numbers import Image
+from centerarc.report.numbers import with_sign
 
-# Pictures inside a page.
-
-
-def data_uri(image: Image, size: int, quality: int = 80) -> str:
-    """The image as a JPEG in a ``data:`` URI, its longer side at most ``size`` pixels."""
-    picture = Pillow.fromarray(image)
-    picture.thumbnail((size, size), Pillow.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-# A page from a template: one file that asks nobody for anything, and a policy that enforces it.
-
+Image = npt.NDArray[np.uint8]
+# What pages with charts need: names of packages by those of their modules.
+_EXTRA = {"plotly": "plotly", "sklearn": "scikit-learn"}
 # Of a text that is escaped already.
 _PERCENT = re.compile(r"(?<=\d) (?=%)")
 _UNBROKEN = re.compile(r"(?<![^\s(])(?:--[a-z][a-z-]*|-\d[\d.]*)")
-_ASSETS = "centerarc.report", "assets"
+
+
+def require_report_extra(modules: Sequence[str] = tuple(_EXTRA)) -> None:
+    """Says how to install what pages need, if it is not there; cheap enough before training.
+
+    Args:
+        modules: what the page needs: "plotly", and for a map of faces "sklearn".
+
+    Raises:
+        ImportError: one is missing.
+
+    Example:
+        >>> require_report_extra()
+    """
+    missing = [_EXTRA[module] for module in modules if find_spec(module) is None]
+    if missing:
+        raise ImportError(
+            f"a report needs {' and '.join(missing)}: pip install 'centerarc[report]'"
+        )
+
+
+def data_uri(image: Image, size: int = 112) -> str:
+    """The image as a JPEG in a `data:` URI, its longer side at most `size` pixels."""
+    from PIL import Image as Pillow
+
+    picture = Pillow.fromarray(image)
+    picture.thumbnail((size, size), Pillow.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def tied(text: str) -> Markup:
@@ -57,41 +75,21 @@ def typed(text: str) -> Markup:
     return Markup(_UNBROKEN.sub(r'<span class="tied">\g<0></span>', str(escape(text))))
 
 
-def require_report_extra() -> None:
-    """Says how to install what reports need, if it is not there; cheap enough before training.
-
-    Raises:
-        ImportError: plotly or scikit-learn is missing.
-
-    Example:
-        >>> require_report_extra()
-    """
-    missing = [
-        name
-        for module, name in (("plotly", "plotly"), ("sklearn", "scikit-learn"))
-        if find_spec(module) is None
-    ]
-    if missing:
-        raise ImportError(
-            f"a report needs {' and '.join(missing)}: pip install 'centerarc[report]'"
-        )
-
-
 def render(
     path: str | os.PathLike[str],
     template: str,
-    charts: Iterable[Chart],
+    charts: Sequence[Chart] = (),
     *,
     pictures: Any = (),
     steps: Any = None,
     **content: Any,
 ) -> None:
-    """Write a page; the file is complete or absent.
+    """Writes a page; the file is complete or absent.
 
     Args:
         path: the file to write.
         template: its template among the assets.
-        charts: every chart that the template shows.
+        charts: every chart that the template shows; a page without any has no scripts.
         pictures: of the map's points, trace by trace.
         steps: what each threshold does, for the slider.
         **content: what else the template names.
@@ -99,34 +97,50 @@ def render(
     Raises:
         OSError: the file cannot be written.
     """
-    from plotly.offline import get_plotlyjs
+    # A third of the time that the command line takes to start.
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    scripts = [get_plotlyjs(), files(_ASSETS[0]).joinpath("assets/charts.js").read_text("utf-8")]
+    figures = {chart.key: {"data": chart.data, "layout": chart.layout} for chart in charts}
+    scripts: list[str] = []
+    if figures:
+        from plotly.offline import get_plotlyjs
+
+        ours = files("centerarc.report").joinpath("assets/charts.js")
+        scripts = [get_plotlyjs(), ours.read_text("utf-8")]
     environment = Environment(
-        loader=PackageLoader(*_ASSETS),
+        loader=PackageLoader("centerarc.report", "assets"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "told": lambda name: name.replace("_", " "),
+    filters: dict[str, Callable[..., Any]] = {
+        "capital": lambda text: f"{text[:1].upper()}{text[1:]}",
+        "number": "{:,}".format,
+        "percent": with_sign,
+        "spaced": lambda name: name.replace("_", " "),
         "tied": tied,
         "typed": typed,
     }
+    environment.filters |= filters
     page = environment.get_template(template).render(
         **content,
+        charts={chart.key: chart for chart in charts},
+        pictures=pictures,
         version=__version__,
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        # Only these two may run, so that nothing that a name smuggles in ever does.
+        # Only these may run, so that nothing that a name smuggles in ever does.
         script_hashes=Markup(" ".join(f"'sha256-{_digest(script)}'" for script in scripts)),
         scripts=[Markup(script) for script in scripts],
-        figures=_script_json({chart.key: chart.figure() for chart in charts}),
-        pictures=_script_json(pictures),
-        steps=_script_json(steps),
+        script_data={
+            "figures": _script_json(figures),
+            "pictures": _script_json(pictures),
+            "steps": _script_json(steps),
+        },
     )
     with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8", newline="\n")
+        # Names of files may hold bytes that are no UTF-8; a browser could not show them.
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def _digest(script: str) -> str:

@@ -14,8 +14,8 @@ from centerarc.distributed.process import choose_device
 from centerarc.evaluation.embedding import ImagePairs, embed, make_pairs, pair_scores
 from centerarc.evaluation.verification import VerificationReport, evaluate_verification
 from centerarc.models.weights import load_weights
-from centerarc.report.evaluation_page import write_report
-from centerarc.report.numbers import FaceSample, ReportData
+from centerarc.report.evaluation_page import ReportData, write_report
+from centerarc.report.people import FaceSample
 from centerarc.report.rendering import require_report_extra
 from centerarc.training.config import TrainConfig
 from centerarc.training.logging import METRICS

@@ -40,10 +40,11 @@ def inspect(
     from centerarc.cli.flags import opened
     from centerarc.cli.progress import counting
     from centerarc.curate.inspect import inspect_source
-    from centerarc.report.dataset_pages import require_plotly, write_inspect_page
+    from centerarc.report.dataset_pages import write_inspect_page
+    from centerarc.report.rendering import require_report_extra
 
     if report is not None:
-        require_plotly()
+        require_report_extra(["plotly"])
     faces = opened(source, columns=columns)
     with counting("reading headers", "images", len(faces)) as progress:
         overview = inspect_source(faces, workers=workers, progress=progress)

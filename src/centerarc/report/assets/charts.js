@@ -6,12 +6,12 @@
   // On a touch screen a drag scrolls the page instead of zooming a chart.
   const touch = window.matchMedia("(pointer: coarse)").matches;
 
-  // Colours are names of custom properties; plotly wants their values.
-  const coloured = (value, style) => {
+  // Colors are names of custom properties; plotly wants their values.
+  const colored = (value, style) => {
     if (typeof value === "string") return value.startsWith("--") ? style.getPropertyValue(value).trim() : value;
-    if (Array.isArray(value)) return typeof value[0] === "number" ? value : value.map((item) => coloured(item, style));
+    if (Array.isArray(value)) return typeof value[0] === "number" ? value : value.map((item) => colored(item, style));
     if (value && typeof value === "object")
-      return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, coloured(item, style)]));
+      return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, colored(item, style)]));
     return value;
   };
   const axis = {
@@ -37,9 +37,10 @@
     for (const plot of document.querySelectorAll(".plot")) {
       const figure = figures[plot.dataset.chart];
       const layout = { ...base, ...figure.layout };
+      if (touch) layout.hovermode = "closest";
       if (layout.showlegend) layout.margin = { ...layout.margin, t: 40 };
       for (const side of ["xaxis", "yaxis"]) layout[side] = { ...axis, showspikes: plot !== map, ...figure.layout[side] };
-      Plotly.react(plot, coloured(figure.data, style), coloured(layout, style), { responsive: true, displayModeBar: false });
+      Plotly.react(plot, colored(figure.data, style), colored(layout, style), { responsive: true, displayModeBar: false });
     }
   };
 
@@ -80,7 +81,7 @@
       Object.assign(note, { xanchor: left ? "right" : "left", xshift: left ? -4 : 4 });
       mark(step);
       if (!plot._fullLayout) return;
-      Plotly.relayout(plot, coloured({ shapes: histogram.shapes, annotations: histogram.annotations }, getComputedStyle(document.documentElement)));
+      Plotly.relayout(plot, colored({ shapes: histogram.shapes, annotations: histogram.annotations }, getComputedStyle(document.documentElement)));
     };
     const place = (threshold) => Math.round((count * (threshold - steps.low)) / (steps.high - steps.low));
     slider.max = count;
@@ -149,7 +150,8 @@
         row = (row + across + rows.length) % rows.length;
         // The point of the other curve that is nearest along the axis.
         const points = seen(plot.data[rows[row]]);
-        const far = (point) => Math.abs(plot.data[rows[row]].x[point] - before.x[from]);
+        const along = (trace, point) => plot._fullLayout.xaxis.d2l(trace.x[point]);
+        const far = (point) => Math.abs(along(plot.data[rows[row]], point) - along(before, from));
         place = from === null ? 0 : points.reduce((best, point, i) => (far(point) < far(points[best]) ? i : best), 0);
       }
       const points = seen(plot.data[rows[row % rows.length]]);
