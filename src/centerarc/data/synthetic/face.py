@@ -148,9 +148,9 @@ class View:
             (placed.imag - 0.5).astype(np.float32),
         )
 
-    def crop(self, points: Floats, margin: float) -> tuple[slice, slice]:
-        """Return the rows and columns that hold points (K, 2) with `margin` around them."""
-        columns, rows = self.pixels(points, steps=1)
+    def crop(self, points: list[tuple[float, float]], margin: float) -> tuple[slice, slice]:
+        """Return the rows and columns that hold points of the face with `margin` around them."""
+        columns, rows = self.pixels(np.asarray(points, dtype=np.float32), steps=1)
         room = margin * self.scale
         top, bottom = float(rows.min()) - room, float(rows.max()) + room
         left, right = float(columns.min()) - room, float(columns.max()) + room
@@ -200,24 +200,13 @@ def _to_image_plane(
 
 def view(person: Person, conditions: Conditions, size: int) -> View:
     """Turn the head, then align the result to the template by its five landmarks."""
-    turn = (
-        sin(conditions.yaw),
-        cos(conditions.yaw),
-        sin(conditions.pitch),
-        cos(conditions.pitch),
-    )
+    yaw, pitch = conditions.yaw, conditions.pitch
+    turn = (sin(yaw), cos(yaw), sin(pitch), cos(pitch))
     corner = person.mouth_width * (1.0 + 0.1 * conditions.smile)
     eyes = person.eye_spacing
-    landmarks = np.asarray(
-        [
-            (-eyes, -18.3),
-            (eyes, -18.3),
-            (0.0, person.nose_tip),
-            (-corner, person.mouth - 1.5 * conditions.smile),
-            (corner, person.mouth - 1.5 * conditions.smile),
-        ],
-        dtype=np.float32,
-    )
+    low = person.mouth - 1.5 * conditions.smile
+    points = [(-eyes, -18.3), (eyes, -18.3), (0.0, person.nose_tip), (-corner, low), (corner, low)]
+    landmarks = np.asarray(points, dtype=np.float32)
     posed = _to_image_plane(landmarks[:, 0], landmarks[:, 1], person, turn)
     # Least-squares similarity from the posed landmarks to the template.
     centred = posed - posed.mean()
@@ -381,40 +370,21 @@ class Relief:
     pigment: Floats
 
 
+_MAPS = ("relief", "crease", "blood", "pigment")
+
+
 class _Bumps:
-    """Rows of (u, v, width, height of the blob, relief, crease, blood, pigment)."""
+    """Rows of (u, v, width, height of the blob, and its height in each of `_MAPS`)."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[float, ...]] = []
 
-    def one(
-        self,
-        u: float,
-        v: float,
-        wide: float,
-        high: float,
-        *,
-        relief: float = 0.0,
-        crease: float = 0.0,
-        blood: float = 0.0,
-        pigment: float = 0.0,
-    ) -> None:
-        self.rows.append((u, v, wide, high, relief, crease, blood, pigment))
+    def one(self, u: float, v: float, wide: float, high: float, **maps: float) -> None:
+        self.rows.append((u, v, wide, high, *(maps.get(name, 0.0) for name in _MAPS)))
 
-    def pair(
-        self,
-        u: float,
-        v: float,
-        wide: float,
-        high: float,
-        *,
-        relief: float = 0.0,
-        crease: float = 0.0,
-        blood: float = 0.0,
-        pigment: float = 0.0,
-    ) -> None:
-        for side in (-u, u):
-            self.rows.append((side, v, wide, high, relief, crease, blood, pigment))
+    def pair(self, u: float, v: float, wide: float, high: float, **maps: float) -> None:
+        self.one(-u, v, wide, high, **maps)
+        self.one(u, v, wide, high, **maps)
 
 
 def _bumps(person: Person, conditions: Conditions) -> Floats:

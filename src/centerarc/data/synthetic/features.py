@@ -20,17 +20,7 @@ def paint_eyes(albedo: Floats, person: Person, conditions: Conditions, view: Vie
     """Paint both eyes with lids, lashes and brows, in one pass over their mirror images."""
     p, sharp = person, view.scale
     reach_out = p.eye_spacing + 13.5
-    corners = np.asarray(
-        [
-            [-reach_out, -13.0],
-            [reach_out, -13.0],
-            [-reach_out, -33.5],
-            [reach_out, -33.5],
-            [0.0, -13.0],
-            [0.0, -33.5],
-        ],
-        dtype=np.float32,
-    )
+    corners = [(u, v) for u in (-reach_out, 0.0, reach_out) for v in (-13.0, -33.5)]
     rows, columns = view.crop(corners, 1.5)
     target = albedo[:, rows, columns]
     # Local coordinates: across points to the ear on both sides, along the tilt of the eye.
@@ -105,15 +95,8 @@ def paint_mouth(albedo: Floats, person: Person, conditions: Conditions, view: Vi
     p, smile, sharp = person, conditions.smile, view.scale
     wide = p.mouth_width * (1.0 + 0.14 * smile - 0.08 * conditions.open)
     drop = 8.0 * conditions.open
-    corners = np.asarray(
-        [
-            [-wide - 1, p.mouth - 6],
-            [wide + 1, p.mouth - 6],
-            [0, p.mouth + 7 + drop],
-            [0, p.mouth - 7],
-        ],
-        dtype=np.float32,
-    )
+    low, high = p.mouth + 7 + drop, p.mouth - 7
+    corners = [(-wide - 1, p.mouth - 6), (wide + 1, p.mouth - 6), (0.0, low), (0.0, high)]
     rows, columns = view.crop(corners, 1.5)
     target = albedo[:, rows, columns]
     along = view.u[rows, columns] * (1.0 / wide)
@@ -153,8 +136,7 @@ def paint_nostrils(albedo: Floats, person: Person, view: View) -> None:
     p = person
     height = p.nose_tip + 4.0
     place = 0.46 * p.nose_width
-    corners = np.asarray([[-p.nose_width, height], [p.nose_width, height]], dtype=np.float32)
-    rows, columns = view.crop(corners, 4.0)
+    rows, columns = view.crop([(-p.nose_width, height), (p.nose_width, height)], 4.0)
     target = albedo[:, rows, columns]
     across = np.abs(view.u[rows, columns]) - place
     down = view.v[rows, columns] - height - 0.2 * across
@@ -169,11 +151,10 @@ def paint_nostrils(albedo: Floats, person: Person, view: View) -> None:
 def paint_glasses(albedo: Floats, person: Person, conditions: Conditions, view: View) -> None:
     """Paint a pair of glasses; style 2 are sunglasses."""
     style = conditions.style
-    corners = np.asarray([[-40.0, -30.0], [40.0, -30.0], [0.0, -3.0]], dtype=np.float32)
-    rows, columns = view.crop(corners, 1.0)
+    rows, columns = view.crop([(-40.0, -30.0), (40.0, -30.0), (0.0, -3.0)], 1.0)
     target = albedo[:, rows, columns]
     u, sharp = np.abs(view.u[rows, columns]), view.scale
-    v = view.v[rows, columns] - (-17.2)
+    v = view.v[rows, columns] + 17.2
     half_wide, half_high = 11.0 + 2.5 * style[0], 7.2 + 3.3 * style[1]
     round_by = min(half_high - 0.5, 3.0 + 7.0 * style[2])
     centre = max(person.eye_spacing + 0.6, half_wide + 2.3)

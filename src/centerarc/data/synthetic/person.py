@@ -111,15 +111,7 @@ class Person:
 
 
 def draw_person(seed: int, identity: int) -> Person:
-    """Draw person number `identity` of the population `seed`.
-
-    Args:
-        seed: the population, an integer >= 0.
-        identity: the number of the person in it, an integer >= 0.
-
-    Returns:
-        The same traits for the same two numbers, in every process.
-    """
+    """Draw person number `identity` of the population `seed`, the same in every process."""
     rng = np.random.default_rng([0x70, seed, identity])
 
     def normal(mean: float, deviation: float, low: float = -1e9, high: float = 1e9) -> float:
@@ -160,25 +152,16 @@ def draw_person(seed: int, identity: int) -> Person:
     length = normal(1.5 * (1.0 - man) + 0.12, 0.33, 0.0, 2.0)
 
     marks = [
-        (
-            float(rng.uniform(-30, 30)),
-            float(rng.uniform(-34, 36)),
-            float(rng.uniform(0.6, 1.15)),
-            float(rng.uniform(0.35, 0.75)),
+        tuple(
+            float(rng.uniform(*ends)) for ends in ((-30, 30), (-34, 36), (0.6, 1.15), (0.35, 0.75))
         )
         for _ in range(int(rng.poisson(1.1)))
     ]
     freckles = max(normal(-0.6, 0.8), 0.0) * (1.0 - melanin) + 0.6 * max(red - 0.1, 0.0)
     for _ in range(min(int(70 * freckles), 60)):
         side = 1.0 if chance(0.5) else -1.0
-        marks.append(
-            (
-                side * abs(normal(13.0, 8.0)),
-                normal(-5.0, 5.5),
-                float(rng.uniform(0.5, 0.95)),
-                float(rng.uniform(0.1, 0.3)),
-            )
-        )
+        place = (side * abs(normal(13.0, 8.0)), normal(-5.0, 5.5))
+        marks.append((*place, float(rng.uniform(0.5, 0.95)), float(rng.uniform(0.1, 0.3))))
 
     return Person(
         head_width=normal(37.6 + 0.8 * sex, 2.0),
@@ -306,16 +289,9 @@ class Conditions:
 
 
 def draw_conditions(person: Person, seed: int, identity: int, number: int) -> Conditions:
-    """Draw the conditions of image `number` of a person.
+    """Draw the conditions of a person's image `number`, the same in every process.
 
-    Args:
-        person: the traits of `identity`; only habits (glasses, make-up) are read.
-        seed: the population, an integer >= 0.
-        identity: the number of the person in it, an integer >= 0.
-        number: the number of the image among the person's, an integer >= 0.
-
-    Returns:
-        The same conditions for the same numbers, in every process.
+    Of the person only habits (glasses, make-up) are read.
     """
     rng = np.random.default_rng([0x63, seed, identity, number])
     gauss = np.clip(rng.standard_normal(24), -2.4, 2.4).tolist()

@@ -125,17 +125,7 @@ _PIGMENT = np.asarray([0.55, 0.85, 1.0], dtype=np.float32)
 def render(
     person: Person, outlines: Outlines, conditions: Conditions, size: int
 ) -> NDArray[np.uint8]:
-    """Draw one image.
-
-    Args:
-        person: the traits of the person.
-        outlines: the radius tables of the same person.
-        conditions: pose, light, expression, things worn, camera.
-        size: side of the image in pixels.
-
-    Returns:
-        uint8 RGB of shape (size, size, 3).
-    """
+    """Draw one image, uint8 RGB of shape (size, size, 3)."""
     seen = view(person, conditions, size)
     relief = draw_relief(person, conditions, seen)
     index, radius = direction_index(seen.u, seen.v)
