@@ -16,7 +16,6 @@ import pytest
 
 from centerarc.curate import embed as embed_source
 from centerarc.curate.embed import embed_to_file, locked, work_folder
-from centerarc.data import source as sources
 from centerarc.data.folder import FolderSource
 from centerarc.data.source import FaceSource
 from centerarc.data.sources import create_source
@@ -382,7 +381,7 @@ def test_names_that_are_no_unicode_are_kept_or_refused_before_the_work(tmp_path:
         embed_to_file(opened(embedder=looker), source, tmp_path / "e.parquet")
     assert looker.seen == 0
     embed_to_file(opened(), source, tmp_path / "e.npz")
-    assert read_embeddings(tmp_path / "e.npz").places == [sources.place(source, 0)]
+    assert read_embeddings(tmp_path / "e.npz").places == [source.place(0)]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from centerarc.curate.packing import PackReport, pack
-from centerarc.data import source as sources
 from centerarc.data.decode import decode_image
 from centerarc.data.folder import FolderSource
 from centerarc.data.image_list import ListSource, write_list
@@ -52,7 +51,7 @@ def test_folder_to_rec_to_shards_to_rec_keeps_bytes_labels_and_names(tmp_path: P
     for source in (rec, shards, again):
         assert source.identities == ["p2", "p10"]
         assert source.labels.tolist() == [0, 0, 0, 1]
-        assert [sources.encoded(source, i) for i in range(4)] == expected
+        assert [source.encoded(i) for i in range(4)] == expected
     assert len(list((tmp_path / "shards").glob("*.tar"))) == 2
 
 
@@ -111,7 +110,7 @@ def test_damaged_images_are_left_out_by_name_and_people_without_images_go(
     source = opened(report)
     assert source.identities == ["ann", "cyd"]
     assert source.labels.tolist() == [0, 1]
-    assert [sources.encoded(source, i) for i in range(2)] == good
+    assert [source.encoded(i) for i in range(2)] == good
     rows = {row["place"]: row for row in left_out(tmp_path / "out")}
     assert set(rows) == {
         "ann/1.jpg", "bob/1.jpg", "bob/2.jpg", "cyd/1.png",
@@ -161,7 +160,7 @@ def test_shuffled_images_keep_their_people(tmp_path: Path, format: str) -> None:
         out = tmp_path / "out"
         shutil.rmtree(out, ignore_errors=True)
         packed = opened(pack(source, out, format=format, shuffle=seed, workers=0))
-        files = [sources.encoded(packed, i) for i in range(len(packed))]
+        files = [packed.encoded(i) for i in range(len(packed))]
         assert [owner[data] for data in files] == people_of(packed)
         assert packed.identities == source.identities
         orders.append(files)
@@ -185,7 +184,7 @@ def test_odd_names_come_back(tmp_path: Path) -> None:
     packed = opened(report)
     assert packed.identities == source.identities
     assert people_of(packed) == people_of(source)
-    assert [sources.encoded(packed, i) for i in range(len(packed))] == [
+    assert [packed.encoded(i) for i in range(len(packed))] == [
         path.read_bytes() for path in source.paths
     ]
     with pytest.raises(ValueError, match=r"'back\\\\slash' is no name .*; format shards takes any"):
@@ -245,7 +244,7 @@ def test_a_list_is_packed_in_its_order(tmp_path: Path) -> None:
         packed = opened(pack(source, tmp_path / format, format=format, workers=0))
         assert people_of(packed) == ["b", "a", "b", "a"]
         assert packed.identities == ["a", "b"]
-        assert [sources.encoded(packed, i) for i in range(4)] == expected
+        assert [packed.encoded(i) for i in range(4)] == expected
 
 
 def test_drawn_faces_are_packed_without_loss(tmp_path: Path) -> None:
@@ -261,7 +260,7 @@ def test_a_source_that_resizes_is_packed_in_its_size(tmp_path: Path) -> None:
     assert report.sizes == {"8x8": 14}
     assert opened(report).image(0).shape == (8, 8, 3)
     assert (tmp_path / "out" / "property").read_text().strip() == "2,8,8"
-    data = sources.encoded(opened(report), 0)
+    data = opened(report).encoded(0)
     assert data is not None
     assert decode_image(data).shape == (8, 8, 3)
 

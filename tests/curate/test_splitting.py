@@ -13,6 +13,7 @@ from centerarc.data.folder import FolderSource
 from centerarc.data.image_list import ListSource
 from centerarc.data.recordio.source import RecordIOSource
 from centerarc.data.shards.source import ShardSource
+from centerarc.data.source import FaceSource
 from centerarc.data.splitting import (
     Split,
     read_identities,
@@ -24,15 +25,12 @@ from centerarc.data.views import subset
 from tests.curate.packing_helpers import faces, people_of
 
 
-class Counts:
+class Counts(FaceSource):
     """A source of so many images of each person."""
 
     def __init__(self, counts: dict[str, int]) -> None:
         self.identities = list(counts)
         self.labels = np.repeat(np.arange(len(counts)), list(counts.values()))
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
     def image(self, index: int) -> Image:
         raise AssertionError("a split reads no image")

@@ -7,20 +7,18 @@ import pytest
 import torch
 
 from centerarc.data.loader import TrainLoader
+from centerarc.data.source import FaceSource
 from centerarc.data.synthetic.source import SyntheticFaces
 from centerarc.data.views import CachedSource
 
 
-class Counting:
+class Counting(FaceSource):
     """Six images, and a shared count of how often each was made."""
 
     def __init__(self) -> None:
         self.labels = np.array([0, 0, 0, 1, 1, 1])
         self.identities = ["ann", "bob"]
         self.made = torch.zeros(6, dtype=torch.long).share_memory_()
-
-    def __len__(self) -> int:
-        return 6
 
     def image(self, index: int) -> np.ndarray:
         if index == 5:

@@ -14,20 +14,18 @@ import torch
 from centerarc.data.augmentation import Augmentation, AugmentationConfig
 from centerarc.data.loader import TrainLoader, iterate_images, to_input
 from centerarc.data.samplers import Balanced, IdentityBatches, InBlocks, Sampler, Shuffled
+from centerarc.data.source import FaceSource
 
 SIZE = 8
 
 
-class Numbered:
+class Numbered(FaceSource):
     """Image i is filled with i, so a batch shows which images it holds."""
 
     def __init__(self, per_identity: int = 5, identities: int = 4) -> None:
         self.identities = [f"p{i}" for i in range(identities)]
         self.labels = np.repeat(np.arange(identities), per_identity)
         self.damaged: set[int] = set()
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
     def image(self, index: int) -> np.ndarray:
         if index in self.damaged:

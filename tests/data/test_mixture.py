@@ -1,45 +1,33 @@
 """A mixture: people of one name are one person or not, as asked, and every image is named."""
 
 import pickle
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import PIL.Image
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from centerarc.data import source as sources
 from centerarc.data.decode import Image, WrongSizeError
 from centerarc.data.folder import FolderSource
+from centerarc.data.source import FaceSource
 from centerarc.data.views import CachedSource, MixedSource, Part, Subset
 
 
-@dataclass
-class Plain:
-    """A source of the protocol alone; its images say part and number."""
+class Plain(FaceSource):
+    """A source of the least that one must have; its images say part and number."""
 
-    part: int
-    names: list[str]  # of each image
-    identities: list[str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.identities = sorted(set(self.names))
-
-    @property
-    def labels(self) -> npt.NDArray[np.int64]:
-        return np.array([self.identities.index(name) for name in self.names], dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self.names)
+    def __init__(self, part: int, names: list[str]) -> None:
+        self.part, self.names = part, names  # of each image
+        self.identities = sorted(set(names))
+        self.labels = np.array([self.identities.index(name) for name in names], dtype=np.int64)
 
     def image(self, index: int) -> Image:
         return np.full((4, 4, 3), 50 * self.part + index, dtype=np.uint8)
 
 
-def whom(source: sources.FaceSource) -> list[str]:
+def whom(source: FaceSource) -> list[str]:
     return [source.identities[label] for label in source.labels]
 
 
@@ -107,7 +95,7 @@ def test_files_of_folders_come_through_and_errors_name_the_part(tmp_path: Path) 
         pickle.loads(pickle.dumps(mixed)),
         Subset(mixed, images=mixed.labels >= 0),
     ):
-        assert sources.encoded(again, 2) == (tmp_path / "two" / "Bob" / "2.png").read_bytes()
+        assert again.encoded(2) == (tmp_path / "two" / "Bob" / "2.png").read_bytes()
     with pytest.raises(WrongSizeError, match=r"two: 'Ann/1\.png'"):
         mixed.image_into(1, np.zeros((8, 8, 3), dtype=np.uint8))
     (tmp_path / "two" / "Bob" / "2.png").write_bytes(b"")

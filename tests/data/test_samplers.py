@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from centerarc.data.augmentation import uniform_draws
 from centerarc.data.samplers import Balanced, IdentityBatches, InBlocks, Sampler, Shuffled
+from centerarc.data.source import FaceSource
 
 
-class Faces:
+class Faces(FaceSource):
     """A source of labels only."""
 
     def __init__(self, counts: list[int], weights: np.ndarray | None = None) -> None:
@@ -20,9 +21,6 @@ class Faces:
         labels = np.repeat(np.arange(len(counts)), counts)
         self.labels = np.random.default_rng(0).permutation(labels)
         self.weights = weights
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
     def image(self, index: int) -> np.ndarray:
         raise AssertionError("a sampler looks at no image")

@@ -111,7 +111,7 @@ def test_damage_names_the_place() -> None:
 def test_a_source_travels_to_other_processes() -> None:
     source = pickle.loads(pickle.dumps(Files([file("PNG")], image_size=16)))
     assert source.image(0).shape == (16, 16, 3)
-    with pytest.raises(ValueError, match="image_size is 0"):
+    with pytest.raises(ValueError, match="image_size must be at least 1 or None, got 0"):
         Files([], image_size=0)
 
 

@@ -3,16 +3,12 @@
 import numpy as np
 import pytest
 
-from centerarc.data.source import encoded, image_into, place
-from centerarc.data.views import Subset, split_identities, subset, with_enough_images
+from centerarc.data import FaceSource, Subset, split_identities, subset, with_enough_images
 
 
-class Four:
+class Four(FaceSource):
     identities = ["ann", "bob", "cyd", "dan"]  # noqa: RUF012
     labels = np.array([0, 1, 1, 2, 3, 0])
-
-    def __len__(self) -> int:
-        return 6
 
     def image(self, index: int) -> np.ndarray:
         return np.full((1, 1, 3), index, dtype=np.uint8)
@@ -63,22 +59,22 @@ class Rich(Four):
 
 def test_what_a_source_offers_more_goes_through_a_subset() -> None:
     part = subset(subset(Rich(), ["cyd", "dan", "ann"]), ["dan", "ann"])
-    assert [place(part, i) for i in range(3)] == ["file 0", "file 4", "file 5"]
-    assert [encoded(part, i) for i in range(3)] == [b"\0", b"\4", b"\5"]
+    assert [part.place(i) for i in range(3)] == ["file 0", "file 4", "file 5"]
+    assert [part.encoded(i) for i in range(3)] == [b"\0", b"\4", b"\5"]
     assert part.weights is not None
     assert part.weights.tolist() == [1, 5, 6]
     row = np.zeros((1, 1, 3), dtype=np.uint8)
-    image_into(part, 1, row)
+    part.image_into(1, row)
     assert (row == 4).all()
 
 
 def test_a_source_that_offers_no_more_is_enough() -> None:
     part = subset(Four(), ["ann"])
-    assert place(part, 1) == "image 5"
-    assert encoded(part, 1) is None
+    assert part.place(1) == "image 5"
+    assert part.encoded(1) is None
     assert part.weights is None
     with pytest.raises(ValueError, match="'image 5': the image has 1 x 1 pixels and others have 2"):
-        image_into(part, 1, np.zeros((2, 2, 3), dtype=np.uint8))
+        part.image_into(1, np.zeros((2, 2, 3), dtype=np.uint8))
 
 
 def test_people_with_too_few_images_are_left_out_and_named() -> None:

@@ -255,7 +255,7 @@ def opened(
 
     source = reopened(path, image_size, columns)
     # Text, not str: a path may hold what rich takes for markup.
-    for problem in getattr(source, "problems", ()):
+    for problem in source.problems:
         Console(stderr=True).print(Text(f"{path}: {problem}"), soft_wrap=True)
     return source
 

@@ -14,9 +14,8 @@ import numpy.typing as npt
 from centerarc.curate.duplicates import Examined, examine, find_duplicates
 from centerarc.curate.label_errors import Judgement, find_label_errors
 from centerarc.curate.problems import KINDS, SEVERITIES, Problem, two_spellings
-from centerarc.data import source as sources
-from centerarc.data.folder import UNLISTED, UNREAD, natural_key
-from centerarc.data.source import FaceSource, left_out
+from centerarc.data.folder import UNLISTED, UNREAD, UNREADABLE, natural_key
+from centerarc.data.source import FaceSource
 from centerarc.io.parallel import in_chunks, in_order
 
 _CHUNK = 128
@@ -117,7 +116,7 @@ def check_source(
         len(source.identities),
         _ordered(problems),
         examined.readable,
-        left_out=sum(item.images for item in left_out(source)),
+        left_out=sum(item.images for item in source.skipped),
     )
 
 
@@ -194,31 +193,30 @@ def check_checksums(
 
 def _problem(source: FaceSource, index: int, kind: str, detail: str, **more: Any) -> Problem:
     identity = source.identities[source.labels[index]]
-    return Problem(sources.place(source, index), identity, kind, detail, index, **more)
+    return Problem(source.place(index), identity, kind, detail, index, **more)
 
 
 def _named(source: FaceSource, index: int, other: int) -> str:
     """The other image's place, with its identity where the place alone may not tell."""
-    place = sources.place(source, other)
+    place = source.place(other)
     identity = source.identities[source.labels[other]]
     known = source.labels[index] == source.labels[other] or identity in place
     return place if known else f"{place} of {identity}"
 
 
 def _skipped(source: FaceSource) -> Iterator[Problem]:
-    for item in left_out(source):
-        identity, _, rest = item.place.partition("/")
-        kind, detail = "left out", item.reason
-        if item.kind == "unreadable":
-            detail = item.reason.partition(": ")[2]
+    for item in source.skipped:
+        kind, detail = "left out", str(item)
+        if item.reason == UNREADABLE:
+            detail = item.detail
             kind = "empty" if "empty" in detail else "unreadable"
-        elif item.kind == UNREAD:
+        elif item.reason == UNREAD:
             kind = "unread format"
-        elif item.images or item.kind == UNLISTED:
+        elif item.images or item.reason == UNLISTED:
             kind = "out of reach"
             if item.images > 1:
                 detail = f"{detail}: {item.images:,} images"
-        yield Problem(item.place, identity if rest else "", kind, detail)
+        yield Problem(item.place, item.identity, kind, detail)
 
 
 def _ordered(problems: Iterable[Problem]) -> list[Problem]:

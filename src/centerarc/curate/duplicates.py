@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import PIL.Image
 
-from centerarc.data import source as sources
 from centerarc.data.decode import Image, decode_image
 from centerarc.data.source import FaceSource
 from centerarc.io.parallel import Tick
@@ -250,12 +249,12 @@ def examine(source: FaceSource, numbers: range, tick: Tick, *, min_side: int) ->
         tick()
         data = None
         try:
-            data = sources.encoded(source, number)
+            data = source.encoded(number)
             if data is not None:
                 result.files[row] = _hash(data)
                 result.found += [(row, *odd) for odd in _file_oddities(data, source, number)]
             image = source.image(number) if data is None else decode_image(data)
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             kind = "unreadable" if data is None else damage(data)
             reason = " ".join(str(error).split())
             result.found.append((row, kind, reason))
@@ -301,7 +300,7 @@ def _hash(*parts: bytes) -> npt.NDArray[np.uint64]:
 
 def _file_oddities(data: bytes, source: FaceSource, number: int) -> list[tuple[str, str]]:
     """What the header of a file that may be trained on shows."""
-    suffix = PurePosixPath(sources.place(source, number)).suffix.lower().removeprefix(".")
+    suffix = PurePosixPath(source.place(number)).suffix.lower().removeprefix(".")
     if data[:3] == b"\xff\xd8\xff" and suffix in _EXTENSIONS["JPEG"]:
         return []
     try:

@@ -19,11 +19,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from centerarc import __version__
-from centerarc.curate.selection import LeftOut, fingerprint, skipped, write_left_out
-from centerarc.data import source as sources
+from centerarc.curate.selection import fingerprint, split_reason, write_left_out
 from centerarc.data.decode import WrongSizeError
 from centerarc.data.loader import Batch, Reader, Request
-from centerarc.data.source import FaceSource, image_into, place
+from centerarc.data.source import FaceSource, Skipped
 from centerarc.evaluation.embedding import (
     Part,
     file_format,
@@ -264,14 +263,14 @@ class _SoundReader(Reader):
         damaged: dict[int, str] = {}
         for index in request.indices.tolist():
             try:
-                image_into(self.source, index, rows[len(sound)])
+                self.source.image_into(index, rows[len(sound)])
             except WrongSizeError:
                 raise
             except ValueError as error:
                 # A share that is gone would otherwise leave out everything.
                 if isinstance(error.__cause__, OSError):
                     raise OSError(str(error)) from error
-                prefix = f"cannot read {place(self.source, index)!r}: "
+                prefix = f"cannot read {self.source.place(index)!r}: "
                 damaged[index] = f"damaged: {str(error).removeprefix(prefix)}"
                 continue
             sound.append(index)
@@ -496,7 +495,7 @@ def _embedded(
     finite = np.asarray(np.isfinite(embedding).all(axis=1))
     bad = np.flatnonzero(~(finite & embedding.any(axis=1)))
     if bad.size:
-        place = sources.place(source, int(batch.indices[bad[0]]))
+        place = source.place(int(batch.indices[bad[0]]))
         what = "of length 0" if finite[bad[0]] else "that is not finite"
         raise ValueError(f"{str(model.path)!r} gave an embedding {what} for {place!r}")
     return [embedding]
@@ -506,20 +505,21 @@ def _finish(
     chunks: Chunks, source: "FaceSource", kind: str, facts: dict[str, Any]
 ) -> dict[str, Any]:
     """Writes the result from the chunks."""
-    left_out = skipped(source)
+    left_out = list(source.skipped)
     people: set[int] = set()
     images = 0
     for chunk in chunks.read(with_embedding=False):
         for number, problem in chunk.damaged.items():
             identity = source.identities[source.labels[number]]
-            left_out.append(LeftOut(sources.place(source, number), identity, problem))
+            reason, detail = split_reason(problem)
+            left_out.append(Skipped(source.place(number), reason, detail, 1, identity))
         images += len(chunk.numbers)
         people.update(np.unique(source.labels[chunk.numbers]).tolist())
     if not images:
         first = left_out[-1]
         raise ValueError(
             f"no image is left to embed: all {len(source)} are damaged, the last {first.place!r}: "
-            f"{first.problem}"
+            f"{first}"
         )
 
     size = next(c.embedding.shape[1] for c in chunks.read() if len(c.numbers))
@@ -530,7 +530,7 @@ def _finish(
             if not numbers:
                 continue
             yield Part(
-                [sources.place(source, number) for number in numbers],
+                [source.place(number) for number in numbers],
                 [source.identities[label] for label in source.labels[chunk.numbers].tolist()],
                 chunk.embedding,
             )
@@ -549,7 +549,7 @@ def _finish(
         "images": images,
         "identities": len(people),
         "embedding_size": size,
-        "left_out": dict(Counter(row.problem.split(":")[0] for row in left_out)),
+        "left_out": dict(Counter(item.reason for item in left_out)),
         "left_out_file": file if left_out else None,
     }
 
@@ -557,7 +557,7 @@ def _finish(
 def _check_names(source: "FaceSource") -> None:
     """Refuses before hours of work what Parquet cannot hold: names that are no Unicode."""
     for index in range(len(source)):
-        for text in (sources.place(source, index), source.identities[source.labels[index]]):
+        for text in (source.place(index), source.identities[source.labels[index]]):
             try:
                 text.encode()
             except UnicodeEncodeError:

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from io import BytesIO
@@ -13,9 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import PIL.Image
 
-from centerarc.data import source as sources
 from centerarc.data.folder import FolderSource
-from centerarc.data.source import FaceSource, LeftOut, left_out
+from centerarc.data.source import FaceSource, Skipped
 from centerarc.io.parallel import Tick, in_chunks, in_order
 
 # How the images are spread over the identities: the long tail in numbers.
@@ -167,7 +166,7 @@ def _read_header(source: FaceSource, number: int) -> Header:
         if isinstance(source, FolderSource):
             with (source.root / source.place(number)).open("rb") as file:
                 return _parse(file, os.fstat(file.fileno()).st_size)
-        data = sources.encoded(source, number)
+        data = source.encoded(number)
         if data is None:
             height, width, _ = source.image(number).shape
             return Header("pixels", width, height, "colour", 3 * height * width)
@@ -299,7 +298,7 @@ class Overview:
     colours: Counter[str]
     file_bytes: npt.NDArray[np.int64]
     unreadable: list[tuple[str, str]]
-    left_out: list[LeftOut]
+    left_out: Sequence[Skipped]
 
 
 def inspect_source(
@@ -342,7 +341,7 @@ def inspect_source(
     ) as results:
         for header in chain.from_iterable(results):
             if header.error:
-                unreadable.append((sources.place(source, number), header.error))
+                unreadable.append((source.place(number), header.error))
             else:
                 sizes[header.width, header.height] += 1
                 formats[header.format] += 1
@@ -357,5 +356,5 @@ def inspect_source(
         colours=colours,
         file_bytes=np.array(file_bytes, dtype=np.int64),
         unreadable=unreadable,
-        left_out=left_out(source),
+        left_out=source.skipped,
     )

@@ -15,7 +15,6 @@ import PIL.Image
 import simplejpeg
 
 from centerarc.curate.selection import Kept
-from centerarc.data import source as sources
 from centerarc.data.decode import Image, decode_image, resized
 from centerarc.data.folder import EXTENSIONS
 from centerarc.data.recordio.writer import check_identity, finish, image_keys, write_part
@@ -98,12 +97,9 @@ def packed_image(source: FaceSource, index: int, encoding: Encoding) -> PackedIm
         OSError: If it cannot be read: not the image's fault, so nobody should leave it out.
     """
     try:
-        data = sources.encoded(source, index)
-    except ValueError as error:
-        if isinstance(error.__cause__, OSError):
-            place = sources.place(source, index)
-            raise OSError(f"cannot read {place!r}: {error}") from error
-        raise
+        data = source.encoded(index)
+    except OSError as error:
+        raise OSError(f"cannot read {source.place(index)!r}: {error}") from error
     pixels = source.image(index) if data is None else decode_image(data)
     height, width = pixels.shape[:2]
     size = encoding.size
@@ -426,7 +422,7 @@ def _samples(writing: Writing, first: int, end: int, tick: Tick) -> Iterator[Sam
     files = read_back(writing.spool, positions)
     for position, label, data in zip(positions, labels, files, strict=True):
         tick()
-        place = sources.place(writing.source, int(writing.spool.order[position]))
+        place = writing.source.place(int(writing.spool.order[position]))
         yield Sample(label, kept.identities[label], place, data)
 
 

@@ -32,13 +32,8 @@ from centerarc.curate.selection import (
     fingerprint,
     keep,
     select,
-    skipped,
-    source_files,
-    source_roots,
-    source_size,
     write_left_out,
 )
-from centerarc.data import source as sources
 from centerarc.data.source import FaceSource
 from centerarc.io.files import full_disk_explained
 from centerarc.io.jobs import Job, locked, read_json
@@ -138,7 +133,7 @@ def pack(
     begun = time.monotonic()
     if workers is not None:
         check_workers(workers)  # before anything is made
-    encoding = Encoding(source_size(source) if size is None else size, quality)
+    encoding = Encoding(source.image_size if size is None else size, quality)
     layout = create_format(format, images_per_shard=images_per_shard, shard_mb=shard_mb)
     selection = select(
         source,
@@ -198,12 +193,12 @@ class _Count:
 def _check_apart(source: FaceSource, out: Path) -> None:
     """Refuses to write into the source: `overwrite` would delete what is to be read."""
     target = out.resolve()
-    for root in source_roots(source):
+    for root in source.roots():
         if target.is_relative_to(root.resolve()):
             raise ValueError(f"out is {str(out)!r}, which lies in the source, {str(root)!r}")
     if not out.is_dir() or not any(out.iterdir()):
         return
-    for parent in {os.path.dirname(path) for path in source_files(source)}:
+    for parent in {os.path.dirname(path) for path in source.files()}:
         if Path(parent).resolve().is_relative_to(target):
             raise ValueError(f"out is {str(out)!r}, which holds files of the source")
 
@@ -249,11 +244,11 @@ def _write(
         for part in finished:
             done.add(part)
             freed = free_spool(writing, done, freed)
-    left_out = [*skipped(source), *kept.left_out]
+    left_out = [*source.skipped, *kept.left_out]
     write_left_out(job.final / LEFT_OUT, left_out)
     facts = [read_json(writing.notes(part)) or {} for part in parts]
     images = spool.order[kept.positions].tolist()
-    places = (sources.place(source, index) for index in images)
+    places = (source.place(index) for index in images)
     pairs = zip(
         seen.widths[kept.positions].tolist(), seen.heights[kept.positions].tolist(), strict=True
     )
@@ -266,7 +261,7 @@ def _write(
         "images": len(kept.labels),
         "identities": len(kept.identities),
         "size": sum(path.stat().st_size for path in job.final.iterdir()),
-        "left_out": Counter(row.problem.split(":")[0] for row in left_out),
+        "left_out": Counter(item.reason for item in left_out),
         "sizes": {f"{width}x{height}": count for (width, height), count in sizes.items()},
         "anew": int(seen.anew[kept.positions].sum()),
     }

@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from centerarc.data import source as sources
-from centerarc.data.folder import FolderSource
-from centerarc.data.image_list import ListSource
-from centerarc.data.recordio.source import RecordIOSource
-from centerarc.data.shards.source import ShardSource
-from centerarc.data.source import FaceSource, left_out
+from centerarc.data.source import FaceSource, Skipped
 from centerarc.data.views import Subset
 from centerarc.data.views import leave_out as without_places
 from centerarc.io.files import atomic_path
@@ -32,7 +27,7 @@ def fingerprint(source: FaceSource) -> dict[str, Any]:
     take seconds.
     """
     stamps = hashlib.sha256()
-    for path in source_files(source):
+    for path in source.files():
         with suppress(OSError):  # reading it will say what is wrong
             found = os.stat(path)
             stamp = f"{os.path.basename(path)}\0{found.st_size} {found.st_mtime_ns}\0"
@@ -52,64 +47,9 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def source_files(source: object) -> Iterator[str]:
-    """Yields the files that a source reads, where it is made of files."""
-    for part in _layers(source):
-        if isinstance(part, FolderSource):
-            yield from map(str, part.paths)
-        elif isinstance(part, ListSource):
-            yield str(part.path)
-            yield from (os.path.join(part.root, part.place(i)) for i in range(len(part)))
-        elif isinstance(part, RecordIOSource):
-            yield str(part.path)
-        elif isinstance(part, ShardSource):
-            yield from map(str, part.shards)
-
-
-def source_roots(source: object) -> Iterator[Path]:
-    """Yields the folders that a source takes whole."""
-    for part in _layers(source):
-        if isinstance(part, FolderSource):
-            yield part.root
-
-
-def source_size(source: object) -> int | None:
-    """Returns the side in pixels to which a source resizes, or None."""
-    for part in _layers(source):
-        size = getattr(part, "image_size", None)
-        if isinstance(size, int):
-            return size
-    return None
-
-
-def _layers(source: object) -> Iterator[object]:
-    # Subsets and caches keep what they take from as `source`, mixtures as `sources`.
-    yield source
-    inner = getattr(source, "source", None)
-    if inner is not None:
-        yield from _layers(inner)
-    for part in getattr(source, "sources", ()):
-        yield from _layers(part)
-
-
 # Which images of a source are packed, in which order, and what becomes of the rest.
 
 _COLUMNS = ("place", "identity", "problem")
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """An image that is not in the pack.
-
-    Args:
-        place: Where it comes from, as the source says it.
-        identity: Whose it is; empty for a file that belongs to nobody.
-        problem: Why it is left out.
-    """
-
-    place: str
-    identity: str
-    problem: str
 
 
 @dataclass(frozen=True)
@@ -205,7 +145,7 @@ class Kept:
     positions: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64]
     identities: list[str]
-    left_out: list[LeftOut]
+    left_out: list[Skipped]
 
 
 def keep(source: FaceSource, selection: Selection, damaged: dict[int, str]) -> Kept:
@@ -232,7 +172,7 @@ def keep(source: FaceSource, selection: Selection, damaged: dict[int, str]) -> K
     positions = np.flatnonzero(sound[order])
     if not len(positions):
         position, problem = next(iter(damaged.items()))
-        place = sources.place(source, int(order[position]))
+        place = source.place(int(order[position]))
         raise ValueError(
             f"no image is left to pack: {len(damaged)} are damaged, first {place!r}: {problem}"
         )
@@ -245,21 +185,20 @@ def keep(source: FaceSource, selection: Selection, damaged: dict[int, str]) -> K
     }
     for reason, text in words.items():
         problems |= dict.fromkeys(np.flatnonzero(reasons == reason).tolist(), text)
-    rows = [
-        LeftOut(sources.place(source, i), source.identities[source.labels[i]], problems[i])
-        for i in sorted(problems)
-    ]
+    rows = []
+    for i in sorted(problems):
+        identity = source.identities[source.labels[i]]
+        rows.append(Skipped(source.place(i), *split_reason(problems[i]), 1, identity))
     return Kept(positions, labels.astype(np.int64), names, rows)
 
 
-def skipped(source: FaceSource) -> list[LeftOut]:
-    """Returns the files that the source itself left out when it was opened."""
-    return [
-        LeftOut(item.place, item.place.partition("/")[0], item.reason) for item in left_out(source)
-    ]
+def split_reason(problem: str) -> tuple[str, str]:
+    """Returns the general part of a problem and its particulars, which follow a colon."""
+    reason, _, detail = problem.partition(": ")
+    return reason, detail
 
 
-def write_left_out(path: Path, rows: Iterable[LeftOut]) -> None:
+def write_left_out(path: Path, rows: Iterable[Skipped]) -> None:
     """Writes what is left out as CSV with the columns place, identity and problem.
 
     Args:
@@ -272,4 +211,4 @@ def write_left_out(path: Path, rows: Iterable[LeftOut]) -> None:
     ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_COLUMNS)
-        writer.writerows((row.place, row.identity, row.problem) for row in rows)
+        writer.writerows((row.place, row.identity, str(row)) for row in rows)

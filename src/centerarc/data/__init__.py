@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from centerarc.data.augmentation import Augmentation, AugmentationConfig
 from centerarc.data.decode import decode_image, read_image
-from centerarc.data.folder import FolderSource, Skipped
+from centerarc.data.folder import FolderSource
 from centerarc.data.samplers import (
     Balanced,
     IdentityBatches,
@@ -16,7 +16,7 @@ from centerarc.data.samplers import (
     Shuffled,
     image_weights,
 )
-from centerarc.data.source import EncodedSource, FaceSource
+from centerarc.data.source import EncodedSource, FaceSource, Skipped
 from centerarc.data.sources import create_source, list_sources, open_source, source_kind
 from centerarc.data.splitting import Split, read_identities, split_source, write_identities
 from centerarc.data.views import (

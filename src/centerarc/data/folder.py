@@ -3,14 +3,13 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 
 from centerarc.data.decode import check_image_header
-from centerarc.data.source import EncodedSource
+from centerarc.data.source import EncodedSource, Skipped
 from centerarc.io.files import read_file
 from centerarc.io.tables import Texts
 
@@ -96,21 +95,7 @@ OUTSIDE = "an image outside an identity's folder"
 TOO_DEEP = "a folder of images inside an identity's folder"
 UNREAD = "a format that is not read"
 UNLISTED = "a folder that cannot be listed"
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A file or folder that was left out, and why.
-
-    Args:
-        path: What was left out.
-        reason: Why, in a few words.
-        images: How many images it is or holds, by their extensions.
-    """
-
-    path: Path
-    reason: str
-    images: int = 0
+UNREADABLE = "unreadable"
 
 
 class FolderSource(EncodedSource):
@@ -128,8 +113,8 @@ class FolderSource(EncodedSource):
         identities: Names of the identities, by label.
         labels: `(len,)` int64 label of each image.
         root: The folder of identity folders.
-        skipped: What was left out, with the reason.
-        problems: What is wrong with the folder as a whole, a line each.
+        skipped: The files and folders that were left out, by their path below the root.
+        problems: Where people seem to be if most images lie too deep.
 
     Raises:
         ValueError: If the root is no folder, the size is out of range, or there is no image.
@@ -183,17 +168,18 @@ class FolderSource(EncodedSource):
         """Returns the path of image `index` below the root, with slashes."""
         return self._files[index]
 
-    def summary(self) -> str:
-        """Returns one line: how much there is, and how much was left out for which reason."""
-        line = f"{len(self.labels)} images of {len(self.identities)} identities"
-        if self.skipped:
-            reasons = Counter(item.reason.split(":")[0] for item in self.skipped)
-            counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-            line += f"; left out {len(self.skipped)} ({counts})"
-        return "; ".join([line, *self.problems])
+    def files(self) -> Iterable[str]:
+        """Returns the file of each image."""
+        return map(str, self.paths)
 
-    def _skip(self, name: str, reason: str, images: int = 0) -> None:
-        self.skipped.append(Skipped(self.root / name, reason, images))
+    def roots(self) -> Iterable[Path]:
+        """Returns the root."""
+        return (self.root,)
+
+    def _skip(self, name: str, reason: str, detail: str = "", images: int = 0) -> None:
+        place = Path(name).as_posix()
+        folder, _, inside = place.partition("/")
+        self.skipped.append(Skipped(place, reason, detail, images, folder if inside else ""))
 
     def _identity_folders(self) -> list[str]:
         folders = []
@@ -201,7 +187,7 @@ class FolderSource(EncodedSource):
         for name in self._listed("", os.DirEntry.is_dir):
             real = os.path.realpath(self.root / name)
             if real in seen:
-                self._skip(name, f"a link to another identity: {seen[real]}")
+                self._skip(name, "a link to another identity", seen[real])
                 continue
             seen[real] = name
             folders.append(name)
@@ -212,7 +198,7 @@ class FolderSource(EncodedSource):
         for name in self._listed(folder, os.DirEntry.is_file):
             kind = extension(name)
             if kind in UNREAD_EXTENSIONS:
-                self._skip(f"{folder}/{name}", f"{UNREAD}: {kind}", 1)
+                self._skip(f"{folder}/{name}", UNREAD, kind, images=1)
                 continue
             if kind not in EXTENSIONS:
                 self._skip(f"{folder}/{name}", "no image by its extension")
@@ -220,7 +206,7 @@ class FolderSource(EncodedSource):
             try:
                 check_image_header(f"{self.root}/{folder}/{name}")
             except ValueError as error:
-                self._skip(f"{folder}/{name}", f"unreadable: {error}", 1)
+                self._skip(f"{folder}/{name}", UNREADABLE, str(error), images=1)
                 continue
             images.append(name)
         return images
@@ -232,7 +218,7 @@ class FolderSource(EncodedSource):
             with os.scandir(self.root / folder) as listing:
                 entries = sorted(listing, key=lambda entry: natural_key(entry.name))
         except OSError as error:
-            self._skip(folder, f"{UNLISTED}: {error}")
+            self._skip(folder, UNLISTED, str(error))
             return []
         for entry in entries:
             # Listing told what it is, so only links are looked up.
@@ -240,7 +226,7 @@ class FolderSource(EncodedSource):
             if entry.name.startswith("."):
                 self._skip(name, "hidden")
             elif entry.is_symlink() and not os.path.exists(entry.path):
-                self._skip(name, "a broken link", int(is_picture(name)))
+                self._skip(name, "a broken link", images=int(is_picture(name)))
             elif not wanted(entry):
                 self._skip_misplaced(name, entry)
             else:
@@ -251,9 +237,9 @@ class FolderSource(EncodedSource):
         if not entry.is_dir():  # a file, or a pipe where files should be
             picture = is_picture(name)
             reason = OUTSIDE if picture else "not in an identity's folder"
-            self._skip(name, reason, int(picture))
+            self._skip(name, reason, images=int(picture))
         elif images := self._deeper.count(entry.path):
-            self._skip(name, TOO_DEEP, images)
+            self._skip(name, TOO_DEEP, images=images)
         else:
             self._skip(name, "a folder inside an identity's folder")
 

@@ -105,19 +105,17 @@ class ListSource(EncodedSource):
         return [self.root / listed for listed in self._listed]
 
     def encoded(self, index: int) -> bytes:
-        """Returns the file of image `index`; see `EncodedSource.encoded`."""
-        try:
-            return read_file(os.path.join(self.root, self._listed[index]))
-        except OSError as error:
-            raise ValueError(str(error)) from error
+        """Returns the file of image `index`; see `FaceSource.encoded`."""
+        return read_file(os.path.join(self.root, self._listed[index]))
 
     def place(self, index: int) -> str:
         """Returns the path of image `index` as the list has it."""
         return self._listed[index]
 
-    def summary(self) -> str:
-        """Returns one line: how much there is."""
-        return f"{len(self)} images of {len(self.identities)} identities"
+    def files(self) -> Iterable[str]:
+        """Returns the list and the file of each image."""
+        yield str(self.path)
+        yield from (os.path.join(self.root, listed) for listed in self._listed)
 
 
 def write_list(path: str | os.PathLike[str], rows: Iterable[tuple[str, str]]) -> None:

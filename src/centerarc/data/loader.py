@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from centerarc.data.augmentation import Augmentation
 from centerarc.data.decode import Image, WrongSizeError
 from centerarc.data.samplers import Sampler, Shuffled
-from centerarc.data.source import FaceSource, image_into
+from centerarc.data.source import FaceSource
 from centerarc.io.parallel import (
     check_workers,
     explain_dead_workers,
@@ -102,7 +102,7 @@ class Reader(Dataset[Batch | str]):
         """Reads the images as they are; raises `ValueError` for one that cannot be read."""
         images, rows = self.room(request)
         for index, row in zip(request.indices.tolist(), rows, strict=True):
-            image_into(self.source, index, row)
+            self.source.image_into(index, row)
         return Batch(images, torch.from_numpy(request.indices), {})
 
     def room(self, request: Request) -> tuple[Tensor, npt.NDArray[np.uint8]]:
@@ -155,7 +155,7 @@ class TrainReader(Reader):
         room = np.empty(rows.shape[1:], dtype=np.uint8)
         for number, index in enumerate(request.indices.tolist()):
             try:
-                image_into(self.source, index, room)
+                self.source.image_into(index, room)
             except WrongSizeError:
                 raise
             except ValueError as error:
@@ -182,7 +182,7 @@ class TrainReader(Reader):
             if other in damaged:
                 continue
             try:
-                image_into(self.source, other, row)
+                self.source.image_into(other, row)
                 return
             except WrongSizeError:
                 raise

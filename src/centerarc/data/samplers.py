@@ -41,8 +41,7 @@ class Sampler(Protocol):
 
 def image_weights(source: FaceSource) -> npt.NDArray[np.float64]:
     """Returns `(len,)`, how often an epoch shows each image: the source's weights, or 1."""
-    weights: npt.NDArray[np.float64] | None = getattr(source, "weights", None)
-    return np.ones(len(source)) if weights is None else weights
+    return np.ones(len(source)) if source.weights is None else source.weights
 
 
 class Shuffled:

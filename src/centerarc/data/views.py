@@ -4,22 +4,22 @@ import difflib
 import mmap
 import os
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from centerarc.data import source as sources
 from centerarc.data.decode import Image, WrongSizeError
-from centerarc.data.source import FaceSource, left_out
+from centerarc.data.source import FaceSource
 from centerarc.io.tables import CsvTable, counted, open_text
 
 # Parts of a source: some of its people, some of its images, people with enough images.
 
 
-class Subset:
-    """Some images of a source, labelled anew from 0.
+class Subset(FaceSource):
+    """Some images of a source, labeled from 0 again.
 
     Args:
         source: The source to take from.
@@ -68,29 +68,32 @@ class Subset:
         relabelled = np.where(kept, new_label[source.labels], -1)
         self.indices: npt.NDArray[np.int64] = np.flatnonzero(relabelled >= 0)
         self.labels: npt.NDArray[np.int64] = relabelled[self.indices]
-        weights = getattr(source, "weights", None)
-        self.weights: npt.NDArray[np.float64] | None = (
-            None if weights is None else weights[self.indices]
-        )
-
-    def __len__(self) -> int:
-        return len(self.indices)
+        self.weights = None if source.weights is None else source.weights[self.indices]
+        self.image_size = source.image_size
 
     def image(self, index: int) -> Image:
         """Returns image `index` of this subset; see `FaceSource.image`."""
         return self.source.image(int(self.indices[index]))
 
     def image_into(self, index: int, out: Image) -> None:
-        """Decodes image `index` of this subset in place; see `EncodedSource.image_into`."""
-        sources.image_into(self.source, int(self.indices[index]), out)
+        """Decodes image `index` of this subset in place; see `FaceSource.image_into`."""
+        self.source.image_into(int(self.indices[index]), out)
 
     def encoded(self, index: int) -> bytes | None:
-        """Returns the file of image `index` of this subset; see `centerarc.data.source.encoded`."""
-        return sources.encoded(self.source, int(self.indices[index]))
+        """Returns the file of image `index` of this subset; see `FaceSource.encoded`."""
+        return self.source.encoded(int(self.indices[index]))
 
     def place(self, index: int) -> str:
         """Returns where image `index` of this subset comes from."""
-        return sources.place(self.source, int(self.indices[index]))
+        return self.source.place(int(self.indices[index]))
+
+    def files(self) -> Iterable[str]:
+        """Returns the files of the source."""
+        return self.source.files()
+
+    def roots(self) -> Iterable[Path]:
+        """Returns the folders of the source."""
+        return self.source.roots()
 
 
 def subset(source: FaceSource, identities: Iterable[str]) -> Subset:
@@ -224,7 +227,7 @@ def leave_out(source: FaceSource, places: Collection[str]) -> FaceSource:
 
     Args:
         source: The whole source, before it is split.
-        places: The images' places, as `centerarc.data.source.place` gives them. What the source
+        places: The images' places, as `FaceSource.place` gives them. What the source
             left out itself when it was opened may be among them.
 
     Returns:
@@ -244,11 +247,11 @@ def leave_out(source: FaceSource, places: Collection[str]) -> FaceSource:
         return source
     kept = np.ones(len(source), dtype=bool)
     for index in range(len(source)):
-        if (place := sources.place(source, index)) in wanted:
+        if (place := source.place(index)) in wanted:
             kept[index] = False
             wanted.discard(place)
     if wanted:
-        wanted -= {item.place for item in left_out(source)}
+        wanted -= {item.place for item in source.skipped}
     if wanted:
         raise ValueError(_unknown(source, wanted, len(places)))
     if kept.all():
@@ -260,7 +263,7 @@ def leave_out(source: FaceSource, places: Collection[str]) -> FaceSource:
 
 def _unknown(source: FaceSource, unknown: set[str], asked: int) -> str:
     first = min(unknown)
-    every = [sources.place(source, index) for index in range(len(source))]
+    every = [source.place(index) for index in range(len(source))]
     folder, _, name = first.rpartition("/")
     # The likeliest slips: another name in the same folder, the same name in another folder.
     alike = [p for p in every if p.startswith(f"{folder}/") or p.rpartition("/")[2] == name]
@@ -275,7 +278,7 @@ def _unknown(source: FaceSource, unknown: set[str], asked: int) -> str:
 # A source whose images are decoded, or drawn, once and kept in memory.
 
 
-class CachedSource:
+class CachedSource(FaceSource):
     """Keeps every image that was asked for as uint8 pixels, shared with worker processes.
 
     The memory is one anonymous shared mapping, made before the loader forks its workers: what one
@@ -292,9 +295,10 @@ class CachedSource:
 
     def __init__(self, source: FaceSource, *, limit_bytes: int) -> None:
         self.source = source
-        self.labels: npt.NDArray[np.int64] = source.labels
+        self.labels = source.labels
         self.identities = source.identities
-        self.weights: npt.NDArray[np.float64] | None = getattr(source, "weights", None)
+        self.weights = source.weights
+        self.image_size = source.image_size
         self._shape = _first_shape(source)
         needed = len(source) * int(np.prod(self._shape))
         if needed > limit_bytes:
@@ -319,9 +323,6 @@ class CachedSource:
         self.__dict__.update(state)
         self._make_room()
 
-    def __len__(self) -> int:
-        return len(self.source)
-
     def image(self, index: int) -> Image:
         """Returns image `index`; see `FaceSource.image`. The array must not be written to."""
         if not self._known[index]:
@@ -340,7 +341,15 @@ class CachedSource:
 
     def place(self, index: int) -> str:
         """Returns where image `index` comes from."""
-        return sources.place(self.source, index)
+        return self.source.place(index)
+
+    def files(self) -> Iterable[str]:
+        """Returns the files of the source."""
+        return self.source.files()
+
+    def roots(self) -> Iterable[Path]:
+        """Returns the folders of the source."""
+        return self.source.roots()
 
 
 def _first_shape(source: FaceSource) -> tuple[int, ...]:
@@ -378,7 +387,7 @@ class Part:
     name: str
 
 
-class MixedSource:
+class MixedSource(FaceSource):
     """The images of several sources, one source after the other; a `FaceSource`.
 
     Args:
@@ -420,12 +429,10 @@ class MixedSource:
             new = [label_of.setdefault(name, len(label_of)) for name in names]
             labels.append(np.array(new, dtype=np.int64)[part.source.labels])
         self.identities: list[str] = list(label_of)
-        self.labels: npt.NDArray[np.int64] = np.concatenate(labels)
+        self.labels = np.concatenate(labels)
         self.weights: npt.NDArray[np.float64] = np.concatenate([_weights(part) for part in parts])
-
-    def __len__(self) -> int:
-        """Returns the number of images."""
-        return len(self.labels)
+        sizes = [source.image_size for source in self.sources]
+        self.image_size = next((size for size in sizes if size is not None), None)
 
     def image(self, index: int) -> Image:
         """Returns image `index`; see `FaceSource.image`. Errors name the part."""
@@ -436,24 +443,34 @@ class MixedSource:
             raise ValueError(f"{self.names[part]}: {error}") from error
 
     def image_into(self, index: int, out: Image) -> None:
-        """Decodes image `index` in place; see `EncodedSource.image_into`. Errors name the part."""
+        """Decodes image `index` in place; see `FaceSource.image_into`. Errors name the part."""
         part, inner = self._find(index)
         try:
-            sources.image_into(self.sources[part], inner, out)
+            self.sources[part].image_into(inner, out)
         except WrongSizeError as error:
             raise WrongSizeError(f"{self.names[part]}: {error}") from error
         except ValueError as error:
             raise ValueError(f"{self.names[part]}: {error}") from error
 
     def encoded(self, index: int) -> bytes | None:
-        """Returns the file of image `index`, or None; see `centerarc.data.source.encoded`."""
+        """Returns the file of image `index`, or None; see `FaceSource.encoded`."""
         part, inner = self._find(index)
-        return sources.encoded(self.sources[part], inner)
+        return self.sources[part].encoded(inner)
 
     def place(self, index: int) -> str:
         """Returns where image `index` comes from, after the name of its part and a slash."""
         part, inner = self._find(index)
-        return f"{self.names[part]}/{sources.place(self.sources[part], inner)}"
+        return f"{self.names[part]}/{self.sources[part].place(inner)}"
+
+    def files(self) -> Iterator[str]:
+        """Yields the files of all parts."""
+        for source in self.sources:
+            yield from source.files()
+
+    def roots(self) -> Iterator[Path]:
+        """Yields the folders of all parts."""
+        for source in self.sources:
+            yield from source.roots()
 
     def _find(self, index: int) -> tuple[int, int]:
         at = range(len(self))[index]
@@ -462,10 +479,8 @@ class MixedSource:
 
 
 def _weights(part: Part) -> npt.NDArray[np.float64]:
-    inner = getattr(part.source, "weights", None)
-    if inner is None:
-        return np.full(len(part.source), part.weight, dtype=np.float64)
-    return part.weight * np.asarray(inner, dtype=np.float64)
+    inner = part.source.weights
+    return np.full(len(part.source), part.weight) if inner is None else part.weight * inner
 
 
 def _check(parts: Sequence[Part]) -> None:

@@ -11,7 +11,6 @@ import numpy.typing as npt
 from centerarc.curate.check import CheckResult
 from centerarc.curate.inspect import Overview
 from centerarc.curate.problems import KINDS, Problem
-from centerarc.data import source as sources
 from centerarc.data.source import FaceSource
 from centerarc.report.charts import Chart, axis, dotted, lines, percent_axis, percents
 from centerarc.report.rendering import data_uri, render, require_report_extra
@@ -26,7 +25,7 @@ def _face(source: FaceSource, index: int) -> dict[str, str]:
     except ValueError:
         picture = ""
     name = source.identities[source.labels[index]]
-    return {"picture": picture, "name": name, "place": sources.place(source, index)}
+    return {"picture": picture, "name": name, "place": source.place(index)}
 
 
 def in_units(size: float) -> str:
@@ -74,7 +73,7 @@ def write_inspect_page(
     found = overview.statistics
     rng = np.random.default_rng(seed)
     samples = np.sort(rng.choice(len(source), min(_SAMPLES, len(source)), replace=False))
-    kinds = Counter(item.kind for item in overview.left_out)
+    kinds = Counter(item.reason for item in overview.left_out)
     sizes = [0.0]
     if len(overview.file_bytes):
         sizes = [overview.file_bytes.sum(), *np.quantile(overview.file_bytes, [0.05, 0.5, 0.95])]
@@ -94,7 +93,7 @@ def write_inspect_page(
         samples=[_face(source, int(index)) for index in samples],
         extremes=_extremes(source, overview),
         left_out=[
-            (kind, count, [item for item in overview.left_out if item.kind == kind][:_LISTED])
+            (kind, count, [item for item in overview.left_out if item.reason == kind][:_LISTED])
             for kind, count in kinds.most_common()
         ],
     )

@@ -147,7 +147,7 @@ def _damage(source: Subset, index: int) -> str:
     try:
         if source.encoded(index) is not None:
             source.image(index)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         return str(error)
     return ""
 
@@ -220,9 +220,9 @@ def _create(fields: Section, image_size: int, quiet: bool, notes: list[str]) -> 
         # Without an index, or the first time, that may take a pass over all that is there.
         options["progress"] = Lines(f"opening {options['path']}")
     source = create_source(kind, **options, image_size=image_size)
-    if getattr(source, "skipped", None):
-        notes.append(f"{options['root']}: {source.summary()}")  # type: ignore[attr-defined]
-    notes += getattr(source, "problems", [])
+    if source.skipped:
+        notes.append(f"{options['root']}: {source.summary()}")
+    notes += source.problems
     return source
 
 

@@ -146,7 +146,7 @@ def test_what_cannot_be_opened_is_refused_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "a.rec").write_bytes(b"no RecordIO at all")
     with pytest.raises(ValueError, match=r"a\.rec holds no record: damaged record at byte 0"):
         RecordIOSource(tmp_path / "a.rec")
-    with pytest.raises(ValueError, match="image_size is 0"):
+    with pytest.raises(ValueError, match="image_size must be at least 1 or None, got 0"):
         RecordIOSource(tmp_path / "a.rec", image_size=0)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from centerarc.data.source import EncodedSource, place
+from centerarc.data.source import EncodedSource
 from centerarc.evaluation.embedding import pair_scores
 from centerarc.evaluation.files.pair_set import open_pair_set
 from centerarc.evaluation.verification import evaluate_verification
@@ -63,7 +63,7 @@ def test_all_formats_give_the_same_scores(formats, folds):
         assert source.fold.tolist() == sets["txt"].fold.tolist()
         assert len(source) == len(sets["txt"])
         assert source.labels.shape == (len(source),)
-        assert len({place(source, i) for i in range(len(source))}) == len(source)
+        assert len({source.place(i) for i in range(len(source))}) == len(source)
         genuine = source.same
         linked = source.labels[source.index_a[genuine]] == source.labels[source.index_b[genuine]]
         assert linked.all()

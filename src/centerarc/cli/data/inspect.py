@@ -163,7 +163,7 @@ def _left_out(overview: "Overview") -> "Table":
 
     table = _new_table("left out when opened", "count", "first")
     table.columns[2].justify = "left"
-    for kind, count in Counter(item.kind for item in overview.left_out).most_common():
-        first = next(item for item in overview.left_out if item.kind == kind)
+    for kind, count in Counter(item.reason for item in overview.left_out).most_common():
+        first = next(item for item in overview.left_out if item.reason == kind)
         table.add_row(Text(kind), f"{count:,}", Text(first.place))
     return table

@@ -3,6 +3,7 @@
 import os
 import zlib
 from array import array
+from collections.abc import Iterable
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -267,10 +268,7 @@ class RecordIOSource(EncodedSource):
         self.property = self._read_property()
 
     def __repr__(self) -> str:
-        return (
-            f"RecordIOSource({str(self.path)!r}: {len(self)} images of "
-            f"{len(self.identities)} identities)"
-        )
+        return f"RecordIOSource({str(self.path)!r}: {self.summary()})"
 
     def encoded(self, index: int) -> bytes:
         """Returns the file of image `index`; see `EncodedSource.encoded`."""
@@ -287,6 +285,10 @@ class RecordIOSource(EncodedSource):
     def place(self, index: int) -> str:
         """Returns which record image `index` is, by its key: `record 12`."""
         return f"record {self.keys[index]}"
+
+    def files(self) -> Iterable[str]:
+        """Returns the .rec."""
+        return (str(self.path),)
 
     def _beside(self, suffix: str) -> Path | None:
         paths = (self.path.with_suffix(spelled) for spelled in (suffix, suffix.upper()))

@@ -3,7 +3,7 @@
 import os
 import zlib
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,7 @@ class ShardSource(EncodedSource):
             # With its header, to know that it is still the image that was found there.
             data = self._file(shard).bytes_at(offset - BLOCK, BLOCK + size)
         except OSError as error:
-            raise ValueError(error.strerror or str(error)) from error
+            raise OSError(error.strerror or str(error)) from error
         if len(data) < BLOCK + size:
             raise ValueError(
                 f"the shard was cut off: it ends at byte {offset - BLOCK + len(data)} and the "
@@ -155,6 +155,10 @@ class ShardSource(EncodedSource):
     def place(self, index: int) -> str:
         """Returns the shard and the member of image `index`: `faces-0.tar/Ann_Lee/1.jpg`."""
         return f"{self._names[self._shard(index)]}/{self._members[index]}"
+
+    def files(self) -> Iterable[str]:
+        """Returns the shards."""
+        return map(str, self.shards)
 
     def summary(self) -> str:
         """Returns one line: how much there is, and how much was left out."""

@@ -6,6 +6,7 @@ from numbers import Integral
 import numpy as np
 from numpy.typing import NDArray
 
+from centerarc.data.source import FaceSource
 from centerarc.data.synthetic.face import Outlines, draw_outlines
 from centerarc.data.synthetic.person import Person, draw_conditions, draw_person
 from centerarc.data.synthetic.render import render
@@ -24,7 +25,7 @@ def _integer(name: str, value: object, least: int) -> int:
     return int(value)
 
 
-class SyntheticFaces:
+class SyntheticFaces(FaceSource):
     """Faces of made-up people, drawn on demand from a seed: no files, no network, no real person.
 
     Every person is a point in a continuous space of traits (shape of the head, eyes, nose, mouth
@@ -65,7 +66,7 @@ class SyntheticFaces:
         self.num_identities = _integer("num_identities", num_identities, 1)
         self.images_per_identity = _integer("images_per_identity", images_per_identity, 1)
         self.seed = _integer("seed", seed, 0)
-        self.image_size = _integer("image_size", image_size, 16)
+        self.image_size: int = _integer("image_size", image_size, 16)
         self.first_identity = _integer("first_identity", first_identity, 0)
 
     def __len__(self) -> int:
@@ -79,13 +80,14 @@ class SyntheticFaces:
             f"image_size={self.image_size}, first_identity={self.first_identity})"
         )
 
+    # Made on demand, so that a set is small to send to workers.
     @property
-    def labels(self) -> NDArray[np.int64]:
+    def labels(self) -> NDArray[np.int64]:  # type: ignore[override]
         """The label 0..num_identities-1 of every image, int64 of shape (len(self),)."""
         return np.repeat(np.arange(self.num_identities, dtype=np.int64), self.images_per_identity)
 
     @property
-    def identities(self) -> list[str]:
+    def identities(self) -> list[str]:  # type: ignore[override]
         """The name of the person of every label; it keeps its number when the range shifts."""
         return [f"person-{self.first_identity + label:06d}" for label in range(self.num_identities)]
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from centerarc.data.alignment import arcface_template, similarity_transform, warp
 from centerarc.data.decode import Image, read_image
+from centerarc.data.source import FaceSource
 from centerarc.evaluation.files.pair_list import ListedImages, unknown_names
 from centerarc.evaluation.scores import BoolArray, FloatArray, IntArray, StrArray
 from centerarc.io.tables import CsvTable
@@ -521,7 +522,7 @@ def find_ijb_files(folder: str | os.PathLike[str]) -> IjbFiles:
     )
 
 
-class IjbFaces:
+class IjbFaces(FaceSource):
     """The faces of an IJB set, cut out of its loose crops by their landmarks; a `FaceSource`.
 
     Args:
@@ -559,10 +560,7 @@ class IjbFaces:
         self._names = images.names
         self._landmarks = landmarks.landmarks
         self._target = arcface_template(image_size)
-        self._size = image_size
-
-    def __len__(self) -> int:
-        return len(self._names)
+        self.image_size: int = image_size
 
     def place(self, index: int) -> str:
         """Returns the name of image `index`."""
@@ -577,7 +575,7 @@ class IjbFaces:
         picture = read_image(self.root / self._names[index])
         try:
             matrix = similarity_transform(self._landmarks[index : index + 1], self._target)[0]
-            return warp(picture, matrix, self._size)
+            return warp(picture, matrix, self.image_size)
         except ValueError as error:
             raise ValueError(f"cannot align {self._names[index]!r}: {error}") from error
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from centerarc.data.source import place
 from centerarc.data.sources import open_source
 from centerarc.evaluation.embedding import Embeddings, read_embeddings
 from centerarc.evaluation.gallery import search_gallery
@@ -154,10 +153,10 @@ def _embedded(
         path,
         subject.embed(source, progress),
         [source.identities[label] for label in source.labels.tolist()],
-        [place(source, number) for number in range(count)],
+        [source.place(number) for number in range(count)],
         pictures_of(partial(open_source, path)),
         subject.facts(),
-        tuple(f"{path}: {problem}" for problem in getattr(source, "problems", ())),
+        tuple(f"{path}: {problem}" for problem in source.problems),
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from centerarc.data.source import FaceSource, place
+from centerarc.data.source import FaceSource
 from centerarc.data.splitting import read_identities
 from centerarc.evaluation.embedding import Embeddings, embed
 from centerarc.evaluation.protocols.judging import Evaluation
@@ -210,7 +210,7 @@ class EmbeddingsSubject:
 
     def embed(self, source: FaceSource, progress: Progress | None = None) -> Matrix:
         """Looks up the places of a source's images; see `Subject.embed`."""
-        rows = self.rows([place(source, number) for number in range(len(source))])
+        rows = self.rows([source.place(number) for number in range(len(source))])
         return self.found.embedding[rows]
 
     def facts(self) -> dict[str, Any]:
@@ -236,7 +236,7 @@ class _Checked:
         bad = np.flatnonzero(~(finite & found.any(axis=1)))
         if bad.size:
             what = "has length 0" if finite[bad[0]] else "is not finite"
-            name = place(self._source, self._done + int(bad[0]))
+            name = self._source.place(self._done + int(bad[0]))
             raise ValueError(f"{self._model.path}: the embedding of {name!r} {what}")
         self._done += len(images)
         return found
