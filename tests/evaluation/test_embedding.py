@@ -1,11 +1,19 @@
-"""Embedding: order, mirror, modes, and what is refused."""
+"""Embeddings: of images, in files; what is wrong with them is named."""
+
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
-from centerarc.evaluation.embedding import embed, pair_scores
+from centerarc.evaluation import embed, pair_scores, read_embeddings
+from centerarc.evaluation.embedding import Part, write_npz, write_parquet
 
 
 class LeftRight(nn.Module):
@@ -97,3 +105,186 @@ def test_scores_are_cosines():
     np.testing.assert_allclose(scores, [1, 0, 1], atol=1e-15)
     with pytest.raises(ValueError, match="row 1 has length 0"):
         pair_scores(np.array([[1.0, 0.0], [0.0, 0.0]]), [0], [1])
+
+
+GOOD: dict[str, Any] = {
+    "place": ["a/1", "a/2", "b/1"],
+    "identity": ["a", "a", "b"],
+    "embedding": [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]],
+}
+
+
+def write(path: Path, content: dict[str, Any]) -> Path:
+    if path.suffix == ".npz":
+        np.savez(path, **content)
+    else:
+        pq.write_table(pa.table(content), path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["e.npz", "e.parquet"])
+def test_files_of_others_are_read(tmp_path: Path, name: str) -> None:
+    found = read_embeddings(write(tmp_path / name, GOOD))
+    assert (found.places, found.identities) == (GOOD["place"], GOOD["identity"])
+    np.testing.assert_array_equal(found.embedding, np.array(GOOD["embedding"], np.float32))
+    assert found.embedding.dtype == np.float32
+    assert found.metadata == {}
+    assert len(found) == 3
+
+
+@pytest.mark.parametrize("name", ["e.npz", "e.parquet"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"embedding": [[1, 2], [np.nan, 4], [5.0, np.inf]]}, r"2 .* row 1 \('a/2'\), 2 \('b/1'\)"),
+        ({"embedding": [[1.0, 2.0], [1e300, 0.0], [5.0, 6.0]]}, r"too long .* row 1 \('a/2'\)"),
+        ({"embedding": [[1.0, 2.0], [3.0, 4.0], [3e38, 3e38]]}, r"too long .* row 2 \('b/1'\)"),
+        ({"embedding": [[0.0, 0.0], [3.0, 4.0], [5.0, 6.0]]}, r"length 0 .* row 0 \('a/1'\)"),
+        ({"embedding": [[1.0, 2.0], [1e-60, 0.0], [5.0, 6.0]]}, r"length 0 .* row 1 \('a/2'\)"),
+        ({"embedding": None}, "has no 'embedding'; it has place, identity"),
+        ({"place": None}, "has no 'place'"),
+        ({"identity": [1.0, 2.0, 3.0]}, "identity of .* is (float64|double)"),
+        ({"embedding": [1.0, 2.0, 3.0]}, "embedding of .* (must be float|must be lists)"),
+        ({"embedding": [[1, 2], [3, 4], [5, 6]]}, "embedding of .* is .*int64"),
+    ],
+)
+def test_what_is_wrong_is_named(
+    tmp_path: Path, name: str, change: dict[str, Any], message: str
+) -> None:
+    content = {key: value for key, value in {**GOOD, **change}.items() if value is not None}
+    with pytest.raises(ValueError, match=message) as caught:
+        read_embeddings(write(tmp_path / name, content))
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["e.npz", "e.parquet"])
+def test_numbers_of_people_are_names(tmp_path: Path, name: str) -> None:
+    found = read_embeddings(write(tmp_path / name, {**GOOD, "identity": [7, 7, 10]}))
+    assert found.identities == ["7", "7", "10"]
+
+
+@pytest.mark.parametrize("name", ["e.npz", "e.parquet"])
+def test_an_empty_file_is_named(tmp_path: Path, name: str) -> None:
+    names = np.array([], dtype="U1") if name == "e.npz" else pa.array([], pa.string())
+    numbers = np.zeros((0, 2)) if name == "e.npz" else pa.array([], pa.list_(pa.float32(), 2))
+    write(tmp_path / name, {"place": names, "identity": names, "embedding": numbers})
+    with pytest.raises(ValueError, match="holds no embedding"):
+        read_embeddings(tmp_path / name)
+
+
+def test_columns_of_different_lengths_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "e.npz", {**GOOD, "place": ["a"]})
+    with pytest.raises(ValueError, match="1 of place, 3 of identity, 3 of embedding"):
+        read_embeddings(tmp_path / "e.npz")
+    write(tmp_path / "e.parquet", {**GOOD, "embedding": [[1.0], [1.0, 2.0], [1.0]]})
+    with pytest.raises(ValueError, match="lists of 1 and of 2 numbers"):
+        read_embeddings(tmp_path / "e.parquet")
+    write(tmp_path / "e.parquet", {**GOOD, "embedding": [[1.0], None, [1.0]]})
+    with pytest.raises(ValueError, match=r"embedding of .* has no value in row 1"):
+        read_embeddings(tmp_path / "e.parquet")
+
+
+def test_a_column_that_is_there_twice_is_named(tmp_path: Path) -> None:
+    table = pa.table(GOOD).append_column("place", pa.array(["x", "y", "z"]))
+    pq.write_table(table, tmp_path / "e.parquet")
+    with pytest.raises(ValueError, match=r"e\.parquet' has 2 columns 'place'"):
+        read_embeddings(tmp_path / "e.parquet")
+
+
+@pytest.mark.parametrize("name", ["e.npz", "e.parquet"])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"model": NaN}', "that is no JSON object"),
+        ('{"mirror": 1e999}', "that is no JSON object"),
+        ("[1]", "that is no JSON object"),
+        ("{", "that is no JSON object"),
+        ('{"model": 5}', "with model 5; it must be text"),
+    ],
+)
+def test_metadata_that_no_result_could_repeat_is_named(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
+    path = tmp_path / name
+    if name == "e.npz":
+        np.savez(path, **GOOD, centerarc=np.array(text))
+    else:
+        pq.write_table(pa.table(GOOD).replace_schema_metadata({"centerarc": text}), path)
+    with pytest.raises(ValueError, match=rf"{name}' holds metadata of ours {message}"):
+        read_embeddings(path)
+
+
+class Payload:
+    """Would create a file, were it ever unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        import os
+
+        return os.mkdir, (str(self.path),)
+
+
+def test_nothing_is_unpickled(tmp_path: Path) -> None:
+    trap = np.array([Payload(tmp_path / "harm")] * 3, dtype=object)
+    np.savez(tmp_path / "e.npz", **{**GOOD, "place": trap})
+    with pytest.raises(ValueError, match=r"cannot read .*e\.npz': an array of Python objects$"):
+        read_embeddings(tmp_path / "e.npz")
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("name", ["e.npz", "e.parquet"])
+def test_a_missing_or_damaged_file_is_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    with pytest.raises(ValueError, match="there is no file of embeddings"):
+        read_embeddings(path)
+    data = write(path, GOOD).read_bytes()
+    for length in (0, 4, len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:length])
+        with pytest.raises(ValueError, match="cannot read") as caught:
+            read_embeddings(path)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="must end in"):
+        read_embeddings(tmp_path / "e.txt")
+
+
+def test_an_npz_file_that_is_something_else_is_said_to_be_none(tmp_path: Path) -> None:
+    path = tmp_path / "e.npz"
+    with open(path, "wb") as file:
+        np.save(file, np.zeros((3, 2)))
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"e\.npz': it is damaged or no npz file"):
+            read_embeddings(path)
+        path.write_bytes(b"\x80\x04K\x05. a pickle, or whatever")
+
+
+TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8)
+
+
+@settings(deadline=None)
+@given(
+    rows=st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=9),
+    cut=st.integers(0, 9),
+    size=st.integers(1, 4),
+)
+def test_what_is_written_in_parts_comes_back(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]], cut: int, size: int
+) -> None:
+    folder = tmp_path_factory.mktemp("parts")
+    places, identities = [list(column) for column in zip(*rows, strict=True)]
+    embedding = np.random.default_rng(0).normal(size=(len(rows), size)).astype(np.float32)
+
+    def parts(with_embedding: bool) -> list[Part]:
+        ranges = (slice(0, cut), slice(cut, None))
+        given = embedding if with_embedding else embedding[:, :0]
+        return [Part(places[r], identities[r], given[r]) for r in ranges if places[r]]
+
+    write_npz(folder / "e.npz", parts, size, {"mirror": True})
+    write_parquet(folder / "e.parquet", parts, size, {"mirror": True})
+    for name in ("e.npz", "e.parquet"):
+        found = read_embeddings(folder / name)
+        assert (found.places, found.identities) == (places, identities)
+        np.testing.assert_array_equal(found.embedding, embedding)
+        assert found.metadata == {"mirror": True}

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from centerarc.evaluation.groups import breakdown, pair_groups
+from centerarc.evaluation import breakdown, pair_groups
 from centerarc.evaluation.intervals import PairPeople, draw_people
-from tests.evaluation.test_verification import world
+from tests.evaluation.pairs import world
 
 
 def test_rates_by_hand():

@@ -1,4 +1,4 @@
-"""ROC, AUC, EER and TAR at FAR against scikit-learn and by hand."""
+"""ROC, DET, AUC, EER and TAR at FAR against scikit-learn and by hand."""
 
 import tracemalloc
 from fractions import Fraction
@@ -9,18 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from centerarc.evaluation.roc_curve import auc, eer, roc, tar_at_far
-
-
-@st.composite
-def scored_pairs(draw):
-    """Scores on a coarse grid, so that ties are common, with pairs of both kinds."""
-    same = draw(
-        st.lists(st.booleans(), min_size=2, max_size=40).filter(lambda s: 0 < sum(s) < len(s))
-    )
-    size = len(same)
-    scores = draw(st.lists(st.integers(-8, 8), min_size=size, max_size=size))
-    return np.array(scores) / 8.0, np.array(same)
+from centerarc.evaluation import auc, det, eer, roc, tar_at_far
+from tests.evaluation.pairs import scored_pairs
 
 
 @settings(deadline=None)
@@ -239,3 +229,18 @@ def test_many_pairs_are_counted_exactly():
     not_above = np.searchsorted(impostor, genuine, "right").sum()
     twice = int(below) + int(not_above)
     assert auc(scores, same) == twice / (2 * genuine.size * impostor.size)
+
+
+@given(scored_pairs())
+def test_each_far_has_its_fewest_false_rejects(pairs):
+    scores, same = pairs
+    far, tar, _ = roc_curve(same, scores, drop_intermediate=False)
+    found = det(scores, same)
+    np.testing.assert_array_equal(found.far, np.unique(far))
+    best = [tar[far == level].max() for level in found.far]
+    np.testing.assert_allclose(found.frr, 1 - np.array(best), atol=1e-12)
+    # The threshold reaches both rates.
+    for point in range(found.far.size):
+        accepted = scores >= found.threshold[point]
+        assert np.mean(accepted[~same]) == found.far[point]
+        assert np.isclose(np.mean(~accepted[same]), found.frr[point])

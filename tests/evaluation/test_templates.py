@@ -5,15 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from centerarc.evaluation import templates as pair_scores
-from centerarc.evaluation import templates as pooling
-from centerarc.evaluation.identification import cmc, evaluate_identification
-from centerarc.evaluation.templates import (
+from centerarc.evaluation import (
     WEIGHTINGS,
+    cmc,
+    evaluate_identification,
     pool_templates,
     search_templates,
     template_pair_scores,
 )
+from centerarc.evaluation import templates as module
 
 # Template 5 has a still (medium 1) and two frames of a video (medium 2); template 3 has a video of
 # one frame, whose medium has the number of that of template 5, and a still.
@@ -106,7 +106,7 @@ def test_blocks_of_templates_do_not_change_the_result(monkeypatch):
     template, media = rng.integers(0, 40, 300), rng.integers(0, 5, 300)
     template[:50] = 7
     whole = pool_templates(faces, template, media)
-    monkeypatch.setattr(pooling, "_GATHERED", 11)
+    monkeypatch.setattr(module, "_GATHERED", 11)
     parts = pool_templates(faces, template, media)
     np.testing.assert_array_equal(parts.embeddings, whole.embeddings)
     assert parts.num_media.tolist() == whole.num_media.tolist()
@@ -125,7 +125,7 @@ def test_templates_are_found_by_their_ids():
 @pytest.mark.parametrize("table", [1 << 24, 0])
 @pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint16])
 def test_numbered_templates_are_found_with_and_without_a_table(monkeypatch, table, dtype):
-    monkeypatch.setattr(pooling, "_TABLE", table)
+    monkeypatch.setattr(module, "_TABLE", table)
     made = pool_templates(FACES, [50, 7, 300, 9, 7])
     assert made.ids.tolist() == [7, 9, 50, 300]
     assert made.rows(np.array([300, 7, 50, 9, 7], dtype=dtype)).tolist() == [3, 0, 2, 1, 0]
@@ -165,10 +165,10 @@ def test_bad_input_is_named(change, message):
 
 @pytest.mark.parametrize(("gathering", "others"), [(0, 50), (1e9, 50), (1e9, 7), (40, 32_768)])
 def test_pair_scores_are_cosines_however_they_are_made(monkeypatch, gathering, others):
-    monkeypatch.setattr(pair_scores, "_TEMPLATES", 6)
-    monkeypatch.setattr(pair_scores, "_PAIRS", 10)
-    monkeypatch.setattr(pair_scores, "_OTHERS", others)
-    monkeypatch.setattr(pair_scores, "_GATHERING", gathering)
+    monkeypatch.setattr(module, "_TEMPLATES", 6)
+    monkeypatch.setattr(module, "_PAIRS", 10)
+    monkeypatch.setattr(module, "_OTHERS", others)
+    monkeypatch.setattr(module, "_GATHERING", gathering)
     rng = np.random.default_rng(0)
     values = rng.normal(size=(31, 24)) * rng.uniform(0.1, 9, (31, 1))
     a, b = rng.integers(0, 31, 500), rng.integers(0, 31, 500)

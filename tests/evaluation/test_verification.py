@@ -1,27 +1,25 @@
-"""The verification report: its numbers, what it refuses to say, and its intervals."""
+"""The verification report, calibrated thresholds, and their worth on other folds."""
 
 import json
 import time
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.metrics import roc_curve
 
-from centerarc.evaluation.accuracy import grid_kfold_accuracy, kfold_accuracy
-from centerarc.evaluation.roc_curve import auc, eer, tar_at_far
-from centerarc.evaluation.verification import evaluate_verification
-
-
-def world(seed, num_people=60, num_pairs=600, spread=0.8):
-    """Scores with a random effect of each person: some people are hard in all their pairs."""
-    rng = np.random.default_rng(seed)
-    ease = rng.normal(size=num_people) * spread
-    first = rng.integers(num_people, size=num_pairs)
-    other = (first + rng.integers(1, num_people, size=num_pairs)) % num_people
-    same = np.arange(num_pairs) % 2 == 0
-    second = np.where(same, first, other)
-    shift = np.where(same, 2 + ease[first], (ease[first] + ease[second]) / -2)
-    return shift + rng.normal(size=num_pairs), same, (first, second)
+from centerarc.evaluation import (
+    auc,
+    calibrated_threshold,
+    eer,
+    evaluate_verification,
+    grid_kfold_accuracy,
+    kfold_accuracy,
+    tar_at_far,
+)
+from centerarc.evaluation.verification import held_out_fars
+from tests.evaluation.pairs import scored_pairs, world
 
 
 def test_numbers_are_those_of_the_single_functions():
@@ -167,22 +165,6 @@ def test_no_mistake_among_many_people_is_not_certainty_either(num_people):
     assert report.accuracy.interval.high == 1.0
 
 
-@pytest.mark.parametrize("rounding", [0.0, 2.2e-16, -2.2e-16])
-def test_a_rate_that_rounds_past_its_end_keeps_an_interval_inside(rounding):
-    from centerarc.evaluation.intervals import percentile_interval
-
-    ones = np.full(50, 1.0)
-    ones[::2] += rounding
-    zeros = np.where(ones == 1.0, 0.0, rounding)
-    # Wilson with 10 of 10 right: down to 10 / (10 + 1.96^2).
-    assert percentile_interval(ones, 10).low == pytest.approx(10 / (10 + 1.96**2), abs=1e-5)
-    assert percentile_interval(ones, 10).high == 1.0
-    assert percentile_interval(zeros, 10).low == 0.0
-    assert percentile_interval(zeros, 10).high == pytest.approx(1 - 10 / (10 + 1.96**2), abs=1e-5)
-    some = percentile_interval(np.append(ones, [0.9] * 50), 10)
-    assert 0 <= some.low < some.high <= 1
-
-
 def test_people_that_contradict_the_labels_are_named():
     with pytest.raises(ValueError, match="row 1: 2 and 3 with same=True"):
         evaluate_verification([0.9, 0.8, 0.1], [1, 1, 0], people=([1, 2, 1], [1, 3, 2]))
@@ -242,3 +224,102 @@ def test_rates_that_look_alike_keep_their_own_numbers():
     written = evaluate_verification(scores, same, fars=fars).to_dict()
     assert {"0.1234567", "0.12345671"} <= set(written["tar_at_far"])
     assert {"0.1234567", "0.12345671"} <= set(written["calibrated_thresholds"])
+
+
+@given(scored_pairs(), st.sampled_from([0.1, 0.25, 0.3, 0.5, 0.9]))
+def test_no_lower_threshold_keeps_the_far(pairs, far):
+    scores, same = pairs
+    found = calibrated_threshold(scores, same, far)
+    impostor = scores[~same]
+    if found.threshold is None:
+        assert impostor.size < 1 / far
+        return
+    assert np.mean(impostor >= found.threshold) == found.far <= far
+    assert np.mean(impostor >= np.nextafter(found.threshold, -np.inf)) > far
+
+
+def test_a_float32_threshold_keeps_its_far_among_float32_scores():
+    rng = np.random.default_rng(0)
+    scores, same = rng.normal(size=2000).astype(np.float32), np.arange(2000) < 1000
+    found = calibrated_threshold(scores, same, 0.01)
+    assert np.float32(found.threshold) == found.threshold
+    assert np.mean(scores[~same] >= np.float32(found.threshold)) == 0.01
+
+
+def test_too_few_impostors_are_a_reason_and_no_threshold():
+    scores, same, people = world(0)
+    found = calibrated_threshold(scores, same, 1e-3, people)
+    assert (found.threshold, found.far, found.threshold_interval) == (None, None, None)
+    assert found.reason == "FAR 0.001 needs at least 1,000 impostor pairs, there are 300"
+    assert json.loads(json.dumps(found.to_dict()))["reason"] == found.reason
+    with pytest.raises(ValueError, match=r"far must be in \(0, 1\), got 1"):
+        calibrated_threshold(scores, same, 1)
+
+
+def test_intervals_need_people_and_lie_around_the_threshold():
+    scores, same, people = world(0)
+    assert calibrated_threshold(scores, same, 0.1).threshold_interval is None
+    found = calibrated_threshold(scores, same, 0.1, people)
+    assert found.threshold_interval.low < found.threshold < found.threshold_interval.high
+    assert 0 < found.far_interval.low < 0.1 < found.far_interval.high < 1
+
+
+@pytest.mark.slow
+def test_the_far_on_new_people_is_inside_its_interval_about_as_often_as_it_says():
+    everybody, kinds, _ = world(99, 20_000, 400_000)
+    others = np.sort(everybody[~kinds])
+    hits, held = 0, 0
+    for seed in range(200):
+        scores, same, people = world(seed, num_people=150, num_pairs=4000)
+        found = calibrated_threshold(scores, same, 0.02, people, bootstrap=300, seed=seed)
+        true_far = 1 - np.searchsorted(others, found.threshold) / others.size
+        true_threshold = np.quantile(others, 0.98)
+        hits += found.far_interval.low <= true_far <= found.far_interval.high
+        held += found.threshold_interval.low <= true_threshold <= found.threshold_interval.high
+    assert hits / 200 >= 0.88
+    assert held / 200 >= 0.88
+
+
+def drawn(num_pairs=3000, folds=3, people=60, seed=0):
+    rng = np.random.default_rng(seed)
+    first = rng.integers(people, size=num_pairs)
+    second = np.where(rng.random(num_pairs) < 0.4, first, rng.integers(people, size=num_pairs))
+    same = first == second
+    scores = rng.normal(size=num_pairs).round(2) + 1.5 * same
+    return scores, same, rng.integers(1, folds + 1, size=num_pairs), (first, second)
+
+
+@pytest.mark.parametrize("far", [0.5, 0.1, 0.01])
+def test_each_fold_is_tried_at_the_threshold_of_the_others(far):
+    scores, same, fold, people = drawn()
+    found = held_out_fars(scores, same, fold, [far], people, bootstrap=100)[far]
+    accepted = np.zeros(scores.size, bool)
+    for number in (1, 2, 3):
+        others = scores[(fold != number) & ~same]
+        # The plain search: the lowest candidate that keeps the rate.
+        fits = [t for t in np.unique(others) if np.mean(others > t) <= far]
+        accepted[fold == number] = scores[fold == number] > min(fits)
+        impostor = (fold == number) & ~same
+        assert found.of_fold[number] == pytest.approx(accepted[impostor].mean())
+    assert found.far.value == pytest.approx(accepted[~same].mean())
+    assert found.tar.value == pytest.approx(accepted[same].mean())
+    assert found.far.interval.low <= found.far.value <= found.far.interval.high
+    # What was chosen on the very pairs keeps its promise; here it need not.
+    assert found.far.value == pytest.approx(far, abs=0.05)
+
+
+def test_too_few_impostors_to_choose_on_are_left_out():
+    scores, same, fold, _ = drawn(num_pairs=400)
+    fewest = min(int(((fold != number) & ~same).sum()) for number in (1, 2, 3))
+    found = held_out_fars(scores, same, fold, [1 / fewest, 0.5 / fewest])
+    assert list(found) == [1 / fewest]
+    assert found[1 / fewest].far.interval is None
+
+
+def test_one_fold_cannot_be_held_out():
+    assert held_out_fars([0.9, 0.1], [1, 0], [1, 1], [0.5]) == {}
+
+
+def test_others_of_one_kind_alone_are_refused():
+    with pytest.raises(ValueError, match="without fold 1 no genuine pair is left"):
+        held_out_fars([0.9, 0.8, 0.1], [1, 1, 0], [1, 1, 2], [0.5])

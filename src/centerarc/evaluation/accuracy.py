@@ -7,7 +7,6 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from centerarc.evaluation.intervals import WeightedCurves
 from centerarc.evaluation.scores import (
     BoolArray,
     FloatArray,
@@ -15,7 +14,6 @@ from centerarc.evaluation.scores import (
     check_folds,
     check_scores,
     held_out_folds,
-    share_of,
 )
 
 Convention = Literal["exact", "grid"]
@@ -30,19 +28,12 @@ _DISTANCES = np.arange(0, 4, 0.01)
 
 @dataclass(frozen=True)
 class FoldAccuracy:
-    """Accuracy of each fold at the threshold chosen on all other folds.
+    """Accuracy of each fold at the threshold chosen on all other folds."""
 
-    Attributes:
-        fold: (k,) fold numbers, rising.
-        accuracy: (k,) share of the fold's pairs that are answered rightly.
-        threshold: (k,) chosen without the fold; accept ``score >= threshold``.
-        correct: (P,) whether each pair is answered rightly while its fold is held out.
-    """
-
-    fold: IntArray
-    accuracy: FloatArray
-    threshold: FloatArray
-    correct: BoolArray
+    fold: IntArray  # (k,) fold numbers, rising
+    accuracy: FloatArray  # (k,) share of the fold's pairs that are answered rightly
+    threshold: FloatArray  # (k,) chosen without the fold; accept ``score >= threshold``
+    correct: BoolArray  # (P,) whether each pair is answered rightly while its fold is held out
 
     @property
     def mean(self) -> float:
@@ -63,14 +54,11 @@ def best_threshold(scores: npt.ArrayLike, same: npt.ArrayLike) -> float:
     accurate, the highest is taken: the fewest false accepts.
 
     Args:
-        scores: (P,) one similarity a pair, higher is more alike.
-        same: (P,) True where both images of the pair show one person.
+        scores: (P,) one similarity a pair, higher is more alike; finite.
+        same: (P,) True where both images of the pair show one person; pairs of both kinds.
 
     Returns:
         The threshold; accept ``score >= threshold``.
-
-    Raises:
-        ValueError: a score that is not finite (with its row), or no pair of one of the kinds.
 
     Example:
         >>> best_threshold([0.75, 0.5, 0.25], [True, False, False])
@@ -98,9 +86,8 @@ def best_threshold(scores: npt.ArrayLike, same: npt.ArrayLike) -> float:
 def best_accuracy(scores: npt.ArrayLike, same: npt.ArrayLike) -> float:
     """Accuracy at the best threshold for these very pairs: optimistic, never a k-fold number.
 
-    The threshold has seen the answers, so this is an upper bound; see :func:`kfold_accuracy`.
-
-    Arguments and errors are those of :func:`best_threshold`; the result is a share in [0, 1].
+    The threshold of :func:`best_threshold`, whose arguments these are, has seen the answers, so
+    this is an upper bound; see :func:`kfold_accuracy`. A share in [0, 1].
 
     Example:
         >>> best_accuracy([0.9, 0.8, 0.3, 0.1], [True, False, False, False])
@@ -119,12 +106,8 @@ def kfold_accuracy(
     any size; report the mean over folds. The threshold is :func:`best_threshold`'s.
 
     Args:
-        scores: (P,) one similarity a pair, higher is more alike.
-        same: (P,) True where both images of the pair show one person.
+        scores, same: as of :func:`best_threshold`.
         folds: (P,) the number of each pair's fold, any integers.
-
-    Returns:
-        Accuracy and threshold of each fold, and each pair's answer while held out.
 
     Raises:
         ValueError: fewer than two folds; folds whose others hold only one kind of pair; a score
@@ -174,9 +157,6 @@ def contiguous_folds(num_pairs: int, num_folds: int = 10) -> IntArray:
     Returns:
         (P,) fold numbers from 1, not decreasing.
 
-    Raises:
-        ValueError: ``num_folds`` below 2 or above ``num_pairs``.
-
     Example:
         >>> contiguous_folds(5, 2).tolist()
         [1, 1, 1, 2, 2]
@@ -209,8 +189,7 @@ def grid_kfold_accuracy(
         1 - d / 2 of the distance d; here ``score > threshold`` is accepted.
 
     Raises:
-        ValueError: fewer than two folds; folds whose others hold only one kind of pair; a score
-            that is not finite or no cosine (with its row).
+        ValueError: as of :func:`kfold_accuracy`, or a score that is no cosine (with its row).
 
     Example:
         >>> scores, same = [0.903, 0.1, 0.803, 0.6], [True, False, True, False]
@@ -238,76 +217,3 @@ def grid_kfold_accuracy(
 
     result = _hold_out_each(cosines, same, chosen, choose, accept)
     return FoldAccuracy(result.fold, result.accuracy, 1.0 - result.threshold / 2, result.correct)
-
-
-@dataclass(frozen=True)
-class Answers:
-    """The accuracy of a protocol and the answers behind it.
-
-    Attributes:
-        protocol: "k-fold" or "best_accuracy".
-        accuracy: the protocol's number.
-        threshold: the mean of the folds' thresholds, or the best threshold.
-        fold_accuracy: accuracy of each fold by number; empty without folds.
-        fold_std: standard deviation over folds (k - 1); None without folds.
-        correct: (P,) whether each pair is answered rightly.
-        share: (P,) what each pair counts in the accuracy; they add up to 1.
-        same: (P,) whether each pair is genuine.
-    """
-
-    protocol: str
-    accuracy: float
-    threshold: float
-    fold_accuracy: dict[int, float]
-    fold_std: float | None
-    correct: BoolArray
-    share: FloatArray
-    same: BoolArray
-
-    def resampled_accuracy(self, curves: WeightedCurves) -> FloatArray:
-        """The accuracy under B weightings of the pairs, each kind of pair keeping its share."""
-        ranked, right = curves.ranked, self.share * self.correct
-        total = np.zeros(curves.genuine.shape[1])
-        for kind, pairs, weights in (
-            (self.same, ranked.genuine, curves.genuine),
-            (~self.same, ranked.impostor, curves.impostor),
-        ):
-            good = self.share[kind].sum() * (right[pairs] @ weights)
-            total += share_of(good, self.share[pairs] @ weights)
-        return total
-
-
-def answer_pairs(
-    scores: FloatArray, same: BoolArray, folds: npt.ArrayLike | None, convention: Convention
-) -> Answers:
-    """Answer checked pairs, each once, by a threshold that has not seen it where there are folds.
-
-    Raises:
-        ValueError: an unknown convention, "grid" without several folds, folds that are not (P,)
-            integers or whose others hold only one kind of pair.
-    """
-    if convention not in CONVENTIONS:
-        raise ValueError(f"convention must be one of {', '.join(CONVENTIONS)}, got {convention!r}")
-    fold_of = None if folds is None else check_folds(folds, scores.size)
-    if fold_of is None or np.unique(fold_of).size == 1:
-        if convention == "grid":
-            raise ValueError("convention 'grid' is one of k-fold accuracy; give at least 2 folds")
-        threshold = best_threshold(scores, same)
-        correct = (scores >= threshold) == same
-        share = np.full(scores.size, 1 / scores.size)
-        accuracy = float(correct.mean())
-        return Answers("best_accuracy", accuracy, threshold, {}, None, correct, share, same)
-    measure = kfold_accuracy if convention == "exact" else grid_kfold_accuracy
-    found = measure(scores, same, fold_of)
-    number = np.searchsorted(found.fold, fold_of)
-    return Answers(
-        "k-fold",
-        found.mean,
-        float(found.threshold.mean()),
-        dict(zip(found.fold.tolist(), found.accuracy.tolist(), strict=True)),
-        found.std,
-        found.correct,
-        # Folds count alike, whatever their size.
-        1 / (found.fold.size * np.bincount(number)[number]),
-        same,
-    )

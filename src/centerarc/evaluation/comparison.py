@@ -26,8 +26,8 @@ from centerarc.evaluation.intervals import (
     check_resamples,
     contrary_share,
     difference_interval,
-    low_high,
-    rate_key,
+    fields_of,
+    with_reason,
 )
 from centerarc.evaluation.scores import FloatArray, check_scores_as_given
 from centerarc.evaluation.verification import ScoredPairs, accuracy_key
@@ -35,30 +35,21 @@ from centerarc.evaluation.verification import ScoredPairs, accuracy_key
 
 @dataclass(frozen=True)
 class Difference:
-    """What one model has more than another, and how sure that is.
+    """What one model has more than another, and how sure that is."""
 
-    Attributes:
-        value: the second model's rate minus the first one's; None when the data cannot support it.
-        interval: 95 % over people, both models on the same people; None without a value.
-        contrary_share: how often resampled differences are not on the side of most of them,
-            doubled, as :func:`centerarc.evaluation.intervals.contrary_share` has it; small is
-            sure. None without a value.
-        reason: why there is no value.
-    """
-
-    value: float | None
-    interval: Interval | None = None
-    contrary_share: float | None = None
-    reason: str | None = None
+    value: float | None  # the second model's rate minus the first one's; None without support
+    interval: Interval | None = None  # 95 % over people, both models on the same people
+    contrary_share: float | None = None  # see `intervals.contrary_share`; small is sure
+    reason: str | None = None  # why there is no value
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        result: dict[str, Any] = {
-            "value": self.value,
-            "interval95": low_high(self.interval),
-            "contrary_share": self.contrary_share,
-        }
-        return result if self.reason is None else {**result, "reason": self.reason}
+        return with_reason(
+            self.reason,
+            value=self.value,
+            interval95=self.interval,
+            contrary_share=self.contrary_share,
+        )
 
 
 def _differences(
@@ -89,38 +80,22 @@ def _method(resamples: int, people: str, held: str) -> str:
 
 @dataclass(frozen=True)
 class VerificationComparison:
-    """What a second model changes against a first one on the same pairs.
+    """What a second model changes against a first one on the same pairs."""
 
-    Attributes:
-        accuracy: of ``protocol``; more is better.
-        auc: area under the ROC; more is better.
-        eer: equal error rate; less is better.
-        tar_at_far: TAR by FAR; more is better.
-        protocol: "k-fold" or "best_accuracy".
-        convention: of the k-fold accuracy.
-        num_people: distinct people.
-        resamples: bootstrap resamples.
-    """
-
-    accuracy: Difference
-    auc: Difference
-    eer: Difference
-    tar_at_far: dict[float, Difference]
-    protocol: str
-    convention: Convention
-    num_people: int
-    resamples: int
+    accuracy: Difference  # of `protocol`; more is better
+    auc: Difference  # area under the ROC; more is better
+    eer: Difference  # equal error rate; less is better
+    tar_at_far: dict[float, Difference]  # TAR by FAR; more is better
+    protocol: str  # "k-fold" or "best_accuracy"
+    convention: Convention  # of the k-fold accuracy
+    num_people: int  # distinct people
+    resamples: int  # bootstrap resamples
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        tars = {rate_key(far): found.to_dict() for far, found in self.tar_at_far.items()}
         return {
             accuracy_key(self.protocol): self.accuracy.to_dict(),
-            "auc": self.auc.to_dict(),
-            "eer": self.eer.to_dict(),
-            "tar_at_far": tars,
-            "convention": self.convention,
-            "num_people": self.num_people,
+            **fields_of(self, "auc", "eer", "tar_at_far", "convention", "num_people"),
             "intervals": self.interval_method,
         }
 
@@ -221,7 +196,7 @@ def compare_with_first(
         found = _differences(rates[pair], resampled[pair], who.fewest, identical=identical)
         tars = dict(zip(first.fars, found[3:], strict=True))
         tars |= {far: Difference(None, reason=str(why)) for far, why in first.unsupported.items()}
-        protocol = first.answers.protocol
+        protocol = first.protocol
         accuracy, auc, eer = found[:3]
         results[name] = VerificationComparison(
             accuracy, auc, eer, tars, protocol, convention, who.count, bootstrap
@@ -234,19 +209,12 @@ def compare_with_first(
 
 @dataclass(frozen=True)
 class IdentificationComparison:
-    """What a second model changes against a first one; more is better everywhere.
+    """What a second model changes against a first one; more is better everywhere."""
 
-    Attributes:
-        cmc: by rank.
-        tpir_at_fpir: by FPIR.
-        num_people: distinct people among the probes.
-        resamples: bootstrap resamples.
-    """
-
-    cmc: dict[int, Difference]
-    tpir_at_fpir: dict[float, Difference]
-    num_people: int
-    resamples: int
+    cmc: dict[int, Difference]  # by rank
+    tpir_at_fpir: dict[float, Difference]  # by FPIR
+    num_people: int  # distinct people among the probes
+    resamples: int  # bootstrap resamples
 
     @property
     def interval_method(self) -> str:
@@ -256,13 +224,8 @@ class IdentificationComparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        tpirs = {rate_key(fpir): found.to_dict() for fpir, found in self.tpir_at_fpir.items()}
-        return {
-            "cmc": {str(rank): found.to_dict() for rank, found in self.cmc.items()},
-            "tpir_at_fpir": tpirs,
-            "num_people": self.num_people,
-            "intervals": self.interval_method,
-        }
+        rates = fields_of(self, "cmc", "tpir_at_fpir", "num_people")
+        return {**rates, "intervals": self.interval_method}
 
 
 def compare_identification(

@@ -4,7 +4,8 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,6 +18,8 @@ from centerarc.evaluation.scores import (
     FloatArray,
     IntArray,
     check_embeddings,
+    check_labels,
+    row_blocks,
 )
 
 if TYPE_CHECKING:
@@ -125,8 +128,8 @@ def _batches(images: "Images", batch_size: int, workers: int) -> Iterator[npt.ND
         raise ValueError(
             f"images must be uint8 of shape (N, H, W, 3), got {images.dtype} {images.shape}"
         )
-    for start in range(0, len(images), batch_size):
-        yield images[start : start + batch_size]
+    for part in row_blocks(len(images), batch_size):
+        yield images[part]
 
 
 def pair_scores(
@@ -157,19 +160,12 @@ def pair_scores(
 
 @dataclass(frozen=True)
 class ImagePairs:
-    """Pairs of image numbers.
+    """Pairs of image numbers."""
 
-    Attributes:
-        index_a: (P,) number of the first image.
-        index_b: (P,) number of the second image.
-        same: (P,) whether both show one person.
-        fold: (P,) fold of the pair, from 1; people are disjoint between folds.
-    """
-
-    index_a: IntArray
-    index_b: IntArray
-    same: BoolArray
-    fold: IntArray
+    index_a: IntArray  # (P,) number of the first image
+    index_b: IntArray  # (P,) number of the second image
+    same: BoolArray  # (P,) whether both show one person
+    fold: IntArray  # (P,) fold of the pair, from 1; people are disjoint between folds
 
     def __len__(self) -> int:
         return int(self.same.size)
@@ -205,11 +201,7 @@ def make_pairs(
         >>> pairs.same.tolist(), pairs.fold.tolist()
         ([True, False, True, False], [1, 1, 2, 2])
     """
-    identity = np.asarray(labels)
-    if identity.ndim != 1 or not np.issubdtype(identity.dtype, np.integer):
-        raise ValueError(
-            f"labels must be integers of shape (N,), got {identity.dtype} {identity.shape}"
-        )
+    identity = check_labels(labels, "labels")
     if folds < 1:
         raise ValueError(f"folds must be at least 1, got {folds}")
     if num_pairs < 2 * folds or num_pairs % (2 * folds):
@@ -220,7 +212,6 @@ def make_pairs(
     starts = np.flatnonzero(np.diff(identity[order])) + 1
     people = [part for part in np.split(order, starts) if part.size]
     several = [images for images in people if images.size > 1]
-    single = [images for images in people if images.size == 1]
     if len(several) < folds or len(people) < 2 * folds:
         raise ValueError(
             f"labels hold {len(people)} people, {len(several)} of them with two images or more; "
@@ -228,20 +219,18 @@ def make_pairs(
         )
     generator = np.random.default_rng(seed)
     # One dealing: those with several images first, so that each fold gets its share of both.
-    dealt = [several[i] for i in generator.permutation(len(several))]
-    dealt += [single[i] for i in generator.permutation(len(single))]
+    single = [images for images in people if images.size == 1]
+    dealt = [kind[i] for kind in (several, single) for i in generator.permutation(len(kind))]
     chosen: list[tuple[int, int]] = []
-    same: list[bool] = []
-    fold_of: list[int] = []
+    fold_of, same = [], []
     for fold in range(folds):
         members = dealt[fold::folds]
-        each = num_pairs // (2 * folds)
-        genuine = _draw_genuine(members, each, generator)
+        genuine = _draw_genuine(members, num_pairs // (2 * folds), generator)
         impostor = _draw_impostor(members, len(genuine), generator)
-        genuine = genuine[: len(impostor)]
-        chosen += genuine + impostor
-        same += [True] * len(genuine) + [False] * len(impostor)
-        fold_of += [fold + 1] * (len(genuine) + len(impostor))
+        count = len(impostor)
+        chosen += genuine[:count] + impostor
+        same += [True] * count + [False] * count
+        fold_of += [fold + 1] * (2 * count)
     index = np.array(chosen, dtype=np.int64)
     return ImagePairs(index[:, 0], index[:, 1], np.array(same), np.array(fold_of, dtype=np.int64))
 
@@ -253,12 +242,7 @@ def _draw_genuine(
     available = sum(images.size * (images.size - 1) // 2 for images in rich)
     # A few left over are listed and shuffled; drawing and rejecting would take for ever.
     if available <= 4 * count:
-        everything = [
-            (int(images[i]), int(images[j]))
-            for images in rich
-            for i in range(images.size)
-            for j in range(i + 1, images.size)
-        ]
+        everything = [pair for images in rich for pair in combinations(images.tolist(), 2)]
         return [everything[i] for i in generator.permutation(len(everything))[:count]]
     drawn: dict[tuple[int, int], None] = {}
     # Few people with many images each hold enough pairs for rejection to end soon.
@@ -273,8 +257,7 @@ def _draw_impostor(
     members: list[IntArray], count: int, generator: np.random.Generator
 ) -> list[tuple[int, int]]:
     sizes = np.array([images.size for images in members])
-    available = int((sizes.sum() ** 2 - (sizes**2).sum()) // 2)
-    wanted = min(count, available)
+    wanted = min(count, int((sizes.sum() ** 2 - (sizes**2).sum()) // 2))
     drawn: dict[tuple[int, int], None] = {}
     while len(drawn) < wanted:
         a, b = sorted(generator.choice(len(members), size=2, replace=False).tolist())
@@ -391,11 +374,8 @@ def _add_array(
     parts: Iterable[npt.NDArray[Any]],
     compression: int,
 ) -> None:
-    header = {
-        "descr": np.lib.format.dtype_to_descr(dtype),
-        "fortran_order": False,
-        "shape": shape,
-    }
+    descr = np.lib.format.dtype_to_descr(dtype)
+    header = {"descr": descr, "fortran_order": False, "shape": shape}
     entry = zipfile.ZipInfo(f"{name}.npy")
     entry.compress_type = compression
     with file.open(entry, "w", force_zip64=True) as member:
@@ -406,20 +386,14 @@ def _add_array(
 
 @dataclass(frozen=True, eq=False)
 class Embeddings:
-    """Embeddings of images, with where each comes from and who is on it.
+    """Embeddings of images, with where each comes from and who is on it."""
 
-    Args:
-        places: (N,) place of each image in its source.
-        identities: (N,) name of the person on it.
-        embedding: (N, D) float32, finite, not normalised, of a length above 0.
-        metadata: what ``embed_to_file`` recorded: ``model`` (SHA-256), ``weights_sha256`` (the same
-            for weights and an ONNX file made of them), ``model_file``, ``preprocessing``,
-            ``mirror``, ``left_out``, ``version``; empty in files of others.
-    """
-
-    places: list[str]
-    identities: list[str]
-    embedding: Float32Array
+    places: list[str]  # (N,) place of each image in its source
+    identities: list[str]  # (N,) name of the person on it
+    embedding: Float32Array  # (N, D) float32, finite, not normalised, of a length above 0
+    # What `centerarc embed` recorded: `model` (SHA-256), `weights_sha256` (the same for weights and
+    # an ONNX file made of them), `model_file`, `preprocessing`, `mirror`, `left_out`, `version`;
+    # empty in files of others.
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -433,14 +407,11 @@ def read_embeddings(path: str | os.PathLike[str]) -> Embeddings:
         path: Parquet with columns ``place``, ``identity`` (text or whole numbers) and
             ``embedding`` (lists of D floats), or npz with arrays of these names.
 
-    Returns:
-        All of it.
-
     Raises:
         ImportError: it is a Parquet file and pyarrow is not installed.
         ValueError: the file is absent or damaged, lacks a column or has it twice, holds something
-            else in it, or an embedding that is not finite, or too long for float32 or of length 0
-            in it; the message names the row and its place.
+            else in it, or an embedding that is not finite, too long for float32 or of length 0; the
+            message names the row and its place.
     """
     file = Path(path)
     kind = file_format(file)
@@ -465,7 +436,7 @@ def read_embeddings(path: str | os.PathLike[str]) -> Embeddings:
         squared = np.einsum("nd,nd->n", single, single)
     _refuse(file, found, ~np.isfinite(squared), "are too long for float32")
     _refuse(file, found, squared == 0, "have length 0 in float32")
-    return Embeddings(found.places, found.identities, single, found.metadata)
+    return replace(found, embedding=single)
 
 
 def _refuse(path: Path, found: Embeddings, bad: npt.NDArray[Any] | np.bool_, what: str) -> None:

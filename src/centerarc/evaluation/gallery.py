@@ -13,6 +13,7 @@ from centerarc.evaluation.scores import (
     FloatArray,
     IntArray,
     check_embeddings,
+    check_labels,
     embedding_lengths,
     row_blocks,
 )
@@ -33,30 +34,17 @@ _IMAGES = 16_384
 
 @dataclass(frozen=True, eq=False)
 class GallerySearch:
-    """How every probe fared against everybody in a gallery.
+    """How every probe fared against everybody in a gallery."""
 
-    Attributes:
-        people: (G,) the labels of the gallery's people, sorted.
-        probe_labels: (Q,) label of each probe.
-        mated: (Q,) whether the probe's person is in the gallery.
-        rank: (Q,) 1 + how many other people score at least as high as the probe's own person, so
-            ties count against it; 0 where the person is not there.
-        mate_score: (Q,) score of the probe's own person; NaN where not there.
-        other_score: (Q,) highest score of anybody else; NaN where there is no one else.
-        other_person: (Q,) who that is, a number into ``people``; -1 where there is no one.
-        gallery_images: images in the gallery.
-        person_score: "max" or "mean": how images make the score of a person.
-    """
-
-    people: npt.NDArray[Any]
-    probe_labels: npt.NDArray[Any]
-    mated: BoolArray
-    rank: IntArray
-    mate_score: FloatArray
-    other_score: FloatArray
-    other_person: IntArray
-    gallery_images: int
-    person_score: str
+    people: npt.NDArray[Any]  # (G,) the labels of the gallery's people, sorted
+    probe_labels: npt.NDArray[Any]  # (Q,) label of each probe
+    mated: BoolArray  # (Q,) whether the probe's person is in the gallery
+    rank: IntArray  # (Q,) 1 + how many others score at least as high as the mate; 0 without mate
+    mate_score: FloatArray  # (Q,) score of the probe's own person; NaN where not there
+    other_score: FloatArray  # (Q,) highest score of anybody else; NaN where there is no one else
+    other_person: IntArray  # (Q,) who that is, a number into ``people``; -1 where there is no one
+    gallery_images: int  # images in the gallery
+    person_score: str  # "max" or "mean": how images make the score of a person
 
     def same_scores(self, other: "GallerySearch") -> bool:
         """Whether another search of the same probes found the same ranks and scores."""
@@ -98,9 +86,6 @@ def search_gallery(
         person_score: "max", the highest score over a person's images, or "mean", the score of
             the mean of the person's normalised embeddings.
 
-    Returns:
-        Ranks and scores of every probe.
-
     Raises:
         ValueError: shapes or kinds of labels that do not fit, an embedding of length 0 or not
             finite (with its row), or an unknown ``person_score``.
@@ -114,7 +99,8 @@ def search_gallery(
     if person_score not in PERSON_SCORES:
         allowed = " or ".join(PERSON_SCORES)
         raise ValueError(f"person_score must be {allowed}, got {person_score!r}")
-    owners, wanted = _labels(gallery_labels, "gallery"), _labels(probe_labels, "probe")
+    owners = check_labels(gallery_labels, "gallery_labels", names=True)
+    wanted = check_labels(probe_labels, "probe_labels", names=True)
     if (owners.dtype.kind == "U") != (wanted.dtype.kind == "U"):
         raise ValueError(
             "gallery_labels and probe_labels must both be names or both integers, got "
@@ -146,16 +132,6 @@ def search_gallery(
         int(owner.size),
         person_score,
     )
-
-
-def _labels(labels: npt.ArrayLike, name: str) -> npt.NDArray[Any]:
-    values: npt.NDArray[Any] = np.asarray(labels)
-    if values.dtype.kind not in "iuU" or values.ndim != 1 or not values.size:
-        raise ValueError(
-            f"{name}_labels must be integers or names of shape (N,), N at least 1, got "
-            f"{values.dtype} {values.shape}"
-        )
-    return values
 
 
 class _PersonScores:

@@ -16,8 +16,9 @@ from centerarc.evaluation.intervals import (
     check_resamples,
     contrary_share,
     difference_interval,
-    low_high,
-    percentile_interval,
+    estimate,
+    fields_of,
+    plain,
 )
 from centerarc.evaluation.scores import BoolArray, FloatArray, IntArray, check_scores, share_of
 
@@ -28,56 +29,33 @@ _TRIALS: tuple[Trials, ...] = ("either", "genuine", "impostor")
 
 @dataclass(frozen=True)
 class GroupResult:
-    """How a group fares at the overall threshold.
+    """How a group fares at the overall threshold."""
 
-    Attributes:
-        name: the group.
-        accuracy: share of right answers, both kinds of pairs weighted as in the whole set, so that
-            groups with other mixes can be compared.
-        tar: share of the group's genuine pairs that are accepted.
-        far: share of its impostor pairs that are accepted.
-        num_genuine: genuine pairs.
-        num_impostor: impostor pairs.
-        num_people: distinct people; None when ``people`` was not given.
-    """
-
-    name: str
-    accuracy: Estimate
+    name: str  # the group
+    accuracy: Estimate  # both kinds of pairs weighted as in the whole set, to compare groups
     tar: Estimate
     far: Estimate
     num_genuine: int
     num_impostor: int
-    num_people: int | None
+    num_people: int | None  # distinct people; None when ``people`` was not given
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {
-            "name": self.name,
-            **{measure: getattr(self, measure).to_dict() for measure in MEASURES},
-            "num_genuine": self.num_genuine,
-            "num_impostor": self.num_impostor,
-            "num_people": self.num_people,
-        }
+        counts = ("num_genuine", "num_impostor", "num_people")
+        return fields_of(self, "name", *MEASURES, *counts)
 
 
 @dataclass(frozen=True)
 class Gap:
-    """The distance between the worst and the best group in one measure.
+    """The distance between the worst and the best group in one measure."""
 
-    Attributes:
-        worst: the group with the lowest accuracy or TAR, or the highest FAR.
-        best: the group at the other end.
-        value: how much worse the one is than the other, at least 0.
-        interval: 95 % of the gap of these two groups over people; below 0 the order of the two
-            turns round. It does not allow for the two having been picked out of many groups.
-        contrary_share: as in :func:`centerarc.evaluation.intervals.contrary_share`, small is sure.
-    """
-
-    worst: str
-    best: str
-    value: float
+    worst: str  # the group with the lowest accuracy or TAR, or the highest FAR
+    best: str  # the group at the other end
+    value: float  # how much worse the one is than the other, at least 0
+    # 95 % of the gap of these two groups over people; below 0 the order of the two turns round. It
+    # does not allow for the two having been picked out of many groups.
     interval: Interval | None
-    contrary_share: float | None
+    contrary_share: float | None  # see `intervals.contrary_share`; small is sure
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -85,43 +63,33 @@ class Gap:
             "worst": self.worst,
             "best": self.best,
             "gap": self.value,
-            "interval95": low_high(self.interval),
+            "interval95": plain(self.interval),
             "contrary_share": self.contrary_share,
         }
 
 
 @dataclass(frozen=True)
 class Breakdown:
-    """All groups of a column at one threshold.
+    """All groups of a column at one threshold."""
 
-    Attributes:
-        threshold: accept ``score >= threshold``.
-        groups: by name.
-        gaps: by measure ("accuracy", "tar", "far"); absent where fewer than two groups have it.
-    """
-
-    threshold: float
-    groups: dict[str, GroupResult]
-    gaps: dict[str, Gap]
+    threshold: float  # accept ``score >= threshold``
+    groups: dict[str, GroupResult]  # by name
+    gaps: dict[str, Gap]  # by measure; absent where fewer than two groups have it
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return {
             "threshold": self.threshold,
             "groups": [group.to_dict() for group in self.groups.values()],
-            "gaps": {measure: gap.to_dict() for measure, gap in self.gaps.items()},
+            "gaps": plain(self.gaps),
         }
 
 
 def pair_groups(group_a: npt.ArrayLike, group_b: npt.ArrayLike) -> npt.NDArray[np.str_]:
     """Groups of pairs from a column of the images.
 
-    Args:
-        group_a, group_b: (P,) the group of each pair's first and second image; other shapes are a
-            ``ValueError``.
-
-    Returns:
-        (P,) "x" where both are x, "x | y" in sorted order where they differ.
+    From the groups (P,) of each pair's first and second image: "x" where both are x, "x | y" in
+    sorted order where they differ.
 
     Example:
         >>> pair_groups(["old", "young", "old"], ["old", "old", "young"]).tolist()
@@ -149,23 +117,16 @@ def breakdown(
     """Accuracy, TAR and FAR of every group at the threshold that all groups share.
 
     Args:
-        scores: (P,) one similarity a pair, higher is more alike.
-        same: (P,) True where both images of the pair show one person.
+        scores, same, people, bootstrap, seed: as of
+            :func:`centerarc.evaluation.evaluate_verification`, also its errors.
         groups: (P,) the group of each pair, names or numbers; or a tuple of the groups of its first
             and its second image, each (P,), which :func:`pair_groups` puts together.
-        people: the first and the second person of each pair, each (P,). None: no intervals.
         threshold: of the whole set: a report's ``threshold``, or a calibrated one.
         min_pairs: a group with fewer pairs of a kind gets a reason in place of the rates that rest
             on them, at least 1.
-        bootstrap: resamples, at least 100.
-        seed: of the resampling.
 
     Returns:
         The groups in sorted order, and the gaps between the worst and the best of them.
-
-    Raises:
-        ValueError: arguments out of range or that contradict each other, a score that is not
-            finite (with its row), or no pair of one of the kinds.
 
     Example:
         >>> found = breakdown(
@@ -213,11 +174,10 @@ def breakdown(
             if needed < min_pairs:
                 few = TooFew(_TRIALS[row], needed, min_pairs)
                 estimates.append(Estimate(None, too_few=few))
-                continue
-            interval = None
-            if resampled is not None:
-                interval = percentile_interval(resampled[row, number], int(carriers[row, number]))
-            estimates.append(Estimate(float(rates[row, number]), interval))
+            else:
+                moved = None if resampled is None else resampled[row, number]
+                rate, people_of = rates[row, number], int(carriers[row, number])
+                estimates.append(estimate(rate, moved, people_of))
         accuracy, tar, far = estimates
         num_people = None if who is None else who.among(mine)
         results[name] = GroupResult(name, accuracy, tar, far, *counts, num_people)

@@ -10,10 +10,10 @@ from centerarc.evaluation.gallery import PERSON_SCORES, GallerySearch
 from centerarc.evaluation.intervals import (
     EXTREMES,
     Estimate,
-    Interval,
     TooFew,
     check_resamples,
-    percentile_interval,
+    estimate,
+    fields_of,
     rate_key,
     resampled,
 )
@@ -30,14 +30,11 @@ RANKS = (1, 5, 10, 20)
 class OpenSetPoint:
     """An operating point of open-set identification.
 
-    Attributes:
-        tpir: true positive identification rate.
-        fpir: false positive identification rate at the threshold; at most what was asked for.
-        threshold: a probe is answered when its best score is at least this.
+    A probe is answered when its best score is at least the threshold.
     """
 
-    tpir: float
-    fpir: float
+    tpir: float  # true positive identification rate
+    fpir: float  # false positive identification rate; at most what was asked for
     threshold: float
 
 
@@ -53,10 +50,8 @@ def cmc(search: GallerySearch, max_rank: int = 20) -> FloatArray:
         max_rank: the last k, at least 1.
 
     Returns:
-        (max_rank,) shares, not falling.
-
-    Raises:
-        ValueError: ``max_rank`` below 1, or no probe has its person in the gallery.
+        (max_rank,) shares, not falling; a ``ValueError`` where no probe has its person in the
+        gallery.
     """
     if max_rank < 1:
         raise ValueError(f"max_rank must be at least 1, got {max_rank}")
@@ -88,9 +83,6 @@ def tpir_at_fpir(search: GallerySearch, fpir: float, *, rank: int = 1) -> OpenSe
         search: from :func:`centerarc.evaluation.search_gallery`.
         fpir: largest false positive identification rate, in (0, 1).
         rank: the mate must be among so many, at least 1.
-
-    Returns:
-        The operating point.
 
     Raises:
         ValueError: ``fpir`` or ``rank`` out of range, fewer than 1 / fpir probes without a mate,
@@ -135,9 +127,8 @@ def resampled_rates(
 ) -> FloatArray:
     """Return the CMC and the TPIR at supported FPIRs in resamples, as means over galleries.
 
-    Returns:
-        (ranks + fpirs, ``resamples``); NaN where a resample has no probe of a needed kind. The same
-        people are drawn for searches of the same probes.
+    (ranks + fpirs, ``resamples``); NaN where a resample has no probe of a needed kind. The same
+    people are drawn for searches of the same probes.
     """
     labels = np.concatenate([search.probe_labels for search in searches])
     people, person = np.unique(labels, return_inverse=True)
@@ -205,37 +196,21 @@ def mated_people(searches: Sequence[GallerySearch]) -> int:
 
 @dataclass(frozen=True)
 class IdentificationReport:
-    """What searching galleries says about a model; the mean over galleries where there are some.
+    """What searching galleries says about a model; the mean over galleries where there are some."""
 
-    Attributes:
-        cmc: by rank, the share of mated probes whose person is within that rank (closed set).
-        tpir_at_fpir: by FPIR, the share of mated probes that are found (open set).
-        threshold_at_fpir: by FPIR, the threshold in each gallery; None where there is no value.
-        tpir_rank: the mate must be within this rank to be found.
-        person_score: how images make the score of a person: "max" or "mean".
-        num_galleries: galleries that were searched, each by all probes.
-        gallery_people: people in each gallery.
-        gallery_images: images in each.
-        distractors: people of each who are no probe's mate.
-        mated: probes whose person is in it, for each.
-        nonmated: probes whose person is not, for each.
-        num_people: distinct people among the probes.
-        resamples: bootstrap resamples behind the intervals, 0 when there are none.
-    """
-
-    cmc: dict[int, Estimate]
-    tpir_at_fpir: dict[float, Estimate]
-    threshold_at_fpir: dict[float, list[float] | None]
-    tpir_rank: int
-    person_score: str
-    num_galleries: int
-    gallery_people: list[int]
+    cmc: dict[int, Estimate]  # by rank, the share of mated probes within it (closed set)
+    tpir_at_fpir: dict[float, Estimate]  # the share of mated probes that are found (open set)
+    threshold_at_fpir: dict[float, list[float] | None]  # in each gallery; None without a value
+    tpir_rank: int  # the mate must be within this rank to be found
+    person_score: str  # how images make the score of a person: "max" or "mean"
+    num_galleries: int  # galleries that were searched, each by all probes
+    gallery_people: list[int]  # in each gallery
     gallery_images: list[int]
-    distractors: list[int]
-    mated: list[int]
-    nonmated: list[int]
-    num_people: int
-    resamples: int
+    distractors: list[int]  # people of each who are no probe's mate
+    mated: list[int]  # probes whose person is in it, for each
+    nonmated: list[int]  # probes whose person is not, for each
+    num_people: int  # distinct people among the probes
+    resamples: int  # bootstrap resamples behind the intervals, 0 when there are none
 
     @property
     def convention(self) -> str:
@@ -265,17 +240,12 @@ class IdentificationReport:
         return {
             "protocol": "identification: closed-set CMC, open-set TPIR at FPIR",
             "convention": self.convention,
-            "person_score": self.person_score,
-            "cmc": {str(rank): share.to_dict() for rank, share in self.cmc.items()},
-            "tpir_rank": self.tpir_rank,
+            **fields_of(self, "person_score", "cmc", "tpir_rank"),
             "tpir_at_fpir": {
                 rate_key(fpir): {**share.to_dict(), "thresholds": self.threshold_at_fpir[fpir]}
                 for fpir, share in self.tpir_at_fpir.items()
             },
-            "num_galleries": self.num_galleries,
-            "gallery_people": self.gallery_people,
-            "gallery_images": self.gallery_images,
-            "distractors": self.distractors,
+            **fields_of(self, "num_galleries", "gallery_people", "gallery_images", "distractors"),
             "mated_probes": self.mated,
             "nonmated_probes": self.nonmated,
             "num_people": self.num_people,
@@ -334,26 +304,23 @@ def evaluate_identification(
     for fpir in fpirs:
         _check_fpir(fpir)
     check_resamples(bootstrap, or_none=True)
-    shares = [
-        float(np.mean([_within(s, rank).sum() / _mate_ranks(s).size for s in every]))
-        for rank in ranks
-    ]
     nonmated = [int((~search.mated).sum()) for search in every]
     reasons = {fpir: _unsupported_fpir(fpir, min(nonmated)) for fpir in fpirs}
     supported = [fpir for fpir in fpirs if reasons[fpir] is None]
     points = {fpir: [tpir_at_fpir(s, fpir, rank=tpir_rank) for s in every] for fpir in supported}
-    intervals: list[Interval | None] = [None] * (len(ranks) + len(supported))
+    rates = [
+        np.mean([_within(s, rank).sum() / _mate_ranks(s).size for s in every]) for rank in ranks
+    ]
+    rates += [np.mean([point.tpir for point in points[fpir]]) for fpir in supported]
+    moved: list[FloatArray | None] = [None] * len(rates)
     if bootstrap:
-        moved = resampled_rates(every, ranks, supported, tpir_rank, bootstrap, seed)
-        intervals = [percentile_interval(row, mated_people(every)) for row in moved]
+        moved = list(resampled_rates(every, ranks, supported, tpir_rank, bootstrap, seed))
+    num_mated = mated_people(every)
+    found = [estimate(*each, num_mated) for each in zip(rates, moved, strict=True)]
     tpir = {fpir: Estimate(None, too_few=reason) for fpir, reason in reasons.items()}
-    for fpir, interval in zip(supported, intervals[len(ranks) :], strict=True):
-        tpir[fpir] = Estimate(float(np.mean([point.tpir for point in points[fpir]])), interval)
+    tpir |= dict(zip(supported, found[len(ranks) :], strict=True))
     return IdentificationReport(
-        cmc={
-            rank: Estimate(share, interval)
-            for rank, share, interval in zip(ranks, shares, intervals, strict=False)
-        },
+        cmc=dict(zip(ranks, found, strict=False)),
         tpir_at_fpir=tpir,
         threshold_at_fpir={
             fpir: [point.threshold for point in points[fpir]] if fpir in points else None

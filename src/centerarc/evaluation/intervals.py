@@ -1,16 +1,16 @@
 """Numbers with 95 % intervals: people resampled, and the curves of their weighted pairs.
 
 Pairs that share a person are not independent, so resampling pairs makes intervals too narrow.
-People are drawn with replacement instead, and every pair counts as often as its people were drawn:
-a genuine pair of person a m_a times, an impostor pair of a and b m_a m_b times, where
-m ~ Multinomial(n, 1/n, ..., 1/n). After the subsets bootstrap of Bolle, Ratha, Pankanti 2004 and,
-for the product, the pigeonhole bootstrap of Owen 2007. Fogliato, Patil, Perona 2023
-(arXiv:2306.01198) find that such intervals may cover too little or too much where errors are rare.
+People are drawn with replacement instead: a genuine pair of person a counts m_a times, an impostor
+pair of a and b m_a m_b times, with m ~ Multinomial(n, 1/n, ..., 1/n). After Bolle, Ratha, Pankanti
+2004 (subsets bootstrap) and, for the product, Owen 2007 (pigeonhole bootstrap). Fogliato, Patil,
+Perona 2023 (arXiv:2306.01198): coverage may be off where errors are rare.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -66,19 +66,12 @@ def rate_key(rate: float) -> str:
 
 @dataclass(frozen=True)
 class TooFew:
-    """Why there is no value: too few trials, as data; `str` gives the sentence.
+    """Why there is no value: too few trials, as data; `str` gives the sentence."""
 
-    Attributes:
-        trials: of what there are too few.
-        found: how many there are, or with "impostor of each" how many one identity has.
-        needed: how many it takes; None where that is 1 / rate.
-        rate: name and value of the rate that takes so many, such as ("FAR", 0.001).
-    """
-
-    trials: Trials
-    found: int
-    needed: int | None = None
-    rate: tuple[str, float] | None = None
+    trials: Trials  # of what there are too few
+    found: int  # how many there are, or with "impostor of each" how many one identity has
+    needed: int | None = None  # how many it takes; None where that is 1 / rate
+    rate: tuple[str, float] | None = None  # that takes so many, such as ("FAR", 0.001)
 
     @classmethod
     def for_rate(cls, name: str, rate: float, trials: Trials, found: int) -> "TooFew | None":
@@ -105,17 +98,11 @@ class TooFew:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A rate and its 95 % interval.
+    """A rate and its 95 % interval."""
 
-    Attributes:
-        value: the rate in [0, 1]; None when the data cannot support it.
-        interval: 95 % over people; None without ``people`` or without a value.
-        too_few: why there is no value.
-    """
-
-    value: float | None
-    interval: Interval | None = None
-    too_few: TooFew | None = None
+    value: float | None  # the rate in [0, 1]; None when the data cannot support it
+    interval: Interval | None = None  # 95 % over people; None without ``people`` or without a value
+    too_few: TooFew | None = None  # why there is no value
 
     @property
     def reason(self) -> str | None:
@@ -124,13 +111,28 @@ class Estimate:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        result: dict[str, Any] = {"value": self.value, "interval95": low_high(self.interval)}
-        return result if self.reason is None else {**result, "reason": self.reason}
+        return with_reason(self.reason, value=self.value, interval95=self.interval)
 
 
-def low_high(interval: Interval | None) -> list[float] | None:
-    """An interval as plain data for JSON."""
-    return None if interval is None else [interval.low, interval.high]
+def plain(value: Any) -> Any:
+    """Numbers, intervals, what has a ``to_dict`` and dicts of them, as plain data for JSON."""
+    if isinstance(value, Interval):
+        return [value.low, value.high]
+    if isinstance(value, dict):
+        keys = (rate_key(key) if isinstance(key, float) else str(key) for key in value)
+        return dict(zip(keys, map(plain, value.values()), strict=True))
+    return value.to_dict() if hasattr(value, "to_dict") else value
+
+
+def fields_of(record: object, *names: str) -> dict[str, Any]:
+    """Some attributes of a record as plain data for JSON."""
+    return {name: plain(getattr(record, name)) for name in names}
+
+
+def with_reason(reason: str | None, **values: Any) -> dict[str, Any]:
+    """Values as plain data for JSON, with the reason why some are missing if there is one."""
+    found: dict[str, Any] = plain(values)
+    return found if reason is None else {**found, "reason": reason}
 
 
 def percentile_interval(values: FloatArray, num_people: int) -> Interval:
@@ -140,15 +142,8 @@ def percentile_interval(values: FloatArray, num_people: int) -> Interval:
     there and would claim certainty. The interval is then Wilson's (1927) with the people as trials:
     with no error among n people the error rate's upper end is z^2 / (n + z^2).
 
-    Args:
-        values: (B,) a rate in each resample; NaN where a resample had no pair of a needed kind.
-        num_people: n.
-
-    Returns:
-        The interval, inside [0, 1].
-
-    Raises:
-        ValueError: every value is NaN.
+    Values (B,) are NaN where a resample had no pair of a needed kind; if all are, it is a
+    ``ValueError``. The interval is inside [0, 1].
     """
     # Sums of weights round: a rate that is 1 may come as 1 + 2e-16 or 1 - 2e-16.
     found = spread(np.clip(_known(values), 0.0, 1.0))
@@ -157,6 +152,12 @@ def percentile_interval(values: FloatArray, num_people: int) -> Interval:
     if found.low > 1.0 - _ROUNDING:
         return Interval(1.0 - wilson_reach(num_people), 1.0)
     return found
+
+
+def estimate(value: float, values: FloatArray | None, num_people: int) -> Estimate:
+    """A rate that rests on ``num_people`` with its interval, if there are resampled values (B,)."""
+    interval = None if values is None else percentile_interval(values, num_people)
+    return Estimate(float(value), interval)
 
 
 def difference_interval(values: FloatArray, num_people: int) -> Interval:
@@ -183,12 +184,11 @@ def wilson_reach(trials: int) -> float:
 
 
 def contrary_share(values: FloatArray) -> float:
-    """How often resampled differences are not on the side of most of them, doubled.
+    """How often resampled differences (B,) are not on the side of most of them, doubled.
 
     2 (c + 1) / (B + 1), at most 1, where c is the smaller of the number of resamples with a
-    difference of at most 0 and the number with one of at least 0. Small is sure. It reads like a
-    two-sided p-value but is none: the resamples lie around the difference that was found, not
-    around 0. NaN is left out.
+    difference of at most 0 and the number with one of at least 0. Small is sure. Not a two-sided
+    p-value: the resamples lie around the difference that was found, not around 0.
     """
     known = _known(values)
     down = np.count_nonzero(known <= _ROUNDING)
@@ -239,12 +239,8 @@ def resampled(
 ) -> FloatArray:
     """Rates of resampled people, (..., ``resamples``).
 
-    Args:
-        rates: from how often each person was drawn (n, B) to rates (..., B).
-        num_people: n.
-        num_weights: weights that ``rates`` makes of one resample: they bound B.
-        resamples: how many resamples, at least 1.
-        seed: of the drawing.
+    ``rates`` makes rates (..., B) of how often each person was drawn (n, B); for one resample it
+    needs ``num_weights`` weights, which bound B.
     """
     size = max(num_people, num_weights)
     columns = max(1, min(max(8, min(64, _CACHED_VALUES // size)), _MOST_VALUES // size))
@@ -253,21 +249,17 @@ def resampled(
 
 
 class PairPeople:
-    """Who the pairs are of.
+    """Who pairs are of; a ValueError where a pair's ``same`` contradicts its people.
 
     Args:
         people: the first and the second person of each pair, each (P,), names or numbers.
         same: (P,) whether each pair is genuine.
 
     Attributes:
-        first: (P,) number of each pair's first person, below ``count``.
-        second: (P,) number of its second person; equal to the first in a genuine pair.
+        first, second: (P,) number of each pair's first and second person, below ``count``.
         count: n, how many people there are.
         fewest: people of the genuine pairs or of the impostor pairs, whichever are fewer: they
             bound what a rate of exactly 0 or 1 can claim.
-
-    Raises:
-        ValueError: wrong shapes, or a pair whose ``same`` contradicts its people.
     """
 
     def __init__(self, people: tuple[npt.ArrayLike, npt.ArrayLike], same: BoolArray) -> None:
@@ -317,18 +309,12 @@ class PairPeople:
 class RankedPairs:
     """Pairs by falling score, genuine and impostor apart, and what each threshold accepts.
 
-    Args:
-        scores: (P,) checked.
-        same: (P,).
-
     Attributes:
-        genuine: (G,) numbers of the genuine pairs.
-        impostor: (I,) numbers of the impostor pairs.
+        genuine, impostor: (G,) and (I,) numbers of the pairs.
         threshold: (T,) +inf and each distinct score, falling.
-        genuine_accepted: (T,) how many of ``genuine``, from the front, reach each threshold.
-        impostor_accepted: (T,) the same of ``impostor``.
-        higher: (G,) how many impostor pairs score higher than each genuine pair.
-        not_lower: (G,) how many score at least as high.
+        genuine_accepted, impostor_accepted: (T,) how many, from the front, reach each threshold.
+        higher, not_lower: (G,) how many impostor pairs score higher than each genuine pair, and at
+            least as high.
     """
 
     def __init__(self, scores: ScoreArray, same: BoolArray) -> None:
@@ -356,16 +342,19 @@ class WeightedCurves:
 
     Args:
         ranked: the pairs.
-        genuine: (G, B) what each genuine pair counts, in the order of ``ranked.genuine``.
-        impostor: (I, B) what each impostor pair counts, in the order of ``ranked.impostor``.
+        genuine, impostor: (G, B) and (I, B) what each pair counts, in the order of ``ranked``.
     """
 
     def __init__(self, ranked: RankedPairs, genuine: FloatArray, impostor: FloatArray) -> None:
         self.ranked = ranked
         self.genuine = genuine
         self.impostor = impostor
-        self._genuine_sum, self._impostor_sum = _running_sum(genuine), _running_sum(impostor)
+        self._impostor_sum = _running_sum(impostor)
         self._columns = np.arange(genuine.shape[1])
+
+    @cached_property
+    def _genuine_sum(self) -> FloatArray:  # not needed to choose thresholds
+        return _running_sum(self.genuine)
 
     @property
     def without_impostors(self) -> BoolArray:
@@ -378,7 +367,7 @@ class WeightedCurves:
         return share_of(counts, self._impostor_sum[-1])
 
     def tar(self, points: IntArray) -> FloatArray:
-        """TAR at an operating point of each weighting: positions (..., B) to rates (..., B)."""
+        """TAR, as :meth:`far` has it."""
         counts = self._genuine_sum[self.ranked.genuine_accepted[points], self._columns]
         return share_of(counts, self._genuine_sum[-1])
 

@@ -35,20 +35,11 @@ _AUC_BLOCK = 1 << 15
 
 @dataclass(frozen=True)
 class Roc:
-    """The operating points of a verifier, from "reject all" to "accept all".
+    """The operating points of a verifier, from "reject all" to "accept all"."""
 
-    Attributes:
-        far: (T,) false accept rate, not decreasing, from 0 to 1.
-        tar: (T,) true accept rate, not decreasing, from 0 to 1.
-        threshold: (T,) accept ``score >= threshold``; falling, the first is +inf. In the scores'
-            precision.
-        num_genuine: genuine pairs.
-        num_impostor: impostor pairs.
-    """
-
-    far: FloatArray
-    tar: FloatArray
-    threshold: ScoreArray
+    far: FloatArray  # (T,) false accept rate, not decreasing, from 0 to 1
+    tar: FloatArray  # (T,) true accept rate, not decreasing, from 0 to 1
+    threshold: ScoreArray  # (T,) accept `score >= threshold`; falling from +inf, in their dtype
     num_genuine: int
     num_impostor: int
 
@@ -227,18 +218,11 @@ def tar_at_far(
 
 @dataclass(frozen=True)
 class Det:
-    """Operating points by rising FAR, at each FAR the one with the fewest false rejects.
+    """Operating points by rising FAR, at each FAR the one with the fewest false rejects."""
 
-    Attributes:
-        far: (T,) false accept rate, rising.
-        frr: (T,) false reject rate, not increasing.
-        threshold: (T,) accept ``score >= threshold``; falling. The first is +inf where the highest
-            score is an impostor's.
-    """
-
-    far: FloatArray
-    frr: FloatArray
-    threshold: ScoreArray
+    far: FloatArray  # (T,) false accept rate, rising
+    frr: FloatArray  # (T,) false reject rate, not increasing
+    threshold: ScoreArray  # (T,) accept `score >= threshold`; falling
 
 
 def det(scores: npt.ArrayLike, same: npt.ArrayLike) -> Det:

@@ -35,9 +35,6 @@ def check_scores_as_given(
         scores: (P,) one similarity a pair, higher is more alike; finite.
         same: (P,) True (or 1) where both images of the pair show one person.
 
-    Returns:
-        The two arrays, each (P,).
-
     Raises:
         ValueError: a wrong shape, a score that is not finite, a label that is neither 0 nor 1
             (both with their row), or no pair of one of the two kinds.
@@ -67,6 +64,21 @@ def check_scores_as_given(
     return values, labels
 
 
+def check_labels(
+    labels: npt.ArrayLike, name: str, size: int | None = None, *, names: bool = False
+) -> npt.NDArray[Any]:
+    """Return integers, or names if they are allowed, of shape (N,), with N = ``size`` if given."""
+    values: npt.NDArray[Any] = np.asarray(labels)
+    shape = ("N" if size is None else str(size)) + ","
+    fits = values.ndim == 1 and values.size == (values.size if size is None else size)
+    if not fits or values.dtype.kind not in ("iuU" if names else "iu"):
+        kinds = "integers or names" if names else "integers"
+        raise ValueError(
+            f"{name} must be {kinds} of shape ({shape}), got {values.dtype} {values.shape}"
+        )
+    return values
+
+
 def check_folds(folds: npt.ArrayLike, num_pairs: int) -> IntArray:
     """Return ``folds`` as (P,) int64; a ValueError says what is wrong with them."""
     numbers: npt.NDArray[Any] = np.asarray(folds)
@@ -80,8 +92,7 @@ def check_folds(folds: npt.ArrayLike, num_pairs: int) -> IntArray:
 def held_out_folds(folds: IntArray, same: BoolArray) -> Iterator[tuple[int, BoolArray]]:
     """Yield the number of each fold, rising, and which pairs (P,) are in it.
 
-    Raises:
-        ValueError: the pairs of the other folds are all of one kind.
+    A ValueError if the pairs of the other folds are all of one kind.
     """
     for fold in np.unique(folds).tolist():
         held_out = folds == fold
@@ -97,9 +108,7 @@ def held_out_folds(folds: IntArray, same: BoolArray) -> Iterator[tuple[int, Bool
 def check_embeddings(embeddings: npt.ArrayLike, name: str) -> tuple[npt.NDArray[Any], FloatArray]:
     """Return embeddings (N, D) as floats or whole numbers, and their lengths (N,) in float64.
 
-    Raises:
-        ValueError: another shape or dtype, or an embedding that is not finite or of length 0, with
-            its row.
+    A ValueError names the row of an embedding that is not finite or of length 0.
     """
     values: npt.NDArray[Any] = np.asarray(embeddings)
     if values.ndim != 2 or not values.size or values.dtype.kind not in "fiu":

@@ -18,8 +18,9 @@ from centerarc.evaluation.intervals import (
     Interval,
     TooFew,
     check_resamples,
-    low_high,
-    percentile_interval,
+    estimate,
+    fields_of,
+    plain,
     resampled,
     spread,
 )
@@ -29,6 +30,7 @@ from centerarc.evaluation.scores import (
     FloatArray,
     IntArray,
     check_embeddings,
+    check_labels,
     row_blocks,
     share_of,
 )
@@ -49,27 +51,18 @@ class Measured:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {"value": self.value, "interval95": low_high(self.interval)}
+        return {"value": self.value, "interval95": plain(self.interval)}
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """How some cosines are distributed.
+    """How some cosines are distributed."""
 
-    Attributes:
-        mean: their mean.
-        std: their standard deviation (divided by n).
-        quantiles: by share: 0.05, 0.25, 0.5, 0.75, 0.95. A quantile is the smallest value that at
-            least this share does not exceed.
-        count: how many values.
-        num_people: identities that they come from.
-    """
-
-    mean: Measured
-    std: Measured
-    quantiles: dict[float, Measured]
-    count: int
-    num_people: int
+    mean: Measured  # their mean
+    std: Measured  # their standard deviation (divided by n)
+    quantiles: dict[float, Measured]  # each the smallest value that such a share does not exceed
+    count: int  # how many values
+    num_people: int  # identities that they come from
 
     @property
     def range90(self) -> float:
@@ -78,47 +71,25 @@ class Distribution:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {
-            "mean": self.mean.to_dict(),
-            "std": self.std.to_dict(),
-            "quantiles": {f"{q:g}": found.to_dict() for q, found in self.quantiles.items()},
-            "count": self.count,
-            "num_people": self.num_people,
-        }
+        return fields_of(self, "mean", "std", "quantiles", "count", "num_people")
 
 
 @dataclass(frozen=True)
 class Separability:
-    """Compactness, separation, margins and threshold consistency of some embeddings.
+    """Compactness, separation, margins and threshold consistency of some embeddings."""
 
-    Attributes:
-        compactness: cosine of each image to the center of its identity's other images; higher is
-            tighter. Identities with one image have none.
-        separation: cosine of each identity's center to the nearest other center; lower is further
-            apart.
-        margin: of each image: its compactness minus its cosine to the nearest other center; below
-            0 the image is nearer to somebody else.
-        nearest_center_accuracy: share of the images with a margin above 0.
-        thresholds: of each identity the lowest threshold at which the share of accepted impostor
-            pairs of its images is at most ``far``; the less they spread, the better one threshold
-            suits all. None where the impostor images are too few.
-        far: the false accept rate of the thresholds.
-        too_few: why there are no thresholds.
-        num_images: images.
-        num_people: identities.
-        resamples: bootstrap resamples behind the intervals.
-    """
-
-    compactness: Distribution
-    separation: Distribution
-    margin: Distribution
-    nearest_center_accuracy: Estimate
+    compactness: Distribution  # of images of identities with several; higher is tighter
+    separation: Distribution  # of identities; lower is further apart
+    margin: Distribution  # of those images; below 0 they are nearer to somebody else
+    nearest_center_accuracy: Estimate  # share of the images with a margin above 0
+    # Of each identity the lowest threshold at which the share of accepted impostor pairs of its
+    # images is at most `far`; the less they spread, the better one threshold suits all.
     thresholds: Distribution | None
-    far: float
-    too_few: TooFew | None
+    far: float  # the false accept rate of the thresholds
+    too_few: TooFew | None  # why there are no thresholds
     num_images: int
     num_people: int
-    resamples: int
+    resamples: int  # bootstrap resamples behind the intervals
 
     @property
     def threshold_reason(self) -> str | None:
@@ -129,14 +100,11 @@ class Separability:
         """Plain data for JSON."""
         found = self.thresholds
         thresholds = {"reason": self.threshold_reason} if found is None else found.to_dict()
+        measured = ("compactness", "separation", "margin", "nearest_center_accuracy")
         return {
-            "compactness": self.compactness.to_dict(),
-            "separation": self.separation.to_dict(),
-            "margin": self.margin.to_dict(),
-            "nearest_center_accuracy": self.nearest_center_accuracy.to_dict(),
+            **fields_of(self, *measured),
             "identity_thresholds": {"far": self.far, **thresholds},
-            "num_images": self.num_images,
-            "num_people": self.num_people,
+            **fields_of(self, "num_images", "num_people"),
             "intervals": self.interval_method,
         }
 
@@ -181,9 +149,6 @@ def measure_separability(
             all; at least 2.
         bootstrap: resamples of the identities, at least 100; 0 for no intervals.
         seed: of the drawing and the resampling.
-
-    Returns:
-        The distributions, with intervals over people.
 
     Raises:
         ValueError: an argument out of range, an embedding that is not finite or of length 0 (with
@@ -241,12 +206,11 @@ def measure_separability(
     carriers, shares = moved(
         lambda weights: share_of(nearer @ weights, weights.sum(axis=0)), of_image
     )
-    accuracy_interval = None if shares is None else percentile_interval(shares, carriers)
     return Separability(
         compactness=described(own[several], of_image),
         separation=described(separation, everyone),
         margin=described(margin, of_image),
-        nearest_center_accuracy=Estimate(float(nearer.mean()), accuracy_interval),
+        nearest_center_accuracy=estimate(nearer.mean(), shares, carriers),
         thresholds=None if thresholds is None else described(thresholds, everyone),
         far=far,
         too_few=too_few,
@@ -286,12 +250,7 @@ class _Identities:
 
     def __init__(self, embeddings: npt.ArrayLike, labels: npt.ArrayLike) -> None:
         values, length = check_embeddings(embeddings, "embeddings")
-        identity = np.asarray(labels)
-        if identity.shape != length.shape or not np.issubdtype(identity.dtype, np.integer):
-            raise ValueError(
-                f"labels must be integers of shape ({length.size},), got {identity.dtype} "
-                f"{identity.shape}"
-            )
+        identity = check_labels(labels, "labels", length.size)
         order = np.argsort(identity, kind="stable")
         _, starts, sizes = np.unique(identity[order], return_index=True, return_counts=True)
         self.unit: Float32Array = np.empty(values.shape, dtype=np.float32)

@@ -14,6 +14,7 @@ from centerarc.evaluation.scores import (
     FloatArray,
     IntArray,
     check_embeddings,
+    check_labels,
     row_blocks,
 )
 
@@ -39,21 +40,13 @@ _GATHERING = 40
 
 @dataclass(frozen=True, eq=False)
 class Templates:
-    """Embeddings of templates, and how they were made.
+    """Embeddings of templates, and how they were made."""
 
-    Attributes:
-        ids: (T,) the templates' names or numbers, sorted.
-        embeddings: (T, D) float32 of length 1.
-        num_images: (T,) images in each.
-        num_media: (T,) media in each.
-        weighting: "plain", "norm", "detector" or "norm+detector".
-    """
-
-    ids: npt.NDArray[Any]
-    embeddings: Float32Array
-    num_images: IntArray
-    num_media: IntArray
-    weighting: str
+    ids: npt.NDArray[Any]  # (T,) the templates' names or numbers, sorted
+    embeddings: Float32Array  # (T, D) float32 of length 1
+    num_images: IntArray  # (T,) images in each
+    num_media: IntArray  # (T,) media in each
+    weighting: str  # "plain", "norm", "detector" or "norm+detector"
 
     def __len__(self) -> int:
         return int(self.ids.size)
@@ -67,10 +60,7 @@ class Templates:
         )
 
     def rows(self, wanted: npt.ArrayLike) -> IntArray:
-        """Return the rows of templates by their ids (n,).
-
-        An id that no template has is a ``ValueError``.
-        """
+        """Return the rows of templates by ids (n,); an unknown one is a ``ValueError``."""
         values: npt.NDArray[Any] = np.asarray(wanted)
         rows, known = locate(self.ids, values)
         if not known.all():
@@ -106,25 +96,22 @@ def pool_templates(
     brought to length 1. A video so counts as much as a still. The divisor is the number of the
     medium's images and not the sum of their weights, so weights act between media too; this is
     how insightface evaluates IJB-B and IJB-C, whose default is "norm+detector" over features
-    summed with those of the mirror image.
-
-    Memory beyond the arguments is that of the result and some 200 MB.
+    summed with those of the mirror image. Memory beyond the result: some 200 MB.
 
     Args:
         embeddings: (N, D), any length but 0.
         template: (N,) each image's template, integers or names.
         media: (N,) each image's medium, integers or names; counted within a template. None: every
             image is a medium of its own.
-        weighting: "plain", "norm", "detector" or "norm+detector"; see ``WEIGHTINGS``.
+        weighting: one of ``WEIGHTINGS``.
         detector_score: (N,) at least 0, for the weightings by detector only.
 
     Returns:
         The templates, sorted by id.
 
     Raises:
-        ValueError: an unknown weighting, scores that are missing or not wanted, shapes that do
-            not fit, an embedding of length 0 or not finite (with its row), a score that is not
-            finite or below 0 (with its row), or a template whose images cancel out.
+        ValueError: arguments that do not fit, an embedding of length 0 or a score below 0 or either
+            not finite (with its row), or a template whose images cancel out.
 
     Example:
         >>> faces = [[2.0, 0.0], [0.0, 1.0], [0.0, 3.0]]  # a still, and two frames of a video
@@ -135,10 +122,12 @@ def pool_templates(
         raise ValueError(f"weighting must be {', '.join(WEIGHTINGS)}, got {weighting!r}")
     values, length = check_embeddings(embeddings, "embeddings")
     number = len(values)
-    ids, owner = np.unique(_marks(template, number, "template"), return_inverse=True)
+    of_image = check_labels(template, "template", number, names=True)
+    ids, owner = np.unique(of_image, return_inverse=True)
     medium = np.arange(number)
     if media is not None:
-        medium = np.unique(_marks(media, number, "media"), return_inverse=True)[1]
+        marks = check_labels(media, "media", number, names=True)
+        medium = np.unique(marks, return_inverse=True)[1]
     factor = _weights(detector_score, number, weighting)
     if "norm" not in weighting:
         factor = factor / length
@@ -194,16 +183,6 @@ def locate(ids: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> tuple[IntArray, B
     return rows, np.asarray(ids[rows] == wanted, dtype=np.bool_)
 
 
-def _marks(marks: npt.ArrayLike, number: int, name: str) -> npt.NDArray[Any]:
-    values: npt.NDArray[Any] = np.asarray(marks)
-    if values.shape != (number,) or values.dtype.kind not in "iuU":
-        raise ValueError(
-            f"{name} must be integers or names of shape ({number},), got {values.dtype} "
-            f"{values.shape}"
-        )
-    return values
-
-
 def _weights(scores: npt.ArrayLike | None, number: int, weighting: str) -> FloatArray:
     if "detector" not in weighting:
         if scores is not None:
@@ -229,10 +208,8 @@ def template_pair_scores(
 
     Pairs are taken in runs of the first template. Where a run holds much of what its templates
     and all others could form, one matrix product scores them; where it holds little, the pairs
-    are gathered. Both are sums of D float32 products.
-
-    Memory beyond the arguments: a float32 copy of the embeddings, 12 bytes a pair, the result
-    included, and some 100 MB.
+    are gathered. Both are sums of D float32 products. Memory beyond the arguments: a float32 copy
+    of the embeddings, 12 bytes a pair, the result included, and some 100 MB.
 
     Args:
         embeddings: (T, D) any length but 0.
@@ -270,10 +247,7 @@ def template_pair_scores(
         pairs = order[ends[block] - counts[block] : ends[block]]
         a, b = first[pairs] - block * _TEMPLATES, second[pairs]
         rows = unit[block * _TEMPLATES : (block + 1) * _TEMPLATES]
-        if counts[block] * _GATHERING < rows.shape[0] * len(unit):
-            scores[pairs] = _gathered(rows, unit, a, b)
-        else:
-            scores[pairs] = _multiplied(rows, unit, a, b)
+        scores[pairs] = _products(rows, unit, a, b)
     return np.clip(scores, -1.0, 1.0, out=scores)
 
 
@@ -289,21 +263,16 @@ def _rows(rows: npt.ArrayLike, count: int, name: str) -> npt.NDArray[Any]:
     return values.astype(np.int64) if not values.size else values
 
 
-def _gathered(
+def _products(
     rows: Float32Array, unit: Float32Array, a: npt.NDArray[Any], b: npt.NDArray[Any]
 ) -> Float32Array:
     scores = np.empty(a.size, dtype=np.float32)
-    for part in row_blocks(a.size, _PAIRS):
-        np.einsum("pd,pd->p", rows[a[part]], unit[b[part]], out=scores[part])
-    return scores
-
-
-def _multiplied(
-    rows: Float32Array, unit: Float32Array, a: npt.NDArray[Any], b: npt.NDArray[Any]
-) -> Float32Array:
+    if a.size * _GATHERING < len(rows) * len(unit):
+        for part in row_blocks(a.size, _PAIRS):
+            np.einsum("pd,pd->p", rows[a[part]], unit[b[part]], out=scores[part])
+        return scores
     if len(unit) <= _OTHERS:
         return np.asarray((rows @ unit.T)[a, b], dtype=np.float32)
-    scores = np.empty(a.size, dtype=np.float32)
     for part in row_blocks(len(unit), _OTHERS):
         inside = np.flatnonzero((b >= part.start) & (b < part.stop))
         scores[inside] = (rows @ unit[part].T)[a[inside], b[inside] - part.start]
@@ -325,9 +294,6 @@ def search_templates(
         galleries: ids and subjects of each gallery's templates, as of
             :func:`centerarc.evaluation.files.templates.read_ijb_subjects`.
         probes: the same of the probes.
-
-    Returns:
-        One search for each gallery.
 
     Raises:
         ValueError: no gallery, a template that there is not, or subjects that do not fit.

@@ -7,7 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from centerarc.evaluation.accuracy import CONVENTIONS, Convention, answer_pairs
+from centerarc.evaluation.accuracy import (
+    CONVENTIONS,
+    Convention,
+    best_threshold,
+    grid_kfold_accuracy,
+    kfold_accuracy,
+)
 from centerarc.evaluation.groups import breakdown
 from centerarc.evaluation.intervals import (
     EXTREMES,
@@ -17,10 +23,12 @@ from centerarc.evaluation.intervals import (
     RankedPairs,
     WeightedCurves,
     check_resamples,
-    low_high,
+    estimate,
+    fields_of,
     percentile_interval,
-    rate_key,
+    plain,
     spread,
+    with_reason,
 )
 from centerarc.evaluation.roc_curve import Det, roc, thinned_det, unsupported_far
 from centerarc.evaluation.scores import (
@@ -33,6 +41,7 @@ from centerarc.evaluation.scores import (
     check_scores,
     check_scores_as_given,
     held_out_folds,
+    share_of,
 )
 
 # Always reported, with a reason in place of a value where the impostor pairs are too few.
@@ -46,36 +55,27 @@ FINE_FAR_LEVELS = (1e-5, 1e-6)
 
 @dataclass(frozen=True)
 class CalibratedThreshold:
-    """A threshold for a wanted false accept rate.
+    """A threshold for a wanted false accept rate."""
 
-    Attributes:
-        wanted_far: the false accept rate that is not to be exceeded.
-        threshold: accept ``score >= threshold``; the lowest one with ``far <= wanted_far``. None
-            where the impostor pairs are too few.
-        far: the false accept rate of these very impostor pairs at the threshold; None without one.
-        threshold_interval: 95 % of the thresholds that samples of as many people would give; None
-            without people or without a threshold.
-        far_interval: 95 % of the false accept rates that such thresholds would have among all of
-            the people: what to expect of new people. None without people or without a threshold.
-        reason: why there is no threshold.
-    """
-
-    wanted_far: float
-    threshold: float | None
-    far: float | None
+    wanted_far: float  # the false accept rate that is not to be exceeded
+    threshold: float | None  # accept `score >= threshold`, the lowest with `far <= wanted_far`
+    far: float | None  # the rate of these very impostor pairs at the threshold
+    # 95 % of the thresholds that samples of as many people would give.
     threshold_interval: Interval | None = None
+    # 95 % of the rates that such thresholds would have among all of the people: what to expect of
+    # new people.
     far_interval: Interval | None = None
-    reason: str | None = None
+    reason: str | None = None  # why there is no threshold
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        result: dict[str, Any] = {
-            "threshold": self.threshold,
-            "threshold_interval95": low_high(self.threshold_interval),
-            "far": self.far,
-            "far_on_new_people_interval95": low_high(self.far_interval),
-        }
-        return result if self.reason is None else {**result, "reason": self.reason}
+        return with_reason(
+            self.reason,
+            threshold=self.threshold,
+            threshold_interval95=self.threshold_interval,
+            far=self.far,
+            far_on_new_people_interval95=self.far_interval,
+        )
 
 
 def calibrated_threshold(
@@ -94,14 +94,11 @@ def calibrated_threshold(
     tried on all of the impostor pairs, as ours would be on people whom it was not chosen on.
 
     Args:
-        scores, same, people, bootstrap, seed: as of :func:`evaluate_verification`.
+        scores, same, people, bootstrap, seed: as of :func:`evaluate_verification`, also its errors.
         far: the wanted false accept rate, in (0, 1).
 
     Returns:
         The threshold, or why the impostor pairs are too few for one.
-
-    Raises:
-        ValueError: ``far`` out of range, or as of :func:`evaluate_verification`.
 
     Example:
         >>> found = calibrated_threshold([0.9, 0.5, 0.25, 0.75], [True, False, False, False], 0.4)
@@ -167,44 +164,25 @@ def _calibrated(
 
 @dataclass(frozen=True)
 class VerificationReport:
-    """What one set of scored pairs says about a model.
+    """What one set of scored pairs says about a model."""
 
-    Attributes:
-        accuracy: mean over folds of the accuracy at the threshold chosen on the other folds when
-            ``protocol`` is "k-fold"; accuracy at the best threshold for these very pairs,
-            which is optimistic, when it is "best_accuracy".
-        protocol: "k-fold" or "best_accuracy".
-        fold_accuracy: accuracy of each fold by number; empty without folds.
-        fold_std: standard deviation over folds (k - 1); None without folds.
-        threshold: cosine from which a pair is accepted: the mean of the folds' thresholds, or the
-            best threshold.
-        auc: area under the ROC.
-        eer: equal error rate.
-        tar_at_far: TAR by FAR; an estimate without value where the impostor pairs are too few.
-        num_genuine: genuine pairs.
-        num_impostor: impostor pairs.
-        num_people: distinct people; None when ``people`` was not given.
-        resamples: bootstrap resamples behind the intervals, 0 when there are none.
-        convention: how the accuracy's threshold is chosen: "exact" or "grid", as in
-            :func:`evaluate_verification`.
-        calibrated: for each FAR with a TAR, the threshold to set and its intervals.
-        det: false rejects against false accepts, ten points for each power of ten of the FAR.
-    """
-
+    # The mean over folds at thresholds chosen on the other folds ("k-fold"), or that at the best
+    # threshold for these very pairs, which is optimistic ("best_accuracy").
     accuracy: Estimate
     protocol: str
-    fold_accuracy: dict[int, float]
-    fold_std: float | None
-    threshold: float
-    auc: Estimate
-    eer: Estimate
-    tar_at_far: dict[float, Estimate]
+    fold_accuracy: dict[int, float]  # accuracy of each fold by number; empty without folds
+    fold_std: float | None  # standard deviation over folds (k - 1); None without folds
+    threshold: float  # the mean of the folds' thresholds, or the best threshold
+    auc: Estimate  # area under the ROC
+    eer: Estimate  # equal error rate
+    tar_at_far: dict[float, Estimate]  # without value where the impostor pairs are too few
     num_genuine: int
     num_impostor: int
-    num_people: int | None
-    resamples: int
-    convention: Convention
-    calibrated: dict[float, CalibratedThreshold]
+    num_people: int | None  # distinct people; None when ``people`` was not given
+    resamples: int  # bootstrap resamples behind the intervals, 0 when there are none
+    convention: Convention  # how the accuracy's threshold is chosen
+    calibrated: dict[float, CalibratedThreshold]  # for each FAR with a TAR
+    # False rejects against false accepts, ten points for each power of ten of the FAR.
     det: Det = field(compare=False, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -212,19 +190,10 @@ class VerificationReport:
         return {
             accuracy_key(self.protocol): self.accuracy.to_dict(),
             "convention": f"{self.convention}: {CONVENTIONS[self.convention]}",
-            "fold_accuracy": {str(fold): value for fold, value in self.fold_accuracy.items()},
-            "fold_std": self.fold_std,
-            "threshold": self.threshold,
-            "auc": self.auc.to_dict(),
-            "eer": self.eer.to_dict(),
-            "tar_at_far": {rate_key(far): tar.to_dict() for far, tar in self.tar_at_far.items()},
-            "calibrated_thresholds": {
-                rate_key(far): found.to_dict() for far, found in self.calibrated.items()
-            },
+            **fields_of(self, "fold_accuracy", "fold_std", "threshold", "auc", "eer", "tar_at_far"),
+            "calibrated_thresholds": plain(self.calibrated),
             "det": {"far": self.det.far.tolist(), "frr": self.det.frr.tolist()},
-            "num_genuine": self.num_genuine,
-            "num_impostor": self.num_impostor,
-            "num_people": self.num_people,
+            **fields_of(self, "num_genuine", "num_impostor", "num_people"),
             "intervals": self.interval_method,
         }
 
@@ -249,7 +218,7 @@ class ScoredPairs:
     """Checked pairs with one model's scores: their rates, as they are and under resampling.
 
     Attributes:
-        answers: each pair answered right or wrong once.
+        protocol, accuracy, threshold, fold_accuracy, fold_std: as of :class:`VerificationReport`.
         fars: false accept rates to report that the impostor pairs can carry, falling.
         unsupported: why there is no value at others, by FAR, falling.
         curve: the ROC.
@@ -264,7 +233,8 @@ class ScoredPairs:
         convention: Convention,
         fars: Sequence[float],
     ) -> None:
-        self.answers = answer_pairs(scores.astype(np.float64), same, folds, convention)
+        self._same = same
+        self._answer(scores.astype(np.float64), folds, convention)
         for far in fars:
             _check_wanted_far(far)
         always = {*FAR_LEVELS, *fars}
@@ -276,17 +246,59 @@ class ScoredPairs:
         self.curve = roc(scores, same)
         self.ranked = RankedPairs(scores, same)
 
+    def _answer(
+        self, scores: FloatArray, folds: npt.ArrayLike | None, convention: Convention
+    ) -> None:
+        """Answer each pair once, by a threshold that has not seen it where there are folds."""
+        if convention not in CONVENTIONS:
+            raise ValueError(
+                f"convention must be one of {', '.join(CONVENTIONS)}, got {convention!r}"
+            )
+        fold_of = None if folds is None else check_folds(folds, scores.size)
+        self.fold_accuracy: dict[int, float] = {}
+        self.fold_std: float | None = None
+        if fold_of is None or np.unique(fold_of).size == 1:
+            if convention == "grid":
+                raise ValueError(
+                    "convention 'grid' is one of k-fold accuracy; give at least 2 folds"
+                )
+            self.protocol = "best_accuracy"
+            self.threshold = best_threshold(scores, self._same)
+            self._correct = (scores >= self.threshold) == self._same
+            self._share = np.full(scores.size, 1 / scores.size)
+            self.accuracy = float(self._correct.mean())
+            return
+        found = (kfold_accuracy if convention == "exact" else grid_kfold_accuracy)(
+            scores, self._same, fold_of
+        )
+        self.protocol = "k-fold"
+        self.threshold = float(found.threshold.mean())
+        self._correct = found.correct
+        # Folds count alike, whatever their size.
+        number = np.searchsorted(found.fold, fold_of)
+        self._share = 1 / (found.fold.size * np.bincount(number)[number])
+        self.accuracy, self.fold_std = found.mean, found.std
+        self.fold_accuracy = dict(zip(found.fold.tolist(), found.accuracy.tolist(), strict=True))
+
     @property
     def rates(self) -> FloatArray:
         """Accuracy, AUC, EER and TARs: (3 + F,)."""
         curve = self.curve
         tars = [curve.tar[curve.point_at_far(far)] for far in self.fars]
-        return np.array([self.answers.accuracy, curve.auc, curve.eer, *tars])
+        return np.array([self.accuracy, curve.auc, curve.eer, *tars])
 
     def resampled_rates(self, curves: WeightedCurves, points: IntArray) -> FloatArray:
         """The same of each resample, with its points at the FARs: (3 + F, B)."""
-        rates = [self.answers.resampled_accuracy(curves), curves.auc(), curves.eer()]
-        return np.vstack([*rates, curves.tar_at_far(points)])
+        # Each kind of pair keeps its share of the accuracy.
+        accuracy = np.zeros(curves.genuine.shape[1])
+        for kind, pairs, weights in (
+            (self._same, self.ranked.genuine, curves.genuine),
+            (~self._same, self.ranked.impostor, curves.impostor),
+        ):
+            share = self._share[pairs]
+            good = self._share[kind].sum() * ((share * self._correct[pairs]) @ weights)
+            accuracy += share_of(good, share @ weights)
+        return np.vstack([accuracy, curves.auc(), curves.eer(), curves.tar_at_far(points)])
 
 
 def evaluate_verification(
@@ -316,8 +328,7 @@ def evaluate_verification(
         people: the first and the second person of each pair, each (P,), names or numbers.
             None: no intervals, since nothing says which pairs depend on each other.
         convention: of the k-fold accuracy: "exact" is ``kfold_accuracy``, "grid" is
-            ``grid_kfold_accuracy``, by which numbers from arcface_torch were made. All else is the
-            same with both.
+            ``grid_kfold_accuracy``, by which numbers from arcface_torch were made.
         fars: false accept rates to report beside :data:`FAR_LEVELS`, each in (0, 1).
         bootstrap: resamples, at least 100; 1000 give ends that are stable to about a
             tenth of the interval's width.
@@ -328,8 +339,7 @@ def evaluate_verification(
         1e-6 are left out there unless they are asked for.
 
     Raises:
-        ValueError: arguments that contradict each other, an unknown convention, "grid" without
-            folds, folds that are not (P,) integers, a FAR out of range, a score that is not finite
+        ValueError: arguments out of range or that contradict each other, a score that is not finite
             (with its row), or no pair of one of the kinds.
 
     Example:
@@ -341,12 +351,12 @@ def evaluate_verification(
     values, labels = check_scores_as_given(scores, same)
     check_resamples(bootstrap)
     pairs = ScoredPairs(values, labels, folds, convention, fars)
-    ranked, answers, rates = pairs.ranked, pairs.answers, pairs.rates.tolist()
+    ranked, rates = pairs.ranked, pairs.rates.tolist()
     who = None if people is None else PairPeople(people, labels)
-    if who is None:
-        estimates = [Estimate(rate) for rate in rates]
-        calibrated = {far: _calibrated(ranked, far) for far in pairs.fars}
-    else:
+    moved: list[FloatArray | None] = [None] * len(rates)
+    chosen: list[FloatArray | None] = [None] * len(pairs.fars)
+    fewest = 0
+    if who is not None:
 
         def measured(drawn: FloatArray) -> FloatArray:
             curves = who.curves(drawn, ranked)
@@ -354,23 +364,21 @@ def evaluate_verification(
             return np.vstack([pairs.resampled_rates(curves, points), *_chosen(curves, points)])
 
         rows = who.resampled(measured, bootstrap, seed)
-        estimates = [
-            Estimate(rate, percentile_interval(row, who.fewest))
-            for rate, row in zip(rates, rows, strict=False)
-        ]
-        chosen = rows[len(rates) :].reshape(2, len(pairs.fars), bootstrap)
-        calibrated = {
-            far: _calibrated(ranked, far, chosen[:, i], who.fewest)
-            for i, far in enumerate(pairs.fars)
-        }
+        moved, fewest = list(rows[: len(rates)]), who.fewest
+        chosen = list(rows[len(rates) :].reshape(2, len(chosen), bootstrap).swapaxes(0, 1))
+    estimates = [estimate(*each, fewest) for each in zip(rates, moved, strict=True)]
+    calibrated = {
+        far: _calibrated(ranked, far, found, fewest)
+        for far, found in zip(pairs.fars, chosen, strict=True)
+    }
     tar_at_far = dict(zip(pairs.fars, estimates[3:], strict=True))
     tar_at_far |= {far: Estimate(None, too_few=why) for far, why in pairs.unsupported.items()}
     return VerificationReport(
         accuracy=estimates[0],
-        protocol=answers.protocol,
-        fold_accuracy=answers.fold_accuracy,
-        fold_std=answers.fold_std,
-        threshold=answers.threshold,
+        protocol=pairs.protocol,
+        fold_accuracy=pairs.fold_accuracy,
+        fold_std=pairs.fold_std,
+        threshold=pairs.threshold,
         auc=estimates[1],
         eer=estimates[2],
         tar_at_far=tar_at_far,
@@ -389,28 +397,16 @@ def evaluate_verification(
 
 @dataclass(frozen=True)
 class HeldOutFar:
-    """What became of a wanted false accept rate on held-out folds.
+    """What became of a wanted false accept rate on held-out folds."""
 
-    Attributes:
-        wanted_far: the rate that the thresholds were chosen for.
-        far: share of all impostor pairs that are accepted while their fold is held out.
-        tar: the same of the genuine pairs.
-        of_fold: the false accept rate of each fold by its number, at the threshold chosen on the
-            others.
-    """
-
-    wanted_far: float
-    far: Estimate
-    tar: Estimate
-    of_fold: dict[int, float]
+    wanted_far: float  # the rate that the thresholds were chosen for
+    far: Estimate  # share of all impostor pairs that are accepted while their fold is held out
+    tar: Estimate  # the same of the genuine pairs
+    of_fold: dict[int, float]  # FAR of each fold by number, at the threshold of the others
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {
-            "far": self.far.to_dict(),
-            "tar": self.tar.to_dict(),
-            "far_of_fold": {str(fold): far for fold, far in self.of_fold.items()},
-        }
+        return {**fields_of(self, "far", "tar"), "far_of_fold": plain(self.of_fold)}
 
 
 def held_out_fars(
@@ -439,8 +435,7 @@ def held_out_fars(
         impostor pairs. Nothing with fewer than two folds.
 
     Raises:
-        ValueError: as of :func:`evaluate_verification`, or folds whose others hold only one kind
-            of pair.
+        ValueError: as of :func:`evaluate_verification`, or folds whose others are of one kind.
 
     Example:
         >>> scores, same = [0.9, 0.1, 0.3, 0.8, 0.2, 0.4], [1, 0, 0, 1, 0, 0]

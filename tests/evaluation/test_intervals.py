@@ -1,4 +1,4 @@
-"""Resampled people: what pairs count, and the curves that come of it."""
+"""Resampled people: what pairs count, the curves that come of it, and intervals."""
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from centerarc.evaluation.intervals import (
     PairPeople,
     RankedPairs,
+    TooFew,
     WeightedCurves,
     contrary_share,
     difference_interval,
@@ -16,7 +17,7 @@ from centerarc.evaluation.intervals import (
     percentile_interval,
     wilson_reach,
 )
-from tests.evaluation.test_verification import world
+from tests.evaluation.pairs import world
 
 
 def eer_by_hand(far, tar):
@@ -109,3 +110,26 @@ def test_a_rate_that_few_resamples_move_from_0_is_not_sure_to_be_0():
     interval = percentile_interval(1 - values, 50)
     assert (interval.low, interval.high) == (1 - wilson_reach(50), 1)
     assert difference_interval(values, 50).low == -wilson_reach(50)
+
+
+@pytest.mark.parametrize("rounding", [0.0, 2.2e-16, -2.2e-16])
+def test_a_rate_that_rounds_past_its_end_keeps_an_interval_inside(rounding):
+    ones = np.full(50, 1.0)
+    ones[::2] += rounding
+    zeros = np.where(ones == 1.0, 0.0, rounding)
+    # Wilson with 10 of 10 right: down to 10 / (10 + 1.96^2).
+    assert percentile_interval(ones, 10).low == pytest.approx(10 / (10 + 1.96**2), abs=1e-5)
+    assert percentile_interval(ones, 10).high == 1.0
+    assert percentile_interval(zeros, 10).low == 0.0
+    assert percentile_interval(zeros, 10).high == pytest.approx(1 - 10 / (10 + 1.96**2), abs=1e-5)
+    some = percentile_interval(np.append(ones, [0.9] * 50), 10)
+    assert 0 <= some.low < some.high <= 1
+
+
+@pytest.mark.parametrize(
+    ("fpir", "needed"), [(5e-324, "inf"), (1e-300, "1e+300"), (1e-4, "10,000")]
+)
+def test_a_rate_too_small_for_any_probes_is_said_in_a_line(fpir, needed):
+    reason = str(TooFew.for_rate("FPIR", fpir, "unmated", 7))
+    assert f"needs at least {needed} probes" in reason
+    assert len(reason) < 120
