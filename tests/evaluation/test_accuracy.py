@@ -28,7 +28,7 @@ def test_thresholds_at_the_ends():
     assert best_accuracy([0.2, 0.4, 0.9], [1, 0, 0]) == pytest.approx(2 / 3)
 
 
-def test_neighbouring_floats_are_still_told_apart():
+def test_neighboring_floats_are_still_told_apart():
     low = 0.3
     high = np.nextafter(low, 1)
     assert best_accuracy([high, low], [1, 0]) == 1.0

@@ -196,10 +196,10 @@ def test_a_column_that_is_there_twice_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"model": NaN}', "that is no JSON object"),
-        ('{"mirror": 1e999}', "that is no JSON object"),
-        ("[1]", "that is no JSON object"),
-        ("{", "that is no JSON object"),
+        ('{"model": NaN}', "that is not a JSON object"),
+        ('{"mirror": 1e999}', "that is not a JSON object"),
+        ("[1]", "that is not a JSON object"),
+        ("{", "that is not a JSON object"),
         ('{"model": 5}', "with model 5; it must be text"),
     ],
 )
@@ -255,7 +255,7 @@ def test_an_npz_file_that_is_something_else_is_said_to_be_none(tmp_path: Path) -
     with open(path, "wb") as file:
         np.save(file, np.zeros((3, 2)))
     for _ in range(2):
-        with pytest.raises(ValueError, match=r"e\.npz': it is damaged or no npz file"):
+        with pytest.raises(ValueError, match=r"e\.npz': it is damaged or not an npz file"):
             read_embeddings(path)
         path.write_bytes(b"\x80\x04K\x05. a pickle, or whatever")
 

@@ -74,7 +74,7 @@ def test_float32_scores_are_not_copied_to_float64_nor_changed():
 @settings(deadline=None)
 @given(data=st.data())
 def test_scores_of_any_size_are_told_apart_to_the_last_bit(dtype, data):
-    """Huge, tiny, subnormal and neighbouring scores: each its own point, none rounded."""
+    """Huge, tiny, subnormal and neighboring scores: each its own point, none rounded."""
     limits = np.finfo(dtype)
     width = 8 * np.dtype(dtype).itemsize
     edges = [1.5, 1.0, limits.max / 2, limits.tiny, limits.smallest_subnormal, 0.0]

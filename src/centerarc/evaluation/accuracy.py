@@ -18,7 +18,7 @@ from centerarc.evaluation.scores import (
 
 Convention = Literal["exact", "grid"]
 CONVENTIONS = {
-    "exact": "thresholds halfway between neighbouring scores, the highest of equally good ones",
+    "exact": "thresholds halfway between neighboring scores, the highest of equally good ones",
     "grid": "arcface_torch: thresholds 0, 0.01, ..., 3.99 on the squared distance 2 - 2 cos, "
     "accepted below, the smallest of equally good ones",
 }
@@ -32,7 +32,7 @@ class FoldAccuracy:
 
     fold: IntArray  # (k,) fold numbers, rising
     accuracy: FloatArray  # (k,) share of the fold's pairs that are answered rightly
-    threshold: FloatArray  # (k,) chosen without the fold; accept ``score >= threshold``
+    threshold: FloatArray  # (k,) chosen without the fold; accept `score >= threshold`
     correct: BoolArray  # (P,) whether each pair is answered rightly while its fold is held out
 
     @property
@@ -47,18 +47,15 @@ class FoldAccuracy:
 
 
 def best_threshold(scores: npt.ArrayLike, same: npt.ArrayLike) -> float:
-    """The threshold with the highest accuracy on these very pairs.
+    """The threshold with the highest accuracy on these very pairs; accept `score >= threshold`.
 
-    Candidates are the points halfway between neighbouring distinct scores, the smallest score
+    Candidates are the points halfway between neighboring distinct scores, the smallest score
     (accept all) and the next number above the largest (reject all). When several are equally
     accurate, the highest is taken: the fewest false accepts.
 
     Args:
         scores: (P,) one similarity a pair, higher is more alike; finite.
         same: (P,) True where both images of the pair show one person; pairs of both kinds.
-
-    Returns:
-        The threshold; accept ``score >= threshold``.
 
     Example:
         >>> best_threshold([0.75, 0.5, 0.25], [True, False, False])
@@ -79,15 +76,15 @@ def best_threshold(scores: npt.ArrayLike, same: npt.ArrayLike) -> float:
         return float(lowest_accepted)
     highest_rejected = ranked[last[best - 1] + 1]
     middle = highest_rejected / 2 + lowest_accepted / 2
-    # Between neighbouring floats there is no middle; it must not round down onto the rejected.
+    # Between neighboring floats there is no middle; it must not round down onto the rejected.
     return float(middle if middle > highest_rejected else lowest_accepted)
 
 
 def best_accuracy(scores: npt.ArrayLike, same: npt.ArrayLike) -> float:
     """Accuracy at the best threshold for these very pairs: optimistic, never a k-fold number.
 
-    The threshold of :func:`best_threshold`, whose arguments these are, has seen the answers, so
-    this is an upper bound; see :func:`kfold_accuracy`. A share in [0, 1].
+    The threshold of `best_threshold`, whose arguments these are, has seen the answers, so
+    this is an upper bound; see `kfold_accuracy`. A share in [0, 1].
 
     Example:
         >>> best_accuracy([0.9, 0.8, 0.3, 0.1], [True, False, False, False])
@@ -103,10 +100,10 @@ def kfold_accuracy(
     """Accuracy of every fold at the threshold that is best on all other folds together.
 
     The protocol of LFW (Huang, Ramesh, Berg, Learned-Miller 2007, View 2) for any k >= 2 folds of
-    any size; report the mean over folds. The threshold is :func:`best_threshold`'s.
+    any size; report the mean over folds. The threshold is `best_threshold`'s.
 
     Args:
-        scores, same: as of :func:`best_threshold`.
+        scores, same: as of `best_threshold`.
         folds: (P,) the number of each pair's fold, any integers.
 
     Raises:
@@ -128,7 +125,7 @@ def _hold_out_each(
     choose: Callable[[FloatArray, BoolArray], float],
     accept: Callable[[FloatArray, float], BoolArray],
 ) -> FoldAccuracy:
-    """Accuracy of every fold at the threshold that ``choose`` finds on all other folds."""
+    """Accuracy of every fold at the threshold that `choose` finds on all other folds."""
     values, labels = check_scores(scores, same)
     numbers = check_folds(folds, values.size)
     distinct = np.unique(numbers)
@@ -148,14 +145,9 @@ def _hold_out_each(
 
 
 def contiguous_folds(num_pairs: int, num_folds: int = 10) -> IntArray:
-    """Cut pairs in their order into folds, as scikit-learn's ``KFold`` does without shuffling.
+    """Cut pairs in their order into folds, as scikit-learn's `KFold` does without shuffling.
 
-    Args:
-        num_pairs: P, at least ``num_folds``.
-        num_folds: how many, at least 2; the first ``P % num_folds`` have a pair more.
-
-    Returns:
-        (P,) fold numbers from 1, not decreasing.
+    (P,) fold numbers from 1, not decreasing; the first `P % num_folds` folds have a pair more.
 
     Example:
         >>> contiguous_folds(5, 2).tolist()
@@ -174,7 +166,7 @@ def grid_kfold_accuracy(
     """k-fold accuracy at thresholds from arcface_torch's grid of 400 distances.
 
     The convention of arcface_torch, to compare with numbers published from it; coarser than
-    :func:`kfold_accuracy`, since cosines are told apart in steps of 0.005. A pair is accepted when
+    `kfold_accuracy`, since cosines are told apart in steps of 0.005. A pair is accepted when
     its squared L2 distance 2 - 2 cos is below the threshold, one of 0, 0.01, ..., 3.99: the one
     with the best accuracy on the other folds, the smallest of equals.
 
@@ -182,14 +174,14 @@ def grid_kfold_accuracy(
         scores: (P,) cosine of each pair, in [-1, 1].
         same: (P,) True where both images of the pair show one person.
         folds: (P,) the number of each pair's fold, any integers; None: ten
-            :func:`contiguous_folds`.
+            `contiguous_folds`.
 
     Returns:
         Accuracy of each fold and each pair's answer while held out. A threshold is the cosine
-        1 - d / 2 of the distance d; here ``score > threshold`` is accepted.
+        1 - d / 2 of the distance d; here `score > threshold` is accepted.
 
     Raises:
-        ValueError: as of :func:`kfold_accuracy`, or a score that is no cosine (with its row).
+        ValueError: as of `kfold_accuracy`, or a score that is not a cosine (with its row).
 
     Example:
         >>> scores, same = [0.903, 0.1, 0.803, 0.6], [True, False, True, False]

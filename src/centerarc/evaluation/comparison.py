@@ -55,7 +55,7 @@ class Difference:
 def _differences(
     rates: FloatArray, resampled: FloatArray, num_people: int, *, identical: bool
 ) -> list[Difference]:
-    """Differences of two models' rates (2, R) and resampled rates (2, R, B) on ``num_people``.
+    """Differences of two models' rates (2, R) and resampled rates (2, R, B) on `num_people`.
 
     Models that gave the same scores differ on no one, which resampling alone would not be sure of.
     """
@@ -118,12 +118,12 @@ def compare_verification(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> VerificationComparison:
-    """The rates of a model b minus those of a model a, by :func:`compare_with_first`.
+    """The rates of a model b minus those of a model a, by `compare_with_first`.
 
     Args:
         scores_a: (P,) model a's similarity of each pair, higher is more alike.
         scores_b: (P,) model b's of the same pairs; need not be on the same scale.
-        same, folds, people, convention, fars, bootstrap, seed: as of :func:`compare_with_first`,
+        same, folds, people, convention, fars, bootstrap, seed: as of `compare_with_first`,
             whose errors these are too.
 
     Example:
@@ -156,14 +156,14 @@ def compare_with_first(
     Args:
         scores: (P,) similarities of each pair by the model's name, at least two models.
         same, folds, people, convention, fars, bootstrap, seed: as of
-            :func:`centerarc.evaluation.evaluate_verification`, which draws the same people.
+            `centerarc.evaluation.evaluate_verification`, which draws the same people.
 
     Returns:
         By the name of every model but the first: that model's rates minus the first one's.
 
     Raises:
         ValueError: fewer than two models, scores of different lengths, or what
-            ``evaluate_verification`` refuses, with the model's name.
+            `evaluate_verification` refuses, with the model's name.
     """
     if len(scores) < 2:
         raise ValueError(f"scores must be of at least 2 models, got {len(scores)}")
@@ -220,7 +220,7 @@ class IdentificationComparison:
     def interval_method(self) -> str:
         """How the intervals came about, in one sentence."""
         people = f"{self.num_people:,} people of the probes"
-        return _method(self.resamples, people, "; galleries stay, thresholds are set anew")
+        return _method(self.resamples, people, "; galleries stay, thresholds are set again")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -242,7 +242,7 @@ def compare_identification(
     Args:
         searches: by the model's name, one search for each gallery; at least two models.
         ranks, fpirs, tpir_rank, bootstrap, seed: as of
-            :func:`centerarc.evaluation.evaluate_identification`, with intervals always.
+            `centerarc.evaluation.evaluate_identification`, with intervals always.
 
     Returns:
         By the name of every model but the first: that model's rates minus the first one's. An
@@ -250,7 +250,7 @@ def compare_identification(
 
     Raises:
         ValueError: fewer than two models, searches of different probes or galleries, or what
-            ``evaluate_identification`` refuses.
+            `evaluate_identification` refuses.
 
     Example:
         >>> from centerarc.evaluation import search_gallery

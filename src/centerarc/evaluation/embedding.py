@@ -51,14 +51,14 @@ def embed(
     workers: int = 0,
     progress: Callable[[int], Any] | None = None,
 ) -> Float32Array:
-    """The model's embeddings of all images, in order, not normalised.
+    """The model's embeddings of all images, in order, not normalized.
 
-    A PyTorch model is moved to ``device`` and put into eval mode; each module's mode is put back
-    afterwards, the model stays on ``device``.
+    A PyTorch model is moved to `device` and put into eval mode; each module's mode is put back
+    afterwards, the model stays on `device`.
 
     Args:
         model: maps float32 (N, 3, H, W), (x - 127.5) / 127.5, to (N, D); or any
-            :class:`centerarc.models.Embedder`, such as an ``OnnxModel``.
+            `centerarc.models.Embedder`, such as an `OnnxModel`.
         images: a face source, or uint8 (N, H, W, 3) RGB; sizes as the model takes them.
         batch_size: images at once, at least 1.
         mirror: sum the features of each image and of its mirror image (what most published
@@ -71,8 +71,8 @@ def embed(
         (N, D) float32.
 
     Raises:
-        ValueError: ``batch_size`` or ``workers`` out of range, no images, images that are not
-            uint8 (N, H, W, 3) or not of ``model.image_size``, or an embedding that is not finite.
+        ValueError: `batch_size` or `workers` out of range, no images, images that are not
+            uint8 (N, H, W, 3) or not of `model.image_size`, or an embedding that is not finite.
 
     Example:
         >>> import numpy as np
@@ -138,15 +138,11 @@ def pair_scores(
     """Cosine similarity of each pair of embeddings: <a, b> / (|a| |b|).
 
     Args:
-        embeddings: (N, D), any length but 0.
-        index_a: (P,) row of each pair's first embedding.
-        index_b: (P,) row of the second.
+        embeddings: (N, D), finite and of any length but 0.
+        index_a, index_b: (P,) rows of each pair's embeddings.
 
     Returns:
         (P,) float64 in [-1, 1], higher is more alike.
-
-    Raises:
-        ValueError: an embedding of length 0 or not finite, with its row.
 
     Example:
         >>> pair_scores([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]], [0, 0], [1, 2]).tolist()
@@ -162,8 +158,8 @@ def pair_scores(
 class ImagePairs:
     """Pairs of image numbers."""
 
-    index_a: IntArray  # (P,) number of the first image
-    index_b: IntArray  # (P,) number of the second image
+    index_a: IntArray  # (P,)
+    index_b: IntArray  # (P,)
     same: BoolArray  # (P,) whether both show one person
     fold: IntArray  # (P,) fold of the pair, from 1; people are disjoint between folds
 
@@ -180,12 +176,11 @@ def make_pairs(
     separately, so that every fold has genuine pairs. A genuine pair is a random person and two of
     the person's images; an impostor pair is two random people and an image of each. No pair
     appears twice. A fold with fewer distinct pairs of a kind than asked for gives all it has, and
-    as many of the other kind, so the result stays balanced but may be smaller than
-    ``num_pairs``.
+    as many of the other kind, so there may be fewer than `num_pairs`.
 
     Args:
         labels: (N,) identity of each image, any integers.
-        num_pairs: pairs in total, a multiple of ``2 * folds``.
+        num_pairs: pairs in total, a multiple of `2 * folds`.
         seed: of the drawing; equal seeds give equal pairs.
         folds: number of folds, at least 1.
 
@@ -193,8 +188,8 @@ def make_pairs(
         The pairs, fold by fold, genuine before impostor.
 
     Raises:
-        ValueError: ``num_pairs`` or ``folds`` out of range, or too few people: each fold needs
-            two, one of them with two images.
+        ValueError: an argument out of range, or too few people: each fold needs two, one of them
+            with two images.
 
     Example:
         >>> pairs = make_pairs([0, 0, 1, 1, 2, 2, 3, 3], num_pairs=4, folds=2)
@@ -284,7 +279,7 @@ Parts = Callable[[bool], Iterable[Part]]
 
 
 def file_format(path: Path) -> str:
-    """Return "parquet" or "npz", by the end of a name; any other is a ``ValueError``."""
+    """Return "parquet" or "npz", by the end of a name; any other is a `ValueError`."""
     suffix = path.suffix.lower()
     if suffix not in (".parquet", ".npz"):
         raise ValueError(f"{str(path)!r} must end in .parquet or .npz")
@@ -292,16 +287,16 @@ def file_format(path: Path) -> str:
 
 
 def load_npz(path: Path) -> Any:
-    """Open an npz file, of whose arrays none is unpickled; another file is a ``ValueError``."""
+    """Open an npz file, of whose arrays none is unpickled; another file is a `ValueError`."""
     with open(path, "rb") as file:
         # Else numpy would return an array, or advise to unpickle whatever it is.
         if file.read(4) not in _ZIP:
-            raise ValueError("it is damaged or no npz file, which is what numpy.savez writes")
+            raise ValueError("it is damaged or not an npz file, which is what numpy.savez writes")
     return np.load(path, allow_pickle=False)
 
 
 def require_parquet_extra() -> None:
-    """Raise an ``ImportError`` that says how to install pyarrow, if it is not there."""
+    """Raise an `ImportError` that says how to install pyarrow, if it is not there."""
     from importlib.util import find_spec
 
     if find_spec("pyarrow") is None:
@@ -309,9 +304,9 @@ def require_parquet_extra() -> None:
 
 
 def write_parquet(path: Path, parts: Parts, size: int, metadata: Mapping[str, Any]) -> None:
-    """Write columns place, identity and embedding (a list of ``size`` floats), a part at a time.
+    """Write columns place, identity and embedding (a list of `size` floats), a part at a time.
 
-    ``metadata`` goes under the key "centerarc" as JSON.
+    `metadata` goes under the key "centerarc" as JSON.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -390,7 +385,7 @@ class Embeddings:
 
     places: list[str]  # (N,) place of each image in its source
     identities: list[str]  # (N,) name of the person on it
-    embedding: Float32Array  # (N, D) float32, finite, not normalised, of a length above 0
+    embedding: Float32Array  # (N, D) float32, finite, not normalized, of a length above 0
     # What `centerarc embed` recorded: `model` (SHA-256), `weights_sha256` (the same for weights and
     # an ONNX file made of them), `model_file`, `preprocessing`, `mirror`, `left_out`, `version`;
     # empty in files of others.
@@ -401,11 +396,11 @@ class Embeddings:
 
 
 def read_embeddings(path: str | os.PathLike[str]) -> Embeddings:
-    """Read a file of embeddings, from ``centerarc embed`` or from anybody.
+    """Read a file of embeddings, from `centerarc embed` or from anybody.
 
     Args:
-        path: Parquet with columns ``place``, ``identity`` (text or whole numbers) and
-            ``embedding`` (lists of D floats), or npz with arrays of these names.
+        path: Parquet with columns `place`, `identity` (text or whole numbers) and
+            `embedding` (lists of D floats), or npz with arrays of these names.
 
     Raises:
         ImportError: it is a Parquet file and pyarrow is not installed.
@@ -453,7 +448,7 @@ def _refuse(path: Path, found: Embeddings, bad: npt.NDArray[Any] | np.bool_, wha
 def _read_npz(path: Path) -> Embeddings:
     try:
         with load_npz(path) as file:
-            # Other arrays, whatever they are, are nobody's business here.
+            # Other arrays, whatever they are, do not matter here.
             arrays = {name: file[name] for name in (PLACE, IDENTITY, EMBEDDING) if name in file}
             text = str(file[METADATA]) if METADATA in file else "{}"
             names = list(file.files)
@@ -546,7 +541,7 @@ def _metadata(path: Path, text: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise ValueError(f"{str(path)!r} holds metadata of ours that is no JSON object")
+        raise ValueError(f"{str(path)!r} holds metadata of ours that is not a JSON object")
     for name in _TEXTS:
         if not isinstance(found.get(name, ""), str):
             raise ValueError(

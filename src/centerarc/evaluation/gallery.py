@@ -20,7 +20,7 @@ from centerarc.evaluation.scores import (
 
 PERSON_SCORES = {
     "max": "the score of a person is the highest over the person's images",
-    "mean": "the score of a person is that of the mean of the person's normalised embeddings",
+    "mean": "the score of a person is that of the mean of the person's normalized embeddings",
 }
 
 # Rows gathered in float64 at once: 32 MB for embeddings of 512 numbers.
@@ -42,7 +42,7 @@ class GallerySearch:
     rank: IntArray  # (Q,) 1 + how many others score at least as high as the mate; 0 without mate
     mate_score: FloatArray  # (Q,) score of the probe's own person; NaN where not there
     other_score: FloatArray  # (Q,) highest score of anybody else; NaN where there is no one else
-    other_person: IntArray  # (Q,) who that is, a number into ``people``; -1 where there is no one
+    other_person: IntArray  # (Q,) who that is, a number into `people`; -1 where there is no one
     gallery_images: int  # images in the gallery
     person_score: str  # "max" or "mean": how images make the score of a person
 
@@ -84,11 +84,11 @@ def search_gallery(
         probes: (Q, D) embeddings.
         probe_labels: (Q,) of the same kind; a probe whose label the gallery lacks has no mate.
         person_score: "max", the highest score over a person's images, or "mean", the score of
-            the mean of the person's normalised embeddings.
+            the mean of the person's normalized embeddings.
 
     Raises:
         ValueError: shapes or kinds of labels that do not fit, an embedding of length 0 or not
-            finite (with its row), or an unknown ``person_score``.
+            finite (with its row), or an unknown `person_score`.
 
     Example:
         >>> gallery, probes = [[1, 0], [0, 1]], [[3, 1], [1, 2]]
@@ -167,14 +167,14 @@ class _PersonScores:
         self._unit = np.empty(self._images.shape, dtype=np.float32)
         for part in row_blocks(len(self._order), _GATHERED):
             self._unit[part] = self._unit_rows(self._order[part])
-        # Normalising rounds each number once, a dot product of D numbers at most D times.
+        # Normalizing rounds each number once, a dot product of D numbers at most D times.
         self.margin = 2 * (size + 4) * 2.0**-24
 
     def blocks(self, rows: IntArray) -> Iterator[tuple[int, Float32Array]]:
         """Yield the first of some people, and their scores (people, n) of probes by number (n,).
 
         The float32 scores are within half the margin. People are taken until they have
-        ``_IMAGES`` images, but at least one at a time.
+        `_IMAGES` images, but at least one at a time.
         """
         unit = self._probes[rows].astype(np.float64) / self._probe_length[rows, None]
         probes = unit.astype(np.float32)

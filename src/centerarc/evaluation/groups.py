@@ -37,7 +37,7 @@ class GroupResult:
     far: Estimate
     num_genuine: int
     num_impostor: int
-    num_people: int | None  # distinct people; None when ``people`` was not given
+    num_people: int | None  # distinct people; None when `people` was not given
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -72,7 +72,7 @@ class Gap:
 class Breakdown:
     """All groups of a column at one threshold."""
 
-    threshold: float  # accept ``score >= threshold``
+    threshold: float  # accept `score >= threshold`
     groups: dict[str, GroupResult]  # by name
     gaps: dict[str, Gap]  # by measure; absent where fewer than two groups have it
 
@@ -118,10 +118,10 @@ def breakdown(
 
     Args:
         scores, same, people, bootstrap, seed: as of
-            :func:`centerarc.evaluation.evaluate_verification`, also its errors.
+            `centerarc.evaluation.evaluate_verification`, also its errors.
         groups: (P,) the group of each pair, names or numbers; or a tuple of the groups of its first
-            and its second image, each (P,), which :func:`pair_groups` puts together.
-        threshold: of the whole set: a report's ``threshold``, or a calibrated one.
+            and its second image, each (P,), which `pair_groups` puts together.
+        threshold: of the whole set: a report's `threshold`, or a calibrated one.
         min_pairs: a group with fewer pairs of a kind gets a reason in place of the rates that rest
             on them, at least 1.
 

@@ -46,11 +46,11 @@ def cmc(search: GallerySearch, max_rank: int = 20) -> FloatArray:
     same score finds no one.
 
     Args:
-        search: from :func:`centerarc.evaluation.search_gallery`.
+        search: from `centerarc.evaluation.search_gallery`.
         max_rank: the last k, at least 1.
 
     Returns:
-        (max_rank,) shares, not falling; a ``ValueError`` where no probe has its person in the
+        (max_rank,) shares, not falling; a `ValueError` where no probe has its person in the
         gallery.
     """
     if max_rank < 1:
@@ -77,15 +77,15 @@ def tpir_at_fpir(search: GallerySearch, fpir: float, *, rank: int = 1) -> OpenSe
 
     FPIR(t) is the share of probes without a mate whose best score in the gallery is at least t.
     TPIR(t) is the share of mated probes whose own person scores at least t and ranks within
-    ``rank``. Ties are counted against the model, as in :func:`cmc`; nothing is interpolated.
+    `rank`. Ties are counted against the model, as in `cmc`; nothing is interpolated.
 
     Args:
-        search: from :func:`centerarc.evaluation.search_gallery`.
+        search: from `centerarc.evaluation.search_gallery`.
         fpir: largest false positive identification rate, in (0, 1).
         rank: the mate must be among so many, at least 1.
 
     Raises:
-        ValueError: ``fpir`` or ``rank`` out of range, fewer than 1 / fpir probes without a mate,
+        ValueError: `fpir` or `rank` out of range, fewer than 1 / fpir probes without a mate,
             or no probe with one.
     """
     _check_fpir(fpir)
@@ -127,7 +127,7 @@ def resampled_rates(
 ) -> FloatArray:
     """Return the CMC and the TPIR at supported FPIRs in resamples, as means over galleries.
 
-    (ranks + fpirs, ``resamples``); NaN where a resample has no probe of a needed kind. The same
+    (ranks + fpirs, `resamples`); NaN where a resample has no probe of a needed kind. The same
     people are drawn for searches of the same probes.
     """
     labels = np.concatenate([search.probe_labels for search in searches])
@@ -231,7 +231,7 @@ class IdentificationReport:
             return "None: no resamples were asked for."
         return (
             f"95 % percentile intervals over {self.resamples:,} bootstrap resamples of the "
-            f"{self.num_people:,} people of the probes; galleries stay, thresholds are set anew; "
+            f"{self.num_people:,} people of the probes; galleries stay, thresholds are set again; "
             f"{EXTREMES}"
         )
 
@@ -281,7 +281,7 @@ def evaluate_identification(
         The report. An FPIR that the probes without a mate cannot carry has no value but a reason.
 
     Raises:
-        ValueError: arguments out of range, searches that differ in ``person_score``, or a
+        ValueError: arguments out of range, searches that differ in `person_score`, or a
             gallery that holds no probe's mate.
 
     Example:

@@ -101,7 +101,7 @@ class Estimate:
     """A rate and its 95 % interval."""
 
     value: float | None  # the rate in [0, 1]; None when the data cannot support it
-    interval: Interval | None = None  # 95 % over people; None without ``people`` or without a value
+    interval: Interval | None = None  # 95 % over people; None without `people` or without a value
     too_few: TooFew | None = None  # why there is no value
 
     @property
@@ -115,7 +115,7 @@ class Estimate:
 
 
 def plain(value: Any) -> Any:
-    """Numbers, intervals, what has a ``to_dict`` and dicts of them, as plain data for JSON."""
+    """Numbers, intervals, what has a `to_dict` and dicts of them, as plain data for JSON."""
     if isinstance(value, Interval):
         return [value.low, value.high]
     if isinstance(value, dict):
@@ -136,14 +136,14 @@ def with_reason(reason: str | None, **values: Any) -> dict[str, Any]:
 
 
 def percentile_interval(values: FloatArray, num_people: int) -> Interval:
-    """The middle 95 % of the resampled values of a rate that rests on ``num_people``.
+    """The middle 95 % of the resampled values of a rate that rests on `num_people`.
 
     When hardly any resample moves the rate away from exactly 0 or exactly 1, both percentiles are
     there and would claim certainty. The interval is then Wilson's (1927) with the people as trials:
     with no error among n people the error rate's upper end is z^2 / (n + z^2).
 
     Values (B,) are NaN where a resample had no pair of a needed kind; if all are, it is a
-    ``ValueError``. The interval is inside [0, 1].
+    `ValueError`. The interval is inside [0, 1].
     """
     # Sums of weights round: a rate that is 1 may come as 1 + 2e-16 or 1 - 2e-16.
     found = spread(np.clip(_known(values), 0.0, 1.0))
@@ -155,7 +155,7 @@ def percentile_interval(values: FloatArray, num_people: int) -> Interval:
 
 
 def estimate(value: float, values: FloatArray | None, num_people: int) -> Estimate:
-    """A rate that rests on ``num_people`` with its interval, if there are resampled values (B,)."""
+    """A rate that rests on `num_people` with its interval, if there are resampled values (B,)."""
     interval = None if values is None else percentile_interval(values, num_people)
     return Estimate(float(value), interval)
 
@@ -164,7 +164,7 @@ def difference_interval(values: FloatArray, num_people: int) -> Interval:
     """The same of the difference of two rates, inside [-1, 1].
 
     When hardly any resample tells the two apart, the interval reaches as far to both sides as
-    :func:`percentile_interval` does from a rate of 0.
+    `percentile_interval` does from a rate of 0.
     """
     found = spread(values)
     if max(-found.low, found.high) < _ROUNDING:
@@ -179,7 +179,7 @@ def spread(values: FloatArray) -> Interval:
 
 
 def wilson_reach(trials: int) -> float:
-    """The upper end of Wilson's 95 % interval for a rate of 0 among ``trials``."""
+    """The upper end of Wilson's 95 % interval for a rate of 0 among `trials`."""
     return _Z**2 / (trials + _Z**2)
 
 
@@ -218,8 +218,8 @@ def check_resamples(bootstrap: int, *, or_none: bool = False) -> None:
 def draw_people(num_people: int, resamples: int, seed: int, columns: int) -> Iterator[FloatArray]:
     """Yield how often each of n people is drawn in every resample: (n, B) float64, B by B.
 
-    The whole numbers of a column add up to n, the B's (at most ``columns`` each) to ``resamples``.
-    Equal seeds give equal draws, whatever ``columns`` is.
+    The whole numbers of a column add up to n, the B's (at most `columns` each) to `resamples`.
+    Equal seeds give equal draws, whatever `columns` is.
     """
     generator = np.random.default_rng(seed)
     for start in range(0, resamples, columns):
@@ -237,10 +237,10 @@ def resampled(
     resamples: int,
     seed: int,
 ) -> FloatArray:
-    """Rates of resampled people, (..., ``resamples``).
+    """Rates of resampled people, (..., `resamples`).
 
-    ``rates`` makes rates (..., B) of how often each person was drawn (n, B); for one resample it
-    needs ``num_weights`` weights, which bound B.
+    `rates` makes rates (..., B) of how often each person was drawn (n, B); for one resample it
+    needs `num_weights` weights, which bound B.
     """
     size = max(num_people, num_weights)
     columns = max(1, min(max(8, min(64, _CACHED_VALUES // size)), _MOST_VALUES // size))
@@ -249,14 +249,14 @@ def resampled(
 
 
 class PairPeople:
-    """Who pairs are of; a ValueError where a pair's ``same`` contradicts its people.
+    """Who pairs are of; a ValueError where a pair's `same` contradicts its people.
 
     Args:
         people: the first and the second person of each pair, each (P,), names or numbers.
         same: (P,) whether each pair is genuine.
 
     Attributes:
-        first, second: (P,) number of each pair's first and second person, below ``count``.
+        first, second: (P,) number of each pair's first and second person, below `count`.
         count: n, how many people there are.
         fewest: people of the genuine pairs or of the impostor pairs, whichever are fewer: they
             bound what a rate of exactly 0 or 1 can claim.
@@ -302,19 +302,18 @@ class PairPeople:
     def resampled(
         self, rates: Callable[[FloatArray], FloatArray], resamples: int, seed: int
     ) -> FloatArray:
-        """What :func:`resampled` finds of the people of these pairs."""
+        """What `resampled` finds of the people of these pairs."""
         return resampled(rates, self.count, self.first.size, resamples, seed)
 
 
 class RankedPairs:
-    """Pairs by falling score, genuine and impostor apart, and what each threshold accepts.
+    """Checked pairs by falling score, genuine and impostor apart, and what each threshold accepts.
 
     Attributes:
         genuine, impostor: (G,) and (I,) numbers of the pairs.
         threshold: (T,) +inf and each distinct score, falling.
         genuine_accepted, impostor_accepted: (T,) how many, from the front, reach each threshold.
-        higher, not_lower: (G,) how many impostor pairs score higher than each genuine pair, and at
-            least as high.
+        higher, not_lower: (G,) impostor pairs that score higher, and at least as high.
     """
 
     def __init__(self, scores: ScoreArray, same: BoolArray) -> None:
@@ -335,14 +334,13 @@ class RankedPairs:
 
 
 class WeightedCurves:
-    """The operating points of ranked pairs under B weightings.
+    """The operating points of ranked pairs under B weightings; NaN without weight on a kind.
 
-    Weights that are whole numbers add up exactly. A weighting without any weight on one of the
-    kinds gives NaN.
+    Weights that are whole numbers add up exactly.
 
     Args:
         ranked: the pairs.
-        genuine, impostor: (G, B) and (I, B) what each pair counts, in the order of ``ranked``.
+        genuine, impostor: (G, B) and (I, B) what each pair counts, in the order of `ranked`.
     """
 
     def __init__(self, ranked: RankedPairs, genuine: FloatArray, impostor: FloatArray) -> None:
@@ -367,12 +365,12 @@ class WeightedCurves:
         return share_of(counts, self._impostor_sum[-1])
 
     def tar(self, points: IntArray) -> FloatArray:
-        """TAR, as :meth:`far` has it."""
+        """TAR, as `far` has it."""
         counts = self._genuine_sum[self.ranked.genuine_accepted[points], self._columns]
         return share_of(counts, self._genuine_sum[-1])
 
     def tar_at_far(self, points: IntArray) -> FloatArray:
-        """TAR at the points (F, B) of :meth:`points_at_far`; NaN without weight on impostors."""
+        """TAR at the points (F, B) of `points_at_far`; NaN without weight on impostors."""
         found = self.tar(points)
         found[:, self.without_impostors] = np.nan
         return found
@@ -409,7 +407,7 @@ class WeightedCurves:
         return self._first(exceeds, (len(limits), self._columns.size)) - 1
 
     def _first(self, reached: Callable[[IntArray], BoolArray], shape: tuple[int, ...]) -> IntArray:
-        """The first operating point from which on ``reached`` holds; T where it never does."""
+        """The first operating point from which on `reached` holds; T where it never does."""
         size = self.ranked.threshold.size
         low = np.zeros(shape, dtype=np.int64)
         high = np.full_like(low, size)

@@ -1,6 +1,6 @@
 """The exact ROC and DET curves and the numbers read off them.
 
-A pair is accepted when ``score >= threshold``. FAR is the share of impostor pairs accepted, TAR
+A pair is accepted when `score >= threshold`. FAR is the share of impostor pairs accepted, TAR
 the share of genuine pairs accepted, FRR = 1 - TAR. Pairs with equal scores are accepted or
 rejected together, so they are one step of the curve, whatever order they came in.
 """
@@ -45,7 +45,7 @@ class Roc:
 
     @property
     def auc(self) -> float:
-        """Area under the curve (see :func:`auc`)."""
+        """Area under the curve (see `auc`)."""
         # In whole pairs, so that nothing is rounded before the last division.
         twice = 0
         for part in row_blocks(self.far.size - 1, _AUC_BLOCK):
@@ -57,7 +57,7 @@ class Roc:
 
     @property
     def eer(self) -> float:
-        """Equal error rate (see :func:`eer`)."""
+        """Equal error rate (see `eer`)."""
 
         def far(point: int) -> Fraction:
             return Fraction(round(float(self.far[point]) * self.num_impostor), self.num_impostor)
@@ -73,24 +73,21 @@ class Roc:
         return float(start - before / (after - before) * (end - start))
 
     def point_at_far(self, far: float) -> int:
-        """The position of the lowest threshold with a FAR of at most ``far``, in (0, 1]."""
+        """The position of the lowest threshold with a FAR of at most `far`, in (0, 1]."""
         check_far(far)
         return int(np.searchsorted(self.far, far * ROUNDED_UP, side="right")) - 1
 
 
 def roc(scores: npt.ArrayLike, same: npt.ArrayLike) -> Roc:
-    """Every operating point of ``score >= threshold``, one for each distinct score and +inf.
+    """Every operating point of `score >= threshold`, one for each distinct score and +inf.
 
-    The same points as scikit-learn's ``roc_curve(same, scores, drop_intermediate=False)``.
-    Scores are sorted with the kind of their pair inside them, which is several times faster than
-    sorting pair numbers by score, in as many threads as there are cores, at most eight.
+    The same points as scikit-learn's `roc_curve(same, scores, drop_intermediate=False)`, several
+    times faster: scores are sorted with the kind of their pair inside them, in as many threads as
+    there are cores, at most eight.
 
     Args:
         scores: (P,) one similarity a pair, higher is more alike.
         same: (P,) True where both images of the pair show one person.
-
-    Returns:
-        The curve, T = number of distinct scores + 1 points.
 
     Raises:
         ValueError: a score that is not finite (with its row), or no pair of one of the kinds.
@@ -109,11 +106,8 @@ def auc(scores: npt.ArrayLike, same: npt.ArrayLike) -> float:
     """Area under the ROC: the chance that a genuine pair outscores an impostor pair.
 
     AUC = P(genuine > impostor) + P(genuine = impostor) / 2; equals scikit-learn's
-    ``roc_auc_score``, ties included. Counted in whole pairs: only the result is rounded.
-    Arguments and errors are those of :func:`roc`.
-
-    Returns:
-        A number in [0, 1]; 0.5 is chance.
+    `roc_auc_score`, ties included, in [0, 1]. Counted in whole pairs: only the result is rounded.
+    Arguments and errors are those of `roc`.
 
     Example:
         >>> auc([0.9, 0.4, 0.4, 0.1], [True, True, False, False])
@@ -126,12 +120,9 @@ def eer(scores: npt.ArrayLike, same: npt.ArrayLike) -> float:
     """Equal error rate: the error where false accepts and false rejects are equally frequent.
 
     The ROC's operating points are joined by straight lines (the line over a group of ties is what
-    a coin toss within the group would reach, as in :func:`auc`); the EER is the FAR where this
-    line meets FAR = FRR. It is the curve itself, not its convex hull. Arguments and errors are
-    those of :func:`roc`.
-
-    Returns:
-        A rate in [0, 1]; 0.5 is chance.
+    a coin toss within the group would reach, as in `auc`); the EER is the FAR in [0, 1] where
+    this line meets FAR = FRR. It is the curve itself, not its convex hull. Arguments and errors are
+    those of `roc`.
 
     Example:
         >>> eer([0.9, 0.4, 0.4, 0.1], [True, True, False, False])
@@ -141,18 +132,18 @@ def eer(scores: npt.ArrayLike, same: npt.ArrayLike) -> float:
 
 
 def check_far(far: float) -> None:
-    """Raise a ValueError unless ``far`` is in (0, 1]."""
+    """Raise a ValueError unless `far` is in (0, 1]."""
     if not 0 < far <= 1:
         raise ValueError(f"far must be in (0, 1], got {far}")
 
 
 def unsupported_far(far: float, num_impostor: int) -> TooFew | None:
-    """Why ``num_impostor`` pairs cannot carry a false accept rate of ``far``; None if they can."""
+    """Why `num_impostor` pairs cannot carry a false accept rate of `far`; None if they can."""
     return TooFew.for_rate("FAR", far, "impostor", num_impostor)
 
 
 def allowed_accepts(far: float, num_impostor: int) -> int:
-    """How many of ``num_impostor`` pairs may be accepted at a false accept rate of ``far``."""
+    """How many of `num_impostor` pairs may be accepted at a false accept rate of `far`."""
     # By the quotient, as a curve's rates are: 0.3 * 10 rounds to 2.999...
     count = round(far * num_impostor)
     return count if count / num_impostor <= far * ROUNDED_UP else count - 1
@@ -167,24 +158,22 @@ def tar_at_far(scores: npt.ArrayLike, same: npt.ArrayLike, far: list[float]) -> 
 def tar_at_far(
     scores: npt.ArrayLike, same: npt.ArrayLike, far: float | list[float]
 ) -> float | list[float]:
-    """True accept rate at the lowest threshold whose false accept rate is at most ``far``.
+    """True accept rate at the lowest threshold whose false accept rate is at most `far`.
 
-    No interpolation: a threshold that can be set reaches this TAR. At least ``1 / far`` impostor
+    No interpolation: a threshold that can be set reaches this TAR. At least `1 / far` impostor
     pairs are needed, so that one false accept is not already above the limit; with fewer the
     answer would be the TAR at FAR 0 under another name. The score that must be exceeded is found
     by selection; nothing is sorted.
 
     Args:
-        scores: (P,) one similarity a pair, higher is more alike.
-        same: (P,) True where both images of the pair show one person.
+        scores, same: as of `roc`, also their errors.
         far: largest false accept rate, in (0, 1], or a list of them.
 
     Returns:
-        A rate in [0, 1], or one for each ``far``.
+        A rate in [0, 1], or one for each `far`.
 
     Raises:
-        ValueError: ``far`` out of range or below what the impostor pairs support; a score that is
-            not finite (with its row); no pair of one of the kinds.
+        ValueError: `far` out of range or below what the impostor pairs support.
 
     Example:
         >>> tar_at_far([0.9, 0.6, 0.7, 0.1], [True, True, False, False], far=0.5)
@@ -226,10 +215,9 @@ class Det:
 
 
 def det(scores: npt.ArrayLike, same: npt.ArrayLike) -> Det:
-    """FRR = 1 - TAR at every FAR that a threshold reaches; arguments and errors as of :func:`roc`.
+    """FRR = 1 - TAR at every FAR that a threshold reaches, from 0 to 1; nothing is interpolated.
 
-    Returns:
-        The points, FAR from 0 to 1; nothing is interpolated.
+    Arguments and errors are those of `roc`.
 
     Example:
         >>> curve = det([0.9, 0.4, 0.4, 0.1], [True, True, False, False])
@@ -242,19 +230,14 @@ def det(scores: npt.ArrayLike, same: npt.ArrayLike) -> Det:
     return _det_at(curve, last)
 
 
-def thinned_det(curve: Roc, per_decade: int = 10) -> Det:
-    """A DET of a few dozen points, evenly spaced on a logarithmic FAR axis.
+def thinned_det(curve: Roc) -> Det:
+    """A DET of a few dozen points, ten for each power of ten of the FAR.
 
-    Args:
-        curve: all operating points.
-        per_decade: points for each power of ten, at least 1.
-
-    Returns:
-        The operating points at the lowest thresholds with FAR <= 10^(-k / per_decade), k = 0, 1,
-        ..., as far as there are 1 / FAR impostor pairs. The FARs are those that are reached.
+    The operating points at the lowest thresholds with FAR <= 10^(-k / 10), k = 0, 1, ..., as far as
+    there are 1 / FAR impostor pairs. The FARs are those that are reached.
     """
-    steps = np.arange(int(per_decade * np.log10(curve.num_impostor) + 1e-9) + 1)
-    at = [curve.point_at_far(float(10.0 ** (-step / per_decade))) for step in steps]
+    steps = np.arange(int(10 * np.log10(curve.num_impostor) + 1e-9) + 1)
+    at = [curve.point_at_far(float(10.0 ** (-step / 10))) for step in steps]
     return _det_at(curve, np.unique(at).astype(np.int64))
 
 
@@ -367,11 +350,9 @@ def _sorted_keys(
 
 
 def _write_points(totals: tuple[int, int], job: tuple[_Keys, tuple[int, int], _Points]) -> int:
-    """Write the points of one range at the front of its place, and return how many there are.
+    """Write the points of a range at the front of its place, and return how many there are.
 
-    Args:
-        totals: all impostor and all genuine pairs.
-        job: the keys, the impostor and genuine pairs of higher scores, and the place.
+    The job: the keys, the impostor and genuine pairs of higher scores, and the place.
     """
     keys, (impostor, genuine), (far, tar, threshold) = job
     _, sign, magnitude = _bits_of(threshold.dtype)

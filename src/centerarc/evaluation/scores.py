@@ -21,7 +21,7 @@ _ROWS = 8192
 
 
 def check_scores(scores: npt.ArrayLike, same: npt.ArrayLike) -> tuple[FloatArray, BoolArray]:
-    """Return what :func:`check_scores_as_given` does, with the scores as float64."""
+    """Return what `check_scores_as_given` does, with the scores as float64."""
     values, labels = check_scores_as_given(scores, same)
     return values.astype(np.float64, copy=False), labels
 
@@ -67,7 +67,7 @@ def check_scores_as_given(
 def check_labels(
     labels: npt.ArrayLike, name: str, size: int | None = None, *, names: bool = False
 ) -> npt.NDArray[Any]:
-    """Return integers, or names if they are allowed, of shape (N,), with N = ``size`` if given."""
+    """Return integers, or names if they are allowed, of shape (N,), with N = `size` if given."""
     values: npt.NDArray[Any] = np.asarray(labels)
     shape = ("N" if size is None else str(size)) + ","
     fits = values.ndim == 1 and values.size == (values.size if size is None else size)
@@ -80,7 +80,7 @@ def check_labels(
 
 
 def check_folds(folds: npt.ArrayLike, num_pairs: int) -> IntArray:
-    """Return ``folds`` as (P,) int64; a ValueError says what is wrong with them."""
+    """Return `folds` as (P,) int64; a ValueError says what is wrong with them."""
     numbers: npt.NDArray[Any] = np.asarray(folds)
     if numbers.shape != (num_pairs,):
         raise ValueError(f"folds must have shape ({num_pairs},), got {numbers.shape}")
@@ -133,7 +133,7 @@ def embedding_lengths(values: npt.NDArray[Any], name: str) -> FloatArray:
 
 
 def row_blocks(count: int, rows: int) -> Iterator[slice]:
-    """Yield slices of at most ``rows`` that cover ``count``."""
+    """Yield slices of at most `rows` that cover `count`."""
     return (slice(start, min(start + rows, count)) for start in range(0, count, rows))
 
 

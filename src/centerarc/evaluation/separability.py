@@ -293,11 +293,11 @@ class _Identities:
 def _identity_thresholds(
     people: _Identities, far: float, impostor_images: int, seed: int
 ) -> tuple[FloatArray | None, TooFew | None]:
-    """The lowest threshold of each identity, (C,), with FAR <= ``far`` among its impostor pairs.
+    """The lowest threshold of each identity, (C,), with FAR <= `far` among its impostor pairs.
 
     The impostor pairs of an identity are all of its images with all images of others, of which at
-    most ``impostor_images`` are drawn. The threshold is given as the highest score that must be
-    rejected. None, and the reason, where an identity has fewer than 1 / ``far`` such pairs.
+    most `impostor_images` are drawn. The threshold is given as the highest score that must be
+    rejected. None, and the reason, where an identity has fewer than 1 / `far` such pairs.
     """
     drawn = np.arange(len(people.unit))
     if drawn.size > impostor_images:

@@ -19,9 +19,9 @@ from centerarc.evaluation.scores import (
 )
 
 WEIGHTINGS = {
-    "plain": "each image's embedding is normalised",
+    "plain": "each image's embedding is normalized",
     "norm": "embeddings keep their length, so that an image weighs as much as its length",
-    "detector": "each image's embedding is normalised and multiplied by its detector score",
+    "detector": "each image's embedding is normalized and multiplied by its detector score",
     "norm+detector": "embeddings keep their length and are multiplied by the detector score",
 }
 # Images of whole templates that are gathered at once: 64 MB for 512 numbers in float64.
@@ -60,7 +60,7 @@ class Templates:
         )
 
     def rows(self, wanted: npt.ArrayLike) -> IntArray:
-        """Return the rows of templates by ids (n,); an unknown one is a ``ValueError``."""
+        """Return the rows of templates by ids (n,); an unknown one is a `ValueError`."""
         values: npt.NDArray[Any] = np.asarray(wanted)
         rows, known = locate(self.ids, values)
         if not known.all():
@@ -103,7 +103,7 @@ def pool_templates(
         template: (N,) each image's template, integers or names.
         media: (N,) each image's medium, integers or names; counted within a template. None: every
             image is a medium of its own.
-        weighting: one of ``WEIGHTINGS``.
+        weighting: one of `WEIGHTINGS`.
         detector_score: (N,) at least 0, for the weightings by detector only.
 
     Returns:
@@ -169,7 +169,7 @@ def pool_templates(
 
 
 def locate(ids: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> tuple[IntArray, BoolArray]:
-    """Return where sorted ``ids`` hold each of ``wanted``, and whether they do."""
+    """Return where sorted `ids` hold each of `wanted`, and whether they do."""
     if (ids.dtype.kind == "U") != (wanted.dtype.kind == "U"):
         return np.zeros(wanted.shape, dtype=np.int64), np.zeros(wanted.shape, dtype=np.bool_)
     if ids.dtype.kind in "iu" and int(ids[-1]) - int(ids[0]) < _TABLE:
@@ -287,12 +287,12 @@ def search_templates(
     """Search every gallery for every probe, as IJB-B and IJB-C do in their mixed 1:N protocol.
 
     A probe is mated in the gallery that holds its subject and a stranger to all others;
-    :func:`centerarc.evaluation.evaluate_identification` takes the mean over them.
+    `centerarc.evaluation.evaluate_identification` takes the mean over them.
 
     Args:
         templates: all templates.
         galleries: ids and subjects of each gallery's templates, as of
-            :func:`centerarc.evaluation.files.templates.read_ijb_subjects`.
+            `centerarc.evaluation.files.templates.read_ijb_subjects`.
         probes: the same of the probes.
 
     Raises:

@@ -87,14 +87,14 @@ def calibrated_threshold(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> CalibratedThreshold:
-    """The lowest threshold at which at most a share ``far`` of the impostor pairs is accepted.
+    """The lowest threshold at which at most a share `far` of the impostor pairs is accepted.
 
     It is the next number, in the scores' precision, above the highest impostor score that must be
     rejected. The intervals resample people: each resample chooses its threshold, which is then
     tried on all of the impostor pairs, as ours would be on people whom it was not chosen on.
 
     Args:
-        scores, same, people, bootstrap, seed: as of :func:`evaluate_verification`, also its errors.
+        scores, same, people, bootstrap, seed: as of `evaluate_verification`, also its errors.
         far: the wanted false accept rate, in (0, 1).
 
     Returns:
@@ -178,7 +178,7 @@ class VerificationReport:
     tar_at_far: dict[float, Estimate]  # without value where the impostor pairs are too few
     num_genuine: int
     num_impostor: int
-    num_people: int | None  # distinct people; None when ``people`` was not given
+    num_people: int | None  # distinct people; None when `people` was not given
     resamples: int  # bootstrap resamples behind the intervals, 0 when there are none
     convention: Convention  # how the accuracy's threshold is chosen
     calibrated: dict[float, CalibratedThreshold]  # for each FAR with a TAR
@@ -218,7 +218,7 @@ class ScoredPairs:
     """Checked pairs with one model's scores: their rates, as they are and under resampling.
 
     Attributes:
-        protocol, accuracy, threshold, fold_accuracy, fold_std: as of :class:`VerificationReport`.
+        protocol, accuracy, threshold, fold_accuracy, fold_std: as of `VerificationReport`.
         fars: false accept rates to report that the impostor pairs can carry, falling.
         unsupported: why there is no value at others, by FAR, falling.
         curve: the ROC.
@@ -314,7 +314,7 @@ def evaluate_verification(
 ) -> VerificationReport:
     """Accuracy, AUC, EER and TAR at fixed FARs, with 95 % intervals over people.
 
-    The intervals come from :mod:`centerarc.evaluation.intervals`. For the accuracy each pair is
+    The intervals come from `centerarc.evaluation.intervals`. For the accuracy each pair is
     right or wrong once, under the threshold chosen without its fold, and the resamples reweight
     these answers; the shares of genuine and impostor pairs stay as the protocol set them. AUC,
     EER and TAR are computed again in each resample. The intervals say what other people would
@@ -324,12 +324,12 @@ def evaluate_verification(
         scores: (P,) one similarity a pair, higher is more alike.
         same: (P,) True where both images of the pair show one person.
         folds: (P,) each pair's fold, integers. None or a single fold: the accuracy is
-            ``best_accuracy``.
+            `best_accuracy`.
         people: the first and the second person of each pair, each (P,), names or numbers.
             None: no intervals, since nothing says which pairs depend on each other.
-        convention: of the k-fold accuracy: "exact" is ``kfold_accuracy``, "grid" is
-            ``grid_kfold_accuracy``, by which numbers from arcface_torch were made.
-        fars: false accept rates to report beside :data:`FAR_LEVELS`, each in (0, 1).
+        convention: of the k-fold accuracy: "exact" is `kfold_accuracy`, "grid" is
+            `grid_kfold_accuracy`, by which numbers from arcface_torch were made.
+        fars: false accept rates to report in addition to `FAR_LEVELS`, each in (0, 1).
         bootstrap: resamples, at least 100; 1000 give ends that are stable to about a
             tenth of the interval's width.
         seed: of the resampling.
@@ -421,12 +421,12 @@ def held_out_fars(
 ) -> dict[float, HeldOutFar]:
     """Choose thresholds for false accept rates on all folds but one, and try them on that one.
 
-    Each fold in turn is held out; the threshold is that of :func:`calibrated_threshold` on the
+    Each fold in turn is held out; the threshold is that of `calibrated_threshold` on the
     others. A threshold that was chosen on the very pairs it is judged by keeps its rate by
     construction; one that was not shows what the rate is worth.
 
     Args:
-        scores, same, people, bootstrap, seed: as of :func:`evaluate_verification`.
+        scores, same, people, bootstrap, seed: as of `evaluate_verification`.
         folds: (P,) the number of each pair's fold, any integers.
         fars: wanted false accept rates, each in (0, 1).
 
@@ -435,7 +435,7 @@ def held_out_fars(
         impostor pairs. Nothing with fewer than two folds.
 
     Raises:
-        ValueError: as of :func:`evaluate_verification`, or folds whose others are of one kind.
+        ValueError: as of `evaluate_verification`, or folds whose others are of one kind.
 
     Example:
         >>> scores, same = [0.9, 0.1, 0.3, 0.8, 0.2, 0.4], [1, 0, 0, 1, 0, 0]
