@@ -13,6 +13,9 @@ import pytest
 
 WORLD_SIZE = 2
 
+# Imported once, in the process that all workers are forked from.
+PRELOADED = ["torch.distributed.checkpoint", "torch.nn.parallel", "centerarc.distributed"]
+
 # A rank that waits for one which failed gives up, and the pool a little later.
 COLLECTIVE_SECONDS = 30
 ANSWER_SECONDS = 120
@@ -23,8 +26,8 @@ def _serve(rank: int, pipe: Connection) -> None:
     import torch.distributed as dist
 
     torch.set_num_threads(1)
-    while (job := pipe.recv()) is not None:
-        store, world_size, function, arguments = job
+    while True:
+        store, world_size, function, arguments = pipe.recv()
         try:
             if store is not None:
                 if dist.is_initialized():
@@ -39,8 +42,6 @@ def _serve(rank: int, pipe: Connection) -> None:
             pipe.send((True, function(rank, *arguments)))
         except BaseException:
             pipe.send((False, traceback.format_exc()))
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 class Pool:
@@ -69,12 +70,12 @@ class Pool:
         answers = []
         for rank, pipe in enumerate(self.pipes[:world_size]):
             if not pipe.poll(ANSWER_SECONDS):
-                self._kill()
+                self.kill()
                 pytest.fail(f"rank {rank} does not answer")
             try:
                 answers.append(pipe.recv())
             except EOFError:
-                self._kill()
+                self.kill()
                 pytest.fail(f"rank {rank} died")
         complaints = [text for good, text in answers if not good]
         assert not complaints, "\n".join(complaints)
@@ -82,7 +83,8 @@ class Pool:
         return [answer for _, answer in answers]
 
     def _start(self, world_size: int) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
         for rank in range(len(self.workers), world_size):
             here, there = context.Pipe()
             worker = context.Process(target=_serve, args=(rank, there), daemon=True)
@@ -90,16 +92,10 @@ class Pool:
             self.pipes.append(here)
             self.workers.append(worker)
 
-    def _kill(self) -> None:
+    def kill(self) -> None:
         for worker in self.workers:
             worker.kill()
         self.pipes, self.workers = [], []
-
-    def close(self) -> None:
-        for pipe in self.pipes:
-            pipe.send(None)
-        for worker in self.workers:
-            worker.join(10)
 
 
 @pytest.fixture(scope="session")
@@ -107,4 +103,4 @@ def pool() -> Iterator[Pool]:
     with tempfile.TemporaryDirectory() as folder:
         pool = Pool(Path(folder))
         yield pool
-        pool.close()
+        pool.kill()

@@ -1,14 +1,15 @@
 """The criteria under DistributedDataParallel, as users of plain PyTorch wrap them."""
 
+from typing import Any
+
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from centerarc.distributed import ClassShards, Processes
+from centerarc.distributed import ClassShards
 from centerarc.losses import CenterArcFaceLoss, PrototypeSGD
+from tests.distributed.pool import Pool
 
 pytestmark = pytest.mark.distributed
 
@@ -46,19 +47,11 @@ def train(module: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None
         optimizer.step()
 
 
-def leave() -> None:
-    Processes(0, 2, torch.device("cpu")).close()
-
-
-def worker(rank: int, world: int, options: dict, folder: str) -> None:
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/init", rank=rank, world_size=world
-    )
+def ends(rank: int, options: dict) -> list[Any]:
     images, labels = data()
     module = DistributedDataParallel(Joint(options))
-    train(module, images[:, rank::world], labels[:, rank::world])
-    torch.save(module.module.state_dict(), f"{folder}/{rank}.pt")
-    leave()
+    train(module, images[:, rank::2], labels[:, rank::2])
+    return [tensor.numpy() for tensor in module.module.state_dict().values()]
 
 
 @pytest.mark.parametrize(
@@ -66,18 +59,17 @@ def worker(rank: int, world: int, options: dict, folder: str) -> None:
     [{}, {"centers": "separate"}, {"centers": "separate", "center_update": "gradient"}],
     ids=str,
 )
-def test_two_ranks_end_where_one_process_does(options: dict, tmp_path) -> None:
-    mp.spawn(worker, (2, options, str(tmp_path)), nprocs=2)
+def test_two_ranks_end_where_one_process_does(pool: Pool, options: dict) -> None:
     alone = Joint(options)
     train(alone, *data())
-    for rank in range(2):
-        state = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        torch.testing.assert_close(state, dict(alone.state_dict()), rtol=1e-12, atol=1e-12)
+    for found in pool.run(ends, options):
+        for ours, expected in zip(found, alone.state_dict().values(), strict=True):
+            torch.testing.assert_close(torch.as_tensor(ours), expected, rtol=1e-12, atol=1e-12)
 
 
-def refused(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=1)
+def complaints(rank: int) -> list[str]:
     images, labels = data()
+    found = []
     for options, fused in (
         ({"sample_rate": 0.5}, False),
         ({"shards": ClassShards(C)}, False),
@@ -85,11 +77,15 @@ def refused(rank: int, folder: str) -> None:
     ):
         module = DistributedDataParallel(Joint(options))
         optimizer = PrototypeSGD(module.module.criterion.parameters(), fused=fused)
-        with pytest.raises(RuntimeError, match="must stay outside DistributedDataParallel"):
+        try:
             module(images[0], labels[0])
+        except RuntimeError as error:
+            found.append(str(error))
         del optimizer
-    leave()
+    return found
 
 
-def test_what_must_stay_outside_is_refused_inside(tmp_path) -> None:
-    mp.spawn(refused, (str(tmp_path),), nprocs=1)
+def test_what_must_stay_outside_is_refused_inside(pool: Pool) -> None:
+    (found,) = pool.run(complaints, world_size=1)
+    assert len(found) == 3
+    assert all("must stay outside DistributedDataParallel" in message for message in found)

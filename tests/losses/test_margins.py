@@ -99,6 +99,31 @@ def test_small_angles_keep_their_digits_in_float32() -> None:
         assert target_angle(x, w).sin.item() == pytest.approx(math.sin(theta), rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    "theta", [0.0, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 1.5707, 1.571, 2.0, 3.1, math.pi]
+)
+def test_one_minus_cos_and_its_gradient_keep_their_digits_in_float32(theta: float) -> None:
+    x = torch.randn(1, 64)
+    away = torch.nn.functional.normalize(torch.randn(1, 64) - 0.1 * x)
+    away = away - (away * x).sum() / x.square().sum() * x
+    w = math.cos(theta) * torch.nn.functional.normalize(x)
+    w = w + math.sin(theta) * torch.nn.functional.normalize(away)
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        a, b = (t.to(dtype, copy=True).requires_grad_() for t in (x, w))
+        distance = target_angle(a, b).one_minus_cos
+        if dtype == torch.float64:
+            unit_a, unit_b = (torch.nn.functional.normalize(t) for t in (a, b))
+            distance = (unit_a - unit_b).square().sum(dim=1) / 2
+        distance.backward()
+        found.append((distance.item(), a.grad.double(), b.grad.double()))
+    ours, exact = found
+    # Coordinates of a unit vector are known to 6e-8, and so is a distance of theta.
+    assert ours[0] == pytest.approx(exact[0], rel=1e-6, abs=2e-7 * theta + 1e-13)
+    for one, other in zip(ours[1:], exact[1:], strict=True):
+        assert (one - other).norm() <= 2e-6 * other.norm() + 2e-7 * b.norm()
+
+
 @pytest.mark.parametrize("margin", EVERY, ids=str)
 def test_gradcheck(margin: Margin) -> None:
     x = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)

@@ -176,6 +176,19 @@ def test_logits_are_scaled_cosines_without_margin(sub_centers: int) -> None:
     torch.testing.assert_close(F.cross_entropy(criterion.logits(x), y), criterion(x, y))
 
 
+def test_the_scale_may_be_set_later_and_is_checked_then() -> None:
+    x, y = batch()
+    criterion, other = MarginSoftmaxLoss(C, D, s=64), MarginSoftmaxLoss(C, D, s=20.0)
+    other.load_state_dict(criterion.state_dict())
+    criterion.s = 20
+    assert torch.equal(criterion(x, y), other(x, y))
+    with pytest.raises(ValueError, match="s must be positive and finite, got -1"):
+        criterion.s = -1
+    criterion.implementation = "quick"
+    with pytest.raises(ValueError, match="implementation must be one of .* got 'quick'"):
+        criterion(x, y)
+
+
 def test_a_generator_makes_the_start_repeatable() -> None:
     make = lambda seed: CenterArcFaceLoss(  # noqa: E731
         C, D, centers="separate", generator=torch.Generator().manual_seed(seed)

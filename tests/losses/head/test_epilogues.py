@@ -51,6 +51,7 @@ def test_in_the_interpreter() -> None:
     assert int(*passed) > 120, done.stdout
 
 
+@pytest.mark.skipif(INTERPRETED, reason="seen by the process that started this one")
 def test_without_triton_the_module_imports_and_says_so() -> None:
     code = (
         "import sys; sys.modules['triton'] = None\n"
@@ -96,7 +97,7 @@ def exponentials_formula(
 @pytest.mark.parametrize("limit", [torch.inf, 3.3])
 @pytest.mark.parametrize(
     ("n", "b"),
-    [(n, b) for n in (1, 3, 129) for b in (1, 5, 512, 1000)] + [(2, 20_000)],
+    [(n, b) for n in (1, 3, 33) for b in (1, 5, 512, 1000)] + [(2, 20_000)],
 )
 def test_exponentials(n: int, b: int, limit: float, dtype: torch.dtype, device: str) -> None:
     z, inverse, columns = products(n, b, dtype, device)
@@ -213,7 +214,7 @@ def test_no_nan_is_hidden(column: int, limit: float, device: str) -> None:
 
 
 def test_the_same_bits_on_every_run(device: str) -> None:
-    z, inverse, columns = products(33, 3000, torch.float32, device)
+    z, inverse, columns = products(33, 1500, torch.float32, device)
     runs = []
     for _ in range(3):
         total, hardest, out = z.new_zeros(33), z.new_full((33,), -torch.inf), torch.empty_like(z)
@@ -245,7 +246,7 @@ def assert_near(actual: Tensor, expected: Tensor, size: Tensor) -> None:
     torch.testing.assert_close(actual.double(), expected, **close)
 
 
-SIZES = [(1, 1), (5, 3), (1000, 3), (129, 65), (3, 512), (5, 700), (2, 20_000)]
+SIZES = [(1, 1), (5, 3), (500, 3), (33, 65), (3, 512), (5, 700), (2, 20_000)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
