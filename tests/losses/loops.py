@@ -1,8 +1,17 @@
-"""The losses written once more as plain double loops over Python floats: nobody's tensor code."""
+"""The losses written once more as plain double loops over Python floats; and what they are fed."""
 
 import math
 
+import torch
 from torch import Tensor
+
+
+def problem(
+    n: int, c: int, d: int, k: int = 1, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor, Tensor]:
+    shape = (c, d) if k == 1 else (c, k, d)
+    x = torch.randn(n, d, dtype=dtype).requires_grad_()
+    return x, torch.randn(shape, dtype=dtype).requires_grad_(), torch.randint(0, c, (n,))
 
 
 def cosine(a: Tensor, b: Tensor) -> float:

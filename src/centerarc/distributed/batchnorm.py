@@ -1,4 +1,4 @@
-"""Batch normalisation over the images of all processes, on any device."""
+"""Batch normalization over the images of all processes, on any device."""
 
 from typing import Any
 
@@ -65,12 +65,7 @@ class _SyncNormalize(torch.autograd.Function):
         sums /= total
         dx = dy - sums[0].view(shape) - normalized * sums[1].view(shape)
         scale = inverse if weight is None else inverse * weight.to(mean.dtype)
-        return (
-            (dx * scale.view(shape)).to(x.dtype),
-            weight_grad,
-            bias_grad,
-            None,
-        )
+        return (dx * scale.view(shape)).to(x.dtype), weight_grad, bias_grad, None
 
 
 def _layout(x: Tensor) -> tuple[list[int], list[int]]:
@@ -79,19 +74,12 @@ def _layout(x: Tensor) -> tuple[list[int], list[int]]:
 
 
 class SyncBatchNorm(_BatchNorm):
-    """Batch normalisation whose statistics are those of the batches of all ranks together.
+    """Batch normalization whose statistics are those of the batches of all ranks together.
 
     In training it gives what `torch.nn.BatchNorm*` gives for the concatenated batch, outputs,
-    gradients and running statistics, also where ranks hold different numbers of images. In eval
-    mode, or without a process group, it is plain batch normalisation. torch.nn.SyncBatchNorm does
-    the same on CUDA and refuses the CPU.
-
-    Args:
-        num_features: C, channels of the input (N, C) or (N, C, ...).
-        eps: Added to the variance. Default 1e-5.
-        momentum: Of the running statistics; None averages over all batches. Default 0.1.
-        affine: Whether there are weight and bias. Default True.
-        track_running_stats: Default True.
+    gradients and running statistics, also where ranks hold different numbers of images; it takes
+    the same arguments. In eval mode, or without a process group, it is plain batch normalization.
+    torch.nn.SyncBatchNorm does the same on CUDA and refuses the CPU.
 
     Source:
         Ioffe and Szegedy 2015; statistics over devices as in Peng et al. 2018 (MegDet).
@@ -100,7 +88,7 @@ class SyncBatchNorm(_BatchNorm):
     def _check_input_dim(self, input: Tensor) -> None:
         if input.ndim < 2 or input.shape[1] != self.num_features:
             raise ValueError(
-                f"input has the shape {tuple(input.shape)}; expected (N, {self.num_features}, ...)"
+                f"input must be (N, {self.num_features}, ...), got {tuple(input.shape)}"
             )
 
     def forward(self, input: Tensor) -> Tensor:
@@ -130,16 +118,10 @@ class SyncBatchNorm(_BatchNorm):
 
 
 def convert_batchnorm(module: nn.Module) -> nn.Module:
-    """Replaces every batch normalisation in a module by `SyncBatchNorm`.
+    """Replaces every batch normalization in a module by `SyncBatchNorm`, in place.
 
     The parameters and buffers are the same objects afterwards, so names in a state dict and
-    optimisers stay valid.
-
-    Args:
-        module: Any module; changed in place, except that a bare batch norm cannot be.
-
-    Returns:
-        The module, or its replacement if it is itself a batch normalisation.
+    optimizers stay valid. Returns the module, or its replacement if it is itself a batch norm.
     """
     if isinstance(module, _BatchNorm) and not isinstance(module, SyncBatchNorm):
         new = SyncBatchNorm(

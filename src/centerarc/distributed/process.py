@@ -19,11 +19,6 @@ class Processes:
     """One process among those of a run; a run of a single process needs no process group.
 
     Every method is a collective where `world_size` > 1: all ranks must call it in the same order.
-
-    Args:
-        rank: 0 to world_size - 1.
-        world_size: Number of processes.
-        device: The device of this process.
     """
 
     rank: int
@@ -36,14 +31,7 @@ class Processes:
         return self.rank == 0
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Adds a tensor up over the ranks, in place.
-
-        Args:
-            tensor: Any shape, the same on every rank.
-
-        Returns:
-            The same tensor.
-        """
+        """Adds a tensor up over the ranks, in place, and returns it; of one shape on every rank."""
         if self.world_size > 1:
             dist.all_reduce(tensor)
         return tensor
@@ -57,29 +45,19 @@ class Processes:
         return values
 
     def agree(self, error: str | None) -> None:
-        """Waits for all ranks and raises on each of them if one has failed.
+        """Raises `ValueError` on all ranks if one brings an error, the first rank's message.
 
         Between collectives a rank that fails alone would leave the others waiting.
-
-        Args:
-            error: What went wrong on this rank; None if nothing did.
-
-        Raises:
-            ValueError: With the message of the first rank that gave one.
         """
         for rank, message in enumerate(self.gather_objects(error)):
             if message is not None:
                 raise ValueError(message if rank == 0 else f"rank {rank}: {message}")
 
     def on_all(self, action: Callable[[], None]) -> None:
-        """Acts on every rank; what fails on one is raised on all, so that none waits for ever.
+        """Acts on every rank; what fails on one is raised on all, so that none waits forever.
 
-        Args:
-            action: May raise `ValueError` or `OSError`.
-
-        Raises:
-            ValueError: What failed on another rank; on the one itself, the error as it was.
-            OSError: Likewise.
+        A `ValueError` or `OSError` of the action is raised as it is on its own rank, and as a
+        `ValueError` on the others.
         """
         failed: ValueError | OSError | None = None
         try:
@@ -105,17 +83,11 @@ class Processes:
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """Turns a device's name into a device.
+    """Turns a device's name into a device; raises `ValueError` if it is not there.
 
     Args:
         name: `auto` (CUDA, else MPS, else the CPU), `cpu`, `cuda` or `mps`.
-        local_rank: Number of this process on its machine; picks the CUDA device.
-
-    Returns:
-        The device.
-
-    Raises:
-        ValueError: If the device is not there.
+        local_rank: number of this process on its machine; picks the CUDA device.
     """
     if name == "auto":
         cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
@@ -139,16 +111,13 @@ def init_from_env(device: str = "auto", timeout_minutes: float = 30.0) -> Proces
     NCCL on CUDA, gloo elsewhere.
 
     Args:
-        device: As in `choose_device`.
-        timeout_minutes: How long a collective waits for a rank before it is an error. Rank 0
+        device: as in `choose_device`.
+        timeout_minutes: how long a collective waits for a rank before it is an error. Rank 0
             validates while the others wait, so it must exceed one validation.
 
-    Returns:
-        This process's place.
-
     Raises:
-        ValueError: If torchrun's variables are set in part, or the device is not there, or the
-            other ranks did not come.
+        ValueError: if torchrun's variables are set in part, the device is not there, or the other
+            ranks did not come.
     """
     if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
         return Processes(0, 1, choose_device(device))

@@ -17,6 +17,7 @@ from centerarc.losses.checks import (
     classes_held,
     reduce,
 )
+from centerarc.losses.head.chunked import own_rows
 from centerarc.losses.head.class_pass import (
     Implementation,
     class_pass,
@@ -79,15 +80,39 @@ def center_loss(
     check_choice("space", space, Space)
     if centers.dim() != 2:
         raise ValueError(f"centers must be (C, D), got {tuple(centers.shape)}")
+    losses, known, _, _ = center_terms(features, centers, labels, space, ignore_index)
+    return reduce(losses, known.to(losses.dtype), reduction)
+
+
+def center_terms(
+    features: Tensor,
+    centers: Tensor,
+    labels: Tensor,
+    space: Space,
+    ignore_index: int,
+    shards: "ClassShards | None" = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(N,) losses, (N,) whether they count, (N, D) features and (N,) places among the centers here.
+
+    With shards, `centers` are those of this rank, and N counts the samples of all.
+    """
+    classes = len(centers) if shards is None else shards.num_classes
     labels = check_batch(features, labels, centers.shape[1])
-    check_values(features, labels, centers.shape[0], ignore_index)
+    check_values(features, labels, classes, ignore_index)
+    known = (labels != ignore_index) & (labels >= 0) & (labels < classes)
+    features = features.to(wide_dtype(features, centers)).where(known.unsqueeze(1), 0.0)
+    first = 0
+    if shards is not None:
+        features, labels = shards.gather(features, labels)
+        first = shards.start
     counted = labels != ignore_index
-    known = counted & (labels >= 0) & (labels < centers.shape[0])
-    dtype = wide_dtype(features, centers)
-    features = features.to(dtype).where(known.unsqueeze(1), 0.0)
-    own = gather_rows(centers, labels.where(known, ABSENT), features)
-    losses = pull_to(features, own, known, space)
-    return reduce(losses.masked_fill(counted & ~known, torch.nan), known.to(dtype), reduction)
+    known = counted & (labels >= 0) & (labels < classes)
+    here = known & (labels >= first) & (labels < first + len(centers))
+    places = (labels - first).where(here, ABSENT)
+    own, _ = own_rows(features, centers, places)
+    losses = pull_to(features, own, here, space)
+    losses = losses if shards is None else shards.sum(losses)
+    return losses.masked_fill(counted & ~known, torch.nan), known, features, places
 
 
 def pull_to(features: Tensor, own: Tensor, here: Tensor, space: Space) -> Tensor:
@@ -96,15 +121,6 @@ def pull_to(features: Tensor, own: Tensor, here: Tensor, space: Space) -> Tensor
         features, own = unit(features), unit(own)
     # The difference first: expanding the square cancels away the digits of close points.
     return ((features - own).square().sum(dim=1) / 2).where(here, 0.0)
-
-
-def gather_rows(centers: Tensor, places: Tensor, like: Tensor) -> Tensor:
-    """(N, D) rows of `centers`, 0 where the place is `ABSENT`, in the dtype of `like`."""
-    if not len(centers):
-        # Zeros that depend on (0, D) centers: a rank without classes joins in the backward pass.
-        return centers.sum(dim=0).to(like.dtype).expand(len(places), -1)
-    rows = centers[places.clamp(min=0)].to(like.dtype)
-    return rows.where((places != ABSENT).unsqueeze(1), 0.0)
 
 
 def update_centers(
@@ -132,8 +148,7 @@ def update_centers(
         ignore_index: the label of samples that do not count.
 
     Raises:
-        ValueError: for shapes, dtypes, labels or options that do not fit, and for NaN or infinite
-            features (values are looked at on the CPU only); the centers are then as they were.
+        ValueError: as `center_loss`; the centers are then as they were.
 
     Source:
         Wen et al. 2016, equation 4.
@@ -190,10 +205,9 @@ def center_separation(
 
     `mean_{a} log( mean_{j != a} exp(t (cos(c_a, c_j) - 1)) ) / t`
 
-    The logarithm of the Gaussian energy of the centers on the unit sphere, since
-    `exp(-t |c_a - c_j|^2 / 2) = exp(t (cos - 1))`; a smooth maximum of the cosine, less 1. It is
-    about -1 for spread centers and 0 when all coincide. It is the library's one primitive applied
-    to the centers themselves: O(A C D) time for A anchors, O(A) blocks of memory, never C x C.
+    The logarithm of the Gaussian energy of the centers on the unit sphere, a smooth maximum of the
+    cosine, less 1: about -1 for spread centers, 0 when all coincide. It is `negative_logsumexp` of
+    the centers themselves: O(A C D) time for A anchors, O(A) blocks of memory, never C x C.
 
     Args:
         centers: (C, D), or (C, K, D) with sub-centers, whose mean direction stands for the class.
@@ -212,8 +226,7 @@ def center_separation(
 
     Source:
         The uniformity of Wang, Isola 2020, "Understanding Contrastive Representation Learning
-        through Alignment and Uniformity on the Hypersphere", equation 2, over class centers, as
-        the Riesz energy is in Liu et al. 2018, "Learning towards Minimum Hyperspherical Energy".
+        through Alignment and Uniformity on the Hypersphere", equation 2, over class centers.
         docs/losses.md says why this one.
 
     Example:
@@ -243,7 +256,7 @@ def center_separation(
     known = (anchors >= 0) & (anchors < classes)
     here = known & (anchors >= first) & (anchors < first + centers.shape[0])
     places = (anchors - first).where(here, ABSENT)
-    rows = gather_rows(centers, places, centers)
+    rows, _ = own_rows(centers.new_empty(len(places), centers.shape[1]), centers, places)
     if shards is not None:
         rows = shards.collect(rows)
     found = class_pass(rows, centers, places, temperature, implementation=implementation)
@@ -282,9 +295,6 @@ class CenterLoss(nn.Module):
 
     Raises:
         ValueError: if an argument is out of range.
-
-    Source:
-        Wen, Zhang, Li, Qiao 2016, equations 2 and 4.
 
     Example:
         >>> import torch
@@ -337,53 +347,22 @@ class CenterLoss(nn.Module):
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """The loss of (N, D) features and (N,) labels: a scalar, or (N,) for `"none"`."""
-        if self.shards is not None:
-            return self._sharded_forward(self.shards, features, labels)
-        # The update changes the centers in place; autograd keeps only the rows gathered here.
-        loss = center_loss(
-            features,
-            self.centers,
-            labels,
-            space=self.space,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
+        losses, known, points, places = center_terms(
+            features, self.centers, labels, self.space, self.ignore_index, self.shards
         )
+        # The update changes the centers in place; autograd keeps only the rows gathered above.
         if self.training and self.update_on_forward:
-            self.follow(features, labels.long())
-        return loss
-
-    def _sharded_forward(self, shards: "ClassShards", features: Tensor, labels: Tensor) -> Tensor:
-        labels = check_batch(features, labels, self.feat_dim)
-        check_values(features, labels, self.num_classes, self.ignore_index)
-        counted = labels != self.ignore_index
-        features, labels = shards.gather(features.where(counted.unsqueeze(1), 0.0), labels)
-        counted = labels != self.ignore_index
-        known = counted & (labels >= 0) & (labels < self.num_classes)
-        places = self._places(labels)
-        points = features.to(wide_dtype(features, self.centers))
-        own = gather_rows(self.centers, places, points)
-        losses = shards.sum(pull_to(points, own, places != ABSENT, self.space))
-        if self.training and self.update_on_forward:
-            self.move(features, places)
-        losses = losses.masked_fill(counted & ~known, torch.nan)
+            if self.shards is None:
+                self.follow(features, labels.long())
+            else:
+                self.move(points, places)
         return reduce(losses, known.to(losses.dtype), self.reduction)
-
-    def _places(self, labels: Tensor) -> Tensor:
-        start, stop = 0, self.num_classes
-        if self.shards is not None:
-            start, stop = self.shards.start, self.shards.stop
-        here = (labels >= start) & (labels < stop) & (labels != self.ignore_index)
-        return (labels - start).where(here, ABSENT)
 
     def update_centers(self, features: Tensor, labels: Tensor) -> None:
         """Moves the centers by the paper's rule; nothing if they are a parameter.
 
-        Under torch.distributed this is a collective call: every rank brings its own samples, any
-        number of them.
-
-        Args:
-            features: (N, D).
-            labels: (N,).
+        Under torch.distributed this is a collective call: every rank brings its own (N, D) features
+        and (N,) labels, any number of them.
         """
         if self.update == "paper":
             labels = check_batch(features, labels, self.feat_dim)
@@ -395,19 +374,18 @@ class CenterLoss(nn.Module):
         if self.update == "gradient":
             return
         features = features.detach()
+        first = 0
         if self.shards is not None:
             features, labels = self.shards.gather(features, labels)
+            first = self.shards.start
         elif dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             features, labels = _gather(features, labels, self.ignore_index)
-        self.move(features, self._places(labels))
+        here = (labels >= first) & (labels < first + len(self.centers))
+        here &= labels != self.ignore_index
+        self.move(features, (labels - first).where(here, ABSENT))
 
     def move(self, features: Tensor, places: Tensor) -> None:
-        """Moves the centers held here by samples that every rank has already; no collective.
-
-        Args:
-            features: (N, D), of all ranks.
-            places: (N,), rows of `centers`; -1 for samples that do not count here.
-        """
+        """Moves the centers held here by samples of all ranks, at `places` among them, or -1."""
         if self.update == "paper":
             move_centers(self.centers, features.detach(), places, self.alpha, self.space)
 

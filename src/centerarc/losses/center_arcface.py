@@ -11,19 +11,17 @@ from centerarc.losses.center import (
     CenterUpdate,
     Space,
     center_separation,
-    gather_rows,
     pull_to,
 )
-from centerarc.losses.checks import Reduction, check_choice, check_positive, reduce
+from centerarc.losses.checks import Reduction, check_choice, reduce
+from centerarc.losses.head.chunked import own_rows
 from centerarc.losses.head.class_pass import Implementation
 from centerarc.losses.head.prototype_sgd import has_fused_step
 from centerarc.losses.margin_softmax import (
     BatchMetrics,
     MarginSoftmaxLoss,
     Terms,
-    check_options,
-    check_prototypes,
-    margin_softmax_terms,
+    checked_terms,
 )
 from centerarc.losses.margins import ArcFace, Margin
 
@@ -63,12 +61,8 @@ def center_arcface_loss(
         margin: another margin in ArcFace's place; `m` is then not used.
         centers: (C, D) of their own for the center term; by default the prototypes serve.
         center_space: `"unit"` or `"raw"`, as in `center_loss`.
-        weight: (C,) class weights of the ArcFace term.
-        ignore_index: the label of samples that do not count.
-        reduction: `"mean"`, `"sum"` or `"none"`, of both terms.
-        label_smoothing: of the ArcFace term.
-        conflict_threshold: as in `margin_softmax_loss`.
-        implementation: of `negative_logsumexp`.
+        weight, ignore_index, reduction, label_smoothing, conflict_threshold, implementation: as in
+            `margin_softmax_loss`; `ignore_index` and `reduction` are those of both terms.
 
     Returns:
         `(arcface_loss, center_loss)`, scalars, or (N,) each for `reduction="none"`.
@@ -85,23 +79,13 @@ def center_arcface_loss(
         tensor(0.)
     """
     check_choice("space", center_space, Space)
-    check_positive("s", s)
-    check_prototypes(prototypes)
-    check_options(
-        len(prototypes),
-        sub_centers=prototypes.dim() == 3,
-        weight=weight,
-        reduction=reduction,
-        label_smoothing=label_smoothing,
-        conflict_threshold=conflict_threshold,
-        implementation=implementation,
-    )
-    terms = margin_softmax_terms(
+    terms = checked_terms(
         features,
         prototypes,
         labels,
         ArcFace(m) if margin is None else margin,
         s,
+        reduction,
         weight=weight,
         ignore_index=ignore_index,
         label_smoothing=label_smoothing,
@@ -124,7 +108,7 @@ def joint_losses(
     else:
         own = terms.own
         if centers is not None:
-            own = gather_rows(centers, terms.places, terms.features)
+            own, _ = own_rows(terms.features, centers, terms.places)
         pull = pull_to(terms.features, own, terms.places != ABSENT, space)
         pull = pull if shards is None else shards.sum(pull)
     return (
@@ -156,21 +140,20 @@ class CenterArcFaceLoss(nn.Module):
             parameter), see `CenterLoss`.
         alpha: step of the paper's update, in (0, 1].
         update_on_forward: whether the training forward applies the paper's update.
-        sub_centers: K prototypes a class, see `MarginSoftmaxLoss`; the center term then pulls
-            towards the nearest of them, or to the one separate center.
+        sub_centers: K prototypes a class; the center term then pulls towards the nearest of them,
+            or to the one separate center.
         weight: (C,) class weights of the ArcFace term.
         ignore_index: the label of samples that do not count.
         reduction: `"mean"`, `"sum"` or `"none"`, of both terms.
         label_smoothing: of the ArcFace term, in [0, 1).
-        sample_rate: share of the classes in a training step, for `PrototypeSGD`, see
-            `MarginSoftmaxLoss`.
+        sample_rate: share of the classes in a training step, in (0, 1], for `PrototypeSGD`.
         sample_generator: draws them; save its `get_state()` to resume exactly.
-        conflict_threshold: cosine above which another class does not count, see
-            `MarginSoftmaxLoss`.
+        conflict_threshold: cosine above which another class does not count.
         implementation: `"auto"`, `"reference"`, `"chunked"`, `"triton"` or `Chunked(...)`, see
             `negative_logsumexp`.
-        shards: the ranks that the classes are spread over, a `distributed.ClassShards`, see
-            `MarginSoftmaxLoss`; centers live with their class.
+        shards: the ranks that the classes are spread over, a `distributed.ClassShards`; centers
+            live with their class. `MarginSoftmaxLoss` says more of this and of all from
+            `sub_centers` on.
         generator: draws the initial prototypes and centers; torch's own by default.
 
     Attributes:
@@ -265,10 +248,9 @@ class CenterArcFaceLoss(nn.Module):
         return self.arcface.metrics
 
     def forward(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The two components for (N, D) features and (N,) labels.
+        """`(arcface_loss, center_loss)` of (N, D) features and (N,) labels.
 
-        Returns:
-            `(arcface_loss, center_loss)`, scalars, or (N,) each for `reduction="none"`.
+        Scalars, or (N,) each for `reduction="none"`.
         """
         terms = self.arcface.terms(features, labels)
         shards = self.arcface.shards
@@ -287,16 +269,13 @@ class CenterArcFaceLoss(nn.Module):
             self.center.update_centers(features, labels)
 
     def separation(self, labels: Tensor | None = None) -> Tensor:
-        """How close the centers come to each other, see `center_separation`.
+        """How close the centers come to each other, a scalar in [-2, 0]; see `center_separation`.
 
         Add it to the loss with a weight to push the classes apart. Separate centers that follow the
         paper's update take no gradient: then the prototypes are pushed.
 
         Args:
             labels: (A,), the classes looked at, such as the batch's labels; all by default.
-
-        Returns:
-            A scalar in [-2, 0].
         """
         centers = self.centers if self.centers.requires_grad else self.arcface.prototypes
         if torch.is_grad_enabled() and has_fused_step(centers):

@@ -1,7 +1,7 @@
 """The margin softmax: a function that holds the formula, and a module that owns the prototypes."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -91,23 +91,13 @@ def margin_softmax_loss(
         >>> margin_softmax_loss(x, torch.eye(2), labels, ArcFace(m=0.5), s=8.0)
         tensor(0.0009)
     """
-    check_positive("s", s)
-    check_prototypes(prototypes)
-    check_options(
-        len(prototypes),
-        sub_centers=prototypes.dim() == 3,
-        weight=weight,
-        reduction=reduction,
-        label_smoothing=label_smoothing,
-        conflict_threshold=conflict_threshold,
-        implementation=implementation,
-    )
-    terms = margin_softmax_terms(
+    terms = checked_terms(
         features,
         prototypes,
         labels,
         margin,
         s,
+        reduction,
         weight=weight,
         ignore_index=ignore_index,
         label_smoothing=label_smoothing,
@@ -117,25 +107,37 @@ def margin_softmax_loss(
     return reduce(terms.loss, terms.share, reduction)
 
 
-def check_prototypes(prototypes: Tensor) -> None:
-    """Raises unless they are those of a class at least."""
+def checked_terms(
+    features: Tensor,
+    prototypes: Tensor,
+    labels: Tensor,
+    margin: Margin,
+    s: float,
+    reduction: Reduction,
+    **options: Any,
+) -> "Terms":
+    """`margin_softmax_terms` of options that are not checked yet."""
     if prototypes.dim() not in (2, 3) or not len(prototypes):
         raise ValueError(
             "prototypes must be (C, D) or (C, K, D) with C at least 1, "
             f"got {tuple(prototypes.shape)}"
         )
+    check_positive("s", s)
+    check_options(len(prototypes), prototypes.dim() == 3, reduction, **options)
+    return margin_softmax_terms(features, prototypes, labels, margin, s, **options)
 
 
 def check_options(
     num_classes: int,
-    *,
     sub_centers: bool,
-    weight: Tensor | None,
     reduction: Reduction,
+    *,
+    weight: Tensor | None,
     label_smoothing: float,
     conflict_threshold: float | None,
     implementation: Implementation,
     sampled: bool = False,
+    **_: Any,
 ) -> None:
     """Raises unless each option is in range, and smoothing is 0 where it has no meaning."""
     if weight is not None and weight.shape != (num_classes,):
@@ -160,31 +162,16 @@ def check_options(
 
 @dataclass(frozen=True)
 class Terms:
-    """What one pass of the margin softmax knows of each sample, all (N,).
+    """What one pass of the margin softmax knows of each of N samples, of all ranks if sharded."""
 
-    N counts the samples of all ranks where the classes are sharded.
-
-    Attributes:
-        loss: differentiable; 0 for ignored samples.
-        share: what the sample adds to the denominator of a mean: its class weight, 0 if ignored.
-        known: bool, whether the label is that of a class. Labels that neither are nor equal
-            `ignore_index` make the loss NaN where `check_values` cannot look at them.
-        target: the angle to the own class, differentiable.
-        correct: bool, whether the own class has the largest cosine (ties count as wrong).
-        features: (N, D), 0 for ignored samples; differentiable.
-        places: of the own class among the classes that are here, -1 if it is not.
-        own: (N, D), the prototype of each sample's class (its nearest sub-center), differentiable;
-            0 where the class is not here.
-    """
-
-    loss: Tensor
-    share: Tensor
-    known: Tensor
-    target: Target
-    correct: Tensor
-    features: Tensor
-    places: Tensor
-    own: Tensor
+    loss: Tensor  # (N,), 0 for ignored samples; NaN for labels that are of no class
+    share: Tensor  # (N,), what it adds to the denominator of a mean: its class weight, 0 if ignored
+    known: Tensor  # (N,) bool, whether the label is that of a class
+    target: Target  # the angle to the own class
+    correct: Tensor  # (N,) bool, whether the own class has the largest cosine; ties are wrong
+    features: Tensor  # (N, D), 0 for ignored samples
+    places: Tensor  # (N,), of the own class among those that are here, -1 if it is not
+    own: Tensor  # (N, D), prototype of the own class (nearest sub-center), 0 if it is not here
 
 
 def margin_softmax_terms(
@@ -358,9 +345,9 @@ class MarginSoftmaxLoss(nn.Module):
         check_sample_rate(sample_rate)
         check_options(
             num_classes,
-            sub_centers=sub_centers > 1,
+            sub_centers > 1,
+            reduction,
             weight=weight,
-            reduction=reduction,
             label_smoothing=label_smoothing,
             conflict_threshold=conflict_threshold,
             implementation=implementation,

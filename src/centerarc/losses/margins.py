@@ -3,7 +3,7 @@
 A margin maps the angle between a sample and its own prototype to the value that replaces the
 target's cosine in the softmax. It sees N numbers only and is plain autograd. To add one, write a
 frozen dataclass with a `__call__` here and name it in `MARGINS`: the fused loss, the command line
-and the tests take it from there.
+and the tests take it from there. A parameter out of range is a `ValueError` that names it.
 """
 
 import difflib
@@ -89,9 +89,6 @@ class ArcFace:
     Args:
         m: the margin in radians, in [0, pi/2]; 0 is the plain normalized softmax.
 
-    Raises:
-        ValueError: if `m` is out of range.
-
     Source:
         Deng, Guo, Xue, Zafeiriou 2019, "ArcFace", equation 3.
 
@@ -121,9 +118,6 @@ class CosFace:
     Args:
         m: the margin, a difference of cosines, in [0, 2]; 0 is the plain normalized softmax.
 
-    Raises:
-        ValueError: if `m` is out of range.
-
     Source:
         Wang, Wang, Zhou et al. 2018, "CosFace", equation 4.
     """
@@ -148,9 +142,6 @@ class CombinedMargin:
         m1: factor of the angle, in [1, 4].
         m2: addend to the angle in radians, in [0, pi/2].
         m3: subtrahend from the cosine, in [0, 2].
-
-    Raises:
-        ValueError: if one of them is out of range.
 
     Source:
         Deng, Guo, Xue, Zafeiriou 2019, "ArcFace", equation 4.
@@ -185,9 +176,6 @@ class SphereFaceR:
     Args:
         m: factor of the angle, a real number in [1, 4]; 1 is the plain normalized softmax.
 
-    Raises:
-        ValueError: if `m` is out of range.
-
     Source:
         Liu, Wen, Raj, Singh, Weller 2022, "SphereFace Revived"; the characteristic function of
         Liu et al. 2017, "SphereFace", equation 7.
@@ -220,14 +208,7 @@ def list_margins() -> list[str]:
 
 
 def create_margin(name: str, **parameters: float) -> Margin:
-    """Build a margin by name.
-
-    Args:
-        name: one of `list_margins()`.
-        **parameters: what the margin's class takes, for example `m=0.4`.
-
-    Returns:
-        The margin.
+    """Builds a margin by its name, one of `list_margins()`, with what its class takes (`m=0.4`).
 
     Raises:
         ValueError: for an unknown name or parameter, or a value out of range.

@@ -109,10 +109,11 @@ def _triton_works(device: torch.device) -> bool:
 def own_rows(features: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """(N, D) prototype of each label, its nearest sub-center, and its (N,) place among C K rows.
 
-    For label -1 the row is 0 and the place any.
+    For label -1 the row is 0 and the place any. A weight without classes has a gradient all the
+    same: its rank must join in what the backward pass exchanges.
     """
     if not len(weight):
-        return torch.zeros_like(features), labels
+        return torch.zeros_like(features) + weight.flatten(0, -2).sum(dim=0), labels
     places = labels.clamp(min=0)
     if weight.dim() == 3:
         with torch.no_grad():

@@ -12,7 +12,7 @@ maximum; beyond, the sums are rescaled as the maximum grows.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,23 +20,14 @@ from torch import Tensor
 from centerarc.losses.head import epilogues
 from centerarc.losses.head.products import Products, inverse_norm
 
+if TYPE_CHECKING:
+    from centerarc.losses.head.prototype_sgd import StepInPlace
+
 PLAIN_SCALE = 64.0
 
 
-class GradientSink(Protocol):
-    """Takes the prototypes' gradient of one block of classes after another."""
-
-    def block(self, start: int, stop: int) -> Tensor:
-        """(B K, D) memory for classes start to stop of the pass, in the features' dtype."""
-
-    def finish(
-        self, start: int, stop: int, gradient: Tensor, rows: Tensor, inverse: Tensor
-    ) -> None:
-        """Takes what was written there, not yet projected."""
-
-
 class GradientArray:
-    """A sink that collects the gradient in one contiguous array, (S, D) or (S, K, D)."""
+    """A sink that collects the blocks' gradients in one contiguous array, (S, D) or (S, K, D)."""
 
     def __init__(self, out: Tensor, dtype: torch.dtype, triton: bool) -> None:
         self.out = out
@@ -44,13 +35,13 @@ class GradientArray:
         self._triton = triton
 
     def block(self, start: int, stop: int) -> Tensor:
-        """A part of the array, or a converted copy of it."""
+        """(B K, D) memory for classes start to stop of the pass, in the features' dtype."""
         return self.out[start:stop].flatten(0, -2).to(self._dtype)
 
     def finish(
         self, start: int, stop: int, gradient: Tensor, rows: Tensor, inverse: Tensor
     ) -> None:
-        """Projects, and writes back what was converted."""
+        """Takes what was written there, not yet projected."""
         epilogues.project(gradient, rows, inverse, self._triton)
         if self.out.dtype != self._dtype:
             self.out[start:stop].flatten(0, -2).copy_(gradient)
@@ -123,48 +114,28 @@ KeptEntries = KeptInGradient | KeptApart
 
 @dataclass(frozen=True)
 class Sums:
-    """What the forward pass found.
+    """What the forward pass found."""
 
-    Attributes:
-        logsumexp: (N,).
-        hardest: (N,), the largest cosine to another class.
-        pull: (N, D), each sample's mean direction of the other classes; None unless asked for.
-        inverses: (S K,) one over the prototypes' lengths, in the pass's order.
-        mean: (D,), the weighted sum of the prototypes' directions; None unless asked for.
-    """
-
-    logsumexp: Tensor
-    hardest: Tensor
-    pull: Tensor | None
-    inverses: Tensor
-    mean: Tensor | None
+    logsumexp: Tensor  # (N,)
+    hardest: Tensor  # (N,), the largest cosine to another class
+    pull: Tensor | None  # (N, D), each sample's mean direction of the other classes, if asked for
+    inverses: Tensor  # (S K,), one over the prototypes' lengths, in the pass's order
+    mean: Tensor | None  # (D,), the weighted sum of the prototypes' directions, if asked for
 
 
 @dataclass(frozen=True)
 class ClassBlocks:
-    """One batch against the prototypes, cut into blocks of classes.
+    """One batch against the prototypes, cut into blocks of classes."""
 
-    Args:
-        features: (N, D), float32 or float64, the dtype of all sums.
-        weight: (C, D) or (C, K, D), any floating dtype; converted a block at a time.
-        columns: (N,) place of each sample's own class among those of the pass, -1 for none.
-        sample: (S,) the classes that take part, ascending; all of them if None.
-        scale: of the cosines.
-        limit: cosine above which another class does not count; infinity to count all.
-        reduced: bfloat16 operands, see `products`.
-        workspace: bytes for the arrays of one block.
-        triton: whether the stages between products are Triton kernels.
-    """
-
-    features: Tensor
-    weight: Tensor
-    columns: Tensor
-    sample: Tensor | None
-    scale: float
-    limit: float
-    reduced: bool
-    workspace: int
-    triton: bool
+    features: Tensor  # (N, D), float32 or float64, the dtype of all sums
+    weight: Tensor  # (C, D) or (C, K, D), any floating dtype; converted a block at a time
+    columns: Tensor  # (N,) place of each sample's own class among those of the pass, -1 for none
+    sample: Tensor | None  # (S,) the classes that take part, ascending; all of them if None
+    scale: float  # of the cosines
+    limit: float  # cosine above which another class does not count; infinity to count all
+    reduced: bool  # bfloat16 operands, see products.py
+    workspace: int  # bytes for the arrays of one block
+    triton: bool  # whether the stages between products are Triton kernels
 
     @property
     def sub_centers(self) -> int:
@@ -188,13 +159,9 @@ class ClassBlocks:
     def forward(
         self, kept: KeptEntries | None, *, pulled: bool, mean_weight: Tensor | None, mean: bool
     ) -> Sums:
-        """Sums over all blocks.
+        """Sums over all blocks; keeps exponentials in `kept` (only if `steady`).
 
-        Args:
-            kept: where exponentials stay for the backward pass; only if `steady`.
-            pulled: whether to add up `Sums.pull`.
-            mean_weight: (S,) weights of `Sums.mean`; ones if None.
-            mean: whether to add up `Sums.mean`.
+        `pulled` and `mean` ask for those sums; `mean_weight` has the (S,) weights of the latter.
         """
         samples, dim = self.features.shape
         products = Products(self._directions(), self.reduced)
@@ -241,21 +208,15 @@ class ClassBlocks:
         logsumexp: Tensor,
         inverses: Tensor,
         gradient: Tensor,
-        sink: GradientSink,
+        sink: "GradientArray | StepInPlace",
         kept: KeptEntries | None = None,
         mean_weight: Tensor | None = None,
         mean_gradient: Tensor | None = None,
     ) -> None:
         """Hands the prototypes' gradient to `sink`, block by block.
 
-        Args:
-            logsumexp: (N,), of the forward pass.
-            inverses: of the forward pass.
-            gradient: (N,) of the logsumexp.
-            sink: takes each block.
-            kept: what the forward pass kept.
-            mean_weight: as in `forward`.
-            mean_gradient: (D,) of `Sums.mean`, or None.
+        That is of the (N,) `gradient` of `logsumexp` and the (D,) one of `Sums.mean`. The rest is
+        what the forward pass took or found.
         """
         samples = len(self.features)
         directions = self._directions()
@@ -349,9 +310,8 @@ class ClassBlocks:
         z, nearest = epilogues.class_logits(z, inverse, columns, self.sub_centers)
         torch.maximum(hardest, z.amax(dim=1), out=hardest)
         epilogues.drop_above(z, limit)
-        e = z.exp_()
-        total += e.sum(dim=1)
-        epilogues.at_sub_centers(e, nearest, inverse, self.sub_centers, out)
+        total += z.exp_().sum(dim=1)
+        epilogues.at_sub_centers(z, nearest, inverse, self.sub_centers, out)
 
     def _rescaled(
         self,
@@ -374,9 +334,8 @@ class ClassBlocks:
         if pull is not None:
             pull *= faded.unsqueeze(1)
         shift.copy_(higher)
-        e = z.sub_(shift.unsqueeze(1)).exp_()
-        total += e.sum(dim=1)
-        epilogues.at_sub_centers(e, nearest, inverse, self.sub_centers, out)
+        total += z.sub_(shift.unsqueeze(1)).exp_().sum(dim=1)
+        epilogues.at_sub_centers(z, nearest, inverse, self.sub_centers, out)
 
     def _softmax(
         self, z: Tensor, inverse: Tensor, start: int, logsumexp: Tensor, out: Tensor
@@ -384,5 +343,5 @@ class ClassBlocks:
         """The entries of the backward pass where `_rescaled` made those of the forward pass."""
         z, nearest = epilogues.class_logits(z, inverse, self.columns - start, self.sub_centers)
         epilogues.drop_above(z, self.scale * self.limit)
-        e = z.sub_(logsumexp.unsqueeze(1)).exp_()
-        epilogues.at_sub_centers(e, nearest, inverse, self.sub_centers, out)
+        z.sub_(logsumexp.unsqueeze(1)).exp_()
+        epilogues.at_sub_centers(z, nearest, inverse, self.sub_centers, out)

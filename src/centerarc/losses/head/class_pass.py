@@ -32,20 +32,12 @@ GROUP = 1024
 
 
 class ClassPass(NamedTuple):
-    """What the classes say of each sample.
+    """What the classes say of each sample; all but `hardest` differentiable."""
 
-    Attributes:
-        own: (N, D), the prototype of each label, its nearest sub-center; 0 for label -1.
-            Differentiable.
-        logsumexp: (N,), over the scaled cosines of all other classes; differentiable.
-        hardest: (N,), the largest of their cosines, detached; minus infinity where there is none.
-        mean: (D,), the sum of all directions times their weights, differentiable; or None.
-    """
-
-    own: Tensor
-    logsumexp: Tensor
-    hardest: Tensor
-    mean: Tensor | None
+    own: Tensor  # (N, D), the prototype of each label, its nearest sub-center; 0 for label -1
+    logsumexp: Tensor  # (N,), over the scaled cosines of all other classes
+    hardest: Tensor  # (N,), the largest of their cosines; minus infinity where there is none
+    mean: Tensor | None  # (D,), the sum of all directions times their weights, if asked for
 
 
 def settings_of(implementation: Implementation) -> Chunked:
@@ -171,9 +163,8 @@ def negative_logsumexp(
 
     `out_i = log sum_{j != labels_i} exp(scale <x_i / |x_i|, w_j / |w_j|>)`
 
-    Differentiable in `features` and `weight` (once; `"reference"` is plain autograd and takes any
-    derivative). Sums are float32 at least, whatever the inputs' dtypes; under bfloat16 autocast the
-    products' operands are bfloat16.
+    Differentiable in `features` and `weight`: once, `"reference"` any number of times. Sums are
+    float32 at least; under bfloat16 autocast the products' operands are bfloat16.
 
     Args:
         features: (N, D), floating point, any length; N may be 0.

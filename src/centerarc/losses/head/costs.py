@@ -85,7 +85,7 @@ def head_costs(
         num_classes: C, of all ranks together.
         feat_dim: D.
         samples_per_rank: N.
-        world_size: W, the ranks.
+        world_size: W.
         sample_rate: share of the classes in a step, in (0, 1].
         weight_bytes: 2, 4 or 8 for a prototype's number.
         fused: step in the backward pass, `PrototypeSGD(fused=True)`.
@@ -97,9 +97,6 @@ def head_costs(
         device: `"cpu"` or `"cuda"`: sets the workspace, and whether the features' gradient is
             reduced by a reduce-scatter (for batches of one size) or by an all-reduce.
         chunked: the workspace and what is kept; the defaults if None.
-
-    Returns:
-        The costs.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -155,7 +152,7 @@ def head_costs(
     gathered = samples * (feat_dim * number + 8) + counts
     reduced_twice = rows_of_numbers * samples * number
     back = samples * feat_dim * number
-    back_factor = 1 if device == "cuda" else 2
+    sent = gathered + 2 * reduced_twice + (1 if device == "cuda" else 2) * back
     return HeadCosts(
         weights=here * row,
         momentum=here * row,
@@ -165,8 +162,6 @@ def head_costs(
         samples=(SAMPLE_ARRAYS + CENTER_ARRAYS * own_center_term) * samples * feat_dim * number,
         step=step,
         wire_payload=gathered + reduced_twice + back,
-        wire_sent=(world_size - 1)
-        * (gathered + 2 * reduced_twice + back_factor * back)
-        // world_size,
+        wire_sent=(world_size - 1) * sent // world_size,
         flops=(6 * samples * taking_part + 2 * again) * feat_dim,
     )

@@ -154,18 +154,9 @@ def project_and_step(
     nesterov: bool,
     triton: bool = False,
 ) -> None:
-    """`project`, then one step of SGD on these rows, in place.
+    """`project`, then one step of SGD on these rows and their (B, D) momentum, in place.
 
-    Args:
-        gradient: (B, D), in; overwritten (a kernel leaves it).
-        rows: (B, D) prototypes, in and out.
-        inverse: (B,) one over their lengths.
-        momentum: (B, D) buffer, in and out; None without momentum.
-        lr: learning rate.
-        momentum_factor: of the buffer.
-        weight_decay: added to the gradient times the rows.
-        nesterov: Nesterov's momentum.
-        triton: whether to take a kernel.
+    The gradient is overwritten (a kernel leaves it).
     """
     if not triton:
         gradient.addcmul_(rows, weight_decay - _radial(gradient, rows, inverse))

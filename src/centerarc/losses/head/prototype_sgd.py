@@ -144,14 +144,8 @@ class PrototypeSGD(Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Steps each parameter that has a gradient; ends the iteration of fused ones.
 
-        Args:
-            closure: evaluates the loss again and returns it.
-
-        Returns:
-            What the closure returned.
-
-        Raises:
-            RuntimeError: if a fused parameter has a gradient, which came from elsewhere.
+        Returns what `closure` does, which evaluates the loss again. Raises `RuntimeError` if a
+        fused parameter has a gradient, which came from elsewhere.
         """
         loss = None
         if closure is not None:
@@ -235,15 +229,7 @@ def fused_step(
 
 
 class StepInPlace:
-    """A `GradientSink` that steps each block of prototypes instead of keeping its gradient.
-
-    Args:
-        optimizer: whose rule it is.
-        weight: the parameter.
-        sample: (S,) the classes of the pass, or None for all.
-        dtype: of the computation.
-        triton: whether to step in a Triton kernel.
-    """
+    """A sink that steps each block of prototypes instead of keeping its gradient."""
 
     def __init__(
         self,

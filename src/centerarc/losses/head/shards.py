@@ -94,15 +94,10 @@ class ClassShards:
         )
 
     def gather(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The samples of all ranks, in the order of the ranks.
+        """(N, D) and (N,) samples of all ranks, in their order, from each (N_r, D) and (N_r,).
 
-        Args:
-            features: (N_r, D) of this rank; differentiable, see the class for the factor W. With
-                D = 0 only the labels are of interest, and N_r may differ in any case.
-            labels: (N_r,) int64.
-
-        Returns:
-            (N, D) and (N,), N the sum over the ranks.
+        Differentiable in the features, see the class for the factor W. With D = 0 only the labels
+        are of interest, and N_r may differ in any case.
         """
         count = labels.shape[0]
         counts = [count] * self.world_size
@@ -235,11 +230,10 @@ def class_state(criterion: nn.Module, optimizer: Optimizer | None = None) -> dic
     """The tensors of a criterion, and their momentum, as torch.distributed.checkpoint wants them.
 
     What is spread over the ranks comes as a `DTensor` of all classes, everything else as it is.
-    All share their memory with the criterion and the optimizer, so that loading into them restores
-    both in place. A checkpoint can be loaded on any number of ranks, or by a criterion without
-    shards in one process: names and shapes are those of all classes in any case.
-
-    The optimizer's rates and the samplers' generators are not among them.
+    All share their memory with the criterion and the optimizer, so loading into them restores both
+    in place, on any number of ranks, or in one process by a criterion without shards: names and
+    shapes are those of all classes in any case. The optimizer's rates and the samplers' generators
+    are not among them.
 
     Args:
         criterion: a criterion, with or without `shards`, or a module that contains some.
@@ -252,7 +246,7 @@ def class_state(criterion: nn.Module, optimizer: Optimizer | None = None) -> dic
 
     Raises:
         ValueError: if the optimizer is of another kind, or has a dampening, with which momentum
-            does not begin from zeros.
+            does not start from zeros.
 
     Example:
         >>> from centerarc import MarginSoftmaxLoss, PrototypeSGD

@@ -1,0 +1,218 @@
+"""What the losses say of wrong input and options, and of parameters that nobody steps."""
+
+import math
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from centerarc.losses import (
+    ArcFace,
+    CenterArcFaceLoss,
+    CenterLoss,
+    MarginSoftmaxLoss,
+    center_loss,
+    center_separation,
+    margin_softmax_loss,
+    update_centers,
+)
+
+C, D, N = 7, 5, 12
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda x, w, y: margin_softmax_loss(x, w, y + 5, ArcFace(), 30.0),
+            r"labels must be in \[0, 5\) or ignore_index -100, got 5 at row 0",
+        ),
+        (
+            lambda x, w, y: margin_softmax_loss(x, w, y - 1, ArcFace(), 30.0),
+            r"labels must be in \[0, 5\) or ignore_index -100, got -1 at row 0",
+        ),
+        (
+            lambda x, w, y: margin_softmax_loss(x * math.nan, w, y, ArcFace(), 30.0),
+            "features must be finite, got NaN or infinity at row 0",
+        ),
+        (
+            lambda x, w, y: margin_softmax_loss(x, w, y.float(), ArcFace(), 30.0),
+            "labels must be integers, got torch.float32",
+        ),
+        (
+            lambda x, w, y: margin_softmax_loss(x.long(), w, y, ArcFace(), 30.0),
+            "features must be floating point, got torch.int64",
+        ),
+        (
+            lambda x, w, y: margin_softmax_loss(x[:, :2], w, y, ArcFace(), 30.0),
+            r"features must be \(N, 3\), got \(4, 2\)",
+        ),
+        (
+            lambda x, w, y: margin_softmax_loss(x, w, y[:2], ArcFace(), 30.0),
+            r"labels must be \(4,\), one for each row of features, got \(2,\)",
+        ),
+        (
+            lambda x, w, y: margin_softmax_loss(x, w, y, ArcFace(), -1.0),
+            "s must be positive and finite, got -1.0",
+        ),
+        (
+            lambda x, w, y: margin_softmax_loss(x, w, y, ArcFace(), 30.0, weight=torch.ones(3)),
+            r"weight must be \(5,\), one for each class, got \(3,\)",
+        ),
+        (
+            lambda x, w, y: margin_softmax_loss(x, w, y, ArcFace(), 30.0, label_smoothing=1.0),
+            r"label_smoothing must be in \[0, 1\), got 1.0",
+        ),
+        (
+            lambda x, w, y: margin_softmax_loss(x, w, y, ArcFace(), 30.0, reduction="avg"),
+            "reduction must be 'mean', 'sum' or 'none', got 'avg'",
+        ),
+        (
+            lambda x, w, y: center_loss(x, w, y, space="polar"),
+            "space must be 'unit' or 'raw', got 'polar'",
+        ),
+        (
+            lambda x, w, y: update_centers(w, x, y, space="units"),
+            "space must be 'unit' or 'raw', got 'units'",
+        ),
+        (lambda x, w, y: update_centers(w, x, y, alpha=5.0), r"alpha must be in \(0, 1\], got 5.0"),
+        (
+            lambda x, w, y: update_centers(w, x, y + 2),
+            r"labels must be in \[0, 5\).* got 5 at row 3",
+        ),
+        (lambda x, w, y: update_centers(w, x / 0, y), "features must be finite"),
+        (lambda x, w, y: update_centers(w, x, y > 1), "labels must be integers, got torch.bool"),
+        (
+            lambda x, w, y: center_separation(w, y, temperature=0.0),
+            "temperature must be positive and finite, got 0.0",
+        ),
+        (lambda x, w, y: center_loss(x, w[0], y), r"centers must be \(C, D\), got \(3,\)"),
+        (lambda x, w, y: center_separation(w[0], y), r"centers must be \(C, D\)"),
+    ],
+)
+def test_bad_input_is_named(call, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(torch.ones(4, 3), torch.ones(5, 3), torch.tensor([0, 1, 2, 3]))
+
+
+class TestForgottenParameters:
+    def loop(self, criterion: nn.Module, learned: list, steps: int = 40, lr: float = 0.1) -> list:
+        model = nn.Linear(8, D)
+        optimizers = [torch.optim.SGD([*model.parameters()], lr=lr)]
+        if learned:
+            optimizers.append(torch.optim.SGD(learned, lr=lr))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(steps):
+                out = criterion(model(torch.randn(N, 8)), torch.randint(0, C, (N,)))
+                (sum(out) if isinstance(out, tuple) else out).backward()
+                for optimizer in optimizers:
+                    optimizer.step()
+                    optimizer.zero_grad()
+        caught = [w for w in caught if issubclass(w.category, UserWarning)]
+        assert all(w.filename == __file__ for w in caught)  # It points at the loop, not at us.
+        return [str(w.message) for w in caught]
+
+    @pytest.mark.parametrize("make", [MarginSoftmaxLoss, CenterArcFaceLoss])
+    def test_earn_one_warning(self, make) -> None:
+        messages = self.loop(make(C, D), [])
+        assert len(messages) == 1
+        assert "no optimizer has them" in messages[0]
+        assert "criterion.parameters()" in messages[0]
+        assert f"of {make.__name__} " in messages[0]
+
+    def test_no_warning_when_given(self) -> None:
+        for lr in (0.1, 0.0):
+            criterion = CenterArcFaceLoss(C, D)
+            assert self.loop(criterion, [*criterion.parameters()], lr=lr) == []
+
+    def test_no_warning_when_frozen_or_evaluated(self) -> None:
+        assert self.loop(CenterArcFaceLoss(C, D).requires_grad_(False), []) == []
+        assert self.loop(CenterArcFaceLoss(C, D).eval(), []) == []
+
+    @pytest.mark.parametrize("foreach", [False, True])
+    @pytest.mark.parametrize("name", ["SGD", "AdamW"])
+    def test_every_kind_of_step_is_seen(self, name: str, foreach: bool) -> None:
+        criterion = CenterArcFaceLoss(C, D)
+        optimizer = getattr(torch.optim, name)(criterion.parameters(), lr=0.1, foreach=foreach)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for _ in range(40):
+                sum(criterion(torch.randn(N, D), torch.randint(0, C, (N,)))).backward()
+                optimizer.step()
+
+    def test_an_optimizer_that_writes_past_autograd_is_seen(self) -> None:
+        class Data(torch.optim.Optimizer):
+            def step(self, closure=None):  # type: ignore[override]
+                for group in self.param_groups:
+                    for p in group["params"]:
+                        p.data.add_(p.grad, alpha=-0.1)
+
+        criterion = CenterArcFaceLoss(C, D)
+        optimizer = Data([*criterion.parameters()], {})
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for _ in range(40):
+                sum(criterion(torch.randn(N, D), torch.randint(0, C, (N,)))).backward()
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=False)
+
+    def test_another_optimizer_may_step_more_often(self) -> None:
+        criterion = CenterArcFaceLoss(C, D)
+        other = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+        own = torch.optim.SGD(criterion.parameters(), lr=0.1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for step in range(40):
+                sum(criterion(torch.randn(N, D), torch.randint(0, C, (N,)))).backward()
+                for _ in range(6):
+                    other.step()
+                if step % 8 == 7:
+                    own.step()
+                    own.zero_grad()
+
+    def test_no_warning_during_gradient_accumulation(self) -> None:
+        criterion = CenterArcFaceLoss(C, D)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for _ in range(50):
+                sum(criterion(torch.randn(N, D), torch.randint(0, C, (N,)))).backward()
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: CenterArcFaceLoss(0, D), "num_classes must be a positive integer, got 0"),
+        (lambda: CenterArcFaceLoss(C, -1), "feat_dim must be a positive integer, got -1"),
+        (lambda: CenterArcFaceLoss(C, 2.5), "feat_dim must be a positive integer, got 2.5"),
+        (lambda: CenterArcFaceLoss(C, D, s=0), "s must be positive and finite, got 0"),
+        (lambda: CenterArcFaceLoss(C, D, s=math.inf), "s must be positive and finite, got inf"),
+        (lambda: CenterArcFaceLoss(C, D, m=3.0), r"m must be in \[0, pi/2\] radians, got 3.0"),
+        (lambda: CenterArcFaceLoss(C, D, centers="both"), "centers must be .* got 'both'"),
+        (lambda: CenterArcFaceLoss(C, D, center_space="log"), "space must be .* got 'log'"),
+        (lambda: CenterLoss(C, D, update="ema"), "update must be .* got 'ema'"),
+        (lambda: CenterLoss(C, D, alpha=0.0), r"alpha must be in \(0, 1\], got 0.0"),
+        (lambda: CenterLoss(C, D, reduction="avg"), "reduction must be .* got 'avg'"),
+        (lambda: MarginSoftmaxLoss(C, D, sub_centers=0), "sub_centers must be .* got 0"),
+        (lambda: MarginSoftmaxLoss(C, D, label_smoothing=-0.1), "label_smoothing must be"),
+        (
+            lambda: MarginSoftmaxLoss(C, D, sub_centers=2, label_smoothing=0.1),
+            "label_smoothing must be 0 with sub-centers",
+        ),
+        (lambda: MarginSoftmaxLoss(C, D, weight=torch.ones(2)), r"weight must be \(7,\)"),
+    ],
+)
+def test_bad_arguments_are_named(build, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_nan_is_reported_and_nothing_is_lost() -> None:
+    criterion = CenterArcFaceLoss(C, D, centers="separate")
+    before = criterion.centers.clone()
+    with pytest.raises(ValueError, match="features must be finite, got NaN or infinity at row 3"):
+        criterion(
+            torch.ones(N, D).index_fill(0, torch.tensor([3]), math.nan), torch.zeros(N).long()
+        )
+    assert torch.equal(criterion.centers, before)
