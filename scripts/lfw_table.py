@@ -11,7 +11,7 @@ from pathlib import Path
 
 from centerarc.evaluation.comparison import compare_with_first
 from centerarc.evaluation.embedding import embed, pair_scores
-from centerarc.evaluation.files.lfw_pairs import PairImages, read_pairs
+from centerarc.evaluation.files import PairImages, read_pairs
 from centerarc.evaluation.verification import evaluate_verification
 from centerarc.models.weights import load_weights
 
@@ -21,7 +21,7 @@ IMAGES, PAIRS, FOLDS = Path("data/lfw112"), Path("data/pairs.txt"), [7, 8]
 def main(runs: list[str]) -> None:
     """Score the pairs with each run, then print a row for it."""
     pairs = read_pairs(PAIRS).select_folds(FOLDS)
-    people = (pairs.name_a, pairs.name_b)
+    people = pairs.people
     scores = {}
     for run in runs:
         model = load_weights(run)

@@ -352,7 +352,7 @@ NAN = [("Ann/Ann_0001.png", "Ann", [1, 0]), ("Ann/Ann_0002.png", "Ann", [float("
         ([*ONNX, *PAIRS, "--by", "age"], "pairs.txt: a file of this format has no columns"),
         ([*ONNX, "--pairs", "pairs.txt"], "--images must name the folder"),
         ([*ONNX, "--pairs", "gone.txt", "--images", "faces"], "gone.txt"),
-        ([*ONNX, "--pairs", "unknown.txt", "--images", "faces"], "Zoe/Zoe_0001.jpg (line 2)"),
+        ([*ONNX, "--pairs", "unknown.txt", "--images", "faces"], "'Zoe/Zoe_0001' (line 2)"),
         ([*ONNX, "--pairs", "gone.csv"], "gone.csv"),
         ([*ONNX, "--pairs", "column.csv"], "column.csv, line 1: there is no column 'same'"),
         ([*ONNX, "--pairs", "image.csv"], "'faces/Ann/3.png' (line 2)"),

@@ -57,8 +57,8 @@ def by_flags(command: Callable[_P, _R]) -> Callable[_P, _R]:
 def with_flags(command: Callable[..., Any], error: ValueError) -> str:
     """Returns the message of an error, with dashes where it names an argument that is a flag.
 
-    That is at its start, or before "must" after a colon or semicolon; in a `RequestError`, which
-    is about arguments only, anywhere.
+    A `RequestError` knows what it names; else that is at the start of the message, or before
+    "must" after a colon or semicolon.
 
     Args:
         command: The function of the command.
@@ -81,8 +81,7 @@ def with_flags(command: Callable[..., Any], error: ValueError) -> str:
         return flags[found[0]]
 
     if isinstance(error, RequestError):
-        said = re.sub(rf"\b(?:{known})\b", dashed, str(error))
-        return f"{said} (see centerarc {command.__name__} --help)"
+        return f"{error.said(flags.__getitem__)} (see centerarc {command.__name__} --help)"
     start = rf"^(?:{known})(?= (?:must|is|needs)\b| ')"
     return re.sub(rf"{start}|(?<=[:;] )(?:{known})(?= must\b)", dashed, str(error))
 

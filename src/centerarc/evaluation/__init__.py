@@ -24,7 +24,8 @@ from centerarc.evaluation.embedding import (
     pair_scores,
     read_embeddings,
 )
-from centerarc.evaluation.files.lfw_pairs import PairImages, Pairs, read_pairs
+from centerarc.evaluation.files.pair_set import PairImages
+from centerarc.evaluation.files.pairs import Pairs, read_pairs
 from centerarc.evaluation.gallery import GallerySearch, search_gallery
 from centerarc.evaluation.groups import Breakdown, breakdown, pair_groups
 from centerarc.evaluation.identification import (

@@ -34,7 +34,8 @@ from centerarc.data.views import (
     with_enough_images,
 )
 from centerarc.evaluation.embedding import embed, make_pairs, pair_scores
-from centerarc.evaluation.files.lfw_pairs import PairImages, read_pairs
+from centerarc.evaluation.files.pair_set import PairImages
+from centerarc.evaluation.files.pairs import read_pairs
 from centerarc.evaluation.scores import BoolArray, IntArray
 from centerarc.evaluation.verification import evaluate_verification
 from centerarc.io.progress import Lines
@@ -101,10 +102,8 @@ def make_sources(config: TrainConfig, *, quiet: bool = False) -> RunSources:
     excluded: set[str] = set()
     if validation is not None and validation.pairs is not None:
         assert validation.images is not None
-        named = read_pairs(validation.pairs)
-        if validation.folds is not None:
-            named = named.select_folds(validation.folds)
-        excluded |= named.people()
+        named = read_pairs(validation.pairs).select_folds(validation.folds)
+        excluded |= named.everyone()
         images = PairImages(named, validation.images, image_size=config.model.image_size)
         pairs = ValidationPairs(images, images.index_a, images.index_b, named.same, named.fold)
         for index in range(len(images)):
@@ -171,10 +170,8 @@ def _open(config: TrainConfig, excluded: set[str], notes: list[str], quiet: bool
         source = _create(data, size, quiet, notes)
     source = _without(source, data.leave_out, notes)
     if data.exclude_pairs is not None:
-        named = read_pairs(data.exclude_pairs)
-        if data.exclude_folds is not None:
-            named = named.select_folds(data.exclude_folds)
-        excluded = excluded | named.people()
+        named = read_pairs(data.exclude_pairs).select_folds(data.exclude_folds)
+        excluded = excluded | named.everyone()
     names = [name for name in source.identities if name not in excluded]
     if excluded:
         # None of them in the source may mean that the names are written in another way.

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from centerarc.data.alignment import arcface_template
-from centerarc.evaluation.files import templates as number_lines
-from centerarc.evaluation.files.templates import (
+from centerarc.evaluation.files import (
     IjbFaces,
     find_ijb_files,
+    ijb,
     read_ijb_images,
     read_ijb_landmarks,
     read_ijb_pairs,
@@ -31,7 +31,6 @@ def test_images_of_templates(tmp_path):
     assert images.names == ["1.jpg", "2.jpg", "an image.jpg"]
     assert images.template.tolist() == [1, 1, 7]
     assert images.media.tolist() == [69544, 69544, 3]
-    assert len(images) == 3
 
 
 def test_landmarks_are_five_points_in_order(tmp_path):
@@ -57,7 +56,7 @@ def test_pairs_of_templates(tmp_path, end):
 @pytest.mark.parametrize("block", [1 << 23, 8])
 def test_a_byte_order_mark_is_taken_by_every_file(tmp_path, monkeypatch, block):
     mark = b"\xef\xbb\xbf"
-    monkeypatch.setattr(number_lines, "_BLOCK", block)
+    monkeypatch.setattr(ijb, "_BLOCK", block)
     assert read_ijb_pairs(put(tmp_path, mark + b"11 2 1\n3 4 0")).template_a.tolist() == [11, 3]
     assert read_ijb_pairs(put(tmp_path, b"1 2 1")).template_a.tolist() == [1]
     assert read_ijb_images(put(tmp_path, mark + b"1.jpg 1 2")).names == ["1.jpg"]
@@ -78,11 +77,11 @@ def test_a_byte_order_mark_is_taken_by_every_file(tmp_path, monkeypatch, block):
 def test_numbers_are_those_that_int_reads_whatever_the_blocks(tmp_path_factory, rows, block):
     path = tmp_path_factory.mktemp("numbers") / "n.txt"
     path.write_text("\n".join(" ".join(map(str, row)) for row in rows))
-    before, number_lines._BLOCK = number_lines._BLOCK, max(block, 60)
+    before, ijb._BLOCK = ijb._BLOCK, max(block, 60)
     try:
-        found = np.concatenate(list(number_lines.number_lines(path, 3)))
+        found = np.concatenate(list(ijb.number_lines(path, 3)))
     finally:
-        number_lines._BLOCK = before
+        ijb._BLOCK = before
     assert found.tolist() == [list(row) for row in rows]
 
 
@@ -108,7 +107,7 @@ BROKEN = [
 @pytest.mark.parametrize("block", [1 << 23, 13, 6])
 @pytest.mark.parametrize(("text", "message"), BROKEN)
 def test_a_broken_line_of_pairs_is_found(tmp_path, monkeypatch, text, message, block):
-    monkeypatch.setattr(number_lines, "_BLOCK", max(block, 30) if block == 6 else block)
+    monkeypatch.setattr(ijb, "_BLOCK", max(block, 30) if block == 6 else block)
     with pytest.raises(ValueError, match=f"ijbc.txt(, |: )({message})"):
         read_ijb_pairs(put(tmp_path, text))
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from centerarc.evaluation.embedding import make_pairs
-from centerarc.evaluation.files.lfw_pairs import PairImages, read_pairs
+from centerarc.evaluation.files import PairImages, read_pairs
 
 TWO_FOLDS = (
     "2\t1\n"
@@ -26,20 +26,22 @@ def write(tmp_path, text):
 
 def test_the_lfw_format(tmp_path):
     pairs = read_pairs(write(tmp_path, TWO_FOLDS + "\n\n"))
-    assert pairs.name_a.tolist() == ["Ann_Lee", "Ann_Lee", "Cy", "Cy"]
-    assert pairs.name_b.tolist() == ["Ann_Lee", "Bo", "Cy", "Dee Dee"]
-    assert pairs.number_a.tolist() == [1, 1, 2, 2]
-    assert pairs.number_b.tolist() == [2, 3, 10, 1]
+    assert pairs.people[0].tolist() == ["Ann_Lee", "Ann_Lee", "Cy", "Cy"]
+    assert pairs.people[1].tolist() == ["Ann_Lee", "Bo", "Cy", "Dee Dee"]
+    first, second = "Ann_Lee/Ann_Lee_0001", "Cy/Cy_0002"
+    assert [pairs.names[i] for i in pairs.index_a] == [first, first, second, second]
+    others = ["Ann_Lee/Ann_Lee_0002", "Bo/Bo_0003", "Cy/Cy_0010", "Dee Dee/Dee Dee_0001"]
+    assert [pairs.names[i] for i in pairs.index_b] == others
     assert pairs.same.tolist() == [True, False, True, False]
     assert pairs.fold.tolist() == [1, 1, 2, 2]
     assert pairs.line.tolist() == [2, 3, 4, 5]
-    assert pairs.people([2]) == {"Cy", "Dee Dee"}
-    assert pairs.people() == {"Ann_Lee", "Bo", "Cy", "Dee Dee"}
+    assert pairs.select_folds([2]).everyone() == {"Cy", "Dee Dee"}
+    assert pairs.everyone() == {"Ann_Lee", "Bo", "Cy", "Dee Dee"}
 
 
 def test_a_file_of_one_fold_and_blanks_between(tmp_path):
     pairs = read_pairs(write(tmp_path, "1\nAnn 1 2\nAnn 1 Bo 3"))
-    assert pairs.folds == [1]
+    assert pairs.fold.tolist() == [1, 1]
     assert len(pairs) == 2
 
 
@@ -47,6 +49,8 @@ def test_selected_folds_keep_their_numbers_and_lines(tmp_path):
     pairs = read_pairs(write(tmp_path, TWO_FOLDS)).select_folds([2])
     assert pairs.fold.tolist() == [2, 2]
     assert pairs.line.tolist() == [4, 5]
+    # First images are numbered before second ones.
+    assert pairs.names == ["Cy/Cy_0002", "Cy/Cy_0010", "Dee Dee/Dee Dee_0001"]
     with pytest.raises(ValueError, match=r"some of \[2\], got \[7\]"):
         pairs.select_folds([2, 7])
 
@@ -103,12 +107,14 @@ def test_every_image_is_listed_once(tmp_path):
     picture(root, "Ann_Lee", 9)  # not in any pair
     source = PairImages(pairs, root)
     assert len(source) == len(wanted)
-    for index, column in ((source.index_a, "a"), (source.index_b, "b")):
+    for side, (index, listed) in enumerate(
+        ((source.index_a, pairs.index_a), (source.index_b, pairs.index_b))
+    ):
         names = [source.identities[source.labels[i]] for i in index]
-        assert names == getattr(pairs, f"name_{column}").tolist()
+        assert names == pairs.people[side].tolist()
         values = [int(source.image(int(i))[0, 0, 0]) for i in index]
-        numbers = getattr(pairs, f"number_{column}").tolist()
-        assert [wanted[v] for v in values] == list(zip(names, numbers, strict=True))
+        found = [f"{wanted[v][0]}/{wanted[v][0]}_{wanted[v][1]:04d}" for v in values]
+        assert found == [pairs.names[i] for i in listed]
 
 
 def test_missing_images_are_counted_and_found_in_the_pairs_file(tmp_path):
@@ -116,11 +122,11 @@ def test_missing_images_are_counted_and_found_in_the_pairs_file(tmp_path):
     root = tmp_path / "faces"
     for name, number in (("Ann_Lee", 1), ("Ann_Lee", 2), ("Cy", 2), ("Cy", 10), ("Dee Dee", 1)):
         picture(root, name, number)
-    with pytest.raises(ValueError, match=r"^1 image is missing .*Bo/Bo_0003.jpg \(line 3\)$"):
+    with pytest.raises(ValueError, match=r"pairs\.txt: 1 of 6 names .*'Bo/Bo_0003' \(line 3\)$"):
         PairImages(pairs, root)
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(ValueError, match=r"^6 images are missing .*\(line 2\).* and 3 more$"):
+    with pytest.raises(ValueError, match=r"pairs\.txt: 6 of 6 names .*\(line 2\).* and 3 more$"):
         PairImages(pairs, empty)
     with pytest.raises(ValueError, match="images must be a folder"):
         PairImages(pairs, tmp_path / "nowhere")

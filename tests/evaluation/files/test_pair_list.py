@@ -9,8 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from centerarc.evaluation.files.pair_list import PairListImages, check_both_kinds, read_pair_list
-from centerarc.evaluation.files.templates import TemplateListImages, read_template_list
+from centerarc.evaluation.files import (
+    ListedImages,
+    PairImages,
+    read_pair_list,
+    read_template_list,
+)
+from centerarc.evaluation.files.pairs import check_both_kinds
 
 PAIRS = """image_a,image_b,same,fold,age,pose
 ann/1.png,ann/2.png,1,1,young,front
@@ -138,29 +143,31 @@ def test_a_broken_list_is_named_with_its_line(tmp_path, text, message):
         read_pair_list(put(tmp_path, text))
 
 
-def test_a_list_of_one_kind_is_told_before_the_work(tmp_path):
-    check_both_kinds(put(tmp_path, PAIRS))
-    check_both_kinds(put(tmp_path, PAIRS), [2])
-    genuine = put(tmp_path, "image_a,image_b,same,fold\na,b,1,1\nc,d,true,1\ne,f,0,2\n")
-    check_both_kinds(genuine)
-    with pytest.raises(ValueError, match=r"pairs\.csv: all 2 pairs are genuine .*impostor ones"):
-        check_both_kinds(genuine, [1])
-    impostor = put(tmp_path, "image_a,image_b,same\na,b,0\nc,d,FALSE\n")
+def test_a_list_of_one_kind_is_refused(tmp_path):
+    text = "image_a,image_b,same,fold\na,b,1,1\nc,d,true,1\ne,f,0,2\n"
+    for folds, there, missing in ((None, "", ""), ([1], "genuine", "impostor")):
+        pairs = read_pair_list(put(tmp_path, text)).select_folds(folds)
+        if folds is None:
+            check_both_kinds(pairs.same, pairs.source)
+            continue
+        with pytest.raises(
+            ValueError, match=rf"pairs\.csv: all 2 pairs are {there} .*{missing} on"
+        ):
+            check_both_kinds(pairs.same, pairs.source)
+    pairs = read_pair_list(put(tmp_path, "image_a,image_b,same\na,b,0\nc,d,FALSE\n"))
     with pytest.raises(ValueError, match=r"pairs\.csv: all 2 pairs are impostor .*genuine ones"):
-        check_both_kinds(impostor)
-    # What else is wrong is told by whoever reads the list.
-    check_both_kinds(put(tmp_path, "image_a,image_b,sane\na,b,0\n"))
+        check_both_kinds(pairs.same, pairs.source)
 
 
 def test_images_that_are_all_elsewhere_are_asked_for(tmp_path):
     listed = read_pair_list(put(tmp_path, PAIRS))
     with pytest.raises(ValueError, match="images must name the folder that they start from"):
-        PairListImages(listed)
+        PairImages(listed)
     for root, there in ((tmp_path / "x", []), (None, ["ann/1.png"])):
         pictures(tmp_path, there)
         (tmp_path / "x").mkdir(exist_ok=True)
         with pytest.raises(ValueError, match=r"are no images in .*\(line 5\)|more$"):
-            PairListImages(listed, root)
+            PairImages(listed, root)
 
 
 def test_a_missing_list_is_named(tmp_path):
@@ -204,7 +211,7 @@ def test_the_images_of_a_list(tmp_path):
     names = ["ann/1.png", "ann/2.png", "bob/1.png", "cyd/1.png", "cyd/9.png"]
     pictures(tmp_path, names)
     pairs = read_pair_list(put(tmp_path, PAIRS))
-    source = PairListImages(pairs, image_size=2)
+    source = PairImages(pairs, image_size=2)
     assert [source.place(i) for i in range(len(source))] == names
     assert [int(source.image(i)[0, 0, 0]) for i in range(5)] == [0, 1, 2, 3, 4]
     assert source.image(0).shape == (2, 2, 3)
@@ -224,16 +231,16 @@ def test_the_images_of_a_list(tmp_path):
         r"pairs\.csv: 2 of 5 names are no images in .*: 'bob/1\.png' \(line 3\), 'cyd/1.* \(line 4"
     )
     with pytest.raises(ValueError, match=message):
-        PairListImages(pairs)
+        PairImages(pairs)
     with pytest.raises(ValueError, match=r"images must be a folder, got '.*gone'"):
-        PairListImages(pairs, tmp_path / "gone")
+        PairImages(pairs, tmp_path / "gone")
 
 
 def test_names_that_are_no_utf_8_find_their_file(tmp_path):
     name = b"caf\xe9.png"
     pictures(tmp_path, [name.decode("utf-8", "surrogateescape"), "b.png"])
     pairs = read_pair_list(put(tmp_path, b"image_a,image_b,same\n" + name + b",b.png,0\n"))
-    assert int(PairListImages(pairs).image(1)[0, 0, 0]) == 1
+    assert int(PairImages(pairs).image(1)[0, 0, 0]) == 1
 
 
 TEMPLATES = """template,image,media,identity,role,weight,note
@@ -286,12 +293,12 @@ def test_a_broken_list_of_templates_is_named_with_its_line(tmp_path, text, messa
 def test_the_images_of_a_list_of_templates(tmp_path):
     pictures(tmp_path, ["a.png", "b.png", "c.png", "d.png"])
     listed = read_template_list(put(tmp_path, TEMPLATES))
-    source = TemplateListImages(listed)
+    source = ListedImages(listed)
     assert [int(source.image(i)[0, 0, 0]) for i in range(len(source))] == [0, 1, 2, 3]
     assert [source.identities[label] for label in source.labels] == ["Ann", "Ann", "Ann", "Bob"]
     assert np.unique(source.labels).tolist() == [0, 1]
     (tmp_path / "d.png").unlink()
     with pytest.raises(ValueError, match=r"1 of 4 names are no images .*'d\.png' \(line 6\)"):
-        TemplateListImages(listed)
+        ListedImages(listed)
     with pytest.raises(ValueError, match="images must be a folder"):
-        TemplateListImages(listed, tmp_path / "gone")
+        ListedImages(listed, tmp_path / "gone")

@@ -8,7 +8,7 @@ import pytest
 
 from centerarc.data.source import EncodedSource
 from centerarc.evaluation.embedding import pair_scores
-from centerarc.evaluation.files.pair_set import open_pair_set
+from centerarc.evaluation.files import open_pair_set
 from centerarc.evaluation.verification import evaluate_verification
 
 PEOPLE = ("Ann", "Bob", "Cyd", "Dan")

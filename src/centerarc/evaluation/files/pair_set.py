@@ -1,58 +1,342 @@
-"""What is to be scored: distinct images, pairs of them, and what is known about each pair."""
+"""The images that pairs and templates are of: files that a list names, or a `.bin` set."""
 
 import os
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import count
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from centerarc.data.source import FaceSource
-from centerarc.evaluation.files.bin_set import BinSet
-from centerarc.evaluation.files.lfw_pairs import PairImages, read_pairs
-from centerarc.evaluation.files.pair_list import PairListImages, read_pair_list
+import numpy as np
+import numpy.typing as npt
+
+from centerarc.data.source import EncodedSource
+from centerarc.evaluation.files.pairs import Pairs, read_pair_list, read_pairs, rows_of_folds
+from centerarc.evaluation.files.pickles import UnsafePickleError, read_plain_pickle, short
 from centerarc.evaluation.scores import BoolArray, IntArray, StrArray
+from centerarc.io.files import read_file
+
+# Suffixes of LFW's images, the first that is there wins.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
-class PairSet(FaceSource, Protocol):
-    """A face source over the distinct images that pairs use, and the pairs.
+class NamedImages(Protocol):
+    """A list that names images, each once: `Pairs` or a `TemplateList`."""
 
-    Whatever file the pairs come from, embed the source once, then score
-    `pair_scores(embeddings, index_a, index_b)` against `same`, `fold` and `people`.
+    @property
+    def names(self) -> list[str]: ...
+
+    @property
+    def source(self) -> str: ...
+
+    def owners(self) -> StrArray: ...
+
+    def unknown(self, missing: Sequence[str], what: str) -> str: ...
+
+
+class ListedImages(EncodedSource):
+    """The images that a list of pairs or templates names, each once; a `FaceSource`.
+
+    Args:
+        listed: From `read_pair_list` or `read_template_list`.
+        root: Folder from which names start; None is the list's own folder.
+        image_size: Side in pixels to which images are resized; None leaves them as they are.
 
     Attributes:
-        index_a: `(P,)` int64, the first image of each pair.
-        index_b: `(P,)` int64, the second one.
-        same: `(P,)` bool, whether both show one person.
-        fold: `(P,)` int64, fold of each pair; a single fold where the file has none.
-        people: The names of the first and the second person of each pair, each `(P,)`; None
-            where the file does not say, and then there are no intervals over people.
-        people_note: Where the names come from, or why there are none.
-        columns: What else is known about each pair, `(P,)` texts by name, for breakdowns.
+        paths: File of each image.
+        labels: `(len,)` int64, each image's person; without people, the image or template.
+        identities: Name of each label.
+
+    Raises:
+        ValueError: If the root is no folder or images are not there; the message has their lines.
     """
 
-    @property
-    def index_a(self) -> IntArray: ...
+    def __init__(
+        self,
+        listed: NamedImages,
+        root: str | os.PathLike[str] | None = None,
+        *,
+        image_size: int | None = None,
+    ) -> None:
+        super().__init__(image_size)
+        folder = Path(listed.source).parent if root is None else Path(root)
+        if not folder.is_dir():
+            raise ValueError(f"images must be a folder, got {str(folder)!r}")
+        self._names, missing = self._found(folder, listed.names)
+        if missing:
+            said = listed.unknown(missing, f"are no images in {folder}")
+            # One that is missing is missing; all of them are somewhere else.
+            elsewhere = root is None and len(missing) == len(listed.names)
+            raise ValueError(
+                f"{said}; images must name the folder that they start from" if elsewhere else said
+            )
+        self.paths = [folder / name for name in self._names]
+        labels: defaultdict[str, int] = defaultdict(count().__next__)
+        self.labels = np.array([labels[name] for name in listed.owners().tolist()], dtype=np.int64)
+        self.identities = list(labels)
 
-    @property
-    def index_b(self) -> IntArray: ...
+    def _found(self, folder: Path, names: list[str]) -> tuple[list[str], list[str]]:
+        """The images' paths below a folder, and those that are not there."""
+        return names, [name for name in names if not (folder / name).is_file()]
 
-    @property
-    def same(self) -> BoolArray: ...
-
-    @property
-    def fold(self) -> IntArray: ...
-
-    @property
-    def people(self) -> tuple[StrArray, StrArray] | None: ...
-
-    @property
-    def people_note(self) -> str: ...
-
-    @property
-    def columns(self) -> dict[str, StrArray]: ...
+    def encoded(self, index: int) -> bytes:
+        """Returns the file of image `index`; see `EncodedSource.encoded`."""
+        return read_file(self.paths[index])
 
     def place(self, index: int) -> str:
-        """Returns where image `index` comes from; unique in the set."""
-        ...
+        """Returns the path of image `index` below the root."""
+        return self._names[index]
+
+
+class PairImages(ListedImages):
+    """The images that pairs name, each once, and the pairs.
+
+    Embed the source once, then score `pair_scores(embeddings, index_a, index_b)` against `same`,
+    `fold` and `people`. LFW's pairs are looked for under `<root>/<Name>/<Name>_<NNNN>` with one
+    of the usual suffixes of images.
+
+    Args:
+        pairs: From `read_pairs` or `read_pair_list`.
+        root: Folder from which names start; None is a CSV list's own folder.
+        image_size: Side in pixels to which images are resized; None leaves them as they are.
+
+    Attributes:
+        paths: File of each image.
+        labels: `(len,)` int64, each image's person; without people every image has its own label.
+        identities: Name of each label.
+        index_a, index_b, same, fold, people, people_note, columns: As in `Pairs`.
+
+    Raises:
+        ValueError: If the root is no folder or images are not there; the message has their lines.
+    """
+
+    def __init__(
+        self,
+        pairs: Pairs,
+        root: str | os.PathLike[str] | None = None,
+        *,
+        image_size: int | None = None,
+    ) -> None:
+        if root is None and pairs.lfw:
+            raise ValueError(f"images must name the folder of the images of {pairs.source!r}")
+        self._lfw = pairs.lfw
+        super().__init__(pairs, root, image_size=image_size)
+        self.index_a = pairs.index_a
+        self.index_b = pairs.index_b
+        self.same = pairs.same
+        self.fold = pairs.fold
+        self.people = pairs.people
+        self.people_note = pairs.people_note
+        self.columns = pairs.columns
+
+    def _found(self, folder: Path, names: list[str]) -> tuple[list[str], list[str]]:
+        if not self._lfw:
+            return super()._found(folder, names)
+        listings: dict[str, dict[str, str]] = {}
+        found = []
+        for name in names:
+            person = name.rpartition("/")[0]
+            if person not in listings:
+                listings[person] = _images_in(folder / person, person)
+            found.append(listings[person].get(name, ""))
+        there = zip(names, found, strict=True)
+        return found, [name for name, path in there if not path]
+
+
+def _images_in(folder: Path, person: str) -> dict[str, str]:
+    """The images of a folder by name without suffix; the first of several suffixes wins."""
+    if not folder.is_dir():
+        return {}
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    return {f"{person}/{path.stem}": f"{person}/{path.name}" for path in reversed(files)}
+
+
+# Insightface's `.bin` files: encoded images and which pairs match.
+
+NUM_FOLDS = 10
+
+
+class BinSet(EncodedSource):
+    """The images of a `.bin` verification set, each of them once, and its pairs; as `PairImages`.
+
+    The file is a pickle of a list of 2 P encoded images, of which entries 2 i and 2 i + 1 are
+    pair i, and a list of P answers. It is read by `read_plain_pickle`, which runs nothing. An
+    image that comes several times, as most of LFW's do, is kept and embedded once. Folds are 10
+    runs of pairs in the file's order, equally long up to one pair, as insightface has them.
+
+    The file does not say who is on an image. Labels gather what genuine pairs link: two images
+    of one label show one person, but a person may have several labels. So `people` is None, and
+    no interval over people can be given.
+
+    Args:
+        path: The file.
+        folds: Folds to keep, of 1 to 10; None keeps all.
+        image_size: Side in pixels to which images are resized; None leaves them as they are.
+
+    Attributes:
+        labels: `(len,)` int64, a number for each set of images that genuine pairs link.
+        identities: A made-up name for each label.
+        index_a: `(P,)` the first image of each pair.
+        index_b: `(P,)` the second one.
+        same: `(P,)` whether both show one person.
+        fold: `(P,)` fold of each pair, from 1.
+        people: None.
+        people_note: Why.
+        columns: Empty.
+        entries: `(len,)` int64, the first entry of the file's list that holds each image, from 0.
+
+    Raises:
+        UnsafePickleError: If the pickle asks for anything but bytes and plain arrays.
+        ValueError: If the file is cut off or damaged, is no pair of lists, the lists do not fit,
+            or an entry is no encoded image or no answer; the message names file and entry.
+        OSError: If it cannot be read.
+    """
+
+    people: tuple[StrArray, StrArray] | None = None
+    people_note = "a .bin file does not say who is on an image"
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        folds: Iterable[int] | None = None,
+        image_size: int | None = None,
+    ) -> None:
+        super().__init__(image_size)
+        self.path = Path(path)
+        try:
+            images, same = _lists(read_plain_pickle(path))
+            fold = _contiguous_folds(same.size)
+            rows = np.arange(fold.size) if folds is None else rows_of_folds(fold, folds)
+            used = np.stack([2 * rows, 2 * rows + 1], axis=1).ravel()
+            number, self.entries, distinct = _distinct(images, used)
+        except OSError as error:
+            raise OSError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
+        except ValueError as error:
+            kind = UnsafePickleError if isinstance(error, UnsafePickleError) else ValueError
+            raise kind(f"{str(path)!r}: {error}") from error
+        del images
+        # One array for all: workers share it, and copy no page to count references.
+        self._ends = np.cumsum([len(image) for image in distinct], dtype=np.int64)
+        self._data = np.frombuffer(b"".join(distinct), dtype=np.uint8)
+        self.index_a: IntArray = number[0::2]
+        self.index_b: IntArray = number[1::2]
+        self.same: BoolArray = same[rows]
+        self.fold: IntArray = fold[rows]
+        self.columns: dict[str, StrArray] = {}
+        self.labels = _linked(self.index_a[self.same], self.index_b[self.same], len(distinct))
+        self.identities = [f"unknown {label}" for label in range(int(self.labels.max()) + 1)]
+
+    def __repr__(self) -> str:
+        return f"BinSet({str(self.path)!r}: {self.same.size} pairs of {len(self)} images)"
+
+    def encoded(self, index: int) -> bytes:
+        """Returns the image file of image `index`; see `EncodedSource.encoded`."""
+        start = int(self._ends[index - 1]) if index else 0
+        return self._data[start : int(self._ends[index])].tobytes()
+
+    def place(self, index: int) -> str:
+        """Returns the file's name and the image's first entry in it, such as `lfw.bin[17]`."""
+        return f"{self.path.name}[{self.entries[index]}]"
+
+
+def _lists(found: Any) -> tuple[list[Any], BoolArray]:
+    if not isinstance(found, list) or len(found) != 2:
+        raise ValueError("the pickle must hold two lists, of images and of answers")
+    images, answers = found
+    if not isinstance(images, list) or not isinstance(answers, list | np.ndarray):
+        kinds = " and ".join(type(part).__name__ for part in found)
+        raise ValueError(
+            f"the pickle must hold two lists, of images and of answers; it has {kinds}"
+        )
+    if isinstance(answers, np.ndarray) and answers.ndim != 1:
+        raise ValueError(f"the answers are an array of shape {answers.shape}; it must be (P,)")
+    if not len(answers):
+        raise ValueError("there is no pair")
+    if len(images) != 2 * len(answers):
+        raise ValueError(
+            f"{len(images)} images and {len(answers)} answers do not fit: each answer needs two "
+            "images"
+        )
+    same = np.zeros(len(answers), dtype=np.bool_)
+    for pair, answer in enumerate(answers):
+        plain = answer.item() if isinstance(answer, np.ndarray | np.generic) else answer
+        if not isinstance(plain, int) or plain not in (0, 1):
+            shown = short(str(plain)) if isinstance(plain, int) else type(plain).__name__
+            raise ValueError(f"answer {pair} is {shown}; it must be True or False")
+        same[pair] = bool(plain)
+    return images, same
+
+
+def _contiguous_folds(num_pairs: int) -> IntArray:
+    sizes = np.full(NUM_FOLDS, num_pairs // NUM_FOLDS)
+    sizes[: num_pairs % NUM_FOLDS] += 1
+    return np.repeat(np.arange(1, NUM_FOLDS + 1, dtype=np.int64), sizes)
+
+
+def _distinct(images: list[Any], used: IntArray) -> tuple[IntArray, IntArray, list[bytes]]:
+    """Numbers the images by content; where each comes first; their bytes."""
+    number_of: dict[bytes, int] = {}
+    # One object may be listed many times: it is turned into bytes once.
+    known: dict[int, int] = {}
+    numbers = np.empty(used.size, dtype=np.int64)
+    first: list[int] = []
+    for row, entry in enumerate(used.tolist()):
+        image = images[entry]
+        number = known.get(id(image))
+        if number is None:
+            number = number_of.setdefault(_bytes(image, entry), len(number_of))
+            known[id(image)] = number
+            if number == len(first):
+                first.append(entry)
+        numbers[row] = number
+    return numbers, np.array(first, dtype=np.int64), list(number_of)
+
+
+def _bytes(image: Any, entry: int) -> bytes:
+    if isinstance(image, str):  # bytes of Python 2 that were read as latin-1 and written again
+        try:
+            image = image.encode("latin-1")
+        except UnicodeEncodeError:
+            raise ValueError(f"image {entry} is a text, not the bytes of an image file") from None
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 1:
+            raise ValueError(
+                f"image {entry} is an array of {image.dtype} of shape {image.shape}; an image "
+                "file's bytes, uint8 (n,), are read"
+            )
+        image = image.tobytes()
+    if not isinstance(image, bytes | bytearray):
+        raise ValueError(f"image {entry} is {type(image).__name__}; it must be bytes")
+    if not image:
+        raise ValueError(f"image {entry} is empty")
+    return bytes(image)
+
+
+def _linked(
+    first: npt.NDArray[np.int64], second: npt.NDArray[np.int64], count: int
+) -> npt.NDArray[np.int64]:
+    """Numbers the sets of images that genuine pairs link, in order of first use."""
+    parent = list(range(count))
+
+    def root(image: int) -> int:
+        while parent[image] != image:
+            parent[image] = parent[parent[image]]
+            image = parent[image]
+        return image
+
+    for a, b in zip(first.tolist(), second.tolist(), strict=True):
+        low, high = sorted((root(a), root(b)))
+        parent[high] = low
+    label_of: dict[int, int] = {}
+    return np.array(
+        [label_of.setdefault(root(image), len(label_of)) for image in range(count)], dtype=np.int64
+    )
+
+
+# Pairs of any format.
+
+PairSet = PairImages | BinSet
 
 
 def open_pair_set(
@@ -79,21 +363,16 @@ def open_pair_set(
             names file and line or entry.
         OSError: If the file cannot be read.
     """
-    suffix = Path(path).suffix.lower()
-    if suffix == ".bin":
+    if Path(path).suffix.lower() == ".bin":
         if images is not None:
             raise ValueError(
                 f"images is {str(images)!r}, but {str(path)!r} holds its own images: leave it out"
             )
         return BinSet(path, folds=folds, image_size=image_size)
-    if suffix in (".csv", ".tsv"):
-        pairs = read_pair_list(path)
-        if folds is not None:
-            pairs = pairs.select_folds(folds)
-        return PairListImages(pairs, images, image_size=image_size)
-    if images is None:
-        raise ValueError(f"images must name the folder of the images of {str(path)!r}")
-    named = read_pairs(path)
-    if folds is not None:
-        named = named.select_folds(folds)
-    return PairImages(named, images, image_size=image_size)
+    return PairImages(read_named_pairs(path, folds), images, image_size=image_size)
+
+
+def read_named_pairs(path: str | os.PathLike[str], folds: Iterable[int] | None = None) -> Pairs:
+    """Reads pairs of named images, by the file's name: a CSV list, or LFW's format."""
+    read = read_pair_list if Path(path).suffix.lower() in (".csv", ".tsv") else read_pairs
+    return read(path).select_folds(folds)

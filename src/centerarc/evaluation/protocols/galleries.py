@@ -19,9 +19,9 @@ from centerarc.evaluation.protocols.judging import (
     Settings,
     judge_searches,
     pictures_of,
+    separability_of,
     shared_note,
 )
-from centerarc.evaluation.protocols.pairs import separability_of
 from centerarc.evaluation.protocols.subject import EmbeddingsSubject, Progress, Subject
 from centerarc.evaluation.scores import IntArray
 

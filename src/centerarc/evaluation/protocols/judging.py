@@ -25,7 +25,7 @@ from centerarc.evaluation.identification import (
 )
 from centerarc.evaluation.intervals import rate_key
 from centerarc.evaluation.scores import BoolArray, FloatArray, IntArray, ScoreArray, StrArray
-from centerarc.evaluation.separability import Separability
+from centerarc.evaluation.separability import Separability, measure_separability
 from centerarc.evaluation.verification import (
     HeldOutFar,
     VerificationReport,
@@ -516,6 +516,25 @@ def shared_note(count: int, probes: int) -> tuple[str, ...]:
     return (
         f"{count:,} of {probes:,} probes {are} also in the gallery: any model finds an image that "
         "it has seen, so these say nothing of it",
+    )
+
+
+def separability_of(images: JudgedImages, settings: Settings) -> Separability | None:
+    """Measures how tight and how far apart people are.
+
+    None where it is not known who is on the images, there are not two people, or nobody has two
+    images.
+    """
+    if images.labels is None:
+        return None
+    sizes = np.unique(images.labels, return_counts=True)[1]
+    if sizes.size < 2 or sizes.max() < 2:
+        return None
+    return measure_separability(
+        images.embedding,
+        images.labels,
+        bootstrap=RESAMPLES if settings.resamples is None else settings.resamples,
+        seed=settings.seed,
     )
 
 

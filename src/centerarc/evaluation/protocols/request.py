@@ -1,13 +1,13 @@
 """What a user asks to be evaluated, as one object: which protocol, on which files, judged how."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from centerarc.evaluation.accuracy import Convention
 from centerarc.evaluation.embedding import read_embeddings
-from centerarc.evaluation.files.pair_list import check_both_kinds
 from centerarc.evaluation.identification import FPIR_LEVELS, RANKS
 from centerarc.evaluation.protocols.galleries import evaluate_galleries, is_embedding_file
 from centerarc.evaluation.protocols.judging import RESAMPLES, Evaluation, SearchSettings, Settings
@@ -21,24 +21,31 @@ from centerarc.evaluation.protocols.subject import (
 )
 from centerarc.evaluation.protocols.templates import evaluate_ijb, evaluate_templates
 
-Kind = Literal["pairs", "templates", "ijb", "galleries"]
-# What each protocol takes, beside the file that stands for it.
-_TAKES: dict[Kind, tuple[str, ...]] = {
+# What each protocol takes, by the field that stands for it.
+_TAKES = {
     "pairs": ("images", "folds", "convention", "by", "far"),
     "templates": ("pairs", "images", "weighting", "convention", "by", "far", "ranks", "fpir"),
     "ijb": ("images", "weighting", "far", "ranks", "fpir"),
-    "galleries": ("probes", "distractors", "person_score", "ranks", "fpir"),
-}
-_ITSELF: dict[Kind, str] = {
-    "pairs": "pairs",
-    "templates": "templates",
-    "ijb": "ijb",
-    "galleries": "gallery",
+    "gallery": ("probes", "distractors", "person_score", "ranks", "fpir"),
 }
 
 
 class RequestError(ValueError):
-    """A request that contradicts itself; names of its fields in the message mean these fields."""
+    """A request that contradicts itself.
+
+    Args:
+        template: What is wrong, with a `{}` for each field of the request.
+        named: The fields.
+    """
+
+    def __init__(self, template: str, *named: str) -> None:
+        super().__init__(template.format(*named))
+        self._template = template
+        self._named = named
+
+    def said(self, called: Callable[[str], str]) -> str:
+        """Returns the message with each field as somebody calls it, such as by its flag."""
+        return self._template.format(*map(called, self._named))
 
 
 @dataclass(frozen=True)
@@ -46,25 +53,25 @@ class Request:
     """An evaluation to be made; None and empty are what was not said.
 
     Attributes:
-        pairs: pairs of images, or with ``templates`` of templates.
-        images: folder of the images.
-        folds: folds to keep.
-        convention: of the k-fold accuracy.
-        by: columns to break down by, as
-            :func:`centerarc.evaluation.protocols.judging.chosen_groups` takes them.
-        far: further false accept rates.
-        gallery, probes, distractors: sources or files of embeddings.
-        person_score: how the images of a person make a score.
-        templates: a list of templates.
-        ijb: a folder of metadata.
-        weighting: how images make a template.
-        ranks: of the closed set.
-        fpir: false positive identification rates.
-        resamples: of the people, at least 100; 0 for no intervals.
-        seed: of the resampling.
+        pairs: Pairs of images, or with `templates` of templates.
+        images: Folder of the images.
+        folds: Folds to keep.
+        convention: Of the k-fold accuracy.
+        by: Columns to break down by, as `centerarc.evaluation.protocols.judging.chosen_groups`
+            takes them.
+        far: Further false accept rates.
+        gallery, probes, distractors: Sources or files of embeddings.
+        person_score: How the images of a person make a score.
+        templates: A list of templates.
+        ijb: A folder of metadata.
+        weighting: How images make a template.
+        ranks: Of the closed set.
+        fpir: False positive identification rates.
+        resamples: Of the people, at least 100; 0 for no intervals.
+        seed: Of the resampling.
 
     Raises:
-        ValueError: ``resamples`` out of range.
+        ValueError: If `resamples` is out of range.
     """
 
     pairs: Path | None = None
@@ -90,47 +97,47 @@ class Request:
             raise ValueError(f"resamples must be 0 or at least 100, got {self.resamples}")
 
     @property
-    def kind(self) -> Kind:
-        """Which protocol is meant.
+    def kind(self) -> str:
+        """The field that stands for the protocol: pairs, templates, ijb or gallery.
 
         Raises:
-            RequestError: none, two at once, or something that is not for the one that is meant.
+            RequestError: If there is none, two at once, or something that is not for it.
         """
-        meant: list[Kind] = [kind for kind in _ITSELF if getattr(self, _ITSELF[kind]) is not None]
+        meant = [name for name in _TAKES if getattr(self, name) is not None]
         if "templates" in meant and "pairs" in meant:
             meant.remove("pairs")  # they are of the templates
         if len(meant) != 1:
-            what = " and ".join(_ITSELF[kind] for kind in meant) or "none"
+            got = " and ".join(["{}"] * len(meant)) or "none"
             raise RequestError(
-                f"give one of pairs, gallery with probes, templates or ijb; got {what}"
+                f"give one of {{}}, {{}} with {{}}, {{}} or {{}}; got {got}",
+                *("pairs", "gallery", "probes", "templates", "ijb"),
+                *meant,
             )
         (kind,) = meant
-        if kind == "galleries" and self.probes is None:
-            raise RequestError("gallery needs probes to look up in it")
+        if kind == "gallery" and self.probes is None:
+            raise RequestError("{} needs {} to look up in it", "gallery", "probes")
         for field in fields(self):
             given = getattr(self, field.name) not in (None, ())
-            known = (_ITSELF[kind], *_TAKES[kind], "resamples", "seed")
-            if given and field.name not in known:
-                takers = [_ITSELF[k] for k, names in _TAKES.items() if field.name in names]
-                raise RequestError(
-                    f"{field.name} is for {' and '.join(takers)}, not for {_ITSELF[kind]}"
-                )
+            if given and field.name not in (kind, *_TAKES[kind], "resamples", "seed"):
+                takers = [name for name, taken in _TAKES.items() if field.name in taken]
+                named = " and ".join(["{}"] * len(takers))
+                raise RequestError(f"{{}} is for {named}, not for {{}}", field.name, *takers, kind)
         return kind
 
     def check_model(self, there: bool) -> None:
-        """Check that there is a model, or a file of embeddings in its place, where one is needed.
+        """Checks that there is a model, or a file of embeddings in its place, where one is needed.
 
         Args:
-            there: whether there is one.
+            there: Whether there is one.
 
         Raises:
-            ValueError: there is none; the message says what needs it.
+            ValueError: If there is none; the message says what needs it.
         """
         kind = self.kind
         if there:
             return
-        if kind != "galleries":
-            raise ValueError(f"{_ITSELF[kind]} needs a model, or a file of embeddings in its place")
+        if kind != "gallery":
+            raise ValueError(f"{kind} needs a model, or a file of embeddings in its place")
         for name in ("gallery", "probes", "distractors"):
             path = getattr(self, name)
             if path is not None and not is_embedding_file(path):
@@ -140,29 +147,23 @@ class Request:
 
 
 def evaluate_request(
-    request: Request,
-    subject: Subject | None,
-    *,
-    progress: Progress | None = None,
+    request: Request, subject: Subject | None, *, progress: Progress | None = None
 ) -> Evaluation:
-    """Make an evaluation.
+    """Makes an evaluation.
 
     Args:
-        request: what is asked for.
-        subject: what is judged; None where ``request.check_model(False)`` passes.
-        progress: called with the stage, the steps done and all of them.
+        request: What is asked for.
+        subject: What is judged; None where `request.check_model(False)` passes.
+        progress: Called with the stage, the steps done and all of them.
 
     Returns:
         The result.
 
     Raises:
-        ValueError: the request contradicts itself, or what the protocol raises.
-        OSError: a file cannot be read.
+        ValueError: If the request contradicts itself, or what the protocol raises.
+        OSError: If a file cannot be read.
     """
-    kind = request.kind
     request.check_model(subject is not None)
-    if request.pairs is not None and request.pairs.suffix.lower() in (".csv", ".tsv"):
-        check_both_kinds(request.pairs, request.folds)
     settings = Settings(
         request.convention or "exact", request.by, request.far, request.resamples, request.seed
     )
@@ -173,71 +174,37 @@ def evaluate_request(
         RESAMPLES if request.resamples is None else request.resamples,
         request.seed,
     )
-    found = _evaluate(request, kind, subject, settings, search, progress)
-    if isinstance(subject, ModelSubject):
-        found = warn_of_trained_people(found, subject.trained_on)
-    return found
-
-
-def _evaluate(
-    request: Request,
-    kind: Kind,
-    subject: Subject | None,
-    settings: Settings,
-    search: SearchSettings,
-    progress: Progress | None,
-) -> Evaluation:
-    if kind == "galleries":
-        assert request.gallery is not None
+    kind, path = request.kind, getattr(request, request.kind)
+    if kind == "gallery":
         assert request.probes is not None
-        return evaluate_galleries(
+        found = evaluate_galleries(
             subject,
-            request.gallery,
+            path,
             request.probes,
             distractors=request.distractors,
             settings=search,
             progress=progress,
         )
-    assert subject is not None  # or the check above had found that one is missing
-    if kind == "pairs":
-        assert request.pairs is not None
-        return evaluate_pairs(
-            subject,
-            request.pairs,
-            images=request.images,
-            folds=request.folds,
-            settings=settings,
-            progress=progress,
-        )
-    weighting = request.weighting or "plain"
-    if kind == "ijb":
-        assert request.ijb is not None
-        return evaluate_ijb(
-            subject,
-            request.ijb,
-            images=request.images,
-            weighting=weighting,
-            settings=settings,
-            search=search,
-            progress=progress,
-        )
-    assert request.templates is not None
-    return evaluate_templates(
-        subject,
-        request.templates,
-        pairs=request.pairs,
-        images=request.images,
-        weighting=weighting,
-        settings=settings,
-        search=search,
-        progress=progress,
-    )
+    else:
+        assert subject is not None  # or the check above had found that one is missing
+        protocols: dict[str, Callable[..., Evaluation]] = {
+            "pairs": partial(evaluate_pairs, folds=request.folds),
+            "templates": partial(evaluate_templates, pairs=request.pairs),
+            "ijb": evaluate_ijb,
+        }
+        evaluate = protocols[kind]
+        if kind != "pairs":
+            evaluate = partial(evaluate, weighting=request.weighting or "plain", search=search)
+        found = evaluate(subject, path, images=request.images, settings=settings, progress=progress)
+    if isinstance(subject, ModelSubject):
+        found = warn_of_trained_people(found, subject.trained_on)
+    return found
 
 
 def opened_embeddings(path: str | os.PathLike[str]) -> EmbeddingsSubject:
-    """Open a file of embeddings as what is judged.
+    """Opens a file of embeddings as what is judged.
 
     Raises:
-        ValueError: the file is broken, or an embedding in it; the message has file and row.
+        ValueError: If the file is broken, or an embedding in it; the message has file and row.
     """
     return EmbeddingsSubject(Path(path), read_embeddings(path))

@@ -8,22 +8,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from centerarc.evaluation.files.pair_list import PairList, read_pair_list
-from centerarc.evaluation.files.templates import (
+from centerarc.evaluation.files.ijb import (
     IjbFaces,
-    IjbLandmarks,
     IjbPairs,
-    TemplateList,
-    TemplateListImages,
     check_same_images,
     find_ijb_files,
     read_ijb_images,
     read_ijb_landmarks,
     read_ijb_pairs,
     read_ijb_subjects,
-    read_template_list,
 )
-from centerarc.evaluation.gallery import GallerySearch
+from centerarc.evaluation.files.pair_set import ListedImages
+from centerarc.evaluation.files.pairs import Pairs, check_both_kinds, read_pair_list
+from centerarc.evaluation.files.templates import TemplateList, read_template_list
 from centerarc.evaluation.protocols.judging import (
     Evaluation,
     Identified,
@@ -35,9 +32,9 @@ from centerarc.evaluation.protocols.judging import (
     judge_pairs,
     judge_searches,
     pictures_of,
+    separability_of,
     shared_note,
 )
-from centerarc.evaluation.protocols.pairs import separability_of
 from centerarc.evaluation.protocols.subject import EmbeddingsSubject, Progress, Subject
 from centerarc.evaluation.scores import IntArray
 from centerarc.evaluation.templates import (
@@ -49,7 +46,9 @@ from centerarc.evaluation.templates import (
     template_pair_scores,
 )
 
-# Templates of a CSV list: verification of their pairs, identification of their probes.
+# Names or numbers of templates, and who they are of.
+_Known = tuple[npt.NDArray[Any], npt.NDArray[Any]]
+_PAGE_PIXELS = 112
 
 
 def evaluate_templates(
@@ -63,29 +62,29 @@ def evaluate_templates(
     search: SearchSettings | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Judge templates: 1:1 where there are pairs of them, 1:N where they have roles.
+    """Judges templates that a CSV list makes of images.
 
     Args:
-        subject: a model, or embeddings whose places are the names of the images.
-        path: a list of templates; see
-            :func:`centerarc.evaluation.files.templates.read_template_list`.
-        pairs: a list of pairs of them, with columns ``template_a``, ``template_b``, ``same``.
-        images: folder of the images; the list's own by default.
-        weighting: of the images, as in :func:`centerarc.evaluation.templates.pool_templates`; the
-            detector scores are the column ``weight``.
-        settings: how to judge pairs.
-        search: how to judge searches.
-        progress: called with the stage, the steps done and all of them.
+        subject: A model, or embeddings whose places are the names of the images.
+        path: The list, see `centerarc.evaluation.files.read_template_list`. With the columns
+            `identity` and `role`, probes are searched in the gallery.
+        pairs: A list of pairs of them, with columns `template_a`, `template_b`, `same`.
+        images: Folder of the images; the list's own by default.
+        weighting: Of the images, as in `centerarc.evaluation.pool_templates`; the detector scores
+            are the column `weight`.
+        settings: How to judge pairs.
+        search: How to judge searches.
+        progress: Called with the stage, the steps done and all of them.
 
     Returns:
         The result.
 
     Raises:
-        ValueError: a file is broken, images are missing, there is nothing to judge, or settings
-            do not fit; the message names file and line.
-        OSError: a file cannot be read.
+        ValueError: If a file is broken, images are missing, there is nothing to judge, or
+            settings do not fit; the message names file and line.
+        OSError: If a file cannot be read.
     """
-    check_weighting(weighting)
+    _check_weighting(weighting)
     chosen = Settings() if settings is None else settings
     listed = read_template_list(path)
     roles = listed.gallery is not None and listed.identity is not None
@@ -97,36 +96,40 @@ def evaluate_templates(
         raise ValueError(
             f"{listed.source}, line 1: the weighting {weighting!r} needs a column weight"
         )
-    pair_list = None if pairs is None else read_pair_list(pairs, of="template")
     if roles:
         _check_roles(listed)
-    numbers = None if pair_list is None else pair_list.among(listed.ids.tolist())
-    groups = {}
-    if pair_list is not None:
-        groups = chosen_groups(pair_list.columns, chosen.by, pair_list.source)
-    judged = _images(subject, listed, path, images, progress)
-    templates = pooled(
+    named = None if pairs is None else read_pair_list(pairs, of="template")
+    if named is not None:
+        check_both_kinds(named.same, named.source)
+        a, b = named.among(listed.ids.tolist())
+        groups = chosen_groups(named.columns, chosen.by, named.source)
+        people, note = _people(listed, (a, b), named)
+    judged = _images(subject, listed, images, progress)
+    templates = _pooled(
         listed.source,
+        weighting,
         judged.embedding[listed.image],
         listed.template,
         listed.media,
-        weighting,
-        listed.weight if "detector" in weighting else None,
+        listed.weight,
     )
     verified = None
-    if pair_list is not None and numbers is not None:
-        a, b = (templates.rows(listed.ids[side]) for side in numbers)
-        people, note = _people(listed, numbers, pair_list)
-        verified = judge_pairs(
-            template_pair_scores(templates.embeddings, a, b),
-            pair_list.same,
-            pair_list.fold,
-            people,
-            note,
-            _first_images(listed, numbers),
-            groups,
-            chosen,
+    if named is not None:
+        shown = _first_images(listed)
+        scores = template_pair_scores(
+            templates.embeddings, *(templates.rows(listed.ids[side]) for side in (a, b))
         )
+        verified = judge_pairs(
+            scores, named.same, named.fold, people, note, (shown[a], shown[b]), groups, chosen
+        )
+    identified = None
+    if roles:
+        assert listed.gallery is not None
+        assert listed.identity is not None
+        known, asked = (
+            (listed.ids[part], listed.identity[part]) for part in (listed.gallery, ~listed.gallery)
+        )
+        identified = _searched(templates, [known], asked, search)
     return Evaluation(
         model=subject.facts(),
         data={
@@ -139,44 +142,163 @@ def evaluate_templates(
         dataset=Path(path).name if pairs is None else f"{Path(pairs).name} of {Path(path).name}",
         images=judged,
         verification=verified,
-        identification=_identified(listed, templates, search) if roles else None,
+        identification=identified,
         separability=separability_of(judged, chosen),
         templates=templates.to_dict(),
         notes=_shared(listed) if roles else (),
     )
 
 
-def check_weighting(weighting: str) -> None:
-    """Raise a ValueError for a weighting that there is not, before the work."""
+def evaluate_ijb(
+    subject: Subject,
+    folder: str | os.PathLike[str],
+    *,
+    images: str | os.PathLike[str] | None = None,
+    weighting: str = "plain",
+    settings: Settings | None = None,
+    search: SearchSettings | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Judges a model on IJB-B or IJB-C: 1:1, and 1:N where the folder has galleries.
+
+    Args:
+        subject: A model, or embeddings whose places are the names of the images.
+        folder: The metadata, see `centerarc.evaluation.files.find_ijb_files`.
+        images: Folder of the loose crops; embeddings need none.
+        weighting: As in `centerarc.evaluation.pool_templates`.
+        settings: How to judge pairs; there are no folds and no columns.
+        search: How to judge searches.
+        progress: Called with the stage, the steps done and all of them.
+
+    Returns:
+        The result.
+
+    Raises:
+        ValueError: If a file is missing or broken, with its line, or images are missing.
+        OSError: If a file cannot be read.
+    """
+    _check_weighting(weighting)
+    files = find_ijb_files(folder)
+    if images is None and not isinstance(subject, EmbeddingsSubject):
+        raise ValueError(f"images must name the folder of the loose crops of {str(folder)!r}")
+    listed, landmarks = read_ijb_images(files.images), read_ijb_landmarks(files.landmarks)
+    try:
+        check_same_images(listed, landmarks)
+    except ValueError as error:
+        raise ValueError(f"{files.landmarks}, {error}") from error
+    below = np.flatnonzero(landmarks.detector_score < 0)
+    if "detector" in weighting and below.size:
+        raise ValueError(
+            f"{files.landmarks}, line {below[0] + 1}: as a weight the score must be at least 0, "
+            f"got {landmarks.detector_score[below[0]]}"
+        )
+    pairs = read_ijb_pairs(files.pairs)
+    ids, first = np.unique(listed.template, return_index=True)
+    known: list[_Known] = []
+    for path in [*files.galleries, *([files.probes] if files.probes else [])]:
+        known.append(read_ijb_subjects(path))
+        missing = known[-1][0][~locate(ids, known[-1][0])[1]]
+        if missing.size:
+            raise ValueError(
+                f"{path}: template {missing[0]} has no image ({missing.size} have none)"
+            )
+    a, b = (_rows_of_pairs(files.pairs, ids, side) for side in (pairs.template_a, pairs.template_b))
+    for path, (_, people) in zip(files.galleries, known, strict=False):
+        if not np.isin(known[-1][1], people).any():
+            raise ValueError(f"{path}: no probe is of a person in the gallery")
+    if isinstance(subject, EmbeddingsSubject):
+        embedding, picture = subject.found.embedding[subject.rows(listed.names)], None
+    else:
+        assert images is not None
+        faces = partial(IjbFaces, listed, landmarks, images)
+        size = subject.image_size or _PAGE_PIXELS
+        embedding = subject.embed(faces(image_size=size), progress)
+        picture = pictures_of(partial(faces, image_size=_PAGE_PIXELS))
+    templates = _pooled(
+        str(files.images),
+        weighting,
+        embedding,
+        listed.template,
+        listed.media,
+        landmarks.detector_score,
+    )
+    sides, note = _ijb_people(pairs, known)
+    shown = first.astype(np.int32)
+    verified = judge_pairs(
+        template_pair_scores(templates.embeddings, a, b),
+        pairs.same,
+        None,
+        sides,
+        note,
+        (shown[a], shown[b]),
+        {},
+        Settings() if settings is None else settings,
+    )
+    identified = None
+    if files.galleries:
+        identified = _searched(templates, known[:-1], known[-1], search)
+    return Evaluation(
+        model=subject.facts(),
+        data={
+            "protocol": "IJB: 1:1 of templates" + (", 1:N mixed" if identified else ""),
+            "metadata": str(folder),
+            "images": None if images is None else str(images),
+            "files": {
+                "images": files.images.name,
+                "landmarks": files.landmarks.name,
+                "pairs": files.pairs.name,
+                "galleries": [path.name for path in files.galleries],
+                "probes": None if files.probes is None else files.probes.name,
+            },
+            "distinct_images": len(listed.names),
+        },
+        dataset=files.pairs.name.removesuffix("_template_pair_label.txt").upper(),
+        images=JudgedImages(embedding, None, [], listed.names, picture),
+        verification=verified,
+        identification=identified,
+        templates=templates.to_dict(),
+    )
+
+
+# What both share.
+
+
+def _check_weighting(weighting: str) -> None:
     if weighting not in WEIGHTINGS:
         raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {weighting!r}")
 
 
-def pooled(
+def _pooled(
     source: str,
+    weighting: str,
     embedding: npt.NDArray[np.float32],
     template: npt.NDArray[Any],
     media: IntArray,
-    weighting: str,
     detector_score: npt.NDArray[Any] | None,
 ) -> Templates:
-    """Make templates as :func:`centerarc.evaluation.templates.pool_templates` does.
-
-    Raises:
-        ValueError: they cannot be made; the message starts with ``source``, their file.
-    """
+    """Templates of images; what cannot be made is said with the file that lists it."""
+    scores = detector_score if "detector" in weighting else None
     try:
         return pool_templates(
-            embedding, template, media, weighting=weighting, detector_score=detector_score
+            embedding, template, media, weighting=weighting, detector_score=scores
         )
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
 
 
+def _searched(
+    templates: Templates, galleries: list[_Known], probes: _Known, search: SearchSettings | None
+) -> Identified:
+    settings = SearchSettings() if search is None else search
+    return judge_searches(search_templates(templates, galleries, probes), settings)
+
+
+# Of a CSV list.
+
+
 def _images(
     subject: Subject,
     listed: TemplateList,
-    path: str | os.PathLike[str],
     images: str | os.PathLike[str] | None,
     progress: Progress | None,
 ) -> JudgedImages:
@@ -185,34 +307,23 @@ def _images(
             rows = subject.rows(listed.names)
         except ValueError as error:
             raise ValueError(f"{listed.source}: {error}") from error
-        first = np.unique(listed.image, return_index=True)[1]
-        people, labels = _owners(listed, first)
-        return JudgedImages(subject.found.embedding[rows], labels, people, listed.names, None)
-    source = TemplateListImages(listed, images, image_size=subject.image_size)
-    return JudgedImages(
-        subject.embed(source, progress),
-        source.labels if listed.identity is not None else None,
-        list(source.identities),
-        listed.names,
-        pictures_of(partial(TemplateListImages, listed, images)),
-    )
-
-
-def _owners(listed: TemplateList, first: Any) -> tuple[list[str], Any]:
+        people, labels = np.unique(listed.owners(), return_inverse=True)
+        embedding, picture, identities = subject.found.embedding[rows], None, people.tolist()
+    else:
+        source = ListedImages(listed, images, image_size=subject.image_size)
+        embedding, labels = subject.embed(source, progress), source.labels
+        picture = pictures_of(partial(ListedImages, listed, images))
+        identities = source.identities
     if listed.identity is None:
-        return [], None
-    of = dict(zip(listed.ids.tolist(), listed.identity.tolist(), strict=True))
-    people, labels = np.unique(
-        [of[name] for name in listed.template[first].tolist()], return_inverse=True
-    )
-    return people.tolist(), labels.astype(np.int64)
+        return JudgedImages(embedding, None, [], listed.names, picture)
+    return JudgedImages(embedding, labels.astype(np.int64), identities, listed.names, picture)
 
 
-def _people(listed: TemplateList, numbers: Any, pairs: PairList) -> tuple[Any, str]:
+def _people(listed: TemplateList, sides: Sides, pairs: Pairs) -> tuple[Sides | None, str]:
     """Who the pairs are of: as the list of templates says, else as the pairs say."""
     if listed.identity is None:
         return pairs.people, pairs.people_note
-    first, second = listed.identity[numbers[0]], listed.identity[numbers[1]]
+    first, second = listed.identity[sides[0]], listed.identity[sides[1]]
     wrong = np.flatnonzero((first == second) != pairs.same)
     if wrong.size:
         at = wrong[0]
@@ -223,12 +334,11 @@ def _people(listed: TemplateList, numbers: Any, pairs: PairList) -> tuple[Any, s
     return (first, second), "people are the identities of the templates"
 
 
-def _first_images(listed: TemplateList, numbers: Any) -> tuple[Any, Any]:
-    """An image of each template of each pair, to show."""
+def _first_images(listed: TemplateList) -> IntArray:
+    """An image of each template, to show."""
     order = {name: k for k, name in enumerate(listed.ids.tolist())}
     of_row = np.array([order[name] for name in listed.template.tolist()])
-    shown = listed.image[np.unique(of_row, return_index=True)[1]]
-    return shown[numbers[0]], shown[numbers[1]]
+    return listed.image[np.unique(of_row, return_index=True)[1]]
 
 
 def _check_roles(listed: TemplateList) -> None:
@@ -244,161 +354,17 @@ def _check_roles(listed: TemplateList) -> None:
 def _shared(listed: TemplateList) -> tuple[str, ...]:
     """A note on probes that have an image of a template of the gallery."""
     assert listed.gallery is not None
-    of = dict(zip(listed.ids.tolist(), listed.gallery.tolist(), strict=True))
-    enrolled = np.array([of[name] for name in listed.template.tolist()], dtype=np.bool_)
+    enrolled = np.isin(listed.template, listed.ids[listed.gallery])
     known = np.isin(listed.image, listed.image[enrolled])
     return shared_note(
         np.unique(listed.template[~enrolled & known]).size, int((~listed.gallery).sum())
     )
 
 
-def _identified(
-    listed: TemplateList, templates: Templates, settings: SearchSettings | None
-) -> Identified:
-    assert listed.gallery is not None
-    assert listed.identity is not None
-    enrolled, asked = listed.gallery, ~listed.gallery
-    searches: list[GallerySearch] = search_templates(
-        templates,
-        [(listed.ids[enrolled], listed.identity[enrolled])],
-        (listed.ids[asked], listed.identity[asked]),
-    )
-    return judge_searches(searches, SearchSettings() if settings is None else settings)
+# Of IJB.
 
 
-# IJB-B and IJB-C from a metadata folder: verification of templates, and search of galleries.
-
-Subjects = tuple[IntArray, IntArray]
-_PAGE_PIXELS = 112
-
-
-def evaluate_ijb(
-    subject: Subject,
-    folder: str | os.PathLike[str],
-    *,
-    images: str | os.PathLike[str] | None = None,
-    weighting: str = "plain",
-    settings: Settings | None = None,
-    search: SearchSettings | None = None,
-    progress: Progress | None = None,
-) -> Evaluation:
-    """Judge a model on IJB-B or IJB-C: 1:1, and 1:N where the folder has galleries.
-
-    Args:
-        subject: a model, or embeddings whose places are the names of the images.
-        folder: the metadata, see :func:`centerarc.evaluation.files.templates.find_ijb_files`.
-        images: folder of the loose crops; embeddings need none.
-        weighting: as in :func:`centerarc.evaluation.templates.pool_templates`.
-        settings: how to judge pairs; there are no folds and no columns.
-        search: how to judge searches.
-        progress: called with the stage, the steps done and all of them.
-
-    Returns:
-        The result.
-
-    Raises:
-        ValueError: a file is missing or broken, with its line, or images are missing.
-        OSError: a file cannot be read.
-    """
-    check_weighting(weighting)
-    chosen = Settings() if settings is None else settings
-    files = find_ijb_files(folder)
-    if images is None and not isinstance(subject, EmbeddingsSubject):
-        raise ValueError(f"images must name the folder of the loose crops of {str(folder)!r}")
-    listed, landmarks = read_ijb_images(files.images), read_ijb_landmarks(files.landmarks)
-    try:
-        check_same_images(listed, landmarks)
-    except ValueError as error:
-        raise ValueError(f"{files.landmarks}, {error}") from error
-    detected = _detector_scores(files.landmarks, landmarks) if "detector" in weighting else None
-    pairs = read_ijb_pairs(files.pairs)
-    galleries = [read_ijb_subjects(path) for path in files.galleries]
-    probes = None if files.probes is None else read_ijb_subjects(files.probes)
-    ids = np.unique(listed.template)
-    for path, numbers in _mentioned(files.galleries, files.probes, galleries, probes):
-        _check_known(path, ids, numbers)
-    rows = [_rows_of_pairs(files.pairs, ids, side) for side in (pairs.template_a, pairs.template_b)]
-    if probes is not None:
-        for path, known in zip(files.galleries, galleries, strict=True):
-            if not np.isin(probes[1], known[1]).any():
-                raise ValueError(f"{path}: no probe is of a person in the gallery")
-    if isinstance(subject, EmbeddingsSubject):
-        embedding, picture = subject.found.embedding[subject.rows(listed.names)], None
-    else:
-        assert images is not None
-        size = subject.image_size or _PAGE_PIXELS
-        embedding = subject.embed(IjbFaces(listed, landmarks, images, image_size=size), progress)
-        shown = partial(IjbFaces, listed, landmarks, images, image_size=_PAGE_PIXELS)
-        picture = pictures_of(shown)
-    templates = pooled(
-        str(files.images), embedding, listed.template, listed.media, weighting, detected
-    )
-    people, note = _people_ijb_sets(pairs, [*galleries, *([probes] if probes else [])])
-    first_image = np.unique(listed.template, return_index=True)[1].astype(np.int32)
-    verified = judge_pairs(
-        template_pair_scores(templates.embeddings, *rows),
-        pairs.same,
-        None,
-        people,
-        note,
-        (first_image[rows[0]], first_image[rows[1]]),
-        {},
-        chosen,
-    )
-    identified = None
-    if galleries and probes is not None:
-        searches = search_templates(templates, galleries, probes)
-        identified = judge_searches(searches, SearchSettings() if search is None else search)
-    return Evaluation(
-        model=subject.facts(),
-        data={
-            "protocol": "IJB: 1:1 of templates" + (", 1:N mixed" if identified else ""),
-            "metadata": str(folder),
-            "images": None if images is None else str(images),
-            "files": {
-                "images": files.images.name,
-                "landmarks": files.landmarks.name,
-                "pairs": files.pairs.name,
-                "galleries": [path.name for path in files.galleries],
-                "probes": None if files.probes is None else files.probes.name,
-            },
-            "distinct_images": len(listed),
-        },
-        dataset=files.pairs.name.removesuffix("_template_pair_label.txt").upper(),
-        images=JudgedImages(embedding, None, [], listed.names, picture),
-        verification=verified,
-        identification=identified,
-        templates=templates.to_dict(),
-    )
-
-
-def _detector_scores(path: Path, landmarks: IjbLandmarks) -> npt.NDArray[np.float32]:
-    below = np.flatnonzero(landmarks.detector_score < 0)
-    if below.size:
-        raise ValueError(
-            f"{path}, line {below[0] + 1}: as a weight the score must be at least 0, got "
-            f"{landmarks.detector_score[below[0]]}"
-        )
-    return landmarks.detector_score
-
-
-def _mentioned(
-    paths: list[Path], probe_path: Path | None, galleries: list[Subjects], probes: Subjects | None
-) -> list[tuple[Path, IntArray]]:
-    found = [(path, ids) for path, (ids, _) in zip(paths, galleries, strict=True)]
-    if probe_path is not None and probes is not None:
-        found.append((probe_path, probes[0]))
-    return found
-
-
-def _check_known(path: Path, ids: IntArray, wanted: IntArray) -> None:
-    _, there = locate(ids, wanted)
-    if not there.all():
-        missing = wanted[~there]
-        raise ValueError(f"{path}: template {missing[0]} has no image ({missing.size} have none)")
-
-
-def _rows_of_pairs(path: Path, ids: IntArray, wanted: Any) -> IntArray:
+def _rows_of_pairs(path: Path, ids: IntArray, wanted: npt.NDArray[np.int32]) -> IntArray:
     rows, there = locate(ids, wanted)
     if not there.all():
         at = int(np.argmin(there))
@@ -406,7 +372,7 @@ def _rows_of_pairs(path: Path, ids: IntArray, wanted: Any) -> IntArray:
     return rows
 
 
-def _people_ijb_sets(pairs: IjbPairs, known: list[Subjects]) -> tuple[Sides | None, str]:
+def _ijb_people(pairs: IjbPairs, known: list[_Known]) -> tuple[Sides | None, str]:
     """Who the pairs are of, as the files of the 1:N protocol say."""
     if not known:
         return None, "people are unknown: there are no files of galleries and probes"

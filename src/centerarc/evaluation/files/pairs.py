@@ -1,0 +1,407 @@
+"""Pairs to verify, from LFW's `pairs.txt` or from a CSV list."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from centerarc.evaluation.scores import BoolArray, IntArray, StrArray
+from centerarc.io.files import read_file
+from centerarc.io.tables import CsvTable
+
+_SHOWN = 3
+_People = tuple[StrArray, StrArray]
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Pairs of named images or templates, as a file lists them.
+
+    Attributes:
+        names: The distinct images, in order of first use. LFW's have no suffix:
+            `Ann_Lee/Ann_Lee_0001`.
+        index_a: `(P,)` int64, number of each pair's first image.
+        index_b: `(P,)` int64, of its second one.
+        same: `(P,)` bool, whether both show one person.
+        fold: `(P,)` int64; 1 everywhere where the file has none.
+        line: `(P,)` int64, line of each pair.
+        source: The file, for messages.
+        people: The names of the first and the second person of each pair, each `(P,)`; None where
+            the file does not say.
+        people_note: Where the people come from, or why there are none.
+        columns: What else a list says of each pair, `(P,)` texts by name.
+        lfw: Whether the file is LFW's, whose first images are all numbered before the second ones.
+    """
+
+    names: list[str]
+    index_a: IntArray
+    index_b: IntArray
+    same: BoolArray
+    fold: IntArray
+    line: IntArray
+    source: str
+    people: _People | None
+    people_note: str
+    columns: dict[str, StrArray] = field(default_factory=dict)
+    lfw: bool = False
+
+    def __len__(self) -> int:
+        return int(self.same.size)
+
+    def everyone(self) -> set[str]:
+        """Returns the names of all people, such as those to keep out of a training set."""
+        return set() if self.people is None else {*np.concatenate(self.people).tolist()}
+
+    def owners(self) -> StrArray:
+        """Returns the person on each image; its own name where people are unknown."""
+        if self.people is None:
+            return np.array(self.names, dtype=np.str_)
+        owners = np.empty(len(self.names), dtype=np.result_type(*self.people))
+        owners[self.index_a], owners[self.index_b] = self.people
+        return owners
+
+    def select_folds(self, folds: Iterable[int] | None) -> "Pairs":
+        """Returns the pairs of some folds, with the images that they use; all for None.
+
+        Raises:
+            ValueError: If no fold is asked for, or one that the file does not have.
+        """
+        if folds is None:
+            return self
+        try:
+            rows = rows_of_folds(self.fold, folds)
+        except ValueError as error:
+            raise ValueError(f"{self.source}: {error}") from error
+        sides = np.stack([self.index_a[rows], self.index_b[rows]])
+        flat = sides.ravel() if self.lfw else sides.T.ravel()
+        used, first, number = np.unique(flat, return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        new = np.argsort(order)[number.ravel()]
+        index_a, index_b = new.reshape(2, -1) if self.lfw else new.reshape(-1, 2).T
+        return replace(
+            self,
+            names=[self.names[i] for i in used[order].tolist()],
+            index_a=index_a.astype(np.int64),
+            index_b=index_b.astype(np.int64),
+            same=self.same[rows],
+            fold=self.fold[rows],
+            line=self.line[rows],
+            people=None if self.people is None else (self.people[0][rows], self.people[1][rows]),
+            columns={name: values[rows] for name, values in self.columns.items()},
+        )
+
+    def among(self, names: Sequence[str], what: str = "are unknown") -> tuple[IntArray, IntArray]:
+        """Returns the pairs as numbers into `names`, such as the places of given embeddings.
+
+        Args:
+            names: Of images or templates; suffixes do not count where the pairs are LFW's, and
+                the first of equal ones is taken.
+            what: What to say of names that are not there.
+
+        Returns:
+            The first and the second of each pair, each `(P,)`.
+
+        Raises:
+            ValueError: If a name is not there; the message has its line.
+        """
+        given = [os.path.splitext(name)[0] for name in names] if self.lfw else names
+        number_of: dict[str, int] = {}
+        for number, name in enumerate(given):
+            number_of.setdefault(name, number)
+        if missing := [name for name in self.names if name not in number_of]:
+            raise ValueError(self.unknown(missing, what))
+        numbers = np.array([number_of[name] for name in self.names], dtype=np.int64)
+        return numbers[self.index_a], numbers[self.index_b]
+
+    def unknown(self, missing: Sequence[str], what: str) -> str:
+        """Says which names are missing, the first few with their first line."""
+        first = np.full(len(self.names), np.iinfo(np.int64).max)
+        for side in (self.index_a, self.index_b):
+            np.minimum.at(first, side, self.line)
+        return missing_names(self.source, self.names, first, missing, what)
+
+
+def check_both_kinds(same: BoolArray, source: str) -> None:
+    """Raises a ValueError where all pairs are genuine or all are impostor pairs."""
+    if same.all() or not same.any():
+        there, missing = ("genuine", "impostor") if same.all() else ("impostor", "genuine")
+        raise ValueError(
+            f"{source}: all {same.size:,} pairs are {there} pairs (same is {int(same.all())}); "
+            f"{missing} ones are needed too"
+        )
+
+
+def rows_of_folds(fold: IntArray, wanted: Iterable[int]) -> IntArray:
+    """Returns the rows whose fold is wanted.
+
+    Raises:
+        ValueError: If no fold is wanted, or one that does not exist.
+    """
+    chosen = list(wanted)
+    there = np.unique(fold).tolist()
+    unknown = [number for number in chosen if number not in there]
+    if unknown or not chosen:
+        raise ValueError(f"folds must name some of {there}, got {unknown or chosen}")
+    return np.flatnonzero(np.isin(fold, chosen)).astype(np.int64)
+
+
+def missing_names(
+    source: str, names: Sequence[str], line: IntArray, missing: Sequence[str], what: str
+) -> str:
+    """Returns a sentence about missing names of a list, with the first line of each."""
+    line_of = dict(zip(names, line.tolist(), strict=True))
+    lines = sorted((line_of[name], name) for name in missing)
+    shown = ", ".join(f"{name!r} (line {number})" for number, name in lines[:_SHOWN])
+    more = f" and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
+    return f"{source}: {len(lines)} of {len(names)} names {what}: {shown}{more}"
+
+
+# The format of Labeled Faces in the Wild.
+
+_MAX_NUMBER = 2**63 - 1
+
+
+def read_pairs(path: str | os.PathLike[str]) -> Pairs:
+    """Reads a pairs file in LFW's format, with any number of folds.
+
+    The first line holds the number of folds and the number n of pairs of each kind a fold, or n
+    alone for a file of one fold. Every fold then has n lines `name number number` (one person)
+    and n lines `name number name number` (two people). Fields are separated by tabs, or by
+    blanks where no name contains one. Empty lines at the end are ignored.
+
+    A pair may appear once only, in either order of its images, as in the official file: twice in
+    a fold it would count double, and in two folds it would help to choose the threshold that
+    judges it.
+
+    Args:
+        path: A UTF-8 text file.
+
+    Returns:
+        The pairs in the file's order.
+
+    Raises:
+        ValueError: If the file breaks the format; the message names the file and the line.
+        OSError: If it cannot be read.
+    """
+    source = os.fspath(path)
+    try:
+        content = read_file(path)
+    except OSError as error:
+        raise OSError(f"cannot read {source!r}: {error}") from error
+    try:
+        lines = content.decode("utf-8-sig").rstrip().splitlines()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{source}, line {line}: the file must be UTF-8, got the byte "
+            f"0x{content[error.start]:02x}; save it as UTF-8"
+        ) from error
+    num_folds, each = _lfw_header(lines, source)
+    expected = 1 + 2 * each * num_folds
+    if len(lines) != expected:
+        raise ValueError(
+            f"{source}: {num_folds} folds of {each} genuine and {each} impostor pairs need "
+            f"{expected} lines, the file has {len(lines)}"
+        )
+    position = np.arange(expected - 1, dtype=np.int64)
+    same = position % (2 * each) < each
+    rows: list[tuple[str, str, str, str]] = []
+    line_of: dict[frozenset[str], int] = {}
+    for line, (text, genuine) in enumerate(zip(lines[1:], same.tolist(), strict=True), 2):
+        where = f"{source}, line {line}"
+        row = _lfw_pair(text, genuine, where)
+        first_line = line_of.setdefault(frozenset(row[2:]), line)
+        if first_line != line:
+            raise ValueError(f"{where}: the pair of line {first_line} once more")
+        rows.append(row)
+    name_a, name_b, first, second = zip(*rows, strict=True)
+    numbers: defaultdict[str, int] = defaultdict(count().__next__)
+    index_a = np.array([numbers[name] for name in first], dtype=np.int64)
+    index_b = np.array([numbers[name] for name in second], dtype=np.int64)
+    people = np.array(name_a, dtype=np.str_), np.array(name_b, dtype=np.str_)
+    return Pairs(
+        list(numbers),
+        index_a,
+        index_b,
+        same,
+        position // (2 * each) + 1,
+        position + 2,
+        source,
+        people,
+        "people are those that the pairs file names",
+        lfw=True,
+    )
+
+
+def _is_number(field: str) -> bool:
+    # By length first: int() itself refuses thousands of digits.
+    return field.isdecimal() and len(field) <= 19 and int(field) <= _MAX_NUMBER
+
+
+def _lfw_header(lines: Sequence[str], source: str) -> tuple[int, int]:
+    fields = lines[0].split() if lines else []
+    if len(fields) not in (1, 2) or not all(map(_is_number, fields)):
+        found = repr(lines[0][:60]) if lines else "an empty file"
+        raise ValueError(
+            f"{source}, line 1: expected the number of folds and of pairs a fold, got {found}"
+        )
+    num_folds, each = (1, *map(int, fields)) if len(fields) == 1 else map(int, fields)
+    if num_folds < 1 or each < 1:
+        raise ValueError(f"{source}, line 1: both numbers must be at least 1, got {lines[0]!r}")
+    return num_folds, each
+
+
+def _lfw_pair(text: str, genuine: bool, where: str) -> tuple[str, str, str, str]:
+    """Both people, and the names of both images."""
+    fields = [field.strip() for field in (text.split("\t") if "\t" in text else text.split())]
+    shape = "name number number" if genuine else "name number name number"
+    if len(fields) != len(shape.split()) or not all(fields):
+        kind = "a genuine" if genuine else "an impostor"
+        raise ValueError(f"{where}: expected {kind} pair ({shape}), got {text!r}")
+    if genuine:
+        fields.insert(2, fields[0])
+    name_a, number_a, name_b, number_b = fields
+    for number in (number_a, number_b):
+        if not _is_number(number) or int(number) < 1:
+            raise ValueError(
+                f"{where}: image numbers must be whole numbers from 1 to 2^63 - 1, "
+                f"got {number[:40]!r}"
+            )
+    if not genuine and name_a == name_b:
+        raise ValueError(f"{where}: an impostor pair of {name_a!r} with itself")
+    if genuine and int(number_a) == int(number_b):
+        raise ValueError(
+            f"{where}: image {int(number_a)} of {name_a!r} paired with itself, which any model "
+            "gets right"
+        )
+    first = f"{name_a}/{name_a}_{int(number_a):04d}"
+    return name_a, name_b, first, f"{name_b}/{name_b}_{int(number_b):04d}"
+
+
+# CSV lists: two images or templates a row, and what is known about them.
+
+_ANSWERS = {"1": True, "true": True, "0": False, "false": False}
+_PEOPLE = ("person_a", "person_b")
+
+
+def read_pair_list(path: str | os.PathLike[str], *, of: str = "image") -> Pairs:
+    """Reads a CSV list of pairs: columns `image_a`, `image_b`, `same`, and optional ones.
+
+    `same` is 0, 1, true or false. `fold` is a whole number. `person_a` and `person_b` name the
+    people, and must then agree with `same`. Without them a person is the folder of the image
+    (`Ann_Lee/1.jpg`: Ann_Lee), where every image has one and all pairs agree with that; else the
+    people are unknown. Further columns are kept as they are, for breakdowns.
+
+    A pair may appear once only, in either order, and never an image with itself.
+
+    Args:
+        path: The file; see `centerarc.io.tables.CsvTable` for its form.
+        of: "image", or "template" for columns `template_a` and `template_b`.
+
+    Returns:
+        The pairs in the file's order.
+
+    Raises:
+        ValueError: If a column is missing, or a row is wrong; the message names file and line.
+        OSError: If the file cannot be read.
+    """
+    if of not in ("image", "template"):
+        raise ValueError(f"of must be image or template, got {of!r}")
+    sides = (f"{of}_a", f"{of}_b")
+    table = CsvTable(path, (*sides, "same", "fold", *_PEOPLE), strip=True)
+    there = set(table.columns)
+    people = list(_PEOPLE) if there & {*_PEOPLE} else []
+    others = [name for name in table.columns if name not in (*sides, "same", "fold", *_PEOPLE)]
+    folds = ["fold"] if "fold" in there else []
+    names: defaultdict[str, int] = defaultdict(count().__next__)
+    texts: defaultdict[str, int] = defaultdict(count().__next__)
+    line_of: dict[tuple[int, int], int] = {}
+    person_of: dict[int, tuple[str, int]] = {}
+    numbers: list[tuple[int, int, bool, int, int]] = []
+    coded: list[list[int]] = []
+    for line, row in table.rows([*sides, "same", *people, *others, *folds]):
+        first, second, answer = row[:3]
+        a = names[table.filled(first, sides[0], line)]
+        b = names[table.filled(second, sides[1], line)]
+        if a == b:
+            raise table.error(line, f"{first!r} is paired with itself")
+        first_line = line_of.setdefault((min(a, b), max(a, b)), line)
+        if first_line != line:
+            raise table.error(line, f"the pair of line {first_line} once more")
+        same = _ANSWERS.get(answer.lower())
+        if same is None:
+            raise table.error(line, f"same must be 0, 1, true or false, got {answer[:40]!r}")
+        if people:
+            _check_people(table, line, row[3:5], (a, b), same, person_of)
+        numbers.append((a, b, same, _fold(table, line, row[-1]) if folds else 1, line))
+        coded.append([texts[text] for text in row[3 : len(row) - len(folds)]])
+    if not numbers:
+        raise ValueError(f"{table.path}: there is no pair")
+    index_a, index_b, same_of, fold, lines = np.array(numbers, dtype=np.int64).T.copy()
+    # Objects: as an array of texts every field would take the room of the longest.
+    all_texts: npt.NDArray[Any] = np.array([*texts, ""], dtype=np.object_)[:-1]
+    codes = np.array(coded, dtype=np.int64).reshape(len(numbers), -1)
+    columns = {name: all_texts[codes[:, k]] for k, name in enumerate([*people, *others])}
+    people_of, note = None, "people are those of the columns person_a and person_b"
+    if people:
+        first_of, second_of = (columns.pop(name).astype(np.str_) for name in people)
+        people_of = first_of, second_of
+    else:
+        people_of, note = _people_of_folders(list(names), (index_a, index_b), same_of == 1)
+    return Pairs(
+        list(names),
+        index_a,
+        index_b,
+        same_of == 1,
+        fold,
+        lines,
+        table.path,
+        people_of,
+        note,
+        columns,
+    )
+
+
+def _fold(table: CsvTable, line: int, text: str) -> int:
+    # By length first: int() itself refuses thousands of digits.
+    if not (text.removeprefix("-").isdecimal() and len(text) <= 18):
+        raise table.error(line, f"fold must be a whole number, got {text[:40]!r}")
+    return int(text)
+
+
+def _check_people(
+    table: CsvTable,
+    line: int,
+    people: Sequence[str],
+    pair: tuple[int, int],
+    same: bool,
+    person_of: dict[int, tuple[str, int]],
+) -> None:
+    for name, person in zip(_PEOPLE, people, strict=True):
+        table.filled(person, name, line)
+    a, b = people
+    if (a == b) != same:
+        raise table.error(line, f"same is {int(same)}, but the people are {a!r} and {b!r}")
+    for image, person in zip(pair, people, strict=True):
+        known, first = person_of.setdefault(image, (person, line))
+        if known != person:
+            raise table.error(line, f"the person is {person!r}, but {known!r} on line {first}")
+
+
+def _people_of_folders(
+    names: list[str], index: tuple[IntArray, IntArray], same: BoolArray
+) -> tuple[_People | None, str]:
+    folders = [str(PurePath(name).parent) for name in names]
+    if "." in folders:
+        return None, "no columns person_a and person_b, and images without a folder"
+    folder = np.array(folders, dtype=np.str_)
+    first, second = folder[index[0]], folder[index[1]]
+    if ((first == second) != same).any():
+        return None, "no columns person_a and person_b, and folders that do not part the people"
+    return (first, second), "people are the folders of the images"
