@@ -125,7 +125,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_command_does(files: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does, workers included
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command goes on where it was" in error
+    assert "the same command resumes" in error
     assert "Traceback" not in error
     assert not (files / "e.npz").exists()
     assert run(*words, "--workers", 0) == 0
@@ -154,7 +154,7 @@ def test_an_exported_run_is_a_model_for_the_other_commands(
 
 
 def test_without_images_drawn_faces_are_compared_on() -> None:
-    from centerarc.cli.export import _samples
+    from centerarc.cli.models import _samples
 
     samples, words = _samples(None, 32)
     assert words == "drawn faces"
@@ -168,7 +168,7 @@ def test_what_cannot_be_exported_is_one_line(
     torch.save(create_model("mobilefacenet_small").state_dict(), files / "public.pth")
     for words, message in (
         ([files / "m.onnx", "-o", files / "n.onnx", "--size", 4], "is an ONNX file already"),
-        ([files / "w.safetensors", "-o", files / "n.pt"], "--out is '"),
+        ([files / "w.safetensors", "-o", files / "n.pt"], "--out must end in .onnx"),
         ([files / "public.pth", "-o", files / "n.onnx"], "give its architecture"),
         ([files / "w.safetensors", "-o", files / "n.onnx", "--opset", 9], "opset is 9"),
     ):

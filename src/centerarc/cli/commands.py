@@ -8,6 +8,9 @@ from cyclopts import App, CycloptsError, Parameter, Token, convert
 
 from centerarc import __version__
 from centerarc.cli.data import app as data_app
+from centerarc.cli.evaluate import compare, evaluate
+from centerarc.cli.models import embed, export
+from centerarc.cli.train import demo, train
 
 
 def _converted(kind: Any, tokens: Sequence[Token]) -> Any:
@@ -40,73 +43,33 @@ app = App(
     result_action="return_value",
     default_parameter=Parameter(converter=_converted),
 )
-app.command(
-    "centerarc.cli.train:train",
-    name="train",
-    help="Train a model, or go on with a run.",
-    help_epilogue="""Any field of the configuration is also a flag, which overrides the file:
+_EXAMPLES = """Any field of the configuration is also a flag, which overrides the file:
 
     centerarc train config.yaml --data.root faces --loss.m 0.4 --schedule.epochs 3
 
 --list-settings shows them all. On several GPUs or in several processes:
 
-    torchrun --nproc-per-node 2 -m centerarc train config.yaml""",
-    help_format="plaintext",
-)
-app.command(
-    "centerarc.cli.evaluate:evaluate",
-    name="evaluate",
-    help="Measure how well a model tells people apart.",
-    help_format="plaintext",
-)
-app.command(
-    "centerarc.cli.evaluate:compare",
-    name="compare",
-    help="Show evaluations side by side, and how sure their differences are.",
-    help_format="plaintext",
-)
-app.command(
-    "centerarc.cli.embed:embed",
-    name="embed",
-    help="Embed all images of a source into one file, by any model.",
-    help_format="plaintext",
-)
-app.command(
-    "centerarc.cli.export:export",
-    name="export",
-    help="Write a model to one ONNX file, checked against PyTorch.",
-    help_format="plaintext",
-)
-app.command(
-    "centerarc.cli.train:demo", name="demo", help="Train on drawn faces and show the result."
-)
+    torchrun --nproc-per-node 2 -m centerarc train config.yaml"""
+app.command(train, help_epilogue=_EXAMPLES, help_format="plaintext")
+for command in (evaluate, compare, embed, export, demo):
+    app.command(command, help_format="plaintext")
 app.command(data_app)
 
 
 def run(words: Sequence[str]) -> Any:
-    """Runs a command.
-
-    Args:
-        words: Its name and what follows.
-
-    Returns:
-        What it returns.
+    """Runs a command, given its name and what follows, and returns what it returns.
 
     Raises:
-        ValueError: If there is no such command, or it does not take these words.
+        ValueError: There is no such command, or it does not take these words.
     """
-    _check_command(words)
+    # Cyclopts would list no near name.
+    _check_word(app, words[:1], "command")
+    if words[:1] == ["data"]:
+        _check_word(data_app, words[1:2], "data command")
     try:
         return app(words)
     except CycloptsError as error:
         raise ValueError(str(error)) from error
-
-
-def _check_command(words: Sequence[str]) -> None:
-    # Cyclopts would import every command to word this error.
-    _check_word(app, words[:1], "command")
-    if words[:1] == ["data"]:
-        _check_word(data_app, words[1:2], "data command")
 
 
 def _check_word(app: App, words: Sequence[str], kind: str) -> None:

@@ -1,18 +1,27 @@
-"""``centerarc evaluate`` and ``centerarc compare``."""
+"""`centerarc evaluate` and `centerarc compare`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter
 
-from centerarc.cli.flags import MODEL, OUTPUT, ModelFlags, by_flags, flag, numbers, spoken
+from centerarc.cli.flags import (
+    MODEL,
+    OUTPUT,
+    ModelFlags,
+    Workers,
+    by_flags,
+    check_outputs,
+    flag,
+    numbers,
+    opened_model,
+    spoken,
+)
 
 if TYPE_CHECKING:
     from centerarc.evaluation.protocols.request import Request
     from centerarc.evaluation.protocols.subject import Subject
 
-
-# ``centerarc evaluate``: how well a model tells people apart, by any of the protocols.
 
 _WHAT = Group(
     "What to judge on",
@@ -41,9 +50,7 @@ def evaluate(
     flags: Annotated[ModelFlags | None, Parameter(group=MODEL, show_default=False)] = None,
     mirror: Annotated[bool, flag(MODEL)] = False,
     batch_size: Annotated[int, Parameter(group=MODEL)] = 64,
-    workers: Annotated[
-        int | None, Parameter(group=MODEL, show_default=lambda _: "one per core, at most 16")
-    ] = None,
+    workers: Workers = None,
     device: Annotated[str, Parameter(group=MODEL)] = "auto",
     by: Annotated[
         tuple[str, ...],
@@ -132,7 +139,6 @@ def evaluate(
     """
     from dataclasses import replace
 
-    from centerarc.cli.flags import check_outputs
     from centerarc.cli.progress import stages
     from centerarc.cli.tables import show_evaluation
     from centerarc.evaluation.protocols.request import Request, evaluate_request
@@ -187,7 +193,6 @@ def _subject(
     workers: int | None,
     device: str,
 ) -> "Subject | None":
-    from centerarc.cli.flags import opened_model
     from centerarc.evaluation.protocols.galleries import is_embedding_file
     from centerarc.evaluation.protocols.request import opened_embeddings
     from centerarc.evaluation.protocols.subject import ModelSubject
@@ -208,9 +213,6 @@ def _subject(
     )
 
 
-# ``centerarc compare``: evaluations side by side, and how sure their differences are.
-
-
 @by_flags
 def compare(
     baseline: Path,
@@ -221,7 +223,7 @@ def compare(
     json: Path | None = None,
     title: Annotated[str, Parameter(show_default=False)] = "",
 ) -> None:
-    """Show two or more evaluations side by side, and how sure their differences are.
+    """Show evaluations side by side, and how sure their differences are.
 
     They must be of the same pairs, or of the same probes in the same gallery. Differences are to
     the first one named, on the same resampled people for all.
@@ -245,7 +247,6 @@ def compare(
     from dataclasses import replace
     from json import dumps
 
-    from centerarc.cli.flags import check_outputs
     from centerarc.cli.tables import show_comparison
     from centerarc.evaluation.protocols.side_by_side import compare_files
     from centerarc.io.files import atomic_path

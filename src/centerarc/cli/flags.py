@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TypeVar, get_args
 
 from cyclopts import Group, Parameter, Token
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+_PARAMETERS = "\n\nParameters\n----------\n"
 # What the library calls by another name than the flag.
 _CALLED = {"bootstrap": "resamples", "image_size": "size", "output": "output_name"}
 
@@ -29,8 +30,7 @@ def by_flags(command: Callable[_P, _R]) -> Callable[_P, _R]:
     """Makes a command name flags where the library names arguments, and its help flow.
 
     The library says "folds must name some of [1, 2]"; who typed a command sees "--folds must".
-    Lines of the docstring that go on from the line before are joined, or the help would break
-    where the code does.
+    Lines of a paragraph of the docstring are joined, or the help would break where the code does.
 
     Args:
         command: The function of the command; its keyword-only arguments are the flags.
@@ -49,8 +49,16 @@ def by_flags(command: Callable[_P, _R]) -> Callable[_P, _R]:
                 raise
             raise ValueError(said) from error
 
-    doc = inspect.cleandoc(command.__doc__ or "")
-    run.__doc__ = re.sub(r"(?:^ {4}\S.*\n?)+", _one_line, doc, flags=re.MULTILINE)
+    head, _, flags = inspect.cleandoc(command.__doc__ or "").partition(_PARAMETERS)
+    paragraphs = [" ".join(part.split()) for part in head.split("\n\n")]
+    # Each flag is a line, what it means the indented lines below it.
+    lines: list[str] = []
+    for line in flags.splitlines():
+        if line.startswith(" ") and lines and lines[-1].startswith(" "):
+            lines[-1] += f" {line.strip()}"
+        else:
+            lines.append(line)
+    run.__doc__ = "\n\n".join(paragraphs) + _PARAMETERS + "\n".join(lines)
     return run
 
 
@@ -59,10 +67,6 @@ def with_flags(command: Callable[..., Any], error: ValueError) -> str:
 
     A `RequestError` knows what it names; else that is at the start of the message, or before
     "must" after a colon or semicolon.
-
-    Args:
-        command: The function of the command.
-        error: What it raised.
 
     Example:
         >>> def look(*, folds=None, image_size=None): ...
@@ -87,14 +91,7 @@ def with_flags(command: Callable[..., Any], error: ValueError) -> str:
 
 
 def spoken(command: Callable[..., Any], given: Mapping[str, Any]) -> str:
-    """Returns the command line that gives a command its values.
-
-    Args:
-        command: The function of the command.
-        given: Its arguments by name; those at their default are left out.
-
-    Returns:
-        One line, quoted for a shell.
+    """Returns the command line, quoted for a shell, that gives a command these arguments.
 
     Example:
         >>> def greet(name, /, *, loud=False, times=1): ...
@@ -136,10 +133,6 @@ def _flag_names(command: Callable[..., Any]) -> Iterator[str]:
             yield from _field_names(parameter.annotation) or (name,)
 
 
-def _one_line(lines: re.Match[str]) -> str:
-    return f"    {' '.join(map(str.strip, lines[0].splitlines()))}\n"
-
-
 def _field_names(annotation: Any) -> list[str]:
     if is_dataclass(annotation):
         return [field.name for field in fields(annotation)]
@@ -150,22 +143,20 @@ def _field_names(annotation: Any) -> list[str]:
 
 MODEL = Group("Model", sort_key=2)
 OUTPUT = Group("Output", sort_key=4)
+Workers = Annotated[
+    int | None, Parameter(group=MODEL, show_default=lambda _: "one per core, at most 16")
+]
 _PAGES = (".html", ".htm")
 
 
 def flag(group: Group | None = None) -> Parameter:
     """A flag that is either there or not."""
-    return Parameter(group=group, negative="", show_default=False)
+    switch = Parameter(negative="", show_default=False)
+    return switch if group is None else Parameter.combine(switch, Parameter(group=group))
 
 
 def numbers(kind: Callable[[str], Any], example: str, group: Group) -> Parameter:
-    """Several numbers, with commas or blanks between.
-
-    Args:
-        kind: Makes a number of a text.
-        example: Some, for the message about what is no number.
-        group: Heading of the help under which the flag stands.
-    """
+    """Several numbers, with commas or blanks between; `example` stands in the error of others."""
 
     def converted(_: Any, tokens: Sequence[Token]) -> tuple[Any, ...]:
         texts = [part for token in tokens for part in re.split(r"[,\s]+", token.value.strip())]
@@ -186,13 +177,9 @@ def check_outputs(json: Path | None, report: Path | None, inputs: Sequence[Path 
     """Checks what a result is to be written to, before the work.
 
     Args:
-        json: The file of all numbers; scores are written beside it.
+        json: The file of all numbers; scores are written to another next to it.
         report: The page.
         inputs: What is read; none of it may be written over.
-
-    Raises:
-        ImportError: A page is wanted and the extra report is not installed.
-        ValueError: A folder is missing, or the page's name does not end as one.
     """
     from centerarc.evaluation.protocols.results import check_place, scores_path
     from centerarc.report.rendering import require_report_extra
@@ -313,20 +300,7 @@ class ModelFlags:
 
 
 def opened_model(path: Path, flags: ModelFlags | None, device: str = "cpu") -> "OpenedModel":
-    """Opens what a user calls a model.
-
-    Args:
-        path: A run folder, a weights file, a public checkpoint or an ONNX file.
-        flags: What its file does not say.
-        device: auto, cpu, cuda or mps; an ONNX file takes auto for the CPU.
-
-    Returns:
-        The model.
-
-    Raises:
-        ValueError: If it cannot be opened, or a flag is wrong or not for its kind; the message
-            names the flag.
-    """
+    """Opens what a user calls a model; for an ONNX file the device auto is the CPU."""
     from centerarc.distributed.process import choose_device
     from centerarc.models.embedder import open_model
 

@@ -1,19 +1,17 @@
 """Several evaluations of the same pairs or probes, and how sure their differences are."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from centerarc.evaluation.comparison import (
-    Difference,
     IdentificationComparison,
     VerificationComparison,
     compare_identification,
     compare_with_first,
 )
-from centerarc.evaluation.intervals import Estimate, rate_key
 from centerarc.evaluation.protocols.judging import (
     Identified,
     SearchSettings,
@@ -23,9 +21,6 @@ from centerarc.evaluation.protocols.judging import (
     judge_searches,
 )
 from centerarc.evaluation.protocols.results import StoredEvaluation, read_evaluation
-
-# The name of the one rate that is an error.
-LESS_IS_BETTER = "EER (less is better)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,56 +48,6 @@ class Comparison:
     search_differences: dict[str, IdentificationComparison]
     notes: tuple[str, ...] = ()
     command: str = ""
-
-    def named_rates(
-        self, write: Callable[[float], str] = rate_key
-    ) -> list[tuple[str, list[Estimate]]]:
-        """Every rate of all models, by its name.
-
-        Args:
-            write: how to write a false accept or false positive rate.
-        """
-        rates: list[tuple[str, list[Estimate]]] = []
-        if self.verified:
-            reports = [one.report for one in self.verified]
-            accuracy = "accuracy" if reports[0].protocol == "k-fold" else "best accuracy"
-            rates.append((accuracy, [report.accuracy for report in reports]))
-            rates.append(("AUC", [report.auc for report in reports]))
-            rates.append((LESS_IS_BETTER, [report.eer for report in reports]))
-            rates += [
-                (f"TAR at FAR {write(far)}", [report.tar_at_far[far] for report in reports])
-                for far in reports[0].tar_at_far
-            ]
-        if self.identified:
-            found = [one.report for one in self.identified]
-            rates += [(f"rank {rank}", [one.cmc[rank] for one in found]) for rank in found[0].cmc]
-            rates += [
-                (f"TPIR at FPIR {write(fpir)}", [one.tpir_at_fpir[fpir] for one in found])
-                for fpir in found[0].tpir_at_fpir
-            ]
-        return rates
-
-    def named_differences(
-        self, name: str, write: Callable[[float], str] = rate_key
-    ) -> list[tuple[str, Difference]]:
-        """A model's differences to the first one that have a value, by the name of the rate.
-
-        Args:
-            name: of the model.
-            write: how to write a false accept or false positive rate.
-        """
-        rates: list[tuple[str, Difference]] = []
-        if name in self.differences:
-            found = self.differences[name]
-            accuracy = "accuracy" if found.protocol == "k-fold" else "best accuracy"
-            rates += [(accuracy, found.accuracy), ("AUC", found.auc)]
-            rates.append((LESS_IS_BETTER, found.eer))
-            rates += [(f"TAR at FAR {write(far)}", one) for far, one in found.tar_at_far.items()]
-        if name in self.search_differences:
-            search = self.search_differences[name]
-            rates += [(f"rank {rank}", one) for rank, one in search.cmc.items()]
-            rates += [(f"TPIR at FPIR {write(f)}", one) for f, one in search.tpir_at_fpir.items()]
-        return [(rate, one) for rate, one in rates if one.value is not None]
 
     @property
     def interval_method(self) -> str:

@@ -1,0 +1,198 @@
+"""`centerarc embed` and `centerarc export`: a model on all images of a source, and as a file."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Group, Parameter
+
+from centerarc.cli.flags import (
+    MODEL,
+    OUTPUT,
+    ListFlags,
+    ModelFlags,
+    Workers,
+    by_flags,
+    flag,
+    opened,
+    opened_model,
+)
+
+if TYPE_CHECKING:
+    from centerarc.models.onnx_export import ExportReport
+
+_LIST = Group("Where SOURCE is a list", sort_key=3)
+
+
+@by_flags
+def embed(
+    source: Path,
+    /,
+    *,
+    model: Annotated[Path, Parameter(group=MODEL)],
+    flags: Annotated[ModelFlags | None, Parameter(group=MODEL, show_default=False)] = None,
+    mirror: Annotated[bool, flag(MODEL)] = False,
+    batch_size: Annotated[int, Parameter(group=MODEL)] = 64,
+    workers: Workers = None,
+    device: Annotated[str, Parameter(group=MODEL)] = "auto",
+    columns: Annotated[ListFlags | None, Parameter(group=_LIST)] = None,
+    out: Annotated[Path, Parameter(name=["--out", "-o"], group=OUTPUT)],
+    overwrite: Annotated[bool, flag(OUTPUT)] = False,
+) -> None:
+    """Embed all images of a source into one file, by any model.
+
+    The file is Parquet or npz. Each row has the image's place, its identity and its embedding, not
+    normalized. Damaged images are left out and named in OUT.left-out.csv. After a stop the same
+    command resumes.
+
+    Parameters
+    ----------
+    source
+        A folder of <person>/<image>, a .rec file, .tar shards, or a .csv or .parquet list.
+    model
+        A run folder, a weights file, an ONNX file, or a public checkpoint with --architecture.
+    out
+        The file to write, .parquet or .npz.
+    mirror
+        Sum the features of each image and its mirror image.
+    batch_size
+        Images at once.
+    workers
+        Processes that read images; 0 reads in this one.
+    device
+        Where PyTorch computes: auto, cpu, cuda or mps. ONNX models run on the CPU.
+    overwrite
+        Replace OUT, and what another command left unfinished.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    from centerarc.cli.progress import waiting
+    from centerarc.cli.tables import facts_table, work_facts
+    from centerarc.curate.embed import embed_to_file
+    from centerarc.evaluation.embedding import file_format
+    from centerarc.io.parallel import workers_for_a_model
+
+    file_format(out)  # before a large model is loaded
+    network = opened_model(model, flags, device)
+    faces = opened(source, network.image_size, columns)
+    try:
+        with waiting("embedding", "images") as progress:
+            report = embed_to_file(
+                network,
+                faces,
+                out,
+                mirror=mirror,
+                batch_size=batch_size,
+                workers=workers_for_a_model() if workers is None else workers,
+                overwrite=overwrite,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        print("stopped; the same command resumes", file=sys.stderr)
+        raise
+    console = Console()
+    console.print(Text(f"embedded {source} into {out}"), soft_wrap=True)
+    facts = {
+        "images": f"{report.images:,}",
+        "people": f"{report.identities:,}",
+        "numbers in an embedding": f"{report.embedding_size:,}",
+        **work_facts(report.left_out, report.embedded, report.seconds),
+    }
+    console.print(facts_table(facts))
+    if report.left_out_file is not None:
+        console.print(Text(f"what is left out, and why: {report.left_out_file}"), soft_wrap=True)
+
+
+# Faces that an exported file is compared with PyTorch on.
+_SAMPLES = 16
+
+
+@by_flags
+def export(
+    model: Path,
+    /,
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    images: Path | None = None,
+    opset: int = 20,
+    architecture: Annotated[str, Parameter(show_default=False)] = "",
+    size: int | None = None,
+) -> None:
+    """Write a model to one ONNX file, checked against PyTorch.
+
+    The file takes any number of images at once and says itself how it wants them. It is read back
+    by onnxruntime and compared with PyTorch on faces; if they differ by more than rounding, no file
+    is left.
+
+    Parameters
+    ----------
+    model
+        A run folder, a weights file, or a public checkpoint with --architecture.
+    out
+        The file to write, e.g. model.onnx.
+    images
+        Faces to compare on: a folder of <person>/<image>, a .rec file, .tar shards, or a .csv or
+        .parquet list; drawn faces by default.
+    opset
+        Version of ONNX's operators, 18 to 23.
+    architecture
+        Backbone of a public checkpoint that does not name it, e.g. iresnet50.
+    size
+        Side of the images that such a checkpoint takes, 112 by default.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    from centerarc.cli.tables import facts_table
+    from centerarc.models.onnx_export import export_onnx
+    from centerarc.models.onnx_model import require_export_extra
+
+    require_export_extra()
+    if out.suffix.lower() != ".onnx":
+        raise ValueError(f"out must end in .onnx, got {str(out)!r}")
+    network = opened_model(model, ModelFlags(architecture=architecture, size=size))
+    if network.network is None:
+        raise ValueError(f"{str(model)!r} is an ONNX file already")
+    samples, words = _samples(images, network.image_size)
+    with Console(stderr=True).status("exporting and comparing, about half a minute"):
+        report = export_onnx(
+            network.network, out, samples=samples, opset=opset, weights_sha256=network.sha256
+        )
+    console = Console()
+    console.print(Text(f"exported {network.path} to {out}"), soft_wrap=True)
+    console.print(facts_table(_facts(report, words)))
+
+
+def _samples(images: Path | None, size: int) -> tuple[Any, str]:
+    """Some faces, evenly from all of a source, and what they are in words."""
+    import numpy as np
+
+    from centerarc.data.sources import create_source
+
+    if images is None:
+        faces = create_source(
+            "synthetic", num_identities=_SAMPLES, images_per_identity=1, image_size=size
+        )
+    else:
+        faces = opened(images, image_size=size)
+    numbers = np.linspace(0, len(faces) - 1, min(_SAMPLES, len(faces))).round().astype(int)
+    words = "drawn faces" if images is None else f"faces of {images}"
+    return np.stack([faces.image(int(number)) for number in numbers]), words
+
+
+def _facts(report: "ExportReport", words: str) -> dict[str, str]:
+    size = report.preprocessing.image_size
+    facts = {
+        "size": f"{report.size / 1e6:,.1f} MB",
+        "opset": str(report.opset),
+        "input": f"images, float32 (N, 3, {size}, {size})",
+        "": str(report.preprocessing),
+        "output": f"embedding, float32 (N, {report.embedding_size})",
+        "compared with PyTorch on": f"{report.comparisons[0].images} {words}",
+    }
+    for result in report.comparisons:
+        facts[f"largest difference, {result.batch_size} at a time"] = (
+            f"{result.largest_difference:.2g} of numbers up to {result.largest_number:.3g}"
+        )
+    return {**facts, "smallest cosine": f"1 - {max(1 - report.smallest_cosine, 0):.1g}"}
