@@ -13,9 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from centerarc.curate.check import check_checksums, check_source, judge_labels
+from centerarc.curate.check import (
+    check_checksums,
+    check_source,
+    judge_labels,
+    two_spellings,
+    write_problems,
+)
 from centerarc.curate.duplicates import damage
-from centerarc.curate.problems import two_spellings, write_problems
 from centerarc.data.folder import FolderSource
 from centerarc.data.sources import create_source
 from centerarc.data.views import leave_out, read_leave_out
@@ -190,7 +195,7 @@ def test_small_images_are_tiny_only_below_the_limit(root: Path) -> None:
     at, above = (check_source(source, min_side=side, workers=0).counts() for side in (40, 41))
     assert "tiny" not in at
     assert above["tiny"] == 1
-    with pytest.raises(ValueError, match="min_side is 0"):
+    with pytest.raises(ValueError, match="min_side must be at least 1, got 0"):
         check_source(source, min_side=0)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from centerarc.curate.faces import YuNetDetector
+from centerarc.curate import YuNetDetector
 from centerarc.data.alignment import arcface_template
 from tests.curate.blob_model import OFFSETS, build
 
@@ -98,8 +98,8 @@ def test_a_copy_in_another_process_finds_the_same(model: Path) -> None:
     ("content", "message"),
     [
         (b"", "the file is empty"),
-        (b"no model" * 99, "this is no ONNX model that OpenCV can read"),
-        ({"without": "kps_16"}, "no YuNet model of 2023 or newer: it lacks the outputs kps_16"),
+        (b"no model" * 99, "this is not an ONNX model that OpenCV can read"),
+        ({"without": "kps_16"}, "not a YuNet model of 2023 or newer: it lacks the outputs kps_16"),
         ({"landmarks": 4}, "96 x 64 pixels its output kps_8 has 768 values, not 960"),
     ],
 )
@@ -119,9 +119,9 @@ def test_a_file_that_is_no_yunet_is_one_clear_line(
 
 
 def test_wrong_arguments_are_named(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"min_score is 1\.5"):
+    with pytest.raises(ValueError, match=r"min_score must be in .*got 1\.5"):
         YuNetDetector(model, min_score=1.5)
-    with pytest.raises(ValueError, match="max_side is 31"):
+    with pytest.raises(ValueError, match="max_side must be at least 32, got 31"):
         YuNetDetector(model, max_side=31)
     with pytest.raises(OSError, match=r"absent\.onnx.*No such file"):
         YuNetDetector(tmp_path / "absent.onnx")

@@ -2,10 +2,11 @@
 
 import csv
 import errno
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,16 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from torch.utils.data._utils import worker as torch_worker
 
 from centerarc.curate import embed as embed_source
-from centerarc.curate.embed import embed_to_file, locked, work_folder
+from centerarc.curate.embed import embed_to_file, work_folder
 from centerarc.data.folder import FolderSource
 from centerarc.data.source import FaceSource
 from centerarc.data.sources import create_source
 from centerarc.data.views import subset
 from centerarc.evaluation.embedding import read_embeddings
+from centerarc.io.jobs import locked_job
 from tests.curate.looker import SIZE, Looker, left, opened
 from tests.curate.packing_helpers import many, picture
 
@@ -185,10 +188,10 @@ def test_ctrl_c_loses_nothing(root: Path, tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("model", "of another model;"),
-        ("mirror", r"of another mirror \(False, now True\)"),
-        ("images", r"of another number of images \(20, now 19\)"),
-        ("files", "of another state of the source's files;"),
+        ("model", "with another model;"),
+        ("mirror", r"with another mirror \(False, now True\)"),
+        ("images", r"with another number of images \(20, now 19\)"),
+        ("files", "with another state of the source's files;"),
     ],
 )
 def test_another_request_is_told_what_differs(
@@ -203,7 +206,7 @@ def test_another_request_is_told_what_differs(
     if change == "files":
         (root / "p0" / "1.jpg").write_bytes(picture(77))
     mirror = change == "mirror"
-    with pytest.raises(ValueError, match=f"{words}.*--overwrite to start anew"):
+    with pytest.raises(ValueError, match=f"{words}.*--overwrite starts over"):
         embed_to_file(model, faces(root), out, mirror=mirror)
     assert sorted(path.name for path in work_folder(out).iterdir()) == before
     looker = Looker()
@@ -224,25 +227,37 @@ def test_a_finished_file_is_replaced_only_when_told(root: Path, tmp_path: Path) 
     assert len(read_embeddings(out)) == 20
 
 
-KILLED = """
-import sys, time
-from pathlib import Path
-from centerarc.data import FolderSource
-from centerarc.curate import embed as embed_source
-from tests.curate.looker import Looker, SIZE, opened
+def stopped(root: Path, out: Path, moment: int, number: signal.Signals) -> None:
+    """Embeds in a process that gets a signal after some images."""
+    here, there = multiprocessing.Pipe(duplex=False)
 
-class Slow(Looker):
-    def embed(self, images, *, mirror=False):
-        time.sleep(0.02)
-        return super().embed(images, mirror=mirror)
+    class Slow(Looker):
+        def embed(self, images: np.ndarray, *, mirror: bool = False) -> np.ndarray:
+            time.sleep(0.02)
+            return super().embed(images, mirror=mirror)
 
-if __name__ == "__main__":
-    embed_source._CHUNK_IMAGES = 3
-    embed_source.embed_to_file(
-        opened(embedder=Slow()), FolderSource(sys.argv[1], image_size=SIZE), sys.argv[2],
-        batch_size=2, workers=2, progress=lambda done, total: print(done, flush=True),
-    )
-"""
+    def child() -> None:
+        # Seconds after which readers of images look whether their process is still there.
+        torch_worker.MP_STATUS_CHECK_INTERVAL = 0.1  # type: ignore[attr-defined]
+        embed_source._CHUNK_IMAGES = 3
+        embed_to_file(
+            opened(embedder=Slow()),
+            faces(root),
+            out,
+            batch_size=2,
+            workers=2,
+            progress=lambda done, total: there.send(done),
+        )
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    there.close()
+    while here.recv() != moment:
+        pass
+    assert process.pid is not None
+    os.kill(process.pid, number)
+    process.join()
+    assert process.exitcode != 0
 
 
 @pytest.mark.slow
@@ -252,20 +267,8 @@ def test_killed_at_any_time_the_same_call_goes_on(
     root: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     source, out = faces(root), tmp_path / "e.npz"
-    for moment in ("4", "14"):
-        process = subprocess.Popen(
-            [sys.executable, "-c", KILLED, str(root), str(out)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,
-        )
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.strip() == moment:
-                os.kill(process.pid, number)
-        assert process.wait() != 0
-        process.stdout.close()
+    for moment in (4, 14):
+        stopped(root, out, moment, number)
         assert not out.exists()
     report = embed_to_file(opened(), source, out)
     assert 0 < report.embedded <= 8
@@ -279,9 +282,12 @@ def test_killed_at_any_time_the_same_call_goes_on(
 def test_two_runs_do_not_write_one_file(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("centerarc.curate.embed._LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("centerarc.io.jobs._LOCK_SECONDS", 0.1)
     out = tmp_path / "e.npz"
-    with locked(out), pytest.raises(ValueError, match="which another process is writing"):
+    with (
+        locked_job(work_folder(out), out),
+        pytest.raises(ValueError, match="which another process is writing"),
+    ):
         embed_to_file(opened(), faces(root), out)
     embed_to_file(opened(), faces(root), out)
 
@@ -291,7 +297,7 @@ def test_two_runs_do_not_write_one_file(
 def test_another_run_is_kept_out_of_one_that_began_anew(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
 ) -> None:
-    monkeypatch.setattr("centerarc.curate.embed._LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("centerarc.io.jobs._LOCK_SECONDS", 0.1)
     out = tmp_path / "e.npz"
     if overwrite:
         interrupted(root, out)
@@ -316,7 +322,7 @@ def test_a_damaged_note_of_what_was_asked_for_is_named_and_overwritten(
     out, looker = tmp_path / "e.npz", Looker()
     interrupted(root, out)
     (work_folder(out) / "request.json").write_bytes(content)
-    with pytest.raises(OSError, match=r"cannot read .*request\.json.*--overwrite starts anew"):
+    with pytest.raises(OSError, match=r"cannot read .*request\.json.*--overwrite starts over"):
         embed_to_file(opened(), faces(root), out)
     embed_to_file(opened(embedder=looker), faces(root), out, overwrite=True)
     assert looker.seen == len(read_embeddings(out)) == 20
@@ -377,7 +383,7 @@ def test_names_that_are_no_unicode_are_kept_or_refused_before_the_work(tmp_path:
         file.write(picture(0))
     source = faces(tmp_path / "faces")
     looker = Looker()
-    with pytest.raises(ValueError, match=r"no Unicode, which Parquet cannot hold; write \.npz"):
+    with pytest.raises(ValueError, match=r"not Unicode, as Parquet needs; write \.npz"):
         embed_to_file(opened(embedder=looker), source, tmp_path / "e.parquet")
     assert looker.seen == 0
     embed_to_file(opened(), source, tmp_path / "e.npz")
@@ -389,8 +395,8 @@ def test_names_that_are_no_unicode_are_kept_or_refused_before_the_work(tmp_path:
     [
         ("e.csv", {}, r"must end in \.parquet or \.npz"),
         ("e.npz", {"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ("e.npz", {"workers": -1}, "workers is -1"),
-        ("faces.npz", {}, "a folder; it must name a file"),
+        ("e.npz", {"workers": -1}, "workers must be .* got -1"),
+        ("faces.npz", {}, "must name a file, got .*, a folder"),
     ],
 )
 def test_bad_arguments_are_named_before_anything_is_made(

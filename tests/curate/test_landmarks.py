@@ -89,16 +89,19 @@ def test_names_with_newlines_commas_and_foreign_bytes_are_kept(tmp_path: Path) -
     [
         (
             [line("a"), line("b").replace("138.2946", "wide", 1)],
-            r", line 3: x1 is 'wide'; it must be a",
+            r", line 3: x1 must be a finite number, got 'wide'",
         ),
-        ([line("a").replace("138.2946", "nan", 1)], r", line 2: x1 is 'nan'; it must be a finite"),
-        ([line("a").replace("138.2946", "", 1)], r", line 2: x1 is ''; it must be a finite number"),
+        (
+            [line("a").replace("138.2946", "nan", 1)],
+            r", line 2: x1 must be a finite .* 'nan'",
+        ),
+        ([line("a").replace("138.2946", "", 1)], r", line 2: x1 must be a finite number, got ''"),
         (
             [line("a").replace("138.2946", "1e9", 1)],
-            r", line 2: x1 is 1e\+09; no photo reaches that",
+            r", line 2: x1 must be a pixel coordinate of at most 100000, got 1e\+09",
         ),
         (['"a\nb",1', line("a")], r", line 2: 2 fields and 11 columns"),
-        ([line("")], r", line 2: path is ''; it must name a photo"),
+        ([line("")], r", line 2: path must name a photo, got ''"),
         ([line("a", POINTS / 300)], r", line 2: all coordinates are within 0 and 1"),
         ([], r", line 1: there is no face"),
         ([line("b"), '"a,1'], r", line 3: "),
@@ -132,7 +135,7 @@ def test_a_wrong_header_is_named(tmp_path: Path, header: str, message: str) -> N
 @pytest.mark.parametrize("identity", ["", " ", "..", "a/b", "a\\b", ".ann"])
 def test_an_identity_that_names_no_folder_is_refused(tmp_path: Path, identity: str) -> None:
     header = ",".join(["path", *XY, "identity"])
-    with pytest.raises(ValueError, match=r", line 2: identity is "):
+    with pytest.raises(ValueError, match=r", line 2: identity names a folder, so it must not be"):
         read_landmarks(write(tmp_path, line("a.jpg", POINTS, identity), header=header))
 
 

@@ -187,7 +187,7 @@ def test_odd_names_come_back(tmp_path: Path) -> None:
     assert [packed.encoded(i) for i in range(len(packed))] == [
         path.read_bytes() for path in source.paths
     ]
-    with pytest.raises(ValueError, match=r"'back\\\\slash' is no name .*; format shards takes any"):
+    with pytest.raises(ValueError, match=r"'back\\\\slash' is not the name .*; format shards"):
         pack(source, tmp_path / "rec", format="rec", workers=0)
     assert not (tmp_path / "rec").exists()
     plain = [name for name in source.identities if not set(name) & set("\\\t")]

@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 
-from centerarc.curate.packing import pack
+from centerarc.curate.packing import WORK, pack
 from centerarc.data.folder import FolderSource
-from centerarc.io.jobs import WORK
 from tests.curate.packing_helpers import contents, many, picture
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -153,7 +152,7 @@ def test_two_cannot_pack_into_one_folder(
     process = started(root, out)
     try:
         wait_for(lambda: (out / WORK / "request.json").exists())
-        with pytest.raises(ValueError, match="another process is packing"):
+        with pytest.raises(ValueError, match="another process is writing"):
             pack(FolderSource(root), out, format="rec", overwrite=True, workers=0)
     finally:
         process.kill()
@@ -195,7 +194,7 @@ def test_another_command_is_told_what_differs(
     out = tmp_path / "out"
     unfinished(root, out, format="rec")
     before = contents(out)
-    with pytest.raises(ValueError, match=f"{words}.*--overwrite to start anew"):
+    with pytest.raises(ValueError, match=f"{words}.*--overwrite starts over"):
         pack(FolderSource(root), out, workers=0, **options)
     assert contents(out) == before
     if "min_images" in options:
@@ -227,7 +226,7 @@ def test_a_folder_with_something_else_is_left_alone(root: Path, tmp_path: Path) 
         assert (mine / name).read_text() == "mine"
         (mine / name).unlink()
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="which is a file"):
+    with pytest.raises(ValueError, match=r"must be a folder, got .*, which is a file"):
         pack(source, tmp_path / "file", format="rec", workers=0)
     with pytest.raises(ValueError, match="lies in the source"):
         pack(source, root / "packed", format="rec", workers=0)
@@ -294,7 +293,7 @@ def test_a_damaged_note_is_named_and_overwritten_when_told(
     assert killed_at(3, root, out, OPTIONS["rec"])
     note = out / WORK / "request.json"
     note.write_text(content, encoding="utf-8")
-    with pytest.raises(ValueError, match=r"request\.json' is damaged; --overwrite starts anew"):
+    with pytest.raises(OSError, match=r"cannot read .*request\.json'.*--overwrite starts over"):
         pack(FolderSource(root), out, workers=0, **OPTIONS["rec"])
     pack(FolderSource(root), out, workers=0, overwrite=True, **OPTIONS["rec"])
     whole = tmp_path / "whole"

@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from centerarc.curate.photos import face_separators, find_photos, output_names
+from centerarc.curate.photos import PhotoTree, face_separators, output_names
 
 
 def touch(root: Path, *names: str) -> None:
@@ -19,13 +19,13 @@ def touch(root: Path, *names: str) -> None:
 
 def test_flat_and_deep_folders_are_searched_in_natural_order(tmp_path: Path) -> None:
     touch(tmp_path, "b10/2.jpg", "b2/deep/er/10.PNG", "b2/deep/er/9.webp", "b2/1.jpg", "top.tiff")
-    found = [photo.path for photo in find_photos(tmp_path).photos]
+    found = [photo.path for photo in PhotoTree(tmp_path).photos]
     assert found == ["top.tiff", "b2/1.jpg", "b2/deep/er/9.webp", "b2/deep/er/10.PNG", "b10/2.jpg"]
 
 
 def test_other_files_are_counted_and_hidden_folders_left_alone(tmp_path: Path) -> None:
     touch(tmp_path, "a/1.jpg", "a/notes.txt", "a/._1.jpg", ".cache/2.jpg")
-    tree = find_photos(tmp_path)
+    tree = PhotoTree(tmp_path)
     assert [photo.path for photo in tree.photos] == ["a/1.jpg"]
     assert tree.others == 2
 
@@ -37,7 +37,7 @@ def test_links_are_followed_once_and_broken_ones_listed(tmp_path: Path) -> None:
     (root / "c").symlink_to(root / "a")
     (root / "a" / "loop").symlink_to(root)
     (root / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    tree = find_photos(root)
+    tree = PhotoTree(root)
     assert [photo.path for photo in tree.photos] == ["a/2.jpg", "b/1.jpg"]
     reasons = dict(tree.left_out)
     assert "seen before" in reasons["c"]
@@ -50,26 +50,26 @@ def test_a_folder_that_may_not_be_listed_is_told(tmp_path: Path) -> None:
     touch(tmp_path, "a/1.jpg", "b/2.jpg")
     (tmp_path / "b").chmod(0)
     try:
-        assert dict(find_photos(tmp_path).left_out)["b"].startswith("cannot be listed")
+        assert dict(PhotoTree(tmp_path).left_out)["b"].startswith("cannot be listed")
     finally:
         (tmp_path / "b").chmod(0o755)
 
 
 def test_a_changed_photo_has_another_version(tmp_path: Path) -> None:
     touch(tmp_path, "1.jpg")
-    [before] = find_photos(tmp_path).photos
-    assert find_photos(tmp_path).photos == [before]
+    [before] = PhotoTree(tmp_path).photos
+    assert PhotoTree(tmp_path).photos == [before]
     os.utime(tmp_path / "1.jpg", ns=(0, 1))
-    [after] = find_photos(tmp_path).photos
+    [after] = PhotoTree(tmp_path).photos
     assert after.version != before.version
 
 
 def test_no_folder_and_no_photo_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is not a folder"):
-        find_photos(tmp_path / "absent")
+        PhotoTree(tmp_path / "absent")
     touch(tmp_path, "notes.txt")
     with pytest.raises(ValueError, match=r"holds no photo \(\.bmp, .*only 1 other files"):
-        find_photos(tmp_path)
+        PhotoTree(tmp_path)
 
 
 def test_names_that_would_meet_are_kept_apart() -> None:
@@ -92,6 +92,7 @@ stems = st.from_regex(r"[aA]?-{0,3}[0-9]{0,2}[.]?[0-9]?", fullmatch=True).filter
 )
 
 
+@settings(max_examples=60)
 @given(st.lists(stems, min_size=1, max_size=8, unique=True))
 def test_no_face_of_any_photo_meets_another(photos: list[str]) -> None:
     names = output_names([(f"p/{stem}.jpg", "") for stem in photos])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from centerarc.curate.problems import Problem, write_problems
+from centerarc.curate import Problem, write_problems
 from centerarc.data.folder import FolderSource
 from centerarc.data.views import leave_out, read_leave_out
 

@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 import pytest
 
-from centerarc.io.parallel import as_done, in_chunks, in_order
+from centerarc.io.parallel import in_chunks, run_tasks
 
 Tick = Callable[[], None]
-RUNS = (in_order, as_done)
+ORDERED = (True, False)
 posix = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
 
@@ -73,19 +73,23 @@ def warped(context: np.ndarray[Any, Any], task: int, tick: Tick) -> int:
     return int(cv2.warpAffine(context, np.eye(2, 3), (900, 900)).sum())
 
 
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("ordered", ORDERED)
 @pytest.mark.parametrize("workers", [0, 1, 3])
 @pytest.mark.parametrize("size", [0, 1, 10, 101])
-def test_all_is_done_once_and_counted_whatever_works(run: Any, workers: int, size: int) -> None:
+def test_all_is_done_once_and_counted_whatever_works(
+    ordered: bool, workers: int, size: int
+) -> None:
     counts: list[int] = []
-    parts = run(squares, 2, in_chunks(size, 7), workers=workers, progress=counts.append)
+    parts = run_tasks(
+        squares, 2, in_chunks(size, 7), ordered=ordered, workers=workers, progress=counts.append
+    )
     assert sorted(value for part in parts for value in part) == [2 * n**2 for n in range(size)]
     assert sum(counts) == size
 
 
-def test_results_come_in_order_or_as_they_are_done() -> None:
-    assert list(in_order(slow_first, None, range(30), workers=2)) == [*range(30)]
-    done = list(as_done(slow_first, None, range(30), workers=2))
+def test_results_come_run_tasks_or_as_they_are_done() -> None:
+    assert list(run_tasks(slow_first, None, range(30), workers=2)) == [*range(30)]
+    done = list(run_tasks(slow_first, None, range(30), ordered=False, workers=2))
     assert sorted(done) == [*range(30)]
     assert done[0] != 0
 
@@ -93,7 +97,7 @@ def test_results_come_in_order_or_as_they_are_done() -> None:
 @pytest.mark.usefixtures("other_thread")
 def test_beside_other_threads_nothing_is_forked_and_no_torch_is_loaded() -> None:
     assert "torch" in sys.modules  # a forked process would have it
-    found = list(in_order(loaded, "torch", range(4), workers=2))
+    found = list(run_tasks(loaded, "torch", range(4), workers=2))
     assert found == 4 * [(False, 1)]
 
 
@@ -104,34 +108,34 @@ def test_processes_use_opencv_after_this_one_did() -> None:
     cv2.setNumThreads(4)
     try:
         here = warped(image, 0, lambda: None)
-        assert list(in_order(warped, image, range(4), workers=2)) == 4 * [here]
+        assert list(run_tasks(warped, image, range(4), workers=2)) == 4 * [here]
         assert cv2.getNumThreads() == 4
     finally:
         cv2.setNumThreads(threads)
 
 
-@pytest.mark.parametrize("run", RUNS)
-def test_a_process_that_dies_is_one_line(run: Any) -> None:
+@pytest.mark.parametrize("ordered", ORDERED)
+def test_a_process_that_dies_is_one_line(ordered: bool) -> None:
     with pytest.raises(OSError, match=r"^a worker process .*died.*fewer workers than 2$") as caught:
-        list(run(die, None, range(20), workers=2))
+        list(run_tasks(die, None, range(20), ordered=ordered, workers=2))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_error_comes_as_it_was(workers: int) -> None:
     with pytest.raises(OSError, match="no room") as caught:
-        list(in_order(fail, None, range(10), workers=workers))
+        list(run_tasks(fail, None, range(10), workers=workers))
     assert caught.value.errno == 28
 
 
 @pytest.mark.parametrize("workers", [-1, 100_000])
 def test_a_number_of_processes_that_cannot_be_meant_is_refused_at_once(workers: int) -> None:
-    with pytest.raises(ValueError, match=f"workers is {workers}; it must be between 0 and"):
-        in_order(fail, None, range(3), workers=workers)
+    with pytest.raises(ValueError, match=f"workers must be between 0 and .*, got {workers}"):
+        run_tasks(fail, None, range(3), workers=workers)
 
 
 def test_tasks_under_way_stop_when_nobody_wants_results(tmp_path: Path) -> None:
-    results = as_done(endless, tmp_path, range(3), workers=2)
+    results = run_tasks(endless, tmp_path, range(3), ordered=False, workers=2)
     assert next(results) == 0
     results.close()
     for path in tmp_path.iterdir():
@@ -142,8 +146,7 @@ def test_tasks_under_way_stop_when_nobody_wants_results(tmp_path: Path) -> None:
 
 PROGRAM = """
 import os, sys, threading, time
-from centerarc.io import parallel
-from centerarc.io.parallel import in_order
+from centerarc.io.parallel import run_tasks
 
 def work(context, task, tick):
     time.sleep(0.05)
@@ -152,10 +155,8 @@ def work(context, task, tick):
 if __name__ == "__main__":
     if sys.argv[1] == "threads":
         threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
-    if sys.argv[1] == "spawn":
-        parallel._start_method = lambda: "spawn"
     try:
-        for process in in_order(work, None, range(10_000), workers=2):
+        for process in run_tasks(work, None, range(10_000), workers=2):
             print(process, flush=True)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -205,8 +206,9 @@ def test_ctrl_c_ends_all_processes_without_a_word_of_theirs(tmp_path: Path, thre
 
 
 @posix
-@pytest.mark.parametrize("by", ["SIGTERM", "SIGKILL"])
-@pytest.mark.parametrize("start", ["none", "threads", "spawn"])
+@pytest.mark.parametrize(
+    ("start", "by"), [("none", "SIGTERM"), ("none", "SIGKILL"), ("threads", "SIGKILL")]
+)
 def test_processes_end_with_one_that_is_killed(tmp_path: Path, start: str, by: str) -> None:
     process, worker = started(tmp_path, start)
     assert worker != process.pid

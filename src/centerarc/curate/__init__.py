@@ -1,9 +1,17 @@
 """Offline tools on a set of face images: inspect, check, align, pack, split, embed."""
 
+from typing import TYPE_CHECKING, Any
+
 from centerarc.curate.align import AlignmentSummary, align_folder
-from centerarc.curate.check import CheckResult, check_checksums, check_source, judge_labels
-from centerarc.curate.embed import EmbedReport, embed_to_file
-from centerarc.curate.faces import FACE_RULES, Face, FaceRule, YuNetDetector, choose_faces
+from centerarc.curate.check import (
+    KINDS,
+    CheckResult,
+    Problem,
+    check_checksums,
+    check_source,
+    judge_labels,
+    write_problems,
+)
 from centerarc.curate.inspect import (
     CountStatistics,
     Overview,
@@ -11,11 +19,27 @@ from centerarc.curate.inspect import (
     inspect_source,
     tail_plot,
 )
-from centerarc.curate.label_errors import Judgement, LabelError, find_label_errors, judgement
-from centerarc.curate.likeness import check_enough_people
+from centerarc.curate.label_errors import (
+    Judgement,
+    LabelError,
+    check_enough_people,
+    find_label_errors,
+    judgement,
+)
 from centerarc.curate.packing import PackReport, pack
-from centerarc.curate.photos import LandmarkTable, read_landmarks
-from centerarc.curate.problems import KINDS, Problem, write_problems
+from centerarc.curate.photos import (
+    FACE_RULES,
+    Face,
+    FaceRule,
+    LandmarkTable,
+    YuNetDetector,
+    choose_faces,
+    read_landmarks,
+)
+from centerarc.curate.split import Split, split_source, write_split
+
+if TYPE_CHECKING:
+    from centerarc.curate.embed import EmbedReport, embed_to_file
 
 __all__ = [
     "FACE_RULES",
@@ -32,6 +56,7 @@ __all__ = [
     "Overview",
     "PackReport",
     "Problem",
+    "Split",
     "YuNetDetector",
     "align_folder",
     "check_checksums",
@@ -46,6 +71,16 @@ __all__ = [
     "judgement",
     "pack",
     "read_landmarks",
+    "split_source",
     "tail_plot",
     "write_problems",
+    "write_split",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("EmbedReport", "embed_to_file"):
+        raise AttributeError(f"module 'centerarc.curate' has no attribute {name!r}")
+    from centerarc.curate import embed  # needs torch, which the others do not load
+
+    return getattr(embed, name)

@@ -6,23 +6,26 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Literal, get_args
+from typing import IO, Any, Literal, NamedTuple, get_args
 
 import cv2
 import numpy as np
 import simplejpeg
 
-from centerarc.curate.faces import Face, FaceRule, YuNetDetector, check_face_rule, choose_faces
 from centerarc.curate.photos import (
+    Face,
+    FaceRule,
     LandmarkTable,
     Photo,
     PhotoTree,
+    YuNetDetector,
+    check_face_rule,
+    choose_faces,
     face_separators,
-    find_photos,
     folded_name,
     output_names,
 )
@@ -30,7 +33,8 @@ from centerarc.data.alignment import TEMPLATE_SIZE, Floats, transform_scale, war
 from centerarc.data.decode import Image, decode_image
 from centerarc.data.folder import natural_key
 from centerarc.io.files import atomic_path, read_file
-from centerarc.io.parallel import Tick, as_done, check_workers
+from centerarc.io.jobs import changed, locked_job
+from centerarc.io.parallel import Tick, check_workers, run_tasks
 
 # The CSV file that says what became of every photo.
 
@@ -50,7 +54,7 @@ Status = Literal[
 ]
 
 _POINTS = [f"{axis}{number}" for number in range(1, 6) for axis in "xy"]
-COLUMNS = [
+_COLUMNS = [
     *("path", "identity", "status", "reason", "face", "faces", "score"),
     *_POINTS,
     *("scale", "aligned", "version"),
@@ -67,8 +71,8 @@ class Row:
         reason: More about that, or "".
         identity: Whose face the landmarks say it is, or "".
         face: Number of the face among those taken from this photo, from 1; 0 if none was.
-        faces: How many faces the photo has; None if nobody looked.
-        score: How sure the detector was; None if nobody says.
+        faces: How many faces the photo has; None if unknown.
+        score: How sure the detector was; None if unknown.
         points: `(5, 2)` landmarks in the photo, or None.
         scale: Pixels of the aligned face for each of the photo, or None.
         aligned: The file written, below the output folder, or "".
@@ -88,22 +92,18 @@ class Row:
     version: str = ""
 
     def fields(self) -> list[str]:
-        """Returns the values in the order of `COLUMNS`."""
+        """Returns the values as they stand in the file."""
+        numbers = ("" if value is None else repr(value) for value in (self.faces, self.score))
         points = [""] * 10 if self.points is None else [repr(float(v)) for v in self.points.flat]
         return [
-            *(self.path, self.identity, self.status, self.reason),
-            *(str(self.face or ""), _text(self.faces), _text(self.score)),
+            *(self.path, self.identity, self.status, self.reason, str(self.face or ""), *numbers),
             *points,
-            *(_text(self.scale), self.aligned, self.version),
+            *("" if self.scale is None else repr(self.scale), self.aligned, self.version),
         ]
 
 
-def _text(value: float | None) -> str:
-    return "" if value is None else repr(value)
-
-
 def _row(fields: list[str]) -> Row:
-    value = dict(zip(COLUMNS, fields, strict=True))
+    value = dict(zip(_COLUMNS, fields, strict=True))
     points = [float(value[name]) for name in _POINTS if value[name]]
     return Row(
         path=value["path"],
@@ -121,49 +121,34 @@ def _row(fields: list[str]) -> Row:
 
 
 def read_report(path: str | os.PathLike[str]) -> list[Row]:
-    """Reads a report; empty if there is none.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its rows.
-
-    Raises:
-        ValueError: If it is no such report.
-    """
+    """Reads a report; empty if there is none. Raises `ValueError` if it is something else."""
     rows: list[Row] = []
     if not os.path.exists(path):
         return rows
     with _open(path, "r") as file:
         reader = csv.reader(file, strict=True)
         try:
-            if next(reader, None) != COLUMNS:
+            if next(reader, None) != _COLUMNS:
                 raise ValueError("its columns are others")
-            for fields in reader:
-                rows.append(_row(fields))  # noqa: PERF401 (the rows before an error are used)
+            rows += map(_row, reader)
         except (ValueError, csv.Error) as error:
             raise ValueError(
-                f"{os.fspath(path)}:{reader.line_num}: this is no report of an alignment ({error})"
+                f"{os.fspath(path)}, line {reader.line_num}: this is not the report of an "
+                f"alignment ({error})"
             ) from error
     return rows
 
 
 def write_report(path: str | os.PathLike[str], rows: Iterable[Row]) -> None:
-    """Writes a report, complete or not at all.
-
-    Args:
-        path: The file.
-        rows: Its rows.
-    """
+    """Writes a report, complete or not at all."""
     with atomic_path(path) as temporary, _open(temporary, "w") as file:
         writer = csv.writer(file)
-        writer.writerow(COLUMNS)
+        writer.writerow(_COLUMNS)
         writer.writerows(row.fields() for row in rows)
 
 
 class Journal:
-    """Rows kept from the moment they are known, so that a killed run is not for nothing.
+    """Rows kept from the moment they are known, so that a run that is killed is not for nothing.
 
     Args:
         folder: Where the report will be.
@@ -194,7 +179,7 @@ def read_journal(folder: Path) -> list[Row]:
     with _open(path, "r") as file:
         try:
             for fields in csv.reader(file, strict=True):
-                rows.append(_row(fields))  # noqa: PERF401 (as above)
+                rows.append(_row(fields))  # noqa: PERF401 (the rows before an error are used)
         except (ValueError, csv.Error):
             pass  # cut off here
     return [row for row in rows if row.path != rows[-1].path]
@@ -212,16 +197,11 @@ Format = Literal["jpg", "png"]
 _JPEG_QUALITY = 95
 
 
-@dataclass(frozen=True)
-class Group:
-    """Faces of one photo among which the rule chooses.
+class _Group(NamedTuple):
+    """Faces of one photo among which the rule chooses; None lets the detector find them.
 
-    Args:
-        identity: Whose they are, or "".
-        name: Where they go, below the output folder, without extension.
-        separator: What stands between that and the number of a second face.
-        faces: The faces; None lets the detector find them.
-        version: Of the photo and these faces.
+    They go to `name`, below the output folder and without extension; `separator` stands between
+    that and the number of a second face.
     """
 
     identity: str
@@ -231,24 +211,18 @@ class Group:
     version: str
 
     def file(self, number: int, extension: str) -> str:
-        """Returns the file of face `number`, from 1, below the output folder."""
+        """The file of face `number`, from 1, below the output folder."""
         suffix = "" if number == 1 else f"{self.separator}{number}"
         return f"{self.name}{suffix}.{extension}"
 
 
-@dataclass(frozen=True)
-class PhotoAligner:
-    """Aligns photos one by one.
+# A photo's path and its faces.
+_Task = tuple[str, list[_Group]]
 
-    Args:
-        root: Folder of the photos.
-        out: Folder for the aligned faces.
-        size: Side of an aligned face in pixels.
-        faces: Which faces of a photo to take; see `choose_faces`.
-        min_face: Least side, in pixels of the photo, of the square that is cut out.
-        format: "jpg", of quality 95 with full colour resolution, or "png".
-        detector: Finds the faces where none are given.
-    """
+
+@dataclass(frozen=True)
+class _Aligner:
+    """What a process needs to align photos; see `align_folder`."""
 
     root: Path
     out: Path
@@ -258,39 +232,31 @@ class PhotoAligner:
     format: Format
     detector: YuNetDetector | None
 
-    def align(self, path: str, groups: Sequence[Group]) -> list[Row]:
-        """Aligns the faces of a photo and writes them.
-
-        Args:
-            path: The photo, below the root.
-            groups: Its faces.
-
-        Returns:
-            What became of each face taken or unfit, and of each group of which none was taken.
-
-        Raises:
-            OSError: If a face cannot be written.
-        """
-        try:
-            photo = decode_image(read_file(self.root / path))
-            found = self.detector.detect(photo) if self.detector is not None else []
-        except (OSError, ValueError) as error:
-            reason = str(error)
-            return [
-                Row(path, "unreadable", reason, identity=group.identity, version=group.version)
-                for group in groups
-            ]
-        rows: list[Row] = []
-        for group in groups:
-            faces = found if group.faces is None else group.faces
-            rows += self._align_group(path, photo, group, faces)
-        return rows
+    def align(self, tasks: Sequence[_Task], tick: Tick) -> list[list[Row]]:
+        """Aligns and writes the faces of photos; returns what became of each photo's faces."""
+        every = []
+        for path, groups in tasks:
+            tick()
+            rows: list[Row] = []
+            try:
+                photo = decode_image(read_file(self.root / path))
+                found = self.detector.detect(photo) if self.detector is not None else []
+            except (OSError, ValueError) as error:
+                for group in groups:
+                    row = Row(path, "unreadable", str(error), group.identity, version=group.version)
+                    rows.append(row)
+            else:
+                for group in groups:
+                    faces = found if group.faces is None else group.faces
+                    rows += self._align_group(path, photo, group, faces)
+            every.append(rows)
+        return every
 
     def _align_group(
-        self, path: str, photo: Image, group: Group, faces: Sequence[Face]
-    ) -> list[Row]:
+        self, path: str, photo: Image, group: _Group, faces: Sequence[Face]
+    ) -> Iterator[Row]:
+        """Yields what became of each face taken or unfit, and of a group of which none was."""
         height, width = photo.shape[:2]
-
         about = Row(
             path, "no face", identity=group.identity, faces=len(faces), version=group.version
         )
@@ -302,29 +268,34 @@ class PhotoAligner:
                 small.append(face)
             else:
                 large.append(face)
-        taken = []
-        for number, face in enumerate(choose_faces(large, self.faces, width, height), start=1):
+        taken = choose_faces(large, self.faces, width, height)
+        for number, face in enumerate(taken, start=1):
             matrix = face.matrix(self.size)
             name = group.file(number, self.format)
             self._write(self.root / path, name, warp(photo, matrix, self.size))
             scale = transform_scale(matrix)
-            taken.append(_of(about, face, status="aligned", face=number, scale=scale, aligned=name))
-        if taken:
-            return taken + unfit
-        if large:
-            several = replace(about, status="several faces", reason=f"{len(large)} faces")
-            return [several, *unfit]
-        if small:
+            yield _of(about, face, status="aligned", face=number, scale=scale, aligned=name)
+        if large and not taken:
+            yield replace(about, status="several faces", reason=f"{len(large)} faces")
+        elif small and not taken:
             best = max(small, key=lambda face: face.side)
             reason = f"a square of {best.side:.1f} pixels; at least {self.min_face:g} are asked for"
-            return [_of(about, best, status="too small", reason=reason), *unfit]
-        return unfit or [about]
+            yield _of(about, best, status="too small", reason=reason)
+        elif not unfit and not taken:
+            yield about
+        yield from unfit
 
     def _write(self, photo: Path, name: str, face: Image) -> None:
         target = self.out / name
         if target.exists() and target.samefile(photo):
             raise ValueError(f"{str(target)!r} is the photo itself; it is not overwritten")
-        data = _encoded(face, self.format)
+        if self.format == "jpg":
+            data: bytes = simplejpeg.encode_jpeg(
+                face, quality=_JPEG_QUALITY, colorspace="RGB", colorsubsampling="444"
+            )
+        else:
+            _, png = cv2.imencode(".png", np.ascontiguousarray(face[:, :, ::-1]))
+            data = png.tobytes()
         try:
             with atomic_path(target) as temporary:
                 temporary.write_bytes(data)
@@ -336,107 +307,60 @@ def _of(about: Row, found: Face, /, **more: Any) -> Row:
     return replace(about, score=found.score, points=found.points, **more)
 
 
-def _encoded(face: Image, extension: Format) -> bytes:
-    if extension == "jpg":
-        data: bytes = simplejpeg.encode_jpeg(
-            face, quality=_JPEG_QUALITY, colorspace="RGB", colorsubsampling="444"
-        )
-        return data
-    done, png = cv2.imencode(".png", np.ascontiguousarray(face[:, :, ::-1]))
-    if not done:
-        raise OSError("the PNG could not be encoded")
-    return png.tobytes()
-
-
 # What a run has to do, given what earlier runs did.
 
-SETTINGS_NAME = "alignment.json"
 
-
-@dataclass
-class Plan:
-    """What there is to do.
-
-    Args:
-        tasks: Path and groups of faces of each photo to work on, in natural order.
-        known: Rows that need no work: of earlier runs, and of what cannot be aligned at all.
-        unchanged: How many photos are as an earlier run left them.
-    """
-
-    tasks: list[tuple[str, list[Group]]] = field(default_factory=list)
-    known: list[Row] = field(default_factory=list)
-    unchanged: int = 0
-
-
-def make_plan(
+def _plan(
     tree: PhotoTree,
     landmarks: LandmarkTable | None,
     earlier: Sequence[Row],
     out: Path,
     extension: Format,
-) -> Plan:
-    """Sorts photos into those to work on and those that are done.
+) -> tuple[list[_Task], list[Row], int]:
+    """Sorts photos into those to work on, in natural order, and those that need no work.
 
-    Args:
-        tree: The photos.
-        landmarks: Their faces; None if a detector finds them.
-        earlier: Rows of earlier runs with the same settings.
-        out: The output folder, in which those runs' files still have to be.
-        extension: Of the files written.
-
-    Returns:
-        The plan.
+    Returns the tasks, the rows that are known, and how many photos are as an earlier run left them.
     """
-    plan = Plan()
+    known = [Row(path, "left out", reason) for path, reason in tree.left_out]
     # A photo, an identity, and its faces or None where they are to be detected.
     units: list[tuple[Photo, str, list[Face] | None]] = []
-    for path, reason in tree.left_out:
-        plan.known.append(Row(path, "left out", reason))
     for photo in tree.photos:
         if landmarks is None:
             units.append((photo, "", None))
         elif found := landmarks.faces(photo.path):
             units += [(photo, identity, faces) for identity, faces in found.items()]
         else:
-            plan.known.append(Row(photo.path, "no landmarks"))
+            known.append(Row(photo.path, "no landmarks"))
     if landmarks is not None:
-        for path in landmarks.without_photo([photo.path for photo in tree.photos]):
-            plan.known.append(Row(path, "no photo", "the landmarks name it, but it is not there"))
+        absent = landmarks.without_photo(photo.path for photo in tree.photos)
+        reason = "the landmarks name it, but it is not there"
+        known += [Row(path, "no photo", reason) for path in absent]
 
     before: dict[tuple[str, str], list[Row]] = {}
     for row in earlier:
         before.setdefault((row.path, row.identity), []).append(row)
     names = output_names([(photo.path, identity) for photo, identity, _ in units])
     separators = face_separators(names)
-    todo: dict[str, list[Group]] = {}
+    todo: dict[str, list[_Group]] = {}
     kept: dict[str, list[Row]] = {}
     stale: set[str] = set()
     for (photo, identity, faces), name in zip(units, names, strict=True):
         rows = before.get((photo.path, identity), [])
-        group = Group(
-            identity,
-            name,
-            separators.get(PurePosixPath(name).parent.as_posix(), "-"),
-            faces,
-            _version(photo.version, faces),
-        )
+        separator = separators.get(PurePosixPath(name).parent.as_posix(), "-")
+        group = _Group(identity, name, separator, faces, _version(photo.version, faces))
         todo.setdefault(photo.path, []).append(group)
         kept.setdefault(photo.path, []).extend(rows)
         if not _done(rows, group, out, extension):
             stale.add(photo.path)
-    for path, groups in todo.items():
-        if path in stale:
-            plan.tasks.append((path, groups))
-        else:
-            plan.known += kept[path]
-            plan.unchanged += 1
-    here = {photo.path for photo in tree.photos} | {row.path for row in plan.known}
-    plan.known += [row for row in earlier if row.aligned and row.path not in here]
-    return plan
+    tasks = [(path, groups) for path, groups in todo.items() if path in stale]
+    known += [row for path in todo if path not in stale for row in kept[path]]
+    here = {photo.path for photo in tree.photos} | {row.path for row in known}
+    known += [row for row in earlier if row.aligned and row.path not in here]
+    return tasks, known, len(todo) - len(tasks)
 
 
-def _done(rows: list[Row], group: Group, out: Path, extension: Format) -> bool:
-    """Tells whether an earlier run did all of this: files are whole or absent."""
+def _done(rows: list[Row], group: _Group, out: Path, extension: Format) -> bool:
+    """Whether an earlier run did all of this: files are whole or absent."""
     if not rows or any(row.version != group.version for row in rows):
         return False
     if any(row.status == "unreadable" for row in rows):  # a disk or a network may be back
@@ -456,16 +380,11 @@ def _version(photo: str, faces: Sequence[Face] | None) -> str:
     return f"{photo}-{digest.hexdigest()[:16]}"
 
 
-def remove_outdated(out: Path, earlier: Sequence[Row], now: Sequence[Row]) -> None:
+def _remove_outdated(out: Path, earlier: Sequence[Row], now: Sequence[Row]) -> None:
     """Removes faces that earlier runs wrote and that are not in the report any more.
 
-    A face whose landmarks were taken away or given to somebody else would otherwise stay among
-    the faces of the one it is not.
-
-    Args:
-        out: The output folder; nothing outside it is removed, whatever a report says.
-        earlier: The rows of earlier runs.
-        now: The rows of the report to come.
+    A face whose landmarks were taken away or given to someone else would otherwise stay among the
+    faces of the one it is not. Nothing outside the folder is removed, whatever a report says.
     """
     kept = {folded_name(row.aligned) for row in now}
     for row in earlier:
@@ -475,43 +394,35 @@ def remove_outdated(out: Path, earlier: Sequence[Row], now: Sequence[Row]) -> No
                 path.unlink(missing_ok=True)
 
 
-def claim_folder(root: Path, out: Path, settings: dict[str, Any]) -> None:
-    """Makes the output folder and writes down how its faces are aligned.
-
-    Args:
-        root: The folder of photos.
-        out: The output folder: absent, empty, or that of a run with the same settings.
-        settings: What makes one alignment differ from another.
-
-    Raises:
-        ValueError: If one folder is in the other, `out` holds something else, or its faces were
-            aligned differently.
-    """
+def _check_apart(root: Path, out: Path) -> None:
     for inner, outer in ((out, root), (root, out)):
         if _is_within(inner, outer):
             raise ValueError(
                 f"out is {str(out)!r} and the photos are in {str(root)!r}; neither may be in the "
                 "other, so that no photo is overwritten"
             )
-    path = out / SETTINGS_NAME
     if out.exists() and not out.is_dir():
-        raise ValueError(f"out is {str(out)!r}, which is not a folder")
+        raise ValueError(f"out must be a folder, got {str(out)!r}")
+
+
+def _claim(out: Path, settings: dict[str, Any]) -> None:
+    """Writes down how the faces of a folder are aligned, if it is new; else they must be alike."""
+    path = out / "alignment.json"
     if path.exists():
         try:
             old = dict(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{str(path)!r} is not what an alignment wrote: {error}") from error
-        for name in sorted(old.keys() | settings.keys()):
-            if old.get(name) != settings.get(name):
-                raise ValueError(
-                    f"out {str(out)!r} holds faces aligned with {name} {old.get(name)!r}, now it "
-                    f"is {settings.get(name)!r}; choose another folder, or delete that one"
-                )
+        if old != settings:
+            raise ValueError(
+                f"out is {str(out)!r}, which holds faces aligned with another "
+                f"{changed(old, settings)}; choose another folder, or delete that one"
+            )
         return
-    ours = {REPORT_NAME, JOURNAL_NAME}
-    if out.exists() and any(name not in ours for name in os.listdir(out)):
+    if not {REPORT_NAME, JOURNAL_NAME}.issuperset(os.listdir(out)):
         raise ValueError(
-            f"out {str(out)!r} is not empty and not from an alignment; choose a new folder"
+            f"out is {str(out)!r}, which is not empty and not from an alignment; choose a new "
+            "folder"
         )
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
@@ -524,7 +435,6 @@ def _is_within(path: Path, folder: Path) -> bool:
 
 # A whole folder of photos becomes a folder of aligned faces.
 
-PhotoWork = tuple[str, list[Group]]
 _CHUNK = 8  # photos a process gets at once: at most a second or two of work
 _MAX_SIZE = 4096
 
@@ -538,7 +448,7 @@ class AlignmentSummary:
         unchanged: How many of them were done before.
         faces: How many aligned faces there are now.
         counts: Number of rows of the report by status, the most frequent first.
-        others: How many files are no photos by their name.
+        others: How many files are not photos by their name.
         report: The report.
     """
 
@@ -567,7 +477,7 @@ def align_folder(
     The face of `<root>/ann/1.png` goes to `<out>/ann/1.jpg`, further ones under the rule "all" to
     `1-2.jpg` and so on; where landmarks name identities, to `<out>/<identity>/`. What became of
     every photo is in `<out>/alignment.csv`. Photos are only read. A run that was interrupted or
-    killed goes on where it was; photos or landmarks that changed are done again.
+    killed resumes; photos or landmarks that changed are done again.
 
     Args:
         root: Folder of photos, as deep as it may be.
@@ -578,7 +488,7 @@ def align_folder(
             the rule chooses among those of one identity.
         min_face: Leave out faces for which the square cut out of the photo has a smaller side, in
             pixels of the photo.
-        format: "jpg" or "png".
+        format: "jpg", of quality 95 with full color resolution, or "png".
         workers: Processes that work; 0 works in this one, None takes one for each core.
         progress: Called with the number of photos done and the number of all to do.
 
@@ -591,12 +501,12 @@ def align_folder(
         KeyboardInterrupt: On Ctrl-C, with all that was done in the report.
     """
     if not 1 <= size <= _MAX_SIZE:
-        raise ValueError(f"size is {size}; it must be between 1 and {_MAX_SIZE} pixels")
+        raise ValueError(f"size must be between 1 and {_MAX_SIZE} pixels, got {size}")
     check_face_rule(faces)
     if not 0 <= min_face < math.inf:
-        raise ValueError(f"min_face is {min_face}; it must be at least 0 pixels")
+        raise ValueError(f"min_face must be at least 0 pixels, got {min_face}")
     if format not in get_args(Format):
-        raise ValueError(f"format is {format!r}; it must be one of {', '.join(get_args(Format))}")
+        raise ValueError(f"format must be one of {', '.join(get_args(Format))}, got {format!r}")
     if workers is not None:
         check_workers(workers)
     detector = faces_from if isinstance(faces_from, YuNetDetector) else None
@@ -604,43 +514,42 @@ def align_folder(
     if faces == "score" and landmarks is not None and not landmarks.has_scores():
         raise ValueError("faces is 'score', but some landmarks have no score")
     source, target = Path(root), Path(out)
-    tree = find_photos(source)
+    tree = PhotoTree(source)
     settings: dict[str, Any] = {"size": size, "faces": faces, "min_face": min_face}
-    settings |= {"format": format, **_settings_of(detector)}
-    claim_folder(source, target, settings)
+    settings |= {"format": format, "faces_from": "landmarks"}
+    if detector is not None:
+        settings["faces_from"] = f"detector {hashlib.sha256(detector.model).hexdigest()}"
+        settings |= {"min_score": detector.min_score, "max_side": detector.max_side}
+    aligner = _Aligner(source, target, size, faces, min_face, format, detector)
+    _check_apart(source, target)
     report = target / REPORT_NAME
-    earlier = _earlier(target)
-    plan = make_plan(tree, landmarks, earlier, target, format)
-    aligner = PhotoAligner(source, target, size, faces, min_face, format, detector)
-    rows = list(plan.known)
-    journal = Journal(target)
-    done = 0
-    todo = {path for path, _ in plan.tasks}
-    if len(plan.tasks) <= _CHUNK:
-        workers = 0  # done before the first process has started
-    size = 1 if workers == 0 else _CHUNK
-    chunks = [plan.tasks[i : i + size] for i in range(0, len(plan.tasks), size)]
-    try:
-        with closing(as_done(_align_photos, aligner, chunks, workers=workers)) as results:
-            for found in results:
-                for of_photo in found:
-                    journal.add(of_photo)
-                    rows += of_photo
-                    todo.discard(of_photo[0].path)
-                done += len(found)
-                if progress is not None:
-                    progress(done, len(plan.tasks))
-    finally:
-        # What an unfinished run did not come to keeps the rows it had.
-        rows += [row for row in earlier if row.path in todo]
-        rows.sort(key=lambda row: natural_key(row.path))
-        remove_outdated(target, earlier, rows)
-        write_report(report, rows)
-        journal.discard()
+    with locked_job(target, target):
+        _claim(target, settings)
+        earlier = read_report(report)
+        if left := read_journal(target):  # a run was killed: what it did goes into the report
+            newer = {row.path for row in left}
+            earlier = [row for row in earlier if row.path not in newer] + left
+            write_report(report, earlier)
+        tasks, rows, unchanged = _plan(tree, landmarks, earlier, target, format)
+        journal = Journal(target)
+        todo = {path for path, _ in tasks}
+        try:
+            with closing(_aligned(aligner, tasks, workers, progress)) as photos:
+                for found in photos:
+                    journal.add(found)
+                    rows += found
+                    todo.discard(found[0].path)
+        finally:
+            # What an unfinished run did not come to keeps the rows it had.
+            rows += [row for row in earlier if row.path in todo]
+            rows.sort(key=lambda row: natural_key(row.path))
+            _remove_outdated(target, earlier, rows)
+            write_report(report, rows)
+            journal.discard()
     counts = Counter(row.status for row in rows)
     return AlignmentSummary(
         photos=len(tree.photos),
-        unchanged=plan.unchanged,
+        unchanged=unchanged,
         faces=counts["aligned"],
         counts=dict(counts.most_common()),
         others=tree.others,
@@ -648,33 +557,23 @@ def align_folder(
     )
 
 
-def _settings_of(detector: YuNetDetector | None) -> dict[str, Any]:
-    if detector is None:
-        return {"faces_from": "landmarks"}
-    return {
-        "faces_from": f"detector {hashlib.sha256(detector.model).hexdigest()}",
-        "min_score": detector.min_score,
-        "max_side": detector.max_side,
-    }
-
-
-def _earlier(out: Path) -> list[Row]:
-    """Returns the rows of earlier runs, and puts those of a killed one into the report."""
-    report = out / REPORT_NAME
-    rows = read_report(report)
-    if left := read_journal(out):
-        newer = {row.path for row in left}
-        rows = [row for row in rows if row.path not in newer] + left
-        write_report(report, rows)
-    return rows
-
-
-def _align_photos(
-    aligner: PhotoAligner, photos: Sequence[PhotoWork], tick: Tick
-) -> list[list[Row]]:
-    """Returns the rows of each photo."""
-    found = []
-    for path, groups in photos:
-        tick()
-        found.append(aligner.align(path, groups))
-    return found
+def _aligned(
+    aligner: _Aligner,
+    tasks: Sequence[_Task],
+    workers: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> Generator[list[Row], None, None]:
+    """Yields the rows of each photo as it is done."""
+    if len(tasks) <= _CHUNK:
+        workers = 0  # done before the first process has started
+    size = 1 if workers == 0 else _CHUNK
+    chunks = [tasks[at : at + size] for at in range(0, len(tasks), size)]
+    done = 0
+    with closing(
+        run_tasks(_Aligner.align, aligner, chunks, ordered=False, workers=workers)
+    ) as results:
+        for found in results:
+            yield from found
+            done += len(found)
+            if progress is not None:
+                progress(done, len(tasks))

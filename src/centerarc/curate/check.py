@@ -1,24 +1,173 @@
-"""Every image of a source decoded, and what is wrong with the data listed."""
+"""Every image of a source decoded, and all that is wrong with the data listed."""
 
+import csv
+import os
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from centerarc.curate.duplicates import Examined, examine, find_duplicates
 from centerarc.curate.label_errors import Judgement, find_label_errors
-from centerarc.curate.problems import KINDS, SEVERITIES, Problem, two_spellings
 from centerarc.data.folder import UNLISTED, UNREAD, UNREADABLE, natural_key
 from centerarc.data.source import FaceSource
-from centerarc.io.parallel import in_chunks, in_order
+from centerarc.io.files import atomic_path
+from centerarc.io.parallel import in_chunks, run_tasks
 
 _CHUNK = 128
+
+# Problems: their kinds, severities, and the file that lists them.
+
+Severity = Literal["error", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+
+
+class Kind(NamedTuple):
+    """A kind of problem.
+
+    Args:
+        severity: "error": must not be trained on; "warning": look at it; "note": good to know.
+        meaning: What it is and what follows from it, a sentence or two.
+        of_image: Whether it names images, which a training can leave out.
+    """
+
+    severity: Severity
+    meaning: str
+    of_image: bool = True
+
+
+# In the order in which reports show them.
+KINDS: dict[str, Kind] = {
+    "checksum": Kind(
+        "error",
+        "A file of the data is not what its manifest says: it was changed or damaged on the way.",
+        of_image=False,
+    ),
+    "empty": Kind("error", "The file has no bytes."),
+    "truncated": Kind("error", "The file ends before its image does."),
+    "unreadable": Kind("error", "The image cannot be decoded, or its file cannot be read."),
+    "blank": Kind("error", "All pixels have one color, so there is no one to learn."),
+    "duplicate across identities": Kind(
+        "error",
+        "One picture belongs to several people. At least one label is wrong, and nothing in the "
+        "pictures says which, so all of them are listed.",
+    ),
+    "near duplicate across identities": Kind(
+        "warning",
+        "Almost the same picture belongs to two people: most often one photograph, cropped or "
+        "saved again under another name, sometimes two shots of one moment.",
+    ),
+    "other person": Kind(
+        "warning",
+        "By the model, the image does not look like its identity and does look like another one.",
+    ),
+    "two people": Kind(
+        "warning",
+        "By the model, the images of an identity fall into two groups as unlike as two people; "
+        "those of the smaller group are listed.",
+    ),
+    "two names": Kind(
+        "warning",
+        "By the model, two identities are one person; the images of the smaller one are listed. "
+        "Joining the two is better than leaving one out.",
+    ),
+    "out of reach": Kind(
+        "warning",
+        "Images, by their names, that are not trained on because they lie outside a person's "
+        "folder or in a folder inside it, or because a link or a folder cannot be followed.",
+        of_image=False,
+    ),
+    "unread format": Kind(
+        "warning",
+        "A picture in a format that is not read, so it is not trained on: save it as JPEG or PNG.",
+        of_image=False,
+    ),
+    "one identity under two spellings": Kind(
+        "warning",
+        "Two identities whose names differ only in case or in how their letters are encoded "
+        "(Unicode normal form): almost surely one person, learned as two. Join them.",
+        of_image=False,
+    ),
+    "tiny": Kind("warning", "The shorter side has fewer pixels than a face needs."),
+    "duplicate": Kind(
+        "note", "The same picture again within one identity: harmless, but it counts twice."
+    ),
+    "near duplicate": Kind("note", "Almost the same picture again within one identity."),
+    "grey": Kind("note", "The image has no color; it is trained on as gray."),
+    "wrong extension": Kind("note", "The file's format is not the one its name says."),
+    "animated": Kind("note", "The file holds several pictures; the first one is used."),
+    "left out": Kind("note", "The source does not serve this; it was left out when opened."),
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem of one image, or of a file of the data.
+
+    Args:
+        place: Where the image is, as its source names it.
+        identity: Whose it is; "" where no one is meant.
+        problem: A kind in `KINDS`.
+        detail: The particulars, in a few words.
+        index: Number of the image in the source; None if the source does not serve it.
+        other: Number of the image that it is compared with, if any.
+        confidence: Chance that it is as said, for what a model judged; None elsewhere.
+    """
+
+    place: str
+    identity: str
+    problem: str
+    detail: str
+    index: int | None = None
+    other: int | None = None
+    confidence: float | None = None
+
+    @property
+    def severity(self) -> Severity:
+        """How bad it is: that of its kind."""
+        return KINDS[self.problem].severity
+
+
+def write_problems(
+    path: str | os.PathLike[str],
+    problems: Iterable[Problem],
+    *,
+    least: Severity = "error",
+) -> int:
+    """Writes the images that a training should leave out as CSV, which `read_leave_out` reads.
+
+    Every row names an image, so the whole file is what is left out. Kinds that name no image,
+    such as a wrong checksum of an archive, are not in it.
+
+    Args:
+        path: The file to write, complete or absent: columns place, identity, problem, severity,
+            detail (RFC 4180, UTF-8; bytes of a name that are not UTF-8 stay as they are).
+        problems: What was found, in the order wanted.
+        least: The mildest severity to write.
+
+    Returns:
+        The number of rows.
+    """
+    wanted = SEVERITIES[: SEVERITIES.index(least) + 1]
+    rows = [p for p in problems if p.severity in wanted and KINDS[p.problem].of_image]
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(("place", "identity", "problem", "severity", "detail"))
+        writer.writerows((p.place, p.identity, p.problem, p.severity, p.detail) for p in rows)
+    return len(rows)
+
+
+# What a check finds.
 
 
 @dataclass(frozen=True)
@@ -54,17 +203,20 @@ class CheckResult:
     def counts(self) -> dict[str, int]:
         """Returns how many problems of each kind there are, worst kind first, none left out."""
         found = Counter(problem.problem for problem in self.problems)
-        return {kind: found[kind] for kind in kinds_by_severity() if found[kind]}
+        return {kind: found[kind] for kind in _worst_first() if found[kind]}
 
     def with_problems(self, more: Iterable[Problem]) -> "CheckResult":
         """Returns the same with more problems, such as those that a model sees."""
-        every = _ordered([*self.problems, *more])
-        return replace(self, problems=every)
+        return replace(self, problems=_ordered([*self.problems, *more]))
 
 
-def kinds_by_severity() -> list[str]:
-    """Returns all kinds of problems, errors first."""
+def _worst_first() -> list[str]:
     return sorted(KINDS, key=lambda kind: SEVERITIES.index(KINDS[kind].severity))
+
+
+def _ordered(problems: Iterable[Problem]) -> list[Problem]:
+    order = {kind: position for position, kind in enumerate(_worst_first())}
+    return sorted(problems, key=lambda p: (order[p.problem], natural_key(p.place), p.detail))
 
 
 def check_source(
@@ -97,11 +249,11 @@ def check_source(
         []
     """
     if min_side < 1:
-        raise ValueError(f"min_side is {min_side}; it must be at least 1")
-    examined = Examined.empty(len(source))
+        raise ValueError(f"min_side must be at least 1, got {min_side}")
+    examined = Examined(len(source))
     start = 0
     work, chunks = partial(examine, min_side=min_side), in_chunks(len(source), _CHUNK)
-    with closing(in_order(work, source, chunks, workers=workers, progress=progress)) as parts:
+    with closing(run_tasks(work, source, chunks, workers=workers, progress=progress)) as parts:
         for part in parts:
             examined.put(start, part)
             start += len(part.readable)
@@ -146,16 +298,10 @@ def judge_labels(
             "two people": f"unlike the others of this identity (cosine {alike}, within {own})",
             "two names": f"looks like the same person as {other} (cosine {alike})",
         }[error.kind]
+        detail = f"{detail}; confidence {error.confidence:.3f}"
+        more = {"other": int(images[error.shown]), "confidence": error.confidence}
         problems += [
-            _problem(
-                source,
-                int(images[row]),
-                error.kind,
-                f"{detail}; confidence {error.confidence:.3f}",
-                other=int(images[error.shown]),
-                confidence=error.confidence,
-            )
-            for row in error.images
+            _problem(source, int(images[row]), error.kind, detail, **more) for row in error.images
         ]
     return problems
 
@@ -208,8 +354,8 @@ def _skipped(source: FaceSource) -> Iterator[Problem]:
     for item in source.skipped:
         kind, detail = "left out", str(item)
         if item.reason == UNREADABLE:
+            kind = "empty" if "empty" in item.detail else "unreadable"
             detail = item.detail
-            kind = "empty" if "empty" in detail else "unreadable"
         elif item.reason == UNREAD:
             kind = "unread format"
         elif item.images or item.reason == UNLISTED:
@@ -219,6 +365,39 @@ def _skipped(source: FaceSource) -> Iterator[Problem]:
         yield Problem(item.place, item.identity, kind, detail)
 
 
-def _ordered(problems: Iterable[Problem]) -> list[Problem]:
-    order = {kind: position for position, kind in enumerate(kinds_by_severity())}
-    return sorted(problems, key=lambda p: (order[p.problem], natural_key(p.place), p.detail))
+def two_spellings(identities: Sequence[str]) -> list[Problem]:
+    """Finds identities whose names differ only in case or in Unicode normal form.
+
+    Args:
+        identities: Names of the identities.
+
+    Returns:
+        A problem for each name but the first of those that are alike.
+
+    Example:
+        >>> [problem.detail for problem in two_spellings(["Ann Lee", "Bob", "ann lee"])]
+        ["'Ann Lee' differs in case only"]
+    """
+    first: dict[str, str] = {}
+    problems = []
+    for name in identities:
+        # Folding case may take a letter's composed form apart, so it is composed again.
+        other = first.setdefault(_composed(_composed(name).casefold()), name)
+        if other != name:
+            detail = f"{other!r} {_difference(name, other)}"
+            problems.append(Problem(name, name, "one identity under two spellings", detail))
+    return problems
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _difference(name: str, other: str) -> str:
+    if _composed(name) == _composed(other):
+        a, b = next(pair for pair in zip(other, name, strict=False) if pair[0] != pair[1])
+        forms = f"U+{ord(a):04X}, U+{ord(b):04X}"
+        return f"looks the same and is encoded otherwise (Unicode normal form: {forms})"
+    if name.casefold() == other.casefold():
+        return "differs in case only"
+    return "differs only in case and in how its letters are encoded (Unicode normal form)"

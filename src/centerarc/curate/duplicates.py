@@ -1,7 +1,6 @@
 """Pictures that are there more than once, and everything that one image alone shows."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from hashlib import blake2b
 from io import BytesIO
 from itertools import combinations
@@ -16,6 +15,9 @@ from centerarc.data.source import FaceSource
 from centerarc.io.parallel import Tick
 
 # Images that look almost alike, found among millions without comparing each with each.
+#
+# Not the `imagehash` library: it needs SciPy, hashes one image at a time, and its bits are compared
+# with a median within the image, by which most aligned faces agree in most bits.
 
 SIDE = 16  # of a thumbnail in pixels
 BITS = 63
@@ -30,8 +32,9 @@ _EQUAL_HASHES = 8
 _LEAST_CORRELATION = 0.9
 _AT_ONCE = 1 << 16
 
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 Thumbnails = npt.NDArray[np.uint8]
-Pairs = npt.NDArray[np.int64]
 
 
 def perceptual_hashes(thumbnails: Thumbnails) -> npt.NDArray[np.uint64]:
@@ -55,9 +58,8 @@ def perceptual_hashes(thumbnails: Thumbnails) -> npt.NDArray[np.uint64]:
         for start in range(0, len(thumbnails), _AT_ONCE)
     ]
     values = np.concatenate(parts)
-    middle = np.zeros(BITS, dtype=np.float32)
-    if len(values) >= _ENOUGH_FOR_MEDIANS:
-        middle = np.median(values, axis=0)
+    enough = len(values) >= _ENOUGH_FOR_MEDIANS
+    middle = np.median(values, axis=0) if enough else np.zeros(BITS, dtype=np.float32)
     hashes = np.zeros(len(values), dtype=np.uint64)
     for bit in range(BITS):
         hashes |= (values[:, bit] > middle[bit]).astype(np.uint64) << np.uint64(bit)
@@ -75,7 +77,7 @@ def _frequencies(thumbnails: Thumbnails) -> npt.NDArray[np.float16]:
     return np.asarray(values / np.maximum(length, 1e-3), dtype=np.float16)
 
 
-def close_pairs(hashes: npt.NDArray[np.uint64]) -> Pairs:
+def close_pairs(hashes: npt.NDArray[np.uint64]) -> Ints:
     """Finds the pairs of hashes that differ in few bits, by multi-index hashing.
 
     The 63 bits are cut into 9 blocks of 7. Two hashes that differ in at most 6 bits agree in at
@@ -113,7 +115,7 @@ def close_pairs(hashes: npt.NDArray[np.uint64]) -> Pairs:
     return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 
 
-def _with_equal_keys(keys: npt.NDArray[np.uint32]) -> Iterator[tuple[int, Pairs, Pairs]]:
+def _with_equal_keys(keys: npt.NDArray[np.uint32]) -> Iterator[tuple[int, Ints, Ints]]:
     """Yields how far apart in their order, and the positions with equal keys."""
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
@@ -126,7 +128,7 @@ def _with_equal_keys(keys: npt.NDArray[np.uint32]) -> Iterator[tuple[int, Pairs,
         yield step, order[at], order[at + step]
 
 
-def differences(thumbnails: Thumbnails, pairs: Pairs) -> npt.NDArray[np.float64]:
+def differences(thumbnails: Thumbnails, pairs: Ints) -> Floats:
     """Measures how much of two images cannot be explained by a change of light or framing.
 
     One thumbnail is predicted from the other by least squares, allowing a change of brightness,
@@ -160,7 +162,7 @@ def _correlation(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> npt.
     return np.asarray(product / np.maximum(lengths, 1e-3), dtype=np.float32)
 
 
-def _unexplained(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+def _unexplained(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> Floats:
     down, right = np.gradient(a.astype(np.float64), axis=(1, 2))
     y, x = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
     # Brightness, contrast, shift in x and y, zoom in x and y.
@@ -172,13 +174,12 @@ def _unexplained(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> npt.
     weights = np.linalg.solve(squares, np.einsum("npi,np->ni", design, wanted)[..., None])
     rest = wanted - np.einsum("npi,ni->np", design, weights[..., 0])
     spread = wanted - wanted.mean(axis=1, keepdims=True)
-    left = (rest**2).sum(axis=1) / np.maximum((spread**2).sum(axis=1), 1e-3)
-    return np.asarray(left, dtype=np.float64)
+    return np.asarray((rest**2).sum(axis=1) / np.maximum((spread**2).sum(axis=1), 1e-3))
 
 
-# Everything that one image alone tells: whether it decodes, what is odd, its fingerprints.
+# Everything that one image alone shows: whether it decodes, what is odd, its fingerprints.
 
-# JPEG rounds: a picture of one colour, or of no colour, may be a few levels off it.
+# JPEG rounds: a picture of one color, or of no color, may be a few levels off it.
 _ROUNDING = 3
 _EXTENSIONS = {
     "JPEG": {"jpg", "jpeg", "jpe", "jfif"},
@@ -193,9 +194,11 @@ _EXTENSIONS = {
 _ANY = frozenset().union(*_EXTENSIONS.values())
 
 
-@dataclass
 class Examined:
     """What some images of a source showed; row r belongs to the r-th of them.
+
+    Args:
+        size: Number of images.
 
     Attributes:
         files: `(n, 2)` uint64, hash of each file; 0 where there is none.
@@ -206,23 +209,13 @@ class Examined:
         found: (row, kind of problem, detail).
     """
 
-    files: npt.NDArray[np.uint64]
-    pixels: npt.NDArray[np.uint64]
-    thumbnails: npt.NDArray[np.uint8]
-    readable: npt.NDArray[np.bool_]
-    blank: npt.NDArray[np.bool_]
-    found: list[tuple[int, str, str]] = field(default_factory=list)
-
-    @classmethod
-    def empty(cls, size: int) -> "Examined":
-        """Returns room for `size` images."""
-        return cls(
-            files=np.zeros((size, 2), dtype=np.uint64),
-            pixels=np.zeros((size, 2), dtype=np.uint64),
-            thumbnails=np.zeros((size, SIDE, SIDE), dtype=np.uint8),
-            readable=np.zeros(size, dtype=bool),
-            blank=np.zeros(size, dtype=bool),
-        )
+    def __init__(self, size: int) -> None:
+        self.files = np.zeros((size, 2), dtype=np.uint64)
+        self.pixels = np.zeros((size, 2), dtype=np.uint64)
+        self.thumbnails = np.zeros((size, SIDE, SIDE), dtype=np.uint8)
+        self.readable = np.zeros(size, dtype=bool)
+        self.blank = np.zeros(size, dtype=bool)
+        self.found: list[tuple[int, str, str]] = []
 
     def put(self, start: int, part: "Examined") -> None:
         """Puts what a part of the images showed where these images are."""
@@ -244,7 +237,7 @@ def examine(source: FaceSource, numbers: range, tick: Tick, *, min_side: int) ->
     Returns:
         What was found, by the row in `numbers`.
     """
-    result = Examined.empty(len(numbers))
+    result = Examined(len(numbers))
     for row, number in enumerate(numbers):
         tick()
         data = None
@@ -256,16 +249,14 @@ def examine(source: FaceSource, numbers: range, tick: Tick, *, min_side: int) ->
             image = source.image(number) if data is None else decode_image(data)
         except (OSError, ValueError) as error:
             kind = "unreadable" if data is None else damage(data)
-            reason = " ".join(str(error).split())
-            result.found.append((row, kind, reason))
+            result.found.append((row, kind, " ".join(str(error).split())))
             continue
         result.readable[row] = True
-        shape = np.array(image.shape, dtype="<i8").tobytes()
-        result.pixels[row] = _hash(image.tobytes(), shape)
+        result.pixels[row] = _hash(image.tobytes(), np.array(image.shape, dtype="<i8").tobytes())
         result.thumbnails[row] = thumbnail(image)
-        odd = list(_pixel_oddities(image, min_side))
-        result.blank[row] = any(kind == "blank" for kind, _ in odd)
-        result.found += [(row, kind, detail) for kind, detail in odd]
+        for kind, detail in _pixel_oddities(image, min_side):
+            result.blank[row] |= kind == "blank"
+            result.found.append((row, kind, detail))
     return result
 
 
@@ -285,7 +276,7 @@ def damage(data: bytes) -> str:
     return "unreadable" if complete else "truncated"
 
 
-def thumbnail(image: Image) -> npt.NDArray[np.uint8]:
+def thumbnail(image: Image) -> Thumbnails:
     """Returns `(16, 16)` uint8, the mean luma of each part of an image."""
     luma = PIL.Image.fromarray(image).convert("L")
     return np.asarray(luma.resize((SIDE, SIDE), PIL.Image.Resampling.BOX))
@@ -298,67 +289,56 @@ def _hash(*parts: bytes) -> npt.NDArray[np.uint64]:
     return np.frombuffer(digest.digest(), dtype=np.uint64)
 
 
-def _file_oddities(data: bytes, source: FaceSource, number: int) -> list[tuple[str, str]]:
+def _file_oddities(data: bytes, source: FaceSource, number: int) -> Iterator[tuple[str, str]]:
     """What the header of a file that may be trained on shows."""
     suffix = PurePosixPath(source.place(number)).suffix.lower().removeprefix(".")
     if data[:3] == b"\xff\xd8\xff" and suffix in _EXTENSIONS["JPEG"]:
-        return []
+        return
     try:
         with PIL.Image.open(BytesIO(data)) as picture:
             format_, frames = picture.format or "", getattr(picture, "n_frames", 1)
     except Exception:  # decoding says what is wrong with it
-        return []
-    odd = []
+        return
     if suffix in _ANY and suffix not in _EXTENSIONS.get(format_, {suffix}):
-        odd.append(("wrong extension", f"{format_} named .{suffix}"))
+        yield "wrong extension", f"{format_} named .{suffix}"
     # The second picture of an MPO is a camera's preview.
     if frames > 1 and format_ != "MPO":
-        odd.append(("animated", f"{frames} pictures in one {format_}"))
-    return odd
+        yield "animated", f"{frames} pictures in one {format_}"
 
 
-def _pixel_oddities(image: Image, min_side: int) -> list[tuple[str, str]]:
-    odd = []
+def _pixel_oddities(image: Image, min_side: int) -> Iterator[tuple[str, str]]:
     height, width = image.shape[:2]
     if min(height, width) < min_side:
-        odd.append(("tiny", f"{width} x {height} pixels"))
-    if _is_blank(image):
+        yield "tiny", f"{width} x {height} pixels"
+    # A few pixels settle both for nearly every image.
+    if all(_is_blank(part) for part in (image[::16, ::16], image)):
         middle = ", ".join(str(int(value)) for value in image[height // 2, width // 2])
-        odd.append(("blank", f"every pixel is RGB ({middle})"))
-    elif _is_grey(image):
-        odd.append(("grey", ""))
-    return odd
+        yield "blank", f"every pixel is RGB ({middle})"
+    elif all(_is_gray(part) for part in (image[:4], image)):
+        yield "grey", ""
 
 
 def _is_blank(image: Image) -> bool:
-    # A few pixels settle it for nearly every image.
-    for part in (image[::16, ::16], image):
-        if (part.max(axis=(0, 1)) - part.min(axis=(0, 1)) > _ROUNDING).any():
-            return False
-    return True
+    return not (image.max(axis=(0, 1)) - image.min(axis=(0, 1)) > _ROUNDING).any()
 
 
-def _is_grey(image: Image) -> bool:
-    # Most images have colour in their first rows, which settles it.
-    for part in (image[:4], image):
-        red, green, blue = (part[..., channel].astype(np.int16) for channel in range(3))
-        if max(np.abs(red - green).max(), np.abs(green - blue).max()) > _ROUNDING:
-            return False
-    return True
+def _is_gray(image: Image) -> bool:
+    red, green, blue = (image[..., channel].astype(np.int16) for channel in range(3))
+    return bool(max(np.abs(red - green).max(), np.abs(green - blue).max()) <= _ROUNDING)
 
 
 # Pictures that are there more than once, within one identity and across identities.
 
 # Measured on 10,562 aligned photographs: all pairs below 0.05 show one photograph or one moment,
 # the first that does not comes at 0.052. Of copies that were saved again, resized, darkened or made
-# grey all are found, of those cropped by 1, 2, 3 and 5 % 100, 98, 84 and 24 in a hundred.
+# gray all are found, of those cropped by 1, 2, 3 and 5 % 100, 98, 84 and 24 in a hundred.
 MOST_DIFFERENCE = 0.04
 
 # (image, kind of problem, the image that it repeats, particulars)
 Finding = tuple[int, str, int, str]
 
 
-def find_duplicates(examined: Examined, labels: npt.NDArray[np.int64]) -> list[Finding]:
+def find_duplicates(examined: Examined, labels: Ints) -> list[Finding]:
     """Finds equal and nearly equal pictures among the readable, non-blank ones.
 
     Args:
@@ -381,7 +361,7 @@ def find_duplicates(examined: Examined, labels: npt.NDArray[np.int64]) -> list[F
     return findings + _near(np.array(sorted(firsts), dtype=np.int64), examined, labels)
 
 
-def _equal(hashes: npt.NDArray[np.uint64]) -> Iterator[npt.NDArray[np.int64]]:
+def _equal(hashes: npt.NDArray[np.uint64]) -> Iterator[Ints]:
     """Yields the rows of each different hash, ascending."""
     order = np.lexsort((hashes[:, 1], hashes[:, 0]))
     ordered = hashes[order]
@@ -389,42 +369,36 @@ def _equal(hashes: npt.NDArray[np.uint64]) -> Iterator[npt.NDArray[np.int64]]:
     yield from np.split(order, starts) if len(order) else ()
 
 
-def _of_group(
-    images: npt.NDArray[np.int64], examined: Examined, labels: npt.NDArray[np.int64]
-) -> Iterator[Finding]:
+def _of_group(images: Ints, examined: Examined, labels: Ints) -> Iterator[Finding]:
     across = len(np.unique(labels[images])) > 1
     for position, image in enumerate(images.tolist()):
         if across:
-            # Shown beside it: the first one of somebody else.
+            # Shown beside it: the first one of someone else.
             other = int(images[labels[images] != labels[image]][0])
             kind = "duplicate across identities"
         elif position:
             other, kind = int(images[0]), "duplicate"
         else:
             continue
-        same_file = (
-            examined.files[image].any() and (examined.files[image] == examined.files[other]).all()
-        )
+        file, of_other = examined.files[image], examined.files[other]
+        same_file = file.any() and (file == of_other).all()
         yield image, kind, other, "same file as" if same_file else "same pixels as"
 
 
-def _near(
-    images: npt.NDArray[np.int64], examined: Examined, labels: npt.NDArray[np.int64]
-) -> list[Finding]:
+def _near(images: Ints, examined: Examined, labels: Ints) -> list[Finding]:
     thumbnails = examined.thumbnails[images]
     pairs = close_pairs(perceptual_hashes(thumbnails))
     amount = differences(thumbnails, pairs)
     near = np.flatnonzero(amount <= MOST_DIFFERENCE)
-    # The closest pair of an image is the one that is told of it.
+    # Of an image only the closest pair is reported.
     best: dict[tuple[int, str], Finding] = {}
     for row in near[np.argsort(amount[near], kind="stable")]:
         first, second = (int(image) for image in images[pairs[row]])
         detail = f"differs by {100 * amount[row]:.1f} % from"
         if labels[first] == labels[second]:
             kind = "near duplicate"
-            best.setdefault((second, kind), (second, kind, first, detail))
         else:
             kind = "near duplicate across identities"
             best.setdefault((first, kind), (first, kind, second, detail))
-            best.setdefault((second, kind), (second, kind, first, detail))
+        best.setdefault((second, kind), (second, kind, first, detail))
     return list(best.values())

@@ -1,13 +1,14 @@
 """What a source of images holds: counts, headers, the long tail."""
 
 import os
+from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import chain
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ import PIL.Image
 
 from centerarc.data.folder import FolderSource
 from centerarc.data.source import FaceSource, Skipped
-from centerarc.io.parallel import Tick, in_chunks, in_order
+from centerarc.io.parallel import Tick, in_chunks, run_tasks
 
 # How the images are spread over the identities: the long tail in numbers.
 
@@ -81,6 +82,13 @@ def count_statistics(counts: npt.ArrayLike) -> CountStatistics:
         raise ValueError("counts must hold the images of at least one identity, each at least 1")
     size, total = len(values), int(values.sum())
     rank = np.arange(1, size + 1)
+    heads = {part: values[-max(round(part * size), 1) :].sum() / total for part in _HEADS}
+    groups = []
+    for low, following in zip(_EDGES, (*_EDGES[1:], None), strict=True):
+        inside = values[(values >= low) & (values < following if following else True)]
+        last = "+" if following is None else "" if following == low + 1 else f"-{following - 1:,}"
+        if len(inside):
+            groups.append((f"{low:,}{last}", len(inside), int(inside.sum())))
     return CountStatistics(
         images=total,
         identities=size,
@@ -89,35 +97,15 @@ def count_statistics(counts: npt.ArrayLike) -> CountStatistics:
         mean=float(values.mean()),
         maximum=int(values[-1]),
         quantiles={q: float(np.quantile(values, q)) for q in QUANTILES},
-        heads={part: _head_share(values, part) for part in _HEADS},
+        heads={part: float(share) for part, share in heads.items()},
         gini=float(((2 * rank - size - 1) * values).sum() / (size * total)),
-        groups=_groups(values),
+        groups=groups,
     )
 
 
-def _head_share(ascending: npt.NDArray[np.int64], part: float) -> float:
-    number = max(round(part * len(ascending)), 1)
-    return float(ascending[-number:].sum() / ascending.sum())
+# What the first bytes of an image file say: format, size and color.
 
-
-def _groups(counts: npt.NDArray[np.int64]) -> list[tuple[str, int, int]]:
-    groups = []
-    for low, following in zip(_EDGES, (*_EDGES[1:], None), strict=True):
-        inside = counts[(counts >= low) & (counts < following if following else True)]
-        if following is None:
-            name = f"{low:,}+"
-        elif following == low + 1:
-            name = f"{low:,}"
-        else:
-            name = f"{low:,}-{following - 1:,}"
-        if len(inside):
-            groups.append((name, len(inside), int(inside.sum())))
-    return groups
-
-
-# What the first bytes of an image file say: format, size and colour.
-
-_COLOURS = {
+_COLORS = {
     "1": "grey",
     "L": "grey",
     "LA": "grey",
@@ -130,57 +118,47 @@ _COLOURS = {
 }
 
 
-@dataclass(frozen=True)
-class Header:
-    """What a file says of its image before any pixel is decoded.
+class _Header(NamedTuple):
+    """What a file says of its image before any pixel is decoded; or the error and nothing else."""
 
-    Args:
-        format: Such as "JPEG"; "pixels" for a source that has no files.
-        width: In pixels, as stored.
-        height: In pixels, as stored.
-        colour: "colour", "grey", "CMYK", ...
-        size: Bytes of the file, or of the pixels.
-        error: Why it cannot be read; the rest is empty then.
-    """
-
-    format: str = ""
+    format: str = ""  # "pixels" for a source that has no files
     width: int = 0
     height: int = 0
-    colour: str = ""
-    size: int = 0
+    color: str = ""
+    size: int = 0  # in bytes
     error: str = ""
 
 
-def read_headers(source: FaceSource, numbers: range, tick: Tick) -> list[Header]:
-    """Reads the headers of some images of a source; what cannot be read says why."""
+def _read_headers(source: FaceSource, numbers: range, tick: Tick) -> list[_Header]:
     headers = []
     for number in numbers:
         tick()
-        headers.append(_read_header(source, number))
+        try:
+            headers.append(_read_header(source, number))
+        except Exception as error:  # decoders of damaged data raise almost anything
+            reason = " ".join(str(error).split()) or type(error).__name__
+            headers.append(_Header(error=reason))
     return headers
 
 
-def _read_header(source: FaceSource, number: int) -> Header:
-    try:
-        # Large photographs in a folder need not be read whole.
-        if isinstance(source, FolderSource):
-            with (source.root / source.place(number)).open("rb") as file:
-                return _parse(file, os.fstat(file.fileno()).st_size)
-        data = source.encoded(number)
-        if data is None:
-            height, width, _ = source.image(number).shape
-            return Header("pixels", width, height, "colour", 3 * height * width)
-        return _parse(BytesIO(data), len(data))
-    except Exception as error:  # decoders of damaged data raise almost anything
-        return Header(error=" ".join(str(error).split()) or type(error).__name__)
+def _read_header(source: FaceSource, number: int) -> _Header:
+    # Large photographs in a folder need not be read whole.
+    if isinstance(source, FolderSource):
+        with (source.root / source.place(number)).open("rb") as file:
+            return _parse(file, os.fstat(file.fileno()).st_size)
+    data = source.encoded(number)
+    if data is None:
+        height, width, _ = source.image(number).shape
+        return _Header("pixels", width, height, "colour", 3 * height * width)
+    return _parse(BytesIO(data), len(data))
 
 
-def _parse(file: IO[bytes], size: int) -> Header:
+def _parse(file: IO[bytes], size: int) -> _Header:
     if size == 0:
         raise ValueError("the file is empty")
     with PIL.Image.open(file) as picture:
-        colour = _COLOURS.get(picture.mode, "colour")
-        return Header(picture.format or "", *picture.size, colour, size)
+        color = _COLORS.get(picture.mode, "colour")
+        return _Header(picture.format or "", *picture.size, color, size)
 
 
 # The long tail as text: identities by their number of images, both axes logarithmic.
@@ -231,18 +209,15 @@ def tail_plot(
     for row in range(height - 1, -1, -1):
         # An identity with one image still shows: the lowest row is always full.
         filled = np.clip(heights - row + 1, 0, 1)
-        bar = "│" if unicode else "|"
-        lines.append(f"{ticks[row]:>{margin - 2}} {bar}" + _cells(filled, unicode))
+        if unicode:
+            bar = "│" + "".join(_EIGHTHS[round(8 * part)] for part in filled)
+        else:
+            bar = "|" + "".join("#" if part >= 0.5 else " " for part in filled)
+        lines.append(f"{ticks[row]:>{margin - 2}} {bar}")
     corner = "└" + "─" * columns if unicode else "+" + "-" * columns
     lines.append(" " * (margin - 1) + corner)
     lines.append(" " * margin + _ranks(len(values), columns))
     return "\n".join(line.rstrip() for line in lines)
-
-
-def _cells(filled: npt.NDArray[np.float64], unicode: bool) -> str:
-    if unicode:
-        return "".join(_EIGHTHS[round(8 * part)] for part in filled)
-    return "".join("#" if part >= 0.5 else " " for part in filled)
 
 
 def _row_labels(top: float, height: int) -> list[str]:
@@ -285,7 +260,7 @@ class Overview:
         statistics: The same summed up.
         sizes: Images of each (width, height) in pixels, most frequent first.
         formats: Images of each file format.
-        colours: Images of each kind of colour, such as "grey".
+        colours: Images of each kind of color, such as "grey".
         file_bytes: `(R,)` int64, size of each file that could be read.
         unreadable: (place, reason) of images without a header that can be read.
         left_out: What the source itself left out when it was opened.
@@ -329,31 +304,28 @@ def inspect_source(
     """
     counts = np.bincount(source.labels, minlength=len(source.identities)).astype(np.int64)
     statistics = count_statistics(counts[counts > 0])
+    chunks = in_chunks(len(source), _CHUNK)
+    tasks = run_tasks(_read_headers, source, chunks, workers=workers, progress=progress)
     sizes: Counter[tuple[int, int]] = Counter()
     formats: Counter[str] = Counter()
-    colours: Counter[str] = Counter()
+    colors: Counter[str] = Counter()
     unreadable: list[tuple[str, str]] = []
-    file_bytes: list[int] = []
-    number = 0
-    chunks = in_chunks(len(source), _CHUNK)
-    with closing(
-        in_order(read_headers, source, chunks, workers=workers, progress=progress)
-    ) as results:
-        for header in chain.from_iterable(results):
+    file_bytes = array("q")
+    with closing(tasks) as results:
+        for number, header in enumerate(chain.from_iterable(results)):
             if header.error:
                 unreadable.append((source.place(number), header.error))
             else:
                 sizes[header.width, header.height] += 1
                 formats[header.format] += 1
-                colours[header.colour] += 1
+                colors[header.color] += 1
                 file_bytes.append(header.size)
-            number += 1
     return Overview(
         counts=counts,
         statistics=statistics,
         sizes=Counter(dict(sizes.most_common())),
         formats=formats,
-        colours=colours,
+        colours=colors,
         file_bytes=np.array(file_bytes, dtype=np.int64),
         unreadable=unreadable,
         left_out=source.skipped,

@@ -1,24 +1,208 @@
-"""Images that a model finds under a wrong name."""
+"""Labels that a model finds wrong, and how far the model can be trusted.
 
+Everything compares mean cosines: s(A, B) is the mean cosine of the pairs between two groups of
+images. Genuine similarities (within identities) and impostor ones (between two) are drawn from
+the data, for groups of 1, 2, 4 and 8 images; each kind is taken for a normal distribution with
+their median and 1.4826 times their median absolute deviation. The evidence of a similarity is
+e(s) = ln p(s | genuine) - ln p(s | impostor). With a chance of 0.01 that a label is wrong, Bayes'
+rule gives the log-odds l, of which the confidence is 1 / (1 + exp(-l)):
+
+    another person, image i of y looks like k   l = e(s(i, k)) - max(e(s(i, y)), ln 0.01) + p
+    two people A, B in one identity             l = -e'(s(A, B)) + ln(0.01 / 0.99)
+    two names a, b of one person                l = e(s(a, b)) + p
+
+where p = ln(0.01 / 0.99) - ln(C - 1) stands for the choice among C - 1 other identities; ln 0.01
+because one image in a hundred shows its own person too badly to speak against it; and e' takes
+its genuine similarities from the best split into two of every identity, which lie lower than
+those of splits by chance, and their deviation from those above the median, as two people in one
+identity lie below it.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from centerarc.curate.likeness import (
-    Alikeness,
-    Identities,
-    Rows,
-    Spread,
-    Units,
-    evidence,
-    probability,
-    size_class,
-)
+Floats = npt.NDArray[np.float64]
+Units = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int64]
+
+# How alike images of one person and of two people are, learned from the data themselves.
+
+_MAD_TO_SIGMA = 1.4826
+_LEAST_SIGMA = 0.01
+# Sizes of groups for which similarities are measured; larger groups count as the largest.
+_GROUP_SIZES = (1, 2, 4, 8)
+_DRAWS = 1500
+_ENOUGH_PEOPLE = 20
+
+
+class _Spread(NamedTuple):
+    """Where most similarities of one kind lie: median and 1.4826 times the median deviation.
+
+    Both ignore up to half of the values, so mistakes in the data hardly move them.
+    """
+
+    middle: float
+    sigma: float
+
+    @classmethod
+    def of(cls, values: npt.ArrayLike, *, upper: bool = False) -> "_Spread":
+        """Measures it; `upper` by the values above the median, where mistakes lie below it."""
+        array = np.asarray(values, dtype=np.float64)
+        middle = float(np.median(array))
+        far = np.abs((array[array >= middle] if upper else array) - middle)
+        return cls(middle, max(_MAD_TO_SIGMA * float(np.median(far)), _LEAST_SIGMA))
+
+    def log_density(self, values: Floats) -> Floats:
+        """The logarithm of the normal density, without its constant."""
+        z = (values - self.middle) / self.sigma
+        return np.asarray(-0.5 * z**2 - np.log(self.sigma))
+
+
+class _Alikeness(NamedTuple):
+    """Similarities between images, or groups of images, of one person and of two."""
+
+    genuine: _Spread
+    impostor: _Spread
+
+    def evidence(self, similarity: npt.ArrayLike) -> Floats:
+        """e(s) = ln p(s | one person) - ln p(s | two people); rises with s.
+
+        Beyond the middle of either kind there is no more evidence than there. Of a model that
+        tells no one apart, whose middles lie the wrong way round, nothing is evidence.
+        """
+        low, high = self.impostor.middle, self.genuine.middle
+        values = np.asarray(similarity, dtype=np.float64)
+        if low >= high:
+            return np.zeros_like(values)
+        inside = np.clip(values, low, high)
+        return self.genuine.log_density(inside) - self.impostor.log_density(inside)
+
+
+class _People:
+    """Unit embeddings grouped by identity.
+
+    Attributes:
+        units: `(N, D)` float32 of length 1.
+        names: `(C,)` the different labels, ascending.
+        label: `(N,)` each image's position in `names`.
+        sizes: `(C,)` images of each identity.
+        rows: `(sizes[c],)` images of each identity, ascending.
+        means: `(C, D)` float32, mean of each identity's units.
+    """
+
+    def __init__(self, embeddings: npt.ArrayLike, labels: npt.ArrayLike) -> None:
+        values = np.asarray(embeddings, dtype=np.float32)
+        if values.ndim != 2:
+            raise ValueError(f"embeddings must have shape (N, D), got {values.shape}")
+        length = np.linalg.norm(values, axis=1, keepdims=True)
+        bad = np.flatnonzero(~(np.isfinite(length[:, 0]) & (length[:, 0] > 0)))
+        if bad.size:
+            raise ValueError(
+                f"embeddings must be finite and longer than 0; row {bad[0]} has length "
+                f"{length[bad[0], 0]}"
+            )
+        self.units: Units = np.asarray(values / length, dtype=np.float32)
+        given = np.asarray(labels)
+        if given.shape != (len(values),):
+            raise ValueError(
+                f"labels must have shape ({len(values)},), one for each embedding, got "
+                f"{given.shape}"
+            )
+        self.names, self.label, self.sizes = np.unique(
+            given, return_inverse=True, return_counts=True
+        )
+        order = np.argsort(self.label, kind="stable")
+        ends = np.cumsum(self.sizes)
+        self.rows: list[Rows] = np.split(order, ends[:-1])
+        sums = np.add.reduceat(self.units[order], ends - self.sizes, axis=0)
+        self.means: Units = (sums / self.sizes[:, None]).astype(np.float32)
+
+    def alikeness(self, seed: int, *, image: bool) -> list[_Alikeness]:
+        """Measures how alike groups are, for each of `_GROUP_SIZES`, by 1,500 pairs of each kind.
+
+        Compares one image with a group, or two groups of the size. Where fewer than 20 identities
+        have enough images, the size before it counts.
+        """
+        found: list[_Alikeness] = []
+        for size in _GROUP_SIZES:
+            rng = np.random.default_rng((seed, size, int(image)))
+            one = 1 if image else size
+            enough = np.flatnonzero(self.sizes >= one + size)
+            if len(enough) < _ENOUGH_PEOPLE:
+                if not found:
+                    raise ValueError(_too_few_people(len(enough)))
+                found.append(found[-1])
+                continue
+            genuine, impostor = [], []
+            large = np.flatnonzero(self.sizes >= size)
+            for _ in range(_DRAWS):
+                rows = rng.choice(
+                    self.rows[enough[rng.integers(len(enough))]], one + size, replace=False
+                )
+                genuine.append(self._similarity(rows[:one], rows[one:]))
+                a, b = rng.integers(len(large)), rng.integers(1, len(large))
+                first, second = large[a], large[(a + b) % len(large)]
+                impostor.append(
+                    self._similarity(
+                        rng.choice(self.rows[first], one, replace=False),
+                        rng.choice(self.rows[second], size, replace=False),
+                    )
+                )
+            found.append(_Alikeness(_Spread.of(genuine), _Spread.of(impostor)))
+        return found
+
+    def _similarity(self, first: Rows, second: Rows) -> float:
+        return float(self.units[first].mean(axis=0) @ self.units[second].mean(axis=0))
+
+    def closest(self, rows: Rows, unit: Units) -> int:
+        """The image of some that is most like a vector."""
+        return int(rows[(self.units[rows] @ unit).argmax()])
+
+
+def _too_few_people(number: int) -> str:
+    return (
+        f"only {number} identities have two readable images; to learn from the data how alike "
+        f"images of one person are takes at least {_ENOUGH_PEOPLE}"
+    )
+
+
+def check_enough_people(labels: npt.ArrayLike) -> None:
+    """Raises `ValueError` where too few identities have two images to judge labels by a model.
+
+    Args:
+        labels: `(N,)` identity of each image.
+    """
+    _, counts = np.unique(np.asarray(labels), return_counts=True)
+    if (number := int((counts >= 2).sum())) < _ENOUGH_PEOPLE:
+        raise ValueError(_too_few_people(number))
+
+
+def _size_class(sizes: npt.ArrayLike) -> Rows:
+    """The position in `_GROUP_SIZES` of the largest size that is not above each size."""
+    return np.searchsorted(_GROUP_SIZES, np.asarray(sizes), side="right") - 1
+
+
+def _evidence(alikeness: Sequence[_Alikeness], similarity: Floats, classes: Rows) -> Floats:
+    """e(s) of `(..., C)` similarities, with the alikeness of each column's size class."""
+    result = np.empty(similarity.shape)
+    for number in np.unique(classes):
+        columns = classes == number
+        result[..., columns] = alikeness[number].evidence(similarity[..., columns])
+    return result
+
+
+def _probability(log_odds: float) -> float:
+    """1 / (1 + exp(-x)) without overflow."""
+    return float(0.5 * (1 + np.tanh(0.5 * log_odds)))
+
 
 # How well a model tells apart the very people whose labels it judges.
 
-# A model of use is near 0.99, and with one label in ten wrong, near 0.94.
+# A useful model is near 0.99, and with one label in ten wrong, near 0.94.
 _WEAK = 0.9
 _OTHERS = 8
 
@@ -74,9 +258,8 @@ def judgement(embeddings: npt.ArrayLike, labels: npt.ArrayLike, *, seed: int = 0
     Raises:
         ValueError: If fewer than two people have two images, or shapes do not fit.
     """
-    people = Identities(embeddings, labels)
-    size = people.sizes[people.label]
-    rows = np.flatnonzero(size >= 2)
+    people = _People(embeddings, labels)
+    rows = np.flatnonzero(people.sizes[people.label] >= 2)
     enough = np.flatnonzero(people.sizes >= 2)
     if len(enough) < 2:
         raise ValueError(f"{len(enough)} people have two images; to tell people apart takes two")
@@ -87,43 +270,19 @@ def judgement(embeddings: npt.ArrayLike, labels: npt.ArrayLike, *, seed: int = 0
     # Never the own person: the position among the others, counted on from the own one.
     position = np.searchsorted(enough, label)
     step = rng.integers(1, len(enough), size=(_OTHERS, len(rows)))
-    other = [_cosine(units, sums[enough[(position + s) % len(enough)]]) for s in step]
-    return Judgement(len(rows), len(enough), _auc(own, np.concatenate(other)))
+    others = [_cosine(units, sums[enough[(position + s) % len(enough)]]) for s in step]
+    # The share of pairs in which the own person is the more alike; ties count half.
+    ordered = np.sort(np.concatenate(others))
+    below = np.searchsorted(ordered, own, "left") + np.searchsorted(ordered, own, "right")
+    return Judgement(len(rows), len(enough), float(below.mean() / 2 / len(ordered)))
 
 
-def _cosine(
-    units: npt.NDArray[np.float64], sums: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
+def _cosine(units: Floats, sums: Floats) -> Floats:
     length = np.maximum(np.linalg.norm(sums, axis=1), 1e-12)
-    return np.asarray(np.einsum("nd,nd->n", units, sums) / length, dtype=np.float64)
+    return np.asarray(np.einsum("nd,nd->n", units, sums) / length)
 
 
-def _auc(positive: npt.NDArray[np.float64], negative: npt.NDArray[np.float64]) -> float:
-    """Share of pairs in which the positive is the larger; ties count half."""
-    ordered = np.sort(negative)
-    below = np.searchsorted(ordered, positive, "left")
-    upto = np.searchsorted(ordered, positive, "right")
-    return float((below + upto).mean() / 2 / len(negative))
-
-
-# Wrong labels, as far as embeddings show them: another person, two people, two names.
-#
-# Everything compares mean cosines: s(A, B) is the mean cosine of the pairs between two groups of
-# images. Genuine similarities (within identities) and impostor ones (between two) are drawn from
-# the data, for groups of 1, 2, 4 and 8 images; each kind is taken for a normal distribution with
-# their median and 1.4826 times their median absolute deviation. The evidence of a similarity is
-# e(s) = ln p(s | genuine) - ln p(s | impostor). With a chance of 0.01 that a label is wrong, Bayes'
-# rule gives the log-odds l, of which the confidence is 1 / (1 + exp(-l)):
-#
-#     another person, image i of y looks like k   l = e(s(i, k)) - max(e(s(i, y)), ln 0.01) + p
-#     two people A, B in one identity             l = -e'(s(A, B)) + ln(0.01 / 0.99)
-#     two names a, b of one person                l = e(s(a, b)) + p
-#
-# where p = ln(0.01 / 0.99) - ln(C - 1) stands for the choice among C - 1 other identities; ln 0.01
-# because one image in a hundred shows its own person too badly to speak against it; and e' takes
-# its genuine similarities from the best split into two of every identity, which lie lower than
-# those of splits by chance, and their deviation from those above the median, as two people in one
-# identity lie below it.
+# Wrong labels, as far as embeddings show them.
 
 CONFIDENCE = 0.9
 _LOG_PRIOR = float(np.log(0.01 / 0.99))
@@ -187,8 +346,8 @@ def find_label_errors(
             is not finite or has no length, or `confidence` is out of range.
     """
     if not 0 < confidence < 1:
-        raise ValueError(f"confidence is {confidence}; it must be between 0 and 1, both excluded")
-    people = Identities(embeddings, labels)
+        raise ValueError(f"confidence must be in (0, 1), got {confidence}")
+    people = _People(embeddings, labels)
     groups = people.alikeness(seed, image=False)
     found = [
         *_other_person(people, people.alikeness(seed, image=True), confidence),
@@ -200,24 +359,24 @@ def find_label_errors(
 
 
 def _other_person(
-    people: Identities, alikeness: list[Alikeness], confidence: float
+    people: _People, alikeness: list[_Alikeness], confidence: float
 ) -> list[LabelError]:
     prior = _LOG_PRIOR - np.log(len(people.names) - 1)
     enough = np.log(confidence / (1 - confidence)) - prior
     size = people.sizes[people.label]
     own_sum = np.einsum("nd,nd->n", people.units, people.means[people.label]) * size
     own = ((own_sum - 1) / np.maximum(size - 1, 1)).astype(np.float64)
-    own_evidence = evidence(alikeness, own, size_class(np.maximum(size - 1, 1)))
+    own_evidence = _evidence(alikeness, own, _size_class(np.maximum(size - 1, 1)))
     own_evidence = np.maximum(own_evidence, _LEAST_OWN_EVIDENCE)
     # Only the few whose own evidence leaves room need the search among all identities.
     most = max(float(a.evidence(1.0)) for a in alikeness)
     worth = np.flatnonzero((size >= 2) & (most - own_evidence >= enough))
-    classes = size_class(people.sizes)
+    classes = _size_class(people.sizes)
     found = []
     step = max(_MAX_BLOCK // len(people.names), 1)
     for rows in (worth[a : a + step] for a in range(0, len(worth), step)):
         similarity = (people.units[rows] @ people.means.T).astype(np.float64)
-        odds = evidence(alikeness, similarity, classes)
+        odds = _evidence(alikeness, similarity, classes)
         odds[np.arange(len(rows)), people.label[rows]] = -np.inf
         best = odds.argmax(axis=1)
         for position, (row, other) in enumerate(zip(rows, best, strict=True)):
@@ -226,24 +385,24 @@ def _other_person(
                 found.append(
                     LabelError(
                         "other person",
-                        (int(row),),
-                        int(people.names[people.label[row]]),
-                        int(people.names[other]),
-                        float(own[row]),
-                        float(similarity[position, other]),
-                        _closest(people, people.rows(other), people.units[row]),
-                        float(probability(log_odds + prior)),
+                        images=(int(row),),
+                        identity=int(people.names[people.label[row]]),
+                        other=int(people.names[other]),
+                        own_similarity=float(own[row]),
+                        other_similarity=float(similarity[position, other]),
+                        shown=people.closest(people.rows[other], people.units[row]),
+                        confidence=_probability(log_odds + prior),
                     )
                 )
     return found
 
 
 def _two_people(
-    people: Identities, alikeness: list[Alikeness], confidence: float
+    people: _People, alikeness: list[_Alikeness], confidence: float
 ) -> list[LabelError]:
     splits = {}
     for identity in np.flatnonzero(people.sizes >= _SPLIT_SIZES[0]).tolist():
-        rows = people.rows(identity)
+        rows = people.rows[identity]
         second = split_in_two(people.units[rows])
         if min(second.sum(), (~second).sum()) >= 2:
             smaller = second if 2 * second.sum() <= len(rows) else ~second
@@ -252,41 +411,36 @@ def _two_people(
             splits[identity] = (a, b, between)
     if len(splits) < _ENOUGH_SPLITS:
         return []
+    # How alike the two parts of an identity of about its size are.
+    classes = {i: int(np.searchsorted(_SPLIT_SIZES, people.sizes[i], "right")) for i in splits}
+    every = [between for _, _, between in splits.values()]
+    spreads = {}
+    for number in set(classes.values()):
+        values = [between for i, (_, _, between) in splits.items() if classes[i] == number]
+        spreads[number] = _Spread.of(values if len(values) >= _ENOUGH_SPLITS else every, upper=True)
     found = []
-    spreads = _split_spreads(people, {i: split[2] for i, split in splits.items()})
     for identity, (a, b, between) in splits.items():
-        of_class = alikeness[int(size_class(min(len(a), len(b))))]
-        odds = _LOG_PRIOR - Alikeness(spreads[identity], of_class.impostor).evidence(between)
+        of_class = alikeness[int(_size_class(min(len(a), len(b))))]
+        genuine = spreads[classes[identity]]
+        odds = float(_LOG_PRIOR - _Alikeness(genuine, of_class.impostor).evidence(between))
         within = [_mean_cosine(people.units[group]) for group in (a, b)]
         # Two groups are two people only if each is one: not faces apart from failed crops.
         each_is_one = (alikeness[0].evidence(within) > 0).all()
-        if each_is_one and probability(odds) >= confidence:
+        if each_is_one and _probability(odds) >= confidence:
             name = int(people.names[identity])
-            shown = _closest(people, b, people.means[identity])
             found.append(
                 LabelError(
                     "two people",
-                    tuple(a.tolist()),
-                    name,
-                    name,
-                    within[0],
-                    between,
-                    shown,
-                    float(probability(odds)),
+                    images=tuple(a.tolist()),
+                    identity=name,
+                    other=name,
+                    own_similarity=within[0],
+                    other_similarity=between,
+                    shown=people.closest(b, people.means[identity]),
+                    confidence=_probability(odds),
                 )
             )
     return found
-
-
-def _split_spreads(people: Identities, between: dict[int, float]) -> dict[int, Spread]:
-    """How alike the two parts of an identity of about its size are, for each identity."""
-    every = Spread.of_upper(list(between.values()))
-    classes = {i: int(np.searchsorted(_SPLIT_SIZES, people.sizes[i], "right")) for i in between}
-    of_class = {}
-    for number in set(classes.values()):
-        values = [value for i, value in between.items() if classes[i] == number]
-        of_class[number] = Spread.of_upper(values) if len(values) >= _ENOUGH_SPLITS else every
-    return {i: of_class[number] for i, number in classes.items()}
 
 
 def split_in_two(units: Units) -> npt.NDArray[np.bool_]:
@@ -315,50 +469,46 @@ def split_in_two(units: Units) -> npt.NDArray[np.bool_]:
     return np.asarray(group, dtype=np.bool_)
 
 
-def _two_names(
-    people: Identities, alikeness: list[Alikeness], confidence: float
-) -> list[LabelError]:
+def _two_names(people: _People, alikeness: list[_Alikeness], confidence: float) -> list[LabelError]:
     count = len(people.names)
     prior = _LOG_PRIOR - np.log(count - 1)
     enough = np.log(confidence / (1 - confidence)) - prior
-    classes = size_class(people.sizes)
-    least = np.array([_least_similarity(a, enough) for a in alikeness])
+    classes = _size_class(people.sizes)
+    least = min(_least_similarity(a, enough) for a in alikeness)
     best: dict[int, tuple[float, float, int]] = {}
     step = max(_MAX_BLOCK // count, 1)
     for start in range(0, count, step):
         similarity = people.means[start : start + step] @ people.means[start:].T
         # A pair is judged by its smaller identity; the class with most images asks for least.
-        for i, j in zip(*np.nonzero(similarity >= least.min()), strict=True):
+        for i, j in zip(*np.nonzero(similarity >= least), strict=True):
             if j <= i:
                 continue
             a, b = int(start + i), int(start + j)
-            number = min(classes[a], classes[b])
             value = float(similarity[i, j])
-            odds = float(alikeness[number].evidence(value))
+            odds = float(alikeness[min(classes[a], classes[b])].evidence(value))
             # Of two equal ones the later goes, as the later copy of a picture does.
             small, large = (a, b) if people.sizes[a] < people.sizes[b] else (b, a)
             if odds >= enough and (odds, value, -large) > best.get(small, (0.0, 0.0, 0)):
                 best[small] = (odds, value, -large)
     found = []
     for small, (odds, value, negative) in best.items():
-        large = -negative
-        rows = people.rows(small)
+        rows, large = people.rows[small], -negative
         found.append(
             LabelError(
                 "two names",
-                tuple(rows.tolist()),
-                int(people.names[small]),
-                int(people.names[large]),
-                _mean_cosine(people.units[rows]) if len(rows) > 1 else 1.0,
-                value,
-                _closest(people, people.rows(large), people.means[small]),
-                float(probability(odds + prior)),
+                images=tuple(rows.tolist()),
+                identity=int(people.names[small]),
+                other=int(people.names[large]),
+                own_similarity=_mean_cosine(people.units[rows]) if len(rows) > 1 else 1.0,
+                other_similarity=value,
+                shown=people.closest(people.rows[large], people.means[small]),
+                confidence=_probability(odds + prior),
             )
         )
     return found
 
 
-def _least_similarity(alikeness: Alikeness, enough: float) -> float:
+def _least_similarity(alikeness: _Alikeness, enough: float) -> float:
     """The least similarity with so much evidence; infinite if none has it."""
     grid = np.linspace(alikeness.impostor.middle, alikeness.genuine.middle, 2001)
     above = np.flatnonzero(alikeness.evidence(grid) >= enough)
@@ -369,7 +519,3 @@ def _mean_cosine(units: Units) -> float:
     """Mean cosine of the pairs of different rows."""
     total, size = units.sum(axis=0, dtype=np.float64), len(units)
     return float((total @ total - size) / (size * (size - 1)))
-
-
-def _closest(people: Identities, rows: Rows, unit: Units) -> int:
-    return int(rows[(people.units[rows] @ unit).argmax()])

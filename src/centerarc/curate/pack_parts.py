@@ -1,4 +1,4 @@
-"""The two halves of a pack: images spooled once, and parts made of them in each format."""
+"""The two halves of a pack: images read once into a spool, and parts of the result made of them."""
 
 import os
 import re
@@ -7,14 +7,13 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import PIL.Image
 import simplejpeg
 
-from centerarc.curate.selection import Kept
 from centerarc.data.decode import Image, decode_image, resized
 from centerarc.data.folder import EXTENSIONS
 from centerarc.data.recordio.writer import check_identity, finish, image_keys, write_part
@@ -25,14 +24,14 @@ from centerarc.io.files import atomic_path, write_checksums
 from centerarc.io.jobs import read_json, write_json
 from centerarc.io.parallel import Tick
 
+Ints = npt.NDArray[np.int64]
+
 # The file that a pack holds of one image: the original's bytes wherever that is possible.
 
-DEFAULT_QUALITY = 95
+_QUALITY = 95
 _JPEG = b"\xff\xd8\xff"
 # What other readers of packed faces know too.
 _COMMON = (b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*", b"GIF8")
-
-
 # Faces are far smaller; 4096 x 4096 pixels are 50 MB.
 _LARGEST = 4096
 
@@ -43,11 +42,11 @@ class Encoding:
 
     A JPEG, PNG, WebP, BMP, TIFF or GIF of the wanted size stays as it is. What is resized becomes a
     JPEG. Another format, and pixels that come without a file, become a PNG, so nothing is lost
-    unasked. With `quality` given, whatever is no JPEG becomes one.
+    unasked. With `quality` given, whatever is not a JPEG becomes one.
 
     Args:
         size: Side in pixels of every image; None leaves each as it is.
-        quality: Of new JPEGs, 1 to 100; None is 95, for resized images only. Colour keeps its
+        quality: Of new JPEGs, 1 to 100; None is 95, for resized images only. Color keeps its
             full resolution (4:4:4).
 
     Raises:
@@ -58,21 +57,19 @@ class Encoding:
     quality: int | None = None
 
     def __post_init__(self) -> None:
-        if self.size is not None and not 1 <= self.size <= _LARGEST:
-            raise ValueError(f"size is {self.size}; it must be in [1, {_LARGEST}] or None")
-        if self.quality is not None and not 1 <= self.quality <= 100:
-            raise ValueError(f"quality is {self.quality}; it must be in [1, 100] or None")
+        for name, value, most in (("size", self.size, _LARGEST), ("quality", self.quality, 100)):
+            if value is not None and not 1 <= value <= most:
+                raise ValueError(f"{name} must be in [1, {most}] or None, got {value}")
 
 
-@dataclass(frozen=True)
-class PackedImage:
+class PackedImage(NamedTuple):
     """The file of one image.
 
     Args:
         data: The whole file.
         width: In pixels, upright.
         height: In pixels, upright.
-        anew: Whether it was encoded anew.
+        anew: Whether it was encoded again.
     """
 
     data: bytes
@@ -82,19 +79,11 @@ class PackedImage:
 
 
 def packed_image(source: FaceSource, index: int, encoding: Encoding) -> PackedImage:
-    """Reads and decodes an image once, and encodes it anew only where it must.
-
-    Args:
-        source: Where it comes from.
-        index: Its number.
-        encoding: What is wanted.
-
-    Returns:
-        The file, whose pixels were seen.
+    """Reads and decodes an image once, and encodes it again only where it must.
 
     Raises:
         ValueError: If the image is damaged; the message says why, without the place.
-        OSError: If it cannot be read: not the image's fault, so nobody should leave it out.
+        OSError: If it cannot be read: not the image's fault, so it must not be left out.
     """
     try:
         data = source.encoded(index)
@@ -102,18 +91,14 @@ def packed_image(source: FaceSource, index: int, encoding: Encoding) -> PackedIm
         raise OSError(f"cannot read {source.place(index)!r}: {error}") from error
     pixels = source.image(index) if data is None else decode_image(data)
     height, width = pixels.shape[:2]
-    size = encoding.size
+    size, quality = encoding.size, encoding.quality
     if size is not None and (height, width) != (size, size):
-        pixels = resized(pixels, size, size)
-        jpeg = _jpeg(pixels, encoding.quality or DEFAULT_QUALITY)
+        jpeg = _jpeg(resized(pixels, size, size), quality or _QUALITY)
         return PackedImage(jpeg, size, size, anew=True)
-    if data is not None and data.startswith(_JPEG):
+    if data is not None and (data.startswith(_JPEG) or (quality is None and _is_common(data))):
         return PackedImage(data, width, height, anew=False)
-    if encoding.quality is not None:
-        return PackedImage(_jpeg(pixels, encoding.quality), width, height, anew=True)
-    if data is None or not _is_common(data):
-        return PackedImage(_png(pixels), width, height, anew=True)
-    return PackedImage(data, width, height, anew=False)
+    new = _png(pixels) if quality is None else _jpeg(pixels, quality)
+    return PackedImage(new, width, height, anew=True)
 
 
 def _is_common(data: bytes) -> bool:
@@ -133,13 +118,29 @@ def _png(pixels: Image) -> bytes:
     return file.getvalue()
 
 
-# The first half of a pack: every image is read and decoded once, and its file put by.
-#
-# What was seen to be sound is what gets written later, even if the source changes in between, and
-# slow sources are read once only.
+# The first half: every image is read and decoded once, and its file kept. What was seen to be sound
+# is what is written later, even if the source changes in between, and slow sources are read once.
 
 _MOST_IN_CHUNK = 1024
 _COLUMNS = ("lengths", "widths", "heights", "anew")
+
+
+class Seen(NamedTuple):
+    """What the first half found; zeros stand for damaged images.
+
+    Args:
+        lengths: (P,) bytes of each position's file.
+        widths: (P,) in pixels.
+        heights: (P,) in pixels.
+        anew: (P,) 1 where it was encoded again.
+        damaged: Position to problem.
+    """
+
+    lengths: Ints
+    widths: Ints
+    heights: Ints
+    anew: Ints
+    damaged: dict[int, str]
 
 
 @dataclass(frozen=True)
@@ -148,11 +149,15 @@ class Spool:
 
     Args:
         folder: Where the chunks are.
+        source: Where the images come from.
         order: (P,) image number in the source of each position.
+        encoding: How images are written.
     """
 
     folder: Path
-    order: npt.NDArray[np.int64]
+    source: FaceSource
+    order: Ints
+    encoding: Encoding
 
     @property
     def chunk_size(self) -> int:
@@ -177,279 +182,142 @@ class Spool:
         """Returns the file with what is known of a chunk; written last."""
         return self.folder / f"{chunk:06d}.json"
 
+    def fill(self, chunk: int, tick: Tick) -> None:
+        """Reads the images of a chunk and writes their files and what is known of them."""
+        rows: list[tuple[int, int, int, int]] = []
+        damaged: dict[int, str] = {}
+        with atomic_path(self.data(chunk)) as temporary, open(temporary, "wb") as file:
+            for position in self.positions(chunk):
+                tick()
+                try:
+                    image = packed_image(self.source, int(self.order[position]), self.encoding)
+                except ValueError as error:
+                    damaged[position] = str(error)
+                    rows.append((0, 0, 0, 0))
+                else:
+                    length = file.write(image.data)
+                    rows.append((length, image.width, image.height, int(image.anew)))
+        columns = dict(zip(_COLUMNS, zip(*rows, strict=True), strict=True))
+        write_json(self.notes(chunk), {**columns, "damaged": damaged})
 
-@dataclass(frozen=True)
-class Seen:
-    """What the first half found; zeros stand for damaged images.
+    def seen(self) -> Seen:
+        """Gathers what is known of all chunks, which must be there."""
+        every = [_present(self.notes(chunk)) for chunk in range(self.chunks)]
+        lengths, widths, heights, anew = (
+            np.concatenate([np.array(notes[name], dtype=np.int64) for notes in every])
+            for name in _COLUMNS
+        )
+        damaged = {int(at): why for notes in every for at, why in notes["damaged"].items()}
+        return Seen(lengths, widths, heights, anew, damaged)
 
-    Args:
-        lengths: (P,) int64 bytes of each position's file.
-        widths: (P,) int32 in pixels.
-        heights: (P,) int32 in pixels.
-        anew: (P,) bool whether it was encoded anew.
-        damaged: Position to problem.
-    """
-
-    lengths: npt.NDArray[np.int64]
-    widths: npt.NDArray[np.int32]
-    heights: npt.NDArray[np.int32]
-    anew: npt.NDArray[np.bool_]
-    damaged: dict[int, str]
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What a process needs to fill chunks."""
-
-    source: FaceSource
-    encoding: Encoding
-    spool: Spool
-
-
-def fill_chunk(reading: Reading, chunk: int, tick: Tick) -> None:
-    """Reads the images of a chunk and writes their files and what is known of them."""
-    spool = reading.spool
-    rows: list[tuple[int, int, int, bool]] = []
-    damaged: dict[str, str] = {}
-    with atomic_path(spool.data(chunk)) as temporary, open(temporary, "wb") as file:
-        for position in spool.positions(chunk):
-            tick()
-            try:
-                image = packed_image(reading.source, int(spool.order[position]), reading.encoding)
-            except ValueError as error:
-                damaged[str(position)] = str(error)
-                rows.append((0, 0, 0, False))
-                continue
-            rows.append((file.write(image.data), image.width, image.height, image.anew))
-    columns = dict(zip(_COLUMNS, zip(*rows, strict=True), strict=True))
-    write_json(spool.notes(chunk), {**columns, "damaged": damaged})
+    def files(self, positions: Iterable[int]) -> Iterator[bytes]:
+        """Gives the files of ascending positions, whose images are sound."""
+        chunk = -1
+        with ExitStack() as opened:
+            for position in positions:
+                if position // self.chunk_size != chunk:
+                    chunk = position // self.chunk_size
+                    opened.close()
+                    file = opened.enter_context(open(self.data(chunk), "rb"))
+                    lengths = _present(self.notes(chunk))["lengths"]
+                    ends = np.cumsum(lengths)
+                at = position - chunk * self.chunk_size
+                file.seek(int(ends[at]) - lengths[at])
+                yield file.read(lengths[at])
 
 
-def what_was_seen(spool: Spool) -> Seen:
-    """Gathers what is known of all chunks, which must be there."""
-    columns: dict[str, list[npt.NDArray[np.int64]]] = {name: [] for name in _COLUMNS}
-    damaged: dict[int, str] = {}
-    for chunk in range(spool.chunks):
-        notes = _notes(spool, chunk)
-        for name, pieces in columns.items():
-            pieces.append(np.array(notes[name], dtype=np.int64))
-        damaged |= {int(position): problem for position, problem in notes["damaged"].items()}
-    lengths, widths, heights, anew = (np.concatenate(pieces) for pieces in columns.values())
-    return Seen(
-        lengths, widths.astype(np.int32), heights.astype(np.int32), anew.astype(np.bool_), damaged
-    )
-
-
-def _notes(spool: Spool, chunk: int) -> dict[str, Any]:
-    notes = read_json(spool.notes(chunk))
-    if notes is None:
-        raise OSError(f"{str(spool.notes(chunk))!r} is gone; --overwrite starts anew")
+def _present(path: Path) -> dict[str, Any]:
+    if (notes := read_json(path)) is None:
+        raise OSError(f"{str(path)!r} is missing; --overwrite starts over")
     return notes
 
 
-def read_back(spool: Spool, positions: Iterable[int]) -> Iterator[bytes]:
-    """Gives the files of ascending positions, whose images are sound."""
-    chunk = -1
-    with ExitStack() as opened:
-        for position in positions:
-            if position // spool.chunk_size != chunk:
-                chunk = position // spool.chunk_size
-                opened.close()
-                file = opened.enter_context(open(spool.data(chunk), "rb"))
-                lengths = _notes(spool, chunk)["lengths"]
-                ends = np.cumsum(lengths)
-            at = position - chunk * spool.chunk_size
-            file.seek(int(ends[at]) - lengths[at])
-            yield file.read(lengths[at])
+# The second half: the files kept become parts of the result, in any order and by any process.
 
-
-# The second half of a pack: the files put by become parts of the result.
-
-
-class Sample(NamedTuple):
-    """One image of a pack.
-
-    Args:
-        label: Of the pack.
-        identity: The name of the label.
-        place: Where it comes from.
-        data: Its file.
-    """
-
-    label: int
-    identity: str
-    place: str
-    data: bytes
-
-
-class PackFormat(Protocol):
-    """How a pack is written: parts in any order and by any process, then what joins them."""
-
-    @property
-    def name(self) -> str:
-        """What the user calls it."""
-        ...
-
-    @property
-    def main_file(self) -> str:
-        """What training opens in the folder; empty for the folder itself."""
-        ...
-
-    @property
-    def part_size(self) -> str:
-        """What ends a part, in words."""
-        ...
-
-    def check(self, identities: Sequence[str]) -> None:
-        """Raises `ValueError` if the format cannot hold these people, before any work is done."""
-        ...
-
-    def plan(self, labels: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> "Plan":
-        """Divides the images into parts.
-
-        Args:
-            labels: (K,) label of each image.
-            lengths: (K,) bytes of each image's file.
-        """
-        ...
-
-    def write_part(
-        self, folders: "Folders", number: int, first: int, samples: Iterable[Sample]
-    ) -> dict[str, Any]:
-        """Writes a part, complete or not at all.
-
-        Args:
-            folders: Where.
-            number: Of the part, from 0.
-            first: Number of its first image, counted from the plan's `start`.
-            samples: Its images.
-
-        Returns:
-            What `finish` must know of it; JSON.
-        """
-        ...
-
-    def finish(
-        self,
-        folders: "Folders",
-        parts: Sequence[dict[str, Any]],
-        contents: "Contents",
-    ) -> None:
-        """Makes the final files. It may be called again after it was killed.
-
-        Args:
-            folders: Where.
-            parts: What `write_part` returned, in order.
-            contents: All that is in them.
-        """
-        ...
-
-
-class Plan(NamedTuple):
-    """How images are divided into parts.
-
-    Args:
-        ends: The image after the last of each part.
-        start: What the format counts images from.
-    """
-
-    ends: npt.NDArray[np.int64]
-    start: int
-
-
-class Contents(NamedTuple):
-    """What is in a pack.
-
-    Args:
-        labels: (K,) label of each image.
-        identities: Name of each label.
-        places: Where each image comes from, in order.
-        size: Most frequent width and height in pixels.
-    """
-
-    labels: npt.NDArray[np.int64]
-    identities: Sequence[str]
-    places: Iterable[str]
-    size: tuple[int, int]
-
-
-class Folders(NamedTuple):
-    """Where a format writes.
-
-    Args:
-        parts: For what is gone in the end.
-        final: For what stays.
-    """
-
-    parts: Path
-    final: Path
+# Label, identity, place and file of an image.
+Sample = tuple[int, str, str, bytes]
 
 
 @dataclass(frozen=True)
-class Writing:
-    """What a process needs to write parts."""
+class Parts:
+    """The parts of a pack.
 
-    source: FaceSource
+    Args:
+        folder: For what is not needed in the end.
+        final: For the files of the result.
+        spool: The files of the images.
+        format: How they are written.
+        positions: (K,) position of each image to write, ascending.
+        labels: (K,) its label in the pack.
+        identities: The name of each label.
+        ends: The image after the last of each part.
+    """
+
+    folder: Path
+    final: Path
     spool: Spool
-    kept: Kept
-    format: PackFormat
-    folders: Folders
-    plan: Plan
+    format: "Shards | Records"
+    positions: Ints
+    labels: Ints
+    identities: Sequence[str]
+    ends: Ints
 
-    def first(self, part: int) -> int:
-        """Returns the number of a part's first image in the pack."""
-        return int(self.plan.ends[part - 1]) if part else 0
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def images(self, part: int) -> range:
+        """Returns the numbers in the pack of a part's images."""
+        return range(int(self.ends[part - 1]) if part else 0, int(self.ends[part]))
+
+    def places(self, images: range | slice) -> Iterator[str]:
+        """Gives the places of some images."""
+        chosen = self.positions[images.start : images.stop]
+        for index in self.spool.order[chosen].tolist():
+            yield self.spool.source.place(index)
 
     def notes(self, part: int) -> Path:
         """Returns the file with what is known of a part; written last."""
-        return self.folders.parts / f"{part:06d}.json"
+        return self.folder / f"{part:06d}.json"
+
+    def write(self, part: int, tick: Tick) -> int:
+        """Writes a part and what is known of it, and returns its number."""
+        images = self.images(part)
+        samples = self._samples(images, tick)
+        write_json(self.notes(part), self.format.write(self, part, images.start, samples))
+        return part
+
+    def _samples(self, images: range, tick: Tick) -> Iterator[Sample]:
+        files = self.spool.files(self.positions[images.start : images.stop].tolist())
+        labels = self.labels[images.start : images.stop].tolist()
+        for label, place, data in zip(labels, self.places(images), files, strict=True):
+            tick()
+            yield label, self.identities[label], place, data
+
+    def facts(self) -> list[dict[str, Any]]:
+        """Returns what is known of each part."""
+        return [_present(self.notes(part)) for part in range(len(self))]
+
+    def free_spool(self, done: Collection[int], freed: int) -> int:
+        """Deletes the chunks before the first image that no part has yet.
+
+        Args:
+            done: Numbers of the parts that are done.
+            freed: How many chunks are deleted.
+
+        Returns:
+            How many are now.
+        """
+        missing = next((part for part in range(len(self)) if part not in done), None)
+        needed = self.spool.chunks
+        if missing is not None:
+            needed = int(self.positions[self.images(missing).start]) // self.spool.chunk_size
+        for chunk in range(freed, needed):
+            self.spool.data(chunk).unlink(missing_ok=True)
+        return needed
 
 
-def fill_part(writing: Writing, part: int, tick: Tick) -> int:
-    """Writes a part and what is known of it, and returns its number."""
-    first, end = writing.first(part), int(writing.plan.ends[part])
-    samples = _samples(writing, first, end, tick)
-    number = writing.plan.start + first
-    facts = writing.format.write_part(writing.folders, part, number, samples)
-    write_json(writing.notes(part), facts)
-    return part
-
-
-def _samples(writing: Writing, first: int, end: int, tick: Tick) -> Iterator[Sample]:
-    kept = writing.kept
-    positions = kept.positions[first:end].tolist()
-    labels = kept.labels[first:end].tolist()
-    files = read_back(writing.spool, positions)
-    for position, label, data in zip(positions, labels, files, strict=True):
-        tick()
-        place = writing.source.place(int(writing.spool.order[position]))
-        yield Sample(label, kept.identities[label], place, data)
-
-
-def free_spool(writing: Writing, done: Collection[int], freed: int) -> int:
-    """Deletes the chunks before the first image that no part has yet.
-
-    Args:
-        writing: What is written.
-        done: Numbers of the parts that are done.
-        freed: How many chunks are deleted.
-
-    Returns:
-        How many are now.
-    """
-    missing = next((part for part in range(len(writing.plan.ends)) if part not in done), None)
-    needed = writing.spool.chunks
-    if missing is not None:
-        needed = int(writing.kept.positions[writing.first(missing)]) // writing.spool.chunk_size
-    for chunk in range(freed, needed):
-        writing.spool.data(chunk).unlink(missing_ok=True)
-    return needed
-
-
-def ends_by(
-    lengths: npt.NDArray[np.int64], *, images: int | None = None, size: int | None = None
-) -> npt.NDArray[np.int64]:
-    """Divides images into parts of so many images or about so many bytes.
+def ends_by(lengths: Ints, *, images: int | None = None, size: int | None = None) -> Ints:
+    """Divides images into parts of so many images, or that end after so many bytes.
 
     Args:
         lengths: (K,) bytes of each image, K at least 1.
@@ -478,7 +346,7 @@ def ends_by(
 # The formats that a pack can have.
 
 FORMATS = ("rec", "shards")
-IMAGES_PER_SHARD = 10_000
+_IMAGES_PER_SHARD = 10_000
 _PART_BYTES = 64_000_000
 _OWN = re.compile(
     r"train\.(rec|idx|lst|sha256|labels\.npz)|property|left-out\.csv|dataset\.json|"
@@ -486,18 +354,20 @@ _OWN = re.compile(
 )
 
 
-def create_format(name: str, *, images_per_shard: int | None, shard_mb: float | None) -> PackFormat:
+def create_format(
+    name: str, *, images_per_shard: int | None, shard_mb: float | None
+) -> "Shards | Records":
     """Returns a format by its name.
 
     Raises:
-        ValueError: If the name or a size is none that can be, or sizes are given for "rec".
+        ValueError: If the name or a size is out of range, or sizes are given for "rec".
     """
     if name not in FORMATS:
-        raise ValueError(f"format is {name!r}; it must be one of {', '.join(FORMATS)}")
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {name!r}")
     if images_per_shard is not None and images_per_shard < 1:
-        raise ValueError(f"images_per_shard is {images_per_shard}; it must be at least 1")
+        raise ValueError(f"images_per_shard must be at least 1, got {images_per_shard}")
     if shard_mb is not None and not 0 < shard_mb < float("inf"):
-        raise ValueError(f"shard_mb is {shard_mb}; it must be above 0")
+        raise ValueError(f"shard_mb must be above 0, got {shard_mb}")
     if images_per_shard is not None and shard_mb is not None:
         raise ValueError("images_per_shard and shard_mb are both given; a shard ends by one")
     if name == "shards":
@@ -521,37 +391,31 @@ class Shards:
     """
 
     name = "shards"
-    # What training opens: the folder itself.
-    main_file = ""
+    main_file = ""  # training opens the folder itself
 
     def __init__(self, images: int | None, megabytes: float | None) -> None:
-        self.images = images if images or megabytes else IMAGES_PER_SHARD
-        self.megabytes = megabytes
+        self._images = images if images or megabytes else _IMAGES_PER_SHARD
+        self._bytes = None if megabytes is None else int(megabytes * 1e6)
+        self.part_size = f"{self._images} images" if self._images else f"{megabytes:g} MB"
 
-    @property
-    def part_size(self) -> str:
-        """Returns what ends a shard, in words."""
-        return f"{self.images} images" if self.images else f"{self.megabytes:g} MB"
+    def check(self, identities: Iterable[str]) -> None:
+        """Accepts all names: those that tar files cannot hold are made safe."""
 
-    def check(self, identities: Sequence[str]) -> None:
-        """See `PackFormat.check`; names are made safe for tar files, so all can be held."""
+    def ends(self, lengths: Ints) -> Ints:
+        """Divides images into shards, by the bytes of each."""
+        return ends_by(lengths, images=self._images, size=self._bytes)
 
-    def plan(self, labels: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Plan:
-        """See `PackFormat.plan`."""
-        size = None if self.megabytes is None else int(self.megabytes * 1e6)
-        return Plan(ends_by(lengths, images=self.images, size=size), 0)
-
-    def write_part(
-        self, folders: Folders, number: int, first: int, samples: Iterable[Sample]
+    def write(
+        self, parts: Parts, number: int, first: int, samples: Iterable[Sample]
     ) -> dict[str, Any]:
-        """See `PackFormat.write_part`."""
-        named = (ShardSample(_key(sample), sample.data, sample.label) for sample in samples)
-        return asdict(write_shard(folders.final / f"faces-{number:06d}.tar", named))
+        """Writes a shard; returns what `finish` must know of it."""
+        named = (ShardSample(_key(who, place), data, n) for n, who, place, data in samples)
+        return asdict(write_shard(parts.final / f"faces-{number:06d}.tar", named))
 
-    def finish(self, folders: Folders, parts: Sequence[dict[str, Any]], contents: Contents) -> None:
-        """See `PackFormat.finish`."""
-        infos = [ShardInfo(**part) for part in parts]
-        write_manifest(folders.final, infos, contents.identities)
+    def finish(self, parts: Parts, size: tuple[int, int]) -> None:
+        """Makes the final files; may be called again after it was killed."""
+        infos = [ShardInfo(**facts) for facts in parts.facts()]
+        write_manifest(parts.final, infos, parts.identities)
 
 
 class Records:
@@ -561,47 +425,43 @@ class Records:
     main_file = "train.rec"
     part_size = f"{_PART_BYTES} bytes"
 
-    def check(self, identities: Sequence[str]) -> None:
-        """See `PackFormat.check`."""
+    def check(self, identities: Iterable[str]) -> None:
+        """Raises `ValueError` if a name cannot be in this format, before any work is done."""
         try:
             for name in identities:
                 check_identity(name)
         except ValueError as error:
             raise ValueError(f"{error}; format shards takes any") from error
 
-    def plan(self, labels: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Plan:
-        """See `PackFormat.plan`; images are counted from the key of the first."""
-        return Plan(ends_by(lengths, size=_PART_BYTES), image_keys(labels)[0])
+    def ends(self, lengths: Ints) -> Ints:
+        """Divides images into parts, by the bytes of each."""
+        return ends_by(lengths, size=_PART_BYTES)
 
-    def write_part(
-        self, folders: Folders, number: int, first: int, samples: Iterable[Sample]
+    def write(
+        self, parts: Parts, number: int, first: int, samples: Iterable[Sample]
     ) -> dict[str, Any]:
-        """See `PackFormat.write_part`."""
-        path = folders.parts / f"{number:06d}.rec"
-        labelled = ((sample.label, sample.data) for sample in samples)
-        offsets = write_part(path, labelled, first_key=first)
+        """Writes a part; returns what `finish` must know of it."""
+        path = parts.folder / f"{number:06d}.rec"
+        labeled = ((label, data) for label, _, _, data in samples)
+        offsets = write_part(path, labeled, first_key=image_keys(parts.labels)[0] + first)
         return {"name": path.name, "offsets": offsets.tolist()}
 
-    def finish(self, folders: Folders, parts: Sequence[dict[str, Any]], contents: Contents) -> None:
-        """See `PackFormat.finish`."""
-        written = [
-            (folders.parts / part["name"], np.array(part["offsets"], dtype=np.int64))
-            for part in parts
-        ]
-        width, height = contents.size
+    def finish(self, parts: Parts, size: tuple[int, int]) -> None:
+        """Joins the parts, given the most frequent width and height; may be called again."""
+        path, (width, height) = parts.final / self.main_file, size
         finish(
-            folders.final / self.main_file,
-            written,
-            contents.labels,
-            identities=contents.identities,
+            path,
+            [(parts.folder / part["name"], np.array(part["offsets"])) for part in parts.facts()],
+            parts.labels,
+            identities=parts.identities,
             image_size=(height, width),
-            places=contents.places,
+            places=parts.places(slice(None)),
         )
         names = (self.main_file, "train.idx", "train.lst", "property")
-        write_checksums(folders.final / "train.sha256", names)
+        write_checksums(path.with_suffix(".sha256"), names)
 
 
-def _key(sample: Sample) -> str:
-    base = sample.place.rpartition("/")[2]
+def _key(identity: str, place: str) -> str:
+    base = place.rpartition("/")[2]
     stem, suffix = os.path.splitext(base)
-    return f"{sample.identity}/{stem if suffix.lower() in EXTENSIONS else base}"
+    return f"{identity}/{stem if suffix.lower() in EXTENSIONS else base}"

@@ -1,45 +1,36 @@
 """Packing a source into few large files, the same bytes however often it is interrupted."""
 
+import csv
+import hashlib
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
-from contextlib import closing
+from collections.abc import Callable, Collection, Generator, Iterable
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from centerarc.curate.pack_parts import (
-    Contents,
     Encoding,
-    Folders,
-    PackFormat,
-    Reading,
+    Ints,
+    Parts,
     Spool,
-    Writing,
     create_format,
-    fill_chunk,
-    fill_part,
-    free_spool,
     is_own_file,
-    what_was_seen,
 )
-from centerarc.curate.selection import (
-    Selection,
-    digest,
-    fingerprint,
-    keep,
-    select,
-    write_left_out,
-)
-from centerarc.data.source import FaceSource
-from centerarc.io.files import full_disk_explained
-from centerarc.io.jobs import Job, locked, read_json
-from centerarc.io.parallel import as_done, check_workers
+from centerarc.data.source import FaceSource, Skipped
+from centerarc.data.views import Subset
+from centerarc.data.views import leave_out as without_places
+from centerarc.io.files import atomic_path, full_disk_explained
+from centerarc.io.jobs import Job, locked_job
+from centerarc.io.parallel import check_workers, run_tasks
 
 LEFT_OUT = "left-out.csv"
+WORK = ".centerarc-pack"
 Progress = Callable[[str, int, int], None]
 
 
@@ -54,7 +45,7 @@ class PackReport:
         size: Bytes of all files.
         left_out: How many images are left out for which reason; `left-out.csv` names each.
         sizes: How many images have which size in pixels, as `112x112`.
-        anew: How many images were encoded anew; the others are the bytes of the source.
+        anew: How many images were encoded again; the others are the bytes of the source.
         read: How many images this run read; fewer than there are after an interruption.
         seconds: How long this run took.
     """
@@ -93,7 +84,7 @@ def pack(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> PackReport:
-    """Packs labelled images into insightface RecordIO or WebDataset shards.
+    """Packs labeled images into insightface RecordIO or WebDataset shards.
 
     Every image is decoded once. Those that are damaged are left out and named in
     `<out>/left-out.csv`; people who have no image left, or fewer than `min_images`, are left out
@@ -101,9 +92,9 @@ def pack(
     seed gives the same batches from the source and from the pack, and keep their bytes unless
     `size` or `quality` asks for others (`Encoding`).
 
-    A run that was stopped, by whatever, goes on where it was when it is called again alike, and the
-    result has the same bytes. Until then `<out>/.centerarc-pack` holds what is done. At its fullest
-    it takes the size of the result, twice that for "rec", whose parts are joined.
+    A run that was stopped, by whatever, resumes when it is called again alike, and the result has
+    the same bytes. Until then `<out>/.centerarc-pack` holds what is done. At its fullest it takes
+    the size of the result, twice that for "rec", whose parts are joined.
 
     Args:
         source: What to pack. A source that resizes is packed in its size.
@@ -128,22 +119,16 @@ def pack(
     Raises:
         ValueError: If an argument is out of range or does not fit the source, nothing is left, or
             `out` holds anything but this pack, unfinished.
-        OSError: If a file cannot be read or written; give the same command to go on.
+        OSError: If a file cannot be read or written; the same call resumes.
     """
     begun = time.monotonic()
     if workers is not None:
         check_workers(workers)  # before anything is made
     encoding = Encoding(source.image_size if size is None else size, quality)
     layout = create_format(format, images_per_shard=images_per_shard, shard_mb=shard_mb)
-    selection = select(
-        source,
-        identities=identities,
-        leave_out=leave_out,
-        min_images=min_images,
-        shuffle=shuffle,
-    )
+    order, reasons = _select(source, identities, leave_out, min_images, shuffle)
     folder = Path(out)
-    layout.check([source.identities[i] for i in np.unique(source.labels[selection.order])])
+    layout.check(source.identities[label] for label in np.unique(source.labels[order]))
     _check_apart(source, folder)
     request = {
         **fingerprint(source),
@@ -154,44 +139,51 @@ def pack(
         "min_images": min_images,
         "identities": len(identities) if identities is not None else None,
         "shuffle": shuffle,
-        "choice of images": digest(selection.order.tobytes()),
+        "choice of images": _digest(order.tobytes()),
     }
     report: Progress = progress if progress is not None else lambda stage, done, total: None
-    with locked(folder), full_disk_explained(folder):
-        job = Job(folder, request, own_file=is_own_file, mark=LEFT_OUT, overwrite=overwrite)
-        facts, read = job.done(), 0
+    work = folder / WORK
+    with locked_job(work, folder), full_disk_explained(folder):
+        present = _check_room(folder, overwrite=overwrite)
+        job = Job(work, request, out=folder, overwrite=overwrite)
+        facts, read = job.facts, 0
         if facts is None:
-            spool = Spool(job.spool, selection.order)
-            read = _read(Reading(source, encoding, spool), workers, report)
-            facts = _write(source, spool, selection, job, layout, workers, report)
-        job.publish(facts)
-    return PackReport(
-        path=folder / layout.main_file,
-        images=facts["images"],
-        identities=facts["identities"],
-        size=facts["size"],
-        left_out=facts["left_out"],
-        sizes=facts["sizes"],
-        anew=facts["anew"],
-        read=read,
-        seconds=time.monotonic() - begun,
-    )
-
-
-class _Count:
-    """Adds up for a progress bar what runs report in steps."""
-
-    def __init__(self, stage: str, done: int, total: int, report: Progress) -> None:
-        self.stage, self.done, self.total, self.report = stage, done, total, report
-        report(stage, done, total)
-
-    def add(self, images: int) -> None:
-        self.done += images
-        self.report(self.stage, self.done, self.total)
+            for name in sorted(present, key=lambda name: name == LEFT_OUT):
+                (folder / name).unlink()
+            spool = Spool(work / "spool", source, order, encoding)
+            read = _read(spool, workers, report)
+            seen = spool.seen()
+            kept = _keep(source, order, reasons, min_images, seen.damaged)
+            ends = layout.ends(seen.lengths[kept.positions])
+            parts = Parts(
+                *(work / "parts", job.final, spool, layout),
+                *(kept.positions, kept.labels, kept.identities, ends),
+            )
+            _write(parts, workers, report)
+            skipped = [*source.skipped, *kept.left_out]
+            write_left_out(job.final / LEFT_OUT, skipped)
+            shapes = zip(seen.widths[kept.positions], seen.heights[kept.positions], strict=True)
+            sizes = Counter((int(width), int(height)) for width, height in shapes)
+            report("finishing", 0, len(kept.labels))
+            layout.finish(parts, max(sizes, key=lambda size: (sizes[size], size)))
+            report("finishing", len(kept.labels), len(kept.labels))
+            facts = {
+                "images": len(kept.labels),
+                "identities": len(kept.identities),
+                "size": sum(path.stat().st_size for path in job.final.iterdir()),
+                "left_out": Counter(item.reason for item in skipped),
+                "sizes": {f"{width}x{height}": count for (width, height), count in sizes.items()},
+                "anew": int(seen.anew[kept.positions].sum()),
+            }
+        job.publish(folder, facts)
+    seconds = time.monotonic() - begun
+    return PackReport(path=folder / layout.main_file, read=read, seconds=seconds, **facts)
 
 
 def _check_apart(source: FaceSource, out: Path) -> None:
     """Refuses to write into the source: `overwrite` would delete what is to be read."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out must be a folder, got {str(out)!r}, which is a file")
     target = out.resolve()
     for root in source.roots():
         if target.is_relative_to(root.resolve()):
@@ -203,65 +195,194 @@ def _check_apart(source: FaceSource, out: Path) -> None:
             raise ValueError(f"out is {str(out)!r}, which holds files of the source")
 
 
-def _read(reading: Reading, workers: int | None, report: Progress) -> int:
+def _check_room(out: Path, *, overwrite: bool) -> list[str]:
+    """Refuses a folder that holds something else, or a pack; returns its files otherwise."""
+    unpublished = not Job.publishing(out / WORK)
+    present = sorted(path.name for path in out.iterdir() if path.name != WORK)
+    strange = [name for name in present if not is_own_file(name)]
+    if present and LEFT_OUT not in present and unpublished:  # every pack has one
+        strange = present
+    if strange:
+        raise ValueError(f"out is {str(out)!r}, which holds something else: {strange[0]!r}")
+    if present and unpublished and not overwrite:
+        raise ValueError(
+            f"out is {str(out)!r}, which holds a pack already: {present[0]!r}; --overwrite "
+            "replaces it"
+        )
+    return present
+
+
+def _counted(stage: str, done: int, total: int, report: Progress) -> Callable[[int], None]:
+    """Adds up for a progress bar what runs report in steps."""
+
+    def add(images: int) -> None:
+        nonlocal done
+        done += images
+        report(stage, done, total)
+
+    add(0)
+    return add
+
+
+def _read(spool: Spool, workers: int | None, report: Progress) -> int:
     """Fills the chunks that are missing, and returns how many images that were."""
-    spool = reading.spool
     missing = [chunk for chunk in range(spool.chunks) if not spool.notes(chunk).exists()]
-    todo = sum(len(spool.positions(chunk)) for chunk in missing)
-    count = _Count("reading", len(spool.order) - todo, len(spool.order), report)
-    with closing(
-        as_done(fill_chunk, reading, missing, workers=workers, progress=count.add)
-    ) as chunks:
+    todo, total = sum(len(spool.positions(chunk)) for chunk in missing), len(spool.order)
+    add = _counted("reading", total - todo, total, report)
+    tasks = run_tasks(Spool.fill, spool, missing, ordered=False, workers=workers, progress=add)
+    with closing(tasks) as chunks:
         for _ in chunks:
             pass
     return todo
 
 
-def _write(
-    source: FaceSource,
-    spool: Spool,
-    selection: Selection,
-    job: Job,
-    layout: PackFormat,
-    workers: int | None,
-    report: Progress,
-) -> dict[str, Any]:
-    """Writes the final files, and returns what is told of them."""
-    seen = what_was_seen(spool)
-    kept = keep(source, selection, seen.damaged)
-    folders = Folders(job.parts, job.final)
-    plan = layout.plan(kept.labels, seen.lengths[kept.positions])
-    writing = Writing(source, spool, kept, layout, folders, plan)
-    parts = range(len(plan.ends))
-    done = {part for part in parts if writing.notes(part).exists()}
-    freed = free_spool(writing, done, 0)
-    missing = [part for part in parts if part not in done]
-    todo = sum(int(plan.ends[part]) - writing.first(part) for part in missing)
-    count = _Count("writing", len(kept.labels) - todo, len(kept.labels), report)
-    with closing(
-        as_done(fill_part, writing, missing, workers=workers, progress=count.add)
-    ) as finished:
+def _write(parts: Parts, workers: int | None, report: Progress) -> None:
+    """Writes the parts that are missing."""
+    done = {part for part in range(len(parts)) if parts.notes(part).exists()}
+    freed = parts.free_spool(done, 0)
+    missing = [part for part in range(len(parts)) if part not in done]
+    todo, total = sum(len(parts.images(part)) for part in missing), len(parts.labels)
+    add = _counted("writing", total - todo, total, report)
+    tasks: Generator[int, None, None] = run_tasks(
+        Parts.write, parts, missing, ordered=False, workers=workers, progress=add
+    )
+    with closing(tasks) as finished:
         for part in finished:
             done.add(part)
-            freed = free_spool(writing, done, freed)
-    left_out = [*source.skipped, *kept.left_out]
-    write_left_out(job.final / LEFT_OUT, left_out)
-    facts = [read_json(writing.notes(part)) or {} for part in parts]
-    images = spool.order[kept.positions].tolist()
-    places = (source.place(index) for index in images)
-    pairs = zip(
-        seen.widths[kept.positions].tolist(), seen.heights[kept.positions].tolist(), strict=True
-    )
-    sizes = Counter(pairs)
-    size = max(sizes, key=lambda size: (sizes[size], size))
-    report("finishing", 0, len(images))
-    layout.finish(folders, facts, Contents(kept.labels, kept.identities, places, size))
-    report("finishing", len(images), len(images))
+            freed = parts.free_spool(done, freed)
+
+
+# What must be the same for a job to resume: the people, the images and the files of a source.
+
+
+def fingerprint(source: FaceSource) -> dict[str, Any]:
+    """Returns facts about a source, by the words in which a difference is told; JSON.
+
+    Files are known by name, size and time of change, not by what is in them, so that five million
+    take seconds.
+    """
+    stamps = hashlib.sha256()
+    for path in source.files():
+        with suppress(OSError):  # reading it will say what is wrong
+            found = os.stat(path)
+            stamp = f"{os.path.basename(path)}\0{found.st_size} {found.st_mtime_ns}\0"
+            stamps.update(stamp.encode("utf-8", "surrogatepass"))
+    names = "\0".join(source.identities)
     return {
-        "images": len(kept.labels),
-        "identities": len(kept.identities),
-        "size": sum(path.stat().st_size for path in job.final.iterdir()),
-        "left_out": Counter(item.reason for item in left_out),
-        "sizes": {f"{width}x{height}": count for (width, height), count in sizes.items()},
-        "anew": int(seen.anew[kept.positions].sum()),
+        "number of images": len(source),
+        "number of people": len(source.identities),
+        "set of people": _digest(names.encode("utf-8", "surrogatepass")),
+        "set of labels": _digest(np.asarray(source.labels, dtype="<i8").tobytes()),
+        "state of the source's files": stamps.hexdigest(),
     }
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+# Which images of a source are packed, in which order, and what becomes of the rest.
+
+_NOT_ASKED_FOR, _LISTED, _TOO_FEW = 1, 2, 3
+
+
+def _select(
+    source: FaceSource,
+    identities: Collection[str] | None,
+    leave_out: Collection[str],
+    min_images: int,
+    shuffle: int | None,
+) -> tuple[Ints, npt.NDArray[np.int8]]:
+    """Chooses images without reading them: their order, and for each image why not, or 0."""
+    if min_images < 1:
+        raise ValueError(f"min_images must be at least 1, got {min_images}")
+    if shuffle is not None and shuffle < 0:
+        raise ValueError(f"shuffle must be a seed of at least 0 or None, got {shuffle}")
+    reasons = np.zeros(len(source), dtype=np.int8)
+    if identities is not None:
+        names = set(identities)
+        if unknown := names.difference(source.identities):
+            raise ValueError(
+                f"identities names {len(unknown)} people whom the source lacks, first "
+                f"{min(unknown)!r}"
+            )
+        chosen = np.array([name in names for name in source.identities])
+        reasons[~chosen[source.labels]] = _NOT_ASKED_FOR
+    rest = without_places(source, leave_out)
+    if isinstance(rest, Subset) and rest is not source:
+        listed = np.ones(len(source), dtype=bool)
+        listed[rest.indices] = False
+        reasons[listed & (reasons == 0)] = _LISTED
+    reasons[(reasons == 0) & _few(source.labels, reasons == 0, min_images)] = _TOO_FEW
+    order = np.flatnonzero(reasons == 0)
+    if not len(order):
+        raise ValueError(f"nothing is left of the {len(source)} images to pack")
+    if shuffle is not None:
+        order = np.random.default_rng(shuffle).permutation(order)
+    return order, reasons
+
+
+def _few(labels: Ints, usable: npt.NDArray[np.bool_], min_images: int) -> npt.NDArray[np.bool_]:
+    """Whether the person of each image has fewer than `min_images` usable ones."""
+    counts = np.bincount(labels[usable], minlength=int(labels.max(initial=-1)) + 1)
+    return np.asarray((counts < min_images)[labels])
+
+
+class _Kept(NamedTuple):
+    """Sound images by position in the order, their new labels and names, and the others."""
+
+    positions: Ints
+    labels: Ints
+    identities: list[str]
+    left_out: list[Skipped]
+
+
+def _keep(
+    source: FaceSource,
+    order: Ints,
+    reasons: npt.NDArray[np.int8],
+    min_images: int,
+    damaged: dict[int, str],
+) -> _Kept:
+    """Takes out damaged images, then people who have too few left, and numbers the rest."""
+    reasons = reasons.copy()
+    problems = {int(order[position]): problem for position, problem in damaged.items()}
+    sound = reasons == 0
+    sound[list(problems)] = False
+    reasons[sound & _few(source.labels, sound, min_images)] = _TOO_FEW
+    sound &= reasons == 0
+    positions = np.flatnonzero(sound[order])
+    if not len(positions):
+        index, problem = next(iter(problems.items()))
+        raise ValueError(
+            f"no image is left to pack: {len(damaged)} are damaged, first "
+            f"{source.place(index)!r}: {problem}"
+        )
+    present, labels = np.unique(source.labels[order[positions]], return_inverse=True)
+    words = {
+        _LISTED: "named in the file of images to leave out",
+        _TOO_FEW: f"its identity has fewer than {min_images} images",
+    }
+    for reason, text in words.items():
+        problems |= dict.fromkeys(np.flatnonzero(reasons == reason).tolist(), text)
+    rows = [left_out_image(source, index, problems[index]) for index in sorted(problems)]
+    names = [source.identities[label] for label in present]
+    return _Kept(positions, labels.astype(np.int64), names, rows)
+
+
+def left_out_image(source: FaceSource, index: int, problem: str) -> Skipped:
+    """Returns an image that is left out for a problem such as "reason: detail"."""
+    reason, _, detail = problem.partition(": ")
+    identity = source.identities[source.labels[index]]
+    return Skipped(source.place(index), reason, detail, images=1, identity=identity)
+
+
+def write_left_out(path: Path, rows: Iterable[Skipped]) -> None:
+    """Writes what is left out as CSV with the columns place, identity and problem."""
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("place", "identity", "problem"))
+        writer.writerows((row.place, row.identity, str(row)) for row in rows)

@@ -1,4 +1,4 @@
-"""Photos to align: the folder tree, its landmarks file, and the faces of a photo."""
+"""The photos of a folder tree, and the faces on them: landmarks of a file, or found by YuNet."""
 
 import math
 import os
@@ -6,22 +6,34 @@ import posixpath
 import re
 import unicodedata
 from array import array
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import Any, Literal, NamedTuple, get_args
 
+import cv2
 import numpy as np
 
-from centerarc.curate.faces import Face, mirrored
-from centerarc.data.alignment import Floats
+from centerarc.data.alignment import (
+    TEMPLATE_SIZE,
+    Floats,
+    apply_transform,
+    arcface_template,
+    inverse_transform,
+    similarity_transform,
+    transform_scale,
+)
+from centerarc.data.decode import Image
 from centerarc.data.folder import EXTENSIONS, natural_key
+from centerarc.io.files import read_file
 from centerarc.io.tables import CsvTable
 
 # The photos of a folder tree, and names for what comes of them.
 
 
-@dataclass(frozen=True)
-class Photo:
+class Photo(NamedTuple):
     """A photo.
 
     Args:
@@ -33,76 +45,67 @@ class Photo:
     version: str
 
 
-@dataclass
 class PhotoTree:
-    """What a folder tree holds.
-
-    Args:
-        photos: Its photos in natural order, folders after the files beside them.
-        left_out: Folders and files that could not be looked into, with the reason.
-        others: Number of files that are no photo by name, hidden ones included.
-    """
-
-    photos: list[Photo] = field(default_factory=list)
-    left_out: list[tuple[str, str]] = field(default_factory=list)
-    others: int = 0
-
-
-def find_photos(root: str | os.PathLike[str]) -> PhotoTree:
-    """Finds all photos below a folder; links are followed, each folder is seen once.
+    """All photos below a folder; links are followed, each folder is seen once.
 
     Args:
         root: The folder.
 
-    Returns:
-        What was found.
+    Attributes:
+        photos: The photos in natural order, folders after the files next to them.
+        left_out: Folders and files that could not be looked into, with the reason.
+        others: Number of files that are not photos by their name, hidden ones included.
 
     Raises:
-        ValueError: If the root is no folder or holds no photo.
+        ValueError: If the root is not a folder or holds no photo.
     """
-    top = Path(root)
-    if not top.is_dir():
-        raise ValueError(f"{os.fspath(root)!r} is not a folder; photos are taken from a folder")
-    tree = PhotoTree()
-    _search(top, PurePosixPath(), tree, {})
-    if not tree.photos:
-        known = ", ".join(sorted(EXTENSIONS))
-        raise ValueError(
-            f"{os.fspath(root)!r} holds no photo ({known}), only {tree.others} other files"
-        )
-    return tree
 
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        if not os.path.isdir(root):
+            raise ValueError(f"{os.fspath(root)!r} is not a folder; photos are taken from a folder")
+        self.photos: list[Photo] = []
+        self.left_out: list[tuple[str, str]] = []
+        self.others = 0
+        self._seen: dict[str, str] = {}
+        self._search(Path(root), PurePosixPath())
+        if not self.photos:
+            known = ", ".join(sorted(EXTENSIONS))
+            raise ValueError(
+                f"{os.fspath(root)!r} holds no photo ({known}), only {self.others} other files"
+            )
 
-def _search(folder: Path, below: PurePosixPath, tree: PhotoTree, seen: dict[str, str]) -> None:
-    real = os.path.realpath(folder)
-    if real in seen:
-        tree.left_out.append((below.as_posix(), f"a link to a folder seen before: {seen[real]!r}"))
-        return
-    seen[real] = below.as_posix()
-    try:
-        with os.scandir(folder) as listing:
-            entries = sorted(listing, key=lambda entry: natural_key(entry.name))
-    except OSError as error:
-        tree.left_out.append((below.as_posix(), f"cannot be listed: {error.strerror}"))
-        return
-    folders = []
-    for entry in entries:
-        place = below / entry.name
-        hidden = entry.name.startswith(".")
-        if entry.is_dir():
-            if not hidden:
-                folders.append(entry)
-        elif hidden or place.suffix.lower() not in EXTENSIONS:
-            tree.others += 1
-        else:
-            try:
-                facts = entry.stat()
-            except OSError as error:
-                tree.left_out.append((place.as_posix(), f"cannot be read: {error.strerror}"))
-                continue
-            tree.photos.append(Photo(place.as_posix(), f"{facts.st_size}-{facts.st_mtime_ns}"))
-    for entry in folders:
-        _search(Path(entry.path), below / entry.name, tree, seen)
+    def _search(self, folder: Path, below: PurePosixPath) -> None:
+        real = os.path.realpath(folder)
+        if real in self._seen:
+            reason = f"a link to a folder seen before: {self._seen[real]!r}"
+            self.left_out.append((below.as_posix(), reason))
+            return
+        self._seen[real] = below.as_posix()
+        try:
+            with os.scandir(folder) as listing:
+                entries = sorted(listing, key=lambda entry: natural_key(entry.name))
+        except OSError as error:
+            self.left_out.append((below.as_posix(), f"cannot be listed: {error.strerror}"))
+            return
+        folders = []
+        for entry in entries:
+            place = below / entry.name
+            hidden = entry.name.startswith(".")
+            if entry.is_dir():
+                if not hidden:
+                    folders.append(entry)
+            elif hidden or place.suffix.lower() not in EXTENSIONS:
+                self.others += 1
+            else:
+                try:
+                    facts = entry.stat()
+                except OSError as error:
+                    self.left_out.append((place.as_posix(), f"cannot be read: {error.strerror}"))
+                else:
+                    version = f"{facts.st_size}-{facts.st_mtime_ns}"
+                    self.photos.append(Photo(place.as_posix(), version))
+        for entry in folders:
+            self._search(Path(entry.path), below / entry.name)
 
 
 def output_names(photos: Sequence[tuple[str, str]]) -> list[str]:
@@ -130,8 +133,7 @@ def output_names(photos: Sequence[tuple[str, str]]) -> list[str]:
         if identity:
             parts = place.parts[1:] if place.parts[0] == identity else place.parts
             place = PurePosixPath(identity, "_".join(parts or place.parts))
-        plain = place.with_suffix("").as_posix()
-        name, number = plain, 1
+        name, number = place.with_suffix("").as_posix(), 1
         while folded_name(name) in taken:
             name = place.as_posix() if number == 1 else f"{place.as_posix()}~{number}"
             number += 1
@@ -159,13 +161,9 @@ def face_separators(names: Iterable[str]) -> dict[str, str]:
     folded = {folded_name(name): name for name in names}
     unusable: dict[str, set[int]] = {}
     for key, name in folded.items():
-        found = re.search(r"(-+)([0-9]+)$", key)
-        if found is None:
-            continue
-        before = key[: found.start()]
-        run = len(found[1])
-        clashes = {n for n in range(1, run + 1) if before + "-" * (run - n) in folded}
-        if clashes:
+        if found := re.search(r"(-+)([0-9]+)$", key):
+            before, run = key[: found.start()], len(found[1])
+            clashes = {n for n in range(1, run + 1) if before + "-" * (run - n) in folded}
             folder = PurePosixPath(name).parent.as_posix()
             unusable.setdefault(folder, set()).update(clashes)
     return {
@@ -178,6 +176,121 @@ def face_separators(names: Iterable[str]) -> dict[str, str]:
 def folded_name(name: str) -> str:
     """Returns what is equal for names that some machine takes for one file."""
     return unicodedata.normalize("NFC", name).casefold()
+
+
+# The faces of a photo, and which of them to take.
+
+FaceRule = Literal["largest", "center", "score", "all", "only"]
+FACE_RULES: tuple[FaceRule, ...] = get_args(FaceRule)
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """Five landmarks in a photo.
+
+    Args:
+        points: `(5, 2)` float64, in the order of `arcface_template`, in pixels of the upright
+            photo with whole numbers at the centers of pixels.
+        score: How sure the detector was, in [0, 1]; None if unknown.
+    """
+
+    points: Floats
+    score: float | None = None
+
+    def matrix(self, size: int) -> Floats:
+        """Returns the `(2, 3)` similarity from the photo to the aligned square of side `size`.
+
+        Raises:
+            ValueError: If the points have no such transform.
+        """
+        matrix: Floats = similarity_transform(self.points[None], arcface_template(size))[0]
+        return matrix
+
+    @cached_property
+    def side(self) -> float:
+        """Side, in pixels of the photo, of the square that alignment cuts out."""
+        return TEMPLATE_SIZE / transform_scale(self.matrix(TEMPLATE_SIZE))
+
+    @cached_property
+    def middle(self) -> Floats:
+        """`(2,)`, the middle of that square in the photo."""
+        half = (TEMPLATE_SIZE - 1) / 2
+        back = inverse_transform(self.matrix(TEMPLATE_SIZE))
+        middle: Floats = apply_transform(back, [(half, half)])[0]
+        return middle
+
+    def problem(self, width: int, height: int) -> str | None:
+        """Returns why these cannot be the landmarks of a face in a photo of that size, or None."""
+        if _mirrored(self.points[None])[0]:
+            return "left and right are swapped: left is the left side of the image"
+        try:
+            x, y = self.middle
+        except ValueError as error:
+            return str(error).removeprefix("row 0: ").replace("source", "the landmarks")
+        photo = np.array([width, height])
+        far = ((self.points < -photo) | (self.points > 2 * photo)).any(1)
+        if far.any():
+            u, v = self.points[np.argmax(far)]
+            return f"the landmark ({u:.0f}, {v:.0f}) is far outside the {width} x {height} photo"
+        if not (-0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5):
+            return f"the face's middle, ({x:.0f}, {y:.0f}), is outside the {width} x {height} photo"
+        return None
+
+
+def _mirrored(points: Floats) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Tells which of `(N, 5, 2)` landmarks have left and right swapped, whichever way up they are.
+
+    From the middle of the eyes, the mouth must be to the right of the way from the left eye to the
+    right one.
+    """
+    eyes = points[:, 1] - points[:, 0]
+    down = points[:, 3] + points[:, 4] - points[:, 0] - points[:, 1]
+    swapped: np.ndarray[tuple[int], np.dtype[np.bool_]] = (
+        eyes[:, 0] * down[:, 1] - eyes[:, 1] * down[:, 0] < 0
+    )
+    return swapped
+
+
+def check_face_rule(rule: str) -> None:
+    """Raises `ValueError` if `rule` is not one of `FACE_RULES`."""
+    if rule not in FACE_RULES:
+        raise ValueError(f"faces must be one of {', '.join(FACE_RULES)}, got {rule!r}")
+
+
+def choose_faces(faces: Sequence[Face], rule: FaceRule, width: int, height: int) -> list[Face]:
+    """Chooses among the faces of one photo.
+
+    Args:
+        faces: The faces, each with a transform to the template.
+        rule: "largest", the largest square cut out; "center", the highest `side^2 - 2 d^2`, with d
+            the distance from the middle of the photo, which prefers a large face near the middle
+            (as FaceNet's and insightface's scripts do); "score", the surest; "all", every one,
+            largest first; "only", the face of a photo that has one, else none.
+        width: Of the photo in pixels.
+        height: Of the photo in pixels.
+
+    Returns:
+        The faces to take; of several that are equal, the first.
+
+    Raises:
+        ValueError: If the rule is unknown, or "score" and a face has none.
+    """
+    check_face_rule(rule)
+    if rule == "only":
+        return list(faces) if len(faces) == 1 else []
+    if rule == "score" and any(face.score is None for face in faces):
+        raise ValueError("faces is 'score', but a face has no score")
+    middle = np.array([(width - 1) / 2, (height - 1) / 2])
+
+    def worth(face: Face) -> float:
+        if rule == "score":
+            return face.score or 0.0
+        if rule == "center":
+            return face.side**2 - 2 * float(((face.middle - middle) ** 2).sum())
+        return face.side
+
+    best_first = sorted(faces, key=worth, reverse=True)
+    return best_first if rule == "all" else best_first[:1]
 
 
 # Landmarks of photos from a CSV file.
@@ -230,7 +343,7 @@ class LandmarkTable:
             found.setdefault(self._identities[row], []).append(face)
         return found
 
-    def without_photo(self, paths: Sequence[str]) -> list[str]:
+    def without_photo(self, paths: Iterable[str]) -> list[str]:
         """Returns the paths of this table that are not among those given."""
         present = {_key(path) for path in paths}
         return [path for path in self._rows if path not in present]
@@ -238,6 +351,11 @@ class LandmarkTable:
     def has_scores(self) -> bool:
         """Tells whether every face has a score."""
         return not np.isnan(self._scores).any()
+
+
+def _key(path: str) -> str:
+    # Files written on Windows have backslashes, those of a Mac accents as characters of their own.
+    return posixpath.normpath(unicodedata.normalize("NFC", path.replace("\\", "/")))
 
 
 def read_landmarks(
@@ -262,127 +380,219 @@ def read_landmarks(
 
     Raises:
         OSError: If the file cannot be read.
-        ValueError: If a column is missing or there twice, a value is not a number or no pixel
+        ValueError: If a column is missing or there twice, a value is not a number or not a pixel
             coordinate, an identity cannot name a folder, or left and right are swapped in most
             lines; the message names file and line.
     """
+    table = CsvTable(path)
+    path_at = _column(table, _PATH, "path")
+    identity_at, score_at = _column(table, _IDENTITY), _column(table, _SCORE)
+    points_at = []
+    for number, aliases in enumerate(_POINTS, start=1):
+        for axis in "xy":
+            names = (f"{axis}{number}", *(f"{alias}_{axis}" for alias in aliases))
+            points_at.append(_column(table, names, " or ".join(names[:2])))
+    top = None if root is None else os.path.join(os.path.abspath(root), "")
     paths: list[str] = []
     identities: list[str] = []
-    numbers = array("d")
-    scores = array("d")
-    lines = array("q")
-    table = CsvTable(path)
-    try:
-        columns = _Columns(table.columns)
-    except ValueError as error:
-        raise table.error(1, str(error)) from error
+    numbers, scores, lines = array("d"), array("d"), array("q")
     for line, fields in table.rows():
-        try:
-            paths.append(_relative(columns.path(fields), root))
-            identities.append(columns.identity(fields))
-            numbers.extend(columns.coordinates(fields))
-            scores.append(columns.score(fields))
-        except ValueError as error:
-            raise table.error(line, str(error)) from error
+        place = fields[path_at]
+        if not place.strip() or "\0" in place:
+            raise table.error(line, f"path must name a photo, got {place!r}")
+        name = "" if identity_at < 0 else fields[identity_at]
+        if identity_at >= 0 and (
+            not name.strip() or name.startswith(".") or set(name) & set("/\\\0")
+        ):
+            raise table.error(
+                line,
+                "identity names a folder, so it must not be empty, start with a dot or hold a "
+                f"slash, got {name!r}",
+            )
+        paths.append(os.path.relpath(place, top) if top and place.startswith(top) else place)
+        identities.append(name)
+        for column in points_at:
+            value = _number(table, line, fields, column)
+            if abs(value) > _FARTHEST:
+                raise table.error(
+                    line,
+                    f"{table.columns[column]} must be a pixel coordinate of at most {_FARTHEST}, "
+                    f"got {value:g}",
+                )
+            numbers.append(value)
+        scores.append(_number(table, line, fields, score_at) if score_at >= 0 else math.nan)
         lines.append(line)
     points = np.array(numbers, dtype=np.float64).reshape(-1, 5, 2)
-    if wrong := _wrong_together(points):
-        raise table.error(lines[wrong[0]] if lines else 1, wrong[1])
+    if not lines:
+        raise table.error(1, "there is no face, only the names of columns")
+    if np.abs(points).max() <= 1:
+        what = "all coordinates are within 0 and 1; they must be in pixels of the photo"
+        raise table.error(lines[0], what)
+    swapped = _mirrored(points)
+    if 2 * int(swapped.sum()) > len(points):
+        raise table.error(
+            lines[int(np.argmax(swapped))],
+            f"left and right are swapped, here and in {int(swapped.sum())} of {len(points)} faces; "
+            "left is the left side of the image, not of the person: swap the names of the columns",
+        )
     return LandmarkTable(paths, identities, points, np.array(scores, dtype=np.float64))
 
 
-class _Columns:
-    """Where each value stands in a line."""
-
-    def __init__(self, header: list[str]) -> None:
-        self._header = header
-        self._path = _find(header, _PATH, "path")
-        self._identity = _find(header, _IDENTITY)
-        self._score = _find(header, _SCORE)
-        self._coordinates = []
-        for number, aliases in enumerate(_POINTS, start=1):
-            for axis in "xy":
-                wanted = (f"{axis}{number}", *(f"{alias}_{axis}" for alias in aliases))
-                self._coordinates.append(_find(header, wanted, " or ".join(wanted[:2])))
-
-    def path(self, fields: Sequence[str]) -> str:
-        text = fields[self._path]
-        if not text.strip() or "\0" in text:
-            raise ValueError(f"path is {text!r}; it must name a photo")
-        return text
-
-    def identity(self, fields: Sequence[str]) -> str:
-        if self._identity < 0:
-            return ""
-        text = fields[self._identity]
-        if not text.strip() or text.startswith(".") or set(text) & set("/\\\0"):
-            raise ValueError(
-                f"identity is {text!r}; it names a folder, so it must not be empty, start with "
-                "a dot or hold a slash"
-            )
-        return text
-
-    def score(self, fields: Sequence[str]) -> float:
-        return self._number(fields, self._score) if self._score >= 0 else math.nan
-
-    def coordinates(self, fields: Sequence[str]) -> list[float]:
-        values = [self._number(fields, column) for column in self._coordinates]
-        for column, value in zip(self._coordinates, values, strict=True):
-            if abs(value) > _FARTHEST:
-                raise ValueError(
-                    f"{self._header[column]} is {value:g}; no photo reaches that far, a pixel "
-                    f"coordinate is at most {_FARTHEST}"
-                )
-        return values
-
-    def _number(self, fields: Sequence[str], column: int) -> float:
-        try:
-            value = float(fields[column])
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            raise ValueError(
-                f"{self._header[column]} is {fields[column]!r}; it must be a finite number"
-            )
-        return value
-
-
-def _find(header: list[str], wanted: Sequence[str], required: str = "") -> int:
-    plain = {_plain(name) for name in wanted}
-    found = [column for column, name in enumerate(header) if _plain(name) in plain]
+def _column(table: CsvTable, wanted: Sequence[str], required: str = "") -> int:
+    """The number of the column that has one of some names; -1 if there is none."""
+    plain = {re.sub(r"[\W_]+", "", name) for name in wanted}
+    found = [
+        column
+        for column, name in enumerate(table.columns)
+        if re.sub(r"[\W_]+", "", name.lower()) in plain
+    ]
     if len(found) > 1:
-        raise ValueError(f"columns {found[0] + 1} and {found[1] + 1} are both {wanted[0]!r}")
+        raise table.error(1, f"columns {found[0] + 1} and {found[1] + 1} are both {wanted[0]!r}")
     if not found and required:
-        raise ValueError(f"there is no column {required}; the columns are {', '.join(header)}")
+        there = ", ".join(table.columns)
+        raise table.error(1, f"there is no column {required}; the columns are {there}")
     return found[0] if found else -1
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[\W_]+", "", name.lower())
+def _number(table: CsvTable, line: int, fields: Sequence[str], column: int) -> float:
+    try:
+        value = float(fields[column])
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        name = table.columns[column]
+        raise table.error(line, f"{name} must be a finite number, got {fields[column]!r}")
+    return value
 
 
-def _relative(path: str, root: str | os.PathLike[str] | None) -> str:
-    if root is None or not os.path.isabs(path):
-        return path
-    top = os.path.abspath(root)
-    return os.path.relpath(path, top) if path.startswith(os.path.join(top, "")) else path
+# Faces found by a YuNet model that the user has.
+
+_STRIDES = (8, 16, 32)
+# Numbers for each cell of a grid: YuNet's outputs are called cls_8, cls_16, ..., kps_32.
+_CHANNELS = {"cls": 1, "obj": 1, "bbox": 4, "kps": 10}
+_NMS_THRESHOLD = 0.3
+_TOP_K = 5000
 
 
-def _key(path: str) -> str:
-    # Files written on Windows have backslashes, those of a Mac accents as characters of their own.
-    return posixpath.normpath(unicodedata.normalize("NFC", path.replace("\\", "/")))
+class YuNetDetector:
+    """Finds faces and their five landmarks with OpenCV's `FaceDetectorYN`.
+
+    Pickles as the model's bytes and settings, so that every process has a network of its own.
+
+    Args:
+        path: The ONNX file of a YuNet model (2023 or newer, with 12 outputs).
+        min_score: Least score of a face, in [0, 1].
+        max_side: Longest side, in pixels, of the picture in which faces are sought, at least 32.
+            A larger photo is shrunk for that; YuNet knows faces of about 10 to 300 pixels.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it is not an ONNX model shaped like YuNet, or an argument is out of range.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, min_score: float = 0.6, max_side: int = 640
+    ) -> None:
+        if not 0 <= min_score <= 1:
+            raise ValueError(f"min_score must be in [0, 1], got {min_score}")
+        if max_side < 32:
+            raise ValueError(f"max_side must be at least 32, got {max_side}")
+        self.min_score = min_score
+        self.max_side = max_side
+        try:
+            self.model = read_file(path)
+        except OSError as error:
+            raise OSError(f"cannot read the detector {os.fspath(path)!r}: {error}") from error
+        try:
+            _check_model(self.model)
+        except ValueError as error:
+            raise ValueError(f"detector {os.fspath(path)!r}: {error}") from error
+        self._network: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_network": None}
+
+    def detect(self, image: Image) -> list[Face]:
+        """Finds the faces of a photo.
+
+        Args:
+            image: `(H, W, 3)` uint8 RGB.
+
+        Returns:
+            The faces, surest first, their landmarks in pixels of `image`. What YuNet calls right
+            eye, left eye, nose, right and left corner of the mouth, of the person, is the left
+            eye first as seen in the image: the order of `arcface_template`.
+
+        Raises:
+            ValueError: If OpenCV cannot run the network on this photo.
+        """
+        height, width = image.shape[:2]
+        shrink = min(1.0, self.max_side / max(height, width))
+        wanted = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+        small = image
+        if shrink < 1:
+            small = np.asarray(cv2.resize(image, wanted, interpolation=cv2.INTER_AREA), np.uint8)
+        with _opencv_errors("the detector failed"):
+            if self._network is None:
+                self._network = cv2.FaceDetectorYN.create(
+                    "onnx",
+                    np.frombuffer(self.model, np.uint8),
+                    np.empty(0, np.uint8),
+                    wanted,
+                    self.min_score,
+                    _NMS_THRESHOLD,
+                    _TOP_K,
+                )
+            self._network.setInputSize(wanted)
+            _, found = self._network.detect(np.ascontiguousarray(small[:, :, ::-1]))
+        if found is None:
+            return []
+        # Pixels of the small picture are areas of the photo, so their edges map onto each other,
+        # not their centers. Each axis has its own factor, as sides were rounded.
+        factor = np.array([width / wanted[0], height / wanted[1]])
+        faces = []
+        for row in np.asarray(found, dtype=np.float64):
+            if np.isfinite(row).all():
+                points = (row[4:14].reshape(5, 2) + 0.5) * factor - 0.5
+                faces.append(Face(points, float(row[14])))
+        return faces
 
 
-def _wrong_together(points: Floats) -> tuple[int, str] | None:
-    """Returns the row and the words for what is wrong with the file as a whole, or None."""
-    if not len(points):
-        return 0, "there is no face, only the names of columns"
-    if np.abs(points).max() <= 1:
-        return 0, "all coordinates are within 0 and 1; they must be in pixels of the photo"
-    swapped = mirrored(points)
-    if 2 * int(swapped.sum()) > len(points):
-        return int(np.argmax(swapped)), (
-            f"left and right are swapped, here and in {int(swapped.sum())} of {len(points)} faces; "
-            "left is the left side of the image, not of the person: swap the names of the columns"
+def _check_model(model: bytes) -> None:
+    """Runs the network once: `FaceDetectorYN` itself believes whatever the outputs hold."""
+    if not model:
+        raise ValueError("the file is empty")
+    with _opencv_errors("this is not an ONNX model that OpenCV can read"):
+        network = cv2.dnn.readNetFromONNX(np.frombuffer(model, np.uint8))
+    names = [f"{kind}_{stride}" for kind in _CHANNELS for stride in _STRIDES]
+    outputs = set(network.getUnconnectedOutLayersNames())
+    if absent := [name for name in names if name not in outputs]:
+        raise ValueError(
+            f"this is not a YuNet model of 2023 or newer: it lacks the outputs {', '.join(absent)}"
         )
-    return None
+    height, width = 64, 96  # not square, and not the size that the file was made for
+    with _opencv_errors("this is not a YuNet model: it fails on a picture"):
+        network.setInput(np.zeros((1, 3, height, width), np.float32))
+        results = network.forward(names)
+    for name, result in zip(names, results, strict=True):
+        kind, stride = name.split("_")
+        cells = (height // int(stride)) * (width // int(stride))
+        if result.size != cells * _CHANNELS[kind] or result.dtype != np.float32:
+            raise ValueError(
+                f"this is not a YuNet model: for a picture of {width} x {height} pixels its output "
+                f"{name} has {result.size} values, not {cells * _CHANNELS[kind]}"
+            )
+
+
+@contextmanager
+def _opencv_errors(what: str) -> Iterator[None]:
+    """Turns OpenCV's errors into a `ValueError` of one line, and keeps it from printing them."""
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    except cv2.error as error:
+        reason = " ".join((error.err or str(error)).split())
+        raise ValueError(f"{what} ({reason})") from error
+    finally:
+        cv2.utils.logging.setLogLevel(level)

@@ -18,16 +18,17 @@ from centerarc.data.samplers import (
 )
 from centerarc.data.source import EncodedSource, FaceSource, Skipped
 from centerarc.data.sources import create_source, list_sources, open_source, source_kind
-from centerarc.data.splitting import Split, read_identities, split_source, write_identities
 from centerarc.data.views import (
     CachedSource,
     Subset,
     TooFew,
     leave_out,
+    read_identities,
     read_leave_out,
     split_identities,
     subset,
     with_enough_images,
+    write_identities,
 )
 from centerarc.io.files import atomic_path
 from centerarc.io.parallel import explain_dead_workers
@@ -57,7 +58,6 @@ __all__ = [
     "ShardSource",
     "Shuffled",
     "Skipped",
-    "Split",
     "Subset",
     "TooFew",
     "TrainLoader",
@@ -75,7 +75,6 @@ __all__ = [
     "read_leave_out",
     "source_kind",
     "split_identities",
-    "split_source",
     "subset",
     "to_input",
     "with_enough_images",

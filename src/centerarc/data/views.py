@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from centerarc.data.decode import Image, WrongSizeError
 from centerarc.data.source import FaceSource
+from centerarc.io.files import atomic_path
 from centerarc.io.tables import CsvTable, counted, open_text
 
 # Parts of a source: some of its people, some of its images, people with enough images.
@@ -499,3 +500,68 @@ def _check(parts: Sequence[Part]) -> None:
             raise ValueError(
                 f"weight of part {part.name!r} is {part.weight}; it must be above 0 and finite"
             )
+
+
+# Names of people in a file, one a line.
+
+_MARK = "\ufeff".encode()
+
+
+def write_identities(path: str | os.PathLike[str], names: Iterable[str]) -> None:
+    """Writes names of people, one a line, as `read_identities` reads them.
+
+    Args:
+        path: The file.
+        names: The names.
+
+    Raises:
+        ValueError: If a name is empty, has a line break in it, or is not text.
+    """
+    data = b"".join(map(_line, names))
+    with atomic_path(path) as temporary:
+        # A reader takes one byte order mark away.
+        temporary.write_bytes(_MARK + data if data.startswith(_MARK) else data)
+
+
+def _line(name: str) -> bytes:
+    if name and "\n" not in name and "\r" not in name:
+        try:
+            return f"{name}\n".encode("utf-8", "surrogateescape")  # a folder's need not be UTF-8
+        except UnicodeEncodeError:
+            pass
+    raise ValueError(
+        f"identity {name!r} cannot be in a list of one name a line; give it another name"
+    )
+
+
+def read_identities(path: str | os.PathLike[str]) -> list[str]:
+    """Reads names of people, one a line; empty lines do not count.
+
+    Args:
+        path: The file, UTF-8.
+
+    Returns:
+        The names in the order of the file.
+
+    Raises:
+        ValueError: If there is none, or one comes twice.
+        OSError: If the file cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_identities(f"{folder}/held-out.txt", ["Ann Lee", "Bob"])
+        ...     read_identities(f"{folder}/held-out.txt")
+        ['Ann Lee', 'Bob']
+    """
+    with open_text(path) as file:
+        lines = file.read().split("\n")
+    names = [name for line in lines if (name := line.removesuffix("\r"))]
+    if not names:
+        raise ValueError(f"{os.fspath(path)!r} names no one; it must have one name a line")
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"{os.fspath(path)!r} names {name!r} twice")
+        seen.add(name)
+    return names

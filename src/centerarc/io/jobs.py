@@ -1,4 +1,4 @@
-"""Long jobs that can be interrupted and resumed."""
+"""Long jobs that stop at any time and resume: a folder of work, and Ctrl-C between two batches."""
 
 import json
 import os
@@ -14,175 +14,170 @@ from typing import Any
 
 from centerarc.io.files import atomic_path, locked_folder
 
-# The folder of a pack under way: whose it is, what is done, and how it becomes the result.
-
-WORK = ".centerarc-pack"
 _REQUEST, _DONE = "request.json", "done.json"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 # How long processes of a killed run may take to notice and end.
-_LOCK_SECONDS = 5.0
+_LOCK_SECONDS = 12.0
+
+
+class DamagedError(OSError):
+    """A file of unfinished work that cannot be read.
+
+    Args:
+        path: The file.
+        error: What is wrong with it.
+    """
+
+    def __init__(self, path: Path, error: object) -> None:
+        super().__init__(f"cannot read {str(path)!r}: {error}; --overwrite starts over")
+
+
+@contextmanager
+def locked_job(folder: Path, out: Path) -> Iterator[None]:
+    """Makes a folder of work and keeps other processes out of it, where the system can.
+
+    Args:
+        folder: The folder; it is removed at the end of the block if it is empty.
+        out: The result, for messages.
+
+    Raises:
+        ValueError: If another process holds it.
+    """
+    taken = f"out is {str(out)!r}, which another process is writing"
+    with locked_folder(folder, taken, patience=_LOCK_SECONDS):
+        try:
+            yield
+        finally:
+            # Within the lock, so that the folder is not another process's.
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 class Job:
-    """What is kept in `<out>/.centerarc-pack` until everything is there.
+    """What is done of a result, kept in a folder until all of it is.
 
-    Nothing else appears in `out` before the end, so half a pack never looks like one. The final
-    files are made in `final`, then `publish` moves them out; a run that is killed while it moves
-    is finished by the next.
+    Files in the folder are complete or absent, so a job that was killed resumes with what it has,
+    and half a result never looks like a whole one. The files of the result are made in `final`;
+    `publish` moves them, and a run that is killed while it moves them is finished by the next.
 
     Args:
-        out: Folder of the result.
-        request: What was asked for, by the words a user knows it by. A job goes on only for the
-            request that began it.
-        own_file: Whether a name is that of a file which a pack writes.
-        mark: A file that every pack has, so that nobody else's is taken for one.
-        overwrite: Delete what an earlier pack left in `out`, unless it is this one, unfinished.
+        folder: The folder, held by `locked_job`.
+        request: What was asked for, by the words a user knows it by; JSON. Only the same request
+            resumes.
+        out: The result, for messages.
+        overwrite: Delete unfinished work that is damaged or of another request.
 
     Attributes:
-        spool: Folder for images that were read.
-        parts: Folder for parts of the result.
+        folder: The folder.
         final: Folder for the files of the result.
+        facts: What `publish` was given, if moving the files is all that is left to do.
 
     Raises:
-        ValueError: If `out` holds something else, a finished pack, or a pack of another request.
+        ValueError: If the folder holds unfinished work of another request.
+        DamagedError: If its notes cannot be read.
     """
 
     def __init__(
-        self,
-        out: Path,
-        request: Mapping[str, Any],
-        *,
-        own_file: Callable[[str], bool],
-        mark: str,
-        overwrite: bool,
+        self, folder: Path, request: Mapping[str, Any], *, out: Path, overwrite: bool
     ) -> None:
-        self.out = out
-        self.folder = out / WORK
-        self.spool, self.parts, self.final = (
-            self.folder / name for name in ("spool", "parts", "final")
-        )
-        present = sorted(path.name for path in out.iterdir() if path.name != WORK)
-        self.request = json.loads(json.dumps(request))
+        self.folder, self.final = folder, folder / "final"
+        self._request = json.loads(json.dumps(request))
         try:
-            for name in (_DONE, _REQUEST):
-                read_json(self.folder / name)
-        except ValueError:
+            done = read_json(folder / _DONE)
+            known = read_json(folder / _REQUEST) if done is None else done["request"]
+        except DamagedError:
             if not overwrite:
                 raise
-            self._discard()  # nobody can tell any more what it was
-        done = read_json(self.folder / _DONE)
-        known = read_json(self.folder / _REQUEST) if done is None else done["request"]
-        strange = [name for name in present if not own_file(name)]
-        if present and mark not in present and done is None:
-            strange = present
-        if strange:
-            raise ValueError(f"out is {str(out)!r}, which holds something else: {strange[0]!r}")
-        if overwrite and known != self.request:
-            self._discard()
-            known = done = None
-        if present and done is None:
-            if not overwrite:
+            done = known = None
+        if known != self._request:
+            if known is not None and not overwrite:
                 raise ValueError(
-                    f"out is {str(out)!r}, which holds a pack already: {present[0]!r}; "
-                    "--overwrite replaces it"
+                    f"out is {str(out)!r}, which holds unfinished work with another "
+                    f"{changed(known, self._request)}; the same command resumes it, --overwrite "
+                    "starts over"
                 )
-            for name in sorted(present, key=lambda name: name == mark):
-                (out / name).unlink()
-        if known is None:
-            self._discard()
-        elif known != self.request:
-            raise ValueError(self._difference(known))
-        for path in self.folder.rglob(".*"):  # files that a killed run was writing
+            self.discard()
+            done = None
+        self.facts: dict[str, Any] | None = None if done is None else done["facts"]
+        for path in folder.rglob(".*"):  # files that a killed run was writing
             path.unlink()
-        for folder in (self.spool, self.parts, self.final):
-            folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / _REQUEST, self.request)
+        self.final.mkdir(exist_ok=True)
+        write_json(folder / _REQUEST, self._request)
 
-    def _discard(self) -> None:
-        # What a kill leaves of the rest then belongs to no request.
+    @staticmethod
+    def publishing(folder: Path) -> bool:
+        """Returns whether the job of a folder was killed while it moved its files."""
+        return (folder / _DONE).exists()
+
+    def discard(self) -> None:
+        """Deletes all work. The folder stays: the lock is on it."""
+        # First, so that what a kill leaves of the rest belongs to no request.
         for name in (_DONE, _REQUEST):
             (self.folder / name).unlink(missing_ok=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._empty()
 
-    def _difference(self, known: Mapping[str, Any]) -> str:
-        names = dict.fromkeys([*known, *self.request])
-        name = next(name for name in names if known.get(name) != self.request.get(name))
-        before, now = known.get(name), self.request.get(name)
-        # A digest says nothing to anybody.
-        change = "" if _DIGEST.fullmatch(str(before)) else f" ({before}, now {now})"
-        return (
-            f"out is {str(self.out)!r}, which holds an unfinished pack with another {name}"
-            f"{change}; give the same command to go on, or --overwrite to start anew"
-        )
-
-    def done(self) -> dict[str, Any] | None:
-        """Returns the facts given to `publish`, where all that is left is to move the files."""
-        found = read_json(self.folder / _DONE)
-        return None if found is None else found["facts"]
-
-    def publish(self, facts: Mapping[str, Any]) -> None:
-        """Moves the final files to `out` and deletes the rest.
+    def publish(self, place: Path, facts: Mapping[str, Any]) -> None:
+        """Moves the files of the result to their folder and deletes the rest.
 
         Args:
-            facts: What the next run shall know should this one be killed here; JSON.
+            place: The folder.
+            facts: What the next run must know if this one is killed here; JSON.
         """
-        write_json(self.folder / _DONE, {"request": self.request, "facts": facts})
+        write_json(self.folder / _DONE, {"request": self._request, "facts": facts})
         for path in sorted(self.final.iterdir()):
-            os.replace(path, self.out / path.name)
-        for folder in (self.spool, self.parts, self.final):
-            shutil.rmtree(folder)
-        # As long as the last file is there, a later run knows that the pack is its own.
-        for name in (_REQUEST, _DONE):
-            (self.folder / name).unlink()
-        self.folder.rmdir()
+            os.replace(path, place / path.name)
+        self._empty(_DONE)  # as long as it is there, a later run knows the result as its own
+        (self.folder / _DONE).unlink()
+
+    def _empty(self, *kept: str) -> None:
+        for path in list(self.folder.iterdir()):
+            if path.name in kept:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def changed(known: Mapping[str, Any], request: Mapping[str, Any]) -> str:
+    """Returns the first thing in which two requests differ.
+
+    Example:
+        >>> changed({"format": "rec", "size": 112}, {"format": "rec", "size": 224})
+        'size (112, now 224)'
+    """
+    names = dict.fromkeys([*known, *request])
+    name = next(name for name in names if known.get(name) != request.get(name))
+    before, now = known.get(name), request.get(name)
+    # A digest tells a reader nothing.
+    return name if _DIGEST.search(f"{before} {now}") else f"{name} ({before}, now {now})"
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Returns what is in a file of ours, or None if there is none.
-
-    Raises:
-        ValueError: If it is damaged.
-    """
+    """Reads a JSON object; None if there is no such file. Raises `DamagedError`."""
     try:
         found: Any = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it must be a JSON object")
     except FileNotFoundError:
         return None
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise ValueError(f"{str(path)!r} is damaged; --overwrite starts anew")
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedError(path, error) from error
     return found
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a file of ours, complete or not at all."""
+    """Writes a JSON object, complete or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content), encoding="utf-8")
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Makes a folder and keeps other packs out of it within the block, where the system can.
-
-    Raises:
-        ValueError: If it is a file, or another process is packing into it.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"out is {str(folder)!r}, which is a file; it must be a folder")
-    taken = f"out is {str(folder)!r}, into which another process is packing"
-    with locked_folder(folder, taken, patience=_LOCK_SECONDS):
-        yield
-
-
-# Ctrl-C that waits until it does no harm.
 
 
 @contextmanager
 def stopped_between_batches() -> Iterator[Callable[[], None]]:
     """Lets Ctrl-C wait for the function that it yields; a second one does not wait.
 
-    In the middle of a batch it would cut a worker off while it hands its images over, which that
-    reports at length.
+    In the middle of a batch it would stop a worker process that hands its images over, which
+    prints a long report.
     """
     requested = False
 

@@ -6,19 +6,17 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import connection
-from multiprocessing.context import BaseContext
 from typing import Any, TypeVar
 
 import cv2
 
-# The processes that read images: how many, how they start, and what their death means.
+# Processes that read images.
 
 
 def default_workers() -> int:
@@ -34,15 +32,15 @@ def workers_for_a_model() -> int:
 
 
 def check_workers(workers: int) -> None:
-    """Raises `ValueError` for a number of processes that this machine cannot mean.
+    """Raises `ValueError` for a number of processes that must be a slip of the keyboard.
 
-    Each takes a few hundred megabytes, so a slip of the keyboard would take the machine down.
+    Each takes a few hundred megabytes, so too many would take the machine down.
     """
     cores = os.cpu_count() or 1
     most = max(16, 4 * cores)
     if not 0 <= workers <= most:
         raise ValueError(
-            f"workers is {workers}; it must be between 0 and {most} on this machine ({cores} cores)"
+            f"workers must be between 0 and {most} on this machine ({cores} cores), got {workers}"
         )
 
 
@@ -67,7 +65,7 @@ def signals_held_back(*signals: signal.Signals) -> Iterator[None]:
 def starting_workers() -> Iterator[None]:
     """Makes it safe to start processes in the block, which then run `start_worker`."""
     threads = cv2.getNumThreads()
-    # A forked process hangs or crashes when it touches OpenCV's threads, which it has not.
+    # A forked process hangs or crashes when it touches OpenCV's threads, which it does not have.
     cv2.setNumThreads(1)
     try:
         with signals_held_back(signal.SIGINT):
@@ -89,8 +87,7 @@ def start_worker(_: int) -> None:
 def explain_dead_workers(workers: int) -> Iterator[None]:
     """Turns PyTorch's report of a dead worker into an `OSError` that says what to do.
 
-    PyTorch raises it from a signal handler, so anywhere in the main process while workers run,
-    not only where a batch is asked for.
+    PyTorch raises it from a signal handler, so anywhere in the main process while workers run.
 
     Args:
         workers: The number of processes that read.
@@ -103,25 +100,17 @@ def explain_dead_workers(workers: int) -> Iterator[None]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise OSError(
-            f"{death_of_worker('memory or of shared memory', workers)} ({error})"
-        ) from error
+        raise OSError(f"{_death('memory or shared memory', workers)} ({error})") from error
 
 
-def death_of_worker(want: str, workers: int) -> str:
-    """Returns the line that a user gets of it.
-
-    Args:
-        want: What most often was lacking.
-        workers: How many processes there were.
-    """
+def _death(lacking: str, workers: int) -> str:
     return (
-        f"a worker process that reads images died, most often for want of {want}; "
-        f"try fewer workers than {workers}"
+        f"a worker process that reads images died, most often for lack of {lacking}; try fewer "
+        f"workers than {workers}"
     )
 
 
-# Tasks divided among processes, the same results for any number of them.
+# Tasks divided among processes, with the same results for any number of them.
 
 Tick = Callable[[], None]
 Context = TypeVar("Context")
@@ -129,7 +118,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 Work = Callable[[Context, Task, Tick], Result]
 
-# Tasks handed out for each process: enough that nobody waits, few enough that results in order do
+# Tasks handed out for each process: enough that none waits, few enough that results in order do
 # not pile up behind a slow one.
 _TASKS_EACH = 3
 # Often enough for a progress bar, seldom enough to cost nothing.
@@ -147,15 +136,16 @@ def in_chunks(count: int, size: int) -> list[range]:
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def in_order(
+def run_tasks(
     work: Work[Context, Task, Result],
     context: Context,
     tasks: Sequence[Task],
     *,
+    ordered: bool = True,
     workers: int | None = None,
     progress: Callable[[int], Any] | None = None,
 ) -> Generator[Result, None, None]:
-    """Runs tasks in several processes and yields their results in the order of the tasks.
+    """Runs tasks in several processes and yields their results.
 
     When the loop over the results is left, or fails, the tasks under way end at their next tick.
     No process outlives this one, even if it is killed, and Ctrl-C reaches this one alone.
@@ -165,6 +155,7 @@ def in_order(
             image.
         context: What every task needs; goes to each process once.
         tasks: What to do.
+        ordered: Yield results in the order of the tasks; otherwise as soon as they are there.
         workers: Number of processes; 0 works in this one, None takes one for each core.
         progress: Called now and then with the number of ticks since its last call.
 
@@ -178,75 +169,34 @@ def in_order(
     Example:
         >>> def add(context, task, tick):
         ...     return context + task
-        >>> list(in_order(add, 10, [1, 2], workers=0))
+        >>> list(run_tasks(add, 10, [1, 2], workers=0))
         [11, 12]
     """
-    return _results(work, context, tasks, workers, progress, ordered=True)
-
-
-def as_done(
-    work: Work[Context, Task, Result],
-    context: Context,
-    tasks: Sequence[Task],
-    *,
-    workers: int | None = None,
-    progress: Callable[[int], Any] | None = None,
-) -> Generator[Result, None, None]:
-    """Runs tasks as `in_order` does, and yields each result as soon as it is there."""
-    return _results(work, context, tasks, workers, progress, ordered=False)
-
-
-def _results(
-    work: Work[Context, Task, Result],
-    context: Context,
-    tasks: Sequence[Task],
-    workers: int | None,
-    progress: Callable[[int], Any] | None,
-    *,
-    ordered: bool,
-) -> Generator[Result, None, None]:
     workers = default_workers() if workers is None else workers
     check_workers(workers)
     report = progress if progress is not None else lambda images: None
     if workers == 0 or len(tasks) <= 1:
         return (work(context, task, lambda: report(1)) for task in tasks)
-    workers = min(workers, len(tasks))
-    if sys.platform == "win32":
-        workers = min(workers, _MOST_ON_WINDOWS)
-    return _run_in_processes(work, context, tasks, workers, report, ordered)
+    workers = min(workers, len(tasks), _MOST_ON_WINDOWS if sys.platform == "win32" else workers)
+    return _in_processes(work, context, tasks, ordered, workers, report)
 
 
-class _Stopped(Exception):
-    """Nobody wants the result, so the task ends where it is."""
-
-
-class _Board:
-    """What the processes share: whether to stop, and how many ticks each has made.
-
-    Without locks, which a process that is killed might hold: each has a counter of its own.
-    """
-
-    def __init__(self, start: BaseContext, workers: int) -> None:
-        self.stop = start.RawValue("b", 0)
-        self.ticks = start.RawArray("q", workers)
-        self.started = start.Value("i", 0)
-
-
-def _run_in_processes(
+def _in_processes(
     work: Work[Context, Task, Result],
     context: Context,
-    tasks: Iterable[Task],
+    tasks: Sequence[Task],
+    ordered: bool,
     workers: int,
     progress: Callable[[int], Any],
-    ordered: bool,
 ) -> Generator[Result, None, None]:
     start = multiprocessing.get_context(_start_method())
-    board = _Board(start, workers)
+    # Shared without locks, which a process that is killed might hold: each counts for itself.
+    stop, ticks, started = start.RawValue("b", 0), start.RawArray("q", workers), start.Value("i", 0)
     rest = iter(tasks)
     waiting: deque[Future[Result]] = deque()
     seen = 0
     with ProcessPoolExecutor(
-        workers, start, initializer=_start, initargs=(work, context, board)
+        workers, start, initializer=_start, initargs=(work, context, stop, ticks, started)
     ) as pool:
         try:
             while True:
@@ -257,21 +207,21 @@ def _run_in_processes(
                     return
                 wanted = [waiting[0]] if ordered else waiting
                 done = wait(wanted, _LOOK_SECONDS, FIRST_COMPLETED).done
-                if (now := sum(board.ticks)) > seen:
+                if (now := sum(ticks)) > seen:
                     progress(now - seen)
                     seen = now
                 for future in done:
                     waiting.remove(future)
                     yield future.result()
         except BrokenProcessPool as error:
-            raise OSError(death_of_worker("memory", workers)) from error
+            raise OSError(_death("memory", workers)) from error
         finally:
-            board.stop.value = 1
+            stop.value = 1
             pool.shutdown(cancel_futures=True)
 
 
 def _start_method() -> str:
-    """A fork is quick, shares what is in memory, and hands a held lock of a file on to all.
+    """A fork is quick, shares what is in memory, and passes a held lock of a file on.
 
     But a lock that another thread holds stays locked in the child, and Apple's libraries do not
     survive it at all.
@@ -282,38 +232,31 @@ def _start_method() -> str:
     return "forkserver" if "forkserver" in methods else "spawn"
 
 
-@dataclass
-class _Worker:
-    """What a process knows from its start."""
-
-    work: Work[Any, Any, Any]
-    context: Any
-    board: _Board
-    number: int
-
-    def run(self, task: Any) -> Any:
-        self._end_if_stopped()
-        return self.work(self.context, task, self.tick)
-
-    def tick(self) -> None:
-        self._end_if_stopped()
-        self.board.ticks[self.number] += 1
-
-    def _end_if_stopped(self) -> None:
-        if self.board.stop.value:
-            raise _Stopped
+class _Stopped(Exception):
+    """The result is not wanted any more, so the task ends where it is."""
 
 
-_worker: _Worker | None = None
+_work: Callable[[Any], Any]  # what a process does with a task; set when it starts
 
 
-def _start(work: Work[Any, Any, Any], context: Any, board: _Board) -> None:
-    global _worker
+def _start(work: Work[Any, Any, Any], context: Any, stop: Any, ticks: Any, started: Any) -> None:
     start_worker(0)
-    with board.started.get_lock():
-        number = board.started.value
-        board.started.value += 1
-    _worker = _Worker(work, context, board, number)
+    with started.get_lock():
+        number = started.value
+        started.value += 1
+
+    def tick() -> None:
+        if stop.value:
+            raise _Stopped
+        ticks[number] += 1
+
+    def run(task: Any) -> Any:
+        if stop.value:
+            raise _Stopped
+        return work(context, task, tick)
+
+    global _work
+    _work = run
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
@@ -325,5 +268,4 @@ def _end_with(sentinel: int) -> None:
 
 
 def _run(task: Any) -> Any:
-    assert _worker is not None
-    return _worker.run(task)
+    return _work(task)

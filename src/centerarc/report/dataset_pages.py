@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from centerarc.curate.check import CheckResult
+from centerarc.curate.check import KINDS, CheckResult, Problem
 from centerarc.curate.inspect import Overview
-from centerarc.curate.problems import KINDS, Problem
 from centerarc.data.source import FaceSource
 from centerarc.report.charts import Chart, axis, dotted, lines, percent_axis, percents
 from centerarc.report.rendering import data_uri, render, require_report_extra

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from centerarc.data.splitting import write_identities
+from centerarc.data.views import write_identities
 from centerarc.io.files import atomic_path
 from centerarc.models.weights import PEOPLE_FILE, read_torch_file
 from centerarc.training.config import TrainConfig

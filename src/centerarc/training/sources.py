@@ -21,13 +21,13 @@ from centerarc.data.samplers import (
 )
 from centerarc.data.source import FaceSource
 from centerarc.data.sources import create_source
-from centerarc.data.splitting import read_identities
 from centerarc.data.views import (
     CachedSource,
     MixedSource,
     Part,
     Subset,
     leave_out,
+    read_identities,
     read_leave_out,
     split_identities,
     subset,

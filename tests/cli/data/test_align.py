@@ -68,7 +68,7 @@ def test_a_detector_gives_faces(tmp_path: Path, capsys: pytest.CaptureFixture[st
         (["--landmarks", "L", "--min-score", "0.5"], "--min-score is for --detector"),
         (["--landmarks", "L", "--detect-side", "320"], "--detect-side is for --detector"),
         (["--landmarks", "L", "--faces", "score"], "some landmarks have no score"),
-        (["--detector", "L"], "this is no ONNX model that OpenCV can read"),
+        (["--detector", "L"], "this is not an ONNX model that OpenCV can read"),
     ],
 )
 def test_what_does_not_go_together_is_one_error(
@@ -135,5 +135,5 @@ def test_ctrl_c_is_one_line_that_says_how_to_go_on(album: Path) -> None:
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors
-    assert "interrupted; the same command goes on with what is left" in errors
+    assert "interrupted; the same command resumes with what is left" in errors
     assert (album / "out" / "alignment.csv").exists()

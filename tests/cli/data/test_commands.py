@@ -18,8 +18,8 @@ from tests.curate.test_align import write_landmarks
     [
         ("inspect", ["goes to the terminal", "0 done, 2 wrong input"]),
         ("check", ["--problems", "Nothing is changed", "1 there are errors, 2 wrong input"]),
-        ("align", ["OUT/alignment.csv", "the same command goes on", "130 interrupted"]),
-        ("pack", ["OUT/left-out.csv", "the same command goes on", "130 interrupted"]),
+        ("align", ["OUT/alignment.csv", "the same command resumes", "130 interrupted"]),
+        ("pack", ["OUT/left-out.csv", "the same command resumes", "130 interrupted"]),
         ("split", ["OUT/train.txt", "the same command gives the same", "2 wrong input"]),
     ],
 )

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from centerarc.cli import main
+from centerarc.data import read_identities
 from centerarc.data.folder import FolderSource
 from centerarc.data.source import EncodedSource
 from centerarc.data.sources import open_source
-from centerarc.data.splitting import read_identities
 from tests.curate.packing_helpers import contents, faces, many, picture
 
 
@@ -84,14 +84,20 @@ def test_a_split_is_packed_apart(tmp_path: Path, capsys: pytest.CaptureFixture[s
     [
         (["--format", "zip"], "zip"),
         (["--images-per-shard", "5"], "are for shards; format is 'rec'"),
-        (["--format", "shards", "--images-per-shard", "0"], "images_per_shard is 0"),
-        (["--format", "shards", "--shard-mb", "0"], "shard_mb is 0"),
+        (
+            ["--format", "shards", "--images-per-shard", "0"],
+            "images_per_shard must be at least 1, got 0",
+        ),
+        (["--format", "shards", "--shard-mb", "0"], "shard_mb must be above 0, got 0"),
         (["--format", "shards", "--shard-mb", "1", "--images-per-shard", "1"], "both given"),
-        (["--format", "rec", "--quality", "101"], "quality is 101"),
+        (["--format", "rec", "--quality", "101"], "quality must be in [1, 100] or None, got 101"),
         (["--format", "rec", "--min-images", "9"], "nothing is left of the 14 images"),
-        (["--format", "rec", "--shuffle", "-1"], "shuffle is -1"),
-        (["--format", "rec", "--workers", "1000000"], "workers is 1000000"),
-        (["--format", "rec", "--leave-out", "absent.csv"], "cannot read the list 'absent.csv'"),
+        (
+            ["--format", "rec", "--shuffle", "-1"],
+            "shuffle must be a seed of at least 0 or None, got -1",
+        ),
+        (["--format", "rec", "--workers", "1000000"], "got 1000000"),
+        (["--format", "rec", "--leave-out", "absent.csv"], "cannot read 'absent.csv'"),
     ],
 )
 def test_wrong_words_are_refused_in_one_line_and_nothing_is_made(

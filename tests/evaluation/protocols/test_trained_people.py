@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from centerarc.curate.embed import embed_to_file
+from centerarc.data import write_identities
 from centerarc.data.folder import FolderSource
-from centerarc.data.splitting import write_identities
 from centerarc.evaluation.embedding import Embeddings
 from centerarc.evaluation.protocols.galleries import evaluate_galleries
 from centerarc.evaluation.protocols.pairs import evaluate_pairs

@@ -26,7 +26,7 @@ _HELP = {
     "align": (
         "Cut the faces out of photos, turned and scaled so that eyes, nose and mouth lie the same.",
         "The face of PHOTOS/ann/1.png becomes OUT/ann/1.jpg; what became of each photo is in "
-        "OUT/alignment.csv. After a stop, by whatever, the same command goes on with what is left; "
+        "OUT/alignment.csv. After a stop, by whatever, the same command resumes with what is left; "
         "photos and landmarks that changed since are done again.",
         "Exit code: 0 done, 2 wrong input, 130 interrupted.",
     ),
@@ -34,12 +34,12 @@ _HELP = {
         "Pack labelled faces into a few large files, which any disk reads fast.",
         "Images keep their order and, unless --size or --quality asks for others, their bytes. "
         "Each is decoded once; damaged ones are left out and named in OUT/left-out.csv. After a "
-        "stop, by whatever, the same command goes on where it was, from OUT/.centerarc-pack, and "
+        "stop, by whatever, the same command resumes where it was, from OUT/.centerarc-pack, and "
         "the result has the same bytes.",
         "Exit code: 0 done, 2 wrong input, 130 interrupted.",
     ),
     "split": (
-        "Split a set of faces by people, so that nobody held out is seen in training.",
+        "Split a set of faces by people, so that no one held out is seen in training.",
         "Writes OUT/train.txt and OUT/held-out.txt, the names of the people, for data.identities "
         "of a training and --identities of data pack; where images are files also OUT/train.csv "
         "and OUT/held-out.csv, lists that are sources themselves. The choice depends on the names, "

@@ -1,16 +1,13 @@
-"""``centerarc data align``: from a folder of photos to a folder of aligned faces."""
+"""`centerarc data align`: from a folder of photos to a folder of aligned faces."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from centerarc.curate.align import AlignmentSummary
-    from centerarc.curate.faces import YuNetDetector
-    from centerarc.curate.photos import LandmarkTable
+    from centerarc.curate.photos import LandmarkTable, YuNetDetector
 
 
 def align(
@@ -33,7 +30,7 @@ def align(
     Parameters
     ----------
     photos
-        Folder of photos, e.g. <identity>/<photo>; deeper and flat ones do as well.
+        Folder of photos, e.g. <identity>/<photo>; deeper and flat ones work too.
     out
         Folder for the faces: a new one, or that of an earlier run with the same settings.
     landmarks
@@ -55,22 +52,21 @@ def align(
     workers
         Processes; 0 works in this one.
     format
-        jpg (quality 95, full colour resolution) or png.
+        jpg (quality 95, full color resolution) or png.
     """
-    import sys
-
     from rich.console import Console
 
     from centerarc.cli.progress import waiting
+    from centerarc.cli.tables import facts_table
     from centerarc.curate.align import align_folder
 
-    source = _faces_from(photos, landmarks, detector, min_score, detect_side)
+    faces_from = _faces_from(photos, landmarks, detector, min_score, detect_side)
     try:
         with waiting("aligning", "photos") as progress:
             summary = align_folder(
                 photos,
                 out,
-                source,
+                faces_from,
                 size=size,
                 faces=faces,
                 min_face=min_face,
@@ -79,13 +75,20 @@ def align(
                 progress=progress,
             )
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on with what is left", file=sys.stderr)
+        print("interrupted; the same command resumes with what is left", file=sys.stderr)
         return 130
-    console = Console()
-    console.print(_table(summary, f"{photos} to {out}"))
-    missing = sum(summary.counts.values()) - summary.faces
-    if missing:
-        console.print(f"what was not aligned, and why: {summary.report}", markup=False)
+    facts = {
+        "photos": summary.photos,
+        "done by an earlier run": summary.unchanged,
+        "aligned faces": summary.faces,
+        **{status: n for status, n in summary.counts.items() if status != "aligned"},
+    }
+    if summary.others:
+        facts["other files, ignored"] = summary.others
+    print(f"aligned {photos} to {out}")
+    Console().print(facts_table({name: f"{number:,}" for name, number in facts.items()}))
+    if sum(summary.counts.values()) > summary.faces:
+        print(f"what was not aligned, and why: {summary.report}")
     return 0
 
 
@@ -96,41 +99,20 @@ def _faces_from(
     min_score: float | None,
     detect_side: int | None,
 ) -> "LandmarkTable | YuNetDetector":
-    from centerarc.curate.faces import YuNetDetector
-    from centerarc.curate.photos import read_landmarks
+    from centerarc.curate.photos import YuNetDetector, read_landmarks
 
-    if (landmarks is None) == (detector is None):
+    if landmarks is not None and detector is None:
+        if min_score is not None or detect_side is not None:
+            name = "--min-score" if min_score is not None else "--detect-side"
+            raise ValueError(f"{name} is for --detector; with --landmarks nothing is detected")
+        return read_landmarks(landmarks, photos)
+    if detector is None or landmarks is not None:
         raise ValueError(
             "give either --landmarks FILE.csv or --detector FILE.onnx: where faces are in a photo "
             "must come from one of them"
         )
-    if detector is not None:
-        return YuNetDetector(
-            detector,
-            min_score=0.6 if min_score is None else min_score,
-            max_side=640 if detect_side is None else detect_side,
-        )
-    if min_score is not None or detect_side is not None:
-        name = "--min-score" if min_score is not None else "--detect-side"
-        raise ValueError(f"{name} is for --detector; with --landmarks nothing is detected")
-    assert landmarks is not None
-    return read_landmarks(landmarks, photos)
-
-
-def _table(summary: "AlignmentSummary", title: str) -> "Table":
-    from rich.table import Table
-    from rich.text import Text
-
-    # Text, not str: a path may hold what rich takes for markup.
-    table = Table(title=Text(title), title_justify="left")
-    table.add_column("what")
-    table.add_column("number", justify="right")
-    table.add_row("photos", f"{summary.photos:,}")
-    table.add_row("done by an earlier run", f"{summary.unchanged:,}")
-    table.add_row("aligned faces", f"{summary.faces:,}")
-    for status, count in summary.counts.items():
-        if status != "aligned":
-            table.add_row(status, f"{count:,}")
-    if summary.others:
-        table.add_row("other files, ignored", f"{summary.others:,}")
-    return table
+    return YuNetDetector(
+        detector,
+        min_score=0.6 if min_score is None else min_score,
+        max_side=640 if detect_side is None else detect_side,
+    )

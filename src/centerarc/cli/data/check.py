@@ -1,7 +1,7 @@
-"""``centerarc data check``: every image decoded, and what is wrong with it."""
+"""`centerarc data check`: every image decoded, and what is wrong with it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from centerarc.cli.flags import ListFlags, ModelFlags
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from centerarc.curate.check import CheckResult
     from centerarc.data.source import FaceSource
     from centerarc.data.views import Subset
-    from centerarc.models.embedder import Embedder, OpenedModel
+    from centerarc.models.embedder import Embedder
 
 
 def check(
@@ -56,15 +56,18 @@ def check(
     """
     from rich.console import Console
 
-    from centerarc.cli.flags import opened, reopened
+    from centerarc.cli.flags import opened, opened_model, reopened
     from centerarc.cli.progress import counting, waiting
-    from centerarc.curate.check import check_checksums, check_source
-    from centerarc.curate.problems import write_problems
+    from centerarc.curate.check import check_checksums, check_source, write_problems
+    from centerarc.curate.label_errors import check_enough_people
     from centerarc.data.views import Subset
     from centerarc.report.dataset_pages import write_check_page
 
     faces = opened(source, columns=columns)
-    network = None if model is None else _load(model, flags, device, faces)
+    network = None
+    if model is not None:  # before the hours of decoding
+        check_enough_people(faces.labels)
+        network = opened_model(model, flags, device)
     with counting("decoding", "images", len(faces)) as advance:
         result = check_source(faces, min_side=min_side, workers=workers, progress=advance)
     with waiting("checksums") as progress:
@@ -72,31 +75,25 @@ def check(
     if network is not None:
         readable = Subset(reopened(source, network.image_size, columns), images=result.readable)
         result = _judged(faces, readable, result, network.embedder, workers)
-    console = Console()
-    _say(console, _headline(result, str(source)))
-    console.print(_table(result))
+    line = f"{source}: {result.decoded:,} of {result.images:,} images decoded, "
+    line += f"{result.identities:,} identities"
+    if result.left_out:
+        line += f"; {result.left_out:,} more images left out at opening"
+    print(line)
+    Console().print(_table(result))
     if result.judgement is not None:
-        _say(console, result.judgement.summary())
+        print(result.judgement.summary())
     if problems is not None:
         least: Literal["error", "warning"] = "error" if leave_out == "errors" else "warning"
         rows = write_problems(problems, result.problems, least=least)
-        _say(console, f"to leave out: {rows:,} rows in {problems}")
+        print(f"to leave out: {rows:,} rows in {problems}")
     if json is not None:
         _write_json(json, result, str(source))
-        _say(console, f"everything: {json}")
+        print(f"everything: {json}")
     if report is not None:
         write_check_page(report, faces, result, name=source.resolve().name)
-        _say(console, f"report: {report}")
+        print(f"report: {report}")
     return 1 if result.errors else 0
-
-
-def _load(path: Path, flags: ModelFlags | None, device: str, faces: "FaceSource") -> "OpenedModel":
-    """Loads the model before the hours of decoding, and sees that it can be of use."""
-    from centerarc.cli.flags import opened_model
-    from centerarc.curate.likeness import check_enough_people
-
-    check_enough_people(faces.labels)
-    return opened_model(path, flags, device)
 
 
 def _judged(
@@ -125,19 +122,11 @@ def _judged(
     return replace(result.with_problems(found), judgement=judgement(embeddings, readable.labels))
 
 
-def _headline(result: "CheckResult", name: str) -> str:
-    line = f"{name}: {result.decoded:,} of {result.images:,} images decoded, "
-    line += f"{result.identities:,} identities"
-    if result.left_out:
-        line += f"; {result.left_out:,} more images left out at opening"
-    return line
-
-
 def _table(result: "CheckResult") -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    from centerarc.curate.problems import KINDS
+    from centerarc.curate.check import KINDS
 
     # Text, not str: a path may hold what rich takes for markup.
     table = Table()
@@ -145,19 +134,15 @@ def _table(result: "CheckResult") -> "Table":
         table.add_column(column, no_wrap=True)
     table.add_column("count", justify="right", no_wrap=True)
     table.add_column("example", overflow="fold")
-    colours = {"error": "red", "warning": "yellow", "note": ""}
+    colors = {"error": "red", "warning": "yellow", "note": ""}
     for kind, count in result.counts().items():
         severity = KINDS[kind].severity
         first = next(p for p in result.problems if p.problem == kind)
         example = f"{first.place}: {first.detail}" if first.detail else first.place
-        table.add_row(kind, Text(severity, colours[severity]), f"{count:,}", Text(example))
+        table.add_row(kind, Text(severity, colors[severity]), f"{count:,}", Text(example))
     if not result.problems:
         table.add_row("none", "", "0", "")
     return table
-
-
-def _say(console: Any, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _write_json(path: Path, result: "CheckResult", name: str) -> None:

@@ -1,6 +1,7 @@
-"""``centerarc data inspect``: what a source of images holds."""
+"""`centerarc data inspect`: what a source of images holds."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,122 +49,86 @@ def inspect(
     faces = opened(source, columns=columns)
     with counting("reading headers", "images", len(faces)) as progress:
         overview = inspect_source(faces, workers=workers, progress=progress)
-    console = Console()
-    _print(console, overview, str(source))
+    _print(Console(), overview, str(source))
     if report is not None:
         write_inspect_page(report, faces, overview, name=source.resolve().name)
-        console.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
+        print(f"report: {report}")
 
 
 def _print(console: "Console", overview: "Overview", name: str) -> None:
     from centerarc.curate.inspect import tail_plot
 
     found = overview.statistics
-    say = _plain(console)
-    say(f"{name}: {found.images:,} images of {found.identities:,} identities")
-    say("")
-    say("images of each identity, the one with most at the left (both axes logarithmic)")
-    encoding = console.encoding or "ascii"
-    unicode = _can_write(encoding, "▁█│└─")
+    print(f"{name}: {found.images:,} images of {found.identities:,} identities\n")
+    print("images of each identity, the one with most at the left (both axes logarithmic)")
+    try:
+        "▁█│└─".encode(console.encoding or "ascii")
+        unicode = True
+    except (UnicodeEncodeError, LookupError):
+        unicode = False
     width = max(min(console.width, _PLOT_WIDTH), 20)
-    say(tail_plot(overview.counts[overview.counts > 0], width=width, unicode=unicode))
-    say("")
-    console.print(_numbers(overview))
-    console.print(_groups(overview))
-    console.print(_files(overview))
+    print(tail_plot(overview.counts[overview.counts > 0], width=width, unicode=unicode), end="\n\n")
+    numbers = {
+        "fewest": f"{found.minimum:,}",
+        "median": f"{found.median:,g}",
+        "mean": f"{found.mean:,.2f}",
+        "most": f"{found.maximum:,}",
+        **{f"{part:.0%} quantile": f"{value:,.4g}" for part, value in found.quantiles.items()},
+        **{f"share of the top {part:.0%}": f"{share:.1%}" for part, share in found.heads.items()},
+        "Gini coefficient": f"{found.gini:.3f}",
+    }
+    console.print(_table(("images of an identity", "value"), numbers.items()))
+    groups = [
+        (
+            *(group, f"{people:,}", f"{people / found.identities:.1%}"),
+            *(f"{images:,}", f"{images / found.images:.1%}"),
+        )
+        for group, people, images in found.groups
+    ]
+    columns = ("images", "identities", "share", "their images", "share")
+    console.print(_table(columns, groups))
+    console.print(_table(("files", "images"), _files(overview)))
     if overview.unreadable:
         place, reason = overview.unreadable[0]
-        say(f"{len(overview.unreadable):,} images have no readable header, first {place}: {reason}")
+        print(
+            f"{len(overview.unreadable):,} images have no readable header, first {place}: {reason}"
+        )
     if overview.left_out:
-        console.print(_left_out(overview))
+        first = {item.reason: item.place for item in reversed(overview.left_out)}
+        reasons = Counter(item.reason for item in overview.left_out).most_common()
+        rows = [(reason, f"{count:,}", first[reason]) for reason, count in reasons]
+        table = _table(("left out when opened", "count", "first"), rows)
+        table.columns[2].justify = "left"
+        console.print(table)
 
 
-def _plain(console: "Console") -> Callable[[str], None]:
-    # Names may hold what rich takes for markup, and must not be broken.
-    return lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _can_write(encoding: str, text: str) -> bool:
-    try:
-        text.encode(encoding)
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True
-
-
-def _new_table(*columns: str, title: str = "") -> "Table":
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> "Table":
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title or None, title_justify="left")
+    table = Table()
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*map(Text, row))  # not str: a path may hold what rich takes for markup
     return table
 
 
-def _numbers(overview: "Overview") -> "Table":
-    found = overview.statistics
-    table = _new_table("images of an identity", "value")
-    table.add_row("fewest", f"{found.minimum:,}")
-    table.add_row("median", f"{found.median:,g}")
-    table.add_row("mean", f"{found.mean:,.2f}")
-    table.add_row("most", f"{found.maximum:,}")
-    for quantile, value in found.quantiles.items():
-        table.add_row(f"{quantile:.0%} quantile", f"{value:,.4g}")
-    for part, share in found.heads.items():
-        table.add_row(f"share of the top {part:.0%}", f"{share:.1%}")
-    table.add_row("Gini coefficient", f"{found.gini:.3f}")
-    return table
-
-
-def _groups(overview: "Overview") -> "Table":
-    found = overview.statistics
-    table = _new_table("images", "identities", "share", "their images", "share")
-    for name, identities, images in found.groups:
-        table.add_row(
-            name,
-            f"{identities:,}",
-            f"{identities / found.identities:.1%}",
-            f"{images:,}",
-            f"{images / found.images:.1%}",
-        )
-    return table
-
-
-def _files(overview: "Overview") -> "Table":
-    from rich.text import Text
-
+def _files(overview: "Overview") -> Iterator[tuple[str, str]]:
     from centerarc.report.dataset_pages import in_units
 
-    table = _new_table("files", "images")
     sizes = overview.sizes.most_common()
     for (width, height), count in sizes[:5]:
-        table.add_row(f"{width} x {height} pixels", f"{count:,}")
+        yield f"{width} x {height} pixels", f"{count:,}"
     if len(sizes) > 5:
         rest = sum(count for _, count in sizes[5:])
-        table.add_row(f"{len(sizes) - 5:,} other sizes", f"{rest:,}")
+        yield f"{len(sizes) - 5:,} other sizes", f"{rest:,}"
         sides = sorted(min(size) for size in overview.sizes.elements())
-        table.add_row("shorter side: least, median, most", _three(sides))
+        three = f"{sides[0]:,}, {sides[len(sides) // 2]:,}, {sides[-1]:,}"
+        yield "shorter side: least, median, most", three
     for counter in (overview.formats, overview.colours):
         for name, count in counter.most_common():
-            table.add_row(Text(name), f"{count:,}")
+            yield name, f"{count:,}"
     if len(overview.file_bytes):
-        table.add_row("all files", in_units(float(overview.file_bytes.sum())))
-        table.add_row("mean file", in_units(float(overview.file_bytes.mean())))
-    return table
-
-
-def _three(values: list[int]) -> str:
-    return f"{values[0]:,}, {values[len(values) // 2]:,}, {values[-1]:,}"
-
-
-def _left_out(overview: "Overview") -> "Table":
-    from collections import Counter
-
-    from rich.text import Text
-
-    table = _new_table("left out when opened", "count", "first")
-    table.columns[2].justify = "left"
-    for kind, count in Counter(item.reason for item in overview.left_out).most_common():
-        first = next(item for item in overview.left_out if item.reason == kind)
-        table.add_row(Text(kind), f"{count:,}", Text(first.place))
-    return table
+        yield "all files", in_units(float(overview.file_bytes.sum()))
+        yield "mean file", in_units(float(overview.file_bytes.mean()))

@@ -1,20 +1,15 @@
-"""``centerarc data pack`` and ``centerarc data split``."""
+"""`centerarc data pack` and `centerarc data split`."""
 
+import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from centerarc.cli.flags import ListFlags
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from centerarc.curate.packing import PackReport
-
-
-# ``centerarc data pack``: any source as insightface RecordIO or WebDataset shards.
+# `centerarc data pack`: any source as insightface RecordIO or WebDataset shards.
 
 
 def pack(
@@ -69,14 +64,12 @@ def pack(
         Delete what another pack left in OUT, finished or not.
     """
     from rich.console import Console
-    from rich.text import Text
 
     from centerarc.cli.flags import opened
     from centerarc.cli.progress import stages
-    from centerarc.cli.tables import facts_table
+    from centerarc.cli.tables import facts_table, work_facts
     from centerarc.curate.packing import pack as run
-    from centerarc.data.splitting import read_identities
-    from centerarc.data.views import read_leave_out
+    from centerarc.data.views import read_identities, read_leave_out
 
     found = opened(source, columns=columns)
     try:
@@ -98,46 +91,30 @@ def pack(
                 progress=progress,
             )
     except KeyboardInterrupt:
-        print("stopped; the same command goes on where it was", file=sys.stderr)
+        print("stopped; the same command resumes where it was", file=sys.stderr)
         raise
-    console = Console()
-    console.print(Text(f"packed {source} into {out}"), soft_wrap=True)
-    console.print(facts_table(_facts(report)))
-    _print_next_step(console, report)
-
-
-def _facts(report: "PackReport") -> dict[str, str]:
-    from centerarc.cli.tables import work_facts
-
     facts = {
         "images": f"{report.images:,}",
         "people": f"{report.identities:,}",
         "size": f"{report.size / 1e6:,.1f} MB",
     }
-    for size, count in sorted(report.sizes.items(), key=lambda item: -item[1])[:3]:
-        facts[f"{size.replace('x', ' x ')} pixels"] = f"{count:,}"
-    if len(report.sizes) > 3:
-        rest = sum(report.sizes.values()) - sum(sorted(report.sizes.values())[-3:])
-        facts[f"{len(report.sizes) - 3} other sizes"] = f"{rest:,}"
-    facts["encoded anew"] = f"{report.anew:,}"
-    return {**facts, **work_facts(report.left_out, report.read, report.seconds)}
-
-
-def _print_next_step(console: "Console", report: "PackReport") -> None:
-    from shlex import quote
-
-    from rich.text import Text
-
+    sizes = sorted(report.sizes.items(), key=lambda item: -item[1])
+    for shape, number in sizes[:3]:
+        facts[f"{shape.replace('x', ' x ')} pixels"] = f"{number:,}"
+    if len(sizes) > 3:
+        facts[f"{len(sizes) - 3} other sizes"] = f"{sum(number for _, number in sizes[3:]):,}"
+    facts["encoded again"] = f"{report.anew:,}"
+    facts |= work_facts(report.left_out, report.read, report.seconds)
+    print(f"packed {source} into {out}")
+    Console().print(facts_table(facts))
     if report.left_out:
-        console.print(Text(f"what is left out, and why: {report.left_out_file}"), soft_wrap=True)
+        print(f"what is left out, and why: {report.left_out_file}")
     kind = "recordio" if report.path.suffix else "shards"
-    command = (
-        f"centerarc train CONFIG.yaml --data.source {kind} --data.path {quote(str(report.path))}"
-    )
-    console.print(Text(f"to train on it: {command}"), soft_wrap=True)
+    path = shlex.quote(str(report.path))
+    print(f"to train on it: centerarc train CONFIG.yaml --data.source {kind} --data.path {path}")
 
 
-# ``centerarc data split``: people to train on and people held out.
+# `centerarc data split`: people to train on and people held out.
 
 
 def split(
@@ -153,7 +130,7 @@ def split(
     columns: ListFlags | None = None,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """Split a set of faces by people, so that nobody held out is seen in training.
+    """Split a set of faces by people, so that no one held out is seen in training.
 
     Parameters
     ----------
@@ -177,11 +154,10 @@ def split(
     import numpy as np
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     from centerarc.cli.flags import opened
-    from centerarc.data.splitting import read_identities, split_source, write_split
-    from centerarc.data.views import subset
+    from centerarc.curate.split import split_source, write_split
+    from centerarc.data.views import read_identities, subset
 
     found = opened(source, columns=columns)
     if identities is not None:
@@ -196,14 +172,12 @@ def split(
     written = write_split(out, found, parts, overwrite=overwrite)
     images = np.bincount(found.labels, minlength=len(found.identities))
     number = dict(zip(found.identities, images.tolist(), strict=True))
-    # Text, not str: a path may hold what rich takes for markup.
     table = Table()
     for column in ("part", "people", "images"):
         table.add_column(column, justify="left" if column == "part" else "right")
     for name, people in (("train", parts.train), ("held-out", parts.held_out)):
         table.add_row(name, f"{len(people):,}", f"{sum(number[person] for person in people):,}")
-    console = Console()
-    console.print(Text(f"split {source} by people, seed {seed}"), soft_wrap=True)
-    console.print(table)
+    print(f"split {source} by people, seed {seed}")
+    Console().print(table)
     for path in written:
-        console.print(Text(str(path)), soft_wrap=True)
+        print(path)

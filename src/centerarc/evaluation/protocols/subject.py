@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from centerarc.data.source import FaceSource
-from centerarc.data.splitting import read_identities
+from centerarc.data.views import read_identities
 from centerarc.evaluation.embedding import Embeddings, embed
 from centerarc.evaluation.protocols.judging import Evaluation
 from centerarc.evaluation.scores import IntArray

@@ -93,9 +93,9 @@ def test_damage_is_the_images_and_an_absent_file_is_not(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"size": 0}, r"size is 0; it must be in \[1, 4096\]"),
-        ({"quality": 0}, r"quality is 0; it must be in \[1, 100\]"),
-        ({"quality": 101}, r"quality is 101; it must be in \[1, 100\]"),
+        ({"size": 0}, r"size must be in \[1, 4096\] or None, got 0"),
+        ({"quality": 0}, r"quality must be in \[1, 100\] or None, got 0"),
+        ({"quality": 101}, r"quality must be in \[1, 100\] or None, got 101"),
     ],
 )
 def test_numbers_out_of_range_are_refused(options: dict[str, int], words: str) -> None:

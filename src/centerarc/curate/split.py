@@ -1,9 +1,8 @@
-"""Splitting a source by people into a part to train on and a part held out."""
+"""A source split by people into a part to train on and a part held out."""
 
 import filecmp
 import os
 import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +11,9 @@ import numpy as np
 from centerarc.data.folder import FolderSource
 from centerarc.data.image_list import ListSource, write_list
 from centerarc.data.source import FaceSource
-from centerarc.data.views import Subset, split_identities
-from centerarc.io.files import atomic_path
+from centerarc.data.views import Subset, split_identities, write_identities
 
-_MARK = "\ufeff".encode()
-_SPLIT_FILES = ("train.txt", "train.csv", "held-out.txt", "held-out.csv")
+_FILES = ("train.txt", "train.csv", "held-out.txt", "held-out.csv")
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ def split_source(
             same person. They are trained on.
 
     Returns:
-        Everybody, on one side or the other.
+        Everyone, on one side or the other.
 
     Raises:
         ValueError: If an argument is out of range or too few people have enough images.
@@ -70,13 +67,14 @@ def split_source(
     if (fraction is None) == (count is None):
         raise ValueError("give either fraction or count, the part of the people to hold out")
     if fraction is not None and not 0 < fraction < 1:
-        raise ValueError(f"fraction is {fraction}; it must be between 0 and 1, both excluded")
-    if count is not None and count < 1:
-        raise ValueError(f"count is {count}; it must be at least 1")
-    if seed < 0:
-        raise ValueError(f"seed is {seed}; it must be at least 0")
-    if min_images < 1:
-        raise ValueError(f"min_images is {min_images}; it must be at least 1")
+        raise ValueError(f"fraction must be in (0, 1), got {fraction}")
+    for name, value, least in (
+        ("count", count, 1),
+        ("seed", seed, 0),
+        ("min_images", min_images, 1),
+    ):
+        if value is not None and value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
     people = source.identities
     images = np.bincount(source.labels, minlength=len(people))
     enough = [name for name, has in zip(people, images, strict=True) if has >= min_images]
@@ -115,30 +113,26 @@ def write_split(
         OSError: If a file cannot be written.
     """
     target = Path(folder)
-    present = [target / name for name in _SPLIT_FILES if os.path.lexists(target / name)]
+    present = [target / name for name in _FILES if os.path.lexists(target / name)]
     if present and not overwrite:
         # A list may be large: both are compared on the disk.
         with tempfile.TemporaryDirectory() as place:
-            wanted = _write_parts(Path(place), source, split)
-            for path in wanted:
+            for path in _write(Path(place), source, split):
                 there = target / path.name
-                if os.path.lexists(there) and not _same(path, there):
+                same = there.is_file() and filecmp.cmp(path, there, shallow=False)
+                if os.path.lexists(there) and not same:
                     raise ValueError(
                         f"{str(there)!r} is of another split; choose another folder or replace its "
                         "files with --overwrite"
                     )
-    written = _write_parts(target, source, split)
+    written = _write(target, source, split)
     for path in present:
         if overwrite and path not in written:  # the list of a split that had files
             path.unlink()
     return written
 
 
-def _same(first: Path, second: Path) -> bool:
-    return second.is_file() and filecmp.cmp(first, second, shallow=False)
-
-
-def _write_parts(folder: Path, source: FaceSource, split: Split) -> list[Path]:
+def _write(folder: Path, source: FaceSource, split: Split) -> list[Path]:
     written = []
     files = _files(source)
     for part, names in (("train", split.train), ("held-out", split.held_out)):
@@ -147,81 +141,16 @@ def _write_parts(folder: Path, source: FaceSource, split: Split) -> list[Path]:
         written.append(path)
         if files is not None:
             chosen = set(names)
-            owners = (source.identities[label] for label in source.labels)
-            rows = [
-                (os.path.abspath(file), owner)
-                for file, owner in zip(files, owners, strict=True)
-                if owner in chosen
-            ]
-            write_list(path.with_suffix(".csv"), rows)
+            owners = [source.identities[label] for label in source.labels.tolist()]
+            rows = zip(map(os.path.abspath, files), owners, strict=True)
+            write_list(path.with_suffix(".csv"), [row for row in rows if row[1] in chosen])
             written.append(path.with_suffix(".csv"))
     return written
 
 
 def _files(source: FaceSource) -> list[Path] | None:
-    """The file of each image; None where images are no files of their own."""
+    """The file of each image; None where images are not files of their own."""
     if isinstance(source, Subset):
         files = _files(source.source)
         return None if files is None else [files[index] for index in source.indices.tolist()]
     return source.paths if isinstance(source, FolderSource | ListSource) else None
-
-
-def write_identities(path: str | os.PathLike[str], names: Iterable[str]) -> None:
-    """Writes names of people, one a line, as `read_identities` reads them.
-
-    Args:
-        path: The file.
-        names: The names.
-
-    Raises:
-        ValueError: If a name is empty, has a line break in it, or is no text.
-    """
-    lines = list(names)
-    data = b"".join(_line(name) for name in lines)
-    with atomic_path(path) as temporary:
-        # A reader takes one mark of the byte order away.
-        temporary.write_bytes(_MARK + data if data.startswith(_MARK) else data)
-
-
-def _line(name: str) -> bytes:
-    if name and "\n" not in name and "\r" not in name:
-        try:
-            return f"{name}\n".encode("utf-8", "surrogateescape")  # a folder's need not be UTF-8
-        except UnicodeEncodeError:
-            pass
-    raise ValueError(
-        f"identity {name!r} cannot be in a list of one name a line; give it another name"
-    )
-
-
-def read_identities(path: str | os.PathLike[str]) -> list[str]:
-    """Reads names of people, one a line; empty lines do not count.
-
-    Args:
-        path: The file, UTF-8.
-
-    Returns:
-        The names in the order of the file.
-
-    Raises:
-        ValueError: If there is none, or one comes twice.
-        OSError: If the file cannot be read.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_identities(f"{folder}/held-out.txt", ["Ann Lee", "Bob"])
-        ...     read_identities(f"{folder}/held-out.txt")
-        ['Ann Lee', 'Bob']
-    """
-    data = Path(path).read_bytes().removeprefix(_MARK)
-    text = data.decode("utf-8", "surrogateescape")
-    names = [name for line in text.split("\n") if (name := line.removesuffix("\r"))]
-    if not names:
-        raise ValueError(f"{os.fspath(path)!r} names nobody; it must have one name a line")
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise ValueError(f"{os.fspath(path)!r} names {name!r} twice")
-        seen.add(name)
-    return names
