@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from centerarc.curate.inspect import count_statistics, inspect_source, tail_plot
@@ -88,6 +88,7 @@ def test_the_gini_coefficient_is_half_the_relative_mean_difference(values: list[
 
 
 @given(counts)
+@settings(deadline=None)
 def test_every_identity_is_in_the_group_that_names_its_count(values: list[int]) -> None:
     found = count_statistics(values)
     assert sum(identities for _, identities, _ in found.groups) == len(values)
