@@ -1,0 +1,1 @@
+from tests.distributed.pool import pool  # noqa: F401
