@@ -9,7 +9,7 @@ import itertools
 import json
 import math
 import tempfile
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -308,35 +308,32 @@ def all_runs() -> dict[str, Run]:
     return named
 
 
-def make_runs(pool: Pool, names: Container[str] | None = None) -> dict[str, Numbers]:
-    """Makes runs in the processes of a pool, each with one thread.
+def make_runs(pool: Pool) -> dict[str, Numbers]:
+    """Makes all runs in the processes of a pool, each with one thread.
 
     Args:
         pool: Two processes.
-        names: Which runs; all by default.
 
     Returns:
         Their numbers by name; those of two processes as the first of them sees them.
     """
     runs = all_runs()
-    wanted = [name for name in runs if names is None or name in names]
     numbers = {}
     with tempfile.TemporaryDirectory() as folder:
         _write_faces(Path(folder) / "faces")
         for processes in (2, 1):  # so that both workers start at once
-            some = [
-                n for n, run in all_runs().items() if run.processes == processes and n in wanted
-            ]
-            made = pool.run(_make_on_rank, some, Path(folder), world_size=processes)
-            numbers.update(made[0])
+            for name, run in runs.items():
+                if run.processes == processes:
+                    # A job each: a busy machine could be too slow for all in one.
+                    made = pool.run(_make_on_rank, name, Path(folder), world_size=processes)
+                    numbers[name] = made[0]
     return numbers
 
 
-def _make_on_rank(rank: int, names: list[str], folder: Path) -> dict[str, Numbers]:
+def _make_on_rank(rank: int, name: str, folder: Path) -> Numbers:
     if "golden_tiny" not in list_models():  # of this process, not of the one that tests
         register_model("golden_tiny")(_Tiny)
-    runs = all_runs()
-    return {name: runs[name].run(rank, folder) for name in names}
+    return all_runs()[name].run(rank, folder)
 
 
 class _Tiny(Backbone):

@@ -39,7 +39,7 @@ def test_numbers_stay(pool: Pool) -> None:
         if lines:
             center = ", default center term" if run.uses_default_center_term else ""
             most = max(off.values())
-            kind = "rounding" if most <= tolerance else "more than rounding"
+            kind = "may be rounding" if most <= tolerance else "more than rounding"
             complaints.append(f"{name} (off by {most:.1e}, {kind}{center})")
             complaints += [f"    {line}" for line in lines]
     assert not complaints, "\n".join(["numbers have changed:", *complaints])
