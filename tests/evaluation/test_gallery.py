@@ -188,7 +188,7 @@ GOOD = {"gallery": [[1, 0], [0, 1]], "owners": [1, 2], "probes": [[1, 1]], "want
         ({"owners": [1.5, 2.5]}, "gallery_labels must be integers or names"),
         ({"wanted": ["ann"]}, "must both be names or both integers"),
         ({"wanted": [1, 2]}, r"probe_labels must have shape \(1,\)"),
-        ({"probes": [[1, 1, 1]]}, "probes have 3 numbers, the gallery's embeddings 2"),
+        ({"probes": [[1, 1, 1]]}, "probes must have 2 numbers as the gallery's embeddings, got 3"),
         ({"probes": [[0, 0]]}, "probes must be finite .* row 0 has length 0"),
         ({"gallery": [[1, 0], [np.nan, 1]]}, "gallery must be finite .* row 1"),
         ({"gallery": [[1, 0], [np.inf, 1]]}, "gallery must be finite .* row 1"),

@@ -137,9 +137,9 @@ def test_numbered_templates_are_found_with_and_without_a_table(monkeypatch, tabl
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"weighting": "sum"}, "weighting must be plain, norm, detector, .* got 'sum'"),
-        ({"weighting": "detector"}, "the weighting 'detector' needs detector_score"),
-        ({"detector_score": SCORE}, "detector_score is given, but the weighting is 'plain'"),
+        ({"weighting": "sum"}, "weighting must be one of plain, norm, detector, .* got 'sum'"),
+        ({"weighting": "detector"}, "detector_score must be given for the weighting 'detector'"),
+        ({"detector_score": SCORE}, "detector_score must be None for the weighting 'plain'"),
         ({"weighting": "detector", "detector_score": SCORE[1:]}, r"must have shape \(5,\)"),
         (
             {"weighting": "detector", "detector_score": [1, 1, -1, 1, 1]},

@@ -180,11 +180,13 @@ def test_images_of_another_size_are_refused(tmp_path: Path, images: np.ndarray) 
     for bad in (images[:, :3], images.astype(np.float32), images[0]):
         with pytest.raises(ValueError, match=r"takes uint8 of shape \(N, 4, 4, 3\)"):
             model.embed(bad)
-    with pytest.raises(ValueError, match="images are 3 x 4 pixels, the model takes 4 x 4"):
+    with pytest.raises(
+        ValueError, match="images must be 4 x 4 pixels as the model takes them, got 3 x 4"
+    ):
         embed(model, images[:, :3])
     with pytest.raises(ValueError, match="has a device already"):
         embed(model, images, device="cpu")
-    with pytest.raises(ValueError, match="model is a str; it must be"):
+    with pytest.raises(ValueError, match="must be a PyTorch module or an embedder, got a str"):
         embed("m.onnx", images)  # type: ignore[arg-type]
 
 

@@ -84,7 +84,7 @@ def embed(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if len(images) == 0:
-        raise ValueError("images holds no image")
+        raise ValueError("images must hold at least one image")
     from torch import nn
 
     from centerarc.models.embedder import Embedder, TorchEmbedder
@@ -104,8 +104,8 @@ def embed(
     for batch in _batches(images, batch_size, workers):
         if size is not None and batch.shape[1:3] != (size, size):
             raise ValueError(
-                f"images are {batch.shape[1]} x {batch.shape[2]} pixels, the model takes {size} x "
-                f"{size}"
+                f"images must be {size} x {size} pixels as the model takes them, got "
+                f"{batch.shape[1]} x {batch.shape[2]}"
             )
         parts.append(embedder.embed(batch, mirror=mirror))
         if progress is not None:
@@ -416,8 +416,8 @@ def read_embeddings(path: str | os.PathLike[str]) -> Embeddings:
     embedding = found.embedding
     if embedding.ndim != 2 or embedding.shape[1] < 1 or embedding.dtype.kind != "f":
         raise ValueError(
-            f"embedding of {str(file)!r} is {embedding.dtype} of shape {embedding.shape}; it must "
-            "be float of shape (N, D)"
+            f"embedding of {str(file)!r} must be floats of shape (N, D), got {embedding.dtype} of "
+            f"shape {embedding.shape}"
         )
     lengths = {PLACE: len(found.places), IDENTITY: len(found.identities), EMBEDDING: len(embedding)}
     if len(set(lengths.values())) != 1:
@@ -460,8 +460,8 @@ def _read_npz(path: Path) -> Embeddings:
     for name in (PLACE, IDENTITY):
         if arrays[name].ndim != 1 or arrays[name].dtype.kind not in "Uiu":
             raise ValueError(
-                f"{name} of {str(path)!r} is {arrays[name].dtype} of shape {arrays[name].shape}; "
-                "it must be text of shape (N,)"
+                f"{name} of {str(path)!r} must be text or whole numbers of shape (N,), got "
+                f"{arrays[name].dtype} of shape {arrays[name].shape}"
             )
     return Embeddings(
         arrays[PLACE].astype(str).tolist(),
@@ -497,7 +497,9 @@ def _read_parquet(path: Path) -> Embeddings:
             column = column.cast(column.type.value_type)
         if not (types.is_string(column.type) or types.is_large_string(column.type)):
             if not types.is_integer(column.type):
-                raise ValueError(f"{name} of {str(path)!r} is {column.type}; it must be text")
+                raise ValueError(
+                    f"{name} of {str(path)!r} must be text or whole numbers, got {column.type}"
+                )
             column = column.cast(pa.string())
         texts.append(column.to_pylist())
     metadata = (schema.metadata or {}).get(METADATA.encode(), b"{}").decode("utf-8", "replace")
@@ -512,12 +514,12 @@ def _matrix(path: Path, column: Any) -> npt.NDArray[Any]:
     kind = column.type
     lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
     if not lists or not types.is_floating(kind.value_type):
-        raise ValueError(f"embedding of {str(path)!r} is {kind}; it must be lists of floats")
+        raise ValueError(f"embedding of {str(path)!r} must be lists of floats, got {kind}")
     lengths = np.unique(column.value_lengths().to_numpy(zero_copy_only=False))
     if len(lengths) > 1:
         raise ValueError(
-            f"embedding of {str(path)!r} has lists of {lengths[0]} and of {lengths[-1]} numbers; "
-            "all must have one length"
+            f"embedding of {str(path)!r} must be lists of one length, got {lengths[0]} and "
+            f"{lengths[-1]}"
         )
     values = column.flatten().to_numpy(zero_copy_only=False)
     size = int(lengths[0]) if len(lengths) else 1
@@ -541,11 +543,10 @@ def _metadata(path: Path, text: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise ValueError(f"{str(path)!r} holds metadata of ours that is not a JSON object")
+        raise ValueError(f"metadata of {str(path)!r} must be a JSON object")
     for name in _TEXTS:
         if not isinstance(found.get(name, ""), str):
             raise ValueError(
-                f"{str(path)!r} holds metadata of ours with {name} {found[name]!r:.50}; it must be "
-                "text"
+                f"{name} in the metadata of {str(path)!r} must be text, got {found[name]!r:.50}"
             )
     return found

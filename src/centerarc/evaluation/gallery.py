@@ -153,7 +153,8 @@ class _PersonScores:
             )
         if self._probes.shape[1] != size:
             raise ValueError(
-                f"probes have {self._probes.shape[1]} numbers, the gallery's embeddings {size}"
+                f"probes must have {size} numbers as the gallery's embeddings, got "
+                f"{self._probes.shape[1]}"
             )
         self.num_probes = len(self._probes)
         self._num_people = int(owner.max()) + 1

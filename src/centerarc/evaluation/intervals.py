@@ -161,7 +161,7 @@ def estimate(value: float, values: FloatArray | None, num_people: int) -> Estima
 
 
 def difference_interval(values: FloatArray, num_people: int) -> Interval:
-    """The same of the difference of two rates, inside [-1, 1].
+    """The middle 95 % of the resampled differences (B,) of two rates, inside [-1, 1].
 
     When hardly any resample tells the two apart, the interval reaches as far to both sides as
     `percentile_interval` does from a rate of 0.

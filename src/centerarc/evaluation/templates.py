@@ -119,7 +119,7 @@ def pool_templates(
         [[0.7070000171661377, 0.7070000171661377]]
     """
     if weighting not in WEIGHTINGS:
-        raise ValueError(f"weighting must be {', '.join(WEIGHTINGS)}, got {weighting!r}")
+        raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {weighting!r}")
     values, length = check_embeddings(embeddings, "embeddings")
     number = len(values)
     of_image = check_labels(template, "template", number, names=True)
@@ -186,10 +186,10 @@ def locate(ids: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> tuple[IntArray, B
 def _weights(scores: npt.ArrayLike | None, number: int, weighting: str) -> FloatArray:
     if "detector" not in weighting:
         if scores is not None:
-            raise ValueError(f"detector_score is given, but the weighting is {weighting!r}")
+            raise ValueError(f"detector_score must be None for the weighting {weighting!r}")
         return np.ones(number)
     if scores is None:
-        raise ValueError(f"the weighting {weighting!r} needs detector_score")
+        raise ValueError(f"detector_score must be given for the weighting {weighting!r}, got None")
     values = np.asarray(scores, dtype=np.float64)
     if values.shape != (number,):
         raise ValueError(f"detector_score must have shape ({number},), got {values.shape}")

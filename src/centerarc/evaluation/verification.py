@@ -10,6 +10,7 @@ import numpy.typing as npt
 from centerarc.evaluation.accuracy import (
     CONVENTIONS,
     Convention,
+    FoldAccuracy,
     best_threshold,
     grid_kfold_accuracy,
     kfold_accuracy,
@@ -254,31 +255,26 @@ class ScoredPairs:
             raise ValueError(
                 f"convention must be one of {', '.join(CONVENTIONS)}, got {convention!r}"
             )
-        fold_of = None if folds is None else check_folds(folds, scores.size)
-        self.fold_accuracy: dict[int, float] = {}
-        self.fold_std: float | None = None
-        if fold_of is None or np.unique(fold_of).size == 1:
-            if convention == "grid":
-                raise ValueError(
-                    "convention 'grid' is one of k-fold accuracy; give at least 2 folds"
-                )
-            self.protocol = "best_accuracy"
-            self.threshold = best_threshold(scores, self._same)
-            self._correct = (scores >= self.threshold) == self._same
-            self._share = np.full(scores.size, 1 / scores.size)
-            self.accuracy = float(self._correct.mean())
-            return
-        found = (kfold_accuracy if convention == "exact" else grid_kfold_accuracy)(
-            scores, self._same, fold_of
-        )
-        self.protocol = "k-fold"
-        self.threshold = float(found.threshold.mean())
+        fold_of = np.zeros(scores.size, int) if folds is None else check_folds(folds, scores.size)
+        several = np.unique(fold_of).size > 1
+        if several:
+            measure = kfold_accuracy if convention == "exact" else grid_kfold_accuracy
+            found = measure(scores, self._same, fold_of)
+        elif convention == "grid":
+            raise ValueError("convention 'grid' is one of k-fold accuracy; give at least 2 folds")
+        else:
+            threshold = best_threshold(scores, self._same)
+            right = (scores >= threshold) == self._same
+            found = FoldAccuracy(fold_of[:1], right.mean()[None], np.array([threshold]), right)
+        self.protocol = "k-fold" if several else "best_accuracy"
+        self.accuracy, self.threshold = found.mean, float(found.threshold.mean())
+        of_fold = zip(found.fold.tolist(), found.accuracy.tolist(), strict=True)
+        self.fold_accuracy: dict[int, float] = dict(of_fold) if several else {}
+        self.fold_std = found.std if several else None
         self._correct = found.correct
         # Folds count alike, whatever their size.
         number = np.searchsorted(found.fold, fold_of)
         self._share = 1 / (found.fold.size * np.bincount(number)[number])
-        self.accuracy, self.fold_std = found.mean, found.std
-        self.fold_accuracy = dict(zip(found.fold.tolist(), found.accuracy.tolist(), strict=True))
 
     @property
     def rates(self) -> FloatArray:
