@@ -4,8 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from centerarc.models.embedder import OpenedModel
-from centerarc.models.preprocessing import Preprocessing
+from centerarc.models.embedder import OpenedModel, Preprocessing
 
 SIZE = 8
 

@@ -10,8 +10,8 @@ import onnx
 import pytest
 
 from centerarc.evaluation.embedding import embed
+from centerarc.models.embedder import Preprocessing
 from centerarc.models.onnx_model import OnnxModel
-from centerarc.models.preprocessing import Preprocessing
 from tests.models.tiny import left_means, tiny
 
 HALF = (127.5, 127.5, 127.5)

@@ -4,10 +4,15 @@
 from centerarc.models import iresnet as _iresnet
 from centerarc.models import mobilefacenet as _mobilefacenet
 from centerarc.models.backbone import Backbone, Recipe, create_model, list_models, register_model
-from centerarc.models.embedder import Embedder, OpenedModel, TorchEmbedder, open_model
+from centerarc.models.embedder import (
+    Embedder,
+    OpenedModel,
+    Preprocessing,
+    TorchEmbedder,
+    open_model,
+)
 from centerarc.models.onnx_export import ExportReport, export_onnx
 from centerarc.models.onnx_model import OnnxModel, require_export_extra
-from centerarc.models.preprocessing import Preprocessing
 from centerarc.models.weights import load_pretrained, load_weights, read_metadata, save_weights
 
 __all__ = [

@@ -1,11 +1,12 @@
-"""Any model as an embedder, opened by what the user names."""
+"""Any model as an embedder: what becomes of an image, PyTorch modules, and opening by a path."""
 
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +14,14 @@ import torch
 from torch import nn
 
 from centerarc.data.loader import to_input
+from centerarc.io.files import files_sha256
 from centerarc.models.backbone import Backbone, create_model, list_models
-from centerarc.models.onnx_model import OnnxModel, files_sha256
-from centerarc.models.preprocessing import Channels, Layout, Preprocessing
-from centerarc.models.weights import RUN_FILES, load_pretrained, load_weights
+from centerarc.models.weights import load_pretrained, load_weights, weights_file
 
-# What every model is to those who want embeddings, and a PyTorch module as one.
+Channels = Literal["rgb", "bgr"]
+Layout = Literal["nchw", "nhwc"]
+# The largest side anybody embeds; a slip, or a hostile file, does not ask for all memory.
+_MAX_SIZE = 4096
 
 
 @runtime_checkable
@@ -42,7 +45,7 @@ class Embedder(Protocol):
             mirror: Sum the features of each image and of its mirror image.
 
         Returns:
-            `(N, D)` float32, not normalised.
+            `(N, D)` float32, not normalized.
         """
         ...
 
@@ -52,7 +55,7 @@ class TorchEmbedder:
 
     Args:
         model: Maps float32 `(N, 3, S, S)`, scaled as `to_input` does, to `(N, D)`. It is moved to
-            `device` and stays there; the mode of each part of it is put back after each batch.
+            `device` and stays there; the mode of each part of it is restored after each batch.
         device: Where to compute.
 
     Attributes:
@@ -87,17 +90,120 @@ class TorchEmbedder:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    if not any(training for _, training in modes):
-        yield
-        return
+    training = [module for module in model.modules() if module.training]
     try:
-        model.eval()
+        if training:
+            model.eval()
         yield
     finally:
-        # Not model.train(mode): a frozen part of a training model was in eval mode before.
-        for module, training in modes:
-            module.training = training
+        # Not model.train(): a frozen part of a training model was in eval mode before.
+        for module in training:
+            module.training = True
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How uint8 RGB images become the input of a model: `(x - mean) / std` of each channel.
+
+    Args:
+        image_size: Side of the square input in pixels.
+        mean: Taken from each pixel value in [0, 255]; three numbers in the order of `channels`,
+            or one for all.
+        std: What the difference is divided by; as `mean`, not 0.
+        channels: Order of the channels, "rgb" or "bgr" (as OpenCV reads images).
+        layout: "nchw" for `(N, 3, H, W)`, "nhwc" for `(N, H, W, 3)`.
+
+    Raises:
+        ValueError: If a value is not that.
+
+    Example:
+        >>> Preprocessing(2)(np.full((1, 2, 2, 3), 255, np.uint8)).shape
+        (1, 3, 2, 2)
+    """
+
+    image_size: int
+    mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
+    std: tuple[float, float, float] = (127.5, 127.5, 127.5)
+    channels: Channels = "rgb"
+    layout: Layout = "nchw"
+
+    def __post_init__(self) -> None:
+        size = self.image_size
+        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= _MAX_SIZE:
+            raise ValueError(f"image_size is {size!r}; it must be from 1 to {_MAX_SIZE} pixels")
+        object.__setattr__(self, "mean", three_numbers("mean", self.mean))
+        object.__setattr__(self, "std", three_numbers("std", self.std))
+        if 0.0 in self.std:
+            raise ValueError(f"std is {self.std}; it must not be 0, which pixels are divided by")
+        if self.channels not in ("rgb", "bgr"):
+            raise ValueError(f"channels is {self.channels!r}; it must be 'rgb' or 'bgr'")
+        if self.layout not in ("nchw", "nhwc"):
+            raise ValueError(f"layout is {self.layout!r}; it must be 'nchw' or 'nhwc'")
+
+    def __call__(
+        self, images: npt.NDArray[np.uint8], *, mirror: bool = False, dtype: Any = np.float32
+    ) -> npt.NDArray[Any]:
+        """Makes the input of a model.
+
+        Args:
+            images: `(N, S, S, 3)` uint8 RGB.
+            mirror: Mirror each image, left to right.
+            dtype: Of the result; for uint8 neither mean nor std is applied.
+
+        Returns:
+            `(N, 3, S, S)` or `(N, S, S, 3)`, contiguous.
+        """
+        pixels = images[..., ::-1] if self.channels == "bgr" else images
+        if mirror:
+            pixels = pixels[:, :, ::-1]
+        if self.layout == "nchw":
+            pixels = pixels.transpose(0, 3, 1, 2)
+        if dtype == np.uint8:
+            return np.ascontiguousarray(pixels)
+        floats = pixels.astype(np.float32, order="C")
+        shape = (3, 1, 1) if self.layout == "nchw" else (3,)
+        floats -= np.array(self.mean, np.float32).reshape(shape)
+        # Divided, not multiplied by the inverse: the same rounding as in training.
+        floats /= np.array(self.std, np.float32).reshape(shape)
+        return floats if dtype == np.float32 else floats.astype(dtype)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns a plain dictionary, ready for JSON."""
+        return {**vars(self), "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Self:
+        """Takes what `to_dict` gave, which may have come from anybody.
+
+        Raises:
+            ValueError: If something is missing or out of range.
+        """
+        names = ("image_size", "mean", "std", "channels", "layout")
+        if missing := [name for name in names if name not in content]:
+            raise ValueError(f"{missing[0]} is missing")
+        return cls(**{name: content[name] for name in names})
+
+    def __str__(self) -> str:
+        side = f"{self.image_size} x {self.image_size}"
+        return f"{side} {self.channels.upper()}, (x - {_short(self.mean)}) / {_short(self.std)}"
+
+
+def _short(values: tuple[float, ...]) -> str:
+    texts = [f"{value:g}" for value in values]
+    return texts[0] if len(set(values)) == 1 else f"({', '.join(texts)})"
+
+
+def three_numbers(name: str, value: float | Sequence[float]) -> tuple[float, float, float]:
+    """One number a channel from one finite number or three; `name` is for the error."""
+    values = [value] if isinstance(value, int | float) else value
+    good = isinstance(values, list | tuple) and len(values) in (1, 3)
+    if not good or not all(
+        isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values
+    ):
+        raise ValueError(f"{name} is {value!r:.60}; it must be one finite number or three")
+    first, *rest = (float(v) for v in values)
+    second, third = rest or (first, first)
+    return first, second, third
 
 
 # Any model by what the user names: a run, a weights file, a public checkpoint, an ONNX file.
@@ -129,6 +235,8 @@ class OpenedModel:
     @property
     def weights_sha256(self) -> str:
         """Of the weights that it rests on, the same for ours and for an ONNX file made of them."""
+        from centerarc.models.onnx_model import OnnxModel
+
         metadata = self.embedder.metadata if isinstance(self.embedder, OnnxModel) else None
         recorded = (metadata or {}).get("weights_sha256")
         return recorded if isinstance(recorded, str) and recorded else self.sha256
@@ -160,7 +268,7 @@ def open_model(
         architecture: Name in the registry of a checkpoint that does not say it, e.g. "iresnet50".
         image_size: Side of the input in pixels: of an ONNX file that leaves it open, or of the
             architecture.
-        mean: Of an ONNX file of others; see `OnnxModel`.
+        mean: Of another tool's ONNX file; see `OnnxModel`.
         std: Likewise.
         channels: Likewise.
         layout: Likewise.
@@ -177,51 +285,43 @@ def open_model(
     """
     place = Path(path)
     for_onnx = {"mean": mean, "std": std, "channels": channels, "layout": layout, "output": output}
+    given: dict[str, Any] = {name: v for name, v in for_onnx.items() if v is not None}
     if place.suffix.lower() == ".onnx" and not place.is_dir():
+        from centerarc.models.onnx_model import OnnxModel
+
         if architecture is not None:
             raise ValueError(
                 f"architecture is {architecture!r}, but the ONNX file {str(place)!r} is one itself"
             )
         if device not in ("cpu", "auto"):
             raise ValueError(f"device is {device!r}; ONNX files run on the CPU")
-        model = OnnxModel(place, image_size=image_size, threads=threads, **_as_given(for_onnx))
+        model = OnnxModel(place, image_size=image_size, threads=threads, **given)
         return OpenedModel(place, "onnx", model.sha256, model, None, model.preprocessing)
     if not place.exists():
         raise ValueError(f"there is no model {str(place)!r}")
-    if given := sorted(_as_given(for_onnx)):
+    if given:
         raise ValueError(
-            f"{given[0]} is for ONNX files; {str(place)!r} says itself how it takes images"
+            f"{min(given)} is for ONNX files; {str(place)!r} says itself how it takes images"
         )
-    network: Backbone
     if architecture is not None:
-        file = place
-        network = create_model(
-            architecture, image_size=_USUAL_SIZE if image_size is None else image_size
-        )
-        load_pretrained(network, file)
-        network.eval()
+        size = _USUAL_SIZE if image_size is None else image_size
+        network = create_model(architecture, image_size=size).eval()
+        load_pretrained(network, place)
     else:
-        file = _weights_file(place)
+        if not place.is_dir() and place.suffix != ".safetensors":
+            raise ValueError(
+                f"{str(place)!r} does not say which model it holds; give its architecture, one of "
+                f"{', '.join(list_models())}"
+            )
         if image_size is not None:
             raise ValueError(f"image_size is {image_size}, but {str(place)!r} says it itself")
-        network = load_weights(file)
-    kind: Literal["weights", "checkpoint"] = "weights" if architecture is None else "checkpoint"
-    embedder = TorchEmbedder(network, device)
-    digest = files_sha256((file,))
-    return OpenedModel(file, kind, digest, embedder, network, Preprocessing(network.image_size))
-
-
-def _weights_file(place: Path) -> Path:
-    if place.is_dir():
-        found = [place / name for name in RUN_FILES if (place / name).is_file()]
-        return found[0] if found else place  # the loader says what it looked for
-    if place.suffix != ".safetensors":
-        raise ValueError(
-            f"{str(place)!r} does not say which model it holds; give its architecture, one of "
-            f"{', '.join(list_models())}"
-        )
-    return place
-
-
-def _as_given(arguments: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in arguments.items() if value is not None}
+        place = weights_file(place)
+        network = load_weights(place)
+    return OpenedModel(
+        place,
+        "weights" if architecture is None else "checkpoint",
+        files_sha256(place),
+        TorchEmbedder(network, device),
+        network,
+        Preprocessing(network.image_size),
+    )

@@ -18,11 +18,15 @@ import torch
 from centerarc import __version__
 from centerarc.io.files import atomic_path
 from centerarc.models.backbone import Backbone
-from centerarc.models.embedder import TorchEmbedder
+from centerarc.models.embedder import Preprocessing, TorchEmbedder
 from centerarc.models.onnx_model import METADATA_KEY, OnnxModel, require_export_extra
-from centerarc.models.preprocessing import Preprocessing
 
-# A model in an ONNX file held to the PyTorch model that it was made from.
+INPUT, OUTPUT = "images", "embedding"
+DEFAULT_OPSET = 20
+# Below, the exporter itself does not go; above, onnxruntime of the last years does not.
+OPSETS = range(18, 24)
+# Protobuf, which ONNX files are, cannot hold more.
+_MOST_BYTES = 2**31 - 2**20
 
 
 @dataclass(frozen=True)
@@ -49,57 +53,6 @@ class Comparison:
         if self.largest_number == 0:
             return 0.0 if self.largest_difference == 0 else float("inf")
         return self.largest_difference / self.largest_number
-
-
-def compare(network: Backbone, path: Path, samples: npt.NDArray[np.uint8]) -> list[Comparison]:
-    """Embeds images with both, one at a time and all at once.
-
-    Args:
-        network: On the CPU, in eval mode.
-        path: The ONNX file.
-        samples: `(N, S, S, 3)` uint8.
-
-    Returns:
-        One for each different batch size.
-
-    Raises:
-        ValueError: If the file cannot be run.
-    """
-    truth = TorchEmbedder(network)
-    expected = np.concatenate([truth.embed(samples[i : i + 1]) for i in range(len(samples))])
-    model = OnnxModel(path)
-    results = []
-    for size in sorted({1, len(samples)}):
-        parts = [model.embed(samples[i : i + size]) for i in range(0, len(samples), size)]
-        found = np.concatenate(parts)
-        difference = np.abs(found.astype(np.float64) - expected)
-        results.append(
-            Comparison(
-                batch_size=size,
-                images=len(samples),
-                largest_difference=float(difference.max()),
-                largest_number=float(np.abs(expected).max()),
-                smallest_cosine=float(_cosines(found, expected).min()),
-            )
-        )
-    return results
-
-
-def _cosines(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
-    lengths = np.linalg.norm(wide_a, axis=1) * np.linalg.norm(wide_b, axis=1)
-    result: npt.NDArray[np.float64] = (wide_a * wide_b).sum(axis=1) / np.maximum(lengths, 1e-300)
-    return result
-
-
-# PyTorch backbones as ONNX files that say how they want their images.
-
-INPUT, OUTPUT = "images", "embedding"
-DEFAULT_OPSET = 20
-# Below, the exporter itself does not go; above, onnxruntime of the last years does not.
-OPSETS = range(18, 24)
-# Protobuf, which ONNX files are, cannot hold more.
-_MOST_BYTES = 2**31 - 2**20
 
 
 @dataclass(frozen=True)
@@ -184,7 +137,7 @@ def export_onnx(
     size = sum(t.numel() * 4 for t in (*model.parameters(), *model.buffers()))
     if size > _MOST_BYTES:
         raise ValueError(f"the model has {size / 1e9:.1f} GB of weights; one ONNX file holds 2 GB")
-    # What is exported is float32 on the CPU, whatever the caller goes on with.
+    # What is exported is float32 on the CPU, whatever the caller continues with.
     network = copy.deepcopy(model).to("cpu", torch.float32).eval()
     content = _onnx_proto(network, opset)
     _describe(content, network, preprocessing, weights_sha256)
@@ -193,7 +146,7 @@ def export_onnx(
     with atomic_path(path) as temporary:
         onnx.save_model(content, str(temporary))
         onnx.checker.check_model(str(temporary), full_check=True)
-        results = compare(network, temporary, samples)
+        results = list(_compare(network, temporary, samples))
         worst = max(results, key=lambda result: result.relative_difference)
         if not worst.relative_difference <= tolerance:
             raise ValueError(
@@ -234,21 +187,19 @@ def _describe(
     content: Any, network: Backbone, preprocessing: Preprocessing, weights_sha256: str | None
 ) -> None:
     # The exporter notes for each node in which line of which file it comes from.
-    for part in (content, content.graph, *content.functions):
-        del part.metadata_props[:]
     graph = content.graph
     values = (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer)
-    for part in (*values, *(node for function in content.functions for node in function.node)):
+    nodes = (node for function in content.functions for node in function.node)
+    for part in (content, graph, *content.functions, *values, *nodes):
         del part.metadata_props[:]
-        part.doc_string = ""
-    recipe = network.recipe.to_dict() if network.recipe is not None else None
+        part.ClearField("doc_string")
     facts = {
         "version": __version__,
         **preprocessing.to_dict(),
         "input": INPUT,
         "output": OUTPUT,
         "embedding_size": network.embedding_size,
-        "recipe": recipe,
+        "recipe": network.recipe.to_dict() if network.recipe is not None else None,
         "weights_sha256": weights_sha256,
     }
     content.metadata_props.add(key=METADATA_KEY, value=json.dumps(facts))
@@ -258,6 +209,25 @@ def _describe(
         f"(x - 127.5) / 127.5. {OUTPUT}: float32 (N, {network.embedding_size}), not normalised; "
         "compare by cosine."
     )
+
+
+def _compare(network: Backbone, path: Path, samples: npt.NDArray[np.uint8]) -> Iterator[Comparison]:
+    """Embeds images with both, one at a time and all at once."""
+    truth, model = TorchEmbedder(network), OnnxModel(path)
+    expected = np.concatenate([truth.embed(samples[i : i + 1]) for i in range(len(samples))])
+    wide = expected.astype(np.float64)
+    for size in sorted({1, len(samples)}):
+        parts = [model.embed(samples[i : i + size]) for i in range(0, len(samples), size)]
+        found = np.concatenate(parts).astype(np.float64)
+        lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(wide, axis=1)
+        cosines = (found * wide).sum(axis=1) / np.maximum(lengths, 1e-300)
+        yield Comparison(
+            batch_size=size,
+            images=len(samples),
+            largest_difference=float(np.abs(found - wide).max()),
+            largest_number=float(np.abs(wide).max()),
+            smallest_cosine=float(cosines.min()),
+        )
 
 
 @contextmanager

@@ -1,10 +1,8 @@
 """Face models in ONNX files, whoever made them, run by onnxruntime."""
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,11 +10,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from centerarc.models.preprocessing import Channels, Layout, Preprocessing, three_numbers
+from centerarc.io.files import files_sha256
+from centerarc.models.embedder import Channels, Layout, Preprocessing, three_numbers
 
-# What reading and writing ONNX files needs beyond the base install.
+# Key in the metadata of an ONNX file under which ours is, as JSON.
+METADATA_KEY = "centerarc"
 
 _MODULES = ("onnx", "onnxruntime", "onnxscript")
+_DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8,
+}
+# What a graph begins with that scales pixels itself, as those converted from MXNet do.
+_SCALING = {"Sub", "Mul", "Div", "Add", "BatchNormalization"}
+_MOVING = {"Cast", "Identity", "Transpose"}
+# Of onnxruntime's log, what ends the process: models whose declared output is (1, D) warn at each
+# batch, and errors are raised as well.
+_FATAL = 4
 
 
 def require_export_extra() -> None:
@@ -33,242 +45,6 @@ def require_export_extra() -> None:
         raise ImportError(
             f"ONNX models need {' and '.join(missing)}: pip install 'centerarc[export]'"
         )
-
-
-# What an ONNX file says of itself: inputs, outputs, metadata, and the files it is made of.
-
-# Key in the metadata of an ONNX file under which ours is, as JSON.
-METADATA_KEY = "centerarc"
-# What a graph begins with that scales pixels itself, as those converted from MXNet do.
-_SCALING = {"Sub", "Mul", "Div", "Add", "BatchNormalization"}
-_MOVING = {"Cast", "Identity", "Transpose"}
-
-
-@dataclass(frozen=True)
-class GraphFacts:
-    """What is read from the file without running it.
-
-    Args:
-        metadata: What `export_onnx` recorded; None in files of others.
-        scales_input: Whether the graph begins with arithmetic on the pixels.
-        files: The file, and those beside it that hold its weights.
-    """
-
-    metadata: dict[str, Any] | None
-    scales_input: bool
-    files: tuple[Path, ...]
-
-
-def read_graph(path: Path) -> GraphFacts:
-    """Reads an ONNX file without running it.
-
-    Raises:
-        ValueError: If there is none, it is damaged, its metadata of ours is, or its weights are in
-            something else than a file in its folder.
-    """
-    import onnx
-    from onnx.external_data_helper import uses_external_data
-
-    if not path.is_file():
-        raise ValueError(f"there is no ONNX file {str(path)!r}")
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # protobuf's errors have no base of their own
-        raise ValueError(
-            f"{str(path)!r} is damaged or no ONNX file: {first_line(error)}"
-        ) from error
-    if not model.graph.node:
-        raise ValueError(f"{str(path)!r} is damaged or no ONNX file: it has no graph")
-    locations = {
-        location
-        for graph in (model.graph, *model.functions)
-        for tensor in _tensors(graph)
-        if uses_external_data(tensor)
-        for location in [e.value for e in tensor.external_data if e.key == "location"] or [""]
-    }
-    outside = {_weights_file(path, location) for location in locations}
-    pixels = {value.name for value in model.graph.input}
-    pixels -= {tensor.name for tensor in model.graph.initializer}
-    first = set()
-    for node in model.graph.node:  # in the order of computation
-        if pixels & set(node.input):
-            first.add(node.op_type)
-            pixels |= set(node.output) if node.op_type in _MOVING else set()
-    texts = {entry.key: entry.value for entry in model.metadata_props}
-    metadata = None
-    if METADATA_KEY in texts:
-        try:
-            metadata = json.loads(texts[METADATA_KEY])
-            if not isinstance(metadata, dict):
-                raise ValueError(f"it is {metadata!r:.50}; it must be an object with names")
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{str(path)!r} holds no valid metadata of ours: {error}") from error
-    return GraphFacts(metadata, bool(first & _SCALING), (path, *sorted(outside)))
-
-
-def _tensors(graph: Any) -> Iterator[Any]:
-    """All constants of a graph or function, those in branches and loops too."""
-    yield from getattr(graph, "initializer", ())
-    for sparse in getattr(graph, "sparse_initializer", ()):
-        yield from (sparse.values, sparse.indices)
-    for node in graph.node:
-        for attribute in node.attribute:
-            yield attribute.t
-            yield from attribute.tensors
-            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-                yield from (sparse.values, sparse.indices)
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _tensors(inner)
-
-
-def _weights_file(path: Path, location: str) -> Path:
-    """The file beside a model that it keeps weights in; whose it is, nobody has vouched for."""
-    place = path.parent / location
-    # A model may itself be a link to where it and its weights are, as in download caches.
-    folders = {path.parent.resolve(), path.resolve().parent}
-    try:
-        target = place.resolve()
-        inside = any(target.is_relative_to(folder) for folder in folders)
-        # One that is missing is named where it is read.
-        if inside and (target.is_file() or not target.exists()):
-            return place
-    except (OSError, RuntimeError, ValueError):  # no name, or links in a circle
-        pass
-    raise ValueError(
-        f"{str(path)!r} keeps weights in {location!r:.200}, which is no file in its folder"
-    )
-
-
-def files_sha256(paths: tuple[Path, ...]) -> str:
-    """Returns the SHA-256 of files one after the other, in hexadecimal digits.
-
-    Raises:
-        OSError: If one cannot be read; the message names it.
-    """
-    digest = hashlib.sha256()
-    for path in paths:
-        for block in _blocks(path):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _blocks(path: Path) -> Iterator[bytes]:
-    try:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                yield block
-    except OSError as error:
-        raise OSError(f"cannot read {os.fspath(path)!r}: {error.strerror or error}") from error
-
-
-def first_line(error: Exception) -> str:
-    """Returns the first line of an error's text, or its kind where it has none."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
-
-
-# How a model wants its images, from what its file, its input's shape and the caller say.
-
-
-def resolve(
-    path: Path, facts: GraphFacts, model_input: Any, given: Mapping[str, Any]
-) -> Preprocessing:
-    """Brings together what is known; nothing of it may contradict the rest.
-
-    Args:
-        path: The file, for errors.
-        facts: What it says.
-        model_input: Name, shape and type of its input, as onnxruntime has them.
-        given: Arguments of `Preprocessing` that the caller gave.
-
-    Returns:
-        The preprocessing.
-
-    Raises:
-        ValueError: If something is contradicted, or missing and not to be guessed.
-    """
-    name, shape = f"input {model_input.name!r} of {str(path)!r}", shape_words(model_input.shape)
-    said: dict[str, Any] = {}
-    if facts.metadata is not None:
-        try:
-            said = dict(Preprocessing.from_dict(facts.metadata).__dict__)
-        except ValueError as error:
-            raise ValueError(f"{str(path)!r} holds no valid metadata of ours: {error}") from error
-    try:
-        shown = _from_shape(model_input.shape, said.get("layout") or given.get("layout"))
-    except ValueError as error:
-        raise ValueError(f"{name} has shape {shape}: {error}") from error
-    for argument, value in shown.items():
-        if said.get(argument, value) != value:
-            raise ValueError(
-                f"{name} has shape {shape}, but the metadata of ours in it says {argument} "
-                f"{said[argument]!r}"
-            )
-    said |= shown
-    for argument, value in given.items():
-        if argument in said and said[argument] != value:
-            raise ValueError(f"{argument} is {value!r}, but {str(path)!r} takes {said[argument]!r}")
-    chosen = said | dict(given)
-    if "layout" not in chosen:
-        raise ValueError(
-            f"{name} has shape {shape}, which does not tell the order of its dimensions; "
-            "layout must be given, 'nchw' or 'nhwc'"
-        )
-    if "image_size" not in chosen:
-        raise ValueError(
-            f"{name} has shape {shape}, which leaves the size of the images open; "
-            "image_size must be given"
-        )
-    if model_input.type == "tensor(uint8)":
-        if "mean" in given or "std" in given:
-            raise ValueError(
-                f"{name} takes uint8 pixels, which the model scales itself; neither mean nor std "
-                "can be given"
-            )
-        chosen |= {"mean": 0.0, "std": 1.0}
-    elif facts.scales_input and not {"mean", "std"} <= set(chosen):
-        raise ValueError(
-            f"{str(path)!r} begins with arithmetic on its input, so it may scale pixels itself; "
-            "give mean and std: 0 and 1 where it takes [0, 255], 127.5 and 127.5 for [-1, 1]"
-        )
-    return Preprocessing(**chosen)
-
-
-def shape_words(shape: Sequence[Any]) -> str:
-    """Returns a declared shape in words: (any, 3, 112, 112)."""
-    return f"({', '.join(str(n) if isinstance(n, int) else 'any' for n in shape)})"
-
-
-def _from_shape(shape: Sequence[Any], layout: str | None) -> dict[str, Any]:
-    """What the declared shape of the input tells: layout and side, as far as it does."""
-    if layout is None:
-        places = [at for at in (1, 3) if shape[at] == 3]
-        if len(places) != 1:
-            return {}
-        layout = "nchw" if places == [1] else "nhwc"
-    height, width = (shape[2], shape[3]) if layout == "nchw" else (shape[1], shape[2])
-    channels = shape[1] if layout == "nchw" else shape[3]
-    if isinstance(channels, int) and channels != 3:
-        raise ValueError(f"as {layout} it has {channels} channels; it must have 3")
-    known: dict[str, Any] = {"layout": layout}
-    if isinstance(height, int) and isinstance(width, int):
-        if height != width:
-            raise ValueError(f"{height} x {width} pixels; only square images are supported")
-        known["image_size"] = height
-    return known
-
-
-# Face models in ONNX files, whoever made them, run by onnxruntime.
-
-_DTYPES = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(double)": np.float64,
-    "tensor(uint8)": np.uint8,
-}
-# Of onnxruntime's log, what ends the process: models whose declared output is (1, D) warn at each
-# batch, and errors are raised as well.
-_FATAL = 4
 
 
 class OnnxModel:
@@ -294,13 +70,14 @@ class OnnxModel:
         preprocessing: What becomes of an image.
         embedding_size: D.
         batch_size: The number of images that it takes at a time; None for any number.
-        metadata: What `export_onnx` recorded in the file; None in files of others.
+        metadata: What `export_onnx` recorded in the file; None in other tools' files.
         sha256: Of the file, with the files of weights beside it if it has any.
 
     Raises:
         ImportError: If the extra `export` is not installed.
         ValueError: If the file cannot be read or run, does not take one batch of square images,
             does not give `(N, D)`, or an argument contradicts it.
+        OSError: If a file of weights beside it cannot be read.
     """
 
     def __init__(
@@ -319,9 +96,12 @@ class OnnxModel:
         if threads is not None and threads < 1:
             raise ValueError(f"threads is {threads}; it must be at least 1 or None")
         self.path = Path(path)
-        facts = read_graph(self.path)
-        self.metadata = facts.metadata
-        self.sha256 = files_sha256(facts.files)
+        self.metadata, scales_input, files = _read_graph(self.path)
+        try:
+            self.sha256 = files_sha256(*files)
+        except OSError as error:
+            reason = error.strerror or error
+            raise OSError(f"cannot read {error.filename or str(path)!r}: {reason}") from error
         self._session = _session(self.path, threads)
         self._input = self._only_input()
         self._output = self._chosen_output(output)
@@ -333,10 +113,8 @@ class OnnxModel:
             "layout": layout,
         }
         given = {name: value for name, value in given.items() if value is not None}
-        self.preprocessing = resolve(self.path, facts, self._input, given)
-        fixed = self._input.shape[0]
-        self.batch_size: int | None = fixed if isinstance(fixed, int) else None
-        self.embedding_size = self._tried()
+        self.preprocessing = self._preprocessing(scales_input, given)
+        self.batch_size, self.embedding_size = self._tried()
 
     @property
     def image_size(self) -> int:
@@ -368,30 +146,27 @@ class OnnxModel:
     def _features(self, images: npt.NDArray[np.uint8], *, mirror: bool) -> npt.NDArray[np.float32]:
         dtype = _DTYPES[self._input.type]
         inputs = self.preprocessing(images, mirror=mirror, dtype=dtype)
-        step = self.batch_size or max(len(inputs), 1)
-        parts = [self._run(inputs[at : at + step]) for at in range(0, len(inputs), step)]
-        if not parts:
-            return np.zeros((0, self.embedding_size), np.float32)
-        return np.concatenate(parts) if len(parts) > 1 else parts[0]
-
-    def _run(self, inputs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        count = len(inputs)
-        if self.batch_size is not None and count < self.batch_size:
-            # The last images fill the batch up; what comes of them again is dropped.
-            inputs = np.concatenate([inputs, np.repeat(inputs[-1:], self.batch_size - count, 0)])
-        result = self._call(inputs)
-        if result.ndim != 2 or result.shape != (len(inputs), self.embedding_size):
-            raise ValueError(
-                f"{str(self.path)!r} gave {result.shape} for {len(inputs)} images instead of "
-                f"({len(inputs)}, {self.embedding_size})"
-            )
-        return result[:count].astype(np.float32)
+        count, step = len(inputs), self.batch_size or max(len(inputs), 1)
+        features = np.empty((count, self.embedding_size), np.float32)
+        for at in range(0, count, step):
+            batch = inputs[at : at + step]
+            if len(batch) < step:
+                # The last image fills the batch up; what comes of it again is dropped.
+                batch = np.concatenate([batch, np.repeat(batch[-1:], step - len(batch), 0)])
+            result = self._call(batch)
+            if result.shape != (step, self.embedding_size):
+                raise ValueError(
+                    f"{str(self.path)!r} gave {result.shape} for {step} images instead of "
+                    f"({step}, {self.embedding_size})"
+                )
+            features[at : at + step] = result[: count - at]
+        return features
 
     def _call(self, inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
         try:
             (result,) = self._session.run([self._output], {self._input.name: inputs})
         except Exception as error:  # onnxruntime's errors have no base of their own
-            raise ValueError(f"cannot run {str(self.path)!r}: {first_line(error)}") from error
+            raise ValueError(f"cannot run {str(self.path)!r}: {_first_line(error)}") from error
         return np.asarray(result)
 
     def _only_input(self) -> Any:
@@ -404,49 +179,100 @@ class OnnxModel:
         if len(inputs[0].shape) != 4 or inputs[0].type not in _DTYPES:
             raise ValueError(
                 f"input {inputs[0].name!r} of {str(self.path)!r} is {inputs[0].type} of shape "
-                f"{shape_words(inputs[0].shape)}; images are float or uint8 of (N, 3, S, S) or "
+                f"{_words(inputs[0].shape)}; images are float or uint8 of (N, 3, S, S) or "
                 "(N, S, S, 3)"
             )
         return inputs[0]
 
     def _chosen_output(self, wanted: str | None) -> str:
         outputs = self._session.get_outputs()
-        names = [output.name for output in outputs]
-        if wanted is not None and wanted not in names:
-            raise ValueError(
-                f"{str(self.path)!r} has no output {wanted!r}; it has {_names(outputs)}"
-            )
-        if wanted is None and len(names) > 1:
+        names = [str(output.name) for output in outputs]
+        if wanted is None and len(names) == 1:
+            return names[0]
+        if wanted is None:
             raise ValueError(
                 f"{str(self.path)!r} has {len(names)} outputs ({_names(outputs)}); output must "
                 "name the one that is the embedding"
             )
-        return str(names[0] if wanted is None else wanted)
+        if wanted not in names:
+            raise ValueError(
+                f"{str(self.path)!r} has no output {wanted!r}; it has {_names(outputs)}"
+            )
+        return wanted
 
-    def _tried(self) -> int:
-        """Runs it on black images; returns D, and leaves `batch_size` as it proves to be."""
+    def _preprocessing(self, scales_input: bool, given: Mapping[str, Any]) -> Preprocessing:
+        """Brings together what is known; nothing of it may contradict the rest."""
+        file, shape = repr(str(self.path)), self._input.shape
+        name = f"input {self._input.name!r} of {file}"
+        has_shape = f"{name} has shape {_words(shape)}"
+        said: dict[str, Any] = {}
+        if self.metadata is not None:
+            try:
+                said = dict(vars(Preprocessing.from_dict(self.metadata)))
+            except ValueError as error:
+                raise ValueError(f"{file} holds no valid metadata of ours: {error}") from error
+        try:
+            shown = _from_shape(shape, said.get("layout") or given.get("layout"))
+        except ValueError as error:
+            raise ValueError(f"{has_shape}: {error}") from error
+        for argument, value in shown.items():
+            if said.get(argument, value) != value:
+                raise ValueError(
+                    f"{has_shape}, but the metadata of ours in it says {argument} "
+                    f"{said[argument]!r}"
+                )
+        said |= shown
+        for argument, value in given.items():
+            if argument in said and said[argument] != value:
+                raise ValueError(f"{argument} is {value!r}, but {file} takes {said[argument]!r}")
+        chosen = said | dict(given)
+        if "layout" not in chosen:
+            raise ValueError(
+                f"{has_shape}, which does not tell the order of its dimensions; layout must be "
+                "given, 'nchw' or 'nhwc'"
+            )
+        if "image_size" not in chosen:
+            raise ValueError(
+                f"{has_shape}, which leaves the size of the images open; image_size must be given"
+            )
+        if self._input.type == "tensor(uint8)":
+            if "mean" in given or "std" in given:
+                raise ValueError(
+                    f"{name} takes uint8 pixels, which the model scales itself; neither mean nor "
+                    "std can be given"
+                )
+            chosen |= {"mean": 0.0, "std": 1.0}
+        elif scales_input and not {"mean", "std"} <= set(chosen):
+            raise ValueError(
+                f"{file} begins with arithmetic on its input, so it may scale pixels itself; "
+                "give mean and std: 0 and 1 where it takes [0, 255], 127.5 and 127.5 for [-1, 1]"
+            )
+        return Preprocessing(**chosen)
+
+    def _tried(self) -> tuple[int | None, int]:
+        """Runs it on black images; returns how many it takes at a time, and D."""
         size = self.image_size
-        dtype = _DTYPES[self._input.type]
+        fixed = self._input.shape[0] if isinstance(self._input.shape[0], int) else None
 
         def shape_for(count: int) -> tuple[int, ...]:
             black = np.zeros((count, size, size, 3), np.uint8)
+            dtype = _DTYPES[self._input.type]
             return self._call(self.preprocessing(black, dtype=dtype)).shape
 
-        count = self.batch_size or 1
+        count = fixed or 1
         shape = shape_for(count)
         if len(shape) != 2 or shape[0] != count or shape[1] < 1:
             raise ValueError(
                 f"output {self._output!r} of {str(self.path)!r} has shape {shape} for {count} "
                 f"image{'s' if count > 1 else ''}; an embedding has ({count}, D)"
             )
-        if self.batch_size is None:
+        if fixed is None:
             # Some say that they take any number and have a 1 inside.
             try:
-                if shape_for(2) != (2, shape[1]):
-                    self.batch_size = 1
+                fixed = None if shape_for(2) == (2, shape[1]) else 1
             except ValueError:
-                self.batch_size = 1
-        return int(shape[1])
+                fixed = 1
+        return fixed, int(shape[1])
 
 
 def _session(path: Path, threads: int | None) -> Any:
@@ -461,8 +287,110 @@ def _session(path: Path, threads: int | None) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # as above
-        raise ValueError(f"cannot read {str(path)!r}: {first_line(error)}") from error
+        raise ValueError(f"cannot read {str(path)!r}: {_first_line(error)}") from error
+
+
+def _from_shape(shape: Sequence[Any], layout: str | None) -> dict[str, Any]:
+    """What the declared shape of the input tells: layout and side, as far as it does."""
+    if layout is None:
+        places = [at for at in (1, 3) if shape[at] == 3]
+        if len(places) != 1:
+            return {}
+        layout = "nchw" if places == [1] else "nhwc"
+    channels, height, width = shape[1:] if layout == "nchw" else (shape[3], *shape[1:3])
+    if isinstance(channels, int) and channels != 3:
+        raise ValueError(f"as {layout} it has {channels} channels; it must have 3")
+    known: dict[str, Any] = {"layout": layout}
+    if isinstance(height, int) and isinstance(width, int):
+        if height != width:
+            raise ValueError(f"{height} x {width} pixels; only square images are supported")
+        known["image_size"] = height
+    return known
+
+
+def _words(shape: Sequence[Any]) -> str:
+    return f"({', '.join(str(n) if isinstance(n, int) else 'any' for n in shape)})"
 
 
 def _names(values: Sequence[Any]) -> str:
-    return ", ".join(f"{value.name} {shape_words(value.shape)}" for value in values)
+    return ", ".join(f"{value.name} {_words(value.shape)}" for value in values)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+# What an ONNX file says of itself, read without running it.
+
+
+def _read_graph(path: Path) -> tuple[dict[str, Any] | None, bool, list[Path]]:
+    """Metadata of ours, whether the graph begins with arithmetic on pixels, and all its files."""
+    import onnx
+    from onnx.external_data_helper import uses_external_data
+
+    file = repr(str(path))
+    if not path.is_file():
+        raise ValueError(f"there is no ONNX file {file}")
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf's errors have no base of their own
+        raise ValueError(f"{file} is damaged or no ONNX file: {_first_line(error)}") from error
+    if not model.graph.node:
+        raise ValueError(f"{file} is damaged or no ONNX file: it has no graph")
+    locations = {
+        location
+        for graph in (model.graph, *model.functions)
+        for tensor in _tensors(graph)
+        if uses_external_data(tensor)
+        for location in [e.value for e in tensor.external_data if e.key == "location"] or [""]
+    }
+    outside = {_file_beside(path, location) for location in locations}
+    pixels = {value.name for value in model.graph.input}
+    pixels -= {tensor.name for tensor in model.graph.initializer}
+    first = set()
+    for node in model.graph.node:  # in the order of computation
+        if pixels & set(node.input):
+            first.add(node.op_type)
+            pixels |= set(node.output) if node.op_type in _MOVING else set()
+    texts = {entry.key: entry.value for entry in model.metadata_props}
+    metadata = None
+    if METADATA_KEY in texts:
+        try:
+            metadata = json.loads(texts[METADATA_KEY])
+            if not isinstance(metadata, dict):
+                raise ValueError(f"it is {metadata!r:.50}; it must be an object with names")
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{file} holds no valid metadata of ours: {error}") from error
+    return metadata, bool(first & _SCALING), [path, *sorted(outside)]
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    """All constants of a graph or function, those in branches and loops too."""
+    yield from getattr(graph, "initializer", ())
+    for sparse in getattr(graph, "sparse_initializer", ()):
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _tensors(inner)
+
+
+def _file_beside(path: Path, location: str) -> Path:
+    """The file that a model keeps weights in; the model may come from anybody."""
+    place = path.parent / location
+    # A model may itself be a link to where it and its weights are, as in download caches.
+    folders = {path.parent.resolve(), path.resolve().parent}
+    try:
+        target = place.resolve()
+        inside = any(target.is_relative_to(folder) for folder in folders)
+        # One that is missing is named where it is read.
+        if inside and (target.is_file() or not target.exists()):
+            return place
+    except (OSError, RuntimeError, ValueError):  # not a name, or links in a circle
+        pass
+    raise ValueError(
+        f"{str(path)!r} keeps weights in {location!r:.200}, which is no file in its folder"
+    )

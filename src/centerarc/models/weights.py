@@ -15,20 +15,13 @@ from torch import Tensor, nn
 from centerarc.io.files import atomic_path
 from centerarc.models.backbone import Backbone, create_model
 
-# Files of torch, read without executing what they hold.
-
 
 def read_torch_file(path: Path) -> Any:
-    """Reads a file that `torch.save` wrote, as far as it holds tensors and plain values.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its content, on the CPU.
+    """Reads a file that `torch.save` wrote, on the CPU, without executing what it holds.
 
     Raises:
-        ValueError: If it is absent, damaged, or holds other objects; says which, but not the path.
+        ValueError: If it is absent, damaged, or holds more than tensors and plain values; says
+            which, but not the path.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -42,8 +35,6 @@ def read_torch_file(path: Path) -> Any:
     except Exception as error:  # a damaged file can fail in any way
         raise ValueError((str(error) or type(error).__name__).splitlines()[0]) from error
 
-
-# Weights of backbones on disk: safetensors of our own, and public checkpoints.
 
 METADATA_KEY = "centerarc"
 # What a run folder is asked for, the first that exists.
@@ -130,12 +121,14 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ValueError(f"{str(path)!r} holds no valid recipe of a model: {error}") from error
 
 
+_RECIPE = {"name": str, "embedding_size": int, "image_size": int, "options": dict, "metadata": dict}
+
+
 def _check_recipe(content: Any) -> dict[str, Any]:
     """Refuses what `save_weights` never writes: the file may come from anybody."""
     if not isinstance(content, dict):
         raise ValueError(f"it is {content!r:.50}; it must be an object with names")
-    kinds = {"name": str, "embedding_size": int, "image_size": int, "options": dict}
-    for key, kind in {**kinds, "metadata": dict}.items():
+    for key, kind in _RECIPE.items():
         if key not in content:
             raise ValueError(f"{key} is missing")
         value = content[key]
@@ -144,6 +137,16 @@ def _check_recipe(content: Any) -> dict[str, Any]:
     if clash := sorted(_NO_OPTIONS & set(content["options"])):
         raise ValueError(f"options holds {clash[0]!r}, which is no option of a backbone")
     return content
+
+
+def weights_file(path: Path) -> Path:
+    """The file itself, or the best one of a run folder."""
+    if not path.is_dir():
+        return path
+    found = [path / name for name in RUN_FILES if (path / name).is_file()]
+    if not found:
+        raise ValueError(f"{str(path)!r} holds no weights: neither {' nor '.join(RUN_FILES)}")
+    return found[0]
 
 
 def load_weights(path: str | os.PathLike[str]) -> Backbone:
@@ -159,12 +162,7 @@ def load_weights(path: str | os.PathLike[str]) -> Backbone:
     Raises:
         ValueError: If there is no such file, or it is damaged or not one of ours.
     """
-    file = Path(path)
-    if file.is_dir():
-        found = [file / name for name in RUN_FILES if (file / name).is_file()]
-        if not found:
-            raise ValueError(f"{str(file)!r} holds no weights: neither {' nor '.join(RUN_FILES)}")
-        file = found[0]
+    file = weights_file(Path(path))
     recipe = read_metadata(file)
     try:
         model = create_model(
@@ -217,8 +215,8 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = read_torch_file(path)
-    except Exception as error:  # a damaged pickle can fail in any way
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Exception as error:  # a damaged file can fail in any way
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"cannot read weights from {str(path)!r}: {reason}") from error
     # arcface_torch's training checkpoints keep the backbone under this name.
     if isinstance(content, dict) and "state_dict_backbone" in content:
