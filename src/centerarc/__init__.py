@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'centerarc' has no attribute {name!r}")
-    from centerarc import losses
+    from importlib import import_module
 
-    return getattr(losses, name)
+    return getattr(import_module("centerarc.losses"), name)
 
 
 def __dir__() -> list[str]:

@@ -1,29 +1,27 @@
-"""An evaluation in two files: JSON with every number, and the scores behind them."""
+"""An evaluation in two files: JSON with every number, and the scores that they were made of."""
 
 import hashlib
 import io
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from centerarc.evaluation.accuracy import CONVENTIONS, Convention
+from centerarc.evaluation.accuracy import CONVENTIONS
 from centerarc.evaluation.gallery import PERSON_SCORES, GallerySearch
 from centerarc.evaluation.protocols.judging import (
     FORMAT,
     Evaluation,
-    Identified,
     SearchSettings,
     Settings,
     Sides,
-    Verified,
 )
 from centerarc.evaluation.scores import (
     BoolArray,
@@ -34,21 +32,22 @@ from centerarc.evaluation.scores import (
 )
 from centerarc.io.files import atomic_path
 
-# The scores of an evaluation as plain arrays, and back from a file.
-
-Arrays = dict[str, npt.NDArray[Any]]
+_DIGEST = "scores_sha256"
+_SHA256 = re.compile("[0-9a-f]{64}")
+_SEARCH = tuple(GallerySearch.__dataclass_fields__)
+_Arrays = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True, eq=False)
 class StoredPairs:
-    """Scored pairs from a file; as in :class:`centerarc.evaluation.protocols.judging.Verified`.
+    """Scored pairs from a file; as in `centerarc.evaluation.protocols.Verified`.
 
     Attributes:
-        scores: (P,) cosine of each pair.
-        same: (P,) whether it is genuine.
-        fold: (P,) its fold; None where there are none.
-        people: first and second person of each pair; None where unknown.
-        digest: of which images the pairs are.
+        scores: `(P,)` cosine of each pair.
+        same: `(P,)` whether it is genuine.
+        fold: `(P,)` its fold; None where there are none.
+        people: First and second person of each pair; None where unknown.
+        digest: Of which images the pairs are.
     """
 
     scores: ScoreArray
@@ -58,218 +57,19 @@ class StoredPairs:
     digest: str
 
 
-def pair_arrays(verified: Verified) -> Arrays:
-    """The scored pairs of an evaluation as arrays by name."""
-    arrays: Arrays = {"scores": verified.scores, "same": verified.same}
-    if verified.fold is not None:
-        arrays["fold"] = verified.fold
-    if verified.people is not None:
-        people, numbers = np.unique(np.stack(verified.people), return_inverse=True)
-        first, second = numbers.reshape(2, -1).astype(np.int32)
-        names = np.asarray(people).astype(np.str_)
-        arrays |= {"person_a": first, "person_b": second, "people": names}
-    return arrays
-
-
-def search_arrays(identified: Identified) -> Arrays:
-    """The searches of an evaluation as arrays by name."""
-    return {
-        f"search{number}_{name}": np.asarray(getattr(search, name))
-        for number, search in enumerate(identified.searches)
-        for name in GallerySearch.__dataclass_fields__
-    }
-
-
-def pack(arrays: Arrays) -> tuple[bytes, str]:
-    """Make an .npz file of arrays, and its SHA-256; equal arrays give equal files."""
-    packed = io.BytesIO()
-    np.savez_compressed(packed, allow_pickle=False, **arrays)
-    content = packed.getvalue()
-    return content, hashlib.sha256(content).hexdigest()
-
-
-def unpack(path: Path, digest: str) -> Arrays | None:
-    """Read the arrays of an .npz file, if it is the very file with this SHA-256.
-
-    Returns:
-        The arrays; None where the file is another one.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        OSError: it cannot be read.
-        ValueError: it is damaged.
-    """
-    with open(path, "rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-            return None
-        file.seek(0)
-        with np.load(file, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-
-
-def pairs_of(arrays: Arrays, digest: str) -> StoredPairs | None:
-    """The scored pairs that :func:`pair_arrays` made arrays of; None where there are none.
-
-    Raises:
-        ValueError: they are not what it makes.
-    """
-    if "scores" not in arrays:
-        return None
-    scores, same = check_scores_as_given(arrays["scores"], arrays["same"])
-    fold = check_folds(arrays["fold"], scores.size) if "fold" in arrays else None
-    people = None
-    if "people" in arrays:
-        people = arrays["person_a"], arrays["person_b"]
-        for side in people:
-            if side.shape != scores.shape:
-                raise ValueError(f"people must have shape {scores.shape}, got {side.shape}")
-    return StoredPairs(scores, same, fold, people, digest)
-
-
-def searches_of(arrays: Arrays) -> list[GallerySearch]:
-    """The searches that :func:`search_arrays` made arrays of; empty where there are none.
-
-    Raises:
-        ValueError: they are not what it makes.
-    """
-    searches: list[GallerySearch] = []
-    while f"search{len(searches)}_rank" in arrays:
-        prefix = f"search{len(searches)}_"
-        values: dict[str, Any] = {
-            name: arrays[prefix + name] for name in GallerySearch.__dataclass_fields__
-        }
-        values["gallery_images"] = int(values["gallery_images"])
-        values["person_score"] = str(values["person_score"])
-        if values["person_score"] not in PERSON_SCORES:
-            raise ValueError(f"person_score is {values['person_score']!r}")
-        search = GallerySearch(**values)
-        for name in ("mated", "rank", "mate_score", "other_score", "other_person"):
-            if values[name].shape != search.probe_labels.shape:
-                raise ValueError(
-                    f"{name} must have shape {search.probe_labels.shape}, got {values[name].shape}"
-                )
-        searches.append(search)
-    return searches
-
-
-# How an evaluation from a file was judged: what its JSON says, checked.
-
-
-class Content:
-    """The content of a JSON file whose fields are asked for by name.
-
-    Args:
-        path: the file, for messages.
-        content: what is in it.
-    """
-
-    def __init__(self, path: Path, content: dict[str, Any]) -> None:
-        self._path = path
-        self._content = content
-
-    def text(self, *names: str) -> str:
-        """A text that must be there.
-
-        Raises:
-            ValueError: it is not; the message has the file and the field.
-        """
-        return str(self._at(names, str, "a text"))
-
-    def block(self, *names: str) -> dict[str, Any]:
-        """An object that must be there; see :meth:`text`."""
-        found: dict[str, Any] = self._at(names, dict, "an object")
-        return found
-
-    def verification(self) -> Settings:
-        """How pairs were judged.
-
-        Raises:
-            ValueError: a field is missing or out of range; the message has file and field.
-        """
-        where = ("verification", "settings")
-        named = self.text(*where, "convention")
-        convention = next((one for one in get_args(Convention) if one == named), None)
-        if convention is None:
-            raise self._wrong((*where, "convention"), f"one of {', '.join(CONVENTIONS)}")
-        fars = self._at((*where, "far"), list, "a list")
-        if not all(_is_rate(far) for far in fars):
-            raise self._wrong((*where, "far"), "rates in (0, 1)")
-        resamples, seed = self._resampling(*where)
-        return Settings(convention, (), tuple(map(float, fars)), resamples, seed)
-
-    def identification(self) -> SearchSettings:
-        """How searches were judged; see :meth:`verification`."""
-        part = "identification"
-        try:
-            ranks = [int(rank) for rank in self.block(part, "cmc")]
-        except ValueError:
-            ranks = []
-        if not ranks or min(ranks) < 1:
-            raise self._wrong((part, "cmc"), "shares by rank")
-        try:
-            fpirs = [float(fpir) for fpir in self.block(part, "tpir_at_fpir")]
-        except ValueError:
-            fpirs = [0.0]
-        if not all(map(_is_rate, fpirs)):
-            raise self._wrong((part, "tpir_at_fpir"), "shares by rates in (0, 1)")
-        person_score = self.text(part, "person_score")
-        if person_score not in PERSON_SCORES:
-            raise self._wrong((part, "person_score"), f"one of {', '.join(PERSON_SCORES)}")
-        resamples, seed = self._resampling(part, "settings")
-        return SearchSettings(tuple(ranks), tuple(fpirs), person_score, resamples, seed)
-
-    def _resampling(self, *where: str) -> tuple[int, int]:
-        resamples = self._at((*where, "resamples"), int, "a whole number")
-        if resamples != 0 and resamples < 100:
-            raise self._wrong((*where, "resamples"), "0 or at least 100")
-        seed = self._at((*where, "seed"), int, "a whole number")
-        if seed < 0:
-            raise self._wrong((*where, "seed"), "at least 0")
-        return resamples, seed
-
-    def _at(self, names: tuple[str, ...], kind: type, what: str) -> Any:
-        value: Any = self._content
-        for depth, name in enumerate(names, 1):
-            if not isinstance(value, dict) or name not in value:
-                raise ValueError(f"{str(self._path)!r} has no {'.'.join(names[:depth])}")
-            value = value[name]
-        # True is a whole number to Python, and to nobody else.
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise self._wrong(names, what)
-        return value
-
-    def _wrong(self, names: tuple[str, ...], what: str) -> ValueError:
-        value: Any = self._content
-        for name in names:
-            value = value[name]
-        shown = repr(value)
-        shown = shown if len(shown) <= 60 else f"{shown[:60]}..."
-        return ValueError(f"{str(self._path)!r}: {'.'.join(names)} must be {what}, got {shown}")
-
-
-def _is_rate(value: Any) -> bool:
-    return isinstance(value, int | float) and 0 < value < 1
-
-
-# An evaluation in two files: JSON with every number, and the scores that they were made of.
-
-_DIGEST = "scores_sha256"
-_SHA256 = re.compile("[0-9a-f]{64}")
-
-
 @dataclass(frozen=True, eq=False)
 class StoredEvaluation:
     """An evaluation from its files.
 
     Attributes:
-        path: of the JSON file.
-        content: what is in it.
-        dataset: what was judged on, in a few words.
-        pairs: the scored pairs, where there are some.
-        settings: how they were judged.
-        searches: the searches; empty where there are none.
-        search_settings: how they were judged.
-        probes_digest: of the probes and who they are of; empty where there are none.
+        path: Of the JSON file.
+        content: What is in it.
+        dataset: What was judged on, in a few words.
+        pairs: The scored pairs, where there are some.
+        settings: How they were judged.
+        searches: The searches; empty where there are none.
+        search_settings: How they were judged.
+        probes_digest: Of the probes and who they are of; empty where there are none.
     """
 
     path: Path
@@ -280,6 +80,9 @@ class StoredEvaluation:
     searches: list[GallerySearch]
     search_settings: SearchSettings | None
     probes_digest: str
+
+
+# Writing.
 
 
 def scores_path(path: str | os.PathLike[str]) -> Path:
@@ -323,16 +126,15 @@ def write_evaluation(path: str | os.PathLike[str], evaluation: Evaluation) -> No
         OSError: a file cannot be written; the message has its name. What was there is as it was.
     """
     file = Path(path)
-    arrays: Arrays = {}
     content = evaluation.to_dict()
     if evaluation.verification is not None:
-        arrays |= pair_arrays(evaluation.verification)
         content["pairs_sha256"] = _pairs_digest(evaluation)
     if evaluation.identification is not None:
-        arrays |= search_arrays(evaluation.identification)
         content["probes_sha256"] = _probes_digest(evaluation)
     scores = scores_path(file)
-    packed, digest = pack(arrays)
+    packed = io.BytesIO()  # equal arrays give equal files
+    np.savez_compressed(packed, allow_pickle=False, **_arrays_of(evaluation))
+    digest = hashlib.sha256(packed.getbuffer()).hexdigest()
     content |= {"scores": scores.name, _DIGEST: digest}
     try:
         text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=True)
@@ -343,83 +145,29 @@ def write_evaluation(path: str | os.PathLike[str], evaluation: Evaluation) -> No
     before = _named_digest(file)
     try:
         with _written(scores, _waiting(scores, digest)) as temporary:
-            temporary.write_bytes(packed)
+            temporary.write_bytes(packed.getbuffer())
         with _written(file, file) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
     finally:
         _settle(file, scores, {digest} if before is None else {digest, before})
 
 
-def read_evaluation(path: str | os.PathLike[str]) -> StoredEvaluation:
-    """Read an evaluation that :func:`write_evaluation` wrote.
-
-    Raises:
-        ValueError: it is none, a field is wrong, or the scores are missing, damaged or not those
-            that were written with it; the message names the file.
-        OSError: a file cannot be read.
-    """
-    file = Path(path)
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise OSError(f"cannot read {str(file)!r}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{str(file)!r} is no JSON: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{str(file)!r} is not what centerarc evaluate --json writes ({FORMAT!r})")
-    fields = Content(file, content)
-    fields.block("model")
-    if "verification" in content:
-        fields.text("pairs_sha256")
-    dataset = fields.text("data", "name")
-    scores = file.with_name(Path(fields.text("scores")).name)
-    digest = fields.text(_DIGEST)
-    if not _SHA256.fullmatch(digest):
-        raise ValueError(f"{str(file)!r}: {_DIGEST} must be a SHA-256, got {digest[:80]!r}")
-    arrays = _arrays(file, scores, digest)
-    try:
-        pairs = pairs_of(arrays, str(content.get("pairs_sha256", "")))
-        searches = searches_of(arrays)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"cannot read {str(scores)!r}: {error}") from error
-    for part, there in (("verification", pairs is not None), ("identification", bool(searches))):
-        if (part in content) != there:
-            raise ValueError(
-                f"{str(file)!r} and its scores {scores.name!r} disagree on whether there is a "
-                f"part {part}"
-            )
-    return StoredEvaluation(
-        file,
-        content,
-        dataset,
-        pairs,
-        None if pairs is None else fields.verification(),
-        searches,
-        fields.identification() if searches else None,
-        fields.text("probes_sha256") if searches else "",
-    )
-
-
-def _arrays(file: Path, scores: Path, digest: str) -> Arrays:
-    there = False
-    for place in (scores, _waiting(scores, digest)):
-        try:
-            arrays = unpack(place, digest)
-        except FileNotFoundError:
-            continue
-        except Exception as error:  # a damaged zip file can fail in any way
-            raise ValueError(f"cannot read {str(place)!r}: {error}") from error
-        if arrays is not None:
-            return arrays
-        there = True
-    if there:
-        raise ValueError(
-            f"cannot read {str(scores)!r} as the scores of {str(file)!r}: it is not the file that "
-            "was written with it (another SHA-256)"
-        )
-    raise ValueError(
-        f"{str(file)!r} needs its scores {scores.name!r} beside it, which are not there"
-    )
+def _arrays_of(evaluation: Evaluation) -> _Arrays:
+    """The scored pairs and the searches of an evaluation as arrays by name."""
+    arrays: _Arrays = {}
+    if (verified := evaluation.verification) is not None:
+        arrays |= {"scores": verified.scores, "same": verified.same}
+        if verified.fold is not None:
+            arrays["fold"] = verified.fold
+        if verified.people is not None:
+            people, numbers = np.unique(np.stack(verified.people), return_inverse=True)
+            first, second = numbers.reshape(2, -1).astype(np.int32)
+            names = np.asarray(people).astype(np.str_)
+            arrays |= {"person_a": first, "person_b": second, "people": names}
+    if evaluation.identification is not None:
+        for number, search in enumerate(evaluation.identification.searches):
+            arrays |= {f"search{number}_{n}": np.asarray(getattr(search, n)) for n in _SEARCH}
+    return arrays
 
 
 def _waiting(scores: Path, digest: str) -> Path:
@@ -495,3 +243,175 @@ def _probes_digest(evaluation: Evaluation) -> str:
 def _add_texts(digest: Any, texts: Sequence[str]) -> None:
     for text in texts:
         digest.update(text.encode("utf-8", "surrogateescape") + b"\0")
+
+
+# Reading.
+
+
+def read_evaluation(path: str | os.PathLike[str]) -> StoredEvaluation:
+    """Reads an evaluation that `write_evaluation` wrote.
+
+    Raises:
+        ValueError: If it is none, a field is wrong, or the scores are missing, damaged or not
+            those that were written with it; the message names the file.
+        OSError: If a file cannot be read.
+    """
+    file = Path(path)
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OSError(f"cannot read {str(file)!r}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{str(file)!r} is not JSON: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{str(file)!r} is not what centerarc evaluate --json writes ({FORMAT!r})")
+    fields = _Fields(file, content)
+    fields.at("model", dict)
+    if "verification" in content:
+        fields.at("pairs_sha256", str)
+    dataset = fields.at("data.name", str)
+    scores = file.with_name(Path(fields.at("scores", str)).name)
+    digest = fields.at(_DIGEST, str, _SHA256.fullmatch, "a SHA-256")
+    arrays = _arrays_in(file, scores, digest)
+    try:
+        pairs = _pairs_in(arrays, str(content.get("pairs_sha256", "")))
+        searches = _searches_in(arrays)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"cannot read {str(scores)!r}: {error}") from error
+    for part, there in (("verification", pairs is not None), ("identification", bool(searches))):
+        if (part in content) != there:
+            raise ValueError(
+                f"{str(file)!r} and its scores {scores.name!r} disagree on whether there is a "
+                f"part {part}"
+            )
+    return StoredEvaluation(
+        file,
+        content,
+        dataset,
+        pairs,
+        None if pairs is None else fields.settings(),
+        searches,
+        fields.search_settings() if searches else None,
+        fields.at("probes_sha256", str) if searches else "",
+    )
+
+
+class _Fields:
+    """The fields of a JSON file; what is missing or wrong is said with the file."""
+
+    def __init__(self, path: Path, content: dict[str, Any]) -> None:
+        self._path = path
+        self._content = content
+
+    def at(
+        self, name: str, kind: type, good: Callable[[Any], Any] | None = None, what: str = ""
+    ) -> Any:
+        """The field of a name with dots, if it is of its kind and good."""
+        value: Any = self._content
+        parts = name.split(".")
+        for depth, part in enumerate(parts, 1):
+            if not isinstance(value, dict) or part not in value:
+                raise ValueError(f"{str(self._path)!r} has no {'.'.join(parts[:depth])}")
+            value = value[part]
+        # True is a whole number to Python, and to nobody else.
+        right = isinstance(value, kind) and not isinstance(value, bool)
+        if not right or (good is not None and not good(value)):
+            what = what if right else _KINDS[kind]
+            shown = repr(value)
+            shown = shown if len(shown) <= 60 else f"{shown[:60]}..."
+            raise ValueError(f"{str(self._path)!r}: {name} must be {what}, got {shown}")
+        return value
+
+    def settings(self) -> Settings:
+        """How pairs were judged."""
+        part = "verification.settings"
+        allowed = f"one of {', '.join(CONVENTIONS)}"
+        convention = self.at(f"{part}.convention", str, CONVENTIONS.__contains__, allowed)
+        fars = self.at(f"{part}.far", list, _are_rates, "rates in (0, 1)")
+        return Settings(convention, (), tuple(map(float, fars)), *self._resampling(part))
+
+    def search_settings(self) -> SearchSettings:
+        """How searches were judged."""
+        part = "identification"
+        ranks = self.at(f"{part}.cmc", dict, _are_ranks, "shares by rank")
+        fpirs = self.at(f"{part}.tpir_at_fpir", dict, _are_rates, "shares by rates in (0, 1)")
+        allowed = f"one of {', '.join(PERSON_SCORES)}"
+        score = self.at(f"{part}.person_score", str, PERSON_SCORES.__contains__, allowed)
+        resampling = self._resampling(f"{part}.settings")
+        return SearchSettings(tuple(map(int, ranks)), tuple(map(float, fpirs)), score, *resampling)
+
+    def _resampling(self, part: str) -> tuple[int, int]:
+        resamples = self.at(
+            f"{part}.resamples", int, lambda n: n == 0 or n >= 100, "0 or at least 100"
+        )
+        return resamples, self.at(f"{part}.seed", int, lambda n: n >= 0, "at least 0")
+
+
+_KINDS = {str: "a text", int: "a whole number", list: "a list", dict: "an object"}
+
+
+def _are_rates(values: list[Any] | dict[str, Any]) -> bool:
+    try:
+        return all(0 < float(value) < 1 for value in values)
+    except (TypeError, ValueError):
+        return False
+
+
+def _are_ranks(values: dict[str, Any]) -> bool:
+    try:
+        return bool(values) and all(int(value) >= 1 for value in values)
+    except ValueError:
+        return False
+
+
+def _arrays_in(file: Path, scores: Path, digest: str) -> _Arrays:
+    """The arrays of the very file that was written with a JSON file, as its SHA-256 tells."""
+    there = False
+    for place in (scores, _waiting(scores, digest)):
+        try:
+            with open(place, "rb") as packed:
+                if hashlib.file_digest(packed, "sha256").hexdigest() == digest:
+                    packed.seek(0)
+                    with np.load(packed, allow_pickle=False) as stored:
+                        return {name: stored[name] for name in stored.files}
+            there = True
+        except FileNotFoundError:
+            continue
+        except Exception as error:  # a damaged zip file can fail in any way
+            raise ValueError(f"cannot read {str(place)!r}: {error}") from error
+    if there:
+        raise ValueError(
+            f"cannot read {str(scores)!r} as the scores of {str(file)!r}: it is not the file that "
+            "was written with it (another SHA-256)"
+        )
+    raise ValueError(
+        f"{str(file)!r} needs its scores {scores.name!r} beside it, which are not there"
+    )
+
+
+def _pairs_in(arrays: _Arrays, digest: str) -> StoredPairs | None:
+    if "scores" not in arrays:
+        return None
+    scores, same = check_scores_as_given(arrays["scores"], arrays["same"])
+    fold = check_folds(arrays["fold"], scores.size) if "fold" in arrays else None
+    people = (arrays["person_a"], arrays["person_b"]) if "people" in arrays else None
+    for side in people or ():
+        if side.shape != scores.shape:
+            raise ValueError(f"people must have shape {scores.shape}, got {side.shape}")
+    return StoredPairs(scores, same, fold, people, digest)
+
+
+def _searches_in(arrays: _Arrays) -> list[GallerySearch]:
+    searches: list[GallerySearch] = []
+    while f"search{len(searches)}_rank" in arrays:
+        values: dict[str, Any] = {name: arrays[f"search{len(searches)}_{name}"] for name in _SEARCH}
+        values["gallery_images"] = int(values["gallery_images"])
+        values["person_score"] = str(values["person_score"])
+        if values["person_score"] not in PERSON_SCORES:
+            raise ValueError(f"person_score is {values['person_score']!r}")
+        shape = values["probe_labels"].shape
+        for name in ("mated", "rank", "mate_score", "other_score", "other_person"):
+            if values[name].shape != shape:
+                raise ValueError(f"{name} must have shape {shape}, got {values[name].shape}")
+        searches.append(GallerySearch(**values))
+    return searches
