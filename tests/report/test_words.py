@@ -9,7 +9,8 @@ import pytest
 from centerarc.evaluation.comparison import Difference
 from centerarc.evaluation.groups import breakdown
 from centerarc.evaluation.intervals import Estimate, Interval
-from centerarc.evaluation.protocols.judging import Evaluation, JudgedImages
+from centerarc.evaluation.protocols import Evaluation
+from centerarc.evaluation.protocols.judging import JudgedImages
 from centerarc.evaluation.separability import measure_separability
 from centerarc.evaluation.verification import evaluate_verification
 from centerarc.report.comparison_page import verdicts
@@ -148,7 +149,7 @@ def test_the_hash_of_embeddings_is_that_of_the_model_that_made_them():
 
 def judged(picture=None, **more):
     scores, same, report = scored(6, 6)
-    from centerarc.evaluation.protocols.judging import Settings, Verified
+    from centerarc.evaluation.protocols import Settings, Verified
 
     places = [f"p{number}/<b>{number}.jpg" for number in range(24)]
     rng = np.random.default_rng(1)

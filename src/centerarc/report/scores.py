@@ -182,7 +182,7 @@ def kept_promise_chart(
     ]
     low, high = min(*tried, floor), 1.6 * max(*tried, *rates, *(rate for _, rate, _ in folds))
     ends = [1.2 * one.far.interval.high for one in tried.values() if one.far.interval is not None]
-    high = min(1.0, max(high, *ends))
+    high = min(1.0, max([high, *ends]))
     together = reported(
         percents(tried),
         rates,

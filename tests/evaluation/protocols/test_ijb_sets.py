@@ -9,10 +9,13 @@ from PIL import Image
 
 from centerarc.data.alignment import arcface_template
 from centerarc.evaluation.embedding import Embeddings
-from centerarc.evaluation.protocols.judging import SearchSettings, Settings
-from centerarc.evaluation.protocols.results import write_evaluation
-from centerarc.evaluation.protocols.subject import EmbeddingsSubject
-from centerarc.evaluation.protocols.templates import evaluate_ijb
+from centerarc.evaluation.protocols import (
+    EmbeddingsSubject,
+    SearchSettings,
+    Settings,
+    evaluate_ijb,
+    write_evaluation,
+)
 
 # Image, template, medium, detector score, embedding.
 IMAGES = [
@@ -151,7 +154,7 @@ def test_what_templates_cannot_be_made_of_is_named_with_its_file(folder: Path) -
 
 
 def test_a_model_embeds_the_aligned_crops(folder: Path, tmp_path: Path) -> None:
-    from centerarc.evaluation.protocols.subject import ModelSubject
+    from centerarc.evaluation.protocols import ModelSubject
     from centerarc.models.embedder import open_model
     from tests.evaluation.protocols.faces import model
 

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from centerarc.evaluation.protocols.judging import Settings, chosen_groups, judge_pairs
+from centerarc.evaluation.protocols import Settings
+from centerarc.evaluation.protocols.judging import chosen_groups, judge_pairs
 from centerarc.evaluation.verification import evaluate_verification
 
 

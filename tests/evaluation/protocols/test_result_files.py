@@ -14,12 +14,16 @@ import numpy as np
 import pytest
 
 from centerarc.evaluation.embedding import Embeddings
+from centerarc.evaluation.protocols import (
+    EmbeddingsSubject,
+    Evaluation,
+    Settings,
+    evaluate_galleries,
+    evaluate_pairs,
+    read_evaluation,
+    write_evaluation,
+)
 from centerarc.evaluation.protocols import results as result_files
-from centerarc.evaluation.protocols.galleries import evaluate_galleries
-from centerarc.evaluation.protocols.judging import Evaluation, Settings
-from centerarc.evaluation.protocols.pairs import evaluate_pairs
-from centerarc.evaluation.protocols.results import read_evaluation, write_evaluation
-from centerarc.evaluation.protocols.subject import EmbeddingsSubject
 from centerarc.io.files import atomic_path
 from tests.evaluation.protocols.faces import COLOURS, embeddings, lfw_pairs
 

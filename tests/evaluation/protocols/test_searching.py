@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from centerarc.evaluation.gallery import search_gallery
-from centerarc.evaluation.protocols.judging import SearchSettings, judge_searches, shared_note
+from centerarc.evaluation.protocols import SearchSettings
+from centerarc.evaluation.protocols.judging import judge_searches, shared_note
 
 
 @pytest.mark.parametrize(

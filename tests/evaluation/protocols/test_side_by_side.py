@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from centerarc.evaluation.protocols.galleries import evaluate_galleries
-from centerarc.evaluation.protocols.judging import SearchSettings, Settings
-from centerarc.evaluation.protocols.pairs import evaluate_pairs
-from centerarc.evaluation.protocols.results import write_evaluation
-from centerarc.evaluation.protocols.side_by_side import compare_files
+from centerarc.evaluation.protocols import (
+    SearchSettings,
+    Settings,
+    compare_files,
+    evaluate_galleries,
+    evaluate_pairs,
+    write_evaluation,
+)
 from centerarc.report.numbers import compared_rows
 from tests.evaluation.protocols.faces import embeddings, lfw_pairs
 from tests.evaluation.protocols.test_result_files import subject

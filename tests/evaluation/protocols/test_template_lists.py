@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 
 from centerarc.evaluation.embedding import Embeddings
-from centerarc.evaluation.protocols.judging import SearchSettings
-from centerarc.evaluation.protocols.subject import EmbeddingsSubject
-from centerarc.evaluation.protocols.templates import evaluate_templates
+from centerarc.evaluation.protocols import EmbeddingsSubject, SearchSettings, evaluate_templates
 
 FACES = {"a1": [3, 1], "a2": [2, 1], "a3": [-3, -1], "b1": [1, 3], "b2": [1, 2]}
 LIST = ["A,a1,Ann,gallery", "B,b1,Bob,gallery", "C,a2,Ann,probe", "D,b2,Bob,probe"]

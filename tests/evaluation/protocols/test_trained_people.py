@@ -10,14 +10,13 @@ from centerarc.curate.embed import embed_to_file
 from centerarc.data import write_identities
 from centerarc.data.folder import FolderSource
 from centerarc.evaluation.embedding import Embeddings
-from centerarc.evaluation.protocols.galleries import evaluate_galleries
-from centerarc.evaluation.protocols.pairs import evaluate_pairs
-from centerarc.evaluation.protocols.subject import (
+from centerarc.evaluation.protocols import (
     EmbeddingsSubject,
     ModelSubject,
-    trained_people,
-    warn_of_trained_people,
+    evaluate_galleries,
+    evaluate_pairs,
 )
+from centerarc.evaluation.protocols.subject import trained_people, warn_of_trained_people
 from centerarc.models.backbone import create_model
 from centerarc.models.embedder import open_model
 from centerarc.models.onnx_export import export_onnx

@@ -21,14 +21,14 @@ class TemplateList:
 
     Attributes:
         names: the distinct images, in order of first use.
-        image: (R,) number into ``names`` of each row's image.
+        image: (R,) number into `names` of each row's image.
         template: (R,) name of each row's template.
         media: (R,) int64, number of each row's medium; rows without one have a number of their own.
         weight: (R,) float64, or None without the column.
         ids: (T,) names of the templates, in order of first use.
         identity: (T,) who each template is of, or None without the column.
         gallery: (T,) whether the template is of the gallery, else of the probes; None without
-            the column ``role``.
+            the column `role`.
         line: (R,) line of each row.
         source: the file's name, for messages.
     """
@@ -59,15 +59,15 @@ class TemplateList:
 
 
 def read_template_list(path: str | os.PathLike[str]) -> TemplateList:
-    """Read a CSV list of templates: columns ``template`` and ``image``, and optional ones.
+    """Read a CSV list of templates: columns `template` and `image`, and optional ones.
 
-    ``media`` names the video or picture that an image was taken from; an empty field is a medium
-    of its own. ``identity`` and ``role`` (gallery or probe) belong to the template and must be
-    the same on all its rows. ``weight`` is a number of at least 0, such as a detector's score.
+    `media` names the video or picture that an image was taken from; an empty field is a medium
+    of its own. `identity` and `role` (gallery or probe) belong to the template and must be
+    the same on all its rows. `weight` is a number of at least 0, such as a detector's score.
     Other columns are left alone. An image comes once in a template, but may be in several.
 
     Args:
-        path: the file; see :class:`centerarc.io.tables.CsvTable` for its form.
+        path: the file; see `centerarc.io.tables.CsvTable` for its form.
 
     Returns:
         The rows in the file's order.

@@ -1,6 +1,6 @@
 """Whole protocols: from a model and the files of a benchmark to every number, and to files."""
 
-from centerarc.evaluation.protocols.galleries import evaluate_galleries, is_embedding_file
+from centerarc.evaluation.protocols.images import evaluate_galleries, evaluate_pairs
 from centerarc.evaluation.protocols.judging import (
     Evaluation,
     Identified,
@@ -8,8 +8,7 @@ from centerarc.evaluation.protocols.judging import (
     Settings,
     Verified,
 )
-from centerarc.evaluation.protocols.pairs import evaluate_pairs
-from centerarc.evaluation.protocols.request import Request, evaluate_request, opened_embeddings
+from centerarc.evaluation.protocols.request import Request, RequestError, evaluate_request
 from centerarc.evaluation.protocols.results import (
     StoredEvaluation,
     check_place,
@@ -17,7 +16,13 @@ from centerarc.evaluation.protocols.results import (
     write_evaluation,
 )
 from centerarc.evaluation.protocols.side_by_side import Comparison, compare_files
-from centerarc.evaluation.protocols.subject import EmbeddingsSubject, ModelSubject, Subject
+from centerarc.evaluation.protocols.subject import (
+    EmbeddingsSubject,
+    ModelSubject,
+    Subject,
+    is_embedding_file,
+    opened_embeddings,
+)
 from centerarc.evaluation.protocols.templates import evaluate_ijb, evaluate_templates
 
 __all__ = [
@@ -27,6 +32,7 @@ __all__ = [
     "Identified",
     "ModelSubject",
     "Request",
+    "RequestError",
     "SearchSettings",
     "Settings",
     "StoredEvaluation",

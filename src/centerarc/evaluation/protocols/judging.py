@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -34,26 +35,14 @@ from centerarc.evaluation.verification import (
 )
 from centerarc.io.tables import CsvTable
 
-# Pictures for a page, from a source that is opened again when the first is asked for.
-
 # Gives image `index` of what was evaluated.
 Picture = Callable[[int], Image]
 
 
 def pictures_of(reopen: Callable[[], FaceSource]) -> Picture:
-    """Returns a function for the images of a source, as large as its files have them.
-
-    Args:
-        reopen: Opens the source that was evaluated without resizing its images.
-    """
-    opened: list[FaceSource] = []
-
-    def picture(index: int) -> Image:
-        if not opened:
-            opened.append(reopen())
-        return opened[0].image(index)
-
-    return picture
+    """Returns a function for the images of a source that `reopen` opens without resizing them."""
+    source = cache(reopen)
+    return lambda index: source().image(index)
 
 
 # What an evaluation found, whatever the protocol, and what its numbers rest on.
@@ -67,13 +56,12 @@ class Settings:
     """How verification is judged.
 
     Attributes:
-        convention: of the k-fold accuracy, "exact" or "grid".
-        by: columns of the list of pairs to break down by, as
-            :func:`centerarc.evaluation.protocols.judging.chosen_groups` takes them.
-        fars: false accept rates beyond those that are always reported.
-        resamples: of the people, at least 100; 0 for no intervals; None for 1000, and none
+        convention: Of the k-fold accuracy, "exact" or "grid".
+        by: Columns of the list of pairs to break down by, as `chosen_groups` takes them.
+        fars: False accept rates beyond those that are always reported.
+        resamples: Of the people, at least 100; 0 for no intervals; None for 1000, and none
             beyond a million pairs, where they would take hours.
-        seed: of the resampling.
+        seed: Of the resampling.
     """
 
     convention: Convention = "exact"
@@ -88,17 +76,17 @@ class Verified:
     """A verification result and the pairs behind it.
 
     Attributes:
-        report: the numbers.
-        scores: (P,) cosine of each pair.
-        same: (P,) whether it is genuine.
-        fold: (P,) its fold; None where there are none.
-        people: first and second person of each pair, each (P,); None where unknown.
-        people_note: where the people come from, or why there are none or no intervals.
-        index: number of each pair's first and second image, each (P,); of a template, one of its
-            images. Empty in what comes from files.
-        breakdowns: by column.
-        held_out: what calibrated thresholds are worth on other folds, by FAR.
-        settings: how it was judged.
+        report: The numbers.
+        scores: `(P,)` cosine of each pair.
+        same: `(P,)` whether it is genuine.
+        fold: `(P,)` its fold; None where there are none.
+        people: First and second person of each pair, each `(P,)`; None where unknown.
+        people_note: Where the people come from, or why there are none or no intervals.
+        index: Number of each pair's first and second image, each `(P,)`; of a template, one of
+            its images. Empty in what comes from files.
+        breakdowns: By column.
+        held_out: What calibrated thresholds are worth on other folds, by FAR.
+        settings: How it was judged.
     """
 
     report: VerificationReport
@@ -113,7 +101,7 @@ class Verified:
     settings: Settings
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Returns plain data for JSON."""
         return {
             **self.report.to_dict(),
             "people": self.people_note,
@@ -135,10 +123,10 @@ class Identified:
     """An identification result and the searches behind it.
 
     Attributes:
-        report: the numbers.
-        searches: one for each gallery.
-        curve: (K,) CMC at rank 1, 2, ..., the mean over the galleries.
-        seed: of the resampling.
+        report: The numbers.
+        searches: One for each gallery.
+        curve: `(K,)` CMC at rank 1, 2, ..., the mean over the galleries.
+        seed: Of the resampling.
     """
 
     report: IdentificationReport
@@ -147,7 +135,7 @@ class Identified:
     seed: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Returns plain data for JSON."""
         settings = {"resamples": self.report.resamples, "seed": self.seed}
         return {**self.report.to_dict(), "settings": settings}
 
@@ -157,11 +145,11 @@ class JudgedImages:
     """The images that were judged, for what is measured on embeddings and for the page.
 
     Attributes:
-        embedding: (N, D).
-        labels: (N,) person of each; None where nobody knows.
-        identities: name of each label.
-        place: name of each image.
-        picture: gives an image; None where there are embeddings only.
+        embedding: `(N, D)` float32.
+        labels: `(N,)` int64, person of each; None where unknown.
+        identities: Name of each label.
+        places: Name of each image.
+        picture: Gives an image; None where there are embeddings only.
     """
 
     embedding: npt.NDArray[np.float32]
@@ -176,17 +164,16 @@ class Evaluation:
     """All that one `centerarc evaluate` found.
 
     Attributes:
-        model: what was judged, as a `Subject` says.
-        data: what it was judged on, plain data for JSON.
-        dataset: the same in a few words: "pairs.txt, folds 7 and 8".
-        images: the images, in the order of `Verified.index` where that numbers images.
+        model: What was judged, as a `Subject` says.
+        data: What it was judged on, plain data for JSON.
+        dataset: The same in a few words: "pairs.txt, folds 7 and 8".
+        images: The images, which `Verified.index` numbers.
         verification: 1:1.
         identification: 1:N.
-        separability: how tight and how far apart people are.
-        templates: how images became templates; empty where they are judged one by one.
-        names: names of what pairs are of, where that is not images: templates.
-        notes: what should be known, in sentences.
-        command: what repeats it.
+        separability: How tight and how far apart people are.
+        templates: How images became templates; empty where they are judged one by one.
+        notes: What should be known, in sentences.
+        command: What repeats it.
     """
 
     model: dict[str, Any]
@@ -197,17 +184,13 @@ class Evaluation:
     identification: Identified | None = None
     separability: Separability | None = None
     templates: dict[str, Any] = field(default_factory=dict)
-    names: list[str] | None = None
     notes: tuple[str, ...] = ()
     command: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        parts = {
-            "verification": self.verification,
-            "identification": self.identification,
-            "separability": self.separability,
-        }
+        """Returns plain data for JSON."""
+        parts = ("verification", "identification", "separability")
+        found = {name: getattr(self, name) for name in parts}
         return {
             "format": FORMAT,
             "version": __version__,
@@ -215,7 +198,7 @@ class Evaluation:
             "model": self.model,
             "data": {"name": self.dataset, **self.data},
             **({"templates": self.templates} if self.templates else {}),
-            **{name: part.to_dict() for name, part in parts.items() if part is not None},
+            **{name: part.to_dict() for name, part in found.items() if part is not None},
             **({"notes": list(self.notes)} if self.notes else {}),
         }
 
@@ -228,8 +211,8 @@ class NumberBands:
     """Pairs grouped by the band that a number of theirs lies in.
 
     Attributes:
-        group: (P,) the band of each pair; "a | b" where its images lie in the bands a and b.
-        order: the groups that occur, lowest first.
+        group: `(P,)` the band of each pair; "a | b" where its images lie in the bands a and b.
+        order: The groups that occur, lowest first.
     """
 
     group: StrArray
@@ -237,17 +220,12 @@ class NumberBands:
 
 
 def number_bands(sides: Sequence[StrArray], cuts: Sequence[float]) -> NumberBands:
-    """Group pairs by bands of numbers.
-
-    A number x is in the band "20 to 40" where 20 <= x < 40.
+    """Groups pairs by bands of numbers; x is in the band "20 to 40" where 20 <= x < 40.
 
     Args:
-        sides: a number for each pair, or one for its first and one for its second image, each
-            (P,) texts that :func:`is_number` accepts.
-        cuts: where one band ends and the next begins, rising, at least one.
-
-    Returns:
-        The group of each pair.
+        sides: A number for each pair, or one for its first and one for its second image, each
+            `(P,)` texts that `is_number` accepts.
+        cuts: Where one band ends and the next begins, rising, at least one.
 
     Example:
         >>> number_bands([np.array(["19", "40"]), np.array(["20", "41.5"])], [20, 40]).order
@@ -267,7 +245,7 @@ def number_bands(sides: Sequence[StrArray], cuts: Sequence[float]) -> NumberBand
 
 
 def is_number(text: str) -> bool:
-    """Whether a text is a finite number."""
+    """Tells whether a text is a finite number."""
     try:
         return bool(np.isfinite(float(text)))
     except ValueError:
@@ -298,23 +276,20 @@ def judge_pairs(
     groups: dict[str, Groups],
     settings: Settings,
 ) -> Verified:
-    """Measure everything that scored pairs can say.
+    """Measures everything that scored pairs can say.
 
     Args:
-        scores: (P,) cosine of each pair.
-        same: (P,) whether it is genuine.
-        fold: (P,) its fold, or None; a single one is as good as none.
-        people: the first and the second person of each pair; None where unknown.
-        people_note: where they come from.
-        index: what the pairs are of.
-        groups: columns to break down by, from :func:`chosen_groups`.
-        settings: how to judge.
-
-    Returns:
-        The result.
+        scores: `(P,)` cosine of each pair.
+        same: `(P,)` whether it is genuine.
+        fold: `(P,)` its fold, or None; a single one is as good as none.
+        people: The first and the second person of each pair; None where unknown.
+        people_note: Where they come from.
+        index: What the pairs are of.
+        groups: Columns to break down by, from `chosen_groups`.
+        settings: How to judge.
 
     Raises:
-        ValueError: settings out of range or that the pairs cannot carry.
+        ValueError: If settings are out of range, or the pairs cannot carry them.
     """
     resamples = settings.resamples
     if resamples not in (None, 0) and people is None:
@@ -376,21 +351,21 @@ def judge_pairs(
 def chosen_groups(
     columns: dict[str, npt.NDArray[np.str_]], by: Iterable[str], source: str
 ) -> dict[str, Groups]:
-    """The columns of a list of pairs that the user wants broken down.
+    """Returns the columns of a list of pairs that the user wants broken down.
 
     Args:
-        columns: all columns of the list, each (P,).
-        by: wanted names; ``age`` also means ``age_a`` with ``age_b``, one of each image.
-            ``age=20,40`` cuts a column of numbers x into the groups "under 20", "20 to 40" (20 <=
+        columns: All columns of the list, each `(P,)`.
+        by: Wanted names; `age` also means `age_a` with `age_b`, one of each image.
+            `age=20,40` cuts a column of numbers x into the groups "under 20", "20 to 40" (20 <=
             x < 40) and "40 and over". Several may stand in one text, with commas between.
-        source: the file, for messages.
+        source: The file, for messages.
 
     Returns:
         By name: a value for each pair, the values of its first and of its second image, or bands.
 
     Raises:
-        ValueError: there is no such column, a column comes twice, cuts do not rise, or a value to
-            be cut is no number; the message has the columns that there are, or the value's line.
+        ValueError: If there is no such column, a column comes twice, cuts do not rise, or a value
+            to be cut is no number; the message has the columns, or the value's line.
     """
     sides = [name[:-2] for name in columns if name.endswith("_a") and f"{name[:-2]}_b" in columns]
     known = [*columns, *sides]
@@ -468,14 +443,14 @@ class SearchSettings:
     """How identification is judged.
 
     Attributes:
-        ranks: the k of the closed set that are reported, each at least 1.
-        fpirs: false positive identification rates of the open set, in (0, 1).
-        person_score: how the images of a person make a score: "max" or "mean".
-        resamples: of the probes' people, at least 100; 0 for no intervals.
-        seed: of the resampling, at least 0.
+        ranks: The k of the closed set that are reported, each at least 1.
+        fpirs: False positive identification rates of the open set, in (0, 1).
+        person_score: How the images of a person make a score: "max" or "mean".
+        resamples: Of the probes' people, at least 100; 0 for no intervals.
+        seed: Of the resampling, at least 0.
 
     Raises:
-        ValueError: one of them is out of range.
+        ValueError: If one of them is out of range.
     """
 
     ranks: tuple[int, ...] = RANKS
@@ -501,15 +476,7 @@ class SearchSettings:
 
 
 def shared_note(count: int, probes: int) -> tuple[str, ...]:
-    """A note on probes that are in the gallery themselves, where any model finds them.
-
-    Args:
-        count: how many of the probes are.
-        probes: how many probes there are.
-
-    Returns:
-        The note; nothing where there is nothing to say.
-    """
+    """Returns a note on `count` of the probes, which are in the gallery too; none for 0."""
     if not count:
         return ()
     are = "is" if count == 1 else "are"
@@ -539,14 +506,10 @@ def separability_of(images: JudgedImages, settings: Settings) -> Separability | 
 
 
 def judge_searches(searches: Sequence[GallerySearch], settings: SearchSettings) -> Identified:
-    """Measure everything that searches can say.
-
-    Args:
-        searches: one for each gallery.
-        settings: how to judge.
+    """Measures everything that searches, one for each gallery, can say.
 
     Raises:
-        ValueError: a gallery holds nobody's mate.
+        ValueError: If no probe is of a person in a gallery.
     """
     report = evaluate_identification(
         searches,

@@ -1,22 +1,19 @@
 """What a user asks to be evaluated, as one object: which protocol, on which files, judged how."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
 from centerarc.evaluation.accuracy import Convention
-from centerarc.evaluation.embedding import read_embeddings
 from centerarc.evaluation.identification import FPIR_LEVELS, RANKS
-from centerarc.evaluation.protocols.galleries import evaluate_galleries, is_embedding_file
+from centerarc.evaluation.protocols.images import evaluate_galleries, evaluate_pairs
 from centerarc.evaluation.protocols.judging import RESAMPLES, Evaluation, SearchSettings, Settings
-from centerarc.evaluation.protocols.pairs import evaluate_pairs
 from centerarc.evaluation.protocols.subject import (
-    EmbeddingsSubject,
     ModelSubject,
     Progress,
     Subject,
+    is_embedding_file,
     warn_of_trained_people,
 )
 from centerarc.evaluation.protocols.templates import evaluate_ijb, evaluate_templates
@@ -57,7 +54,7 @@ class Request:
         images: Folder of the images.
         folds: Folds to keep.
         convention: Of the k-fold accuracy.
-        by: Columns to break down by, as `centerarc.evaluation.protocols.judging.chosen_groups`
+        by: Columns to break down by, as `chosen_groups`
             takes them.
         far: Further false accept rates.
         gallery, probes, distractors: Sources or files of embeddings.
@@ -199,12 +196,3 @@ def evaluate_request(
     if isinstance(subject, ModelSubject):
         found = warn_of_trained_people(found, subject.trained_on)
     return found
-
-
-def opened_embeddings(path: str | os.PathLike[str]) -> EmbeddingsSubject:
-    """Opens a file of embeddings as what is judged.
-
-    Raises:
-        ValueError: If the file is broken, or an embedding in it; the message has file and row.
-    """
-    return EmbeddingsSubject(Path(path), read_embeddings(path))

@@ -88,8 +88,8 @@ class StoredEvaluation:
 def scores_path(path: str | os.PathLike[str]) -> Path:
     """The file of scores beside a JSON file.
 
-    ``out.json`` has ``out.scores.npz``. A name that does not end so is kept whole, before another
-    ending, so that no two names share their scores: ``model-1.0`` has ``model-1.0-scores.npz``.
+    `out.json` has `out.scores.npz`. A name that does not end so is kept whole, before another
+    ending, so that no two names share their scores: `model-1.0` has `model-1.0-scores.npz`.
     """
     place = Path(path)
     stem = place.name.removesuffix(".json")
@@ -115,7 +115,7 @@ def write_evaluation(path: str | os.PathLike[str], evaluation: Evaluation) -> No
 
     An evaluation that is there already can be read until the new one can, whatever happens: the
     new scores wait beside the old ones until the new JSON file, which names their SHA-256, is in
-    place. If the process is killed then, :func:`read_evaluation` finds them where they wait.
+    place. If the process is killed then, `read_evaluation` finds them where they wait.
 
     Args:
         path: the JSON file.

@@ -28,15 +28,15 @@ class Comparison:
     """Evaluations side by side.
 
     Attributes:
-        names: what the models are called, the first being what the others are compared with.
-        stored: the files.
-        dataset: what they were evaluated on.
+        names: What the models are called, the first being what the others are compared with.
+        stored: The files.
+        dataset: What they were evaluated on.
         verified: 1:1 of each; empty where there is none.
         differences: 1:1, each model's rates minus the first one's, by name; empty without people.
-        search_differences: 1:N, likewise; empty without resamples.
         identified: 1:N of each; empty where there is none.
-        notes: what should be known, in sentences.
-        command: what repeats it.
+        search_differences: 1:N, likewise; empty without resamples.
+        notes: What should be known, in sentences.
+        command: What repeats it.
     """
 
     names: list[str]
@@ -86,60 +86,65 @@ class Comparison:
 
 
 def compare_files(paths: Sequence[str | os.PathLike[str]]) -> Comparison:
-    """Compare evaluations of the same pairs, or of the same probes in the same gallery.
+    """Compares evaluations of the same pairs, or of the same probes in the same gallery.
 
     Args:
-        paths: JSON files that ``centerarc evaluate --json`` wrote, with their scores beside; the
+        paths: JSON files that `centerarc evaluate --json` wrote, with their scores beside; the
             first is what the others are compared with.
 
     Returns:
         The comparison: everything is computed again from the scores, the same for all.
 
     Raises:
-        ValueError: fewer than two files, a file twice, one that is none, or evaluations of
-            different pairs or judged differently; the message names the files.
-        OSError: a file cannot be read.
+        ValueError: If there are fewer than two files, a file twice, one that is none, or
+            evaluations of different pairs or judged differently; the message names the files.
+        OSError: If a file cannot be read.
     """
     if len(paths) < 2:
         raise ValueError(f"a comparison needs at least 2 evaluations, got {len(paths)}")
     files = [Path(path) for path in paths]
     _check_distinct(files)
     stored = [read_evaluation(path) for path in files]
-    names = _names(files)
     _check_alike(stored)
-    pairs = [one.pairs for one in stored if one.pairs is not None]
+    first = stored[0]
+    names = [path.name.removesuffix(".json") for path in files]
+    if len(set(names)) < len(names):
+        names = [str(path) for path in files]
     verified: list[Verified] = []
     differences: dict[str, VerificationComparison] = {}
-    notes: list[str] = []
-    settings = _settings(stored)
-    if pairs and settings is not None:
+    identified: list[Identified] = []
+    search_differences: dict[str, IdentificationComparison] = {}
+    notes: tuple[str, ...] = ()
+    if first.pairs is not None:
+        settings = _settings(stored)
         verified = [_judged(one, settings) for one in stored]
-        if pairs[0].people is None or not settings.resamples:
-            notes.append(
-                "How sure the differences are is unknown: "
-                + ("nobody knows the people." if pairs[0].people is None else "no resamples.")
-            )
+        if first.pairs.people is None or not settings.resamples:
+            why = "nobody knows the people" if first.pairs.people is None else "no resamples"
+            notes = (f"How sure the differences are is unknown: {why}.",)
         else:
             differences = compare_with_first(
-                {name: one.scores for name, one in zip(names, pairs, strict=True)},
-                pairs[0].same,
-                pairs[0].fold,
-                pairs[0].people,
+                {name: one.scores for name, one in zip(names, verified, strict=True)},
+                first.pairs.same,
+                first.pairs.fold,
+                first.pairs.people,
                 convention=settings.convention,
                 fars=settings.fars,
                 bootstrap=settings.resamples,
                 seed=settings.seed,
             )
-    search = _search_settings(stored)
+    if first.searches:
+        search = _search_settings(stored)
+        identified = [_searched(one, search) for one in stored]
+        if search.resamples:
+            search_differences = compare_identification(
+                {name: one.searches for name, one in zip(names, stored, strict=True)},
+                ranks=search.ranks,
+                fpirs=search.fpirs,
+                bootstrap=search.resamples,
+                seed=search.seed,
+            )
     return Comparison(
-        names,
-        stored,
-        stored[0].dataset,
-        verified,
-        differences,
-        [] if search is None else [_searched(one, search) for one in stored],
-        {} if search is None else _search_differences(names, stored, search),
-        tuple(notes),
+        names, stored, first.dataset, verified, differences, identified, search_differences, notes
     )
 
 
@@ -156,11 +161,6 @@ def _check_distinct(files: list[Path]) -> None:
                 raise ValueError(f"{str(other)!r} and {str(path)!r} are the same file")
 
 
-def _names(files: list[Path]) -> list[str]:
-    stems = [path.name.removesuffix(".json") for path in files]
-    return stems if len(set(stems)) == len(stems) else [str(path) for path in files]
-
-
 def _check_alike(stored: list[StoredEvaluation]) -> None:
     first = stored[0]
     for other in stored[1:]:
@@ -175,23 +175,15 @@ def _check_alike(stored: list[StoredEvaluation]) -> None:
             )
         if first.probes_digest != other.probes_digest:
             raise ValueError(f"{both} are not of the same probes and galleries")
-        kinds = [
-            (
-                one.settings.convention if one.settings else "",
-                one.search_settings.person_score if one.search_settings else "",
-            )
-            for one in (first, other)
-        ]
-        for setting, mine, theirs in zip(("convention", "person_score"), *kinds, strict=True):
+        for setting, of in (("convention", "settings"), ("person_score", "search_settings")):
+            mine, theirs = (getattr(getattr(one, of), setting, "") for one in (first, other))
             if mine != theirs:
                 raise ValueError(f"{both} differ in {setting}: {mine} and {theirs}")
 
 
-def _settings(stored: list[StoredEvaluation]) -> Settings | None:
+def _settings(stored: list[StoredEvaluation]) -> Settings:
     """Those of the first, with what any of them asked for."""
     every = [one.settings for one in stored if one.settings is not None]
-    if not every:
-        return None
     return replace(
         every[0],
         fars=tuple(dict.fromkeys(far for one in every for far in one.fars)),
@@ -199,11 +191,9 @@ def _settings(stored: list[StoredEvaluation]) -> Settings | None:
     )
 
 
-def _search_settings(stored: list[StoredEvaluation]) -> SearchSettings | None:
+def _search_settings(stored: list[StoredEvaluation]) -> SearchSettings:
     """Those of the first, with what any of them asked for."""
     every = [one.search_settings for one in stored if one.search_settings is not None]
-    if not every:
-        return None
     return replace(
         every[0],
         ranks=tuple(sorted({rank for one in every for rank in one.ranks})),
@@ -226,17 +216,3 @@ def _searched(stored: StoredEvaluation, settings: SearchSettings) -> Identified:
         return judge_searches(stored.searches, settings)
     except ValueError as error:
         raise ValueError(f"{str(stored.path)!r}: {error}") from error
-
-
-def _search_differences(
-    names: list[str], stored: list[StoredEvaluation], settings: SearchSettings
-) -> dict[str, IdentificationComparison]:
-    if not settings.resamples:
-        return {}
-    return compare_identification(
-        {name: one.searches for name, one in zip(names, stored, strict=True)},
-        ranks=settings.ranks,
-        fpirs=settings.fpirs,
-        bootstrap=settings.resamples,
-        seed=settings.seed,
-    )

@@ -1,5 +1,6 @@
 """What is judged: a model or embeddings, and who it was trained on."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,13 @@ import numpy.typing as npt
 
 from centerarc.data.source import FaceSource
 from centerarc.data.views import read_identities
-from centerarc.evaluation.embedding import Embeddings, embed
+from centerarc.evaluation.embedding import (
+    EMBEDDING,
+    Embeddings,
+    embed,
+    read_embeddings,
+    require_parquet_extra,
+)
 from centerarc.evaluation.protocols.judging import Evaluation
 from centerarc.evaluation.scores import IntArray
 from centerarc.io.parallel import explain_dead_workers
@@ -19,20 +26,11 @@ if TYPE_CHECKING:
     from centerarc.models.embedder import OpenedModel
 
 
-# Whether a model is judged on people that it was trained on.
-
-
 def trained_people(weights: Path) -> list[str]:
-    """Names of the people that a model was trained on, as its run wrote them beside the weights.
+    """Returns the people that a model was trained on, as its run wrote them beside the weights.
 
-    Args:
-        weights: the file of weights.
-
-    Returns:
-        The names; none where the model is not from a run of ours, or was moved without them.
-
-    Raises:
-        ValueError: the file of names is broken.
+    None of them where the model is not from a run of ours, or was moved without them; a
+    ValueError where the file of names is broken.
     """
     from centerarc.models.weights import PEOPLE_FILE
 
@@ -43,12 +41,7 @@ def trained_people(weights: Path) -> list[str]:
 
 
 def warn_of_trained_people(evaluation: Evaluation, trained: Sequence[str]) -> Evaluation:
-    """The evaluation with a note, and names in its data, if it is of people trained on.
-
-    Args:
-        evaluation: what was found.
-        trained: names of the people that the model was trained on.
-    """
+    """Returns the evaluation with a note, and names in its data, if people were trained on."""
     images = evaluation.images
     if images.labels is None or not trained:
         return evaluation
@@ -64,8 +57,6 @@ def warn_of_trained_people(evaluation: Evaluation, trained: Sequence[str]) -> Ev
     )
     return replace(evaluation, data=data, notes=(note, *evaluation.notes))
 
-
-# What is judged: a model that embeds images, or embeddings that were made before.
 
 Matrix = npt.NDArray[np.float32]
 # Called with what is being done, the steps done so far and all of them.
@@ -216,6 +207,32 @@ class EmbeddingsSubject:
     def facts(self) -> dict[str, Any]:
         """The file, and what it says of the model that made it."""
         return {"file": str(self.path), "kind": "embeddings", **self.found.metadata}
+
+
+def is_embedding_file(path: Path) -> bool:
+    """Tells whether a file is one of embeddings, by its name and, of Parquet, by its columns."""
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
+        return True
+    if suffix != ".parquet" or not path.is_file():
+        return False
+    require_parquet_extra()
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return EMBEDDING in pq.read_schema(path).names
+    except (pa.ArrowException, OSError):
+        return True  # whoever reads it says what is wrong
+
+
+def opened_embeddings(path: str | os.PathLike[str]) -> EmbeddingsSubject:
+    """Opens a file of embeddings as what is judged.
+
+    Raises:
+        ValueError: If the file is broken, or an embedding in it; the message has file and row.
+    """
+    return EmbeddingsSubject(Path(path), read_embeddings(path))
 
 
 class _Checked:

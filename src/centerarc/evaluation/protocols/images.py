@@ -1,6 +1,7 @@
-"""Identification of the images of one source among those of another."""
+"""Protocols on single images: pairs of them verified, probes looked up in a gallery."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from centerarc.data.sources import open_source
-from centerarc.evaluation.embedding import Embeddings, read_embeddings
+from centerarc.evaluation.embedding import pair_scores
+from centerarc.evaluation.files.pair_set import (
+    PairImages,
+    PairSet,
+    open_pair_set,
+    read_named_pairs,
+)
+from centerarc.evaluation.files.pairs import Pairs, check_both_kinds
 from centerarc.evaluation.gallery import search_gallery
 from centerarc.evaluation.protocols.judging import (
     Evaluation,
@@ -17,13 +25,130 @@ from centerarc.evaluation.protocols.judging import (
     Picture,
     SearchSettings,
     Settings,
+    Sides,
+    chosen_groups,
+    judge_pairs,
     judge_searches,
     pictures_of,
     separability_of,
     shared_note,
 )
-from centerarc.evaluation.protocols.subject import EmbeddingsSubject, Progress, Subject
+from centerarc.evaluation.protocols.subject import (
+    EmbeddingsSubject,
+    Progress,
+    Subject,
+    is_embedding_file,
+    opened_embeddings,
+)
 from centerarc.evaluation.scores import IntArray
+
+
+def evaluate_pairs(
+    subject: Subject,
+    path: str | os.PathLike[str],
+    *,
+    images: str | os.PathLike[str] | None = None,
+    folds: Iterable[int] | None = None,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Verifies the pairs of a file.
+
+    Args:
+        subject: A model, or embeddings whose places are the names of the images. `pairs.txt`
+            names a person and a number: `Ann_Lee/Ann_Lee_0001` with any ending.
+        path: Pairs in any format of `centerarc.evaluation.files.open_pair_set`.
+        images: Folder of the images, as there; embeddings need none, but then the page has no
+            pictures.
+        folds: Folds to keep; None keeps all.
+        settings: How to judge.
+        progress: Called with the stage, the steps done and all of them.
+
+    Returns:
+        The result.
+
+    Raises:
+        ValueError: If the file is broken, an image or a column is missing, or settings do not
+            fit; the message names file and line or entry.
+        OSError: If a file cannot be read.
+    """
+    chosen = Settings() if settings is None else settings
+    wanted = None if folds is None else list(folds)
+    by_name = isinstance(subject, EmbeddingsSubject) and images is None
+    pairs: PairSet | Pairs
+    if Path(path).suffix.lower() != ".bin":
+        pairs = read_named_pairs(path, wanted)
+    elif by_name:
+        raise ValueError(
+            f"the images of {str(path)!r} have no names to find embeddings by; give a model"
+        )
+    else:
+        pairs = open_pair_set(path, images=images, folds=wanted, image_size=subject.image_size)
+    # Before the work: a wrong list or name should not cost minutes.
+    check_both_kinds(pairs.same, str(path))
+    groups = chosen_groups(pairs.columns, chosen.by, str(path))
+    index = pairs.index_a, pairs.index_b
+    if isinstance(subject, EmbeddingsSubject) and isinstance(pairs, Pairs) and by_name:
+        judged, index = _looked_up(subject, pairs)
+    else:
+        if isinstance(pairs, Pairs):
+            pairs = PairImages(pairs, images, image_size=subject.image_size)
+        judged = JudgedImages(
+            subject.embed(pairs, progress),
+            None if pairs.people is None else pairs.labels,
+            list(pairs.identities),
+            [pairs.place(number) for number in range(len(pairs))],
+            pictures_of(partial(open_pair_set, path, images=images, folds=wanted)),
+        )
+    verified = judge_pairs(
+        pair_scores(judged.embedding, *index),
+        pairs.same,
+        pairs.fold,
+        pairs.people,
+        pairs.people_note,
+        index,
+        groups,
+        chosen,
+    )
+    return Evaluation(
+        model=subject.facts(),
+        data={
+            "protocol": "verification of pairs of images",
+            "pairs": str(path),
+            "images": None if images is None else str(images),
+            "folds": np.unique(pairs.fold).tolist(),
+            "distinct_images": len(judged.places),
+        },
+        dataset=_dataset(path, wanted),
+        images=judged,
+        verification=verified,
+        separability=separability_of(judged, chosen),
+    )
+
+
+def _looked_up(subject: EmbeddingsSubject, pairs: Pairs) -> tuple[JudgedImages, Sides]:
+    """The embeddings that pairs are of, and the pairs as numbers of them."""
+    sides = np.stack(pairs.among(subject.found.places, f"are not in {subject.path}"))
+    rows, number = np.unique(sides, return_inverse=True)
+    index_a, index_b = number.reshape(2, -1).astype(np.int64)
+    labels, identities = None, []
+    if pairs.people is not None:
+        names, codes = np.unique(np.stack(pairs.people), return_inverse=True)
+        labels = np.empty(rows.size, dtype=np.int64)
+        labels[index_a], labels[index_b] = codes.reshape(2, -1)
+        identities = names.tolist()
+    places = [subject.found.places[row] for row in rows.tolist()]
+    judged = JudgedImages(subject.found.embedding[rows], labels, identities, places, None)
+    return judged, (index_a, index_b)
+
+
+def _dataset(path: str | os.PathLike[str], folds: list[int] | None) -> str:
+    name = Path(path).name
+    if not folds:
+        return name
+    if len(folds) == 1:
+        return f"{name}, fold {folds[0]}"
+    return f"{name}, folds {', '.join(map(str, folds[:-1]))} and {folds[-1]}"
 
 
 def evaluate_galleries(
@@ -35,27 +160,27 @@ def evaluate_galleries(
     settings: SearchSettings | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Look every probe up in a gallery.
+    """Looks every probe up in a gallery.
 
     A person has the same name in the gallery and among the probes. People of the distractors are
-    nobody else, whatever their names.
+    others, whatever their names.
 
     Args:
-        subject: a model, or embeddings whose places are those of the sources; None where all
+        subject: A model, or embeddings whose places are those of the sources; None where all
             three are files of embeddings.
-        gallery: images of the people who are known: any source, or a file of embeddings.
-        probes: images to look up, of the same kinds.
-        distractors: images of further people in the gallery whom no probe is of.
-        settings: how to judge.
-        progress: called with the stage, the steps done and all of them.
+        gallery: Images of the people who are known: any source, or a file of embeddings.
+        probes: Images to look up, of the same kinds.
+        distractors: Images of further people in the gallery whom no probe is of.
+        settings: How to judge.
+        progress: Called with the stage, the steps done and all of them.
 
     Returns:
         The result.
 
     Raises:
-        ValueError: a source or file is broken, no subject where one is needed, embeddings of
-            different sizes or models, or nobody's mate in the gallery.
-        OSError: a file cannot be read.
+        ValueError: If a source or file is broken, no subject is given where one is needed,
+            embeddings are of different sizes or models, or no probe is of a known person.
+        OSError: If a file cannot be read.
     """
     chosen = SearchSettings() if settings is None else settings
     paths = {"gallery": Path(gallery), "probes": Path(probes)}
@@ -101,25 +226,6 @@ def evaluate_galleries(
     )
 
 
-def is_embedding_file(path: Path) -> bool:
-    """Whether a file is one of embeddings, by its name and, of Parquet, by its columns."""
-    suffix = path.suffix.lower()
-    if suffix == ".npz":
-        return True
-    if suffix != ".parquet" or not path.is_file():
-        return False
-    from centerarc.evaluation.embedding import EMBEDDING, require_parquet_extra
-
-    require_parquet_extra()
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return EMBEDDING in pq.read_schema(path).names
-    except (pa.ArrowException, OSError):
-        return True  # whoever reads it says what is wrong
-
-
 @dataclass(frozen=True, eq=False)
 class _Part:
     """The embeddings of a gallery, of probes or of distractors."""
@@ -133,27 +239,20 @@ class _Part:
     notes: tuple[str, ...]
 
 
-def _embedded(
-    name: str,
-    path: Path,
-    subject: Subject | None,
-    progress: Progress | None,
-) -> _Part:
+def _embedded(name: str, path: Path, subject: Subject | None, progress: Progress | None) -> _Part:
     if is_embedding_file(path):
-        found: Embeddings = read_embeddings(path)
-        given = EmbeddingsSubject(path, found)
-        facts = given.facts()
-        return _Part(path, found.embedding, found.identities, found.places, None, facts, ())
+        given = opened_embeddings(path)
+        found = given.found
+        return _Part(path, found.embedding, found.identities, found.places, None, given.facts(), ())
     if subject is None:
         raise ValueError(f"{name} is {str(path)!r}, which holds images: give a model")
     opening = None if progress is None else partial(progress, "opening")
     source = open_source(path, image_size=subject.image_size, progress=opening)
-    count = len(source)
     return _Part(
         path,
         subject.embed(source, progress),
         [source.identities[label] for label in source.labels.tolist()],
-        [source.place(number) for number in range(count)],
+        [source.place(number) for number in range(len(source))],
         pictures_of(partial(open_source, path)),
         subject.facts(),
         tuple(f"{path}: {problem}" for problem in source.problems),
