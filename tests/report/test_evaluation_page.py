@@ -333,3 +333,15 @@ def test_example_faces_fit_their_line(page):
 def test_unequal_faces_are_refused():
     with pytest.raises(ValueError, match="equally many, got 1, 2 and 1"):
         FaceSample([np.zeros((4, 4, 3), np.uint8)], np.zeros(2, np.int64), ["a"], np.ones((1, 2)))
+
+
+def test_a_report_of_folds_without_people(tmp_path):
+    rng = np.random.default_rng(0)
+    same, folds = np.arange(200) % 2 == 0, np.arange(200) % 4
+    scores = rng.normal(size=200) + 2 * same
+    held_out = held_out_fars(scores, same, folds, [0.1])
+    assert all(one.far.interval is None for one in held_out.values())
+    report = evaluate_verification(scores, same, folds)
+    given = ReportData("t", report, scores, same, "drawn", held_out=held_out)
+    write_report(tmp_path / "p.html", given)
+    assert "all folds" in (tmp_path / "p.html").read_text(encoding="utf-8")
