@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from centerarc.curate.inspect import inspect_source
+from centerarc.data.folder import FolderSource
 from centerarc.evaluation.embedding import make_pairs, pair_scores
 from centerarc.evaluation.separability import measure_separability
 from centerarc.evaluation.verification import evaluate_verification, held_out_fars
 from centerarc.report import FaceSample, ReportData, write_report
+from centerarc.report.dataset_pages import write_inspect_page
+from tests.curate.pictures import save, scene
 
 sync_api = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("plotly")
@@ -26,9 +30,9 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def data() -> ReportData:
     rng = np.random.default_rng(0)
-    labels = np.repeat(np.arange(12), 8)
+    labels = np.repeat(np.arange(12), 5)
     people = rng.normal(size=(12, 16))
-    embeddings = (people[labels] + 0.7 * rng.normal(size=(96, 16))).astype(np.float32)
+    embeddings = (people[labels] + 0.7 * rng.normal(size=(60, 16))).astype(np.float32)
     colours = rng.integers(0, 256, size=(12, 1, 1, 3), dtype=np.uint8)
     images = [np.broadcast_to(colours[label], (16, 16, 3)).copy() for label in labels]
     pairs = make_pairs(labels, 200, folds=2)
@@ -72,7 +76,7 @@ def opened(browser: Any, file: Path) -> Iterator[Any]:
     complaints: list[str] = []
     windows = []
 
-    def at(width: int = 1280, **options: Any) -> Any:
+    def at(width: int = 1280, path: Path = file, **options: Any) -> Any:
         window = browser.new_context(viewport={"width": width, "height": 900}, **options)
         windows.append(window)
         page = window.new_page()
@@ -85,7 +89,7 @@ def opened(browser: Any, file: Path) -> Iterator[Any]:
                 or complaints.append(f"asked for {asked.url}")
             ),
         )
-        page.goto(file.as_uri())
+        page.goto(path.as_uri())
         page.wait_for_function("document.querySelectorAll('.main-svg').length > 0")
         return page
 
@@ -162,30 +166,28 @@ MARKED = """Object.fromEntries(["roc", "det"].map((key) => {
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_the_sliders_thumb_stands_under_the_threshold(
-    opened: Any, width: int, share: float
-) -> None:
+def test_the_sliders_thumb_stands_under_the_threshold(opened: Any, width: int) -> None:
     page = opened(width)
     slider = page.locator("#threshold-step")
     slider.focus()
-    slider.evaluate(
-        "(slider, share) => { slider.value = Math.round(share * slider.max);"
-        " slider.dispatchEvent(new Event('input')); }",
-        share,
-    )
-    thumb, line = page.evaluate(
-        """() => {
-          const slider = document.getElementById("threshold-step");
-          const box = slider.getBoundingClientRect();
-          const plot = document.querySelector("[data-chart=scores]");
-          const layout = plot._fullLayout;
-          const at = plot.getBoundingClientRect().left + layout._size.l;
-          return [box.left + 10 + (box.width - 20) * slider.value / slider.max,
-                  at + layout.xaxis.d2p(plot.layout.shapes[0].x0)];
-        }"""
-    )
-    assert thumb == pytest.approx(line, abs=1.5)
+    for share in (0.0, 0.3, 1.0):
+        slider.evaluate(
+            "(slider, share) => { slider.value = Math.round(share * slider.max);"
+            " slider.dispatchEvent(new Event('input')); }",
+            share,
+        )
+        thumb, line = page.evaluate(
+            """() => {
+              const slider = document.getElementById("threshold-step");
+              const box = slider.getBoundingClientRect();
+              const plot = document.querySelector("[data-chart=scores]");
+              const layout = plot._fullLayout;
+              const at = plot.getBoundingClientRect().left + layout._size.l;
+              return [box.left + 10 + (box.width - 20) * slider.value / slider.max,
+                      at + layout.xaxis.d2p(plot.layout.shapes[0].x0)];
+            }"""
+        )
+        assert thumb == pytest.approx(line, abs=1.5)
 
 
 def test_keys_tell_of_a_chart_what_pointing_does(opened: Any, data: ReportData) -> None:
@@ -287,7 +289,7 @@ def test_the_map_is_walked_and_zoomed_by_keys(opened: Any) -> None:
     chart = page.locator('[data-chart="map"]')
     chart.focus()
     seen = set()
-    for _ in range(96):
+    for _ in range(60):
         page.keyboard.press("ArrowRight")
         seen.add(page.locator("#map-live").inner_text())
     assert seen == {f"Person {label}" for label in range(12)}
@@ -302,7 +304,7 @@ def test_the_map_is_walked_and_zoomed_by_keys(opened: Any) -> None:
     low, high = page.evaluate(span)
     assert high - low == pytest.approx(0.36 * (whole[1] - whole[0]), rel=1e-3)
     # A face that is out of sight is brought into it.
-    for _ in range(48):
+    for _ in range(30):
         page.keyboard.press("ArrowLeft")
         page.wait_for_timeout(5)
     page.wait_for_timeout(200)
@@ -368,7 +370,7 @@ def test_the_list_has_the_faces_of_the_map(opened: Any) -> None:
     page = opened()
     page.get_by_text("The same faces as a list").click()
     page.locator("#map-list img").first.wait_for()
-    assert page.locator("#map-list img").count() == 96
+    assert page.locator("#map-list img").count() == 60
     assert page.locator("#map-list .people > li").count() == 12
     # With the marker by which a person is found on the map.
     fills = page.evaluate(
@@ -406,3 +408,27 @@ def test_a_script_that_a_name_smuggles_in_does_not_run(browser: Any, file: Path)
     page.wait_for_function("document.querySelectorAll('.main-svg').length > 0")
     assert page.evaluate("window.evil") is None
     page.close()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_of_an_inspection_is_drawn_and_walked_by_keys(
+    opened: Any, tmp_path: Path, width: int
+) -> None:
+    for person in range(4):
+        for number in range(1 + 2 * person):
+            side = 40 + 10 * person
+            save(
+                tmp_path / "faces" / f"p{person}" / f"{number}.jpg",
+                scene(10 * person + number, side),
+            )
+    source = FolderSource(tmp_path / "faces")
+    path = tmp_path / "page.html"
+    write_inspect_page(path, source, inspect_source(source, workers=0), name="drawn")
+    page = opened(width, path)
+    assert page.locator(".plot .main-svg").count() >= 4
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    # The last bar of a chart whose axis has names.
+    page.locator("[data-chart=sides]").focus()
+    page.keyboard.press("End")
+    page.wait_for_timeout(150)
+    assert page.locator("#sides-readout").inner_text() == "40 x 40 : 1 images"

@@ -41,6 +41,18 @@ class Chart:
     height: int = 340
 
 
+def chart(
+    key: str,
+    data: list[dict[str, Any]],
+    xaxis: dict[str, Any],
+    yaxis: dict[str, Any],
+    height: int = 340,
+    **layout: Any,
+) -> Chart:
+    """A chart with two axes; the page's script shows a legend where several traces have names."""
+    return Chart(key, data, {"xaxis": xaxis, "yaxis": yaxis, **layout}, height)
+
+
 # Axes.
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from centerarc.evaluation.identification import IdentificationReport, tpir_at_fpir
-from centerarc.evaluation.intervals import Interval
+from centerarc.evaluation.intervals import Estimate, Interval
 from centerarc.evaluation.protocols.judging import Identified
 from centerarc.evaluation.roc_curve import roc
 from centerarc.evaluation.scores import ScoreArray
@@ -17,6 +17,7 @@ from centerarc.report.charts import (
     LINES,
     Chart,
     axis,
+    chart,
     dotted,
     error_bars,
     lines,
@@ -88,87 +89,81 @@ def curve_charts(curves: Mapping[str, Curve], mark: Step | None = None) -> list[
         mark: a threshold of a single model to mark; the page's slider moves the mark.
     """
     floor = min(0.5 / curve.report.num_impostor for curve in curves.values())
-    lowest = max(min(0.5 / curve.report.num_genuine for curve in curves.values()), _LOWEST_FRR)
-    accepted, rejected = [], []
+    lowest = min(0.5 / curve.report.num_genuine for curve in curves.values())
+    lowest = max(lowest, _LOWEST_FRR)
+    accepted: list[dict[str, Any]] = []
+    rejected: list[dict[str, Any]] = []
     for number, (name, curve) in enumerate(curves.items()):
-        accepted += _traces(curve, name, number, floor, 0.0, rejects=False)
-        rejected += _traces(curve, name, number, floor, lowest, rejects=True)
+        known = _known(curve.report.tar_at_far)
+        missed = {
+            far: Estimate(max(1 - (tar.value or 0.0), lowest), _mirrored(tar.interval, lowest))
+            for far, tar in known.items()
+        }
+        # A logarithmic axis has no zero: what needs no false accept is drawn at the edge.
+        start = int(np.flatnonzero(curve.far <= floor)[-1])
+        far, tar = curve.far[start:], curve.tar[start:]
+        for data, rate, least, dots, what in (
+            (accepted, tar, 0.0, known, "TAR %{{{}:.2f}}\u00a0%"),
+            (rejected, 1.0 - tar, lowest, missed, "FRR %{{{}:.3~r}}\u00a0%"),
+        ):
+            data += _model(
+                *(name, number, percents(np.maximum(far, floor)), np.maximum(rate, least)),
+                f"FAR %{{customdata[0]:.3~r}}\u00a0%<br>{what.format('customdata[1]')}",
+                percents(dots),
+                dots,
+                f"{what.format('y')} at FAR %{{x:.3~r}}\u00a0%",
+                # What is said of a point is where it is, not where it is drawn.
+                customdata=[*map(list, zip(percents(far), percents(rate), strict=True))],
+            )
     rejected.append(
         dotted(percents([max(floor, lowest), 1]), name="equal errors", showlegend=False)
     )
     if mark is not None:
         accepted.append(_marked(mark, floor, 0.0, rejects=False))
         rejected.append(_marked(mark, floor, lowest, rejects=True))
-    far = rate_axis("false accept rate (FAR)", floor, edge=_NONE)
+    far_axis = rate_axis("false accept rate (FAR)", floor, edge=_NONE)
     # Below a floor that is no rate's half, a rate need not be 0.
-    least = _NONE if lowest > _LOWEST_FRR else f"≤ {small_percent(_LOWEST_FRR)}"
+    edge = _NONE if lowest > _LOWEST_FRR else f"≤ {small_percent(_LOWEST_FRR)}"
+    frr_axis = rate_axis("false reject rate (FRR)", lowest, edge=edge, room=_ROOM)
     return [
-        Chart(
-            "roc",
-            accepted,
-            {
-                "xaxis": far,
-                "yaxis": percent_axis("true accept rate (TAR)"),
-                "showlegend": len(curves) > 1,
-            },
-        ),
-        Chart(
-            "det",
-            rejected,
-            {
-                "xaxis": far,
-                "yaxis": rate_axis("false reject rate (FRR)", lowest, edge=least, room=_ROOM),
-                "showlegend": len(curves) > 1,
-            },
-        ),
+        chart("roc", accepted, far_axis, percent_axis("true accept rate (TAR)")),
+        chart("det", rejected, far_axis, frr_axis),
     ]
 
 
-def _traces(
-    curve: Curve, name: str, number: int, floor: float, lowest: float, *, rejects: bool
+def _mirrored(interval: Interval | None, lowest: float) -> Interval | None:
+    """An interval of a TAR as one of the FRR, inside a logarithmic axis."""
+    if interval is None:
+        return None
+    return Interval(max(1 - interval.high, lowest), max(1 - interval.low, lowest))
+
+
+def _model(
+    name: str,
+    number: int,
+    x: list[float],
+    rate: Floats,
+    hover: str,
+    at: list[float],
+    rates: Mapping[Any, Estimate],
+    dots_hover: str,
+    *,
+    shape: str = "hv",
+    **more: Any,
 ) -> list[dict[str, Any]]:
-    """The curve of a model, TAR or FRR over FAR, and dots for its reported rates."""
-    rate, digits = (1.0 - curve.tar, ".3~r") if rejects else (curve.tar, ".2f")
-    what = "FRR" if rejects else "TAR"
-    shown, (color, dash) = plain_text(name), LINES[number % len(LINES)]
-    # A logarithmic axis has no zero: what needs no false accept is drawn at the edge.
-    start = int(np.flatnonzero(curve.far <= floor)[-1])
-    far, rate = curve.far[start:], rate[start:]
-    line = lines(
-        percents(np.maximum(far, floor)),
-        percents(np.maximum(rate, lowest)),
-        color,
-        name=shown,
-        # A step curve: between two operating points the lower FAR's rate holds.
-        line={"width": 2.5, "shape": "hv", "dash": dash},
-        # What is said of a point is where it is, not where it is drawn.
-        customdata=[list(point) for point in zip(percents(far), percents(rate), strict=True)],
-        hovertemplate=f"FAR %{{customdata[0]:.3~r}}\u00a0%<br>"
-        f"{what} %{{customdata[1]:{digits}}}\u00a0%<extra>{shown}</extra>",
-    )
-    fars, rates, intervals = [], [], []
-    for level, tar in curve.report.tar_at_far.items():
-        if tar.value is not None:
-            fars.append(level)
-            rates.append(max(1 - tar.value, lowest) if rejects else tar.value)
-            interval = tar.interval
-            if rejects and interval is not None:
-                low, high = (max(1 - end, lowest) for end in (interval.high, interval.low))
-                interval = Interval(low, high)
-            intervals.append(interval)
-    if not fars:
-        return [line]
-    dots = reported(
-        percents(fars),
-        rates,
-        intervals,
-        color,
-        name=shown,
-        text=[small_percent(level) for level in fars],
-        hovertemplate=f"{what} %{{y:{digits}}}\u00a0% at FAR %{{text}}<extra>{shown}</extra>",
-        showlegend=False,
-    )
-    return [line, dots]
+    """The curve of a model, by default with steps: between two operating points the rate of the
+    lower one holds; and dots for the reported rates, all of which have a value."""
+    (color, dash), shown = LINES[number % len(LINES)], plain_text(name)
+    style = {"width": 2.5, "shape": shape, "dash": dash}
+    extra = f"<extra>{shown}</extra>"
+    more = {**more, "name": shown, "hovertemplate": hover + extra}
+    data = [lines(x, percents(rate), color, line=style, **more)]
+    if rates:
+        values = [float(one.value or 0.0) for one in rates.values()]
+        intervals = [one.interval for one in rates.values()]
+        more = {"name": shown, "hovertemplate": dots_hover + extra, "showlegend": False}
+        data.append({**reported(at, values, intervals, color), **more})
+    return data
 
 
 def _marked(mark: Step, floor: float, lowest: float, *, rejects: bool) -> dict[str, Any]:
@@ -225,70 +220,33 @@ class SearchCurves:
 def search_charts(searches: Mapping[str, SearchCurves]) -> list[Chart]:
     """The CMC, and TPIR over FPIR where there are strangers, of models by name."""
     last = max(2, *(search.cmc.size for search in searches.values()))
-    ticks = [rank for rank in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if rank <= last]
     found: list[dict[str, Any]] = []
-    opened: list[dict[str, Any]] = []
+    strangers: list[dict[str, Any]] = []
     for number, (name, search) in enumerate(searches.items()):
-        (color, dash), shown = LINES[number % len(LINES)], plain_text(name)
-        for data, x, y, rates, hover, shape in (
-            (
-                found,
-                list(range(1, search.cmc.size + 1)),
-                search.cmc,
-                {r: one for r, one in search.report.cmc.items() if r <= search.cmc.size},
-                "rank %{x}",
-                "linear",
-            ),
-            (
-                opened,
-                percents(search.fpir),
-                search.tpir,
-                search.report.tpir_at_fpir,
-                "FPIR %{x:.3~r}\u00a0%",
-                "hv",
-            ),
-        ):
-            template = f"{hover}: %{{y:.2f}}\u00a0%<extra>{shown}</extra>"
-            line = {"width": 2.5, "dash": dash, "shape": shape}
-            data.append(lines(x, percents(y), color, name=shown, line=line, hovertemplate=template))
-            known = {at: one for at, one in rates.items() if one.value is not None}
-            if known:
-                values = [one.value for one in known.values() if one.value is not None]
-                intervals = [one.interval for one in known.values()]
-                at = list(known) if data is found else percents(known)
-                dots = reported(at, values, intervals, color, name=shown, hovertemplate=template)
-                data.append({**dots, "showlegend": False})
-    charts = [
-        Chart(
-            "cmc",
-            found,
-            {
-                "xaxis": axis(
-                    "rank k",
-                    type="log",
-                    range=[-0.05, float(np.log10(last)) + 0.05],
-                    tickvals=ticks,
-                    ticktext=[str(rank) for rank in ticks],
-                ),
-                "yaxis": percent_axis("person within the first k"),
-                "showlegend": len(searches) > 1,
-            },
-        )
-    ]
+        ranks = _known(search.report.cmc)
+        ranks = {rank: one for rank, one in ranks.items() if rank <= search.cmc.size}
+        within = [float(rank) for rank in range(1, search.cmc.size + 1)]
+        hover = "rank %{x}: %{y:.2f}\u00a0%"
+        dots = (hover, [float(rank) for rank in ranks], ranks, hover)
+        found += _model(name, number, within, search.cmc, *dots, shape="linear")
+        tpirs = _known(search.report.tpir_at_fpir)
+        hover = "FPIR %{x:.3~r}\u00a0%: %{y:.2f}\u00a0%"
+        dots = (hover, percents(tpirs), tpirs, hover)
+        strangers += _model(name, number, percents(search.fpir), search.tpir, *dots)
+    ticks = [rank for rank in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if rank <= last]
+    ends = [-0.05, float(np.log10(last)) + 0.05]
+    names = [str(rank) for rank in ticks]
+    rank_axis = axis("rank k", type="log", range=ends, tickvals=ticks, ticktext=names)
+    charts = [chart("cmc", found, rank_axis, percent_axis("person within the first k"))]
     if all(search.fpir.size for search in searches.values()):
         low = min(float(search.fpir.min()) for search in searches.values())
-        charts.append(
-            Chart(
-                "openset",
-                opened,
-                {
-                    "xaxis": rate_axis("false positive rate (FPIR)", low / 1.2),
-                    "yaxis": percent_axis("true positive rate (TPIR)"),
-                    "showlegend": len(searches) > 1,
-                },
-            )
-        )
+        fpir = rate_axis("false positive rate (FPIR)", low / 1.2)
+        charts.append(chart("openset", strangers, fpir, percent_axis("true positive rate (TPIR)")))
     return charts
+
+
+def _known(rates: Mapping[Any, Estimate]) -> dict[Any, Estimate]:
+    return {at: rate for at, rate in rates.items() if rate.value is not None}
 
 
 # How far models are from the first one, and how sure that is.
@@ -326,16 +284,8 @@ def difference_chart(rows: Sequence[ComparedRow], names: Sequence[str]) -> Chart
         )
         bars = error_bars(values, [one.interval for one in found], color)
         data.append(trace if bars is None else {**trace, "error_x": bars})
-    return Chart(
-        "differences",
-        data,
-        {
-            "xaxis": axis("points", zeroline=True, zerolinecolor="--muted", tickangle=0),
-            "yaxis": names_axis(labels[::-1]),
-            "showlegend": len(models) > 1,
-        },
-        height=130 + 46 * len(rows),
-    )
+    points = axis("points", zeroline=True, zerolinecolor="--muted", tickangle=0)
+    return chart("differences", data, points, names_axis(labels[::-1]), 130 + 46 * len(rows))
 
 
 # How training went: losses, cosines and validation over steps.
@@ -364,12 +314,12 @@ def training_charts(history: Rows, validation: Rows) -> list[Chart]:
     arcface = _smoothed(history, "arcface_loss", "ArcFace loss", "--accent")
     center = _smoothed(history, "center_loss", "Center loss", "--accent")
     return [
-        Chart(key, data, {"xaxis": axis("step"), "yaxis": side, "showlegend": legend}, height=260)
-        for key, data, side, legend in (
-            ("arcface_loss", arcface, loss, False),
-            ("center_loss", center, loss, False),
-            ("cosines", cosines, axis("cosine, share"), True),
-            ("validation", judged, percent_axis("share"), True),
+        chart(key, data, axis("step"), side, height=260)
+        for key, data, side in (
+            ("arcface_loss", arcface, loss),
+            ("center_loss", center, loss),
+            ("cosines", cosines, axis("cosine, share")),
+            ("validation", judged, percent_axis("share")),
         )
         if data
     ]

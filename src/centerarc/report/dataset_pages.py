@@ -11,7 +11,7 @@ import numpy.typing as npt
 from centerarc.curate.check import KINDS, CheckResult, Problem
 from centerarc.curate.inspect import Overview
 from centerarc.data.source import FaceSource
-from centerarc.report.charts import Chart, axis, dotted, lines, percent_axis, percents
+from centerarc.report.charts import Chart, axis, chart, dotted, lines, percent_axis, percents
 from centerarc.report.rendering import data_uri, render, require_report_extra
 
 Ints = npt.NDArray[np.int64]
@@ -123,18 +123,21 @@ def _extremes(
 _POINTS = 400
 _SIZES = 12
 _BINS = 24
-_HEIGHT = 320
 
 
 def inspection_charts(overview: Overview) -> list[Chart]:
     """The charts of the spread of images over identities."""
     counts = np.sort(overview.counts[overview.counts > 0])[::-1]
     # Where all have one size, as aligned faces do, the files' sizes say more.
-    if len(overview.sizes) > 1:
-        last = _sides(overview)
+    sizes = overview.sizes.most_common()
+    numbers = np.array([count for _, count in sizes])
+    if len(sizes) <= 1:
+        last = _bars("bytes", *_histogram(overview.file_bytes, np.ones_like(overview.file_bytes)))
+    elif len(sizes) > _SIZES:
+        shorter = np.array([min(size) for size, _ in sizes])
+        last = _bars("sides", *_histogram(shorter, numbers))
     else:
-        names = _histogram(overview.file_bytes, np.ones_like(overview.file_bytes))
-        last = Chart("bytes", *_bars(*names), _HEIGHT)
+        last = _bars("sides", [f"{w} x {h} " for (w, h), _ in sizes], numbers.tolist())
     return [_tail(counts), _groups(overview), _share(counts), last]
 
 
@@ -154,16 +157,8 @@ def _tail(counts: Ints) -> Chart:
         fillcolor="--soft",
         hovertemplate="identity %{x:,}<br>%{y:,} images<extra></extra>",
     )
-    return Chart(
-        "tail",
-        [line],
-        {
-            "hovermode": "x",
-            "xaxis": axis("identity, by rank", **_decades(len(counts))),
-            "yaxis": axis("images", **_decades(int(counts[0]))),
-        },
-        _HEIGHT,
-    )
+    ranked = axis("identity, by rank", **_decades(len(counts)))
+    return chart("tail", [line], ranked, axis("images", **_decades(int(counts[0]))), hovermode="x")
 
 
 def _decades(largest: int) -> dict[str, Any]:
@@ -186,22 +181,12 @@ def _groups(overview: Overview) -> Chart:
     ):
         hover = f"%{{customdata:,}} {name} (%{{y:.1f}}\u00a0%)<extra></extra>"
         # A space keeps plotly from reading numbers.
-        (bar,), _ = _bars([f"{group} " for group in names], [], color, hover)
         shares = percents(value / sum(values) for value in values)
-        bars.append({**bar, "name": name, "y": shares, "customdata": list(values)})
-    return Chart(
-        "groups",
-        bars,
-        {
-            "hovermode": "x",
-            "showlegend": True,
-            "barmode": "group",
-            "bargap": 0.25,
-            "xaxis": axis("images of an identity", type="category", fixedrange=True),
-            "yaxis": percent_axis("share", fixedrange=True),
-        },
-        _HEIGHT,
-    )
+        bar = _bar([f"{group} " for group in names], shares, color, hovertemplate=hover)
+        bars.append({**bar, "name": name, "customdata": list(values)})
+    spread = axis("images of an identity", type="category")
+    more: dict[str, Any] = {"barmode": "group", "bargap": 0.25, "hovermode": "x"}
+    return chart("groups", bars, spread, percent_axis("share"), **more)
 
 
 def _share(counts: Ints) -> Chart:
@@ -214,26 +199,14 @@ def _share(counts: Ints) -> Chart:
         line={"width": 2.5},
         hovertemplate="the first %{x:.1f}\u00a0% have %{y:.1f}\u00a0% of the images<extra></extra>",
     )
-    return Chart(
+    return chart(
         "share",
         [dotted([0, 100]), line],
-        {
-            "hovermode": "x",
-            "xaxis": percent_axis("identities, most images first", range=[0, 101]),
-            "yaxis": percent_axis("images", range=[0, 102]),
-        },
-        _HEIGHT,
+        percent_axis("identities, most images first", range=[0, 101]),
+        percent_axis("images", range=[0, 102]),
+        hovermode="x",
+        margin={"l": 52, "r": 26, "t": 16, "b": 44},
     )
-
-
-def _sides(overview: Overview) -> Chart:
-    sizes = overview.sizes.most_common()
-    numbers = [count for _, count in sizes]
-    if len(sizes) <= _SIZES:
-        names = [f"{width} x {height} " for (width, height), _ in sizes]
-        return Chart("sides", *_bars(names, numbers), _HEIGHT)
-    shorter = np.array([min(size) for size, _ in sizes])
-    return Chart("sides", *_bars(*_histogram(shorter, np.array(numbers))), _HEIGHT)
 
 
 def _histogram(values: Ints, weights: Ints) -> tuple[list[str], list[int]]:
@@ -250,33 +223,21 @@ def _histogram(values: Ints, weights: Ints) -> tuple[list[str], list[int]]:
     return names, number.astype(int).tolist()
 
 
-def _bars(
-    names: list[str],
-    number: list[int],
-    color: str = "--accent",
-    hover: str = "%{x}: %{y:,} images<extra></extra>",
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Bars with names under them: traces and layout."""
-    bar = {
-        "type": "bar",
-        "x": names,
-        "y": number,
-        "marker": {"color": color},
-        "hovertemplate": hover,
-    }
-    under: dict[str, Any] = {"type": "category", "fixedrange": True}
+def _bar(names: list[str], heights: list[Any], color: str, **more: Any) -> dict[str, Any]:
+    return {"type": "bar", "x": names, "y": heights, "marker": {"color": color}, **more}
+
+
+def _bars(key: str, names: list[str], number: list[int]) -> Chart:
+    """Bars with names under them."""
+    bar = _bar(names, number, "--accent", hovertemplate="%{x}: %{y:,} images<extra></extra>")
+    under: dict[str, Any] = {"type": "category"}
     many = len(names) > _SIZES
     if many:
         # Their whole names would not fit: where some of them begin.
         some = names[::6]
         under |= {"tickvals": some, "ticktext": [name.split()[0] for name in some]}
-    layout = {
-        "hovermode": "x",
-        "bargap": 0.15 if many else 0.4,
-        "xaxis": under,
-        "yaxis": axis("images", tickformat=",", fixedrange=True),
-    }
-    return [bar], layout
+    images = axis("images", tickformat=",")
+    return chart(key, [bar], under, images, bargap=0.15 if many else 0.4, hovermode="x")
 
 
 # The page of a check: each kind of problem with example pictures.

@@ -1,10 +1,10 @@
 """The page of one evaluation."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -61,7 +61,7 @@ class ReportData:
         scores: (P,) cosine of each pair.
         same: (P,) whether each pair is genuine.
         dataset: what was judged, for a sentence: "LFW, folds 7 and 8".
-        pair_names: the two people of each pair.
+        pair_names: the two people of each pair, or what gives them by its number.
         pair_images: gives the two images of a pair by its number; asked for the few shown only.
         history: training rows in order, with `step` and any of `arcface_loss`, `center_loss`,
             `target_cosine` and `accuracy`; other keys are ignored.
@@ -87,7 +87,7 @@ class ReportData:
     scores: ScoreArray
     same: npt.NDArray[np.bool_]
     dataset: str
-    pair_names: Sequence[tuple[str, str]] = ()
+    pair_names: Sequence[tuple[str, str]] | Callable[[int], tuple[str, str]] = ()
     pair_images: Callable[[int], tuple[Image, Image]] | None = None
     history: Sequence[Mapping[str, Any]] = ()
     validation: Sequence[Mapping[str, Any]] = ()
@@ -136,8 +136,10 @@ def write_report(path: str | os.PathLike[str], data: ReportData) -> None:
         charts += curve_charts({"": Curve.of(*pairs, report)}, marks[0])
         charts += [score_chart(*pairs, report.threshold)]
         charts += kept_promise_chart(report, data.held_out)
-        named, pictured = data.pair_names, data.pair_images
-        mistakes = find_mistakes(*pairs, report.threshold, named, pictured)
+        names = data.pair_names
+        if isinstance(names, Sequence):
+            names = names.__getitem__ if names else lambda _: ("", "")
+        mistakes = find_mistakes(*pairs, report.threshold, names, data.pair_images)
     if data.search is not None:
         charts += search_charts({"": data.search})
     if data.separability is not None:
@@ -206,16 +208,7 @@ _BALANCED = 0.6
 
 @dataclass(frozen=True)
 class Headline:
-    """The number that stands first.
-
-    Attributes:
-        value: in per cent.
-        what: its name.
-        interval: "90.10 to 93.20", or "".
-        sentence: what it means.
-        counts: what it rests on.
-        further: sentences on what else matters.
-    """
+    """The number that stands first, its name, what it means and rests on, and what else matters."""
 
     value: str
     what: str
@@ -356,17 +349,23 @@ def write_evaluation_page(
             path, ReportData(verification=None, scores=nothing, same=nothing > 0, **shared)
         )
         return
-    first, second = pairs.index
+    images, (first, second) = evaluation.images, pairs.index
 
     def pair_images(number: int) -> tuple[Image, Image]:
         assert picture is not None
         return picture(int(first[number])), picture(int(second[number]))
 
+    def name(image: int) -> str:
+        """The person where there are pictures to tell people by, else the image."""
+        if images.labels is None or picture is None:
+            return images.places[image]
+        return images.identities[int(images.labels[image])]
+
     data = ReportData(
         verification=pairs.report,
         scores=pairs.scores,
         same=pairs.same,
-        pair_names=_PairNames(evaluation),
+        pair_names=lambda number: (name(int(first[number])), name(int(second[number]))),
         pair_images=None if picture is None else pair_images,
         held_out=pairs.held_out,
         breakdowns=pairs.breakdowns,
@@ -407,38 +406,6 @@ def _plain(value: object) -> str:
         shown = [f"{number:g}" for number in value]
         return shown[0] if len(set(shown)) == 1 else f"({', '.join(shown)})"
     return f"{value:g}" if isinstance(value, float | int) else str(value)
-
-
-class _PairNames(Sequence[tuple[str, str]]):
-    """What to call the two sides of a pair, made when asked for: the people where there are
-    pictures to tell them by, else the images."""
-
-    def __init__(self, evaluation: Evaluation) -> None:
-        assert evaluation.verification is not None
-        self._index = evaluation.verification.index
-        self._images = evaluation.images
-
-    def __len__(self) -> int:
-        return int(self._index[0].size)
-
-    @overload
-    def __getitem__(self, number: int) -> tuple[str, str]: ...
-    @overload
-    def __getitem__(self, number: slice) -> Sequence[tuple[str, str]]: ...
-    def __getitem__(self, number: int | slice) -> tuple[str, str] | Sequence[tuple[str, str]]:
-        if isinstance(number, slice):
-            return [self[at] for at in range(*number.indices(len(self)))]
-        a, b = (self._name(int(side[number])) for side in self._index)
-        return a, b
-
-    def __iter__(self) -> Iterator[tuple[str, str]]:
-        return (self[number] for number in range(len(self)))
-
-    def _name(self, image: int) -> str:
-        labels = self._images.labels
-        if labels is None or self._images.picture is None:
-            return self._images.places[image]
-        return self._images.identities[int(labels[image])]
 
 
 def _faces(images: JudgedImages) -> FaceSample | None:

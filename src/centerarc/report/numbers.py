@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from centerarc.evaluation.comparison import (
     Difference,
@@ -288,23 +288,15 @@ def _images_of(found: Distribution) -> str:
     return people if found.count == found.num_people else f"{found.count:,} images of {people}"
 
 
-@dataclass(frozen=True)
-class ThresholdRow:
-    """The threshold for a wanted false accept rate, in words; "" for what is not known.
-
-    Attributes:
-        wanted: the rate.
-        threshold: the cosine from which pairs are accepted.
-        threshold_range: where it would lie with other people.
-        tar: what it accepts of the pairs of one person.
-        new_people: the rate to expect on new people.
-        held_out: the rate that was measured on folds it was not chosen on.
-    """
+class ThresholdRow(NamedTuple):
+    """The threshold for a wanted false accept rate, in words; "" for what is not known."""
 
     wanted: str
     threshold: str
+    # Where it would lie with other people.
     threshold_range: str
     tar: str
+    # The false accept rate to expect on new people, and the one of folds it was not chosen on.
     new_people: str
     held_out: str
 

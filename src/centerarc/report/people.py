@@ -15,6 +15,7 @@ from centerarc.evaluation.separability import Distribution, Separability
 from centerarc.report.charts import (
     Chart,
     axis,
+    chart,
     error_bars,
     lines,
     markers,
@@ -71,13 +72,13 @@ def breakdown_parts(breakdowns: Mapping[str, Breakdown]) -> list[BreakdownPart]:
             low = min(low, rate.value or 0.0, rate.interval.low if rate.interval else 1.0)
         charts = []
         for measure, groups in drawn.items():
-            chart = _group_chart(f"group-{number}-{measure}", measure, groups, rows, low)
+            drawing = _group_chart(f"group-{number}-{measure}", measure, groups, rows, low)
             less = " The worst are shown." if len(groups) > _MOST else ""
             caption = (
                 f"At the cosine threshold {found.threshold:.3f} that all groups share, the worst "
                 f"on top, with 95 % intervals over people.{less}"
             )
-            charts.append((chart, f"{_NAMES[measure]} by {column}", caption))
+            charts.append((drawing, f"{_NAMES[measure]} by {column}", caption))
         parts.append(
             BreakdownPart(
                 column,
@@ -166,15 +167,13 @@ def _group_chart(key: str, measure: str, groups: list[GroupResult], rows: int, l
         ends = [*values, *(interval.high for interval in intervals if interval is not None)]
         low, high = 0.0, max(100 * max(ends), 0.01)
     pad = 0.06 * (high - low)
-    return Chart(
+    return chart(
         key,
         [dots],
-        {
-            "margin": {"l": 52, "r": 14, "t": 8, "b": 40},
-            "xaxis": percent_axis(_AXES[measure], range=[low - pad, high + pad], nticks=5),
-            "yaxis": names_axis(names, len(rates) - 0.4 - rows),
-        },
+        percent_axis(_AXES[measure], range=[low - pad, high + pad], nticks=5),
+        names_axis(names, len(rates) - 0.4 - rows),
         height=70 + 30 * rows,
+        margin={"l": 52, "r": 14, "t": 8, "b": 40},
     )
 
 
@@ -235,15 +234,9 @@ def identity_chart(found: Separability) -> Chart:
             hovertemplate="%{text}<extra></extra>",
         )
     )
-    return Chart(
-        "identities",
-        data,
-        {
-            "xaxis": axis("cosine", range=[low - pad, high + pad]),
-            "yaxis": names_axis([name for name, _ in rows]),
-        },
-        height=300,
-    )
+    cosine = axis("cosine", range=[low - pad, high + pad])
+    names = names_axis([name for name, _ in rows])
+    return chart("identities", data, cosine, names, height=300, showlegend=False)
 
 
 # A map of faces: embeddings flattened to two dimensions, one color a person.
@@ -333,13 +326,7 @@ def face_map(faces: FaceSample) -> tuple[Chart, list[list[str]]] | None:
         pictures.append([data_uri(faces.images[i], 80) for i in group])
     hidden = {"visible": False}
     margin = {"l": 14, "r": 14, "t": 14, "b": 14}
-    chart = Chart(
-        "map",
-        data,
-        {"xaxis": hidden, "yaxis": hidden, "margin": margin},
-        height=520,
-    )
-    return chart, pictures
+    return chart("map", data, hidden, hidden, 520, margin=margin, showlegend=False), pictures
 
 
 def _fill(place: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -383,7 +370,7 @@ def find_mistakes(
     scores: ScoreArray,
     same: npt.NDArray[np.bool_],
     threshold: float,
-    names: Sequence[tuple[str, str]],
+    names: Callable[[int], tuple[str, str]],
     images: Callable[[int], tuple[Image, Image]] | None,
 ) -> tuple[Mistakes, Mistakes]:
     """False accepts and false rejects of pairs at a threshold.
@@ -392,7 +379,7 @@ def find_mistakes(
         scores: (P,) cosine of each pair.
         same: (P,) whether each is genuine.
         threshold: pairs are accepted from it upwards.
-        names: the two sides of each pair; or empty.
+        names: gives the names of both sides of a pair by its number, or "" each.
         images: gives the two images of a pair by its number.
     """
     accepted = scores >= threshold
@@ -402,7 +389,7 @@ def find_mistakes(
         rows = rows[np.argsort(order[rows], kind="stable")]
         worst = []
         for row in rows[:_SHOWN].tolist():
-            of_row = names[row] if len(names) else ("", "")
+            of_row = names(row)
             pictures = None
             if images is not None:
                 first, second = images(row)

@@ -12,6 +12,7 @@ from centerarc.evaluation.verification import HeldOutFar, VerificationReport
 from centerarc.report.charts import (
     Chart,
     axis,
+    chart,
     dotted,
     markers,
     numbers,
@@ -70,36 +71,24 @@ def score_chart(scores: ScoreArray, same: npt.NDArray[np.bool_], threshold: floa
             }
         )
     right = threshold > (low + high) / 2
-    at_top = {"y": 1, "yref": "paper", "yanchor": "top", "showarrow": False}
-    return Chart(
+    line = {"color": "--ink", "width": 1.5, "dash": "dot"}
+    place = {"type": "line", "x0": threshold, "x1": threshold, "y0": 0, "y1": 1, "yref": "paper"}
+    note = {
+        **{"x": threshold, "y": 1, "yref": "paper", "yanchor": "top", "showarrow": False},
+        **{"xanchor": "right" if right else "left", "xshift": -4 if right else 4},
+        **{"text": f"threshold {threshold:.3f}", "font": {"color": "--ink"}},
+    }
+    return chart(
         "scores",
         data,
-        {
-            "barmode": "overlay",
-            "bargap": 0,
-            "showlegend": True,
-            # Fixed, or the threshold's name would widen it on a narrow screen.
-            "xaxis": axis("cosine similarity", range=[low, high]),
-            # Room above the hills for the threshold's name.
-            "yaxis": percent_axis("share of pairs", range=[0, 115 * highest]),
-            "shapes": [
-                {
-                    **{"type": "line", "x0": threshold, "x1": threshold},
-                    **{"y0": 0, "y1": 1, "yref": "paper"},
-                    "line": {"color": "--ink", "width": 1.5, "dash": "dot"},
-                }
-            ],
-            "annotations": [
-                {
-                    **at_top,
-                    "x": threshold,
-                    "xanchor": "right" if right else "left",
-                    "xshift": -4 if right else 4,
-                    "text": f"threshold {threshold:.3f}",
-                    "font": {"color": "--ink"},
-                }
-            ],
-        },
+        # Fixed, or the threshold's name would widen it on a narrow screen.
+        axis("cosine similarity", range=[low, high]),
+        # Room above the hills for the threshold's name.
+        percent_axis("share of pairs", range=[0, 115 * highest]),
+        barmode="overlay",
+        bargap=0,
+        shapes=[{**place, "line": line}],
+        annotations=[note],
     )
 
 
@@ -208,13 +197,6 @@ def kept_promise_chart(
         hovertemplate="%{text}: FAR %{y:.3~r}\u00a0%<extra></extra>",
     )
     wanted = rate_axis("wanted false accept rate", min(tried) / 2, min(1.0, 2 * max(tried)))
-    chart = Chart(
-        "promise",
-        [dotted(percents([low, min(1.0, high)]), name="as wanted"), each, together],
-        {
-            "xaxis": wanted,
-            "yaxis": rate_axis("reached on people not seen", floor, high, edge="0\u00a0%"),
-            "showlegend": True,
-        },
-    )
-    return [chart]
+    data = [dotted(percents([low, min(1.0, high)]), name="as wanted"), each, together]
+    reached = rate_axis("reached on people not seen", floor, high, edge="0\u00a0%")
+    return [chart("promise", data, wanted, reached)]

@@ -21,7 +21,7 @@
   const base = {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: getComputedStyle(document.body).fontFamily, size: 12.5, color: "--muted" },
-    margin: { l: 52, r: 14, t: 16, b: 44 }, showlegend: false, dragmode: touch ? false : "zoom",
+    margin: { l: 52, r: 14, t: 16, b: 44 }, dragmode: touch ? false : "zoom",
     legend: { orientation: "h", x: 0, y: 1.03, yanchor: "bottom" },
     hoverlabel: { bgcolor: "--card", bordercolor: "--line", font: { color: "--ink" } },
   };
@@ -37,6 +37,7 @@
     for (const plot of document.querySelectorAll(".plot")) {
       const figure = figures[plot.dataset.chart];
       const layout = { ...base, ...figure.layout };
+      layout.showlegend ??= figure.data.filter((trace) => trace.name && trace.showlegend !== false).length > 1;
       if (touch) layout.hovermode = "closest";
       if (layout.showlegend) layout.margin = { ...layout.margin, t: 40 };
       for (const side of ["xaxis", "yaxis"]) layout[side] = { ...axis, showspikes: plot !== map, ...figure.layout[side] };
@@ -87,7 +88,8 @@
     slider.max = count;
     slider.addEventListener("input", () => {
       const step = Number(slider.value);
-      show({ threshold: steps.low + ((steps.high - steps.low) * step) / count, far: steps.far[step], tar: steps.tar[step] });
+      const threshold = Math.min(steps.high, steps.low + ((steps.high - steps.low) * step) / count);
+      show({ threshold, far: steps.far[step], tar: steps.tar[step] });
     });
     for (const named of steps.marks) {
       const made = document.createElement("button");
