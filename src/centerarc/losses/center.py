@@ -8,6 +8,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from centerarc.losses.checks import (
+    ABSENT,
+    Batch,
     Reduction,
     check_batch,
     check_choice,
@@ -15,16 +17,13 @@ from centerarc.losses.checks import (
     check_positive,
     check_values,
     classes_held,
+    place_batch,
     reduce,
+    wide_dtype,
 )
 from centerarc.losses.head.chunked import own_rows
-from centerarc.losses.head.class_pass import (
-    Implementation,
-    class_pass,
-    draw_rows,
-    settings_of,
-)
-from centerarc.losses.head.products import unit, wide_dtype
+from centerarc.losses.head.class_pass import Implementation, class_pass, draw_rows, settings_of
+from centerarc.losses.head.products import unit
 from centerarc.losses.margins import Target
 
 if TYPE_CHECKING:
@@ -32,9 +31,6 @@ if TYPE_CHECKING:
 
 Space = Literal["unit", "raw"]
 CenterUpdate = Literal["paper", "gradient"]
-
-# The place of a class that is not held here.
-ABSENT = -1
 
 
 def center_loss(
@@ -80,47 +76,28 @@ def center_loss(
     check_choice("space", space, Space)
     if centers.dim() != 2:
         raise ValueError(f"centers must be (C, D), got {tuple(centers.shape)}")
-    losses, known, _, _ = center_terms(features, centers, labels, space, ignore_index)
-    return reduce(losses, known.to(losses.dtype), reduction)
+    batch = place_batch(features, labels, centers, ignore_index, None)
+    losses = center_terms(batch, centers, space).masked_fill(batch.wrong, torch.nan)
+    return reduce(losses, batch.known.to(losses.dtype), reduction)
 
 
 def center_terms(
-    features: Tensor,
-    centers: Tensor,
-    labels: Tensor,
-    space: Space,
-    ignore_index: int,
-    shards: "ClassShards | None" = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(N,) losses, (N,) whether they count, (N, D) features and (N,) places among the centers here.
-
-    With shards, `centers` are those of this rank, and N counts the samples of all.
-    """
-    classes = len(centers) if shards is None else shards.num_classes
-    labels = check_batch(features, labels, centers.shape[1])
-    check_values(features, labels, classes, ignore_index)
-    known = (labels != ignore_index) & (labels >= 0) & (labels < classes)
-    features = features.to(wide_dtype(features, centers)).where(known.unsqueeze(1), 0.0)
-    first = 0
-    if shards is not None:
-        features, labels = shards.gather(features, labels)
-        first = shards.start
-    counted = labels != ignore_index
-    known = counted & (labels >= 0) & (labels < classes)
-    here = known & (labels >= first) & (labels < first + len(centers))
-    places = (labels - first).where(here, ABSENT)
-    own, _ = own_rows(features, centers, places)
-    losses = pull_to(features, own, here, space)
-    losses = losses if shards is None else shards.sum(losses)
-    return losses.masked_fill(counted & ~known, torch.nan), known, features, places
+    batch: Batch, centers: Tensor, space: Space, shards: "ClassShards | None" = None
+) -> Tensor:
+    """(N,) losses of a batch, 0 for samples that do not count."""
+    own, _ = own_rows(batch.features, centers, batch.places)
+    return pull_to(batch.features, own, batch.places, space, shards)
 
 
-def pull_to(features: Tensor, own: Tensor, here: Tensor, space: Space) -> Tensor:
-    """(N,) half squared distances between (N, D) rows, 0 where not `here`."""
+def pull_to(
+    features: Tensor, own: Tensor, places: Tensor, space: Space, shards: "ClassShards | None"
+) -> Tensor:
+    """(N,) half squared distances between (N, D) rows; 0 where a class is nowhere."""
     if space == "unit":
         features, own = unit(features), unit(own)
     # The difference first: expanding the square cancels away the digits of close points.
-    return ((features - own).square().sum(dim=1) / 2).where(here, 0.0)
+    pull = ((features - own).square().sum(dim=1) / 2).where(places != ABSENT, 0.0)
+    return pull if shards is None else shards.sum(pull)
 
 
 def update_centers(
@@ -347,16 +324,13 @@ class CenterLoss(nn.Module):
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """The loss of (N, D) features and (N,) labels: a scalar, or (N,) for `"none"`."""
-        losses, known, points, places = center_terms(
-            features, self.centers, labels, self.space, self.ignore_index, self.shards
-        )
+        batch = place_batch(features, labels, self.centers, self.ignore_index, self.shards)
+        losses = center_terms(batch, self.centers, self.space, self.shards)
+        losses = losses.masked_fill(batch.wrong, torch.nan)
         # The update changes the centers in place; autograd keeps only the rows gathered above.
         if self.training and self.update_on_forward:
-            if self.shards is None:
-                self.follow(features, labels.long())
-            else:
-                self.move(points, places)
-        return reduce(losses, known.to(losses.dtype), self.reduction)
+            self.follow(batch)
+        return reduce(losses, batch.known.to(losses.dtype), self.reduction)
 
     def update_centers(self, features: Tensor, labels: Tensor) -> None:
         """Moves the centers by the paper's rule; nothing if they are a parameter.
@@ -365,29 +339,17 @@ class CenterLoss(nn.Module):
         and (N,) labels, any number of them.
         """
         if self.update == "paper":
-            labels = check_batch(features, labels, self.feat_dim)
-            check_values(features, labels, self.num_classes, self.ignore_index)
-            self.follow(features, labels)
+            self.follow(place_batch(features, labels, self.centers, self.ignore_index, self.shards))
 
-    def follow(self, features: Tensor, labels: Tensor) -> None:
-        """`update_centers` of samples that were checked."""
+    def follow(self, batch: Batch) -> None:
+        """`update_centers` by a batch that was checked."""
         if self.update == "gradient":
             return
-        features = features.detach()
-        first = 0
-        if self.shards is not None:
-            features, labels = self.shards.gather(features, labels)
-            first = self.shards.start
-        elif dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            features, labels = _gather(features, labels, self.ignore_index)
-        here = (labels >= first) & (labels < first + len(self.centers))
-        here &= labels != self.ignore_index
-        self.move(features, (labels - first).where(here, ABSENT))
-
-    def move(self, features: Tensor, places: Tensor) -> None:
-        """Moves the centers held here by samples of all ranks, at `places` among them, or -1."""
-        if self.update == "paper":
-            move_centers(self.centers, features.detach(), places, self.alpha, self.space)
+        features, places = batch.features.detach(), batch.places
+        distributed = dist.is_available() and dist.is_initialized()
+        if self.shards is None and distributed and dist.get_world_size() > 1:
+            features, places = _gather(features, places)
+        move_centers(self.centers, features, places, self.alpha, self.space)
 
     def extra_repr(self) -> str:
         """What `print(criterion)` shows."""
@@ -397,16 +359,16 @@ class CenterLoss(nn.Module):
         )
 
 
-def _gather(features: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+def _gather(features: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
     """The samples of all ranks, in rank order; short ranks are filled up with ignored samples."""
     world = dist.get_world_size()
-    most = torch.tensor([labels.shape[0]], device=labels.device)
+    most = torch.tensor([len(places)], device=places.device)
     dist.all_reduce(most, op=dist.ReduceOp.MAX)
-    missing = int(most) - labels.shape[0]
+    missing = int(most) - len(places)
     features = torch.cat([features, features.new_zeros(missing, features.shape[1])])
-    labels = torch.cat([labels, labels.new_full((missing,), ignore_index)])
+    places = torch.cat([places, places.new_full((missing,), ABSENT)])
     all_features = [torch.empty_like(features) for _ in range(world)]
-    all_labels = [torch.empty_like(labels) for _ in range(world)]
+    all_places = [torch.empty_like(places) for _ in range(world)]
     dist.all_gather(all_features, features.contiguous())
-    dist.all_gather(all_labels, labels.contiguous())
-    return torch.cat(all_features), torch.cat(all_labels)
+    dist.all_gather(all_places, places.contiguous())
+    return torch.cat(all_features), torch.cat(all_places)

@@ -6,23 +6,17 @@ import torch
 from torch import Tensor, nn
 
 from centerarc.losses.center import (
-    ABSENT,
     CenterLoss,
     CenterUpdate,
     Space,
     center_separation,
+    center_terms,
     pull_to,
 )
 from centerarc.losses.checks import Reduction, check_choice, reduce
-from centerarc.losses.head.chunked import own_rows
 from centerarc.losses.head.class_pass import Implementation
 from centerarc.losses.head.prototype_sgd import has_fused_step
-from centerarc.losses.margin_softmax import (
-    BatchMetrics,
-    MarginSoftmaxLoss,
-    Terms,
-    checked_terms,
-)
+from centerarc.losses.margin_softmax import BatchMetrics, MarginSoftmaxLoss, Terms, checked_terms
 from centerarc.losses.margins import ArcFace, Margin
 
 if TYPE_CHECKING:
@@ -103,17 +97,16 @@ def joint_losses(
     shards: "ClassShards | None" = None,
 ) -> tuple[Tensor, Tensor]:
     """The ArcFace term, and the pull to the prototypes, or to `centers`, of one pass."""
-    if centers is None and space == "unit":
-        pull = terms.target.one_minus_cos.where(terms.known, 0.0)
+    batch = terms.batch
+    if centers is not None:
+        pull = center_terms(batch, centers, space, shards)
+    elif space == "raw":
+        pull = pull_to(batch.features, terms.own, batch.places, space, shards)
     else:
-        own = terms.own
-        if centers is not None:
-            own, _ = own_rows(terms.features, centers, terms.places)
-        pull = pull_to(terms.features, own, terms.places != ABSENT, space)
-        pull = pull if shards is None else shards.sum(pull)
+        pull = terms.target.one_minus_cos.where(batch.known, 0.0)
     return (
         reduce(terms.loss, terms.share, reduction),
-        reduce(pull, terms.known.to(pull.dtype), reduction),
+        reduce(pull, batch.known.to(pull.dtype), reduction),
     )
 
 
@@ -257,10 +250,7 @@ class CenterArcFaceLoss(nn.Module):
         centers = None if self.center is None else self.center.centers
         losses = joint_losses(terms, centers, self.center_space, self.arcface.reduction, shards)
         if self.center is not None and self.training and self.center.update_on_forward:
-            if shards is None:
-                self.center.follow(features, labels.long())
-            else:
-                self.center.move(terms.features, terms.places)
+            self.center.follow(terms.batch)
         return losses
 
     def update_centers(self, features: Tensor, labels: Tensor) -> None:

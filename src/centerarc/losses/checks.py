@@ -5,7 +5,7 @@ import warnings
 import weakref
 from collections import deque
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,20 @@ if TYPE_CHECKING:
 
 Reduction = Literal["mean", "sum", "none"]
 
+# The place of a class that is not held here.
+ABSENT = -1
+
 # Forward passes, each after a step of some other optimizer, that may go by before we speak: the
 # optimizer that holds the loss may step more seldom, as under gradient accumulation.
 PATIENCE = 16
+
+
+def wide_dtype(*tensors: Tensor) -> torch.dtype:
+    """What to compute in: float32, or float64 if one of these is."""
+    dtype = torch.float32
+    for tensor in tensors:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype
 
 
 def check_batch(features: Tensor, labels: Tensor, feat_dim: int) -> Tensor:
@@ -105,6 +116,40 @@ def check_values(features: Tensor, labels: Tensor, num_classes: int, ignore_inde
         if bool(wrong.any()):
             row = int(wrong.nonzero()[0])
             raise ValueError(f"features must be finite, got NaN or infinity at row {row}")
+
+
+class Batch(NamedTuple):
+    """A batch that was checked, of all ranks where the classes are sharded."""
+
+    features: Tensor  # (N, D), float32 or float64, 0 for samples that do not count
+    labels: Tensor  # (N,) int64, among all classes
+    known: Tensor  # (N,) bool, whether the label is that of a class
+    wrong: Tensor  # (N,) bool, whether it is neither that nor to be ignored: the loss is then NaN
+    places: Tensor  # (N,), the class's place among those that are held here, or ABSENT
+
+
+def place_batch(
+    features: Tensor,
+    labels: Tensor,
+    rows: Tensor,
+    ignore_index: int,
+    shards: "ClassShards | None",
+) -> Batch:
+    """Checks (N_r, D) features and (N_r,) labels, and finds them among the `rows` held here."""
+    classes, first = len(rows), 0
+    if shards is not None:
+        classes, first = shards.num_classes, shards.start
+    labels = check_batch(features, labels, rows.shape[-1])
+    check_values(features, labels, classes, ignore_index)
+    # An ignored row becomes a zero vector, so that not even a NaN in it reaches a gradient.
+    known = (labels != ignore_index) & (labels >= 0) & (labels < classes)
+    features = features.to(wide_dtype(features, rows)).where(known.unsqueeze(1), 0.0)
+    if shards is not None:
+        features, labels = shards.gather(features, labels)
+    counted = labels != ignore_index
+    known = counted & (labels >= 0) & (labels < classes)
+    here = known & (labels >= first) & (labels < first + len(rows))
+    return Batch(features, labels, known, counted & ~known, (labels - first).where(here, ABSENT))
 
 
 class DeferredChecks:

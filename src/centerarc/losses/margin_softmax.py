@@ -9,16 +9,17 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from centerarc.losses.checks import (
+    ABSENT,
+    Batch,
     DeferredChecks,
     OptimizerReminder,
     Reduction,
-    check_batch,
     check_choice,
     check_counts,
     check_positive,
-    check_values,
     classes_held,
     is_number,
+    place_batch,
     reduce,
 )
 from centerarc.losses.head.class_pass import (
@@ -29,7 +30,7 @@ from centerarc.losses.head.class_pass import (
     sample_classes,
     settings_of,
 )
-from centerarc.losses.head.products import unit, wide_dtype
+from centerarc.losses.head.products import unit
 from centerarc.losses.head.prototype_sgd import has_fused_step
 from centerarc.losses.margins import ArcFace, Margin, Target, target_angle
 
@@ -166,11 +167,9 @@ class Terms:
 
     loss: Tensor  # (N,), 0 for ignored samples; NaN for labels that are of no class
     share: Tensor  # (N,), what it adds to the denominator of a mean: its class weight, 0 if ignored
-    known: Tensor  # (N,) bool, whether the label is that of a class
     target: Target  # the angle to the own class
     correct: Tensor  # (N,) bool, whether the own class has the largest cosine; ties are wrong
-    features: Tensor  # (N, D), 0 for ignored samples
-    places: Tensor  # (N,), of the own class among those that are here, -1 if it is not
+    batch: Batch
     own: Tensor  # (N, D), prototype of the own class (nearest sub-center), 0 if it is not here
 
 
@@ -194,21 +193,10 @@ def margin_softmax_terms(
 
     With shards, `prototypes` are those of this rank.
     """
-    classes = len(prototypes) if shards is None else shards.num_classes
-    labels = check_batch(features, labels, prototypes.shape[-1])
-    check_values(features, labels, classes, ignore_index)
-    dtype = wide_dtype(features, prototypes)
-    # An ignored row becomes a zero vector, so that not even a NaN in it reaches a gradient.
-    known = (labels != ignore_index) & (labels >= 0) & (labels < classes)
-    features = features.to(dtype).where(known.unsqueeze(1), 0.0)
-    first = 0
-    if shards is not None:
-        features, labels = shards.gather(features, labels)
-        first = shards.start
-    counted = labels != ignore_index
-    known = counted & (labels >= 0) & (labels < classes)
-    here = known & (labels >= first) & (labels < first + len(prototypes))
-    places = (labels - first).where(here, -1)
+    batch = place_batch(features, labels, prototypes, ignore_index, shards)
+    features, labels, known, wrong, places = batch
+    dtype = features.dtype
+    classes, first = (len(prototypes), 0) if shards is None else (shards.num_classes, shards.start)
     sample = None
     if sample_rate < 1:
         sample = sample_classes(places, len(prototypes), sample_rate, sample_generator)
@@ -226,7 +214,7 @@ def margin_softmax_terms(
     with torch.autocast(features.device.type, enabled=False):
         target = target_angle(features, found.own)
         if shards is not None:
-            target, found = shards.combine(target, found, here)
+            target, found = shards.combine(target, found, places != ABSENT)
         logit = s * margin(target)
         # torch's default threshold of 20 would cut float64 down to 2e-9.
         losses = F.softplus(found.logsumexp - logit, threshold=50.0)
@@ -243,13 +231,11 @@ def margin_softmax_terms(
             spread = (mass * total - flat) / classes
             losses = (1 - label_smoothing) * losses + label_smoothing * spread
     return Terms(
-        loss=losses.where(known, 0.0).masked_fill(counted & ~known, torch.nan),
+        loss=losses.where(known, 0.0).masked_fill(wrong, torch.nan),
         share=share.where(known, 0.0),
-        known=known,
         target=target,
         correct=known & (target.cos.detach() > found.hardest),
-        features=features,
-        places=places,
+        batch=batch,
         own=found.own,
     )
 
@@ -428,7 +414,7 @@ class MarginSoftmaxLoss(nn.Module):
             implementation=self.implementation,
         )
         self._checks.watch(features, labels, self.num_classes, self.ignore_index)
-        count = terms.known.sum()
+        count = terms.batch.known.sum()
         accuracy = terms.correct.sum() / count.clamp_min(1)
         self.metrics = BatchMetrics(terms.target.cos.detach(), accuracy, count)
         return terms

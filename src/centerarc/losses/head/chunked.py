@@ -251,41 +251,20 @@ def features_gradient(features: Tensor, pull: Tensor, gradient: Tensor, scale: f
 # prototypes are gathered outside, in plain autograd.
 
 
-def compiled_logsumexp(
-    features: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    scale: float,
-    limit: float,
-    reduced: bool,
-    settings: Chunked,
-) -> tuple[Tensor, Tensor]:
-    """The (N,) logsumexp and hardest cosine of `ChunkedPass`, as an operator."""
-    pulled = torch.is_grad_enabled() and features.requires_grad
-    workspace = settings.bytes_on(features.device)
-    logsumexp, hardest, _, _ = _forward(
-        features, weight, labels, scale, limit, reduced, workspace, settings.epilogues, pulled
-    )
-    return logsumexp, hardest
-
-
 def _blocks(
     features: Tensor,
     weight: Tensor,
     labels: Tensor,
-    scale: float,
-    limit: float,
-    reduced: bool,
-    workspace: int,
+    settings: tuple[float, float, bool, int],
     epilogues: str,
 ) -> ClassBlocks:
     # Asked here and not before, where torch.compile would trace the question.
     triton = Chunked(epilogues=cast(Epilogues, epilogues)).takes_triton(features.device)
-    return ClassBlocks(features, weight, labels, None, scale, limit, reduced, workspace, triton)
+    return ClassBlocks(features, weight, labels, None, *settings, triton)
 
 
 @torch.library.custom_op("centerarc::negative_logsumexp", mutates_args=())
-def _forward(
+def logsumexp_operator(
     features: Tensor,
     weight: Tensor,
     labels: Tensor,
@@ -296,14 +275,18 @@ def _forward(
     epilogues: str,
     pulled: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Also returns (N, D), each sample's mean negative direction, or (0, D) if not `pulled`."""
-    blocks = _blocks(features, weight, labels, scale, limit, reduced, workspace, epilogues)
+    """The (N,) logsumexp and hardest cosine of `ChunkedPass`, and what its backward pass needs.
+
+    That is each sample's mean negative direction, (N, D), or (0, D) if not `pulled`, and the
+    prototypes' inverse lengths.
+    """
+    blocks = _blocks(features, weight, labels, (scale, limit, reduced, workspace), epilogues)
     sums = blocks.forward(None, pulled=pulled, mean_weight=None, mean=False)
     pull = features.new_empty(0, features.shape[1]) if sums.pull is None else sums.pull
     return sums.logsumexp, sums.hardest, pull, sums.inverses
 
 
-@_forward.register_fake
+@logsumexp_operator.register_fake
 def _(features: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     pulled = others[-1]
     row = features.new_empty(features.shape[0])
@@ -327,7 +310,7 @@ def _weight_gradient(
     epilogues: str,
 ) -> Tensor:
     """The gradient of `weight`, in its shape and dtype, from (N,) logsumexp and its gradient."""
-    blocks = _blocks(features, weight, labels, scale, limit, reduced, workspace, epilogues)
+    blocks = _blocks(features, weight, labels, (scale, limit, reduced, workspace), epilogues)
     out = torch.empty_like(weight, memory_format=torch.contiguous_format)
     sink = GradientArray(out, features.dtype, blocks.triton)
     blocks.backward(logsumexp, inverses, gradient, sink)
@@ -361,4 +344,4 @@ def _backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ..
     return to_features, to_weight, *[None] * 7
 
 
-_forward.register_autograd(_backward, setup_context=_save)
+logsumexp_operator.register_autograd(_backward, setup_context=_save)

@@ -5,9 +5,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from centerarc.losses.checks import as_labels, check_positive, is_number
-from centerarc.losses.head.chunked import Chunked, ChunkedPass, compiled_logsumexp, own_rows
-from centerarc.losses.head.products import inverse_norm, reduced_products, unit, wide_dtype
+from centerarc.losses.checks import as_labels, check_positive, is_number, wide_dtype
+from centerarc.losses.head.chunked import Chunked, ChunkedPass, logsumexp_operator, own_rows
+from centerarc.losses.head.products import inverse_norm, reduced_products, unit
 from centerarc.losses.head.prototype_sgd import has_fused_step
 
 Implementation = Literal["auto", "reference", "chunked", "triton"] | Chunked
@@ -94,9 +94,15 @@ def class_pass(
         if implementation == "reference":
             return _reference(features, weight, labels, scale, sample, limit, mean, mean_weight)
         if torch.compiler.is_compiling() and sample is None:
-            found = compiled_logsumexp(features, weight, labels, scale, limit, reduced, settings)
+            pulled = torch.is_grad_enabled() and features.requires_grad
+            workspace = settings.bytes_on(features.device)
+            logsumexp, hardest, _, _ = logsumexp_operator(
+                *(features, weight, labels, scale, limit, reduced, workspace, settings.epilogues),
+                pulled,
+            )
             own, _ = own_rows(features, weight, labels)
-            return ClassPass(own, *found, _mean(features, weight, mean_weight) if mean else None)
+            direction = _mean(features, weight, mean_weight) if mean else None
+            return ClassPass(own, logsumexp, hardest, direction)
         if not torch.is_grad_enabled():  # which a Function cannot see
             features, weight = features.detach(), weight.detach()
         arguments = (

@@ -34,14 +34,6 @@ def unit(vectors: Tensor) -> Tensor:
     return vectors * inverse_norm(vectors).unsqueeze(-1)
 
 
-def wide_dtype(*tensors: Tensor) -> torch.dtype:
-    """What to compute in: float32, or float64 if one of these is."""
-    dtype = torch.float32
-    for tensor in tensors:
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    return dtype
-
-
 def reduced_products(device: torch.device) -> bool:
     """Whether autocast asks for bfloat16 products on this device, and the device has them.
 
