@@ -11,11 +11,9 @@ from centerarc.losses.checks import (
     ABSENT,
     Batch,
     Reduction,
-    check_batch,
     check_choice,
     check_counts,
     check_positive,
-    check_values,
     classes_held,
     place_batch,
     reduce,
@@ -77,26 +75,20 @@ def center_loss(
     if centers.dim() != 2:
         raise ValueError(f"centers must be (C, D), got {tuple(centers.shape)}")
     batch = place_batch(features, labels, centers, ignore_index, None)
-    losses = center_terms(batch, centers, space).masked_fill(batch.wrong, torch.nan)
+    own, _ = own_rows(batch.features, centers, batch.places)
+    losses = pull_rows(batch, own, space).masked_fill(batch.wrong, torch.nan)
     return reduce(losses, batch.known.to(losses.dtype), reduction)
 
 
-def center_terms(
-    batch: Batch, centers: Tensor, space: Space, shards: "ClassShards | None" = None
+def pull_rows(
+    batch: Batch, own: Tensor, space: Space, shards: "ClassShards | None" = None
 ) -> Tensor:
-    """(N,) losses of a batch, 0 for samples that do not count."""
-    own, _ = own_rows(batch.features, centers, batch.places)
-    return pull_to(batch.features, own, batch.places, space, shards)
-
-
-def pull_to(
-    features: Tensor, own: Tensor, places: Tensor, space: Space, shards: "ClassShards | None"
-) -> Tensor:
-    """(N,) half squared distances between (N, D) rows; 0 where a class is nowhere."""
+    """(N,) half squared distances of a batch's features to their own (N, D) centers."""
+    features = batch.features
     if space == "unit":
         features, own = unit(features), unit(own)
     # The difference first: expanding the square cancels away the digits of close points.
-    pull = ((features - own).square().sum(dim=1) / 2).where(places != ABSENT, 0.0)
+    pull = ((features - own).square().sum(dim=1) / 2).where(batch.places != ABSENT, 0.0)
     return pull if shards is None else shards.sum(pull)
 
 
@@ -134,9 +126,8 @@ def update_centers(
     check_alpha(alpha)
     if centers.dim() != 2:
         raise ValueError(f"centers must be (C, D), got {tuple(centers.shape)}")
-    labels = check_batch(features, labels, centers.shape[1])
-    check_values(features, labels, centers.shape[0], ignore_index)
-    move_centers(centers, features, labels.where(labels != ignore_index, ABSENT), alpha, space)
+    batch = place_batch(features, labels, centers, ignore_index, None)
+    move_centers(centers, batch.features, batch.places, alpha, space)
 
 
 def check_alpha(alpha: float) -> None:
@@ -149,10 +140,10 @@ def check_alpha(alpha: float) -> None:
 def move_centers(
     centers: Tensor, features: Tensor, places: Tensor, alpha: float, space: Space
 ) -> None:
-    """`update_centers` without its checks; samples whose place is no row do not count."""
+    """`update_centers` without its checks; samples at `ABSENT` do not count."""
     if places.numel() == 0 or centers.shape[0] == 0:
         return
-    known = (places >= 0) & (places < centers.shape[0])
+    known = places != ABSENT
     points = features.to(torch.promote_types(centers.dtype, torch.float32))
     points = unit(points) if space == "unit" else points
     # A sample that does not count joins a class of the batch with nothing to add, so that its
@@ -325,7 +316,8 @@ class CenterLoss(nn.Module):
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """The loss of (N, D) features and (N,) labels: a scalar, or (N,) for `"none"`."""
         batch = place_batch(features, labels, self.centers, self.ignore_index, self.shards)
-        losses = center_terms(batch, self.centers, self.space, self.shards)
+        own, _ = own_rows(batch.features, self.centers, batch.places)
+        losses = pull_rows(batch, own, self.space, self.shards)
         losses = losses.masked_fill(batch.wrong, torch.nan)
         # The update changes the centers in place; autograd keeps only the rows gathered above.
         if self.training and self.update_on_forward:

@@ -10,10 +10,10 @@ from centerarc.losses.center import (
     CenterUpdate,
     Space,
     center_separation,
-    center_terms,
-    pull_to,
+    pull_rows,
 )
 from centerarc.losses.checks import Reduction, check_choice, reduce
+from centerarc.losses.head.chunked import own_rows
 from centerarc.losses.head.class_pass import Implementation
 from centerarc.losses.head.prototype_sgd import has_fused_step
 from centerarc.losses.margin_softmax import BatchMetrics, MarginSoftmaxLoss, Terms, checked_terms
@@ -98,12 +98,13 @@ def joint_losses(
 ) -> tuple[Tensor, Tensor]:
     """The ArcFace term, and the pull to the prototypes, or to `centers`, of one pass."""
     batch = terms.batch
-    if centers is not None:
-        pull = center_terms(batch, centers, space, shards)
-    elif space == "raw":
-        pull = pull_to(batch.features, terms.own, batch.places, space, shards)
-    else:
+    if centers is None and space == "unit":
         pull = terms.target.one_minus_cos.where(batch.known, 0.0)
+    else:
+        own = terms.own
+        if centers is not None:
+            own, _ = own_rows(batch.features, centers, batch.places)
+        pull = pull_rows(batch, own, space, shards)
     return (
         reduce(terms.loss, terms.share, reduction),
         reduce(pull, batch.known.to(pull.dtype), reduction),
