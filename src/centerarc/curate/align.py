@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal, NamedTuple, get_args
 
@@ -29,7 +29,7 @@ from centerarc.curate.photos import (
     folded_name,
     output_names,
 )
-from centerarc.data.alignment import TEMPLATE_SIZE, Floats, transform_scale, warp
+from centerarc.data.alignment import TEMPLATE_SIZE, transform_scale, warp
 from centerarc.data.decode import Image, decode_image
 from centerarc.data.folder import natural_key
 from centerarc.io.files import atomic_path, read_file
@@ -41,110 +41,54 @@ from centerarc.io.parallel import Tick, check_workers, run_tasks
 REPORT_NAME = "alignment.csv"
 JOURNAL_NAME = ".alignment-unfinished.csv"
 
-Status = Literal[
-    "aligned",
-    "no face",
-    "several faces",
-    "too small",
-    "bad landmarks",
-    "unreadable",
-    "no landmarks",
-    "no photo",
-    "left out",
-]
+# What became of a face, or of a photo without one, as the file has it: texts, "" for nothing.
+#
+# path, aligned: the photo below the folder of photos, the face below that of faces
+# identity: whose face the landmarks say it is
+# status, reason: "aligned", "no face", "several faces", "too small", "bad landmarks", "unreadable",
+#     "no landmarks", "no photo" or "left out", and more about that
+# face, faces: number of the face among those taken from this photo, from 1; how many there are
+# score: how sure the detector was
+# x1 to y5, scale: landmarks in the photo; pixels of the aligned face for each of the photo
+# version: of the photo and its landmarks, when this was done
+Row = dict[str, str]
 
 _POINTS = [f"{axis}{number}" for number in range(1, 6) for axis in "xy"]
-_COLUMNS = [
+COLUMNS = [
     *("path", "identity", "status", "reason", "face", "faces", "score"),
     *_POINTS,
     *("scale", "aligned", "version"),
 ]
+_EMPTY = dict.fromkeys(COLUMNS, "")
 
 
-@dataclass(frozen=True, eq=False)
-class Row:
-    """What became of a face, or of a photo without one.
-
-    Args:
-        path: The photo, below the folder of photos.
-        status: What became of it.
-        reason: More about that, or "".
-        identity: Whose face the landmarks say it is, or "".
-        face: Number of the face among those taken from this photo, from 1; 0 if none was.
-        faces: How many faces the photo has; None if unknown.
-        score: How sure the detector was; None if unknown.
-        points: `(5, 2)` landmarks in the photo, or None.
-        scale: Pixels of the aligned face for each of the photo, or None.
-        aligned: The file written, below the output folder, or "".
-        version: Of the photo and its landmarks, when this was done.
-    """
-
-    path: str
-    status: Status
-    reason: str = ""
-    identity: str = ""
-    face: int = 0
-    faces: int | None = None
-    score: float | None = None
-    points: Floats | None = None
-    scale: float | None = None
-    aligned: str = ""
-    version: str = ""
-
-    def fields(self) -> list[str]:
-        """Returns the values as they stand in the file."""
-        numbers = ("" if value is None else repr(value) for value in (self.faces, self.score))
-        points = [""] * 10 if self.points is None else [repr(float(v)) for v in self.points.flat]
-        return [
-            *(self.path, self.identity, self.status, self.reason, str(self.face or ""), *numbers),
-            *points,
-            *("" if self.scale is None else repr(self.scale), self.aligned, self.version),
-        ]
-
-
-def _row(fields: list[str]) -> Row:
-    value = dict(zip(_COLUMNS, fields, strict=True))
-    points = [float(value[name]) for name in _POINTS if value[name]]
-    return Row(
-        path=value["path"],
-        status=value["status"],  # type: ignore[arg-type]
-        reason=value["reason"],
-        identity=value["identity"],
-        face=int(value["face"] or 0),
-        faces=int(value["faces"]) if value["faces"] else None,
-        score=float(value["score"]) if value["score"] else None,
-        points=np.array(points).reshape(5, 2) if points else None,
-        scale=float(value["scale"]) if value["scale"] else None,
-        aligned=value["aligned"],
-        version=value["version"],
-    )
+def _row(path: str, status: str, reason: str = "", **more: Any) -> Row:
+    return _EMPTY | {"path": path, "status": status, "reason": reason} | more
 
 
 def read_report(path: str | os.PathLike[str]) -> list[Row]:
     """Reads a report; empty if there is none. Raises `ValueError` if it is something else."""
-    rows: list[Row] = []
     if not os.path.exists(path):
-        return rows
+        return []
     with _open(path, "r") as file:
         reader = csv.reader(file, strict=True)
         try:
-            if next(reader, None) != _COLUMNS:
+            if next(reader, None) != COLUMNS:
                 raise ValueError("its columns are others")
-            rows += map(_row, reader)
+            return [dict(zip(COLUMNS, fields, strict=True)) for fields in reader]
         except (ValueError, csv.Error) as error:
             raise ValueError(
                 f"{os.fspath(path)}, line {reader.line_num}: this is not the report of an "
                 f"alignment ({error})"
             ) from error
-    return rows
 
 
 def write_report(path: str | os.PathLike[str], rows: Iterable[Row]) -> None:
     """Writes a report, complete or not at all."""
     with atomic_path(path) as temporary, _open(temporary, "w") as file:
-        writer = csv.writer(file)
-        writer.writerow(_COLUMNS)
-        writer.writerows(row.fields() for row in rows)
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 class Journal:
@@ -157,11 +101,11 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self._path = folder / JOURNAL_NAME
         self._file: IO[str] = _open(self._path, "w")
-        self._writer = csv.writer(self._file)
+        self._writer = csv.DictWriter(self._file, COLUMNS)
 
     def add(self, rows: Iterable[Row]) -> None:
         """Appends all rows of one photo."""
-        self._writer.writerows(row.fields() for row in rows)
+        self._writer.writerows(rows)
         self._file.flush()
 
     def discard(self) -> None:
@@ -179,10 +123,10 @@ def read_journal(folder: Path) -> list[Row]:
     with _open(path, "r") as file:
         try:
             for fields in csv.reader(file, strict=True):
-                rows.append(_row(fields))  # noqa: PERF401 (the rows before an error are used)
+                rows.append(dict(zip(COLUMNS, fields, strict=True)))  # noqa: PERF401
         except (ValueError, csv.Error):
             pass  # cut off here
-    return [row for row in rows if row.path != rows[-1].path]
+    return [row for row in rows if row["path"] != rows[-1]["path"]]
 
 
 def _open(path: str | os.PathLike[str], mode: Literal["r", "w"]) -> IO[str]:
@@ -242,9 +186,10 @@ class _Aligner:
                 photo = decode_image(read_file(self.root / path))
                 found = self.detector.detect(photo) if self.detector is not None else []
             except (OSError, ValueError) as error:
-                for group in groups:
-                    row = Row(path, "unreadable", str(error), group.identity, version=group.version)
-                    rows.append(row)
+                rows += [
+                    _row(path, "unreadable", str(error), identity=g.identity, version=g.version)
+                    for g in groups
+                ]
             else:
                 for group in groups:
                     faces = found if group.faces is None else group.faces
@@ -257,8 +202,8 @@ class _Aligner:
     ) -> Iterator[Row]:
         """Yields what became of each face taken or unfit, and of a group of which none was."""
         height, width = photo.shape[:2]
-        about = Row(
-            path, "no face", identity=group.identity, faces=len(faces), version=group.version
+        about = _row(
+            path, "no face", identity=group.identity, faces=str(len(faces)), version=group.version
         )
         unfit, large, small = [], [], []
         for face in faces:
@@ -273,10 +218,10 @@ class _Aligner:
             matrix = face.matrix(self.size)
             name = group.file(number, self.format)
             self._write(self.root / path, name, warp(photo, matrix, self.size))
-            scale = transform_scale(matrix)
-            yield _of(about, face, status="aligned", face=number, scale=scale, aligned=name)
+            scale = repr(transform_scale(matrix))
+            yield _of(about, face, status="aligned", face=str(number), scale=scale, aligned=name)
         if large and not taken:
-            yield replace(about, status="several faces", reason=f"{len(large)} faces")
+            yield about | {"status": "several faces", "reason": f"{len(large)} faces"}
         elif small and not taken:
             best = max(small, key=lambda face: face.side)
             reason = f"a square of {best.side:.1f} pixels; at least {self.min_face:g} are asked for"
@@ -303,8 +248,10 @@ class _Aligner:
             raise OSError(f"cannot write {str(target)!r}: {error.strerror or error}") from error
 
 
-def _of(about: Row, found: Face, /, **more: Any) -> Row:
-    return replace(about, score=found.score, points=found.points, **more)
+def _of(about: Row, found: Face, /, **more: str) -> Row:
+    points = dict(zip(_POINTS, (repr(float(value)) for value in found.points.flat), strict=True))
+    score = "" if found.score is None else repr(found.score)
+    return about | {"score": score} | points | more
 
 
 # What a run has to do, given what earlier runs did.
@@ -321,7 +268,7 @@ def _plan(
 
     Returns the tasks, the rows that are known, and how many photos are as an earlier run left them.
     """
-    known = [Row(path, "left out", reason) for path, reason in tree.left_out]
+    known = [_row(path, "left out", reason) for path, reason in tree.left_out]
     # A photo, an identity, and its faces or None where they are to be detected.
     units: list[tuple[Photo, str, list[Face] | None]] = []
     for photo in tree.photos:
@@ -330,15 +277,15 @@ def _plan(
         elif found := landmarks.faces(photo.path):
             units += [(photo, identity, faces) for identity, faces in found.items()]
         else:
-            known.append(Row(photo.path, "no landmarks"))
+            known.append(_row(photo.path, "no landmarks"))
     if landmarks is not None:
         absent = landmarks.without_photo(photo.path for photo in tree.photos)
         reason = "the landmarks name it, but it is not there"
-        known += [Row(path, "no photo", reason) for path in absent]
+        known += [_row(path, "no photo", reason) for path in absent]
 
     before: dict[tuple[str, str], list[Row]] = {}
     for row in earlier:
-        before.setdefault((row.path, row.identity), []).append(row)
+        before.setdefault((row["path"], row["identity"]), []).append(row)
     names = output_names([(photo.path, identity) for photo, identity, _ in units])
     separators = face_separators(names)
     todo: dict[str, list[_Group]] = {}
@@ -354,18 +301,18 @@ def _plan(
             stale.add(photo.path)
     tasks = [(path, groups) for path, groups in todo.items() if path in stale]
     known += [row for path in todo if path not in stale for row in kept[path]]
-    here = {photo.path for photo in tree.photos} | {row.path for row in known}
-    known += [row for row in earlier if row.aligned and row.path not in here]
+    here = {photo.path for photo in tree.photos} | {row["path"] for row in known}
+    known += [row for row in earlier if row["aligned"] and row["path"] not in here]
     return tasks, known, len(todo) - len(tasks)
 
 
 def _done(rows: list[Row], group: _Group, out: Path, extension: Format) -> bool:
     """Whether an earlier run did all of this: files are whole or absent."""
-    if not rows or any(row.version != group.version for row in rows):
+    if not rows or any(row["version"] != group.version for row in rows):
         return False
-    if any(row.status == "unreadable" for row in rows):  # a disk or a network may be back
+    if any(row["status"] == "unreadable" for row in rows):  # a disk or a network may be back
         return False
-    written = [row.aligned for row in rows if row.aligned]
+    written = [row["aligned"] for row in rows if row["aligned"]]
     wanted = [group.file(number, extension) for number in range(1, len(written) + 1)]
     return sorted(written) == sorted(wanted) and all((out / name).is_file() for name in written)
 
@@ -386,10 +333,10 @@ def _remove_outdated(out: Path, earlier: Sequence[Row], now: Sequence[Row]) -> N
     A face whose landmarks were taken away or given to someone else would otherwise stay among the
     faces of the one it is not. Nothing outside the folder is removed, whatever a report says.
     """
-    kept = {folded_name(row.aligned) for row in now}
+    kept = {folded_name(row["aligned"]) for row in now}
     for row in earlier:
-        if row.aligned and folded_name(row.aligned) not in kept:
-            path = out / row.aligned
+        if row["aligned"] and folded_name(row["aligned"]) not in kept:
+            path = out / row["aligned"]
             if _is_within(path.parent, out) and ".." not in path.parts:
                 path.unlink(missing_ok=True)
 
@@ -527,8 +474,8 @@ def align_folder(
         _claim(target, settings)
         earlier = read_report(report)
         if left := read_journal(target):  # a run was killed: what it did goes into the report
-            newer = {row.path for row in left}
-            earlier = [row for row in earlier if row.path not in newer] + left
+            newer = {row["path"] for row in left}
+            earlier = [row for row in earlier if row["path"] not in newer] + left
             write_report(report, earlier)
         tasks, rows, unchanged = _plan(tree, landmarks, earlier, target, format)
         journal = Journal(target)
@@ -538,15 +485,15 @@ def align_folder(
                 for found in photos:
                     journal.add(found)
                     rows += found
-                    todo.discard(found[0].path)
+                    todo.discard(found[0]["path"])
         finally:
             # What an unfinished run did not come to keeps the rows it had.
-            rows += [row for row in earlier if row.path in todo]
-            rows.sort(key=lambda row: natural_key(row.path))
+            rows += [row for row in earlier if row["path"] in todo]
+            rows.sort(key=lambda row: natural_key(row["path"]))
             _remove_outdated(target, earlier, rows)
             write_report(report, rows)
             journal.discard()
-    counts = Counter(row.status for row in rows)
+    counts = Counter(row["status"] for row in rows)
     return AlignmentSummary(
         photos=len(tree.photos),
         unchanged=unchanged,

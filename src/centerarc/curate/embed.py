@@ -6,8 +6,8 @@ import re
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -71,12 +71,20 @@ class _Chunks:
                 self._files.append(path)
                 self.done = int(found[2])
 
-    def add(self, end: int, chunk: _Chunk) -> None:
-        """Keeps the embeddings of the images from `done` to before `end`."""
+    def add(self, batches: Sequence[tuple[Batch, npt.NDArray[np.float32]]]) -> None:
+        """Keeps batches of the images that follow, with their embeddings."""
+        numbers = np.concatenate([batch.indices.numpy() for batch, _ in batches])
+        damaged = {n: why for batch, _ in batches for n, why in batch.damaged.items()}
+        found = [embedding for _, embedding in batches if len(embedding)]
+        end = self.done + len(numbers) + len(damaged)
         path = self._folder / f"{self.done:012d}-{end:012d}.npz"
-        damaged = np.frombuffer(json.dumps(chunk.damaged).encode(), dtype=np.uint8)
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, numbers=chunk.numbers, embedding=chunk.embedding, damaged=damaged)
+            np.savez(
+                file,
+                numbers=numbers,
+                embedding=np.concatenate(found) if found else np.zeros((0, 0), np.float32),
+                damaged=np.frombuffer(json.dumps(damaged).encode(), dtype=np.uint8),
+            )
         self._files.append(path)
         self.done = end
 
@@ -296,34 +304,6 @@ def work_folder(out: Path) -> Path:
     return out.with_name(f".{out.name}.centerarc-embed")
 
 
-@dataclass
-class _Gathered:
-    """What was embedded since the last chunk."""
-
-    end: int
-    numbers: list[npt.NDArray[np.int64]] = field(default_factory=list)
-    embedding: list[npt.NDArray[np.float32]] = field(default_factory=list)
-    damaged: dict[int, str] = field(default_factory=dict)
-    begun: float = field(default_factory=time.monotonic)
-
-    def with_batch(self, batch: Batch, embedding: npt.NDArray[np.float32] | None) -> "_Gathered":
-        return _Gathered(
-            self.end + len(batch.indices) + len(batch.damaged),
-            [*self.numbers, batch.indices.numpy()],
-            self.embedding if embedding is None else [*self.embedding, embedding],
-            self.damaged | batch.damaged,
-            self.begun,
-        )
-
-    def is_full(self) -> bool:
-        late = time.monotonic() - self.begun > _CHUNK_SECONDS
-        return late or sum(map(len, self.numbers)) >= _CHUNK_IMAGES
-
-    def chunk(self) -> _Chunk:
-        embedding = np.concatenate(self.embedding) if self.embedding else np.zeros((0, 0), "f4")
-        return _Chunk(np.concatenate(self.numbers), embedding, self.damaged)
-
-
 def _fill(
     chunks: _Chunks,
     model: "OpenedModel",
@@ -335,32 +315,34 @@ def _fill(
 ) -> None:
     """Embeds what is missing; whatever ends it, what was embedded is kept."""
     total = len(source)
+    gathered: list[tuple[Batch, npt.NDArray[np.float32]]] = []
+    images, begun = 0, time.monotonic()
     if progress is not None:
         progress(chunks.done, total)
-    gathered = _Gathered(chunks.done)
     batches = _sound_images(source, chunks.done, model.image_size, batch_size, workers)
     try:
         with stopped_between_batches() as check, explain_dead_workers(workers):
             for batch in batches:
-                # One assignment, so that an interruption never leaves half a batch.
-                gathered = gathered.with_batch(batch, _embedded(model, batch, source, mirror))
-                if gathered.is_full():
-                    chunks.add(gathered.end, gathered.chunk())
-                    gathered = _Gathered(gathered.end)
+                # One step, so that an interruption never leaves half a batch.
+                gathered.append((batch, _embedded(model, batch, source, mirror)))
+                images += len(batch.indices) + len(batch.damaged)
+                if images >= _CHUNK_IMAGES or time.monotonic() - begun > _CHUNK_SECONDS:
+                    chunks.add(gathered)
+                    gathered, images, begun = [], 0, time.monotonic()
                 if progress is not None:
-                    progress(gathered.end, total)
+                    progress(chunks.done + images, total)
                 check()
     finally:
-        if gathered.end > chunks.done:
-            chunks.add(gathered.end, gathered.chunk())
+        if gathered:
+            chunks.add(gathered)
 
 
 def _embedded(
     model: "OpenedModel", batch: Batch, source: FaceSource, mirror: bool
-) -> npt.NDArray[np.float32] | None:
-    """The embeddings of a batch; None if all its images are damaged."""
+) -> npt.NDArray[np.float32]:
+    """The embeddings of a batch; (0, 0) if all its images are damaged."""
     if not len(batch.indices):
-        return None
+        return np.zeros((0, 0), np.float32)
     embedding = model.embedder.embed(batch.images.numpy(), mirror=mirror)
     finite = np.asarray(np.isfinite(embedding).all(axis=1))
     bad = np.flatnonzero(~(finite & embedding.any(axis=1)))
