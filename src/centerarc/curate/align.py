@@ -92,11 +92,7 @@ def write_report(path: str | os.PathLike[str], rows: Iterable[Row]) -> None:
 
 
 class Journal:
-    """Rows kept from the moment they are known, so that a run that is killed is not for nothing.
-
-    Args:
-        folder: Where the report will be.
-    """
+    """Rows kept from the moment they are known, so that a run that is killed is not for nothing."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / JOURNAL_NAME

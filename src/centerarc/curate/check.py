@@ -30,12 +30,9 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 
 class Kind(NamedTuple):
-    """A kind of problem.
+    """A kind of problem: its severity, what it means, and whether it names images.
 
-    Args:
-        severity: "error": must not be trained on; "warning": look at it; "note": good to know.
-        meaning: What it is and what follows from it, a sentence or two.
-        of_image: Whether it names images, which a training can leave out.
+    An error must not be trained on, a warning deserves a look, a note is good to know.
     """
 
     severity: Severity

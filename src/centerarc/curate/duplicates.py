@@ -38,18 +38,12 @@ Thumbnails = npt.NDArray[np.uint8]
 
 
 def perceptual_hashes(thumbnails: Thumbnails) -> npt.NDArray[np.uint64]:
-    """Hashes images so that those that look alike differ in few bits.
+    """Hashes thumbnails so that those that look alike differ in few of 63 bits.
 
     The bits are the signs of the 63 lowest frequencies of the cosine transform, of which the
     mean is left out and the length taken to be 1, so that brightness and contrast do not count.
     With 1,000 images and more each frequency is compared with its median over the images: aligned
     faces have the eyes in one place, and without that most of them would agree in most bits.
-
-    Args:
-        thumbnails: `(N, 16, 16)` uint8 luma.
-
-    Returns:
-        `(N,)` uint64, the lower 63 bits used.
     """
     if not len(thumbnails):
         return np.zeros(0, dtype=np.uint64)
@@ -78,18 +72,14 @@ def _frequencies(thumbnails: Thumbnails) -> npt.NDArray[np.float16]:
 
 
 def close_pairs(hashes: npt.NDArray[np.uint64]) -> Ints:
-    """Finds the pairs of hashes that differ in few bits, by multi-index hashing.
+    """Finds the pairs of (N,) hashes that differ in few bits, by multi-index hashing.
 
     The 63 bits are cut into 9 blocks of 7. Two hashes that differ in at most 6 bits agree in at
     least 3 blocks, so they meet in one of the 84 tables that are each sorted by 3 of the blocks.
     Most pairs that differ in 7 to 10 bits meet as well and are returned too. In a crowd each is
     compared with the next 256 that share 3 blocks, and with the next 8 of the same hash.
 
-    Args:
-        hashes: `(N,)` uint64, 63 bits each.
-
-    Returns:
-        `(P, 2)` int64 with the smaller number first, sorted, each pair once.
+    Returns (P, 2) numbers, the smaller one first, sorted, each pair once.
     """
     by_hash = np.argsort(hashes, kind="stable")
     ordered = hashes[by_hash]
@@ -135,13 +125,8 @@ def differences(thumbnails: Thumbnails, pairs: Ints) -> Floats:
     of contrast, a small shift and a small zoom (to first order, from its gradients). The
     difference is the part of the variance that is left, the better of the two directions.
 
-    Args:
-        thumbnails: `(N, 16, 16)` uint8 luma.
-        pairs: `(P, 2)` numbers of thumbnails.
-
-    Returns:
-        `(P,)` from 0, the same but for light and framing, to 1; 1 for pairs whose correlation is
-        below 0.9, which are not looked at more closely.
+    Returns (P,) from 0, the same but for light and framing, to 1; 1 for pairs whose correlation is
+    below 0.9, which are not looked at more closely.
     """
     result = np.ones(len(pairs))
     for start in range(0, len(pairs), _AT_ONCE):
@@ -197,16 +182,8 @@ _ANY = frozenset().union(*_EXTENSIONS.values())
 class Examined:
     """What some images of a source showed; row r belongs to the r-th of them.
 
-    Args:
-        size: Number of images.
-
-    Attributes:
-        files: `(n, 2)` uint64, hash of each file; 0 where there is none.
-        pixels: `(n, 2)` uint64, hash of each decoded image.
-        thumbnails: `(n, 16, 16)` uint8 luma.
-        readable: `(n,)` bool.
-        blank: `(n,)` bool.
-        found: (row, kind of problem, detail).
+    Hashes of files (0 where there is none) and of pixels, (n, 2) each; thumbnails, (n, 16, 16)
+    luma; which images are readable and which blank; and (row, kind of problem, detail).
     """
 
     def __init__(self, size: int) -> None:
@@ -226,17 +203,7 @@ class Examined:
 
 
 def examine(source: FaceSource, numbers: range, tick: Tick, *, min_side: int) -> Examined:
-    """Decodes some images of a source and notes what is wrong or odd with each.
-
-    Args:
-        source: The source.
-        numbers: Numbers of the images.
-        tick: Called once for each image.
-        min_side: Images whose shorter side has fewer pixels are tiny.
-
-    Returns:
-        What was found, by the row in `numbers`.
-    """
+    """Decodes some images of a source and notes what is wrong or odd with each."""
     result = Examined(len(numbers))
     for row, number in enumerate(numbers):
         tick()
@@ -341,14 +308,9 @@ Finding = tuple[int, str, int, str]
 def find_duplicates(examined: Examined, labels: Ints) -> list[Finding]:
     """Finds equal and nearly equal pictures among the readable, non-blank ones.
 
-    Args:
-        examined: What each image showed.
-        labels: `(N,)` identity of each image.
-
-    Returns:
-        Of equal pictures under several identities every one; of equal pictures within one
-        identity, and of nearly equal ones within it, all but the first; of nearly equal ones
-        across identities both. Each image comes at most once for each kind.
+    Returns of equal pictures under several identities every one; of equal pictures within one
+    identity, and of nearly equal ones within it, all but the first; of nearly equal ones across
+    identities both. Each image comes at most once for each kind.
     """
     worth = np.flatnonzero(examined.readable & ~examined.blank)
     findings: list[Finding] = []

@@ -83,15 +83,10 @@ class _Alikeness(NamedTuple):
 
 
 class _People:
-    """Unit embeddings grouped by identity.
+    """Unit embeddings (N, D) grouped by identity.
 
-    Attributes:
-        units: `(N, D)` float32 of length 1.
-        names: `(C,)` the different labels, ascending.
-        label: `(N,)` each image's position in `names`.
-        sizes: `(C,)` images of each identity.
-        rows: `(sizes[c],)` images of each identity, ascending.
-        means: `(C, D)` float32, mean of each identity's units.
+    `names` has the C labels, ascending, `label` each image's position there; `rows`, `sizes` and
+    `means` have the images of each identity, their number and the mean of their units.
     """
 
     def __init__(self, embeddings: npt.ArrayLike, labels: npt.ArrayLike) -> None:
@@ -446,13 +441,8 @@ def _two_people(
 def split_in_two(units: Units) -> npt.NDArray[np.bool_]:
     """Splits unit vectors into the two groups that are least alike: 2-means on the sphere.
 
-    Starts from the vector that is least like the mean and the one least like that.
-
-    Args:
-        units: `(n, D)`, n at least 2.
-
-    Returns:
-        `(n,)` bool, who is in the second group.
+    Starts from the vector that is least like the mean and the one least like that. Returns who is
+    in the second group.
     """
     first = units[(units @ units.mean(axis=0)).argmin()]
     second = units[(units @ first).argmin()]

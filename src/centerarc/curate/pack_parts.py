@@ -63,14 +63,7 @@ class Encoding:
 
 
 class PackedImage(NamedTuple):
-    """The file of one image.
-
-    Args:
-        data: The whole file.
-        width: In pixels, upright.
-        height: In pixels, upright.
-        anew: Whether it was encoded again.
-    """
+    """The file of one image, its size in pixels, upright, and whether it was encoded again."""
 
     data: bytes
     width: int
@@ -81,9 +74,8 @@ class PackedImage(NamedTuple):
 def packed_image(source: FaceSource, index: int, encoding: Encoding) -> PackedImage:
     """Reads and decodes an image once, and encodes it again only where it must.
 
-    Raises:
-        ValueError: If the image is damaged; the message says why, without the place.
-        OSError: If it cannot be read: not the image's fault, so it must not be left out.
+    Raises `ValueError` if it is damaged, saying why without the place, and `OSError` if it cannot
+    be read: that is not the image's fault, so it must not be left out.
     """
     try:
         data = source.encoded(index)
@@ -126,15 +118,7 @@ _COLUMNS = ("lengths", "widths", "heights", "anew")
 
 
 class Seen(NamedTuple):
-    """What the first half found; zeros stand for damaged images.
-
-    Args:
-        lengths: (P,) bytes of each position's file.
-        widths: (P,) in pixels.
-        heights: (P,) in pixels.
-        anew: (P,) 1 where it was encoded again.
-        damaged: Position to problem.
-    """
+    """Bytes, width, height and 1 if encoded again, (P,) each; what is wrong at which position."""
 
     lengths: Ints
     widths: Ints
@@ -145,14 +129,7 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True)
 class Spool:
-    """Files of images in chunks, by their position in the order of the pack.
-
-    Args:
-        folder: Where the chunks are.
-        source: Where the images come from.
-        order: (P,) image number in the source of each position.
-        encoding: How images are written.
-    """
+    """Files of images in chunks, by their position in `order`, which has numbers of images."""
 
     folder: Path
     source: FaceSource
@@ -240,17 +217,11 @@ Sample = tuple[int, str, str, bytes]
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a pack.
+    """The parts of a pack: sound images by their position in the spool, and how they are divided.
 
-    Args:
-        folder: For what is not needed in the end.
-        final: For the files of the result.
-        spool: The files of the images.
-        format: How they are written.
-        positions: (K,) position of each image to write, ascending.
-        labels: (K,) its label in the pack.
-        identities: The name of each label.
-        ends: The image after the last of each part.
+    `folder` is for what is not needed in the end, `final` for the result. `positions` ascend;
+    `labels` are those of the pack, whose names are `identities`; `ends` has the image after the
+    last of each part.
     """
 
     folder: Path
@@ -298,15 +269,7 @@ class Parts:
         return [_present(self.notes(part)) for part in range(len(self))]
 
     def free_spool(self, done: Collection[int], freed: int) -> int:
-        """Deletes the chunks before the first image that no part has yet.
-
-        Args:
-            done: Numbers of the parts that are done.
-            freed: How many chunks are deleted.
-
-        Returns:
-            How many are now.
-        """
+        """Deletes the chunks before the first image that no part has; returns how many are gone."""
         missing = next((part for part in range(len(self)) if part not in done), None)
         needed = self.spool.chunks
         if missing is not None:
@@ -319,13 +282,7 @@ class Parts:
 def ends_by(lengths: Ints, *, images: int | None = None, size: int | None = None) -> Ints:
     """Divides images into parts of so many images, or that end after so many bytes.
 
-    Args:
-        lengths: (K,) bytes of each image, K at least 1.
-        images: Images in a part.
-        size: Bytes after which a part ends.
-
-    Returns:
-        The image after the last of each part.
+    Returns the image after the last of each part.
 
     Example:
         >>> ends_by(np.array([5, 5, 5, 5]), images=3).tolist()
@@ -357,11 +314,7 @@ _OWN = re.compile(
 def create_format(
     name: str, *, images_per_shard: int | None, shard_mb: float | None
 ) -> "Shards | Records":
-    """Returns a format by its name.
-
-    Raises:
-        ValueError: If the name or a size is out of range, or sizes are given for "rec".
-    """
+    """Returns a format by its name; raises `ValueError` for a wrong name or size."""
     if name not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {name!r}")
     if images_per_shard is not None and images_per_shard < 1:
@@ -383,12 +336,7 @@ def is_own_file(name: str) -> bool:
 
 
 class Shards:
-    """WebDataset shards `faces-000000.tar` with `dataset.json`.
-
-    Args:
-        images: Images in a shard; None is 10,000 unless `megabytes` is given.
-        megabytes: Megabytes of images after which a shard ends.
-    """
+    """WebDataset shards `faces-000000.tar` with `dataset.json`, of so many images or megabytes."""
 
     name = "shards"
     main_file = ""  # training opens the folder itself

@@ -34,27 +34,17 @@ from centerarc.io.tables import CsvTable
 
 
 class Photo(NamedTuple):
-    """A photo.
-
-    Args:
-        path: Below the root, with slashes.
-        version: Size and time of change; another one means other contents.
-    """
+    """A photo's path below the root, and its size and time of change: another one means others."""
 
     path: str
     version: str
 
 
 class PhotoTree:
-    """All photos below a folder; links are followed, each folder is seen once.
+    """All photos below a folder, in natural order, folders after the files next to them.
 
-    Args:
-        root: The folder.
-
-    Attributes:
-        photos: The photos in natural order, folders after the files next to them.
-        left_out: Folders and files that could not be looked into, with the reason.
-        others: Number of files that are not photos by their name, hidden ones included.
+    Links are followed, each folder is seen once. `left_out` has what could not be looked into and
+    why; `others` counts files that are not photos by their name, hidden ones included.
 
     Raises:
         ValueError: If the root is not a folder or holds no photo.
@@ -109,18 +99,12 @@ class PhotoTree:
 
 
 def output_names(photos: Sequence[tuple[str, str]]) -> list[str]:
-    """Chooses where the faces of each photo go, without an extension.
+    """Chooses where the faces of photos, given as path and identity, go: paths without extension.
 
     Without an identity that is the photo's own path. With one it is a folder of that name, and
     folders above the photo become part of the name. Names that differ only in extension, case or
     the spelling of accents would meet in one file on some machine: the first keeps the plain name,
     later ones keep their extension as well, and a number if even that is taken.
-
-    Args:
-        photos: Path and identity ("" for none) of each, in order.
-
-    Returns:
-        A relative path with slashes for each; all are different.
 
     Example:
         >>> output_names([("ann/1.jpg", ""), ("ann/1.png", ""), ("trip/2.jpg", "Bob")])
@@ -143,16 +127,9 @@ def output_names(photos: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def face_separators(names: Iterable[str]) -> dict[str, str]:
-    """Chooses what stands before the number of a second face, in each folder.
+    """Chooses what stands before the number of a second face, in folders where `-` does not do.
 
-    That is `-`, so that the second face of `1` is `1-2`; `--` where a photo of that name exists,
-    and so on.
-
-    Args:
-        names: All that `output_names` gave.
-
-    Returns:
-        The separator of each folder that needs another than `-`.
+    The second face of `1` is `1-2`; `1--2` where a photo `1-2` exists, and so on.
 
     Example:
         >>> face_separators(["ann/1", "ann/1-2", "bob/1"])

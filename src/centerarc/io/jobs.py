@@ -21,12 +21,7 @@ _LOCK_SECONDS = 12.0
 
 
 class DamagedError(OSError):
-    """A file of unfinished work that cannot be read.
-
-    Args:
-        path: The file.
-        error: What is wrong with it.
-    """
+    """A file of unfinished work that cannot be read."""
 
     def __init__(self, path: Path, error: object) -> None:
         super().__init__(f"cannot read {str(path)!r}: {error}; --overwrite starts over")
@@ -36,9 +31,7 @@ class DamagedError(OSError):
 def locked_job(folder: Path, out: Path) -> Iterator[None]:
     """Makes a folder of work and keeps other processes out of it, where the system can.
 
-    Args:
-        folder: The folder; it is removed at the end of the block if it is empty.
-        out: The result, for messages.
+    At the end of the block the folder is removed if it is empty.
 
     Raises:
         ValueError: If another process holds it.
