@@ -52,11 +52,10 @@ print("loaded:", *sys.modules)
     return set(done.stdout.rpartition("loaded:")[2].split())
 
 
-def test_the_list_of_commands_loads_none_of_them() -> None:
+def test_the_list_of_commands_loads_nothing_that_they_work_with() -> None:
     loaded = loaded_by(("--help",))
     assert "centerarc.cli.data" in loaded
-    assert not {name for name in loaded if name.startswith("centerarc.cli.data.")}
-    assert not loaded & {"centerarc.data", "numpy", "torch"}
+    assert not loaded & {"centerarc.data", "centerarc.curate", "numpy", "torch"}
 
 
 # Seconds and hundreds of megabytes, in this process and in each that it would spawn.

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from centerarc.cli.flags import ListFlags, ModelFlags
+from centerarc.cli.flags import ListFlags, ModelFlags, by_flags
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from centerarc.models.embedder import Embedder
 
 
+@by_flags
 def check(
     source: Path,
     /,
@@ -30,6 +31,13 @@ def check(
     flags: ModelFlags | None = None,
 ) -> int:
     """Decode every image and report what is wrong: damage, duplicates, wrong labels.
+
+    Errors are images that must not be trained on, warnings deserve a look, notes are good to
+    know. A table goes to the terminal, the list of images to leave out to the file of
+    --problems, everything to that of --json, a page with pictures to that of --report. Nothing
+    is changed or deleted.
+
+    Exit code: 0 no errors, 1 there are errors, 2 wrong input, 130 interrupted.
 
     Parameters
     ----------

@@ -7,11 +7,12 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from centerarc.cli.flags import ListFlags
+from centerarc.cli.flags import ListFlags, by_flags
 
 # `centerarc data pack`: any source as insightface RecordIO or WebDataset shards.
 
 
+@by_flags
 def pack(
     source: Path,
     out: Path,
@@ -30,7 +31,14 @@ def pack(
     workers: int | None = None,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """Pack labelled faces into a few large files, which any disk reads fast.
+    """Pack labeled faces into a few large files, which any disk reads fast.
+
+    Images keep their order and, unless --size or --quality asks for others, their bytes. Each
+    is decoded once; damaged ones are left out and named in OUT/left-out.csv. After a stop, by
+    whatever, the same command resumes where it was, from OUT/.centerarc-pack, and the result
+    has the same bytes.
+
+    Exit code: 0 done, 2 wrong input, 130 interrupted.
 
     Parameters
     ----------
@@ -117,6 +125,7 @@ def pack(
 # `centerarc data split`: people to train on and people held out.
 
 
+@by_flags
 def split(
     source: Path,
     /,
@@ -131,6 +140,15 @@ def split(
     overwrite: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Split a set of faces by people, so that no one held out is seen in training.
+
+    Writes OUT/train.txt and OUT/held-out.txt, the names of the people, for data.identities of a
+    training and --identities of data pack; where images are files also OUT/train.csv and
+    OUT/held-out.csv, lists that are sources themselves. The choice depends on the names, the
+    seed and who has enough images alone, so the same command gives the same lists. The files of
+    another split stay, and --overwrite replaces them. For three parts, split again with
+    --identities OUT/train.txt.
+
+    Exit code: 0 done, 2 wrong input, 130 interrupted.
 
     Parameters
     ----------
