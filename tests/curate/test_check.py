@@ -22,7 +22,7 @@ from centerarc.curate.check import (
 )
 from centerarc.curate.duplicates import damage
 from centerarc.data.folder import FolderSource
-from centerarc.data.sources import create_source
+from centerarc.data.source import create_source
 from centerarc.data.views import leave_out, read_leave_out
 from tests.curate.pictures import save, scene
 

@@ -19,8 +19,7 @@ from torch.utils.data._utils import worker as torch_worker
 from centerarc.curate import embed as embed_source
 from centerarc.curate.embed import embed_to_file, work_folder
 from centerarc.data.folder import FolderSource
-from centerarc.data.source import FaceSource
-from centerarc.data.sources import create_source
+from centerarc.data.source import FaceSource, create_source
 from centerarc.data.views import subset
 from centerarc.evaluation.embedding import read_embeddings
 from centerarc.io.jobs import locked_job

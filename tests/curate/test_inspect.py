@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from centerarc.curate.inspect import count_statistics, inspect_source, tail_plot
 from centerarc.data.folder import FolderSource
-from centerarc.data.sources import create_source
+from centerarc.data.source import create_source
 from tests.curate.pictures import save, scene
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from centerarc.curate.pack_parts import Encoding, PackedImage, packed_image
 from centerarc.data.folder import FolderSource
-from centerarc.data.sources import create_source
+from centerarc.data.source import create_source
 from tests.curate.packing_helpers import faces, picture
 
 SUFFIXES = [".jpg", ".png", ".webp", ".bmp", ".tif"]

@@ -19,8 +19,7 @@ from centerarc.data.image_list import ListSource, write_list
 from centerarc.data.loader import TrainLoader
 from centerarc.data.recordio.source import RecordIOSource
 from centerarc.data.shards.source import ShardSource
-from centerarc.data.source import FaceSource
-from centerarc.data.sources import create_source
+from centerarc.data.source import FaceSource, create_source
 from tests.curate.packing_helpers import contents, faces, many, people_of, picture
 
 FORMATS = ("rec", "shards")

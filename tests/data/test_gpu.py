@@ -5,7 +5,7 @@ import torch
 
 from centerarc.data.augmentation import Augmentation, AugmentationConfig
 from centerarc.data.loader import TrainLoader, to_input
-from centerarc.data.sources import create_source
+from centerarc.data.source import create_source
 
 pytestmark = [
     pytest.mark.gpu,

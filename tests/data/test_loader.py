@@ -203,14 +203,14 @@ def children() -> set[str]:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "batch_size is 0"),
-        ({"batch_size": 5, "world_size": 2}, "batch_size is 5"),
+        ({"batch_size": 0}, "batch_size must be .*, got 0"),
+        ({"batch_size": 5, "world_size": 2}, "batch_size must be .*, got 5"),
         ({"batch_size": 21}, "an epoch has 20 images, too few for one batch of 21"),
-        ({"rank": 2, "world_size": 2}, "rank is 2"),
-        ({"seed": -1}, "seed is -1"),
+        ({"rank": 2, "world_size": 2}, "rank must be .*, got 2"),
+        ({"seed": -1}, "seed must be .*, got -1"),
         ({"workers": -1}, "workers must be .* got -1"),
         ({"workers": 100_000}, "workers must be between 0 and .* got 100000"),
-        ({"world_size": 2, "drop_last": False}, "drop_last is False"),
+        ({"world_size": 2, "drop_last": False}, "drop_last must be .*, got False"),
     ],
 )
 def test_wrong_arguments_are_named(options: dict[str, object], message: str) -> None:
@@ -219,9 +219,9 @@ def test_wrong_arguments_are_named(options: dict[str, object], message: str) -> 
 
 
 def test_wrong_epochs_are_named() -> None:
-    with pytest.raises(ValueError, match="epoch is -1"):
+    with pytest.raises(ValueError, match="epoch must be at least 0, got -1"):
         loader().set_epoch(-1)
-    with pytest.raises(ValueError, match=r"start_batch is 6; it must be in \[0, 5\]"):
+    with pytest.raises(ValueError, match=r"start_batch must be in \[0, 5\], got 6"):
         loader().set_epoch(0, start_batch=6)
 
 
@@ -245,9 +245,9 @@ def test_input_of_a_model_is_scaled_and_channels_first() -> None:
     assert scaled.is_contiguous()
     assert scaled[1, 0, 2, 3] == 1
     assert (scaled == -1).sum() == scaled.numel() - 1
-    with pytest.raises(ValueError, match=r"torch\.float32; it must be torch\.uint8"):
+    with pytest.raises(ValueError, match=r"must have dtype torch\.uint8, got torch\.float32"):
         to_input(images.float())
-    with pytest.raises(ValueError, match=r"must be \(N, H, W, 3\)"):
+    with pytest.raises(ValueError, match=r"must have shape \(N, H, W, 3\)"):
         to_input(images.permute(0, 3, 1, 2))
 
 

@@ -9,14 +9,15 @@ import PIL.Image
 import pytest
 
 from centerarc.data.decode import WrongSizeError
-from centerarc.data.source import EncodedSource
-from centerarc.data.sources import create_source, open_source, source_kind
+from centerarc.data.source import EncodedSource, create_source, open_source, source_kind
 
 
 def test_sources_are_opened_by_name() -> None:
     source = create_source("synthetic", num_identities=2, images_per_identity=1, image_size=64)
     assert len(source) == 2
-    with pytest.raises(ValueError, match="'web'; it must be one of folder, list, recordio, shards"):
+    with pytest.raises(
+        ValueError, match="one of folder, list, recordio, shards, synthetic, got 'web'"
+    ):
         create_source("web")
     with pytest.raises(ValueError, match=r"wrong options for source 'folder'.*rooot"):
         create_source("folder", rooot="x")
@@ -43,7 +44,7 @@ def test_a_path_tells_the_kind(tmp_path: Path) -> None:
         assert source_kind(tmp_path / name) == kind
     with pytest.raises(ValueError, match=r"there is no .*nowhere.*a source is a folder of"):
         source_kind(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"notes\.txt' is no known kind"):
+    with pytest.raises(ValueError, match=r"a source must be a folder of .*, got .*notes\.txt'"):
         source_kind(tmp_path / "notes.txt")
 
 

@@ -39,7 +39,9 @@ def test_a_subset_of_images_drops_people_without_any() -> None:
     both = Subset(Four(), ["bob", "ann"], images=np.array([True, False, True, True, True, True]))
     assert both.identities == ["bob", "ann"]
     assert both.indices.tolist() == [0, 2, 5]
-    with pytest.raises(ValueError, match=r"images is int64 of shape \(6,\); it must be bool"):
+    with pytest.raises(
+        ValueError, match=r"must be bool of shape \(6,\).*, got int64 of shape \(6,"
+    ):
         Subset(Four(), images=np.ones(6, dtype=np.int64))
     with pytest.raises(ValueError, match="a subset needs at least one"):
         Subset(Four(), images=np.zeros(6, dtype=bool))
@@ -87,7 +89,7 @@ def test_people_with_too_few_images_are_left_out_and_named() -> None:
     assert with_enough_images(source, 1) == (source, None)
     with pytest.raises(ValueError, match="min_images is 3, but the person with the most images"):
         with_enough_images(source, 3)
-    with pytest.raises(ValueError, match="min_images is 0"):
+    with pytest.raises(ValueError, match="min_images must be at least 1, got 0"):
         with_enough_images(source, 0)
 
 
@@ -102,7 +104,7 @@ def test_a_split_repeats_covers_everybody_and_shares_nobody() -> None:
 
 
 def test_a_split_that_cannot_be_made_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"fraction is 1\.0"):
+    with pytest.raises(ValueError, match=r"fraction must be .*, got 1\.0"):
         split_identities(["a", "b"], 1.0, seed=0)
-    with pytest.raises(ValueError, match="1 different names"):
+    with pytest.raises(ValueError, match="at least 2 different names, got 1"):
         split_identities(["a", "a"], 0.5, seed=0)

@@ -251,7 +251,7 @@ def reopened(
 ) -> "FaceSource":
     """As `opened`, without what the user was told before."""
     from centerarc.cli.progress import waiting
-    from centerarc.data.sources import open_source
+    from centerarc.data.source import open_source
 
     with waiting("opening") as progress:
         return open_source(

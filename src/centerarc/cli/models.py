@@ -168,7 +168,7 @@ def _samples(images: Path | None, size: int) -> tuple[Any, str]:
     """Some faces, evenly from all of a source, and what they are in words."""
     import numpy as np
 
-    from centerarc.data.sources import create_source
+    from centerarc.data.source import create_source
 
     if images is None:
         faces = create_source(

@@ -16,8 +16,15 @@ from centerarc.data.samplers import (
     Shuffled,
     image_weights,
 )
-from centerarc.data.source import EncodedSource, FaceSource, Skipped
-from centerarc.data.sources import create_source, list_sources, open_source, source_kind
+from centerarc.data.source import (
+    EncodedSource,
+    FaceSource,
+    Skipped,
+    create_source,
+    list_sources,
+    open_source,
+    source_kind,
+)
 from centerarc.data.views import (
     CachedSource,
     Subset,

@@ -11,36 +11,145 @@ import simplejpeg
 
 from centerarc.io.files import read_file
 
-# An image as the library holds it.
-
 # (H, W, 3) uint8 RGB.
 Image = npt.NDArray[np.uint8]
 
-
-class WrongSizeError(ValueError):
-    """An image has another size than those before it, and nobody asked for resizing."""
-
-
-def wrong_size(image: Image, other: Image) -> WrongSizeError:
-    """Returns the error about an image whose size is not that of the others."""
-    return WrongSizeError(
-        f"the image has {image.shape[1]} x {image.shape[0]} pixels and others have "
-        f"{other.shape[1]} x {other.shape[0]}; all must have one size, so set the source's "
-        "image_size"
-    )
-
-
-# What the first bytes of a JPEG say, in a quarter of the time that asking a decoder takes.
-
+# A face picture of more pixels is a mistake or an attack; 64 M pixels are 192 MB when decoded.
+MAX_PIXELS = 64_000_000
+_ORIENTATION = 0x0112
+_EXIF = b"Exif\0\0"
+_JPEG = b"\xff\xd8\xff"
 # Start of frame: baseline, extended, progressive; the other kinds are rare and left to decoders.
 _FRAMES = (0xC0, 0xC1, 0xC2)
 _FIRST_SEGMENT, _APP1 = 0xC0, 0xE1
 # Markers without a length, and the start of the scan, before which a frame must have come.
 _NO_SEGMENT = range(0xD0, 0xDB)
+# Enough for the header of a JPEG without EXIF data.
+_HEADER = 8192
+# Modes of 32-bit pixels, of which no file says what is black and what is white.
+_NO_RANGE = {"I": "32-bit whole-number", "F": "floating-point"}
+# What is often found among images, by its first bytes.
+_OTHER_FORMATS = {
+    b"PK\x03\x04": "a ZIP archive",
+    b"%PDF-": "a PDF document",
+    b"\x1f\x8b": "a gzip archive",
+}
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_BRANDS = {b"avif": "an AVIF picture", b"avis": "an AVIF picture"} | dict.fromkeys(
+    _HEIC, "a HEIC picture"
+)
+
+
+class WrongSizeError(ValueError):
+    """An image has another size than those before it, and resizing was not asked for."""
+
+
+def copy_into(image: Image, out: Image) -> None:
+    """Copies an image; raises `WrongSizeError` if `out` is of another size."""
+    if image.shape != out.shape:
+        raise WrongSizeError(
+            f"the image has {image.shape[1]} x {image.shape[0]} pixels and others have "
+            f"{out.shape[1]} x {out.shape[0]}; all must have one size, so set the source's "
+            "image_size"
+        )
+    np.copyto(out, image)
+
+
+def decode_image(data: bytes, size: int | None = None) -> Image:
+    """Decodes an image file of any common format to upright RGB.
+
+    EXIF orientation is applied; gray, palette and CMYK become RGB; 16-bit keeps its upper
+    bits; transparency is laid on white. The size is read and checked before any pixel is.
+
+    Args:
+        data: The whole file.
+        size: Side in pixels to which the image is resized; None leaves it as it is.
+
+    Returns:
+        `(H, W, 3)` uint8 RGB.
+
+    Raises:
+        ValueError: If the data is empty, no image, damaged, cut off, has over 64 M pixels,
+            or pixels of 32 bits, whose range is unknown.
+    """
+    pixels = _decode(data)
+    if size is None or pixels.shape[:2] == (size, size):
+        return pixels
+    return resized(pixels, size, size)
+
+
+def decode_into(data: bytes, out: Image, *, resize: bool) -> None:
+    """Decodes an image file into an array; see `decode_image`.
+
+    Args:
+        data: The whole file.
+        out: `(H, W, 3)` uint8, contiguous.
+        resize: Bring an image of another size to that of `out`.
+
+    Raises:
+        ValueError: As `decode_image`.
+        WrongSizeError: If the image has another size and may not be resized.
+    """
+    pixels = _decode(data, out)
+    if pixels is out:
+        return
+    if resize and pixels.shape != out.shape:
+        pixels = resized(pixels, out.shape[1], out.shape[0])
+    copy_into(pixels, out)
+
+
+def resized(image: Image, width: int, height: int) -> Image:
+    """Resizes a `(H, W, 3)` uint8 image: bilinear with antialiasing, as Pillow does it."""
+    picture = PIL.Image.fromarray(image).resize((width, height), PIL.Image.Resampling.BILINEAR)
+    return np.array(picture)
+
+
+def read_image(path: str | os.PathLike[str], size: int | None = None) -> Image:
+    """Reads an image file; see `decode_image`.
+
+    Args:
+        path: The file.
+        size: Side in pixels to which the image is resized, bilinear with antialiasing; None
+            leaves it as it is.
+
+    Returns:
+        `(H, W, 3)` uint8 RGB.
+
+    Raises:
+        ValueError: If the file cannot be read or decoded; the message names it.
+    """
+    try:
+        with open(path, "rb") as file:
+            return decode_image(file.read(), size)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {os.fspath(path)!r}: {error}") from error
+
+
+def check_image_header(path: str | os.PathLike[str]) -> None:
+    """Checks that a file starts like an image of a sensible size, reading only its header.
+
+    Raises:
+        ValueError: If it is empty, cannot be opened, is no known image, or has over 64 M pixels
+            or pixels of 32 bits.
+    """
+    start = b""
+    try:
+        start = read_file(path, first=_HEADER)
+        if not start:
+            raise ValueError("the file is empty")
+        if start[:3] == _JPEG and (size := plain_jpeg_size(start)) is not None:
+            _check_size(size[1], size[0])
+            return
+        with PIL.Image.open(path) as picture:
+            _check_header(picture)
+    except Exception as error:  # decoders of damaged data raise almost anything
+        raise ValueError(_reason(error, start)) from error
 
 
 def plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Finds the size of a grey or colour JPEG that has no EXIF data, and so no orientation.
+    """Finds the size of a gray or color JPEG that has no EXIF data, and so no orientation.
+
+    This takes a quarter of the time that asking a decoder takes.
 
     Args:
         data: The file, or its beginning.
@@ -64,7 +173,7 @@ def plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
                 return (height, width) if data[at + 9] in (1, 3) else None
             if marker < _FIRST_SEGMENT or marker in _NO_SEGMENT:
                 return None
-            if marker == _APP1 and data.startswith(b"Exif\0\0", at + 4):
+            if marker == _APP1 and data.startswith(_EXIF, at + 4):
                 return None
             at += 2 + (data[at + 2] << 8 | data[at + 3])
     except IndexError:
@@ -72,95 +181,18 @@ def plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-# From the bytes of an image file to pixels.
-
-# A face picture of more pixels is a mistake or an attack; 64 M pixels are 192 MB when decoded.
-MAX_PIXELS = 64_000_000
-_ORIENTATION = 0x0112
-_JPEG = b"\xff\xd8\xff"
-# Enough for the header of a JPEG without EXIF data.
-_HEADER = 8192
-# What often lies among images without being one that is read, by its first bytes.
-_OTHER_FORMATS = {
-    b"PK\x03\x04": "a ZIP archive",
-    b"%PDF-": "a PDF document",
-    b"\x1f\x8b": "a gzip archive",
-}
-_BRANDS = dict.fromkeys((b"avif", b"avis"), "an AVIF picture") | dict.fromkeys(
-    (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "a HEIC picture"
-)
-# Modes of 32-bit pixels, of which no file says what is black and what is white.
-_NO_RANGE = {"I": "32-bit whole-number", "F": "floating-point"}
-
-
-def decode_image(data: bytes, size: int | None = None) -> Image:
-    """Decodes an image file of any common format to upright RGB.
-
-    EXIF orientation is applied; grey, palette and CMYK become RGB; 16-bit keeps its upper
-    bits; transparency is laid on white. The size is read and checked before any pixel is.
-
-    Args:
-        data: The whole file.
-        size: Side in pixels to which the image is resized; None leaves it as it is.
-
-    Returns:
-        `(H, W, 3)` uint8 RGB.
-
-    Raises:
-        ValueError: If the data is empty, no image, damaged, cut off, has over 64 M pixels,
-            or pixels of 32 bits, whose range is unknown.
-    """
-    pixels = _decode(data)
-    if size is None or pixels.shape[:2] == (size, size):
-        return pixels
-    return resized(pixels, size, size)
-
-
-def decode_into(data: bytes, out: Image, *, resize: bool) -> None:
-    """Decodes an image file into an array that is there; see `decode_image`.
-
-    Args:
-        data: The whole file.
-        out: `(H, W, 3)` uint8, contiguous.
-        resize: Bring an image of another size to that of `out`.
-
-    Raises:
-        ValueError: As `decode_image`.
-        WrongSizeError: If the image has another size and may not be resized.
-    """
-    pixels = _decode(data, out)
-    if pixels is out:
-        return
-    if pixels.shape != out.shape:
-        if not resize:
-            raise wrong_size(pixels, out)
-        pixels = resized(pixels, out.shape[1], out.shape[0])
-    np.copyto(out, pixels)
-
-
-def resized(image: Image, width: int, height: int) -> Image:
-    """Resizes an image: bilinear with antialiasing, as Pillow does it.
-
-    Args:
-        image: `(H, W, 3)` uint8 RGB.
-        width: Of the result in pixels.
-        height: Of the result in pixels.
-
-    Returns:
-        `(height, width, 3)` uint8 RGB.
-    """
-    picture = PIL.Image.fromarray(image).resize((width, height), PIL.Image.Resampling.BILINEAR)
-    return np.array(picture)
-
-
 def _decode(data: bytes, out: Image | None = None) -> Image:
     """Decodes; into `out` and returns it where format and size allow that."""
     if not data:
         raise ValueError("the image is empty (0 bytes)")
-    if data[:3] == _JPEG:
-        pixels = _decode_jpeg(data, out)
-        if pixels is not None:
-            return pixels
+    if data[:3] == _JPEG and (size := _upright_jpeg_size(data)) is not None:
+        _check_size(size[1], size[0])
+        buffer = out if out is not None and out.shape[:2] == size else None
+        try:
+            pixels: Image = simplejpeg.decode_jpeg(data, "RGB", buffer=buffer)
+        except ValueError as error:
+            raise ValueError(f"the JPEG is damaged or cut off: {error}") from error
+        return pixels if buffer is None else buffer
     try:
         with PIL.Image.open(BytesIO(data)) as picture:
             _check_header(picture)
@@ -169,66 +201,10 @@ def _decode(data: bytes, out: Image | None = None) -> Image:
         raise ValueError(_reason(error, data)) from error
 
 
-def read_image(path: str | os.PathLike[str], size: int | None = None) -> Image:
-    """Reads an image file and brings it to a square of the wanted size.
-
-    Args:
-        path: The file.
-        size: Side in pixels to which the image is resized, bilinear with antialiasing; None
-            leaves it as it is.
-
-    Returns:
-        `(H, W, 3)` uint8 RGB.
-
-    Raises:
-        ValueError: If the file cannot be read or decoded; the message names it.
-    """
-    try:
-        with open(path, "rb") as file:
-            return decode_image(file.read(), size)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read {os.fspath(path)!r}: {error}") from error
-
-
-def check_image_header(path: str | os.PathLike[str]) -> None:
-    """Checks that a file starts like an image of a sensible size, reading only its header.
-
-    Args:
-        path: The file.
-
-    Raises:
-        ValueError: If it is empty, cannot be opened, is no known image, or has over 64 M pixels
-            or such of 32 bits.
-    """
-    start = b""
-    try:
-        start = read_file(path, first=_HEADER)
-        if not start:
-            raise ValueError("the file is empty")
-        if start[:3] == _JPEG and (size := plain_jpeg_size(start)) is not None:
-            _check_size(size[1], size[0])
-            return
-        with PIL.Image.open(path) as picture:
-            _check_header(picture)
-    except Exception as error:  # as above
-        raise ValueError(_reason(error, start)) from error
-
-
-def _decode_jpeg(data: bytes, out: Image | None) -> Image | None:
-    """Decodes the usual JPEG fast; None leaves CMYK and rotated pictures to Pillow."""
-    size = plain_jpeg_size(data) or _upright_jpeg_size(data)
-    if size is None:
-        return None
-    _check_size(size[1], size[0])
-    buffer = out if out is not None and out.shape[:2] == size else None
-    try:
-        pixels: Image = simplejpeg.decode_jpeg(data, "RGB", buffer=buffer)
-    except ValueError as error:
-        raise ValueError(f"the JPEG is damaged or cut off: {error}") from error
-    return pixels if buffer is None else buffer
-
-
 def _upright_jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """The size of a JPEG as simplejpeg decodes it; CMYK and rotated ones are left to Pillow."""
+    if (size := plain_jpeg_size(data)) is not None:
+        return size
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
@@ -236,12 +212,12 @@ def _upright_jpeg_size(data: bytes) -> tuple[int, int] | None:
     if colorspace not in ("YCbCr", "RGB", "Gray"):
         return None
     _check_size(width, height)
-    if data.find(b"Exif\0\0") >= 0:
+    if data.find(_EXIF) >= 0:
         try:
             with PIL.Image.open(BytesIO(data)) as picture:
                 if picture.getexif().get(_ORIENTATION, 1) != 1:
                     return None
-        except Exception:  # as above; whoever decodes it all says what is wrong
+        except Exception:  # as above; decoding it all says what is wrong
             return None
     return height, width
 
@@ -250,10 +226,10 @@ def _to_rgb(picture: PIL.Image.Image) -> Image:
     picture.load()
     upright = PIL.ImageOps.exif_transpose(picture)
     if upright.mode.startswith("I"):
-        # Pillow clips 16-bit grey when it converts; the upper byte is what is meant.
+        # Pillow clips 16-bit gray when it converts; the upper byte is what is meant.
         values = np.asarray(upright).astype(np.int64)
-        grey = np.clip(values >> 8, 0, 255).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
+        gray = np.clip(values >> 8, 0, 255).astype(np.uint8)
+        return np.repeat(gray[:, :, None], 3, axis=2)
     if upright.has_transparency_data:
         layer = upright.convert("RGBA")
         upright = PIL.Image.alpha_composite(PIL.Image.new("RGBA", layer.size, "white"), layer)
@@ -289,7 +265,7 @@ def _reason(error: Exception, start: bytes) -> str:
 
 
 def _other_format(start: bytes) -> str:
-    """Tells from its first bytes what a file is that is no image; "" where they do not say."""
+    """What a file is that is no image, from its first bytes; "" where they do not say."""
     if not start.strip(b"\0"):
         return "zero bytes only"
     for magic, name in _OTHER_FORMATS.items():

@@ -68,7 +68,7 @@ class ListSource(EncodedSource):
         self.path = Path(path)
         self.root = self.path.parent if root is None else Path(root)
         if not self.root.is_dir():
-            raise ValueError(f"root is {str(self.root)!r}, which is not a folder")
+            raise ValueError(f"root must be a folder, got {str(self.root)!r}")
         columns = (path_column, identity_column)
         table: Table
         if self.path.suffix.lower() == ".parquet":

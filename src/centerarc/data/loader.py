@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Self
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from centerarc.data.augmentation import Augmentation
 from centerarc.data.decode import Image, WrongSizeError
 from centerarc.data.samplers import Sampler, Shuffled
-from centerarc.data.source import FaceSource
+from centerarc.data.source import FaceSource, first_shape
 from centerarc.io.parallel import (
     check_workers,
     explain_dead_workers,
@@ -23,7 +24,8 @@ from centerarc.io.parallel import (
     starting_workers,
 )
 
-# From images to the input of a model.
+# Each purpose draws from a stream of its own: (seed, epoch, purpose, ...).
+_CHANGE, _REPLACE = 1, 2
 
 
 def to_input(images: Tensor) -> Tensor:
@@ -43,19 +45,13 @@ def to_input(images: Tensor) -> Tensor:
         1.0
     """
     if images.ndim != 4 or images.shape[3] != 3:
-        raise ValueError(f"images has shape {tuple(images.shape)}; it must be (N, H, W, 3)")
+        raise ValueError(f"images must have shape (N, H, W, 3), got {tuple(images.shape)}")
     if images.dtype != torch.uint8:
-        raise ValueError(f"images has dtype {images.dtype}; it must be torch.uint8")
+        raise ValueError(f"images must have dtype torch.uint8, got {images.dtype}")
     # The bytes travel to the device; floats, four times the size, are made there.
     channels_first = images.permute(0, 3, 1, 2)
     floats = channels_first.to(torch.float32, memory_format=torch.contiguous_format)
     return floats.sub_(127.5).div_(127.5)
-
-
-# What the processes that read images do: fill one batch of bytes.
-
-# Each purpose draws from a stream of its own: (seed, epoch, purpose, ...).
-_CHANGE, _REPLACE = 1, 2
 
 
 @dataclass(frozen=True)
@@ -108,19 +104,13 @@ class Reader(Dataset[Batch | str]):
     def room(self, request: Request) -> tuple[Tensor, npt.NDArray[np.uint8]]:
         """Makes a batch to fill: a tensor and its rows as arrays."""
         if self._shape is None:
-            self._shape = self.first_shape(request.indices)
+            self._shape = self.shape(request.indices.tolist())
         images = _new_batch((len(request.indices), *self._shape))
         return images, images.numpy()
 
-    def first_shape(self, indices: npt.NDArray[np.int64]) -> tuple[int, ...]:
-        """The shape of all images: that of the first one that can be read."""
-        first: ValueError | None = None
-        for index in indices.tolist():
-            try:
-                return self.source.image(index).shape
-            except ValueError as error:
-                first = first or error
-        raise first or ValueError("there is no image to read")
+    def shape(self, indices: list[int]) -> tuple[int, ...]:
+        """The shape of all images."""
+        return self.source.image(indices[0]).shape
 
 
 class TrainReader(Reader):
@@ -150,8 +140,8 @@ class TrainReader(Reader):
             key = (self.seed, request.epoch, _CHANGE)
             height, width = rows.shape[1:3]
             changes = self.augmentation.plan(key, request.first_position, len(rows), height, width)
-        # One image's room, which stays in the cache: decoding and changing it there and copying it
-        # into the batch at the end is faster than working in a batch of several megabytes.
+        # Decoding and changing each image in one small array, which stays in the processor's cache,
+        # is faster than working in a batch of several megabytes.
         room = np.empty(rows.shape[1:], dtype=np.uint8)
         for number, index in enumerate(request.indices.tolist()):
             try:
@@ -167,12 +157,9 @@ class TrainReader(Reader):
             np.copyto(rows[number], room)
         return Batch(images, torch.from_numpy(request.indices), damaged)
 
-    def first_shape(self, indices: npt.NDArray[np.int64]) -> tuple[int, ...]:
-        """The shape of all images: of a batch if it has a readable one, else of any."""
-        try:
-            return super().first_shape(indices)
-        except ValueError:
-            return super().first_shape(np.arange(len(self.source)))
+    def shape(self, indices: list[int]) -> tuple[int, ...]:
+        """The shape of all images: of the batch if it has a readable one, else of any."""
+        return first_shape(self.source, chain(indices, range(len(self.source))))
 
     def replace(self, index: int, row: Image, key: Sequence[int], damaged: dict[int, str]) -> None:
         """Puts another image of the same identity into `row`."""
@@ -201,9 +188,6 @@ def _new_batch(shape: tuple[int, ...]) -> Tensor:
     size = int(np.prod(shape))
     storage = torch.UntypedStorage._new_shared(size, device="cpu")  # type: ignore[no-untyped-call]
     return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
-
-
-# Batches of images, read by worker processes, the same whatever reads them.
 
 
 class _Requests(torch_data.Sampler[Request]):
@@ -250,7 +234,7 @@ class TrainLoader:
         ValueError: If an argument is out of range or there are too few images for one batch.
 
     Example:
-        >>> from centerarc.data.sources import create_source
+        >>> from centerarc.data.source import create_source
         >>> source = create_source("synthetic", num_identities=2, images_per_identity=3)
         >>> loader = TrainLoader(source, batch_size=4, augmentation=None, seed=0)
         >>> loader.set_epoch(0)
@@ -272,16 +256,16 @@ class TrainLoader:
         drop_last: bool = True,
     ) -> None:
         if world_size < 1 or not 0 <= rank < world_size:
-            raise ValueError(f"rank is {rank} of world_size {world_size}; it must be in [0, size)")
+            raise ValueError(f"rank must be in [0, world_size), got {rank} of {world_size}")
         if batch_size < 1 or batch_size % world_size:
             raise ValueError(
-                f"batch_size is {batch_size}; it must be a positive multiple of "
-                f"world_size {world_size}"
+                f"batch_size must be a positive multiple of world_size {world_size}, "
+                f"got {batch_size}"
             )
         if seed < 0:
-            raise ValueError(f"seed is {seed}; it must be at least 0")
+            raise ValueError(f"seed must be at least 0, got {seed}")
         if not drop_last and world_size > 1:
-            raise ValueError("drop_last is False; with several processes it must be True")
+            raise ValueError("drop_last must be True with several processes, got False")
         self.sampler = Shuffled(source) if sampler is None else sampler
         made_for = self.sampler.batch_size
         if made_for is not None and made_for != batch_size:
@@ -317,15 +301,15 @@ class TrainLoader:
 
         Args:
             epoch: Number of the epoch, from 0.
-            start_batch: Number of its first batch, to go on within an epoch.
+            start_batch: Number of its first batch, to resume within an epoch.
 
         Raises:
             ValueError: If the epoch is negative or the batch not in [0, len].
         """
         if epoch < 0:
-            raise ValueError(f"epoch is {epoch}; it must be at least 0")
+            raise ValueError(f"epoch must be at least 0, got {epoch}")
         if not 0 <= start_batch <= len(self):
-            raise ValueError(f"start_batch is {start_batch}; it must be in [0, {len(self)}]")
+            raise ValueError(f"start_batch must be in [0, {len(self)}], got {start_batch}")
         self.epoch = epoch
         self.start_batch = start_batch
 
@@ -376,7 +360,7 @@ def iterate_images(
             place.
     """
     if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     wanted = np.fromiter(indices, dtype=np.int64)
     requests = [
         Request(wanted[begin : begin + batch_size]) for begin in range(0, len(wanted), batch_size)
@@ -404,15 +388,12 @@ def _data_loader(
 
 def _received(loader: DataLoader[Batch | str]) -> Iterator[Batch]:
     with explain_dead_workers(loader.num_workers):
-        for batch in _started(loader):
+        with starting_workers():
+            batches = iter(loader)
+        for batch in batches:
             if isinstance(batch, str):
                 raise ValueError(batch)
             yield batch
-
-
-def _started(loader: DataLoader[Batch | str]) -> Iterator[Batch | str]:
-    with starting_workers():
-        return iter(loader)
 
 
 def _unchanged(batch: Any) -> Any:

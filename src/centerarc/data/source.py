@@ -1,16 +1,18 @@
-"""What a set of labeled face images is to the rest of the library."""
+"""What a set of labeled face images is to the rest of the library, and how each kind is opened."""
 
+import os
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from centerarc.data.decode import Image, WrongSizeError, decode_image, decode_into, wrong_size
+from centerarc.data.decode import Image, WrongSizeError, copy_into, decode_image, decode_into
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,10 @@ class FaceSource(Protocol):
             ValueError: As `image`.
             WrongSizeError: If the image has another size.
         """
-        image = self.image(index)
-        if image.shape != out.shape:
-            raise WrongSizeError(f"{self.place(index)!r}: {wrong_size(image, out)}")
-        np.copyto(out, image)
+        try:
+            copy_into(self.image(index), out)
+        except WrongSizeError as error:
+            raise WrongSizeError(f"{self.place(index)!r}: {error}") from error
 
     def encoded(self, index: int) -> bytes | None:
         """Returns the whole image file of image `index`; None where there are only pixels.
@@ -157,3 +159,138 @@ class EncodedSource(FaceSource):
             raise WrongSizeError(f"{self.place(index)!r}: {error}") from error
         except (OSError, ValueError) as error:
             raise ValueError(f"cannot read {self.place(index)!r}: {error}") from error
+
+
+def first_shape(source: FaceSource, indices: Iterable[int]) -> tuple[int, ...]:
+    """Returns the shape of the first image that can be read; raises `ValueError` if none can."""
+    first: ValueError | None = None
+    for index in indices:
+        try:
+            return source.image(index).shape
+        except ValueError as error:
+            first = first or error
+    raise first or ValueError("there is no image to read")
+
+
+# The kinds of sources. They are imported when asked for: a run on a folder does not pay for the
+# synthetic faces.
+_SOURCES = {
+    "folder": ("centerarc.data.folder", "FolderSource"),
+    "list": ("centerarc.data.image_list", "ListSource"),
+    "recordio": ("centerarc.data.recordio", "RecordIOSource"),
+    "shards": ("centerarc.data.shards", "ShardSource"),
+    "synthetic": ("centerarc.data.synthetic", "SyntheticFaces"),
+}
+_LISTS = (".csv", ".tsv", ".parquet")
+_KNOWN = "a folder of identity folders, a .rec file, .tar shards, or a .csv or .parquet list"
+
+
+def list_sources() -> list[str]:
+    """Returns the kinds that `create_source` accepts, sorted."""
+    return sorted(_SOURCES)
+
+
+def create_source(kind: str, **options: Any) -> FaceSource:
+    """Opens a source of labeled faces by the name of its kind.
+
+    Args:
+        kind: "folder" (`FolderSource`), "list" (`ListSource`), "recordio" (`RecordIOSource`),
+            "shards" (`ShardSource`) or "synthetic" (`SyntheticFaces`).
+        **options: The arguments of that class.
+
+    Returns:
+        The source.
+
+    Raises:
+        ValueError: If the kind is unknown or its options are not right.
+
+    Example:
+        >>> len(create_source("synthetic", num_identities=2, images_per_identity=3))
+        6
+    """
+    if kind not in _SOURCES:
+        raise ValueError(f"kind must be one of {', '.join(list_sources())}, got {kind!r}")
+    try:
+        return _class(kind)(**options)
+    except TypeError as error:
+        raise ValueError(f"wrong options for source {kind!r}: {error}") from error
+
+
+def _class(kind: str) -> Callable[..., FaceSource]:
+    module, name = _SOURCES[kind]
+    found: Callable[..., FaceSource] = getattr(import_module(module), name)
+    return found
+
+
+def source_kind(path: str | os.PathLike[str]) -> str:
+    """Tells from a path what kind of source is there.
+
+    Args:
+        path: A folder of identity folders; a .csv, .tsv or .parquet list; a .rec file or a folder
+            that holds one; a .tar shard, a folder that holds some, or a pattern such as
+            `faces-{000000..000009}.tar` or `faces-*.tar`.
+
+    Returns:
+        A kind for `create_source`.
+
+    Raises:
+        ValueError: If there is nothing, or nothing known; the message says what is.
+    """
+    place = Path(path)
+    suffix = place.suffix.lower()
+    if place.is_dir():
+        with os.scandir(place) as entries:  # a person's folder may be named p.rec
+            suffixes = {Path(entry.name).suffix.lower() for entry in entries if entry.is_file()}
+        if ".rec" in suffixes:
+            return "recordio"
+        return "shards" if ".tar" in suffixes else "folder"
+    if suffix == ".tar":  # also where the name is a pattern
+        return "shards"
+    if not place.exists():
+        raise ValueError(f"there is no {os.fspath(path)!r}; a source is {_KNOWN}")
+    if suffix == ".rec":
+        return "recordio"
+    if suffix in _LISTS:
+        return "list"
+    raise ValueError(f"a source must be {_KNOWN}, got {os.fspath(path)!r}")
+
+
+def open_source(
+    path: str | os.PathLike[str],
+    *,
+    image_size: int | None = None,
+    progress: Callable[[int, int], Any] | None = None,
+    root: str | os.PathLike[str] | None = None,
+    path_column: str | None = None,
+    identity_column: str | None = None,
+) -> FaceSource:
+    """Opens whatever is at a path; see `source_kind`.
+
+    Args:
+        path: Where it is.
+        image_size: Side in pixels to which images are resized; None leaves them as they are.
+        progress: Called with what is done and what there is where opening takes a pass over the
+            data (records or shards without an index).
+        root: Of a list: where its relative paths start; None is its own folder.
+        path_column: Of a list: the column with the path of each image; None is `path`.
+        identity_column: Of a list: the column with the name of who is on it; None is `identity`.
+
+    Returns:
+        The source.
+
+    Raises:
+        ValueError: If there is nothing known, it cannot be opened, or an option of lists is given
+            for another kind.
+    """
+    kind = source_kind(path)
+    of_list = {"root": root, "path_column": path_column, "identity_column": identity_column}
+    options: dict[str, Any] = {k: v for k, v in of_list.items() if v is not None}
+    if options and kind != "list":
+        name, value = next(iter(options.items()))
+        raise ValueError(
+            f"{name.replace('_', '-')} is {str(value)!r}, which is for lists "
+            f"({', '.join(_LISTS)}); {os.fspath(path)!r} is of the kind {kind!r}"
+        )
+    if kind in ("recordio", "shards"):
+        options["progress"] = progress
+    return _class(kind)(path, image_size=image_size, **options)

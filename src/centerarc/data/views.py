@@ -5,6 +5,7 @@ import mmap
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,25 +13,63 @@ import numpy as np
 import numpy.typing as npt
 
 from centerarc.data.decode import Image, WrongSizeError
-from centerarc.data.source import FaceSource
+from centerarc.data.source import FaceSource, first_shape
 from centerarc.io.files import atomic_path
 from centerarc.io.tables import CsvTable, counted, open_text
 
-# Parts of a source: some of its people, some of its images, people with enough images.
+
+class _View(FaceSource):
+    """A source whose images are those of other sources."""
+
+    sources: Sequence[FaceSource]
+
+    def _find(self, index: int) -> tuple[FaceSource, int]:
+        """The source that has image `index`, and its number there."""
+        return self.sources[0], index
+
+    def image(self, index: int) -> Image:
+        """Returns image `index`; see `FaceSource.image`."""
+        source, inner = self._find(index)
+        return source.image(inner)
+
+    def image_into(self, index: int, out: Image) -> None:
+        """Decodes image `index` in place; see `FaceSource.image_into`."""
+        source, inner = self._find(index)
+        source.image_into(inner, out)
+
+    def encoded(self, index: int) -> bytes | None:
+        """Returns the file of image `index`, or None; see `FaceSource.encoded`."""
+        source, inner = self._find(index)
+        return source.encoded(inner)
+
+    def place(self, index: int) -> str:
+        """Returns where image `index` comes from."""
+        source, inner = self._find(index)
+        return source.place(inner)
+
+    def files(self) -> Iterator[str]:
+        """Yields the files of all sources."""
+        for source in self.sources:
+            yield from source.files()
+
+    def roots(self) -> Iterator[Path]:
+        """Yields the folders of all sources."""
+        for source in self.sources:
+            yield from source.roots()
 
 
-class Subset(FaceSource):
+class Subset(_View):
     """Some images of a source, labeled from 0 again.
 
     Args:
         source: The source to take from.
         identities: Names of the people to keep, each once; they get their labels in this order.
-            None keeps everybody who has an image left, in the order of the source.
+            None keeps everyone who has an image left, in the order of the source.
         images: `(len(source),)` bool, which images to keep; None keeps all.
 
     Attributes:
+        source: The source.
         indices: `(len,)` int64, the number of each image in the source.
-        weights: `(len,)` float64, those of the source for `Shuffled`, or None.
 
     Raises:
         ValueError: If a name is unknown or comes twice, or nothing is left.
@@ -43,12 +82,11 @@ class Subset(FaceSource):
         *,
         images: npt.NDArray[np.bool_] | None = None,
     ) -> None:
-        self.source = source
         kept = np.ones(len(source), dtype=bool) if images is None else np.asarray(images)
         if kept.shape != (len(source),) or kept.dtype != np.bool_:
             raise ValueError(
-                f"images is {kept.dtype} of shape {kept.shape}; it must be bool of shape "
-                f"({len(source)},), one for each image of the source"
+                f"images must be bool of shape ({len(source)},), one for each image of the source, "
+                f"got {kept.dtype} of shape {kept.shape}"
             )
         if identities is None:
             left = np.bincount(source.labels[kept], minlength=len(source.identities))
@@ -58,7 +96,7 @@ class Subset(FaceSource):
         if not self.identities:
             raise ValueError("identities is empty; a subset needs at least one")
         if len(set(self.identities)) != len(self.identities):
-            raise ValueError("identities names somebody twice; each may come once")
+            raise ValueError("identities must name each person once, got one twice")
         old = {name: label for label, name in enumerate(source.identities)}
         if unknown := [name for name in self.identities if name not in old]:
             raise ValueError(
@@ -66,35 +104,16 @@ class Subset(FaceSource):
             )
         new_label = np.full(len(old), -1, dtype=np.int64)
         new_label[[old[name] for name in self.identities]] = np.arange(len(self.identities))
-        relabelled = np.where(kept, new_label[source.labels], -1)
-        self.indices: npt.NDArray[np.int64] = np.flatnonzero(relabelled >= 0)
-        self.labels: npt.NDArray[np.int64] = relabelled[self.indices]
+        labels = np.where(kept, new_label[source.labels], -1)
+        self.source = source
+        self.sources = (source,)
+        self.indices: npt.NDArray[np.int64] = np.flatnonzero(labels >= 0)
+        self.labels = labels[self.indices]
         self.weights = None if source.weights is None else source.weights[self.indices]
         self.image_size = source.image_size
 
-    def image(self, index: int) -> Image:
-        """Returns image `index` of this subset; see `FaceSource.image`."""
-        return self.source.image(int(self.indices[index]))
-
-    def image_into(self, index: int, out: Image) -> None:
-        """Decodes image `index` of this subset in place; see `FaceSource.image_into`."""
-        self.source.image_into(int(self.indices[index]), out)
-
-    def encoded(self, index: int) -> bytes | None:
-        """Returns the file of image `index` of this subset; see `FaceSource.encoded`."""
-        return self.source.encoded(int(self.indices[index]))
-
-    def place(self, index: int) -> str:
-        """Returns where image `index` of this subset comes from."""
-        return self.source.place(int(self.indices[index]))
-
-    def files(self) -> Iterable[str]:
-        """Returns the files of the source."""
-        return self.source.files()
-
-    def roots(self) -> Iterable[Path]:
-        """Returns the folders of the source."""
-        return self.source.roots()
+    def _find(self, index: int) -> tuple[FaceSource, int]:
+        return self.source, int(self.indices[index])
 
 
 def subset(source: FaceSource, identities: Iterable[str]) -> Subset:
@@ -125,20 +144,16 @@ class TooFew:
 
 
 def with_enough_images(source: FaceSource, min_images: int) -> tuple[FaceSource, TooFew | None]:
-    """Leaves out people with too few images.
-
-    Args:
-        source: The source.
-        min_images: The fewest images of a person, at least 1.
+    """Leaves out people with fewer than `min_images` images, which must be at least 1.
 
     Returns:
         The source without them and who they are; the source itself and None if there are none.
 
     Raises:
-        ValueError: If `min_images` is below 1, or nobody has so many.
+        ValueError: If `min_images` is below 1, or no one has so many.
     """
     if min_images < 1:
-        raise ValueError(f"min_images is {min_images}; it must be at least 1")
+        raise ValueError(f"min_images must be at least 1, got {min_images}")
     counts = np.bincount(source.labels, minlength=len(source.identities))
     few = counts < min_images
     if not few.any():
@@ -155,7 +170,7 @@ def with_enough_images(source: FaceSource, min_images: int) -> tuple[FaceSource,
 def split_identities(
     identities: Iterable[str], fraction: float, seed: int
 ) -> tuple[list[str], list[str]]:
-    """Splits people, not images, so that nobody held out was seen in training.
+    """Splits people, not images, so that no one held out was seen in training.
 
     Args:
         identities: Names; their order does not matter.
@@ -174,18 +189,14 @@ def split_identities(
         (3, 1)
     """
     if not 0 < fraction < 1:
-        raise ValueError(f"fraction is {fraction}; it must be between 0 and 1, both excluded")
+        raise ValueError(f"fraction must be between 0 and 1, both excluded, got {fraction}")
     names = sorted(set(identities))
     if len(names) < 2:
-        raise ValueError(f"identities holds {len(names)} different names; a split needs two")
+        raise ValueError(f"identities must hold at least 2 different names, got {len(names)}")
     count = min(max(round(fraction * len(names)), 1), len(names) - 1)
     order = np.random.default_rng(seed).permutation(len(names))
-    held_out = sorted(names[i] for i in order[:count])
-    train = sorted(names[i] for i in order[count:])
-    return train, held_out
+    return sorted(names[i] for i in order[count:]), sorted(names[i] for i in order[:count])
 
-
-# Images to leave out of a training, named in a file by their places.
 
 # Similar names are looked for among so many; comparing with millions would take minutes.
 _COMPARED = 20_000
@@ -228,8 +239,8 @@ def leave_out(source: FaceSource, places: Collection[str]) -> FaceSource:
 
     Args:
         source: The whole source, before it is split.
-        places: The images' places, as `FaceSource.place` gives them. What the source
-            left out itself when it was opened may be among them.
+        places: The images' places, as `FaceSource.place` gives them. What the source left out
+            itself when it was opened may be among them.
 
     Returns:
         The source without them; the source itself if that changes nothing.
@@ -243,18 +254,19 @@ def leave_out(source: FaceSource, places: Collection[str]) -> FaceSource:
         >>> len(leave_out(faces, {"image 0", "image 4"}))
         4
     """
-    wanted = set(places)
-    if not wanted:
+    if not places:
         return source
+    wanted = set(places)
     kept = np.ones(len(source), dtype=bool)
     for index in range(len(source)):
         if (place := source.place(index)) in wanted:
             kept[index] = False
             wanted.discard(place)
-    if wanted:
-        wanted -= {item.place for item in source.skipped}
-    if wanted:
-        raise ValueError(_unknown(source, wanted, len(places)))
+    if wanted and (unknown := wanted - {item.place for item in source.skipped}):
+        raise ValueError(
+            f"{len(unknown)} of {len(places)} places to leave out are not in the source, first "
+            f"{min(unknown)!r}; {_hint(source, min(unknown))}"
+        )
     if kept.all():
         return source
     if not kept.any():
@@ -262,24 +274,16 @@ def leave_out(source: FaceSource, places: Collection[str]) -> FaceSource:
     return Subset(source, images=kept)
 
 
-def _unknown(source: FaceSource, unknown: set[str], asked: int) -> str:
-    first = min(unknown)
+def _hint(source: FaceSource, unknown: str) -> str:
     every = [source.place(index) for index in range(len(source))]
-    folder, _, name = first.rpartition("/")
+    folder, _, name = unknown.rpartition("/")
     # The likeliest slips: another name in the same folder, the same name in another folder.
     alike = [p for p in every if p.startswith(f"{folder}/") or p.rpartition("/")[2] == name]
-    close = difflib.get_close_matches(first, (alike + every)[:_COMPARED], n=1)
-    hint = f"; the closest is {close[0]!r}" if close else f"; its first is {every[0]!r}"
-    return (
-        f"{len(unknown)} of {asked} places to leave out are not in the source, first {first!r}"
-        f"{hint}"
-    )
+    close = difflib.get_close_matches(unknown, (alike + every)[:_COMPARED], n=1)
+    return f"the closest is {close[0]!r}" if close else f"its first is {every[0]!r}"
 
 
-# A source whose images are decoded, or drawn, once and kept in memory.
-
-
-class CachedSource(FaceSource):
+class CachedSource(_View):
     """Keeps every image that was asked for as uint8 pixels, shared with worker processes.
 
     The memory is one anonymous shared mapping, made before the loader forks its workers: what one
@@ -296,11 +300,12 @@ class CachedSource(FaceSource):
 
     def __init__(self, source: FaceSource, *, limit_bytes: int) -> None:
         self.source = source
+        self.sources = (source,)
         self.labels = source.labels
         self.identities = source.identities
         self.weights = source.weights
         self.image_size = source.image_size
-        self._shape = _first_shape(source)
+        self._shape = first_shape(source, range(len(source)))
         needed = len(source) * int(np.prod(self._shape))
         if needed > limit_bytes:
             raise ValueError(
@@ -340,35 +345,13 @@ class CachedSource(FaceSource):
         kept.flags.writeable = False
         return kept
 
-    def place(self, index: int) -> str:
-        """Returns where image `index` comes from."""
-        return self.source.place(index)
-
-    def files(self) -> Iterable[str]:
-        """Returns the files of the source."""
-        return self.source.files()
-
-    def roots(self) -> Iterable[Path]:
-        """Returns the folders of the source."""
-        return self.source.roots()
-
-
-def _first_shape(source: FaceSource) -> tuple[int, ...]:
-    """The shape of the first image that can be read."""
-    first: ValueError | None = None
-    for index in range(len(source)):
-        try:
-            return source.image(index).shape
-        except ValueError as error:
-            first = first or error
-    raise first or ValueError("source has no images; a cache needs at least one")
+    def image_into(self, index: int, out: Image) -> None:
+        """Copies image `index`; see `FaceSource.image_into`."""
+        FaceSource.image_into(self, index, out)
 
 
 def _in_units(size: int) -> str:
     return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"
-
-
-# Several sources as one.
 
 
 @dataclass(frozen=True)
@@ -388,18 +371,16 @@ class Part:
     name: str
 
 
-class MixedSource(FaceSource):
+class MixedSource(_View):
     """The images of several sources, one source after the other; a `FaceSource`.
 
     Args:
         parts: The sources, at least one, each with a name of its own.
         merge: True takes people of one name for one person: those of the first part keep their
             labels and who is new in a later part comes after them. False keeps the parts' people
-            apart; all are called `<part>/<name>`, so a further part renames nobody.
+            apart; all are called `<part>/<name>`, so a further part renames no one.
 
     Attributes:
-        identities: The name that belongs to each label.
-        labels: `(len,)` int64 label of each image.
         weights: `(len,)` float64, how often each image is shown in an epoch, on average: the weight
             of its part, times its weight in the part where that has weights itself.
         names: The names of the parts.
@@ -417,88 +398,78 @@ class MixedSource(FaceSource):
         (12, 4, 'a/image 3', 9.0)
     """
 
+    weights: npt.NDArray[np.float64]
+
     def __init__(self, parts: Sequence[Part], *, merge: bool) -> None:
         _check(parts)
         self.names = [part.name for part in parts]
         self.sources = [part.source for part in parts]
         self._starts = np.cumsum([0, *(len(source) for source in self.sources)])
         label_of: dict[str, int] = {}
-        labels = [np.zeros(0, dtype=np.int64)]
+        labels, weights = [], []
         for part in parts:
             prefix = "" if merge else f"{part.name}/"
             names = [prefix + name for name in part.source.identities]
             new = [label_of.setdefault(name, len(label_of)) for name in names]
             labels.append(np.array(new, dtype=np.int64)[part.source.labels])
-        self.identities: list[str] = list(label_of)
+            inner = part.source.weights
+            weights.append(part.weight * (np.ones(len(part.source)) if inner is None else inner))
+        self.identities = list(label_of)
         self.labels = np.concatenate(labels)
-        self.weights: npt.NDArray[np.float64] = np.concatenate([_weights(part) for part in parts])
-        sizes = [source.image_size for source in self.sources]
+        self.weights = np.concatenate(weights)
+        sizes = (source.image_size for source in self.sources)
         self.image_size = next((size for size in sizes if size is not None), None)
 
     def image(self, index: int) -> Image:
         """Returns image `index`; see `FaceSource.image`. Errors name the part."""
-        part, inner = self._find(index)
-        try:
-            return self.sources[part].image(inner)
-        except ValueError as error:
-            raise ValueError(f"{self.names[part]}: {error}") from error
+        with self._named(index):
+            return super().image(index)
 
     def image_into(self, index: int, out: Image) -> None:
         """Decodes image `index` in place; see `FaceSource.image_into`. Errors name the part."""
-        part, inner = self._find(index)
-        try:
-            self.sources[part].image_into(inner, out)
-        except WrongSizeError as error:
-            raise WrongSizeError(f"{self.names[part]}: {error}") from error
-        except ValueError as error:
-            raise ValueError(f"{self.names[part]}: {error}") from error
-
-    def encoded(self, index: int) -> bytes | None:
-        """Returns the file of image `index`, or None; see `FaceSource.encoded`."""
-        part, inner = self._find(index)
-        return self.sources[part].encoded(inner)
+        with self._named(index):
+            super().image_into(index, out)
 
     def place(self, index: int) -> str:
         """Returns where image `index` comes from, after the name of its part and a slash."""
-        part, inner = self._find(index)
-        return f"{self.names[part]}/{self.sources[part].place(inner)}"
+        return f"{self._name(index)}/{super().place(index)}"
 
-    def files(self) -> Iterator[str]:
-        """Yields the files of all parts."""
-        for source in self.sources:
-            yield from source.files()
-
-    def roots(self) -> Iterator[Path]:
-        """Yields the folders of all parts."""
-        for source in self.sources:
-            yield from source.roots()
-
-    def _find(self, index: int) -> tuple[int, int]:
+    def _part(self, index: int) -> tuple[int, int]:
         at = range(len(self))[index]
         part = int(self._starts.searchsorted(at, side="right")) - 1
         return part, at - int(self._starts[part])
 
+    def _find(self, index: int) -> tuple[FaceSource, int]:
+        part, inner = self._part(index)
+        return self.sources[part], inner
 
-def _weights(part: Part) -> npt.NDArray[np.float64]:
-    inner = part.source.weights
-    return np.full(len(part.source), part.weight) if inner is None else part.weight * inner
+    def _name(self, index: int) -> str:
+        return self.names[self._part(index)[0]]
+
+    @contextmanager
+    def _named(self, index: int) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            kind = WrongSizeError if isinstance(error, WrongSizeError) else ValueError
+            raise kind(f"{self._name(index)}: {error}") from error
 
 
 def _check(parts: Sequence[Part]) -> None:
     if not parts:
-        raise ValueError("parts is empty; a mixture needs at least one source")
+        raise ValueError("parts must have at least one source, got none")
     seen: set[str] = set()
     for part in parts:
         if not part.name or "/" in part.name:
             raise ValueError(
-                f"name of a part is {part.name!r}; it must have no slash, not be empty"
+                f"name of a part must not be empty and have no slash, got {part.name!r}"
             )
         if part.name in seen:
-            raise ValueError(f"parts has two called {part.name!r}; each needs a name of its own")
+            raise ValueError(f"parts must each have a name of its own, got {part.name!r} twice")
         seen.add(part.name)
         if not 0 < part.weight < float("inf"):
             raise ValueError(
-                f"weight of part {part.name!r} is {part.weight}; it must be above 0 and finite"
+                f"weight of part {part.name!r} must be above 0 and finite, got {part.weight}"
             )
 
 

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from centerarc.data.sources import list_sources
+from centerarc.data.source import list_sources
 from centerarc.training.config import COMMON_FIELDS, TrainConfig
 
 # Flags of the command that are not fields, to be suggested for a mistyped one.

@@ -19,8 +19,7 @@ from centerarc.data.samplers import (
     Shuffled,
     image_weights,
 )
-from centerarc.data.source import FaceSource
-from centerarc.data.sources import create_source
+from centerarc.data.source import FaceSource, create_source
 from centerarc.data.views import (
     CachedSource,
     MixedSource,

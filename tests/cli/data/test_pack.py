@@ -7,8 +7,7 @@ import pytest
 from centerarc.cli import main
 from centerarc.data import read_identities
 from centerarc.data.folder import FolderSource
-from centerarc.data.source import EncodedSource
-from centerarc.data.sources import open_source
+from centerarc.data.source import EncodedSource, open_source
 from tests.curate.packing_helpers import contents, faces, many, picture
 
 

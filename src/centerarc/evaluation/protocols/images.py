@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from centerarc.data.sources import open_source
+from centerarc.data.source import open_source
 from centerarc.evaluation.embedding import pair_scores
 from centerarc.evaluation.files.pair_set import (
     PairImages,
