@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from scripts.house import ENTRY_POINTS, JOURNEYS, LONGEST, SHORTEST, House
 
 import centerarc
 
@@ -102,3 +103,16 @@ import centerarc.evaluation.files, centerarc.evaluation.protocols
 evaluate_verification(np.array([0.9, 0.1]), np.array([True, False]))
 """
     assert "torch" not in loaded_by(code)
+
+
+def test_a_journey_through_the_code_reads_few_files() -> None:
+    house = House(PACKAGE)
+    for name, (starts, most) in JOURNEYS.items():
+        assert len(house.closure(starts)) <= most, name
+
+
+def test_a_file_is_neither_a_book_nor_a_note() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        assert lines <= LONGEST, path
+        assert lines >= SHORTEST or path.name in ENTRY_POINTS, path
