@@ -15,10 +15,10 @@ from centerarc.evaluation import (
     eer,
     evaluate_verification,
     grid_kfold_accuracy,
+    held_out_fars,
     kfold_accuracy,
     tar_at_far,
 )
-from centerarc.evaluation.verification import held_out_fars
 from tests.evaluation.pairs import scored_pairs, world
 
 

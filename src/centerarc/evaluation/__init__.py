@@ -1,4 +1,4 @@
-"""How well embeddings tell people apart: protocols, numbers with intervals, reports."""
+"""How well embeddings tell people apart: protocols, and numbers with intervals."""
 
 from centerarc.evaluation.accuracy import (
     FoldAccuracy,
@@ -47,9 +47,11 @@ from centerarc.evaluation.templates import (
 )
 from centerarc.evaluation.verification import (
     CalibratedThreshold,
+    HeldOutFar,
     VerificationReport,
     calibrated_threshold,
     evaluate_verification,
+    held_out_fars,
 )
 
 __all__ = [
@@ -62,6 +64,7 @@ __all__ = [
     "Estimate",
     "FoldAccuracy",
     "GallerySearch",
+    "HeldOutFar",
     "IdentificationComparison",
     "IdentificationReport",
     "ImagePairs",
@@ -90,6 +93,7 @@ __all__ = [
     "evaluate_identification",
     "evaluate_verification",
     "grid_kfold_accuracy",
+    "held_out_fars",
     "kfold_accuracy",
     "make_pairs",
     "measure_separability",

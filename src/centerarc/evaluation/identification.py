@@ -91,7 +91,7 @@ def tpir_at_fpir(search: GallerySearch, fpir: float, *, rank: int = 1) -> OpenSe
     _check_fpir(fpir)
     if rank < 1:
         raise ValueError(f"rank must be at least 1, got {rank}")
-    reason = _unsupported_fpir(fpir, int((~search.mated).sum()))
+    reason = TooFew.for_rate("FPIR", fpir, "unmated", int((~search.mated).sum()))
     if reason is not None:
         raise ValueError(str(reason))
     if not search.mated.any():
@@ -108,10 +108,6 @@ def tpir_at_fpir(search: GallerySearch, fpir: float, *, rank: int = 1) -> OpenSe
 def _check_fpir(fpir: float) -> None:
     if not 0 < fpir < 1:
         raise ValueError(f"fpir must be in (0, 1), got {fpir}")
-
-
-def _unsupported_fpir(fpir: float, num_nonmated: int) -> TooFew | None:
-    return TooFew.for_rate("FPIR", fpir, "unmated", num_nonmated)
 
 
 # The same rates in resamples of the people on the probes.
@@ -305,7 +301,7 @@ def evaluate_identification(
         _check_fpir(fpir)
     check_resamples(bootstrap, or_none=True)
     nonmated = [int((~search.mated).sum()) for search in every]
-    reasons = {fpir: _unsupported_fpir(fpir, min(nonmated)) for fpir in fpirs}
+    reasons = {fpir: TooFew.for_rate("FPIR", fpir, "unmated", min(nonmated)) for fpir in fpirs}
     supported = [fpir for fpir in fpirs if reasons[fpir] is None]
     points = {fpir: [tpir_at_fpir(s, fpir, rank=tpir_rank) for s in every] for fpir in supported}
     rates = [
