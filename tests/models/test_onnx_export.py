@@ -49,7 +49,7 @@ class Small(Backbone):
 
 
 def lively(model: Backbone) -> Backbone:
-    """Lets the normalisations see faces, so that embeddings of different faces differ."""
+    """Lets the normalizations see faces, so that embeddings of different faces differ."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = 1.0

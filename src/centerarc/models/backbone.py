@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# What every backbone has in common: its sizes, its recipe and the check of its input.
-
 # Both families halve the image four times; what is left is one position per 16 x 16 pixels.
 STRIDE = 16
 # Far beyond any use; keeps a slip, or a hostile file, from asking for all memory.
@@ -35,12 +33,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns a plain dictionary, ready for JSON."""
-        return {
-            "name": self.name,
-            "embedding_size": self.embedding_size,
-            "image_size": self.image_size,
-            "options": dict(self.options),
-        }
+        return {**vars(self), "options": dict(self.options)}
 
 
 class Backbone(nn.Module):
@@ -108,23 +101,14 @@ Builder = Callable[..., Backbone]
 
 _BUILDERS: dict[str, Builder] = {}
 # What an option may be given as, by the annotation of the builder's argument.
-_ACCEPTED: dict[Any, tuple[type, ...]] = {
-    float: (float, int),
-    int: (int,),
-    bool: (bool,),
-    str: (str,),
-}
+_ACCEPTED: dict[Any, Any] = {float: (float, int), int: int, bool: bool, str: str}
 
 
 def register_model(name: str) -> Callable[[Builder], Builder]:
     """Registers a builder of a backbone under `name`, as a decorator.
 
-    Args:
-        name: The name for `create_model`; must be new.
-
-    Returns:
-        A decorator for a callable `builder(*, embedding_size, image_size, **options)` that
-        returns a `Backbone`. The keywords in its signature are the options that users can give.
+    It decorates a callable `builder(*, embedding_size, image_size, **options)` that returns a
+    `Backbone`. The keywords in its signature are the options that users can give.
 
     Raises:
         ValueError: If the name is taken.
@@ -164,7 +148,7 @@ def create_model(
 
     Returns:
         A module from `(N, 3, S, S)` float images, scaled as `to_input` does, to `(N, D)` raw
-        (not normalised) embeddings.
+        (not normalized) embeddings.
 
     Raises:
         ValueError: If the name or an option is unknown, or a value is out of range.
@@ -187,19 +171,17 @@ def create_model(
             allowed = ", ".join(known) if known else "none"
             raise ValueError(f"model {name!r} has no option {option!r}; its options: {allowed}")
         wanted = parameters[option].annotation
-        accepted = _ACCEPTED.get(wanted, (object,))
+        accepted = _ACCEPTED.get(wanted, object)
         # Python takes True for the number 1.
         if not isinstance(value, accepted) or (isinstance(value, bool) and wanted in (float, int)):
             raise ValueError(
                 f"option {option} of model {name!r} is {value!r}; it must be of type "
                 f"{wanted.__name__}"
             )
-    if generator is None:
-        model = builder(embedding_size=embedding_size, image_size=image_size, **options)
-    else:
-        # torch's default initialisers take no generator, so lend them the global one.
-        with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[], enabled=generator is not None):
+        if generator is not None:
+            # torch's default initializers take no generator, so lend them the global one.
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-            model = builder(embedding_size=embedding_size, image_size=image_size, **options)
+        model = builder(embedding_size=embedding_size, image_size=image_size, **options)
     model.recipe = Recipe(name, embedding_size, image_size, options)
     return model

@@ -79,17 +79,7 @@ class IResNet(Backbone):
                 nn.init.normal_(module.weight, std=0.1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embeds images.
-
-        Args:
-            images: `(N, 3, S, S)` float, scaled to [-1, 1].
-
-        Returns:
-            `(N, D)` raw embeddings.
-
-        Raises:
-            ValueError: If the shape or dtype is not that.
-        """
+        """Maps `(N, 3, S, S)` float images, scaled to [-1, 1], to `(N, D)` raw embeddings."""
         self.check_images(images)
         x = self.prelu(self.bn1(self.conv1(images)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))

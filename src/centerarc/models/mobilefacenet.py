@@ -95,17 +95,7 @@ class MobileFaceNet(Backbone):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embeds images.
-
-        Args:
-            images: `(N, 3, S, S)` float, scaled to [-1, 1].
-
-        Returns:
-            `(N, D)` raw embeddings.
-
-        Raises:
-            ValueError: If the shape or dtype is not that.
-        """
+        """Maps `(N, 3, S, S)` float images, scaled to [-1, 1], to `(N, D)` raw embeddings."""
         self.check_images(images)
         return apply_in_full_precision(self.conv_sep(self.layers(images)), *self.features.layers)
 
@@ -132,19 +122,14 @@ def _repeat(channels: int, hidden: int, depth: int) -> _Layers:
     return _Layers(*(_Bottleneck(channels, hidden, channels, stride=1) for _ in range(depth)))
 
 
-@register_model("mobilefacenet")
-def mobilefacenet(*, embedding_size: int, image_size: int) -> MobileFaceNet:
-    """MobileFaceNet as arcface_torch's `mbf`: 1, 4, 6, 2 units, scale 2."""
-    return MobileFaceNet((1, 4, 6, 2), 2, embedding_size=embedding_size, image_size=image_size)
+def _register(name: str, depths: Sequence[int], scale: int) -> None:
+    @register_model(name)
+    def build(*, embedding_size: int, image_size: int) -> MobileFaceNet:
+        return MobileFaceNet(depths, scale, embedding_size=embedding_size, image_size=image_size)
 
 
-@register_model("mobilefacenet_small")
-def mobilefacenet_small(*, embedding_size: int, image_size: int) -> MobileFaceNet:
-    """MobileFaceNet with the paper's widths, half of `mobilefacenet`'s: 0.99 M at embedding 128."""
-    return MobileFaceNet((1, 4, 6, 2), 1, embedding_size=embedding_size, image_size=image_size)
-
-
-@register_model("mobilefacenet_large")
-def mobilefacenet_large(*, embedding_size: int, image_size: int) -> MobileFaceNet:
-    """MobileFaceNet as arcface_torch's `mbf_large`: 2, 8, 12, 4 units, scale 4."""
-    return MobileFaceNet((2, 8, 12, 4), 4, embedding_size=embedding_size, image_size=image_size)
+# The paper's widths: 0.99 M parameters at embedding size 128.
+_register("mobilefacenet_small", (1, 4, 6, 2), 1)
+# `mbf` and `mbf_large` of arcface_torch.
+_register("mobilefacenet", (1, 4, 6, 2), 2)
+_register("mobilefacenet_large", (2, 8, 12, 4), 4)

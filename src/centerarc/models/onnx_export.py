@@ -96,7 +96,7 @@ def export_onnx(
     """Writes a backbone to one ONNX file and holds it to PyTorch on images.
 
     Input `images` is float32 `(N, 3, S, S)` for any N, RGB scaled to (x - 127.5) / 127.5; output
-    `embedding` is `(N, D)`, not normalised. The file's metadata holds that under the key
+    `embedding` is `(N, D)`, not normalized. The file's metadata holds that under the key
     "centerarc", as JSON: image_size, mean, std, channels, layout, embedding_size, recipe,
     version and weights_sha256. It holds no path of the machine that it was made on.
 
@@ -206,7 +206,7 @@ def _describe(
     side = network.image_size
     content.doc_string = (
         f"Face recognition. {INPUT}: float32 (N, 3, {side}, {side}), aligned faces, RGB, "
-        f"(x - 127.5) / 127.5. {OUTPUT}: float32 (N, {network.embedding_size}), not normalised; "
+        f"(x - 127.5) / 127.5. {OUTPUT}: float32 (N, {network.embedding_size}), not normalized; "
         "compare by cosine."
     )
 

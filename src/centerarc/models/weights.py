@@ -94,16 +94,13 @@ def save_weights(
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads the recipe and metadata of a weights file without its tensors.
-
-    Args:
-        path: A file that `save_weights` wrote.
+    """Reads the recipe and metadata of a file of `save_weights` without its tensors.
 
     Returns:
         A dictionary with `name`, `embedding_size`, `image_size`, `options` and `metadata`.
 
     Raises:
-        ValueError: If the file is absent, damaged, or not one of ours.
+        ValueError: If the file is missing, damaged, or not one of ours.
     """
     try:
         with safe_open(str(path), framework="pt") as file:

@@ -157,7 +157,7 @@ def test_images_that_contradict_their_identity_record_are_right(rec: Path) -> No
 
 @pytest.mark.parametrize("many", [4, 2000])
 @pytest.mark.parametrize("turned", [0, 0.5, 1])
-def test_a_label_damaged_into_another_persons_moves_nobody(
+def test_a_label_damaged_into_another_persons_moves_no_one(
     tmp_path: Path, many: int, turned: float
 ) -> None:
     people = [0] * 7 + [1] * many + [2] * 5 + [0] * 3 + [3]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from centerarc.data.recordio import RecordFile, walk
-from centerarc.data.recordio.writer import framed
+from centerarc.data.recordio.records import framed
 from tests.data.recordio import by_hand
 
 MAGIC = by_hand.MAGIC

@@ -332,7 +332,7 @@ def test_a_walk_is_kept_too(large: Path) -> None:
 
 
 @pytest.mark.parametrize("junk", [b"", b"PK\3\4 no zip", b"\x80\x04K\x01.", "pickled", "other"])
-def test_a_kept_file_that_is_none_is_found_anew(large: Path, junk: bytes | str) -> None:
+def test_a_kept_file_that_is_none_is_found_again(large: Path, junk: bytes | str) -> None:
     kept = large.with_name("train.labels.npz")
     if isinstance(junk, bytes):
         kept.write_bytes(junk)
@@ -346,7 +346,7 @@ def test_a_kept_file_that_is_none_is_found_anew(large: Path, junk: bytes | str) 
 
 
 @pytest.mark.parametrize("change", [-4, 10**6])
-def test_a_kept_walk_that_points_outside_is_walked_anew(large: Path, change: int) -> None:
+def test_a_kept_walk_that_points_outside_is_walked_again(large: Path, change: int) -> None:
     large.with_suffix(".idx").unlink()
     RecordIOSource(large)
     kept = large.with_name("train.labels.npz")
@@ -445,7 +445,7 @@ def test_five_million_records_open_in_two_seconds_and_200_mb(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("at", "value"), [(8, 1), (10, 99)])
-def test_a_kept_file_whose_zip_directory_is_damaged_is_found_anew(
+def test_a_kept_file_whose_zip_directory_is_damaged_is_found_again(
     large: Path, at: int, value: int
 ) -> None:
     reads(large)

@@ -191,7 +191,7 @@ def test_a_shard_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"w\.tar' is cut off"):
             ShardSource(tmp_path)
     (tmp_path / "w.tar").write_bytes(whole + whole)
-    with pytest.raises(ValueError, match=r"goes on after its end at byte 4096"):
+    with pytest.raises(ValueError, match=r"continues after its end at byte 4096"):
         ShardSource(tmp_path)
     (tmp_path / "w.tar").write_bytes(whole[:2048] + b"?" * 512 + whole[2560:])
     with pytest.raises(ValueError, match=r"damaged: there is no tar header at byte 2048"):
@@ -326,7 +326,7 @@ def test_json_without_a_label_leaves_it_to_the_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("at", "value"), [(8, 1), (10, 99), (10, 1)])
-def test_an_index_whose_zip_directory_is_damaged_is_scanned_anew(
+def test_an_index_whose_zip_directory_is_damaged_is_scanned_again(
     tmp_path: Path, at: int, value: int
 ) -> None:
     path = tar(tmp_path / "s.tar", [("p/1.png", picture(5))])

@@ -92,6 +92,33 @@ class RecordFile(RandomAccessFile):
         return kind, length
 
 
+def framed(payload: bytes) -> bytes:
+    """A payload as a record: frames before its parts, zeros up to a multiple of 4 bytes.
+
+    Where the payload holds the magic number at a multiple of 4 bytes it is split, so that a
+    reader that lost its way never takes it for the start of a record.
+
+    Example:
+        >>> framed(b"face!").hex(" ", 4)
+        '0a23d7ce 05000000 66616365 21000000'
+    """
+    if len(payload) > MAX_PAYLOAD:
+        raise ValueError(f"a record has {len(payload)} bytes; at most {MAX_PAYLOAD} are allowed")
+    parts, start, position = [], 0, payload.find(MAGIC_BYTES)
+    while position >= 0:
+        if aligned := position % 4 == 0:
+            parts.append(payload[start:position])
+            start = position + 4
+        position = payload.find(MAGIC_BYTES, position + (4 if aligned else 1))
+    parts.append(payload[start:])
+    kinds = [FIRST, *[MIDDLE] * (len(parts) - 2), LAST] if len(parts) > 1 else [WHOLE]
+    out = []
+    for kind, part in zip(kinds, parts, strict=True):
+        out += [FRAME.pack(MAGIC, kind << 29 | len(part)), part]
+    out.append(bytes(-len(parts[-1]) % 4))
+    return b"".join(out)
+
+
 def _damage(offset: int, at: int, problem: str) -> str:
     part = "" if at == offset else f", part at byte {at}"
     return f"damaged record at byte {offset}{part}: {problem}"
@@ -105,12 +132,10 @@ def _beyond(length: int, there: int) -> str:
 
 
 class Walked(NamedTuple):
-    """What a walk finds.
+    """What a walk finds: the byte at which it starts, how long it is, and what is wrong with it.
 
-    Attributes:
-        offset: Byte at which it starts.
-        length: Bytes of the record's payload; after damage, bytes to where the walk resumes.
-        problem: What is wrong, with the byte; None for a whole record.
+    The length is that of the record's payload; after damage, bytes to where the walk resumes. The
+    problem names the byte; it is None for a whole record.
     """
 
     offset: int
@@ -119,16 +144,10 @@ class Walked(NamedTuple):
 
 
 def walk(file: RecordFile, progress: Progress | None = None) -> Iterator[Walked]:
-    """Goes through a file record by record without looking at what is in them.
+    """Yields every record and every damaged stretch of a file; together they cover it.
 
-    After damage it resumes at the next place that looks like the start of a record.
-
-    Args:
-        file: The file.
-        progress: Called now and then with the bytes done and their total.
-
-    Yields:
-        Every record and every damaged stretch, in the order of the file; together they cover it.
+    After damage it resumes at the next place that looks like the start of a record. `progress` is
+    called now and then with the bytes done and their total.
     """
     window, base, offset = b"", 0, 0
     while offset < file.size:
@@ -212,18 +231,9 @@ def image_of(payload: bytes) -> bytes:
 
 
 # Frame and header of a record, and two labels that may follow them.
-HEAD = np.dtype(
-    [
-        ("magic", "<u4"),
-        ("word", "<u4"),
-        ("count", "<u4"),
-        ("label", "<f4"),
-        ("key", "<u8"),
-        ("key2", "<u8"),
-        ("first", "<f4"),
-        ("second", "<f4"),
-    ]
-)
+_NAMES = ("magic", "word", "count", "label", "key", "key2", "first", "second")
+_KINDS = ("<u4", "<u4", "<u4", "<f4", "<u8", "<u8", "<f4", "<f4")
+HEAD = np.dtype(list(zip(_NAMES, _KINDS, strict=True)))
 _BLOCK = 4096
 _WINDOW_OF_HEADS = 1 << 22
 # Records closer together than this are read with what lies between them.

@@ -41,10 +41,7 @@ _NONE = np.empty(0, dtype=np.int64)
 
 
 def read_index(path: Path, size: int) -> Index:
-    """Reads an .idx file, lines of a key and a byte, of a .rec of `size` bytes.
-
-    Raises `ValueError` that names a line which is damaged, points out of the .rec or repeats a key.
-    """
+    """Reads an .idx file, lines of a key and a byte, of a .rec of `size` bytes."""
     keys: list[range | Ints] = []
     blocks, line = [_NONE], 1
     for block in line_blocks(path):
@@ -125,10 +122,9 @@ def _by_key(keys: Ints, offsets: Ints) -> Index:
 
 
 def walked_index(file: RecordFile, progress: Progress | None = None) -> tuple[Index, list[str]]:
-    """Finds the records of a file without .idx, and what is damaged, by a walk.
+    """The records of a file without .idx, and what is damaged, by a walk.
 
-    Keys are those in the records' headers, or 0, 1, ... where these repeat. Raises `ValueError` if
-    there is no whole record.
+    Keys are those in the records' headers, or 0, 1, ... where these repeat.
     """
     found, problems = array("q"), []
     for walked in walk(file, progress):
@@ -213,11 +209,9 @@ class RecordIOSource(EncodedSource):
     `train.idx` tells where records start; without it the .rec is walked through once. Labels
     are in the images' headers. In insightface's layout identity records spare reading them all;
     in others `train.lst` does, if it is there and fits; else one pass reads them. What many headers
-    said is kept in `train.labels.npz` beside the .rec for the next opening, where that can be
-    written; it counts until the .rec changes.
-
-    Labels are renumbered from 0 without gaps. People have the names of their folders in the .lst
-    where these tell them apart, else their stored label as text.
+    said is kept in `train.labels.npz` beside the .rec, where that can be written, until the .rec
+    changes. Labels are renumbered from 0 without gaps. People have the names of their folders in
+    the .lst where these tell them apart, else their stored label as text.
 
     An image whose record is damaged fails when it is read; if not even its label can be read it
     has that of the image before it.
@@ -237,9 +231,8 @@ class RecordIOSource(EncodedSource):
         problems: What is wrong with the data set but did not keep it from being opened.
 
     Raises:
-        ValueError: If there is no such file, it holds no record, its .idx is damaged or does not
-            fit it, record 0 does not fit the .idx, or a stored label is no whole number in
-            `[0, 2^24)`, from where float32 cannot tell people apart.
+        ValueError: If there is no such file, it holds no record, its .idx or record 0 does not fit
+            it, or a label is not a whole number in `[0, 2^24)`, which float32 tells apart.
         OSError: If a file cannot be read.
     """
 

@@ -12,18 +12,11 @@ import numpy.typing as npt
 
 from centerarc.data.recordio.labels import Property
 from centerarc.data.recordio.records import (
-    FIRST,
-    FRAME,
     HEADER,
     LABEL_LIMIT,
-    LAST,
-    MAGIC,
-    MAGIC_BYTES,
-    MAX_PAYLOAD,
-    MIDDLE,
-    WHOLE,
     Ints,
     RecordFile,
+    framed,
     read_heads,
 )
 from centerarc.io.files import atomic_path
@@ -34,40 +27,9 @@ _COPIED_AT_ONCE = 1 << 23
 _IN_FILE_NAMES = str.maketrans("\t\n\r", "___")
 
 
-def framed(payload: bytes) -> bytes:
-    """Returns a payload as a record: frames before its parts, zeros up to a multiple of 4 bytes.
-
-    Where the payload holds the magic number at a multiple of 4 bytes it is split, so that a
-    reader that lost its way never takes it for the start of a record.
-
-    Raises:
-        ValueError: If it is longer than 2^29 - 1 bytes.
-
-    Example:
-        >>> framed(b"face!").hex(" ", 4)
-        '0a23d7ce 05000000 66616365 21000000'
-    """
-    if len(payload) > MAX_PAYLOAD:
-        raise ValueError(f"a record has {len(payload)} bytes; at most {MAX_PAYLOAD} are allowed")
-    parts, start, position = [], 0, payload.find(MAGIC_BYTES)
-    while position >= 0:
-        if aligned := position % 4 == 0:
-            parts.append(payload[start:position])
-            start = position + 4
-        position = payload.find(MAGIC_BYTES, position + (4 if aligned else 1))
-    parts.append(payload[start:])
-    kinds = [FIRST, *[MIDDLE] * (len(parts) - 2), LAST] if len(parts) > 1 else [WHOLE]
-    out = []
-    for kind, part in zip(kinds, parts, strict=True):
-        out += [FRAME.pack(MAGIC, kind << 29 | len(part)), part]
-    out.append(bytes(-len(parts[-1]) % 4))
-    return b"".join(out)
-
-
 def _about(labels: tuple[float, float], key: int) -> bytes:
     """A record without an image, which tells of others."""
-    follow = np.array(labels, dtype="<f4").tobytes()
-    return framed(HEADER.pack(2, 0.0, key, 0) + follow)
+    return framed(HEADER.pack(2, 0.0, key, 0) + np.array(labels, dtype="<f4").tobytes())
 
 
 def image_keys(labels: npt.ArrayLike) -> range:
@@ -81,12 +43,8 @@ def image_keys(labels: npt.ArrayLike) -> range:
     Args:
         labels: `(N,)` label of each image, in the order of writing.
 
-    Returns:
-        `N` keys, from 1 or from 0.
-
     Raises:
-        ValueError: If there are no labels, or they are not 0 to C - 1, each at least once, with
-            C at most 2^24.
+        ValueError: If labels are not 0 to C - 1, each at least once, with C at most 2^24.
 
     Example:
         >>> image_keys([0, 0, 2, 2, 1]), image_keys([0, 1, 0])
@@ -170,12 +128,10 @@ def finish(
 ) -> None:
     """Joins parts to a data set: the .rec, and `.idx`, `.lst` and `property` beside it.
 
-    In insightface's layout (see `image_keys`) the .rec starts with record 0, then come the images
-    and then a record of each identity, which tells the keys of its images; the .lst has lines
-    `1 path label`. In im2rec's layout there are images only, and the .lst has lines
-    `key label path`. Paths in the .lst are `<identity>/<file>`, so that names come back.
-
-    The parts are copied and left; the .rec appears last.
+    In insightface's layout (see `image_keys`) the .rec holds record 0, the images and a record of
+    each identity, which tells the keys of its images; the .lst has lines `1 path label`. In
+    im2rec's there are images only, and lines `key label path`. Paths in the .lst are
+    `<identity>/<file>`, so that names come back. The parts are left; the .rec appears last.
 
     Args:
         path: The .rec to write.

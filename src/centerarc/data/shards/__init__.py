@@ -1,4 +1,4 @@
-"""WebDataset shards: labelled faces in tar files, read in any order."""
+"""WebDataset shards: labeled faces in tar files, read in any order."""
 
 from centerarc.data.shards.manifest import (
     MANIFEST_NAME,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from centerarc.data.folder import natural_key
-from centerarc.io import files as io_files
+from centerarc.io import files
 from centerarc.io.files import atomic_path
 
 # From what a user writes to the shards that it means.
@@ -23,17 +23,11 @@ _MOST_SHARDS = 100_000
 
 
 def find_shards(location: str | os.PathLike[str]) -> list[Path]:
-    """Finds the shards that a location names.
+    """The shards that a location names, in natural order (2 before 10), each once.
 
-    Args:
-        location: A folder with `*.tar` files (hidden ones are left out), one file, or a pattern
-            with `*` or with braces: `faces-{000000..000012}.tar`, `{train,extra}-*.tar`.
-
-    Returns:
-        Their paths in natural order (2 before 10), each once.
-
-    Raises:
-        ValueError: If there are none, one that is named is absent, or they are compressed.
+    It is a folder with `*.tar` files (hidden ones are left out), one file, or a pattern with `*` or
+    with braces: `faces-{000000..000012}.tar`, `{train,extra}-*.tar`. Raises `ValueError` if there
+    are none, one that is named is missing, or they are compressed.
     """
     text = os.fspath(location)
     path = Path(text)
@@ -55,9 +49,6 @@ def find_shards(location: str | os.PathLike[str]) -> list[Path]:
 
 def expand_braces(pattern: str) -> list[str]:
     """Writes out `{000..012}` and `{a,b}`, also nested, as a shell does; other braces stay.
-
-    Raises:
-        ValueError: If the pattern stands for more than 100,000 texts.
 
     Example:
         >>> expand_braces("faces-{08..10}.tar")
@@ -156,15 +147,12 @@ class Manifest:
 def write_manifest(
     folder: str | os.PathLike[str], shards: Iterable[ShardInfo], identities: Sequence[str]
 ) -> Manifest:
-    """Writes `dataset.json` beside the shards of a packed set.
+    """Writes `dataset.json` beside the shards of a packed set, and returns what it says.
 
     Args:
         folder: Where the shards are.
         shards: What `write_shard` returned for each, in any order.
         identities: The name that belongs to each label.
-
-    Returns:
-        What was written.
 
     Raises:
         ValueError: If a shard or an identity comes twice, or there is none.
@@ -187,13 +175,7 @@ def write_manifest(
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> Manifest | None:
-    """Reads the `dataset.json` of a folder.
-
-    Args:
-        folder: Where the shards are.
-
-    Returns:
-        What it says; None where there is none, or one of somebody else's.
+    """Reads the `dataset.json` of a folder; None where there is none, or another tool's.
 
     Raises:
         ValueError: If it is damaged or was written by a newer version.
@@ -224,14 +206,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest | None:
 def check_shards(folder: Path, manifest: Manifest, present: Iterable[str], *, all_of: bool) -> None:
     """Checks without reading them that shards of a folder, or all of it, are as its manifest says.
 
-    Args:
-        folder: Where the shards are.
-        manifest: What it should hold.
-        present: Names of the shards to check.
-        all_of: Whether no shard of the manifest may be missing.
-
-    Raises:
-        ValueError: If a shard is missing, not in the manifest or has another size.
+    Raises `ValueError` if one is not in the manifest, has another size or, of all, is missing.
     """
     wanted, names = {shard.name: shard.bytes for shard in manifest.shards}, set(present)
     for name in sorted(names, key=natural_key):
@@ -275,7 +250,7 @@ def verify_checksums(
         )
     wanted = {shard.name: (shard.bytes, shard.sha256) for shard in manifest.shards}
     strange = {path.name for path in root.glob("*.tar") if path.name[0] != "."} - wanted.keys()
-    return io_files.verify_checksums(root, wanted, progress) + [
+    return files.verify_checksums(root, wanted, progress) + [
         f"{name}: is not in {MANIFEST_NAME}" for name in sorted(strange, key=natural_key)
     ]
 

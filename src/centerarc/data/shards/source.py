@@ -44,9 +44,9 @@ class ShardSource(EncodedSource):
     or `{"label": number}`); with neither, the folder of the key is the identity. Other members are
     not looked at. Images are read where they lie; nothing is unpacked.
 
-    A shard whose index is beside it, as our packer writes it, opens without a look at its headers;
-    others are read through once. The `dataset.json` of the packer names the identities. Without it
-    a number is named by its folder where each has one of its own, else by its digits.
+    A shard with its index beside it, as our packer writes it, opens at once; others are read
+    through. The `dataset.json` of the packer names the identities. Without it a number is named by
+    its folder where each has one of its own, else by its digits.
 
     Args:
         path: A folder with `*.tar`, a shard, or a pattern with `*` or braces, such as

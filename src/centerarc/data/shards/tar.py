@@ -38,24 +38,19 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ShardIndex:
-    """The images of one shard, in its order, n of them, of p people.
-
-    Args:
-        shard_bytes: Size of the shard.
-        kind: What says who is on an image.
-        without_image: How many samples have a label and no image; they are left out.
-        images: `(n,)` of `IMAGE`; `person` is in [0, p).
-        numbers: `(p,)` int64 the label that the shard writes for each person; -1 for names.
-        people: The name of each person; for numbers that of their one folder, else empty.
-        members: The name of each image in the tar file, without a leading `./`.
-    """
+    """The images of one shard, in its order, n of them, of p people."""
 
     shard_bytes: int
     kind: Kind
+    # Samples with a label and no image, which are left out.
     without_image: int
+    # (n,) of IMAGE; person is in [0, p).
     images: npt.NDArray[np.void]
+    # (p,) the label that the shard writes for each person; -1 for names.
     numbers: npt.NDArray[np.int64]
+    # The name of each person; for numbers that of their one folder, else empty.
     people: Texts
+    # The name of each image in the tar file, without a leading ./
     members: Texts
 
     def __len__(self) -> int:
@@ -66,7 +61,7 @@ class ShardIndex:
     def of(
         cls, shard_bytes: int, kind: Kind, entries: Sequence[Entry], without_image: int = 0
     ) -> Self:
-        """Makes the index of a shard from its images."""
+        """The index of a shard from its images."""
         person_of: dict[int | str, int] = {}
         folders: list[str] = []
         images = np.empty(len(entries), dtype=IMAGE)
@@ -97,15 +92,7 @@ def index_path(shard: str | os.PathLike[str]) -> Path:
 
 
 def write_index(shard: str | os.PathLike[str], index: ShardIndex) -> None:
-    """Writes the index of a shard beside it.
-
-    Args:
-        shard: The shard.
-        index: What `scan_shard` found in it, or the writer put there.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
+    """Writes what `scan_shard` found in a shard beside it, to spare the next scan."""
     kind = get_args(Kind).index(index.kind)
     with atomic_path(index_path(shard)) as temporary:
         np.savez(
@@ -121,7 +108,7 @@ def write_index(shard: str | os.PathLike[str], index: ShardIndex) -> None:
 
 
 def read_index(shard: str | os.PathLike[str]) -> ShardIndex | None:
-    """The index beside a shard; None where there is none, it is damaged, or that of another shard.
+    """The index beside a shard; None where there is none, or it is damaged or of another shard.
 
     It belongs to the shard if that has the size it says and, where its first and its last image
     are, the headers it remembers; so copying both keeps it good. Each image's own header is
@@ -176,27 +163,19 @@ IMAGES = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif"})
 
 
 class _Member(NamedTuple):
-    """A member that belongs to a sample.
-
-    `key` is what all members of a sample share, the name up to the first dot of its base name, and
-    `field` what follows that dot, in lower case: `jpg`, `cls`, `json`, ...
-    """
+    """A member that belongs to a sample, its name in parts, and where its header and data are."""
 
     name: str
     folder: str
-    key: str
-    field: str
+    key: str  # what all members of a sample share: the name up to the first dot of its base name
+    field: str  # what follows that dot, in lower case: jpg, cls, json, ...
     header: int
     data: int
     size: int
 
 
 def _member(info: tarfile.TarInfo) -> _Member | None:
-    """Takes a name apart by WebDataset's convention.
-
-    None for what belongs to no sample: no extension, hidden, or notes to readers
-    (`__notes__/...`).
-    """
+    """None for what belongs to no sample: no extension, hidden, or `__notes__/...` to readers."""
     name = info.name.removeprefix("./").lstrip("/")
     folder, slash, base = name.rpartition("/")
     stem, dot, field = base.partition(".")
@@ -307,12 +286,12 @@ def _members(shard: Path, file: BinaryIO) -> Iterator[_Member]:
     while rest := file.read(1 << 20):
         if any(rest):
             raise ValueError(
-                f"{name} goes on after its end at byte {end}, as when tar files are joined; "
+                f"{name} continues after its end at byte {end}, as when tar files are joined; "
                 "split them, or unpack and pack again"
             )
 
 
-# Finding the images of a shard, and who is on them.
+# The images of a shard, and who is on them.
 
 _MOST_DIGITS = 40
 _WORDS: dict[Kind, str] = {
