@@ -1,9 +1,11 @@
 """A model judged on people that it was trained on, or with embeddings of another model."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from centerarc.curate.embed import embed_to_file
@@ -18,11 +20,12 @@ from centerarc.evaluation.protocols import (
 )
 from centerarc.evaluation.protocols.subject import trained_people, warn_of_trained_people
 from centerarc.models.backbone import create_model
-from centerarc.models.embedder import open_model
-from centerarc.models.onnx_export import export_onnx
+from centerarc.models.embedder import OpenedModel, open_model
+from centerarc.models.onnx_model import METADATA_KEY
+from centerarc.models.embedder import Preprocessing
 from centerarc.models.weights import save_weights
 from centerarc.report.evaluation_page import write_evaluation_page
-from tests.evaluation.protocols.faces import folder, picture
+from tests.evaluation.protocols.faces import folder, model, picture
 
 SIZE = 16
 
@@ -81,17 +84,24 @@ def test_names_are_those_beside_the_weights(tmp_path):
     assert ModelSubject(open_model(tmp_path / "run")).trained_on == ["Ann", "Cyd"]
 
 
-def test_a_gallery_of_another_model_is_refused_and_one_of_its_own_onnx_file_is_not(tmp_path):
+def exported(path: Path, made_of: str, note: str = "") -> OpenedModel:
+    """An ONNX file as ours that says of which weights it was made."""
+    content = onnx.load(model(path))
+    facts = {**Preprocessing(4).to_dict(), "weights_sha256": made_of, "note": note}
+    content.metadata_props.add(key=METADATA_KEY, value=json.dumps(facts))
+    onnx.save(content, path)
+    return open_model(path)
+
+
+def test_a_gallery_of_another_model_is_refused_and_one_of_the_same_weights_is_not(tmp_path):
     faces, probes = folder(tmp_path / "known"), folder(tmp_path / "asked", images=1)
-    one = open_model(weights(tmp_path / "one.safetensors", 0))
-    other = open_model(weights(tmp_path / "other.safetensors", 1))
-    embed_to_file(one, FolderSource(faces, image_size=SIZE), tmp_path / "known.npz", workers=0)
+    one, again = (exported(tmp_path / f"{name}.onnx", "ab" * 32, name) for name in ("one", "two"))
+    other = exported(tmp_path / "other.onnx", "cd" * 32)
+    assert one.sha256 != again.sha256
+    embed_to_file(one, FolderSource(faces, image_size=4), tmp_path / "known.npz", workers=0)
     with pytest.raises(ValueError, match=r"known\.npz.*asked.*are of different models"):
         evaluate_galleries(ModelSubject(other), tmp_path / "known.npz", probes)
-    onnx = tmp_path / "one.onnx"
-    samples = np.zeros((2, SIZE, SIZE, 3), np.uint8)
-    export_onnx(one.network, onnx, samples=samples, weights_sha256=one.sha256)
-    found = evaluate_galleries(ModelSubject(open_model(onnx)), tmp_path / "known.npz", probes)
+    found = evaluate_galleries(ModelSubject(again), tmp_path / "known.npz", probes)
     assert found.identification.report.cmc[1].value is not None
     # The same pictures in another folder are found out; another picture of the same name is none.
     assert found.notes[0].startswith("6 of 6 probes are also in the gallery")
