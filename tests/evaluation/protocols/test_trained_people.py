@@ -20,9 +20,8 @@ from centerarc.evaluation.protocols import (
 )
 from centerarc.evaluation.protocols.subject import trained_people, warn_of_trained_people
 from centerarc.models.backbone import create_model
-from centerarc.models.embedder import OpenedModel, open_model
+from centerarc.models.embedder import OpenedModel, Preprocessing, open_model
 from centerarc.models.onnx_model import METADATA_KEY
-from centerarc.models.embedder import Preprocessing
 from centerarc.models.weights import save_weights
 from centerarc.report.evaluation_page import write_evaluation_page
 from tests.evaluation.protocols.faces import folder, model, picture

@@ -64,9 +64,6 @@ def evaluate_pairs(
         settings: How to judge.
         progress: Called with the stage, the steps done and all of them.
 
-    Returns:
-        The result.
-
     Raises:
         ValueError: If the file is broken, an image or a column is missing, or settings do not
             fit; the message names file and line or entry.
@@ -173,9 +170,6 @@ def evaluate_galleries(
         distractors: Images of further people in the gallery whom no probe is of.
         settings: How to judge.
         progress: Called with the stage, the steps done and all of them.
-
-    Returns:
-        The result.
 
     Raises:
         ValueError: If a source or file is broken, no subject is given where one is needed,

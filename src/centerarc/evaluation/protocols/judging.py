@@ -1,6 +1,5 @@
 """What an evaluation found: scored pairs and searches to every number of a result."""
 
-import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -33,7 +32,7 @@ from centerarc.evaluation.verification import (
     evaluate_verification,
     held_out_fars,
 )
-from centerarc.io.tables import CsvTable
+from centerarc.io.tables import CsvTable, Table
 
 # Gives image `index` of what was evaluated.
 Picture = Callable[[int], Image]
@@ -302,7 +301,7 @@ def judge_pairs(
                 "take hours and must be asked for"
             )
     drawn = people if resamples else None
-    bootstrap = resamples or RESAMPLES
+    drawing: dict[str, int] = {"bootstrap": resamples or RESAMPLES, "seed": settings.seed}
     report = evaluate_verification(
         scores,
         same,
@@ -310,26 +309,19 @@ def judge_pairs(
         drawn,
         convention=settings.convention,
         fars=settings.fars,
-        bootstrap=bootstrap,
-        seed=settings.seed,
+        **drawing,
     )
-
-    def broken_down(groups: Groups) -> Breakdown:
-        values = groups.group if isinstance(groups, NumberBands) else groups
-        found = breakdown(
-            scores,
-            same,
-            values,
-            drawn,
-            threshold=report.threshold,
-            bootstrap=bootstrap,
-            seed=settings.seed,
-        )
-        if not isinstance(groups, NumberBands):
-            return found
-        return replace(found, groups={name: found.groups[name] for name in groups.order})
-
-    supported = [far for far, tar in report.tar_at_far.items() if tar.value is not None]
+    breakdowns = {}
+    for column, group in groups.items():
+        values = group.group if isinstance(group, NumberBands) else group
+        found = breakdown(scores, same, values, drawn, threshold=report.threshold, **drawing)
+        if isinstance(group, NumberBands):
+            found = replace(found, groups={name: found.groups[name] for name in group.order})
+        breakdowns[column] = found
+    held_out = {}
+    if fold is not None:
+        supported = [far for far, tar in report.tar_at_far.items() if tar.value is not None]
+        held_out = held_out_fars(scores, same, fold, supported, drawn, **drawing)
     return Verified(
         report,
         scores,
@@ -338,12 +330,8 @@ def judge_pairs(
         people,
         people_note,
         index,
-        {column: broken_down(values) for column, values in groups.items()},
-        {}
-        if fold is None
-        else held_out_fars(
-            scores, same, fold, supported, drawn, bootstrap=bootstrap, seed=settings.seed
-        ),
+        breakdowns,
+        held_out,
         settings,
     )
 
@@ -374,7 +362,15 @@ def chosen_groups(
         if name in found:
             raise ValueError(f"by must name each column once, got {name!r} twice")
         if name not in known:
-            raise ValueError(_no_column(name, known, source))
+            if not known:
+                raise ValueError(
+                    f"{source}, line 1: there is no column {name!r} to break down by; there are "
+                    "none beside those of the pairs"
+                    if Path(source).suffix.lower() in (".csv", ".tsv")
+                    else f"{source}: a file of this format has no columns, so none to break down "
+                    f"by such as {name!r}; a .csv list of pairs can have some"
+                )
+            Table(source, known).at(name)  # raises with what there is
         of = [name] if name in columns else [f"{name}_a", f"{name}_b"]
         if cuts is not None:
             found[name] = _cut({column: columns[column] for column in of}, cuts, source)
@@ -417,20 +413,6 @@ def _cut(columns: dict[str, npt.NDArray[np.str_]], cuts: list[str], source: str)
             line = next(line for line, (text,) in table.rows((column,)) if text == bad)
             raise table.error(line, f"{column} must be a number to be cut, got {bad[:40]!r}")
     return number_bands([*columns.values()], ends)
-
-
-def _no_column(name: str, known: Sequence[str], source: str) -> str:
-    if not known and Path(source).suffix.lower() not in (".csv", ".tsv"):
-        return (
-            f"{source}: a file of this format has no columns, so none to break down by such as "
-            f"{name!r}; a .csv list of pairs can have some"
-        )
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"; the closest is {close[0]!r}" if close else ""
-    there = ", ".join(map(repr, known)) or "none beside those of the pairs"
-    return (
-        f"{source}, line 1: there is no column {name!r} to break down by; there are {there}{hint}"
-    )
 
 
 # Searches of galleries to every number of an identification result.

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -64,29 +64,8 @@ Progress = Callable[[str, int, int], Any]
 _SHOWN = 3
 
 
-class Subject(Protocol):
-    """Gives the embeddings of images; a model, or a file of embeddings."""
-
-    @property
-    def image_size(self) -> int | None:
-        """Side of the images that it takes; None where it takes none."""
-        ...
-
-    def embed(self, source: FaceSource, progress: Progress | None = None) -> Matrix:
-        """Returns the embedding of each image of a source, (N, D), finite and longer than 0.
-
-        Raises:
-            ValueError: one of them is neither, or there is none; the message names the image.
-        """
-        ...
-
-    def facts(self) -> dict[str, Any]:
-        """What it is, as plain data for JSON."""
-        ...
-
-
 class ModelSubject:
-    """A model as what is judged; a `Subject`.
+    """A model as what is judged.
 
     Args:
         model: From `open_model`.
@@ -118,7 +97,11 @@ class ModelSubject:
         return self.model.image_size
 
     def embed(self, source: FaceSource, progress: Progress | None = None) -> Matrix:
-        """Embeds every image of a source; see `Subject.embed`."""
+        """Returns the embedding of each image of a source, `(N, D)`, finite and longer than 0.
+
+        Raises:
+            ValueError: If one of them is neither, or there is none; the message names the image.
+        """
         done = 0
 
         def advance(count: int) -> None:
@@ -139,7 +122,7 @@ class ModelSubject:
             )
 
     def facts(self) -> dict[str, Any]:
-        """The file, its digest and what becomes of an image."""
+        """Returns the file, its digest and what becomes of an image."""
         return {
             "file": str(self.model.path),
             "kind": self.model.kind,
@@ -151,7 +134,7 @@ class ModelSubject:
 
 
 class EmbeddingsSubject:
-    """A file of embeddings as what is judged, its rows found by their places; a `Subject`.
+    """A file of embeddings as what is judged, its rows found by their places.
 
     Args:
         path: The file, for messages.
@@ -200,13 +183,16 @@ class EmbeddingsSubject:
         return np.array([self.row_of[name] for name in names], dtype=np.int64)
 
     def embed(self, source: FaceSource, progress: Progress | None = None) -> Matrix:
-        """Looks up the places of a source's images; see `Subject.embed`."""
+        """Returns the embeddings of a source's images, by their places; as `ModelSubject.embed`."""
         rows = self.rows([source.place(number) for number in range(len(source))])
         return self.found.embedding[rows]
 
     def facts(self) -> dict[str, Any]:
-        """The file, and what it says of the model that made it."""
+        """Returns the file, and what it says of the model that made it."""
         return {"file": str(self.path), "kind": "embeddings", **self.found.metadata}
+
+
+Subject = ModelSubject | EmbeddingsSubject
 
 
 def is_embedding_file(path: Path) -> bool:

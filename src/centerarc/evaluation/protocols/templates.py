@@ -162,16 +162,10 @@ def evaluate_ijb(
     """Judges a model on IJB-B or IJB-C: 1:1, and 1:N where the folder has galleries.
 
     Args:
-        subject: A model, or embeddings whose places are the names of the images.
         folder: The metadata, see `centerarc.evaluation.files.find_ijb_files`.
         images: Folder of the loose crops; embeddings need none.
-        weighting: As in `centerarc.evaluation.pool_templates`.
         settings: How to judge pairs; there are no folds and no columns.
-        search: How to judge searches.
-        progress: Called with the stage, the steps done and all of them.
-
-    Returns:
-        The result.
+        subject, weighting, search, progress: As in `evaluate_templates`.
 
     Raises:
         ValueError: If a file is missing or broken, with its line, or images are missing.
