@@ -6,30 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 import torch.utils.checkpoint
-from torch import Tensor
 
 from centerarc.losses import CenterArcFaceLoss, Chunked, MarginSoftmaxLoss, negative_logsumexp
 from centerarc.losses.head import chunked as chunked_module
-
-
-class LargeArrays(torch.utils._python_dispatch.TorchDispatchMode):
-    """Counts the arrays of at least ``entries`` entries that come into being."""
-
-    def __init__(self, entries: int) -> None:
-        super().__init__()
-        self.entries = entries
-        self.storages: set[int] = set()
-        self.kept: list[torch.UntypedStorage] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for t in out if isinstance(out, tuple) else (out,):
-            if not isinstance(t, Tensor) or t.is_sparse:
-                continue
-            if t.untyped_storage().nbytes() >= 4 * self.entries:
-                self.storages.add(t.untyped_storage().data_ptr())
-                self.kept.append(t.untyped_storage())  # So that no address is used twice.
-        return out
+from tests.losses.arrays import NewArrays
 
 
 @pytest.mark.parametrize(
@@ -42,12 +22,10 @@ def test_one_gradient_of_all_classes_and_nothing_else_as_large(options: dict) ->
     settings = Chunked(workspace=1 << 19)
     made = CenterArcFaceLoss(classes, dim, s=64.0, implementation=settings, **options)
     x = torch.randn(8, dim, requires_grad=True)
-    inputs = {t.untyped_storage().data_ptr() for t in made.state_dict().values()}
-    with LargeArrays(made.arcface.prototypes.numel()) as arrays:
+    with NewArrays(made.state_dict().values(), least=made.arcface.prototypes.nbytes) as arrays:
         arcface, center = made(x, torch.arange(8))
         (arcface + center).backward()
-    new = arrays.storages - inputs
-    assert new == {made.arcface.prototypes.grad.untyped_storage().data_ptr()}
+    assert arrays.storages == {made.arcface.prototypes.grad.untyped_storage().data_ptr()}
 
 
 def test_a_graph_that_is_kept_can_be_gone_through_twice() -> None:
@@ -225,18 +203,18 @@ def test_narrow_prototypes_of_odd_width_in_small_blocks() -> None:
 def test_without_gradients_there_is_only_the_workspace() -> None:
     made = MarginSoftmaxLoss(60_000, 16, implementation=Chunked(workspace=1 << 19))
     x, y = torch.randn(8, 16), torch.arange(8)
-    with LargeArrays(60_000 * 16) as arrays, torch.no_grad():
+    with NewArrays([made.prototypes], least=made.prototypes.nbytes) as arrays, torch.no_grad():
         made(x, y)
-    assert arrays.storages <= {made.prototypes.untyped_storage().data_ptr()}
+    assert not arrays.storages
 
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_a_small_batch_makes_no_copies_of_many_prototypes(n: int) -> None:
     made = MarginSoftmaxLoss(400_000, 16)
     x, y = torch.randn(n, 16), torch.arange(n)
-    with LargeArrays(400_000 * 16) as arrays:
+    with NewArrays([made.prototypes], least=made.prototypes.nbytes) as arrays:
         made(x, y).backward()
-    assert len(arrays.storages) <= 2  # The prototypes and their gradient.
+    assert len(arrays.storages) <= 1  # Their gradient.
 
 
 def test_the_setting_of_the_process_is_restored_whatever_threads_do() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from centerarc.losses import CenterArcFaceLoss, Chunked, MarginSoftmaxLoss, PrototypeSGD
+from tests.losses.arrays import NewArrays
 
 C, D, N = 300, 16, 12
 RULES = [
@@ -88,25 +89,12 @@ def test_fused_steps_never_hold_a_gradient_of_all_classes() -> None:
     x, y = torch.randn(4, dim), torch.arange(4)
     made(x, y).backward()  # The momentum exists from here on.
     optimizer.step()
-    largest = 0
-
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            nonlocal largest
-            out = func(*args, **(kwargs or {}))
-            for t in out if isinstance(out, tuple) else (out,):
-                fresh = isinstance(t, Tensor) and t.data_ptr() not in owned
-                if fresh and t.untyped_storage().data_ptr() not in owned:
-                    largest = max(largest, t.numel())
-            return out
-
-    state = optimizer.state[made.prototypes]["momentum_buffer"]
-    owned = {t.untyped_storage().data_ptr() for t in (made.prototypes, state)}
-    with Watch():
+    momentum = optimizer.state[made.prototypes]["momentum_buffer"]
+    with NewArrays([made.prototypes, momentum]) as arrays:
         made(x, y).backward()
     optimizer.step()
     # The lengths of all prototypes are kept; their gradient would be eight times as much.
-    assert largest <= classes
+    assert arrays.largest <= classes
 
 
 def test_a_fused_step_serves_one_backward_pass() -> None:

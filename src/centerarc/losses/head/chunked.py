@@ -127,11 +127,9 @@ def own_rows(features: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, 
 class ChunkedPass(torch.autograd.Function):
     """Own prototypes, logsumexp and mean direction of one batch, with one gradient each.
 
-    Shapes: features (N, D); weight (C, D) or (C, K, D); labels (N,), -1 for a class that is not
-    here; sample (S,) ascending, with every label in it, or None for all C; mean_weight (C,).
-
-    Returns own (N, D), the rows of the labels (0 for -1); logsumexp (N,); hardest (N,), without
-    gradient; mean (D,), the sum of the prototypes' directions times mean_weight, or None.
+    Takes and returns what `class_pass` does: features (N, D); weight (C, D) or (C, K, D); labels
+    (N,); sample (S,) or None; mean_weight (C,) or None; and own (N, D); logsumexp and hardest (N,);
+    mean (D,) or None.
 
     The weight enters the graph here only, so its gradient, and that of its single rows, are one
     array, which holds the exponentials until they are used up. The features' gradient is that of

@@ -21,31 +21,21 @@ SAMPLE_ARRAYS, CENTER_ARRAYS = 10, 2
 class HeadCosts:
     """The head on the rank with the most classes; all but `flops` in bytes.
 
-    Attributes:
-        weights: prototypes.
-        momentum: of SGD.
-        gradient: of the prototypes; until it is made, kept exponentials lie in it. 0 for a step
-            in the backward pass.
-        kept: exponentials in memory of their own; only for a step in the backward pass.
-        workspace: arrays of one block of classes, about at most.
-        samples: arrays of a row for each sample of all ranks, about.
-        step: temporaries of the optimizer, and of the draw of sampled classes.
-        wire_payload: what one step hands to collectives: their results' sizes added up.
-        wire_sent: what ring algorithms then send: (W - 1) / W of an all-gather or reduce-scatter,
-            twice that of an all-reduce.
-        flops: of the products, 2 for each multiplication with its addition.
+    `wire_payload` is what one step hands to collectives, their results' sizes added up;
+    `wire_sent` what ring algorithms then send: (W - 1) / W of an all-gather or reduce-scatter,
+    twice that of an all-reduce.
     """
 
-    weights: int
-    momentum: int
-    gradient: int
-    kept: int
-    workspace: int
-    samples: int
-    step: int
+    weights: int  # prototypes
+    momentum: int  # of SGD
+    gradient: int  # of the prototypes, and kept exponentials before; 0 for a fused step
+    kept: int  # exponentials in memory of their own; only for a fused step
+    workspace: int  # arrays of one block of classes, about at most
+    samples: int  # arrays of a row for each sample of all ranks, about
+    step: int  # temporaries of the optimizer, and of the draw of sampled classes
     wire_payload: int
     wire_sent: int
-    flops: int
+    flops: int  # of the products, 2 for each multiplication with its addition
 
     @property
     def memory(self) -> int:

@@ -36,15 +36,13 @@ class PrototypeSGD(Optimizer):
       that no C x D gradient ever exists; `.grad` stays None. Equal to the ordinary path but for
       rounding. (`fused` of torch.optim is another thing: one kernel for a step.)
 
-    A fused step serves one forward and one backward pass for each `step()`; a second one raises,
-    and so does a gradient that arrives by autograd, from torch.compile or another term. Clipping
-    and a gradient scaler it cannot see: there is no gradient to clip, and a scaled loss steps the
-    prototypes by the scale, so use neither. What is not finite is in the prototypes after
-    `backward()`: look at the loss before. Every backward pass through the loss steps, in evaluation
-    mode and for the gradient of the features alone too.
+    A fused step serves one backward pass for each `step()`; a second one raises, and so does a
+    gradient that arrives by autograd, from torch.compile or another term. Clipping and a gradient
+    scaler it cannot see, so use neither: there is no gradient to clip, and a scaled loss steps by
+    the scale. What is not finite is in the prototypes after `backward()`: look at the loss before.
+    Every backward pass through the loss steps, in evaluation mode too.
 
-    The momentum comes into being with the first step. The state of a `torch.optim.SGD` can be
-    loaded; ours has no `dampening`, which that one wants.
+    The state of a `torch.optim.SGD` can be loaded; ours has no `dampening`, which that one wants.
 
     Args:
         params: the prototypes, `criterion.parameters()` for example, or groups of them.

@@ -29,7 +29,7 @@ class ClassShards:
 
     - it takes this rank's samples and returns the loss of the samples of all ranks, the same on
       each (`reduction="none"` returns all of them, in the order of the ranks);
-    - the gradient of the prototypes is that of this loss, complete: keep the criterion outside
+    - the gradient of the prototypes is complete: keep the criterion outside
       DistributedDataParallel, and step its parameters on each rank;
     - the gradient of the features is W times that of this loss, because DistributedDataParallel,
       which belongs around the backbone, divides the sum over the ranks by W.
@@ -115,10 +115,7 @@ class ClassShards:
     def combine(self, target: Target, found: ClassPass, here: Tensor) -> tuple[Target, ClassPass]:
         """Targets and logsumexps over all classes from those over each rank's; two all-reduces.
 
-        Args:
-            target: entries (N,), of the samples whose class is here; others do not matter.
-            found: over this rank's classes.
-            here: (N,) bool, whether the sample's class is held here.
+        `here` says of which samples this rank holds the class; others' targets do not matter.
         """
         tops = torch.stack([found.logsumexp.detach(), found.hardest])
         dist.all_reduce(tops, op=dist.ReduceOp.MAX, group=self.group)
