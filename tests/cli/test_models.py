@@ -1,21 +1,180 @@
-"""Flags that tell what a model's file does not say."""
+"""``centerarc embed`` and ``centerarc export`` as a user meets them."""
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from centerarc.cli.flags import ModelFlags, opened_model
-from tests.models.tiny import tiny
+from centerarc.cli import main
+from centerarc.evaluation.embedding import read_embeddings
+from centerarc.models.backbone import create_model
+from centerarc.models.weights import save_weights
+from tests.cli.test_evaluate import closed_stdout
+from tests.curate.packing_helpers import many, picture
+from tests.models.tiny import left_means, tiny
 
 
-def test_every_question_about_an_onnx_file_has_a_flag(tmp_path: Path) -> None:
-    path = tiny(tmp_path / "m.onnx", ("n", "c", "h", "w"), second_output=True)
-    for flags, asked in (
-        (ModelFlags(), "output must"),
-        (ModelFlags(output_name="mean"), "layout must"),
-        (ModelFlags(output_name="mean", layout="nchw"), "image_size must"),
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    many(tmp_path / "faces", people=3, images=4)
+    (tmp_path / "faces" / "p1" / "2.jpg").write_bytes(picture(1)[:-200])
+    tiny(tmp_path / "m.onnx", ("n", 3, "h", "w"))
+    model = create_model("mobilefacenet_small", embedding_size=8, image_size=32)
+    save_weights(tmp_path / "w.safetensors", model)
+    return tmp_path
+
+
+def run(*words: object) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main([str(word) for word in words])
+    assert isinstance(stop.value.code, int)
+    return stop.value.code
+
+
+def test_any_onnx_model_embeds_a_folder(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--size", 4, "--mean", "10,20,30", "--std", "2", "--channels", "bgr"]
+    out = files / "e.parquet"
+    words = ["embed", files / "faces", "--model", files / "m.onnx", "-o", out, *flags]
+    assert run(*words, "--workers", 0) == 0
+    shown = capsys.readouterr().out.replace("\n", "")
+    assert "left out: damaged" in shown
+    assert "images a second" in shown
+    assert "left-out.csv" in shown
+    found = read_embeddings(out)
+    assert len(found) == 11
+    assert found.metadata["preprocessing"] == {
+        "image_size": 4,
+        "mean": [10, 20, 30],
+        "std": [2, 2, 2],
+        "channels": "bgr",
+        "layout": "nchw",
+    }
+    from centerarc.data.folder import FolderSource
+
+    image = FolderSource(files / "faces", image_size=4).image(0)
+    expected = left_means(image[None, ..., ::-1], (10, 20, 30), (2, 2, 2))
+    np.testing.assert_allclose(found.embedding[:1], expected, rtol=1e-5)
+
+
+def test_a_run_embeds_too_and_a_second_time_only_when_told(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["embed", files / "faces", "--model", files / "w.safetensors", "--mirror"]
+    words += ["-o", files / "e.npz", "--device", "cpu", "--workers", 0]
+    assert run(*words) == 0
+    assert read_embeddings(files / "e.npz").embedding.shape == (11, 8)
+    capsys.readouterr()
+    assert run(*words) == 2
+    assert "exists already; --overwrite replaces it" in capsys.readouterr().err
+    assert run(*words, "--overwrite") == 0
+
+
+def test_the_file_is_there_though_nobody_reads_what_is_printed(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed_stdout(monkeypatch)
+    words = ["embed", files / "faces", "--model", files / "w.safetensors", "--workers", 0]
+    assert run(*words, "-o", files / "e.npz") != 0
+    assert len(read_embeddings(files / "e.npz")) == 11
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model", "w.safetensors", "-o", "e.csv"], "must end in .parquet or .npz"),
+        (["--model", "gone.onnx", "-o", "e.npz"], "there is no ONNX file"),
+        (["--model", "m.onnx", "-o", "e.npz"], "leaves the size of the images open"),
+        (["--model", "m.onnx", "-o", "e.npz", "--mean", "a"], "--mean must be one number or three"),
+        (["--model", "m.onnx", "-o", "e.npz", "--channels", "xyz"], "channels"),
+        (["--model", "w.safetensors", "-o", "e.npz", "--std", "1"], "--std is for ONNX files"),
+        (["--model", "w.safetensors"], "--out"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_2(
+    files: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(files)
+    assert run("embed", "faces", *words) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not list(files.glob("e.*"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_ctrl_c_says_how_to_go_on_and_the_command_does(files: Path) -> None:
+    many(files / "more", people=20, images=20)
+    words = ["embed", files / "more", "--model", files / "w.safetensors", "-o", files / "e.npz"]
+    command = [sys.executable, "-m", "centerarc", *map(str, words), "--batch-size", "1"]
+    process = subprocess.Popen(
+        [*command, "--workers", "1"], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    work = files / ".e.npz.centerarc-embed"
+    while not (work / "request.json").exists():
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, workers included
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command resumes" in error
+    assert "Traceback" not in error
+    assert not (files / "e.npz").exists()
+    assert run(*words, "--workers", 0) == 0
+    assert len(read_embeddings(files / "e.npz")) == 400
+    assert not work.exists()
+
+
+@pytest.mark.slow
+def test_an_exported_run_is_a_model_for_the_other_commands(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (files / "faces" / "p1" / "2.jpg").unlink()
+    out = files / "model.onnx"
+    words = ["export", files / "w.safetensors", "-o", out]
+    assert run(*words, "--images", files / "faces") == 0
+    shown = capsys.readouterr().out
+    for word in ("largest difference, 1 at a time", "largest difference, 11 at", "(N, 3, 32, 32)"):
+        assert word in shown
+    made = []
+    for model in ("w.safetensors", "model.onnx"):
+        file = files / f"{model}.npz"
+        words = ["embed", files / "faces", "--model", files / model, "-o", file, "--workers", 0]
+        assert run(*words) == 0
+        made.append(read_embeddings(file))
+    np.testing.assert_allclose(made[0].embedding, made[1].embedding, rtol=1e-3, atol=1e-7)
+    assert made[0].places == made[1].places
+
+
+def test_without_images_drawn_faces_are_compared_on() -> None:
+    from centerarc.cli.models import _samples
+
+    samples, words = _samples(None, 32)
+    assert words == "drawn faces"
+    assert (samples.dtype, samples.shape) == (np.uint8, (16, 32, 32, 3))
+    assert len({image.tobytes() for image in samples}) == 16
+
+
+def test_what_cannot_be_exported_is_one_line(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(create_model("mobilefacenet_small").state_dict(), files / "public.pth")
+    for words, message in (
+        ([files / "m.onnx", "-o", files / "n.onnx", "--size", 4], "is an ONNX file already"),
+        ([files / "w.safetensors", "-o", files / "n.pt"], "--out must end in .onnx"),
+        ([files / "public.pth", "-o", files / "n.onnx"], "give its architecture"),
+        ([files / "w.safetensors", "-o", files / "n.onnx", "--opset", 9], "opset is 9"),
     ):
-        with pytest.raises(ValueError, match=asked):
-            opened_model(path, flags)
-    opened = opened_model(path, ModelFlags(output_name="mean", layout="nchw", size=4))
-    assert opened.preprocessing.layout == "nchw"
+        assert run("export", *words) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+    assert not list(files.glob("n.*"))

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import json
 import re
-import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,15 +13,18 @@ from centerarc.evaluation.embedding import make_pairs, pair_scores
 from centerarc.evaluation.gallery import search_gallery
 from centerarc.evaluation.groups import breakdown
 from centerarc.evaluation.identification import cmc, evaluate_identification
+from centerarc.evaluation.protocols.judging import Evaluation, JudgedImages
 from centerarc.evaluation.separability import measure_separability
 from centerarc.evaluation.verification import evaluate_verification, held_out_fars
 from centerarc.report import (
     FaceSample,
     ReportData,
     SearchCurves,
-    require_report_extra,
+    write_evaluation_page,
     write_report,
 )
+from centerarc.report.evaluation_page import headline, model_words
+from tests.report.pages import scored, shown
 
 go = pytest.importorskip("plotly.graph_objects")
 
@@ -169,24 +172,6 @@ def test_a_report_of_nothing_is_refused():
         ReportData("t", None, np.zeros(0), np.zeros(0, bool), "nothing")
 
 
-def test_curves_of_many_pairs_are_thinned_to_points_that_are_reached():
-    from centerarc.evaluation.roc_curve import roc
-    from centerarc.report.curves import Curve
-
-    rng = np.random.default_rng(0)
-    same = np.arange(200_000) % 50 == 0
-    scores = rng.normal(size=same.size) + 2 * same
-    curve = Curve.of(scores, same, evaluate_verification(scores, same))
-    assert curve.far.size < 1500
-    assert (curve.far[0], curve.far[-1]) == (0, 1)
-    full = roc(scores, same)
-    best = dict(zip(full.far.tolist(), full.tar.tolist(), strict=True))  # the last at each FAR
-    assert all(best[far] == tar for far, tar in zip(curve.far, curve.tar, strict=True))
-    # A decade of the axis has points all over.
-    inside = np.log10(curve.far[(curve.far > 1e-3) & (curve.far < 1e-2)])
-    assert np.diff(inside).max() < 0.05
-
-
 def test_names_cannot_break_out(page):
     assert "</script><b>" not in page
     for name in ("<b>light", "<i>light"):
@@ -243,80 +228,6 @@ def test_a_report_of_scores_alone(tmp_path):
     assert set(embedded(page, "figures")) == {"scores", "roc", "det"}
 
 
-def test_a_missing_extra_is_one_clear_sentence(monkeypatch):
-    require_report_extra()
-    from centerarc.report import rendering as module
-
-    monkeypatch.setattr(module, "find_spec", lambda name: None if name == "plotly" else object())
-    with pytest.raises(ImportError, match=r"needs plotly: pip install 'centerarc\[report\]'"):
-        require_report_extra()
-
-
-def test_plotly_is_not_loaded_with_the_package():
-    import subprocess
-
-    code = "import sys, centerarc.evaluation; sys.exit('plotly' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_a_loss_that_was_not_finite_leaves_the_other_points(tmp_path):
-    scores, same = np.array([0.9, 0.8, 0.2, 0.1]), np.array([True, True, False, False])
-    losses = [float("nan"), *np.linspace(3, 1, 20), float("inf")]
-    history = [{"step": step, "arcface_loss": loss} for step, loss in enumerate(losses)]
-    report = evaluate_verification(scores, same)
-    path = tmp_path / "r.html"
-    write_report(path, ReportData("t", report, scores, same, "four pairs", history=history))
-    raw, smooth = embedded(path.read_text(encoding="utf-8"), "figures")["arcface_loss"]["data"]
-    assert raw["x"] == list(range(1, 21))
-    assert np.isfinite(smooth["y"]).all()
-
-
-def test_smoothed_curves_begin_and_end_with_the_measured_ones(tmp_path):
-    scores, same = np.array([0.9, 0.8, 0.2, 0.1]), np.array([True, True, False, False])
-    losses = np.linspace(9, 1, 200)
-    history = [{"step": step, "arcface_loss": loss} for step, loss in enumerate(losses)]
-    report = evaluate_verification(scores, same)
-    path = tmp_path / "r.html"
-    write_report(path, ReportData("t", report, scores, same, "four pairs", history=history))
-    raw, smooth = embedded(path.read_text(encoding="utf-8"), "figures")["arcface_loss"]["data"]
-    assert smooth["x"] == raw["x"]
-    assert smooth["y"][0] == raw["y"][0] == 9
-    # 200 values: means of 25, so at a straight line's end the middle of its last 25.
-    assert smooth["y"][-1] == pytest.approx(losses[-13], rel=1e-4)
-    assert smooth["y"][2] == pytest.approx(losses[1], rel=1e-4)
-
-
-def test_far_groups_leave_no_wide_empty_strip_in_the_map():
-    from centerarc.report.people import face_map
-
-    rng = np.random.default_rng(0)
-    labels = np.repeat(np.arange(6), 10)
-    # Two families of people, opposite to each other: t-SNE puts a gulf between them.
-    family = np.where(labels < 3, 1.0, -1.0)[:, None] * np.eye(8)[0]
-    embeddings = family + 0.3 * rng.normal(size=(6, 8))[labels] + 0.05 * rng.normal(size=(60, 8))
-    images = [np.zeros((4, 4, 3), np.uint8)] * 60
-    names = [str(label) for label in range(6)]
-    chart, _ = face_map(FaceSample(images, labels, names, embeddings.astype(np.float32)))
-    x, y = (np.concatenate([trace[axis] for trace in chart.data]) for axis in "xy")
-    for values in (x, y):
-        assert np.diff(np.sort(values)).max() < 0.25 * np.ptp(values)
-    # Neighbours stay neighbours: the nearest other face is the same person's.
-    distance = np.hypot(x[:, None] - x, y[:, None] - y) + np.diag(np.full(60, np.inf))
-    assert np.mean(labels[distance.argmin(axis=1)] == labels) > 0.9
-
-
-@pytest.mark.parametrize("threshold", [-0.9, 0.0, 0.7, 0.95])
-def test_the_threshold_is_named_inside_the_histogram(threshold):
-    """The axis ends with the scores, so the name must stand on the side with more room."""
-    from centerarc.report.scores import score_chart
-
-    chart = score_chart(np.linspace(-1, 1, 50), np.arange(50) > 20, threshold)
-    low, high = chart.layout["xaxis"]["range"]
-    assert (low, high) == pytest.approx((-1, 1))
-    to_the_left = chart.layout["annotations"][0]["xanchor"] == "right"
-    assert (threshold - low if to_the_left else high - threshold) >= (high - low) / 2 - 1e-6
-
-
 def test_example_faces_fit_their_line(page):
     """No strip that scrolls: as many columns as there may be faces, fewer on a phone."""
     style = re.search(r"<style>(.*?)</style>", page, re.S).group(1)
@@ -330,11 +241,6 @@ def test_example_faces_fit_their_line(page):
     assert "Shown two pictures" in page
 
 
-def test_unequal_faces_are_refused():
-    with pytest.raises(ValueError, match="equally many, got 1, 2 and 1"):
-        FaceSample([np.zeros((4, 4, 3), np.uint8)], np.zeros(2, np.int64), ["a"], np.ones((1, 2)))
-
-
 def test_a_report_of_folds_without_people(tmp_path):
     rng = np.random.default_rng(0)
     same, folds = np.arange(200) % 2 == 0, np.arange(200) % 4
@@ -345,3 +251,98 @@ def test_a_report_of_folds_without_people(tmp_path):
     given = ReportData("t", report, scores, same, "drawn", held_out=held_out)
     write_report(tmp_path / "p.html", given)
     assert "all folds" in (tmp_path / "p.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("folds", [None, 5])
+@pytest.mark.parametrize(("genuine", "impostor"), [(40, 160), (160, 40)])
+def test_a_useless_model_does_not_shine_by_unbalanced_pairs(folds, genuine, impostor):
+    scores, same, report = scored(genuine, impostor, folds)
+    found = headline(ReportData("t", report, scores, same, "pairs"))
+    assert found.what == "AUC"
+    assert found.value == f"{100 * report.auc.value:.2f}"
+    answer = "one person" if genuine > impostor else "two people"
+    assert f"always answering “{answer}” would be right in 80.0" in found.further[0]
+    assert f"{100 * report.accuracy.value:.2f}" in found.further[0]
+
+
+@pytest.mark.parametrize(
+    ("genuine", "impostor", "baseline"), [(100, 100, "50.0"), (90, 110, "55.0"), (80, 120, "60.0")]
+)
+def test_the_headline_says_what_one_answer_for_all_reaches(genuine, impostor, baseline):
+    scores, same, report = scored(genuine, impostor, 5)
+    found = headline(ReportData("t", report, scores, same, "pairs"))
+    assert found.what == "accuracy"
+    assert re.search(rf"always .* would be right in {baseline}", found.sentence)
+
+
+def test_the_accuracy_and_the_answers_at_the_sliders_start_are_told_apart(tmp_path):
+    scores, same, report = scored(60, 60, 3)
+    page = shown(tmp_path, ReportData("t", report, scores, same, "pairs"))
+    right = ((scores >= report.threshold) == same).mean()
+    assert f"The accuracy of {100 * report.accuracy.value:.2f} % is not of one threshold" in page
+    assert f"mean, {report.threshold:.3f}, where {100 * right:.2f} %" in page
+
+
+def test_the_hash_of_embeddings_is_that_of_the_model_that_made_them():
+    facts = {"file": "out/e.parquet", "kind": "embeddings", "model": "abc"}
+    assert model_words(facts) == (
+        "out/e.parquet, a file of embeddings, made by a model with SHA-256 abc."
+    )
+    assert "unknown model" in model_words({"file": "e.npz", "kind": "embeddings"})
+    assert model_words({"file": "m.onnx", "sha256": "abc"}) == "m.onnx, SHA-256 abc."
+
+
+def judged(picture=None, **more):
+    scores, same, report = scored(6, 6)
+    from centerarc.evaluation.protocols import Settings, Verified
+
+    places = [f"p{number}/<b>{number}.jpg" for number in range(24)]
+    rng = np.random.default_rng(1)
+    images = JudgedImages(rng.normal(size=(24, 4)).astype(np.float32), None, [], places, picture)
+    index = np.arange(0, 24, 2), np.arange(1, 24, 2)
+    verified = Verified(report, scores, same, None, None, "who", index, {}, {}, Settings())
+    data = {"protocol": "pairs", "distractors_images": 200}
+    model = {"file": "runs/a/best.safetensors", "sha256": "abc"}
+    return Evaluation(model, data, "pairs.csv", images, verified, **more)
+
+
+def written(tmp_path, evaluation):
+    path = tmp_path / "page.html"
+    write_evaluation_page(path, evaluation)
+    page = path.read_text(encoding="utf-8")
+    return re.sub(r"<script.*?</script>", "", page, flags=re.S)
+
+
+def test_mistakes_without_pictures_are_named(tmp_path):
+    evaluation = judged()
+    page = written(tmp_path, evaluation)
+    pairs = evaluation.verification
+    wrong = (pairs.scores >= pairs.report.threshold) & ~pairs.same
+    assert wrong.any()
+    worst = int(np.argmax(np.where(wrong, pairs.scores, -np.inf)))
+    first = f"p{2 * worst}/&lt;b&gt;{2 * worst}.jpg"
+    assert f">{pairs.scores[worst]:.3f}</span>" in page
+    assert first in page
+    assert '<span class="tied">--images</span> with their folder shows them' in page
+    assert "<h1>Evaluation of a</h1>" in page
+    assert "images of distractors: 200" in page
+
+
+def test_what_was_left_out_on_purpose_is_not_named(tmp_path):
+    evaluation = judged()
+    nameless = replace(evaluation.images, places=[""] * 24)
+    page = written(tmp_path, replace(evaluation, images=nameless))
+    assert "Pictures and names were left out of this page." in page
+    assert "--images" not in page
+    assert 'class="named"' not in page
+
+
+def test_pages_of_templates_say_that_one_image_stands_for_many(tmp_path):
+    evaluation = judged(lambda number: np.zeros((4, 4, 3), np.uint8), templates={"convention": "x"})
+    page = written(tmp_path, evaluation)
+    assert "Of each template one image is shown" in page
+
+
+def test_the_page_has_its_date(tmp_path):
+    page = written(tmp_path, judged())
+    assert re.search(r"Written by centerarc \S+ on \d{4}-\d\d-\d\d \d\d:\d\d UTC\.", page)
