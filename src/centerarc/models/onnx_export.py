@@ -214,8 +214,8 @@ def _describe(
 def _compare(network: Backbone, path: Path, samples: npt.NDArray[np.uint8]) -> Iterator[Comparison]:
     """Embeds images with both, one at a time and all at once."""
     truth, model = TorchEmbedder(network), OnnxModel(path)
-    expected = np.concatenate([truth.embed(samples[i : i + 1]) for i in range(len(samples))])
-    wide = expected.astype(np.float64)
+    alone = [truth.embed(samples[i : i + 1]) for i in range(len(samples))]
+    wide = np.concatenate(alone).astype(np.float64)
     for size in sorted({1, len(samples)}):
         parts = [model.embed(samples[i : i + size]) for i in range(0, len(samples), size)]
         found = np.concatenate(parts).astype(np.float64)

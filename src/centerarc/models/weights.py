@@ -41,6 +41,7 @@ METADATA_KEY = "centerarc"
 RUN_FILES = ("best.safetensors", "last.safetensors")
 # Beside them, who was trained on: one name a line.
 PEOPLE_FILE = "people.txt"
+_RECIPE = {"name": str, "embedding_size": int, "image_size": int, "options": dict, "metadata": dict}
 _SHOWN = 3
 # Arguments of `create_model` that are no options of a backbone.
 _NO_OPTIONS = {"name", "embedding_size", "image_size", "generator"}
@@ -118,9 +119,6 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ValueError(f"{str(path)!r} holds no valid recipe of a model: {error}") from error
 
 
-_RECIPE = {"name": str, "embedding_size": int, "image_size": int, "options": dict, "metadata": dict}
-
-
 def _check_recipe(content: Any) -> dict[str, Any]:
     """Refuses what `save_weights` never writes: the file may come from anybody."""
     if not isinstance(content, dict):
@@ -161,13 +159,9 @@ def load_weights(path: str | os.PathLike[str]) -> Backbone:
     """
     file = weights_file(Path(path))
     recipe = read_metadata(file)
+    sizes = {name: recipe[name] for name in ("embedding_size", "image_size")}
     try:
-        model = create_model(
-            recipe["name"],
-            embedding_size=recipe["embedding_size"],
-            image_size=recipe["image_size"],
-            **recipe["options"],
-        )
+        model = create_model(recipe["name"], **sizes, **recipe["options"])
     except ValueError as error:
         raise ValueError(f"cannot build the model of {str(file)!r}: {error}") from error
     load_pretrained(model, file)

@@ -34,32 +34,33 @@ from centerarc.data.source import EncodedSource
 from centerarc.io.files import atomic_path, read_arrays
 from centerarc.io.tables import line_blocks
 
-# The .idx file: the keys of records and the bytes at which they start; a walk in its place.
-
 _MAX_KEY = 2**62
 _NONE = np.empty(0, dtype=np.int64)
+
+# The .idx file: the keys of records and the bytes at which they start; a walk in its place.
 
 
 def read_index(path: Path, size: int) -> Index:
     """Reads an .idx file, lines of a key and a byte, of a .rec of `size` bytes."""
+    # Keys that count up, as nearly all do, are a range: millions of records take half the memory.
     keys: list[range | Ints] = []
-    blocks, line = [_NONE], 1
+    parts, line = [_NONE], 1
     for block in line_blocks(path):
         pairs = _parse(path, block, line, size)
         line += block.count(b"\n")
         if len(pairs):
-            counted = range(first := int(pairs[0, 0]), first + len(pairs))
-            counts = np.array_equal(pairs[:, 0], np.arange(counted.start, counted.stop))
-            keys.append(counted if counts else pairs[:, 0].copy())
-            blocks.append(pairs[:, 1].copy())
-    offsets = np.concatenate(blocks)
-    blocks.clear()
+            first, end = int(pairs[0, 0]), int(pairs[0, 0]) + len(pairs)
+            counting = np.array_equal(pairs[:, 0], np.arange(first, end))
+            keys.append(range(first, end) if counting else pairs[:, 0].copy())
+            parts.append(pairs[:, 1].copy())
+    offsets = np.concatenate(parts)
+    parts.clear()
     if not keys:
         raise ValueError(f"{path.name} is empty; it must have a line for each record of the .rec")
-    if all(isinstance(part, range) for part in keys):
-        counted = range(keys[0][0], keys[0][0] + len(offsets))
-        if all(part[0] == before[-1] + 1 for before, part in pairwise(keys)):
-            return Index(counted, offsets)
+    if all(isinstance(part, range) for part in keys) and all(
+        before[-1] + 1 == part[0] for before, part in pairwise(keys)
+    ):
+        return Index(range(keys[0][0], keys[-1][-1] + 1), offsets)
     index = _by_key(np.concatenate(keys), offsets)
     if len(index.keys) == len(offsets):
         return index
@@ -145,6 +146,8 @@ def walked_index(file: RecordFile, progress: Progress | None = None) -> tuple[In
         index = Index(range(len(offsets)), offsets)
     return index, problems
 
+
+# What took long to find in a .rec, kept in a file beside it.
 
 # Fewer records are read at once, and leave no file behind.
 _WORTH_KEEPING = 10_000
