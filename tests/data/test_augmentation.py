@@ -11,9 +11,9 @@ from centerarc.data.augmentation import (
     LUMA,
     Augmentation,
     AugmentationConfig,
-    colour_maps,
+    color_maps,
     movements,
-    recolour,
+    recolor,
 )
 
 NONE = AugmentationConfig.none().model_dump()
@@ -214,8 +214,8 @@ def test_light_is_the_formula() -> None:
         draws = np.random.default_rng(seed).random((1, 3))
         for light, grey in ((True, False), (True, True), (False, True)):
             got = image.copy()
-            maps = colour_maps(draws, np.array([light]), np.array([grey]), config)
-            recolour(got, maps[0])
+            maps = color_maps(draws, np.array([light]), np.array([grey]), config)
+            recolor(got, maps[0])
             b, c, s = 1 + (2 * draws[0] - 1) * (0.3, 0.4, 0.5) if light else (1, 1, 1)
             wanted = image.astype(np.float64) * b
             mean = (wanted @ LUMA).mean()

@@ -10,15 +10,171 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from centerarc.data.decode import Image
 
-# Random numbers by position: each place in an epoch has its own, whoever asks for it.
+Floats = npt.NDArray[np.float64]
 
 # A Philox counter gives four numbers of 64 bits.
 _A_COUNTER = 4
+# Rec. 601: how much red, green and blue count for the gray that the eye sees.
+_RED, _GREEN, _BLUE = LUMA = (0.299, 0.587, 0.114)
+# What moves into the picture from outside: the value that the model sees as 0.
+_OUTSIDE = (127, 127, 127)
+_FROM_RESULT = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+# The columns of an image's numbers: six decide what happens, the others how.
+_FLIP, _MOVE, _LIGHT, _GRAY, _LOW, _COVER = range(6)
+_MOVING, _LIGHTING, _LOWERING, _COVERING = slice(6, 10), slice(10, 13), 13, slice(14, 22)
+DRAWS = 24
+
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
-def uniform_draws(
-    key: tuple[int, ...], first: int, count: int, width: int
-) -> npt.NDArray[np.float64]:
+class AugmentationConfig(BaseModel):
+    """How often and how strongly training images are changed.
+
+    The defaults suit small face sets: mirror half of the images, move a little, vary the light,
+    and now and then take away color, resolution or a part of the face.
+
+    Args:
+        flip: Probability of mirroring left and right.
+        move: Probability of rotating, shifting and zooming, in one resampling.
+        rotation: Largest rotation either way in degrees, up to 180.
+        shift: Largest shift either way and axis, as a fraction of the side, up to 0.5.
+        zoom: Largest zoom z: the scale is drawn from [1 / (1 + z), 1 + z], evenly in its log.
+        light: Probability of changing brightness, contrast and saturation.
+        brightness: Largest change b: values are multiplied by one of [1 - b, 1 + b].
+        contrast: Largest change c: distances from the mean are multiplied by [1 - c, 1 + c].
+        saturation: Largest change s: distances from gray are multiplied by [1 - s, 1 + s].
+        grey: Probability of taking away all color.
+        low_resolution: Probability of shrinking the image and enlarging it again.
+        low_resolution_scale: Smallest scale of the shrunk side, in [0.01, 1].
+        occlusion: Probability of covering a part with one color.
+        occlusion_size: Largest sides of that part, a rectangle or ellipse, as a fraction.
+
+    Raises:
+        pydantic.ValidationError: If a value is out of range or a name unknown.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    flip: Probability = Field(default=0.5, description="chance of a mirror image")
+    move: Probability = Field(default=0.5, description="chance to turn, shift and zoom")
+    rotation: float = Field(default=8.0, ge=0, le=180, description="degrees to either side")
+    shift: float = Field(default=0.05, ge=0, le=0.5, description="share of the side")
+    zoom: float = Field(default=0.1, ge=0, le=1, description="factor less 1, either way")
+    light: Probability = Field(default=0.5, description="chance to change the light")
+    brightness: float = Field(default=0.25, ge=0, le=1, description="change, either way")
+    contrast: float = Field(default=0.25, ge=0, le=1, description="change, either way")
+    saturation: float = Field(default=0.3, ge=0, le=1, description="change, either way")
+    grey: Probability = Field(default=0.05, description="chance to drop the color")
+    low_resolution: Probability = Field(default=0.1, description="chance to lose detail")
+    low_resolution_scale: float = Field(
+        default=0.3, ge=0.01, le=1, description="smallest share of the side kept"
+    )
+    occlusion: Probability = Field(default=0.1, description="chance to cover a part")
+    occlusion_size: float = Field(
+        default=0.4, gt=0, le=1, description="largest share of the side covered"
+    )
+
+    @classmethod
+    def none(cls) -> Self:
+        """Returns the configuration that changes nothing."""
+        return cls(flip=0, move=0, light=0, grey=0, low_resolution=0, occlusion=0)
+
+
+class Augmentation:
+    """Random changes of training images.
+
+    An image's changes follow from the key and its position in the epoch alone: how batches are
+    cut, and which process reads them, changes nothing. All work is on bytes, by OpenCV.
+
+    Args:
+        config: How often and how strongly.
+
+    Example:
+        >>> images = np.zeros((2, 112, 112, 3), dtype=np.uint8)
+        >>> Augmentation(AugmentationConfig())(images, key=(0, 0))
+    """
+
+    def __init__(self, config: AugmentationConfig) -> None:
+        self.config = config
+
+    def plan(
+        self, key: tuple[int, ...], first_position: int, count: int, height: int, width: int
+    ) -> "Changes":
+        """Draws the changes of consecutive images.
+
+        Args:
+            key: Names the stream of random numbers, such as (seed, epoch).
+            first_position: Position of the first image in the epoch.
+            count: How many images.
+            height: Of the images in pixels.
+            width: Of the images in pixels.
+        """
+        draws = uniform_draws(key, first_position, count, DRAWS)
+        return Changes(draws, self.config, height, width)
+
+    def __call__(
+        self, images: npt.NDArray[np.uint8], *, key: tuple[int, ...], first_position: int = 0
+    ) -> None:
+        """Changes a batch in place.
+
+        Args:
+            images: `(N, H, W, 3)` uint8 RGB, contiguous; consecutive positions of an epoch.
+            key: Names the stream of random numbers, such as (seed, epoch).
+            first_position: Position of the first image in the epoch.
+        """
+        changes = self.plan(key, first_position, *images.shape[:3])
+        for row, image in enumerate(images):
+            changes.apply(row, image)
+
+
+class Changes:
+    """The changes of consecutive images of an epoch, worked out for all of them at once.
+
+    Args:
+        draws: `(N, DRAWS)`, evenly drawn from [0, 1).
+        config: How often and how strongly.
+        height: Of the images in pixels.
+        width: Of the images in pixels.
+    """
+
+    def __init__(self, draws: Floats, config: AugmentationConfig, height: int, width: int) -> None:
+        flip = draws[:, _FLIP] < config.flip
+        move = draws[:, _MOVE] < config.move
+        light = draws[:, _LIGHT] < config.light
+        gray = draws[:, _GRAY] < config.grey
+        smallest = config.low_resolution_scale
+        self._config = config
+        self._size = (width, height)
+        # Lists, because asking an array for one number takes as long as a small operation.
+        self._flip = flip.tolist()
+        self._move = move.tolist()
+        self._recolor = (light | gray).tolist()
+        self._low = (draws[:, _LOW] < config.low_resolution).tolist()
+        self._cover = (draws[:, _COVER] < config.occlusion).tolist()
+        if move.any():
+            self._movements = movements(draws[:, _MOVING], flip, config, height, width)
+        if light.any() or gray.any():
+            self._colors = color_maps(draws[:, _LIGHTING], light, gray, config)
+        self._scales = (smallest + draws[:, _LOWERING] * (1 - smallest)).tolist()
+        self._covering = draws[:, _COVERING]
+
+    def apply(self, row: int, image: Image) -> None:
+        """Changes image number `row`, `(H, W, 3)` uint8 RGB and contiguous, in place."""
+        if self._move[row]:
+            # A mirror image is part of the map: one resampling does both.
+            map_, border = self._movements[row], cv2.BORDER_CONSTANT
+            cv2.warpAffine(image, map_, self._size, image, _FROM_RESULT, border, _OUTSIDE)
+        elif self._flip[row]:
+            cv2.flip(image, 1, image)
+        if self._recolor[row]:
+            recolor(image, self._colors[row])
+        if self._low[row]:
+            lower_resolution(image, self._scales[row])
+        if self._cover[row]:
+            occlude(image, self._config.occlusion_size, self._covering[row])
+
+
+def uniform_draws(key: tuple[int, ...], first: int, count: int, width: int) -> Floats:
     """Draws `width` numbers for each of `count` positions from `first` on.
 
     A counter-based generator (Philox; Salmon et al. 2011) gives the numbers of any position
@@ -48,134 +204,90 @@ def _words(key: tuple[int, ...]) -> npt.NDArray[np.uint64]:
     return np.random.SeedSequence(key).generate_state(2, np.uint64).astype(np.uint64)
 
 
-# How often and how strongly training images are changed.
-
-Probability = Annotated[float, Field(ge=0, le=1)]
-
-
-class AugmentationConfig(BaseModel):
-    """How often and how strongly training images are changed.
-
-    The defaults suit small face sets: mirror half of the images, move a little, vary the light,
-    and now and then take away colour, resolution or a part of the face.
+def movements(
+    draws: Floats,
+    flip: npt.NDArray[np.bool_],
+    config: AugmentationConfig,
+    height: int,
+    width: int,
+) -> Floats:
+    """Makes the affine maps of rotation, shift, zoom and mirroring.
 
     Args:
-        flip: Probability of mirroring left and right.
-        move: Probability of rotating, shifting and zooming, in one resampling.
-        rotation: Largest rotation either way in degrees, up to 180.
-        shift: Largest shift either way and axis, as a fraction of the side, up to 0.5.
-        zoom: Largest zoom z: the scale is drawn from [1 / (1 + z), 1 + z], evenly in its log.
-        light: Probability of changing brightness, contrast and saturation.
-        brightness: Largest change b: values are multiplied by one of [1 - b, 1 + b].
-        contrast: Largest change c: distances from the mean are multiplied by [1 - c, 1 + c].
-        saturation: Largest change s: distances from grey are multiplied by [1 - s, 1 + s].
-        grey: Probability of taking away all colour.
-        low_resolution: Probability of shrinking the image and enlarging it again.
-        low_resolution_scale: Smallest scale of the shrunk side, in [0.01, 1].
-        occlusion: Probability of covering a part with one colour.
-        occlusion_size: Largest sides of that part, a rectangle or ellipse, as a fraction.
+        draws: `(N, 4)` in [0, 1): angle, zoom, shift along x and along y.
+        flip: `(N,)`, which images are mirrored.
+        config: How far.
+        height: Of the images in pixels.
+        width: Of the images in pixels.
 
-    Raises:
-        pydantic.ValidationError: If a value is out of range or a name unknown.
+    Returns:
+        `(N, 2, 3)`, from (x, y, 1) in the result to (x, y) in the image, at pixel centers.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    flip: Probability = Field(default=0.5, description="chance of a mirror image")
-    move: Probability = Field(default=0.5, description="chance to turn, shift and zoom")
-    rotation: float = Field(default=8.0, ge=0, le=180, description="degrees to either side")
-    shift: float = Field(default=0.05, ge=0, le=0.5, description="share of the side")
-    zoom: float = Field(default=0.1, ge=0, le=1, description="factor less 1, either way")
-    light: Probability = Field(default=0.5, description="chance to change the light")
-    brightness: float = Field(default=0.25, ge=0, le=1, description="change, either way")
-    contrast: float = Field(default=0.25, ge=0, le=1, description="change, either way")
-    saturation: float = Field(default=0.3, ge=0, le=1, description="change, either way")
-    grey: Probability = Field(default=0.05, description="chance to drop the colour")
-    low_resolution: Probability = Field(default=0.1, description="chance to lose detail")
-    low_resolution_scale: float = Field(
-        default=0.3, ge=0.01, le=1, description="smallest share of the side kept"
-    )
-    occlusion: Probability = Field(default=0.1, description="chance to cover a part")
-    occlusion_size: float = Field(
-        default=0.4, gt=0, le=1, description="largest share of the side covered"
-    )
-
-    @classmethod
-    def none(cls) -> Self:
-        """Returns the configuration that changes nothing."""
-        return cls(flip=0, move=0, light=0, grey=0, low_resolution=0, occlusion=0)
+    angle = np.deg2rad((2 * draws[:, 0] - 1) * config.rotation)
+    scale = (1 + config.zoom) ** (2 * draws[:, 1] - 1)
+    shift = (2 * draws[:, 2:4] - 1) * config.shift * (width, height)
+    cosine, sine = np.cos(angle) / scale, np.sin(angle) / scale
+    # About the center, which between pixel centers is at (width - 1) / 2.
+    center_x, center_y = (width - 1) / 2, (height - 1) / 2
+    x, y = center_x + shift[:, 0], center_y + shift[:, 1]
+    maps = np.empty((len(draws), 2, 3))
+    maps[:, 0, 0], maps[:, 0, 1] = cosine, sine
+    maps[:, 1, 0], maps[:, 1, 1] = -sine, cosine
+    maps[:, 0, 2] = center_x - cosine * x - sine * y
+    maps[:, 1, 2] = center_y + sine * x - cosine * y
+    # Mirrored, x of the result is width - 1 - x.
+    maps[flip, :, 2] += (width - 1) * maps[flip, :, 0]
+    maps[flip, :, 0] *= -1
+    return maps
 
 
-# Brightness, contrast, saturation and grey as one linear map of colours an image.
-
-Floats = npt.NDArray[np.float64]
-
-# Rec. 601: how much red, green and blue count for the grey that the eye sees.
-_RED, _GREEN, _BLUE = LUMA = (0.299, 0.587, 0.114)
-
-
-def colour_maps(
+def color_maps(
     draws: Floats,
     light: npt.NDArray[np.bool_],
-    grey: npt.NDArray[np.bool_],
+    gray: npt.NDArray[np.bool_],
     config: AugmentationConfig,
 ) -> Floats:
-    """Makes the maps of colours.
+    """Makes the linear maps of brightness, contrast, saturation and gray.
 
     Brightness b multiplies all values; contrast c multiplies distances from the mean luma m;
-    saturation s multiplies distances from each pixel's own grey l . x. In one map:
+    saturation s multiplies distances from each pixel's own gray l . x. In one map:
 
         x -> b c (s x + (1 - s) l . x) + b (1 - c) m
 
     Args:
         draws: `(N, 3)` in [0, 1): brightness, contrast, saturation.
         light: `(N,)`, whose light is changed.
-        grey: `(N,)`, who loses all colour.
+        gray: `(N,)`, which lose all color.
         config: How far.
 
     Returns:
         `(N, 3, 4)`: three columns for x and one for m; the identity where nothing is asked for.
     """
-    strengths = (config.brightness, config.contrast, config.saturation)
-    factors = 1 + (2 * draws - 1) * strengths
+    factors = 1 + (2 * draws - 1) * (config.brightness, config.contrast, config.saturation)
     factors[~light] = 1
     brightness, contrast, saturation = factors.T
-    saturation = np.where(grey, 0.0, saturation)
+    kept = np.where(gray, 0.0, saturation)[:, None, None]
     maps = np.empty((len(draws), 3, 4))
-    kept = saturation[:, None, None]
     mix = kept * np.eye(3) + (1 - kept) * np.array(LUMA)
     maps[:, :, :3] = (brightness * contrast)[:, None, None] * mix
     maps[:, :, 3] = (brightness * (1 - contrast))[:, None]
     return maps
 
 
-def recolour(image: Image, colour_map: Floats) -> None:
-    """Maps the colours of an image in place.
-
-    Args:
-        image: `(H, W, 3)` uint8 RGB.
-        colour_map: `(3, 4)`, one of `colour_maps`.
-    """
-    if colour_map[0, 3] != 0:
+def recolor(image: Image, color_map: Floats) -> None:
+    """Maps the colors of an `(H, W, 3)` uint8 image in place by one of `color_maps`."""
+    if color_map[0, 3] != 0:
         # Of every fourth row, which is as good and which OpenCV takes without a copy.
         rows = image[::4]
         red, green, blue, _ = cv2.sumElems(rows)
         mean = (_RED * red + _GREEN * green + _BLUE * blue) / (len(rows) * image.shape[1])
-        colour_map = colour_map.copy()
-        colour_map[:, 3] *= mean
-    cv2.transform(image, colour_map, dst=image)
-
-
-# What cameras and the world take away: resolution, and a part of the face.
+        color_map = color_map.copy()
+        color_map[:, 3] *= mean
+    cv2.transform(image, color_map, dst=image)
 
 
 def lower_resolution(image: Image, scale: float) -> None:
-    """Shrinks an image, averaging what becomes one pixel, and enlarges it again, in place.
-
-    Args:
-        image: `(H, W, 3)` uint8.
-        scale: Of the shrunk side, in (0, 1].
-    """
+    """Shrinks an image by `scale`, in (0, 1], and enlarges it again, in place."""
     height, width = image.shape[:2]
     small = (max(round(width * scale), 1), max(round(height * scale), 1))
     # A mean over about what a small pixel covers, then picking from it: close to an exact average
@@ -186,184 +298,24 @@ def lower_resolution(image: Image, scale: float) -> None:
     cv2.resize(shrunk, (width, height), dst=image, interpolation=cv2.INTER_LINEAR)
 
 
-def occlude(image: Image, largest: float, draws: npt.NDArray[np.float64]) -> None:
-    """Covers a rectangle or an ellipse with one colour, in place.
+def occlude(image: Image, largest: float, draws: Floats) -> None:
+    """Covers a rectangle or an ellipse with one color, in place.
 
     Args:
         image: `(H, W, 3)` uint8.
         largest: Of its sides, as a fraction of the image's; the smallest is a quarter of it.
-        draws: `(8,)` in [0, 1): sides, place, colour, form.
+        draws: `(8,)` in [0, 1): sides, place, color, form.
     """
     height, width = image.shape[:2]
     tall_draw, wide_draw, top_draw, left_draw, red, green, blue, form = draws.tolist()
     tall = max(round((0.25 + 0.75 * tall_draw) * largest * height), 1)
     wide = max(round((0.25 + 0.75 * wide_draw) * largest * width), 1)
     top, left = int(top_draw * (height - tall + 1)), int(left_draw * (width - wide + 1))
-    colour = (int(red * 256), int(green * 256), int(blue * 256))
+    color = (int(red * 256), int(green * 256), int(blue * 256))
     if form < 0.5:
-        image[top : top + tall, left : left + wide] = colour
+        image[top : top + tall, left : left + wide] = color
         return
     # In sixteenths of a pixel, so that sides of any length are met.
-    centre = (round(16 * (left + (wide - 1) / 2)), round(16 * (top + (tall - 1) / 2)))
+    center = (round(16 * (left + (wide - 1) / 2)), round(16 * (top + (tall - 1) / 2)))
     axes = (round(8 * (wide - 1)), round(8 * (tall - 1)))
-    cv2.ellipse(image, centre, axes, 0, 0, 360, colour, cv2.FILLED, shift=4)
-
-
-# Rotation, shift, zoom and mirroring as one affine map an image.
-
-
-def movements(
-    draws: Floats,
-    flip: npt.NDArray[np.bool_],
-    config: AugmentationConfig,
-    height: int,
-    width: int,
-) -> Floats:
-    """Makes the maps that tell where each pixel of a moved image comes from.
-
-    Args:
-        draws: `(N, 4)` in [0, 1): angle, zoom, shift along x and along y.
-        flip: `(N,)`, whether to mirror left and right, after the movement.
-        config: How far.
-        height: Of the images in pixels.
-        width: Of the images in pixels.
-
-    Returns:
-        `(N, 2, 3)`, from (x, y, 1) in the result to (x, y) in the image, at pixel centres.
-    """
-    angle = np.deg2rad((2 * draws[:, 0] - 1) * config.rotation)
-    scale = (1 + config.zoom) ** (2 * draws[:, 1] - 1)
-    shift = (2 * draws[:, 2:4] - 1) * config.shift * (width, height)
-    cosine, sine = np.cos(angle) / scale, np.sin(angle) / scale
-    # About the centre, which between pixel centres lies at (width - 1) / 2.
-    centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
-    x, y = centre_x + shift[:, 0], centre_y + shift[:, 1]
-    maps = np.empty((len(draws), 2, 3))
-    maps[:, 0, 0], maps[:, 0, 1] = cosine, sine
-    maps[:, 1, 0], maps[:, 1, 1] = -sine, cosine
-    maps[:, 0, 2] = centre_x - cosine * x - sine * y
-    maps[:, 1, 2] = centre_y + sine * x - cosine * y
-    # Mirrored, x of the result is width - 1 - x.
-    maps[flip, :, 2] += (width - 1) * maps[flip, :, 0]
-    maps[flip, :, 0] *= -1
-    return maps
-
-
-# What is drawn for a batch of images, and done to one after the other.
-
-# What moves into the picture from outside: the value that the model sees as 0.
-_OUTSIDE = (127, 127, 127)
-_FROM_RESULT = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-# The columns of an image's numbers: six decide what happens, the others how.
-_FLIP, _MOVE, _LIGHT, _GREY, _LOW, _COVER = range(6)
-_MOVING, _LIGHTING, _LOWERING, _COVERING = slice(6, 10), slice(10, 13), 13, slice(14, 22)
-DRAWS = 24
-
-
-class Changes:
-    """The changes of consecutive images of an epoch, worked out for all of them at once.
-
-    Args:
-        draws: `(N, DRAWS)`, evenly drawn from [0, 1).
-        config: How often and how strongly.
-        height: Of the images in pixels.
-        width: Of the images in pixels.
-    """
-
-    def __init__(self, draws: Floats, config: AugmentationConfig, height: int, width: int) -> None:
-        flip = draws[:, _FLIP] < config.flip
-        move = draws[:, _MOVE] < config.move
-        light = draws[:, _LIGHT] < config.light
-        grey = draws[:, _GREY] < config.grey
-        smallest = config.low_resolution_scale
-        self._config = config
-        self._size = (width, height)
-        # Lists, because asking an array for one number takes as long as a small operation.
-        self._flip = flip.tolist()
-        self._move = move.tolist()
-        self._recolour = (light | grey).tolist()
-        self._low = (draws[:, _LOW] < config.low_resolution).tolist()
-        self._cover = (draws[:, _COVER] < config.occlusion).tolist()
-        if move.any():
-            self._movements = movements(draws[:, _MOVING], flip, config, height, width)
-        if light.any() or grey.any():
-            self._colours = colour_maps(draws[:, _LIGHTING], light, grey, config)
-        self._scales = (smallest + draws[:, _LOWERING] * (1 - smallest)).tolist()
-        self._covering = draws[:, _COVERING]
-
-    def apply(self, row: int, image: Image) -> None:
-        """Changes an image in place.
-
-        Args:
-            row: Its number among the images drawn for.
-            image: `(H, W, 3)` uint8 RGB, contiguous.
-        """
-        if self._move[row]:
-            # A mirror image is part of the map: one resampling does both.
-            cv2.warpAffine(
-                image,
-                self._movements[row],
-                self._size,
-                image,
-                _FROM_RESULT,
-                cv2.BORDER_CONSTANT,
-                _OUTSIDE,
-            )
-        elif self._flip[row]:
-            cv2.flip(image, 1, image)
-        if self._recolour[row]:
-            recolour(image, self._colours[row])
-        if self._low[row]:
-            lower_resolution(image, self._scales[row])
-        if self._cover[row]:
-            occlude(image, self._config.occlusion_size, self._covering[row])
-
-
-class Augmentation:
-    """Random changes of training images.
-
-    An image's changes follow from the key and its position in the epoch alone: how batches are
-    cut, and which process reads them, changes nothing. All work is on bytes, by OpenCV.
-
-    Args:
-        config: How often and how strongly.
-
-    Example:
-        >>> images = np.zeros((2, 112, 112, 3), dtype=np.uint8)
-        >>> Augmentation(AugmentationConfig())(images, key=(0, 0))
-    """
-
-    def __init__(self, config: AugmentationConfig) -> None:
-        self.config = config
-
-    def plan(
-        self, key: tuple[int, ...], first_position: int, count: int, height: int, width: int
-    ) -> Changes:
-        """Draws the changes of consecutive images.
-
-        Args:
-            key: Names the stream of random numbers, such as (seed, epoch).
-            first_position: Position of the first image in the epoch.
-            count: How many images.
-            height: Of the images in pixels.
-            width: Of the images in pixels.
-
-        Returns:
-            What to do to each of them.
-        """
-        draws = uniform_draws(key, first_position, count, DRAWS)
-        return Changes(draws, self.config, height, width)
-
-    def __call__(
-        self, images: npt.NDArray[np.uint8], *, key: tuple[int, ...], first_position: int = 0
-    ) -> None:
-        """Changes a batch in place.
-
-        Args:
-            images: `(N, H, W, 3)` uint8 RGB, contiguous; consecutive positions of an epoch.
-            key: Names the stream of random numbers, such as (seed, epoch).
-            first_position: Position of the first image in the epoch.
-        """
-        changes = self.plan(key, first_position, *images.shape[:3])
-        for row, image in enumerate(images):
-            changes.apply(row, image)
+    cv2.ellipse(image, center, axes, 0, 0, 360, color, cv2.FILLED, shift=4)
