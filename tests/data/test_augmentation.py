@@ -7,14 +7,8 @@ import PIL.Image
 import pytest
 from pydantic import ValidationError
 
-from centerarc.data.augmentation import (
-    LUMA,
-    Augmentation,
-    AugmentationConfig,
-    color_maps,
-    movements,
-    recolor,
-)
+from centerarc.data import Augmentation, AugmentationConfig
+from centerarc.data.augmentation import LUMA, color_maps, movements, recolor
 
 NONE = AugmentationConfig.none().model_dump()
 

@@ -6,7 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from centerarc.data.folder import FolderSource
+from centerarc.data import FolderSource
 
 
 def put(path: Path, value: int = 0, size: int = 8) -> Path:

@@ -3,9 +3,7 @@
 import pytest
 import torch
 
-from centerarc.data.augmentation import Augmentation, AugmentationConfig
-from centerarc.data.loader import TrainLoader, to_input
-from centerarc.data.source import create_source
+from centerarc.data import Augmentation, AugmentationConfig, TrainLoader, create_source, to_input
 
 pytestmark = [
     pytest.mark.gpu,

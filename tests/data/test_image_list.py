@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from centerarc.data.image_list import ListSource, write_list
+from centerarc.data import ListSource, write_list
 
 
 def put(path: Path, value: int = 0, size: int = 8) -> None:

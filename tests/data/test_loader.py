@@ -11,10 +11,19 @@ import numpy as np
 import pytest
 import torch
 
-from centerarc.data.augmentation import Augmentation, AugmentationConfig
-from centerarc.data.loader import TrainLoader, iterate_images, to_input
-from centerarc.data.samplers import Balanced, IdentityBatches, InBlocks, Sampler, Shuffled
-from centerarc.data.source import FaceSource
+from centerarc.data import (
+    Augmentation,
+    AugmentationConfig,
+    Balanced,
+    FaceSource,
+    IdentityBatches,
+    InBlocks,
+    Sampler,
+    Shuffled,
+    TrainLoader,
+    iterate_images,
+    to_input,
+)
 
 SIZE = 8
 

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from centerarc.data import Balanced, FaceSource, IdentityBatches, InBlocks, Sampler, Shuffled
 from centerarc.data.augmentation import uniform_draws
-from centerarc.data.samplers import Balanced, IdentityBatches, InBlocks, Sampler, Shuffled
-from centerarc.data.source import FaceSource
 
 
 class Faces(FaceSource):
@@ -175,13 +174,13 @@ def test_a_weight_that_comes_to_no_image_shows_none() -> None:
 
 def test_wrong_sizes_are_named() -> None:
     source = Faces([3, 3])
-    with pytest.raises(ValueError, match="images_per_identity is 4; it must divide batch_size, 6"):
+    with pytest.raises(ValueError, match="images_per_identity must divide batch_size 6, got 4"):
         IdentityBatches(source, batch_size=6, images_per_identity=4)
     with pytest.raises(ValueError, match="needs 3 identities, but the source has 2"):
         IdentityBatches(source, batch_size=6, images_per_identity=2)
-    with pytest.raises(ValueError, match="block is 0"):
+    with pytest.raises(ValueError, match="block must be at least 1, got 0"):
         InBlocks(source, block=0)
-    with pytest.raises(ValueError, match="pool is 0"):
+    with pytest.raises(ValueError, match="pool must be at least 1, got 0"):
         InBlocks(source, block=1, pool=0)
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from centerarc.data import EncodedSource, create_source, open_source, source_kind
 from centerarc.data.decode import WrongSizeError
-from centerarc.data.source import EncodedSource, create_source, open_source, source_kind
 
 
 def test_sources_are_opened_by_name() -> None:

@@ -9,10 +9,17 @@ import numpy.typing as npt
 
 from centerarc.data.decode import Image
 
-# Shift, turn and scale that bring points onto points, by least squares.
-
 Floats = npt.NDArray[np.float64]
 
+TEMPLATE_SIZE = 112
+# Left eye, right eye, nose, left and right corner of the mouth, as seen in the image.
+_POINTS = (
+    (38.2946, 51.6963),
+    (73.5318, 51.5014),
+    (56.0252, 71.7366),
+    (41.5493, 92.3655),
+    (70.7299, 92.2041),
+)
 # Of the spread of the points: what is closer to nothing than this is rounding.
 _NOTHING = 1e-9
 
@@ -20,7 +27,7 @@ _NOTHING = 1e-9
 def similarity_transform(source: npt.ArrayLike, target: npt.ArrayLike) -> Floats:
     """Returns the similarity transforms that bring each row's points closest to the target's.
 
-    Minimises `sum_k |c R source_k + t - target_k|^2` over rotations R (never a reflection), scales
+    Minimizes `sum_k |c R source_k + t - target_k|^2` over rotations R (never a reflection), scales
     c > 0 and shifts t. In the plane the solution of Umeyama (1991, eqs. 40-43) needs no singular
     values. With points as complex numbers, x and y their offsets from the means:
 
@@ -45,17 +52,17 @@ def similarity_transform(source: npt.ArrayLike, target: npt.ArrayLike) -> Floats
     points = np.asarray(source, dtype=np.float64)
     wanted = np.asarray(target, dtype=np.float64)
     if points.ndim != 3 or points.shape[2] != 2 or points.shape[1] < 2:
-        raise ValueError(f"source has shape {points.shape}; it must be (N, K, 2) with K >= 2")
+        raise ValueError(f"source must have shape (N, K, 2) with K >= 2, got {points.shape}")
     if wanted.shape not in (points.shape, points.shape[1:]):
         raise ValueError(
-            f"target has shape {wanted.shape}; for a source of shape {points.shape} it must be "
-            f"that or {points.shape[1:]}"
+            f"target must have the shape of source, {points.shape}, or {points.shape[1:]}, got "
+            f"{wanted.shape}"
         )
     wanted = np.broadcast_to(wanted, points.shape)
     _refuse(~np.isfinite(points).all((1, 2)), "source holds a value that is not finite")
     _refuse(~np.isfinite(wanted).all((1, 2)), "target holds a value that is not finite")
-    x, x_mean, x_spread = _centred(points, "source")
-    y, y_mean, y_spread = _centred(wanted, "target")
+    x, x_mean, x_spread = _centered(points, "source")
+    y, y_mean, y_spread = _centered(wanted, "target")
     product = (x.conj() * y).sum(1)
     _refuse(
         np.abs(product) <= _NOTHING * x_spread * y_spread,
@@ -95,7 +102,7 @@ def transform_scale(matrix: Floats) -> float:
     return float(np.hypot(matrix[0, 0], matrix[1, 0]))
 
 
-def _centred(points: Floats, name: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any], Floats]:
+def _centered(points: Floats, name: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any], Floats]:
     """Returns `(N, K)` complex offsets from the mean, `(N,)` means and `(N,)` root sums squared."""
     numbers = points[..., 0] + 1j * points[..., 1]
     mean = numbers.mean(1)
@@ -110,35 +117,19 @@ def _refuse(bad: npt.ArrayLike, what: str) -> None:
         raise ValueError(f"row {int(np.argmax(bad))}: {what}")
 
 
-# The five points to which every face is brought.
-
-TEMPLATE_SIZE = 112
-
-# Left eye, right eye, nose, left and right corner of the mouth, as seen in the image.
-_POINTS = (
-    (38.2946, 51.6963),
-    (73.5318, 51.5014),
-    (56.0252, 71.7366),
-    (41.5493, 92.3655),
-    (70.7299, 92.2041),
-)
-
-
 def arcface_template(size: int = TEMPLATE_SIZE) -> npt.NDArray[np.float64]:
     """Returns where the five landmarks of an aligned face lie.
 
-    Coordinates are x to the right and y down, with whole numbers at the centres of pixels: the
-    first pixel reaches from -0.5 to 0.5, as in OpenCV and scikit-image. Other sizes multiply the
-    points for 112 by `size / 112`, as the alignment that public models were trained on does. (To
-    scale the square itself would be `(p + 0.5) * size / 112 - 0.5`, a shift of half a pixel at
-    224.) The whole square is used at every size; no extra margin is put around 128 or 256.
+    Coordinates are x to the right and y down, with whole numbers at the centers of pixels, as in
+    OpenCV and scikit-image. Other sizes multiply the points for 112 by `size / 112`, as the
+    alignment that public models were trained on does, without an extra margin at any size.
 
     Args:
         size: Side of the aligned image in pixels, at least 1.
 
     Returns:
-        `(5, 2)` float64: left eye, right eye, nose, left and right corner of the mouth, left and
-        right as seen in the image.
+        `(5, 2)` float64: left eye, right eye, nose, left and right corner of the mouth, as seen in
+        the image.
 
     Raises:
         ValueError: If `size` is below 1.
@@ -148,11 +139,8 @@ def arcface_template(size: int = TEMPLATE_SIZE) -> npt.NDArray[np.float64]:
         [56.0252, 71.7366]
     """
     if size < 1:
-        raise ValueError(f"size is {size}; it must be at least 1")
+        raise ValueError(f"size must be at least 1, got {size}")
     return np.array(_POINTS, dtype=np.float64) * (size / TEMPLATE_SIZE)
-
-
-# The square that a transform cuts out of a photo.
 
 
 def warp(image: Image, matrix: Floats, size: int) -> Image:
@@ -161,12 +149,12 @@ def warp(image: Image, matrix: Floats, size: int) -> Image:
     A bilinear sample sees two pixels a side, so what is shrunk by 2 or more would alias. Then the
     part of the image that is needed is first shrunk by the whole part f of that factor, each
     pixel the mean of f x f, and the transform continues from there: pixel u of the shrunk part
-    has its centre at `x0 + f u + (f - 1) / 2` of the image, for a part that starts at x0.
+    has its center at `x0 + f u + (f - 1) / 2` of the image, for a part that starts at x0.
     OpenCV takes samples at whole 1/32 of a pixel, so they are off by at most 1/64.
 
     Args:
         image: `(H, W, 3)` uint8 RGB.
-        matrix: `(2, 3)` similarity from the image to the square; whole numbers are the centres of
+        matrix: `(2, 3)` similarity from the image to the square; whole numbers are the centers of
             pixels in both.
         size: Side of the square in pixels, at least 1.
 
@@ -179,15 +167,17 @@ def warp(image: Image, matrix: Floats, size: int) -> Image:
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise ValueError(
-            f"image is {image.dtype} of shape {image.shape}; it must be uint8 (H, W, 3)"
+            f"image must be uint8 of shape (H, W, 3), got {image.dtype} of shape {image.shape}"
         )
     if matrix.shape != (2, 3):
-        raise ValueError(f"matrix has shape {matrix.shape}; it must be (2, 3)")
+        raise ValueError(f"matrix must have shape (2, 3), got {matrix.shape}")
     if size < 1:
-        raise ValueError(f"size is {size}; it must be at least 1")
+        raise ValueError(f"size must be at least 1, got {size}")
     scale = transform_scale(matrix)
     if not (np.isfinite(matrix).all() and scale > 0):
-        raise ValueError("matrix does not enlarge or shrink, it has no inverse")
+        raise ValueError(
+            "matrix must be finite and have an inverse"
+        )
     # A block is no larger than the image, or its padding would take any amount of memory.
     factor = min(max(1, math.floor(1 / scale * (1 + 1e-9))), *image.shape[:2])
     x0, y0, x1, y1 = _needed(image, inverse_transform(matrix), size, factor)

@@ -17,7 +17,7 @@ class Sampler(Protocol):
     """Chooses the images of an epoch.
 
     The order is a function of seed and epoch alone: every process works it out and takes its part
-    of each batch, and a run that goes on in the middle of an epoch needs no state.
+    of each batch, and a run that resumes in the middle of an epoch needs no state.
 
     Attributes:
         note: What a user should know about it, in a line; empty if nothing.
@@ -167,7 +167,7 @@ class InBlocks:
     def __init__(self, source: FaceSource, *, block: int, pool: int = 16) -> None:
         for name, value in (("block", block), ("pool", pool)):
             if value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
+                raise ValueError(f"{name} must be at least 1, got {value}")
         self._size = len(source)
         self._block = block
         self._pool = pool
@@ -183,21 +183,15 @@ class InBlocks:
         for first in range(0, len(begins), self._pool):
             blocks = begins[first : first + self._pool]
             images = (blocks[:, None] + np.arange(self._block)).reshape(-1)
-            parts.append(
-                rng.permutation(
-                    images[
-                        images
-                        < np.repeat(np.minimum(blocks + self._block, self._size), self._block)
-                    ]
-                )
-            )
+            # Only the last block can be shorter, and it ends where the source does.
+            parts.append(rng.permutation(images[images < self._size]))
         return np.concatenate(parts)
 
 
 class IdentityBatches:
     """P identities with K images each in every batch, as metric learning has it.
 
-    Identities come in turns: nobody a second time before all came once, and never twice in a
+    Identities take turns: no one comes a second time before all came once, and never twice in a
     batch. So do the images of an identity; one with fewer than K images repeats them.
 
     Args:
@@ -212,8 +206,8 @@ class IdentityBatches:
     def __init__(self, source: FaceSource, *, batch_size: int, images_per_identity: int) -> None:
         if images_per_identity < 1 or batch_size % images_per_identity:
             raise ValueError(
-                f"images_per_identity is {images_per_identity}; it must divide batch_size, "
-                f"{batch_size}"
+                f"images_per_identity must divide batch_size {batch_size}, "
+                f"got {images_per_identity}"
             )
         self.batch_size: int | None = batch_size
         self._people = batch_size // images_per_identity
