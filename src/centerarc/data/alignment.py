@@ -175,9 +175,7 @@ def warp(image: Image, matrix: Floats, size: int) -> Image:
         raise ValueError(f"size must be at least 1, got {size}")
     scale = transform_scale(matrix)
     if not (np.isfinite(matrix).all() and scale > 0):
-        raise ValueError(
-            "matrix must be finite and have an inverse"
-        )
+        raise ValueError("matrix must be finite and have an inverse")
     # A block is no larger than the image, or its padding would take any amount of memory.
     factor = min(max(1, math.floor(1 / scale * (1 + 1e-9))), *image.shape[:2])
     x0, y0, x1, y1 = _needed(image, inverse_transform(matrix), size, factor)
