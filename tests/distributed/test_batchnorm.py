@@ -1,4 +1,4 @@
-"""SyncBatchNorm against torch's batch normalisation of the concatenated batch."""
+"""SyncBatchNorm against torch's batch normalization of the concatenated batch."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What the losses say of wrong input and options, and of parameters that nobody steps."""
+"""What the losses say of wrong input and options, and of parameters that no optimizer has."""
 
 import math
 import warnings

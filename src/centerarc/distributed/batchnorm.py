@@ -92,7 +92,7 @@ class SyncBatchNorm(_BatchNorm):
             )
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalises `input` (N, C, ...); the same shape and dtype come back."""
+        """Normalizes `input` (N, C, ...); the same shape and dtype come back."""
         if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
             return super().forward(input)
         self._check_input_dim(input)

@@ -267,23 +267,18 @@ class MarginSoftmaxLoss(nn.Module):
         margin: psi; by default `ArcFace(m=0.5)`. `CosFace(m=0.0)` is the plain softmax.
         s: scale of the cosines, positive; may be set later, by a schedule for example.
         sub_centers: K prototypes a class, of which each sample takes the nearest; 1 to have one.
-        weight: (C,) class weights, as `cross_entropy` has them; kept as a buffer.
-        ignore_index: the label of samples that do not count.
-        reduction: `"mean"`, `"sum"` or `"none"`.
-        label_smoothing: in [0, 1).
+        weight: (C,) class weights, kept as a buffer. This and `ignore_index`, `reduction`,
+            `label_smoothing`, `conflict_threshold` and `implementation` are as in
+            `margin_softmax_loss`.
         sample_rate: share of the classes that take part in a training step, in (0, 1]: those of the
             batch, and others by chance. Below 1 the prototypes' gradient is sparse (but for the
             reference implementation): step it with `PrototypeSGD`. In evaluation mode all classes
             take part.
         sample_generator: draws them, on the device of the labels; torch's own by default. It is
             in no state dict: save its `get_state()` to resume exactly, each rank its own.
-        conflict_threshold: cosine above which another class's prototype does not count as wrong:
-            where labels are noisy it is often the same person under two names. None counts all.
-        implementation: of `negative_logsumexp`.
         shards: the ranks that the classes are spread over, `distributed.ClassShards(C)`; this
             module then holds the classes of its own rank only, takes this rank's samples, and
-            returns the loss of the samples of all ranks. Labels stay those of all classes. None
-            holds all classes.
+            returns the loss of the samples of all ranks. Labels stay those of all classes.
         generator: draws the initial prototypes, on the CPU; torch's own by default. With
             generators of one seed ranks with shards start as one process does.
 

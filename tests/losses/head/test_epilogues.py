@@ -240,7 +240,7 @@ def project_formula(gradient: Tensor, rows: Tensor, inverse: Tensor) -> Tensor:
 
 
 def assert_near(actual: Tensor, expected: Tensor, size: Tensor) -> None:
-    """Within rounding errors of terms as large as the largest entry of ``size``."""
+    """Within rounding errors of terms as large as the largest entry of `size`."""
     tolerance = TOLERANCE[actual.dtype]
     close = {"rtol": tolerance, "atol": tolerance * size.abs().max().item()}
     torch.testing.assert_close(actual.double(), expected, **close)

@@ -39,7 +39,7 @@ SMALL_BLOCKS = Chunked(workspace=700)
 
 @dataclass(frozen=True)
 class Case:
-    """One way to train; ``sizes`` has the samples of each rank."""
+    """One way to train; `sizes` has the samples of each rank."""
 
     sizes: tuple[int, ...]
     kind: str = "margin"
@@ -193,7 +193,7 @@ def test_equals_one_process(pool: Pool, world: int, name: str) -> None:
         Case((3, 4, 0, 2), classes=5, options={"sub_centers": 2, "implementation": SMALL_BLOCKS}),
         Case((3, 4, 0, 2), classes=5, kind="joint", options={"label_smoothing": 0.1}),
         Case((2, 3), classes=1),  # no negatives at all
-        Case((4, 4), labels_below=2),  # nobody of the second rank's classes
+        Case((4, 4), labels_below=2),  # none of the second rank's classes
         Case((4, 4), labels_below=2, options={"implementation": SMALL_BLOCKS}),
         Case((0, 0)),  # an empty batch
         Case((0, 0), kind="joint", options={"implementation": SMALL_BLOCKS}),
@@ -589,7 +589,7 @@ def _some_steps(
         ("joint", {"centers": "separate", "center_update": "gradient"}, "rows"),
     ],
 )
-def test_a_checkpoint_of_two_ranks_goes_on_on_any_number(
+def test_a_checkpoint_of_two_ranks_resumes_on_any_number(
     pool: Pool, tmp_path: Path, kind: str, options: Any, optimizer: str
 ) -> None:
     def case(sizes: tuple[int, ...]) -> Case:
@@ -613,7 +613,7 @@ def test_a_checkpoint_of_two_ranks_goes_on_on_any_number(
             near(found, whole)
 
 
-def test_a_checkpoint_needs_momentum_that_begins_from_zero() -> None:
+def test_a_checkpoint_needs_momentum_that_starts_from_zero() -> None:
     criterion = CenterLoss(3, 2, update="gradient")
     with pytest.raises(ValueError, match=r"SGD or PrototypeSGD, got Adam"):
         class_state(criterion, torch.optim.Adam(criterion.parameters()))

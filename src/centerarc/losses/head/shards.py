@@ -236,7 +236,7 @@ def class_state(criterion: nn.Module, optimizer: Optimizer | None = None) -> dic
         criterion: a criterion, with or without `shards`, or a module that contains some.
         optimizer: `torch.optim.SGD` or `PrototypeSGD`; its momentum buffers of the criterion's
             parameters are taken in too, as `<parameter>.momentum_buffer`. Those that do not exist
-            yet are made, full of zeros, which is what they begin from.
+            yet are made, full of zeros, which is what they start from.
 
     Returns:
         Name -> tensor; `torch.distributed.checkpoint.save` or `load` takes it, on all ranks.
