@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -84,6 +85,18 @@ def test_other_programs_read_it_without_unpickling(root: Path, tmp_path: Path) -
     assert str(table.schema.field("embedding").type) == "fixed_size_list<element: float>[3]"
     assert table.column("place").to_pylist() == [source.place(i) for i in range(20)]
     np.testing.assert_allclose(np.array(table.column("embedding").to_pylist()), both, rtol=1e-6)
+
+
+def test_readers_start_after_this_process_used_opencv(root: Path, tmp_path: Path) -> None:
+    # OpenCV's threads do not survive a fork; a reader that touched them would hang.
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(4)
+    try:
+        cv2.warpAffine(np.zeros((999, 999, 3), np.uint8), np.eye(2, 3), (900, 900))
+        embed_to_file(opened(), faces(root), tmp_path / "e.npz", workers=2)
+        assert cv2.getNumThreads() == 4
+    finally:
+        cv2.setNumThreads(threads)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -34,8 +33,8 @@ from centerarc.io.jobs import DamagedError, Job, locked_job, stopped_between_bat
 from centerarc.io.parallel import (
     check_workers,
     explain_dead_workers,
-    signals_held_back,
     start_worker,
+    starting_workers,
 )
 
 if TYPE_CHECKING:
@@ -168,7 +167,7 @@ def _sound_images(
         worker_init_fn=start_worker,
         pin_memory=torch.cuda.is_available(),
     )
-    with signals_held_back(signal.SIGINT):
+    with starting_workers():
         batches = iter(loader)
     for batch in batches:
         if isinstance(batch, Exception):
