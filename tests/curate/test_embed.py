@@ -436,7 +436,7 @@ def test_a_full_disk_is_told_and_the_same_call_goes_on(
     monkeypatch.setattr(embed_source, "_CHUNK_IMAGES", 4)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match=r"no space is left for .*same command to go on"):
+        with pytest.raises(OSError, match=r"no space is left for .*same command to resume"):
             embed_to_file(opened(), faces(root), tmp_path / "e.npz", batch_size=4)
     report = embed_to_file(opened(), faces(root), tmp_path / "e.npz", batch_size=4)
     assert report.embedded < 20

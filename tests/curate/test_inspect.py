@@ -28,14 +28,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_sizes_formats_colours_and_bytes_are_counted(folder: Path) -> None:
+def test_sizes_formats_colors_and_bytes_are_counted(folder: Path) -> None:
     source = FolderSource(folder)
     found = inspect_source(source, workers=0)
     assert found.statistics.images == 8
     assert found.counts.tolist() == [5, 3]
     assert found.sizes == Counter({(112, 112): 7, (64, 64): 1})
     assert found.formats == Counter({"JPEG": 6, "PNG": 2})
-    assert found.colours == Counter({"colour": 6, "grey": 1, "CMYK": 1})
+    assert found.colors == Counter({"color": 6, "gray": 1, "CMYK": 1})
     assert found.file_bytes.tolist() == [path.stat().st_size for path in source.paths]
     assert [(item.place, item.reason) for item in found.left_out] == [
         ("bob/empty.jpg", "unreadable"),

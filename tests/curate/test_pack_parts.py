@@ -30,7 +30,7 @@ def test_an_image_of_the_right_size_keeps_its_bytes(
 ) -> None:
     path = faces(tmp_path, {"ann": [f"1{suffix}"]}) / "ann" / f"1{suffix}"
     image = packed(path, Encoding(size=size))
-    assert image == PackedImage(path.read_bytes(), 32, 32, anew=False)
+    assert image == PackedImage(path.read_bytes(), 32, 32, reencoded=False)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -38,7 +38,7 @@ def test_with_a_quality_other_formats_become_jpegs(tmp_path: Path, suffix: str) 
     path = faces(tmp_path, {"ann": [f"1{suffix}"]}) / "ann" / f"1{suffix}"
     image = packed(path, Encoding(quality=80))
     assert opened(image).format == "JPEG"
-    assert image.anew == (suffix != ".jpg")
+    assert image.reencoded == (suffix != ".jpg")
 
 
 def test_a_resized_image_is_a_jpeg_of_pillows_pixels_with_full_colour(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_a_resized_image_is_a_jpeg_of_pillows_pixels_with_full_colour(tmp_path: 
     errors = []
     for quality in (None, 95, 30):
         image = packed(path, Encoding(size=24, quality=quality))
-        assert (image.width, image.height, image.anew) == (24, 24, True)
+        assert (image.width, image.height, image.reencoded) == (24, 24, True)
         jpeg = opened(image)
         assert jpeg.format == "JPEG"
         # 4:4:4: every component has the same sampling.
@@ -67,14 +67,14 @@ def test_a_format_that_few_readers_know_becomes_a_png_without_loss(tmp_path: Pat
     path.parent.mkdir()
     PIL.Image.fromarray(pixels).save(path, format="PPM")
     image = packed(path, Encoding())
-    assert (opened(image).format, image.anew) == ("PNG", True)
+    assert (opened(image).format, image.reencoded) == ("PNG", True)
     np.testing.assert_array_equal(np.array(opened(image)), pixels)
 
 
 def test_pixels_without_a_file_become_a_png_unless_a_quality_is_given() -> None:
     source = create_source("synthetic", num_identities=2, images_per_identity=2)
     image = packed_image(source, 1, Encoding())
-    assert (opened(image).format, image.anew) == ("PNG", True)
+    assert (opened(image).format, image.reencoded) == ("PNG", True)
     np.testing.assert_array_equal(np.array(opened(image)), source.image(1))
     assert opened(packed_image(source, 1, Encoding(quality=95))).format == "JPEG"
 

@@ -268,7 +268,7 @@ def test_a_full_disk_is_told_and_the_same_call_goes_on(
         patch.setattr(os, "fsync", full)
         # Others would not have that.
         patch.setattr("centerarc.io.parallel._start_method", lambda: "fork")
-        with pytest.raises(OSError, match=r"no space is left for .*same command to go on"):
+        with pytest.raises(OSError, match=r"no space is left for .*same command to resume"):
             pack(FolderSource(root), tmp_path / "out", format="rec", workers=workers)
     pack(FolderSource(root), tmp_path / "out", format="rec", workers=workers)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")

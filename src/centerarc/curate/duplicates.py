@@ -335,7 +335,7 @@ def _of_group(images: Ints, examined: Examined, labels: Ints) -> Iterator[Findin
     across = len(np.unique(labels[images])) > 1
     for position, image in enumerate(images.tolist()):
         if across:
-            # Shown beside it: the first one of someone else.
+            # Shown with it: the first one of someone else.
             other = int(images[labels[images] != labels[image]][0])
             kind = "duplicate across identities"
         elif position:

@@ -106,15 +106,15 @@ def count_statistics(counts: npt.ArrayLike) -> CountStatistics:
 # What the first bytes of an image file say: format, size and color.
 
 _COLORS = {
-    "1": "grey",
-    "L": "grey",
-    "LA": "grey",
-    "I;16": "grey, 16 bits",
-    "I;16B": "grey, 16 bits",
-    "I": "grey, 16 bits",
+    "1": "gray",
+    "L": "gray",
+    "LA": "gray",
+    "I;16": "gray, 16 bits",
+    "I;16B": "gray, 16 bits",
+    "I": "gray, 16 bits",
     "P": "palette",
     "CMYK": "CMYK",
-    "RGBA": "colour with transparency",
+    "RGBA": "color with transparency",
 }
 
 
@@ -149,7 +149,7 @@ def _read_header(source: FaceSource, number: int) -> _Header:
     data = source.encoded(number)
     if data is None:
         height, width, _ = source.image(number).shape
-        return _Header("pixels", width, height, "colour", 3 * height * width)
+        return _Header("pixels", width, height, "color", 3 * height * width)
     return _parse(BytesIO(data), len(data))
 
 
@@ -157,7 +157,7 @@ def _parse(file: IO[bytes], size: int) -> _Header:
     if size == 0:
         raise ValueError("the file is empty")
     with PIL.Image.open(file) as picture:
-        color = _COLORS.get(picture.mode, "colour")
+        color = _COLORS.get(picture.mode, "color")
         return _Header(picture.format or "", *picture.size, color, size)
 
 
@@ -260,7 +260,7 @@ class Overview:
         statistics: The same summed up.
         sizes: Images of each (width, height) in pixels, most frequent first.
         formats: Images of each file format.
-        colours: Images of each kind of color, such as "grey".
+        colors: Images of each kind of color, such as "gray".
         file_bytes: `(R,)` int64, size of each file that could be read.
         unreadable: (place, reason) of images without a header that can be read.
         left_out: What the source itself left out when it was opened.
@@ -270,7 +270,7 @@ class Overview:
     statistics: CountStatistics
     sizes: Counter[tuple[int, int]]
     formats: Counter[str]
-    colours: Counter[str]
+    colors: Counter[str]
     file_bytes: npt.NDArray[np.int64]
     unreadable: list[tuple[str, str]]
     left_out: Sequence[Skipped]
@@ -325,7 +325,7 @@ def inspect_source(
         statistics=statistics,
         sizes=Counter(dict(sizes.most_common())),
         formats=formats,
-        colours=colors,
+        colors=colors,
         file_bytes=np.array(file_bytes, dtype=np.int64),
         unreadable=unreadable,
         left_out=source.skipped,

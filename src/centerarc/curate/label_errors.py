@@ -301,7 +301,7 @@ class LabelError:
         own_similarity: Mean cosine to the own identity; of two people and two names the mean
             cosine within the images concerned, 1 for a single one.
         other_similarity: Mean cosine to the other identity or group.
-        shown: An image to show beside them.
+        shown: An image to show with them.
         confidence: Chance that it is as said; see the module.
     """
 

@@ -68,7 +68,7 @@ class PackedImage(NamedTuple):
     data: bytes
     width: int
     height: int
-    anew: bool
+    reencoded: bool
 
 
 def packed_image(source: FaceSource, index: int, encoding: Encoding) -> PackedImage:
@@ -86,11 +86,11 @@ def packed_image(source: FaceSource, index: int, encoding: Encoding) -> PackedIm
     size, quality = encoding.size, encoding.quality
     if size is not None and (height, width) != (size, size):
         jpeg = _jpeg(resized(pixels, size, size), quality or _QUALITY)
-        return PackedImage(jpeg, size, size, anew=True)
+        return PackedImage(jpeg, size, size, reencoded=True)
     if data is not None and (data.startswith(_JPEG) or (quality is None and _is_common(data))):
-        return PackedImage(data, width, height, anew=False)
+        return PackedImage(data, width, height, reencoded=False)
     new = _png(pixels) if quality is None else _jpeg(pixels, quality)
-    return PackedImage(new, width, height, anew=True)
+    return PackedImage(new, width, height, reencoded=True)
 
 
 def _is_common(data: bytes) -> bool:
@@ -114,7 +114,7 @@ def _png(pixels: Image) -> bytes:
 # is what is written later, even if the source changes in between, and slow sources are read once.
 
 _MOST_IN_CHUNK = 1024
-_COLUMNS = ("lengths", "widths", "heights", "anew")
+_COLUMNS = ("lengths", "widths", "heights", "reencoded")
 
 
 class Seen(NamedTuple):
@@ -123,7 +123,7 @@ class Seen(NamedTuple):
     lengths: Ints
     widths: Ints
     heights: Ints
-    anew: Ints
+    reencoded: Ints
     damaged: dict[int, str]
 
 
@@ -173,19 +173,19 @@ class Spool:
                     rows.append((0, 0, 0, 0))
                 else:
                     length = file.write(image.data)
-                    rows.append((length, image.width, image.height, int(image.anew)))
+                    rows.append((length, image.width, image.height, int(image.reencoded)))
         columns = dict(zip(_COLUMNS, zip(*rows, strict=True), strict=True))
         write_json(self.notes(chunk), {**columns, "damaged": damaged})
 
     def seen(self) -> Seen:
         """Gathers what is known of all chunks, which must be there."""
         every = [_present(self.notes(chunk)) for chunk in range(self.chunks)]
-        lengths, widths, heights, anew = (
+        lengths, widths, heights, reencoded = (
             np.concatenate([np.array(notes[name], dtype=np.int64) for notes in every])
             for name in _COLUMNS
         )
         damaged = {int(at): why for notes in every for at, why in notes["damaged"].items()}
-        return Seen(lengths, widths, heights, anew, damaged)
+        return Seen(lengths, widths, heights, reencoded, damaged)
 
     def files(self, positions: Iterable[int]) -> Iterator[bytes]:
         """Gives the files of ascending positions, whose images are sound."""

@@ -45,7 +45,7 @@ class PackReport:
         size: Bytes of all files.
         left_out: How many images are left out for which reason; `left-out.csv` names each.
         sizes: How many images have which size in pixels, as `112x112`.
-        anew: How many images were encoded again; the others are the bytes of the source.
+        reencoded: How many images were encoded again; the others are the bytes of the source.
         read: How many images this run read; fewer than there are after an interruption.
         seconds: How long this run took.
     """
@@ -56,7 +56,7 @@ class PackReport:
     size: int
     left_out: dict[str, int]
     sizes: dict[str, int]
-    anew: int
+    reencoded: int
     read: int
     seconds: float
 
@@ -173,7 +173,7 @@ def pack(
                 "size": sum(path.stat().st_size for path in job.final.iterdir()),
                 "left_out": Counter(item.reason for item in skipped),
                 "sizes": {f"{width}x{height}": count for (width, height), count in sizes.items()},
-                "anew": int(seen.anew[kept.positions].sum()),
+                "reencoded": int(seen.reencoded[kept.positions].sum()),
             }
         job.publish(folder, facts)
     seconds = time.monotonic() - begun

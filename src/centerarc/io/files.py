@@ -64,7 +64,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def full_disk_explained(out: str | os.PathLike[str]) -> Iterator[None]:
-    """Says of a full disk what to do, where the same command goes on with what is there.
+    """Says of a full disk what to do, where the same command resumes with what is there.
 
     Args:
         out: What is being written.
@@ -78,7 +78,7 @@ def full_disk_explained(out: str | os.PathLike[str]) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
             raise
         raise OSError(
-            f"no space is left for {os.fspath(out)!r}; make some and give the same command to go on"
+            f"no space is left for {os.fspath(out)!r}; make room and give the same command to resume"
         ) from error
 
 

@@ -3,7 +3,7 @@
 import sys
 import time
 
-# Seconds between two lines where nobody watches, such as in the log of a job.
+# Seconds between two lines where no one watches, such as in the log of a job.
 _LINE_SECONDS = 30.0
 
 
@@ -11,7 +11,7 @@ class Pace:
     """Tells how far work is: `12,000 of 50,000, 410 images/s, 0:01:33 left`.
 
     What was done before the first call, by an earlier run, does not count for the rate. Where the
-    total changes, such as from bytes to records, the rate is measured anew.
+    total changes, such as from bytes to records, the rate is measured again.
 
     Args:
         unit: What is counted, such as "images"; empty where the number would tell nothing, such as
@@ -28,7 +28,7 @@ class Pace:
 
         Args:
             done: Steps done so far.
-            total: All of them; 0 as long as nobody knows.
+            total: All of them; 0 as long as it is not known.
         """
         now = time.monotonic()
         if self._first is None or total != self._first[1] or done < self._first[0]:

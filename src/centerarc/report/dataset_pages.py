@@ -86,7 +86,7 @@ def write_inspect_page(
         different_sizes=len(overview.sizes) if len(overview.sizes) > _SIZES else 0,
         sizes=overview.sizes,
         formats=overview.formats,
-        colors=overview.colours,
+        colors=overview.colors,
         bytes=[in_units(float(size)) for size in sizes] if len(sizes) > 1 else None,
         unreadable=overview.unreadable,
         samples=[_face(source, int(index)) for index in samples],

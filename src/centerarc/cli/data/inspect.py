@@ -29,7 +29,7 @@ def inspect(
     """Show what a set of images holds; reads headers only, decodes nothing.
 
     How many images each person has, how much of the data the people with most images hold,
-    sizes, formats and colour of the files, and what was left out when the source was opened.
+    sizes, formats and color of the files, and what was left out when the source was opened.
     All goes to the terminal, and with --report to a page.
 
     Exit code: 0 done, 2 wrong input, 130 interrupted.
@@ -133,7 +133,7 @@ def _files(overview: "Overview") -> Iterator[tuple[str, str]]:
         sides = sorted(min(size) for size in overview.sizes.elements())
         three = f"{sides[0]:,}, {sides[len(sides) // 2]:,}, {sides[-1]:,}"
         yield "shorter side: least, median, most", three
-    for counter in (overview.formats, overview.colours):
+    for counter in (overview.formats, overview.colors):
         for name, count in counter.most_common():
             yield name, f"{count:,}"
     if len(overview.file_bytes):

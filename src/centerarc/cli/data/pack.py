@@ -111,7 +111,7 @@ def pack(
         facts[f"{shape.replace('x', ' x ')} pixels"] = f"{number:,}"
     if len(sizes) > 3:
         facts[f"{len(sizes) - 3} other sizes"] = f"{sum(number for _, number in sizes[3:]):,}"
-    facts["encoded again"] = f"{report.anew:,}"
+    facts["encoded again"] = f"{report.reencoded:,}"
     facts |= work_facts(report.left_out, report.read, report.seconds)
     print(f"packed {source} into {out}")
     Console().print(facts_table(facts))
