@@ -78,7 +78,8 @@ def full_disk_explained(out: str | os.PathLike[str]) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
             raise
         raise OSError(
-            f"no space is left for {os.fspath(out)!r}; make room and give the same command to resume"
+            f"no space is left for {os.fspath(out)!r}; make room and give the same command to "
+            "resume"
         ) from error
 
 
