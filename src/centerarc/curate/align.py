@@ -35,6 +35,7 @@ from centerarc.data.folder import natural_key
 from centerarc.io.files import atomic_path, read_file
 from centerarc.io.jobs import changed, locked_job
 from centerarc.io.parallel import Tick, check_workers, run_tasks
+from centerarc.io.tables import write_csv
 
 # The CSV file that says what became of every photo.
 
@@ -83,12 +84,13 @@ def read_report(path: str | os.PathLike[str]) -> list[Row]:
             ) from error
 
 
+def _fields(row: Row) -> list[str]:
+    return [row[name] for name in COLUMNS]
+
+
 def write_report(path: str | os.PathLike[str], rows: Iterable[Row]) -> None:
     """Writes a report, complete or not at all."""
-    with atomic_path(path) as temporary, _open(temporary, "w") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(path, COLUMNS, map(_fields, rows))
 
 
 class Journal:
@@ -97,11 +99,11 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self._path = folder / JOURNAL_NAME
         self._file: IO[str] = _open(self._path, "w")
-        self._writer = csv.DictWriter(self._file, COLUMNS)
+        self._writer = csv.writer(self._file)
 
     def add(self, rows: Iterable[Row]) -> None:
         """Appends all rows of one photo."""
-        self._writer.writerows(rows)
+        self._writer.writerows(map(_fields, rows))
         self._file.flush()
 
     def discard(self) -> None:

@@ -1,6 +1,5 @@
 """Every image of a source decoded, and all that is wrong with the data listed."""
 
-import csv
 import os
 import unicodedata
 from collections import Counter
@@ -18,8 +17,8 @@ from centerarc.curate.duplicates import Examined, examine, find_duplicates
 from centerarc.curate.label_errors import Judgement, find_label_errors
 from centerarc.data.folder import UNLISTED, UNREAD, UNREADABLE, natural_key
 from centerarc.data.source import FaceSource
-from centerarc.io.files import atomic_path
 from centerarc.io.parallel import in_chunks, run_tasks
+from centerarc.io.tables import write_csv
 
 _CHUNK = 128
 
@@ -154,13 +153,8 @@ def write_problems(
     """
     wanted = SEVERITIES[: SEVERITIES.index(least) + 1]
     rows = [p for p in problems if p.severity in wanted and KINDS[p.problem].of_image]
-    with (
-        atomic_path(path) as temporary,
-        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow(("place", "identity", "problem", "severity", "detail"))
-        writer.writerows((p.place, p.identity, p.problem, p.severity, p.detail) for p in rows)
+    fields = [(p.place, p.identity, p.problem, p.severity, p.detail) for p in rows]
+    write_csv(path, ("place", "identity", "problem", "severity", "detail"), fields)
     return len(rows)
 
 

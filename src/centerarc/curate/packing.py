@@ -1,6 +1,5 @@
 """Packing a source into few large files, the same bytes however often it is interrupted."""
 
-import csv
 import hashlib
 import os
 import time
@@ -25,9 +24,10 @@ from centerarc.curate.pack_parts import (
 from centerarc.data.source import FaceSource, Skipped
 from centerarc.data.views import Subset
 from centerarc.data.views import leave_out as without_places
-from centerarc.io.files import atomic_path, full_disk_explained
+from centerarc.io.files import full_disk_explained
 from centerarc.io.jobs import Job, locked_job
 from centerarc.io.parallel import check_workers, run_tasks
+from centerarc.io.tables import write_csv
 
 LEFT_OUT = "left-out.csv"
 WORK = ".centerarc-pack"
@@ -379,10 +379,5 @@ def left_out_image(source: FaceSource, index: int, problem: str) -> Skipped:
 
 def write_left_out(path: Path, rows: Iterable[Skipped]) -> None:
     """Writes what is left out as CSV with the columns place, identity and problem."""
-    with (
-        atomic_path(path) as temporary,
-        open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("place", "identity", "problem"))
-        writer.writerows((row.place, row.identity, str(row)) for row in rows)
+    fields = ((row.place, row.identity, str(row)) for row in rows)
+    write_csv(path, ("place", "identity", "problem"), fields, line_end="\n")

@@ -14,6 +14,8 @@ from typing import Any, TextIO
 import numpy as np
 import numpy.typing as npt
 
+from centerarc.io.files import atomic_path
+
 # Many short texts in two arrays.
 
 # Every str can be written, file names that are not UTF-8 (lone surrogates) included.
@@ -304,6 +306,23 @@ class ParquetTable(Table):
             raise ValueError(f"{path}: not a Parquet file or damaged: {reason}") from error
         except OSError as error:
             raise OSError(f"cannot read {path!r}: {error.strerror or error}") from error
+
+
+def write_csv(
+    path: str | os.PathLike[str],
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    line_end: str = "\r\n",
+) -> None:
+    """Writes a CSV file in UTF-8, complete or not at all; see `open_text` for other bytes."""
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        writer = csv.writer(file, lineterminator=line_end)
+        writer.writerow(columns)
+        writer.writerows(rows)
 
 
 # Large text files in pieces of whole lines.
