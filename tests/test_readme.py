@@ -66,3 +66,15 @@ def test_commands_and_their_flags_exist(line: str, capsys: pytest.CaptureFixture
     for word in words[1:]:
         if word.startswith("--"):
             assert word in shown, f"{word} is not a flag of centerarc {' '.join(command)}"
+
+
+def test_the_files_that_the_contributing_guide_names_exist() -> None:
+    text = (README.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    package = README.parent / "src" / "centerarc"
+    for cell in re.findall(r"^\| .* \| (.*) \|$", text, re.M):
+        folder = package
+        for name in re.findall(r"`([\w/]+(?:\.py|/))`", cell):
+            # A name without a folder stands beside the one before it.
+            place = package / name if (package / name).exists() else folder / name
+            assert place.exists(), name
+            folder = place.parent

@@ -1,4 +1,4 @@
-"""What a training run can be told. Importing this module does not import torch."""
+"""The configuration of a training run. Importing this module does not import torch."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self

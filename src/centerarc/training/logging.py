@@ -74,7 +74,7 @@ class Meter:
         self._unread.clear()
         return wanted
 
-    def empty(self) -> tuple[dict[str, float], float, float]:
+    def flush(self) -> tuple[dict[str, float], float, float]:
         """Returns the means over the window's samples, its steps and seconds, and empties it."""
         window, self.window = self.window, {}
         count, steps, seconds = (window.pop(name) for name in ("count", "steps", "seconds"))

@@ -27,8 +27,9 @@ from centerarc.training.config import TrainConfig
 from centerarc.training.logging import Display, Meter, MetricsLog
 from centerarc.training.optimizer import lr_factor, make_criterion, make_optimizer, set_lr
 from centerarc.training.rundir import RunResult
-from centerarc.training.sources import METRIC, describe, make_sampler, make_sources, validate
+from centerarc.training.sources import describe, make_sampler, make_sources
 from centerarc.training.step import Precision, TrainStep, check_parts, seed_step
+from centerarc.training.validation import METRIC, validate
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -84,7 +85,7 @@ class StopRequest:
         self.requested = True
         if os.environ.get("RANK", "0") == "0":
             # A step may take long. Not print: the signal may have come in the middle of one.
-            os.write(2, b"\nstopping after this step; once more stops at once\n")
+            os.write(2, b"\nstopping after this step; press again to stop at once\n")
 
 
 def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False) -> RunResult:
@@ -275,7 +276,7 @@ class Trainer:
 
     def _log_train(self, epoch: int, lr: float, log: MetricsLog | None, display: Display) -> None:
         self.seconds["train"] += self.meter.take_time()
-        means, steps, elapsed = self.meter.empty()
+        means, steps, elapsed = self.meter.flush()
         weights = self.config.loss
         loss = means["arcface_loss"] + weights.center_weight * means["center_loss"]
         row = {

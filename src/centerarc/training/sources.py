@@ -1,15 +1,12 @@
-"""The faces that a run trains on and the pairs that judge it."""
+"""The images that a run trains on, and their order."""
 
 import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from centerarc.data.samplers import (
     Balanced,
@@ -24,7 +21,6 @@ from centerarc.data.views import (
     CachedSource,
     MixedSource,
     Part,
-    Subset,
     leave_out,
     read_identities,
     read_leave_out,
@@ -32,11 +28,7 @@ from centerarc.data.views import (
     subset,
     with_enough_images,
 )
-from centerarc.evaluation.embedding import embed, make_pairs, pair_scores
-from centerarc.evaluation.files.pair_set import PairImages
 from centerarc.evaluation.files.pairs import read_pairs
-from centerarc.evaluation.scores import BoolArray, IntArray
-from centerarc.evaluation.verification import evaluate_verification
 from centerarc.io.progress import Lines
 from centerarc.io.tables import counted
 from centerarc.training.config import (
@@ -45,27 +37,7 @@ from centerarc.training.config import (
     Section,
     TrainConfig,
 )
-
-_NUM_PAIRS = 2000
-
-
-@dataclass(frozen=True)
-class ValidationPairs:
-    """Pairs of images of people who are not trained on.
-
-    Args:
-        source: The images.
-        index_a: (P,) number of each pair's first image in the source.
-        index_b: (P,) number of the second.
-        same: (P,) whether both show one person.
-        folds: (P,) each pair's fold.
-    """
-
-    source: FaceSource
-    index_a: IntArray
-    index_b: IntArray
-    same: BoolArray
-    folds: IntArray
+from centerarc.training.validation import ValidationPairs, drawn_pairs, listed_pairs
 
 
 @dataclass(frozen=True)
@@ -100,13 +72,7 @@ def make_sources(config: TrainConfig, *, quiet: bool = False) -> RunSources:
     pairs = None
     excluded: set[str] = set()
     if validation is not None and validation.pairs is not None:
-        assert validation.images is not None
-        named = read_pairs(validation.pairs).select_folds(validation.folds)
-        excluded |= named.everyone()
-        images = PairImages(named, validation.images, image_size=config.model.image_size)
-        pairs = ValidationPairs(images, images.index_a, images.index_b, named.same, named.fold)
-        for index in range(len(images)):
-            images.image(index)  # what cannot be read ends a run at its start, not after an epoch
+        pairs, excluded = listed_pairs(validation, config.model.image_size)
     notes: list[str] = []
     train = _open(config, excluded, notes, quiet)
     if validation is not None and validation.identities is not None:
@@ -119,35 +85,11 @@ def make_sources(config: TrainConfig, *, quiet: bool = False) -> RunSources:
             )
         names, others = split_identities(train.identities, fraction, config.seed)
         train, held_out = subset(train, names), subset(train, others)
-        pairs = _readable_pairs(held_out, validation.num_pairs or _NUM_PAIRS, config.seed, notes)
+        pairs = drawn_pairs(held_out, validation, config.seed, notes)
     _check_people(train.identities)
     if config.data.cache_gb:
         train = CachedSource(train, limit_bytes=int(config.data.cache_gb * 1e9))
     return RunSources(train, pairs, notes)
-
-
-def _readable_pairs(held_out: Subset, count: int, seed: int, notes: list[str]) -> ValidationPairs:
-    """Draws pairs of held-out people from images that can be read."""
-    while True:
-        made = make_pairs(held_out.labels, count, seed=seed, folds=1)
-        kept = np.ones(len(held_out), dtype=bool)
-        for index in np.unique([made.index_a, made.index_b]).tolist():
-            if reason := _damage(held_out, index):
-                kept[index] = False
-                notes.append(f"left out of the validation: {reason}")
-        if kept.all():
-            return ValidationPairs(held_out, made.index_a, made.index_b, made.same, made.fold)
-        held_out = Subset(held_out, images=kept)
-
-
-def _damage(source: Subset, index: int) -> str:
-    """Why an image cannot be read; empty if it can, or is drawn, which takes longer."""
-    try:
-        if source.encoded(index) is not None:
-            source.image(index)
-    except (OSError, ValueError) as error:
-        return str(error)
-    return ""
 
 
 def _open(config: TrainConfig, excluded: set[str], notes: list[str], quiet: bool) -> FaceSource:
@@ -217,7 +159,8 @@ def _create(fields: Section, image_size: int, quiet: bool, notes: list[str]) -> 
         options["progress"] = Lines(f"opening {options['path']}")
     source = create_source(kind, **options, image_size=image_size)
     if source.skipped:
-        notes.append(f"{options['root']}: {source.summary()}")
+        place = options.get("root") or options.get("path", kind)
+        notes.append(f"{place}: {source.summary()}")
     notes += source.problems
     return source
 
@@ -252,31 +195,4 @@ def describe(source: FaceSource) -> dict[str, int | str]:
         "images": len(source),
         "names": hashlib.sha256(os.fsencode(names)).hexdigest(),
         "labels": hashlib.sha256(np.ascontiguousarray(source.labels).tobytes()).hexdigest(),
-    }
-
-
-# The area under the ROC chooses the best weights. It needs no threshold, which a single fold
-# would have to choose on the very pairs it is tried on, and it moves with every pair that changes
-# order, where the accuracy of a few hundred pairs moves in steps.
-METRIC = "auc"
-
-
-def validate(
-    model: nn.Module, pairs: ValidationPairs, device: torch.device, batch_size: int, workers: int
-) -> dict[str, Any]:
-    """Scores the pairs with the model, whose mode is restored.
-
-    Returns:
-        `auc`, `eer` and the accuracy under the name of its protocol: `accuracy` where the
-        threshold comes from other folds, `best_accuracy` (optimistic) for a single fold.
-    """
-    embeddings = embed(model, pairs.source, batch_size=batch_size, device=device, workers=workers)
-    scores = pair_scores(embeddings, pairs.index_a, pairs.index_b)
-    report = evaluate_verification(scores, pairs.same, pairs.folds)
-    accuracy = "accuracy" if report.protocol == "k-fold" else report.protocol
-    return {
-        METRIC: report.auc.value,
-        "eer": report.eer.value,
-        accuracy: report.accuracy.value,
-        "pairs": len(pairs.same),
     }

@@ -145,8 +145,8 @@ class TrainStep:
     Args:
         model: The backbone, wrapped by DDP where there are several ranks.
         criterion: With `reduction="sum"`; outside DDP, its gradients are summed here.
-        optimizer: Of both.
-        weights: Of the loss's terms.
+        optimizer: Of the parameters of both.
+        weights: The weights of the loss terms.
         precision: Autocast and gradient scaling.
         processes: The ranks.
         accumulate: Micro-batches a step.
@@ -185,7 +185,7 @@ class TrainStep:
 
         Args:
             images: (N, H, W, 3) uint8.
-            labels: (N,) int64; -100 does not count.
+            labels: (N,) int64; -100 is ignored.
             stop: Whether this rank wants to stop; the ranks learn of each other by the report.
 
         Returns:
