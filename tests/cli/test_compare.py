@@ -61,7 +61,7 @@ def test_differences_are_those_of_the_single_evaluations(
     assert found["command"].startswith("centerarc compare one.json two.json")
 
 
-def test_files_are_written_though_nobody_reads_what_is_printed(
+def test_files_are_written_though_no_one_reads_what_is_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("plotly")

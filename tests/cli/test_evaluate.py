@@ -207,7 +207,7 @@ def test_several_numbers_may_have_commas_or_blanks_between(tmp_path: Path) -> No
     assert found[0]["verification"]["settings"]["far"] == [0.5, 0.25]
 
 
-def test_files_are_written_though_nobody_reads_what_is_printed(
+def test_files_are_written_though_no_one_reads_what_is_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("plotly")

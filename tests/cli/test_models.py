@@ -74,7 +74,7 @@ def test_a_run_embeds_too_and_a_second_time_only_when_told(
     assert run(*words, "--overwrite") == 0
 
 
-def test_the_file_is_there_though_nobody_reads_what_is_printed(
+def test_the_file_is_there_though_no_one_reads_what_is_printed(
     files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed_stdout(monkeypatch)

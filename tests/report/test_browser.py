@@ -33,8 +33,8 @@ def data() -> ReportData:
     labels = np.repeat(np.arange(12), 5)
     people = rng.normal(size=(12, 16))
     embeddings = (people[labels] + 0.7 * rng.normal(size=(60, 16))).astype(np.float32)
-    colours = rng.integers(0, 256, size=(12, 1, 1, 3), dtype=np.uint8)
-    images = [np.broadcast_to(colours[label], (16, 16, 3)).copy() for label in labels]
+    colors = rng.integers(0, 256, size=(12, 1, 1, 3), dtype=np.uint8)
+    images = [np.broadcast_to(colors[label], (16, 16, 3)).copy() for label in labels]
     pairs = make_pairs(labels, 200, folds=2)
     scores = pair_scores(embeddings, pairs.index_a, pairs.index_b)
     who = (labels[pairs.index_a], labels[pairs.index_b])

@@ -66,7 +66,7 @@ def test_names_cannot_break_out(page: str) -> None:
     assert "&lt;b&gt;&amp;amp;" in page
 
 
-def test_every_colour_is_defined_for_light_and_dark(page: str) -> None:
+def test_every_color_is_defined_for_light_and_dark(page: str) -> None:
     style = re.search(r"<style>(.*?)</style>", page, re.S).group(1)
     light, dark = style.split("@media (prefers-color-scheme: dark)")[:2]
     used = set(re.findall(r"var\((--[a-z0-9-]+)\)", style))

@@ -191,7 +191,7 @@ def test_plotly_accepts_every_chart(page):
         go.Figure(json.loads(text))  # refuses unknown properties and values
 
 
-def test_every_colour_is_defined_for_light_and_dark(page):
+def test_every_color_is_defined_for_light_and_dark(page):
     style = re.search(r"<style>(.*?)</style>", page, re.S).group(1)
     light, dark = style.split("@media (prefers-color-scheme: dark)")[:2]
     used = set(re.findall(r'"(--[a-z0-9-]+)"', json.dumps(embedded(page, "figures"))))

@@ -123,7 +123,8 @@ def evaluate(
     seed
         Of the resampling.
     json
-        Also write everything to this file, and the scores beside it, for centerarc compare.
+        Also write everything to this file, and the scores to a file next to it, for centerarc
+        compare.
     report
         Also write a page to this .html file; it shows faces and the names of people.
     title
@@ -233,7 +234,7 @@ def compare(
     Parameters
     ----------
     baseline
-        A file that centerarc evaluate --json wrote, with the scores that lie beside it. All others
+        A file that centerarc evaluate --json wrote, with the file of scores next to it. All others
         are compared with this one.
     other
         Another such file, of the same pairs or probes.

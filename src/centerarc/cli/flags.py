@@ -262,7 +262,7 @@ def reopened(
         )
 
 
-# The flags by which a command is told of a model, and the model opened.
+# Flags about a model, and how it is opened.
 
 
 @Parameter(name="*")

@@ -1,4 +1,4 @@
-"""What commands show of long work on stderr: a bar to somebody who watches, else lines."""
+"""What commands show of long work on stderr: a bar on a terminal, else lines."""
 
 import time
 from collections.abc import Callable, Iterator

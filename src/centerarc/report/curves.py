@@ -183,7 +183,7 @@ def _marked(mark: Step, floor: float, lowest: float, *, rejects: bool) -> dict[s
     )
 
 
-# Identification: who is found within which rank, and which strangers are taken for somebody.
+# Identification: who is found within which rank, and which strangers are taken for someone.
 
 _FPIRS_PER_DECADE = 20
 

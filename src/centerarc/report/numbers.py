@@ -215,7 +215,7 @@ def search_rows(report: IdentificationReport) -> list[Row]:
         of = " in the galleries" if found and len(found) > 1 else ""
         meanings.append(
             "Pictures whose person is found at a threshold at which at most "
-            f"{one_in(fpir)} strangers is taken for somebody"
+            f"{one_in(fpir)} strangers is taken for someone"
             + (f": a cosine of {at}{of}." if at else ".")
         )
         notes.append(f"threshold {at}{strangers}" if at else "")

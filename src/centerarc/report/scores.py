@@ -70,14 +70,11 @@ def score_chart(scores: ScoreArray, same: npt.NDArray[np.bool_], threshold: floa
                 "hovertemplate": f"{name}<br>cosine %{{x:.2f}}: %{{y:.1f}}\u00a0%<extra></extra>",
             }
         )
-    right = threshold > (low + high) / 2
-    line = {"color": "--ink", "width": 1.5, "dash": "dot"}
-    place = {"type": "line", "x0": threshold, "x1": threshold, "y0": 0, "y1": 1, "yref": "paper"}
-    note = {
-        **{"x": threshold, "y": 1, "yref": "paper", "yanchor": "top", "showarrow": False},
-        **{"xanchor": "right" if right else "left", "xshift": -4 if right else 4},
-        **{"text": f"threshold {threshold:.3f}", "font": {"color": "--ink"}},
-    }
+    left = threshold <= (low + high) / 2
+    line = {"type": "line", "x0": threshold, "x1": threshold, "y0": 0, "y1": 1, "yref": "paper"}
+    note = {"x": threshold, "y": 1, "yref": "paper", "yanchor": "top"}
+    note |= {"xanchor": "left", "xshift": 4} if left else {"xanchor": "right", "xshift": -4}
+    note["text"] = f"threshold {threshold:.3f}"
     return chart(
         "scores",
         data,
@@ -87,8 +84,8 @@ def score_chart(scores: ScoreArray, same: npt.NDArray[np.bool_], threshold: floa
         percent_axis("share of pairs", range=[0, 115 * highest]),
         barmode="overlay",
         bargap=0,
-        shapes=[{**place, "line": line}],
-        annotations=[note],
+        shapes=[{**line, "line": {"color": "--ink", "width": 1.5, "dash": "dot"}}],
+        annotations=[{**note, "showarrow": False, "font": {"color": "--ink"}}],
     )
 
 

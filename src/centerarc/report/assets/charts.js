@@ -160,7 +160,7 @@
       if (along) place = Math.max(0, Math.min(points.length - 1, place + along));
       Plotly.Fx.hover(plot, [{ curveNumber: rows[row % rows.length], pointNumber: points[place] }]);
     });
-    // Plotly draws a label some time after it is asked, and tells nobody if it was not a mouse.
+    // Plotly draws a label some time after it is asked, and sends no event unless a mouse caused it.
     new MutationObserver(() => {
       const text = touch || document.activeElement === plot ? told(plot) : "";
       if (text && text !== readout.textContent) readout.textContent = text;
@@ -277,7 +277,7 @@
     image.append(path);
     return image;
   };
-  // For whoever cannot use the map; the pictures are the same, so they are put in when asked for.
+  // For readers who cannot use the map; the pictures are the same, so they are added on request.
   const list = document.getElementById("map-list");
   list.addEventListener("toggle", () => {
     const room = list.querySelector("div");
