@@ -72,7 +72,7 @@ def center_arcface_loss(
         >>> center
         tensor(0.)
     """
-    check_choice("space", center_space, Space)
+    check_choice("center_space", center_space, Space)
     terms = checked_terms(
         features,
         prototypes,
@@ -196,7 +196,8 @@ class CenterArcFaceLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("centers", centers, Centers)
-        check_choice("space", center_space, Space)
+        check_choice("center_space", center_space, Space)
+        check_choice("center_update", center_update, CenterUpdate)
         self.center_space: Space = center_space
         self.arcface = MarginSoftmaxLoss(
             num_classes,
