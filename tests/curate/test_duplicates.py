@@ -90,3 +90,8 @@ def test_the_difference_of_unlike_pictures_is_one_and_of_equal_ones_zero() -> No
     unlike, equal = differences(thumbnails, pairs)
     assert unlike == 1
     assert equal == pytest.approx(0, abs=1e-4)
+
+
+def test_candidates_that_are_all_unlike_are_no_error() -> None:
+    thumbnails = np.stack([thumbnail(scene(seed)) for seed in (1, 2)])
+    assert differences(thumbnails, np.array([[0, 1]])).tolist() == [1]

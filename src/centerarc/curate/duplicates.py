@@ -133,7 +133,8 @@ def differences(thumbnails: Thumbnails, pairs: Ints) -> Floats:
         rows = pairs[start : start + _AT_ONCE]
         a, b = (thumbnails[rows[:, side]].astype(np.float32) for side in (0, 1))
         worth = np.flatnonzero(_correlation(a, b) >= _LEAST_CORRELATION)
-        for some in np.array_split(worth, len(worth) // 1024 + 1):
+        for first in range(0, len(worth), 1024):
+            some = worth[first : first + 1024]
             left = np.minimum(_unexplained(a[some], b[some]), _unexplained(b[some], a[some]))
             result[start + some] = left
     return result
