@@ -22,7 +22,14 @@ _OPCODES = frozenset(
     GLOBAL STACK_GLOBAL REDUCE BUILD""".split()  # noqa: SIM905
 )
 _PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
-_BY_CODE = {opcode.code: opcode for opcode in pickletools.opcodes}
+# Bytes that a length in front of an argument takes.
+_WIDTHS = {
+    pickletools.TAKEN_FROM_ARGUMENT1: 1,
+    pickletools.TAKEN_FROM_ARGUMENT4: 4,
+    pickletools.TAKEN_FROM_ARGUMENT4U: 4,
+    pickletools.TAKEN_FROM_ARGUMENT8U: 8,
+}
+_BY_CODE = {ord(opcode.code): opcode for opcode in pickletools.opcodes}
 _KINDS = frozenset({"u1", "b1", "i1", "i2", "i4", "i8", "u2", "u4", "u8"})
 _SHOWN = 60  # a text of a hostile file is shown up to here
 
@@ -82,13 +89,19 @@ def _check_opcodes(data: mmap.mmap, size: int) -> None:
     count, name = 0, ""
     while name != "STOP":
         start = data.tell()
-        code = data.read(1).decode("latin-1")
-        if code not in _BY_CODE:
-            raise ValueError(f"byte {start} of {size} is {code!r}")
-        name, kind = _BY_CODE[code].name, _BY_CODE[code].arg
+        opcode = _BY_CODE.get(data[start]) if start < size else None
+        if opcode is None:
+            raise ValueError(f"byte {start} of {size} is no opcode")
+        data.seek(start + 1)
+        name, kind = opcode.name, opcode.arg
         argument: Any = None
-        if name == "STRING":  # of any bytes; pickletools takes ASCII alone
-            argument = data.readline()
+        if kind is not None and kind.n in _WIDTHS:  # a length and so many bytes, passed over
+            length = int.from_bytes(data.read(_WIDTHS[kind.n]), "little")
+            if length > size - data.tell():
+                raise ValueError(f"{name} at byte {start} is not all there")
+            data.seek(length, os.SEEK_CUR)
+        elif name in ("STRING", "UNICODE"):  # of any bytes; pickletools takes ASCII alone
+            data.readline()
         elif kind is not None:
             argument = kind.reader(data)  # type: ignore[arg-type]
         if name in ("GLOBAL", "INST"):
