@@ -146,44 +146,37 @@ def write_list(path: str | os.PathLike[str], rows: Iterable[tuple[str, str]]) ->
                 raise ValueError(f"row {number} is {row!r}, which is no text") from error
 
 
-def _check_once(
-    table: Table, paths: Sequence[str], lines: Sequence[int], files: Sequence[str]
-) -> None:
+def _check_once(table: Table, paths: list[str], lines: Sequence[int], files: list[str]) -> None:
     seen: dict[str, int] = {}
     for row, file in enumerate(files):
         # Most paths are plain; taking all apart would double the time.
         plain = os.sep == "/" and "/." not in file and "//" not in file
         first = seen.setdefault(file if plain else os.path.normpath(file), row)
         if first != row:
-            raise table.error(
-                lines[row],
-                f"{paths[row]!r} is already on {table.unit} {lines[first]}; each image may come "
-                "once",
-            )
+            what = f"{paths[row]!r} is already on {table.unit} {lines[first]}"
+            raise table.error(lines[row], f"{what}; each image may come once")
 
 
-def _check_present(
-    table: Table, paths: Sequence[str], lines: Sequence[int], files: Sequence[str]
-) -> None:
+def _check_present(table: Table, paths: list[str], lines: Sequence[int], files: list[str]) -> None:
     by_folder: defaultdict[str, list[int]] = defaultdict(list)
-    names: list[str] = []
     for row, file in enumerate(files):
-        folder, name = os.path.split(file)
-        by_folder[folder].append(row)
-        names.append(name)
+        by_folder[os.path.dirname(file)].append(row)
     absent: list[int] = []
-    for folder, members in by_folder.items():
-        there = _listed(folder) if len(members) >= _WORTH_LISTING else frozenset()
+    for folder, rows in by_folder.items():
+        there = _listed(folder) if len(rows) >= _WORTH_LISTING else frozenset()
         # The file system may take another case or another form of a letter for the same name.
-        absent += [r for r in members if names[r] not in there and not os.path.exists(files[r])]
+        absent += [
+            row
+            for row in rows
+            if os.path.basename(files[row]) not in there and not os.path.exists(files[row])
+        ]
     if not absent:
         return
     absent.sort()
     shown = ", ".join(f"{paths[row]!r} ({table.unit} {lines[row]})" for row in absent[:_SHOWN])
     more = ", ..." if len(absent) > _SHOWN else ""
-    hint = ""
-    if os.sep == "/" and all("\\" in paths[row] for row in absent):
-        hint = "; folders must be separated by /, not by backslashes"
+    backslashes = os.sep == "/" and all("\\" in paths[row] for row in absent)
+    hint = "; folders must be separated by /, not by backslashes" if backslashes else ""
     raise ValueError(
         f"{table.path}: {len(absent)} of {len(files)} images are not there: {shown}{more}{hint}"
     )
