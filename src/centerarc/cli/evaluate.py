@@ -140,10 +140,10 @@ def evaluate(
     """
     from dataclasses import replace
 
-    from centerarc.cli.progress import stages
     from centerarc.cli.tables import show_evaluation
     from centerarc.evaluation.protocols.request import Request, evaluate_request
     from centerarc.evaluation.protocols.results import write_evaluation
+    from centerarc.io.progress import stages
     from centerarc.report.evaluation_page import write_evaluation_page
 
     given = dict(locals())

@@ -250,8 +250,8 @@ def reopened(
     path: Path, image_size: int | None = None, columns: ListFlags | None = None
 ) -> "FaceSource":
     """As `opened`, without what the user was told before."""
-    from centerarc.cli.progress import waiting
     from centerarc.data.source import open_source
+    from centerarc.io.progress import waiting
 
     with waiting("opening") as progress:
         return open_source(

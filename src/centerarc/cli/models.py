@@ -67,11 +67,11 @@ def embed(
     from rich.console import Console
     from rich.text import Text
 
-    from centerarc.cli.progress import waiting
     from centerarc.cli.tables import facts_table, work_facts
     from centerarc.curate.embed import embed_to_file
     from centerarc.evaluation.embedding import file_format
     from centerarc.io.parallel import workers_for_a_model
+    from centerarc.io.progress import waiting
 
     file_format(out)  # before a large model is loaded
     network = opened_model(model, flags, device)

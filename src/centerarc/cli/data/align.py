@@ -65,9 +65,9 @@ def align(
     """
     from rich.console import Console
 
-    from centerarc.cli.progress import waiting
     from centerarc.cli.tables import facts_table
     from centerarc.curate.align import align_folder
+    from centerarc.io.progress import waiting
 
     faces_from = _faces_from(photos, landmarks, detector, min_score, detect_side)
     try:

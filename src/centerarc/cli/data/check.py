@@ -65,10 +65,10 @@ def check(
     from rich.console import Console
 
     from centerarc.cli.flags import opened, opened_model, reopened
-    from centerarc.cli.progress import counting, waiting
     from centerarc.curate.check import check_checksums, check_source, write_problems
     from centerarc.curate.label_errors import check_enough_people
     from centerarc.data.views import Subset
+    from centerarc.io.progress import counting, waiting
     from centerarc.report.dataset_pages import write_check_page
 
     faces = opened(source, columns=columns)
@@ -114,11 +114,11 @@ def _judged(
     """Adds what the model says of the labels of the readable images, and how far to trust it."""
     from dataclasses import replace
 
-    from centerarc.cli.progress import counting
     from centerarc.curate.check import judge_labels
     from centerarc.curate.label_errors import judgement
     from centerarc.evaluation.embedding import embed
     from centerarc.io.parallel import explain_dead_workers, workers_for_a_model
+    from centerarc.io.progress import counting
 
     processes = workers_for_a_model() if workers is None else workers
     with (

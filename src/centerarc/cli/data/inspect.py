@@ -46,8 +46,8 @@ def inspect(
     from rich.console import Console
 
     from centerarc.cli.flags import opened
-    from centerarc.cli.progress import counting
     from centerarc.curate.inspect import inspect_source
+    from centerarc.io.progress import counting
     from centerarc.report.dataset_pages import write_inspect_page
     from centerarc.report.rendering import require_report_extra
 

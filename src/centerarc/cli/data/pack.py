@@ -74,10 +74,10 @@ def pack(
     from rich.console import Console
 
     from centerarc.cli.flags import opened
-    from centerarc.cli.progress import stages
     from centerarc.cli.tables import facts_table, work_facts
     from centerarc.curate.packing import pack as run
     from centerarc.data.views import read_identities, read_leave_out
+    from centerarc.io.progress import stages
 
     found = opened(source, columns=columns)
     try:
