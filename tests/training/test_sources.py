@@ -150,7 +150,7 @@ def test_samplers_are_made_as_configured(tmp_path: Path, faces: Path) -> None:
         train(config)
     with pytest.raises(ValueError, match=r"data\.sampler: distinct goes with kind: shuffled"):
         make_config(tmp_path, faces, data={"sampler": {"kind": "balanced", "distinct": True}})
-    with pytest.raises(ValueError, match="images_per_identity is 3; it must divide batch_size, 8"):
+    with pytest.raises(ValueError, match="images_per_identity must divide batch_size 8, got 3"):
         make_sampler(
             make_config(
                 tmp_path,
