@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 
 class PlainFolder(Dataset[tuple[Tensor, int]]):
-    """Each image opened, mirrored with probability 1/2, made a float tensor and normalised.
+    """Each image opened, mirrored with probability 1/2, made a float tensor and normalized.
 
     What torchvision's `ImageFolder`, `RandomHorizontalFlip`, `ToTensor` and `Normalize` do to an
     image, without their checks, so that nothing is slower than with torchvision.

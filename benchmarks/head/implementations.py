@@ -86,7 +86,7 @@ class Products(Head):
 
 
 class Textbook(Head):
-    """Normalise, multiply, acos of the clamped target cosine, cos(theta + m), cross entropy."""
+    """Normalize, multiply, acos of the clamped target cosine, cos(theta + m), cross entropy."""
 
     def __call__(self, features: Tensor, labels: Tensor) -> Tensor:
         cosines = F.linear(F.normalize(features), F.normalize(self.weight))

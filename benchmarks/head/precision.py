@@ -33,7 +33,7 @@ def batches() -> dict[str, tuple[Tensor, Tensor, Tensor]]:
 
 
 def lean(x: Tensor, w: Tensor, labels: Tensor) -> Tensor:
-    """The usual head under autocast: bfloat16 logits from normalised operands."""
+    """The usual head under autocast: bfloat16 logits from normalized operands."""
     cosines = torch.nn.functional.linear(
         torch.nn.functional.normalize(x), torch.nn.functional.normalize(w)
     ).float()

@@ -119,8 +119,7 @@ def test_a_run_and_a_public_checkpoint_are_models_too(
 ) -> None:
     import torch
 
-    from centerarc.models.backbone import create_model
-    from centerarc.models.weights import save_weights
+    from centerarc.models import create_model, save_weights
 
     network = create_model("mobilefacenet_small", image_size=32, embedding_size=8)
     save_weights(tmp_path / "best.safetensors", network)
@@ -224,7 +223,7 @@ def test_what_was_found_is_shown_though_a_file_cannot_be_written(
     def full(*_: object) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr("centerarc.evaluation.protocols.results.write_evaluation", full)
+    monkeypatch.setattr("centerarc.evaluation.protocols.result_files.write_evaluation", full)
     assert run("evaluate", *ONNX, *PAIRS, "--json", tmp_path / "o.json") == 2
     out, err = capsys.readouterr()
     assert "EER" in out

@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from centerarc.cli import main
-from centerarc.evaluation.embedding import read_embeddings
-from centerarc.models.backbone import create_model
-from centerarc.models.weights import save_weights
+from centerarc.evaluation import read_embeddings
+from centerarc.models import create_model, save_weights
 from tests.cli.test_evaluate import closed_stdout
 from tests.curate.packing_helpers import many, picture
 from tests.models.tiny import left_means, tiny
@@ -54,7 +53,7 @@ def test_any_onnx_model_embeds_a_folder(files: Path, capsys: pytest.CaptureFixtu
         "channels": "bgr",
         "layout": "nchw",
     }
-    from centerarc.data.folder import FolderSource
+    from centerarc.data import FolderSource
 
     image = FolderSource(files / "faces", image_size=4).image(0)
     expected = left_means(image[None, ..., ::-1], (10, 20, 30), (2, 2, 2))

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-# Landmarks of a "face": the blob's centre and points around it, in pixels of the network's input.
+# Landmarks of a "face": the blob's center and points around it, in pixels of the network's input.
 OFFSETS = np.array([(-17.6, -20.0), (17.6, -20.2), (0.0, 0.0), (-14.5, 20.6), (14.7, 20.5)])
 BOX = 64.0
 _KERNEL, _PAD = 40, 16  # each cell of 8 pixels looks 16 pixels to every side
@@ -62,15 +62,15 @@ def build(path: Path, *, without: str = "", landmarks: int = 5) -> Path:
         [conv(sums, pick[:1], "m0"), constant("eps", np.full((1, 1, 1, 1), 1e-3, np.float32))],
         "mass",
     )
-    centre = node(
-        "Div", [conv(sums, pick[1:], "first"), node("Concat", [mass, mass], "mm", axis=1)], "centre"
+    center = node(
+        "Div", [conv(sums, pick[1:], "first"), node("Concat", [mass, mass], "mm", axis=1)], "center"
     )
     size = constant("log_size", np.full((1, 2, 1, 1), np.log(BOX / 8), np.float32))
-    sizes = node("Add", [conv(centre, np.zeros((2, 2, 1, 1)), "zero"), size], "sizes")
-    boxes = node("Concat", [centre, sizes], "boxes", axis=1)
+    sizes = node("Add", [conv(center, np.zeros((2, 2, 1, 1)), "zero"), size], "sizes")
+    boxes = node("Concat", [center, sizes], "boxes", axis=1)
     repeat = np.tile(np.eye(2), (landmarks, 1)).reshape(2 * landmarks, 2, 1, 1)
     shift = np.resize(OFFSETS, (landmarks, 2)).astype(np.float32).reshape(1, -1, 1, 1) / 8
-    points = node("Add", [conv(centre, repeat, "same"), constant("offsets", shift)], "points")
+    points = node("Add", [conv(center, repeat, "same"), constant("offsets", shift)], "points")
     score = conv(red, np.full((1, 1, 8, 8), 1 / 64), "score", stride=8)
     output(score, "cls_8", 1)
     output(score, "obj_8", 1)

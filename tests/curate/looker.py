@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from centerarc.models.embedder import OpenedModel, Preprocessing
+from centerarc.models import OpenedModel, Preprocessing
 
 SIZE = 8
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from centerarc.data.source import FaceSource
+from centerarc.data import FaceSource
 
 
 def picture(seed: int, size: int = 32, suffix: str = ".jpg") -> bytes:

@@ -8,7 +8,7 @@ import PIL.Image
 
 
 def scene(seed: int, size: int = 112) -> npt.NDArray[np.uint8]:
-    """A colourful blurred random picture, `(size, size, 3)`."""
+    """A colorful blurred random picture, `(size, size, 3)`."""
     rng = np.random.default_rng(seed)
     rough = PIL.Image.fromarray(rng.integers(0, 256, (7, 7, 3), dtype=np.uint8))
     fine = PIL.Image.fromarray(rng.integers(0, 256, (28, 28, 3), dtype=np.uint8))

@@ -14,13 +14,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from centerarc.curate import YuNetDetector
-from centerarc.curate.align import AlignmentSummary, align_folder
-from centerarc.curate.photos import read_landmarks
+from centerarc.curate import AlignmentSummary, YuNetDetector, align_folder, read_landmarks
+from centerarc.data import FolderSource, read_image
 from centerarc.data.alignment import apply_transform, arcface_template
-from centerarc.data.decode import read_image
-from centerarc.data.folder import FolderSource
-from centerarc.data.synthetic.source import SyntheticFaces
+from centerarc.data.synthetic import SyntheticFaces
 from tests.curate.blob_model import OFFSETS, build
 from tests.curate.test_detect import photo
 

@@ -13,17 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from centerarc.curate.check import (
-    check_checksums,
-    check_source,
-    judge_labels,
-    two_spellings,
-    write_problems,
-)
+from centerarc.curate import check_checksums, check_source, judge_labels, write_problems
+from centerarc.curate.check import two_spellings
 from centerarc.curate.duplicates import damage
-from centerarc.data.folder import FolderSource
-from centerarc.data.source import create_source
-from centerarc.data.views import leave_out, read_leave_out
+from centerarc.data import FolderSource, create_source, leave_out, read_leave_out
 from tests.curate.pictures import save, scene
 
 AS_ROOT = not hasattr(os, "geteuid") or os.geteuid() == 0
@@ -227,8 +220,8 @@ def test_a_preview_inside_a_cut_photograph_does_not_make_it_whole() -> None:
 
 
 def test_a_shard_that_changed_is_named(tmp_path: Path) -> None:
-    from centerarc.curate.packing import pack
-    from centerarc.data.shards.source import ShardSource
+    from centerarc.curate import pack
+    from centerarc.data import ShardSource
 
     for person in ("ann", "bob"):
         save(tmp_path / "faces" / person / "1.png", scene(ord(person[0])))

@@ -21,13 +21,13 @@ def photo(
     height: int,
     *blobs: tuple[float, float],
     radius: float = 8,
-    colour: tuple[int, int, int] = (255, 20, 20),
+    color: tuple[int, int, int] = (255, 20, 20),
 ) -> np.ndarray:
     y, x = np.mgrid[:height, :width]
     image = np.full((height, width, 3), 90.0)
     for u, v in blobs:
         cover = np.clip(radius + 0.5 - np.hypot(x - u, y - v), 0, 1)[..., None]
-        image = image * (1 - cover) + cover * np.array(colour)
+        image = image * (1 - cover) + cover * np.array(color)
     return image.round().astype(np.uint8)
 
 
@@ -55,7 +55,7 @@ def test_the_order_of_landmarks_is_that_of_the_template(model: Path) -> None:
 
 def test_red_is_red_to_the_network(model: Path) -> None:
     # OpenCV's networks want BGR, our images are RGB.
-    blue = photo(200, 200, (100, 100), colour=(20, 20, 255))
+    blue = photo(200, 200, (100, 100), color=(20, 20, 255))
     assert YuNetDetector(model).detect(blue) == []
 
 
@@ -79,7 +79,7 @@ def test_one_detector_takes_photos_of_many_sizes_and_none_with_a_face(model: Pat
 
 
 def test_faint_faces_need_a_lower_score(model: Path) -> None:
-    faint = photo(200, 200, (100, 100), colour=(190, 90, 90))
+    faint = photo(200, 200, (100, 100), color=(190, 90, 90))
     assert YuNetDetector(model).detect(faint) == []
     [face] = YuNetDetector(model, min_score=0.2).detect(faint)
     # The network's score is the redness of the cell, (190 - 90) / 255, all in the blob.

@@ -18,11 +18,10 @@ import pytest
 from torch.utils.data._utils import worker as torch_worker
 
 from centerarc.curate import embed as embed_source
-from centerarc.curate.embed import embed_to_file, work_folder
-from centerarc.data.folder import FolderSource
-from centerarc.data.source import FaceSource, create_source
-from centerarc.data.views import subset
-from centerarc.evaluation.embedding import read_embeddings
+from centerarc.curate import embed_to_file
+from centerarc.curate.embed import work_folder
+from centerarc.data import FaceSource, FolderSource, create_source, subset
+from centerarc.evaluation import read_embeddings
 from centerarc.io.jobs import locked_job
 from tests.curate.looker import SIZE, Looker, left, opened
 from tests.curate.packing_helpers import many, picture

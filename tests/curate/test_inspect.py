@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from centerarc.curate.inspect import count_statistics, inspect_source, tail_plot
-from centerarc.data.folder import FolderSource
-from centerarc.data.source import create_source
+from centerarc.curate import count_statistics, inspect_source, tail_plot
+from centerarc.data import FolderSource, create_source
 from tests.curate.pictures import save, scene
 
 

@@ -8,7 +8,8 @@ import numpy.typing as npt
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from centerarc.curate.label_errors import LabelError, find_label_errors, judgement, split_in_two
+from centerarc.curate import LabelError, find_label_errors, judgement
+from centerarc.curate.label_errors import split_in_two
 
 Planted = tuple[
     npt.NDArray[np.float64], npt.NDArray[np.int64], set[int], set[int], set[tuple[int, int]]

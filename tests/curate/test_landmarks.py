@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from centerarc.curate.photos import read_landmarks
+from centerarc.curate import read_landmarks
 from centerarc.data.alignment import arcface_template
 
 XY = [f"{axis}{number}" for number in range(1, 6) for axis in "xy"]

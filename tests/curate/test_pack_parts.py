@@ -8,8 +8,7 @@ import PIL.Image
 import pytest
 
 from centerarc.curate.pack_parts import Encoding, PackedImage, packed_image
-from centerarc.data.folder import FolderSource
-from centerarc.data.source import create_source
+from centerarc.data import FolderSource, create_source
 from tests.curate.packing_helpers import faces, picture
 
 SUFFIXES = [".jpg", ".png", ".webp", ".bmp", ".tif"]
@@ -41,7 +40,7 @@ def test_with_a_quality_other_formats_become_jpegs(tmp_path: Path, suffix: str) 
     assert image.reencoded == (suffix != ".jpg")
 
 
-def test_a_resized_image_is_a_jpeg_of_pillows_pixels_with_full_colour(tmp_path: Path) -> None:
+def test_a_resized_image_is_a_jpeg_of_pillows_pixels_with_full_color(tmp_path: Path) -> None:
     path = tmp_path / "ann" / "1.png"
     path.parent.mkdir()
     small = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)

@@ -12,14 +12,18 @@ import numpy as np
 import pytest
 import torch
 
-from centerarc.curate.packing import PackReport, pack
-from centerarc.data.decode import decode_image
-from centerarc.data.folder import FolderSource
-from centerarc.data.image_list import ListSource, write_list
-from centerarc.data.loader import TrainLoader
-from centerarc.data.recordio.source import RecordIOSource
-from centerarc.data.shards.source import ShardSource
-from centerarc.data.source import FaceSource, create_source
+from centerarc.curate import PackReport, pack
+from centerarc.data import (
+    FaceSource,
+    FolderSource,
+    ListSource,
+    RecordIOSource,
+    ShardSource,
+    TrainLoader,
+    create_source,
+    decode_image,
+    write_list,
+)
 from tests.curate.packing_helpers import contents, faces, many, people_of, picture
 
 FORMATS = ("rec", "shards")

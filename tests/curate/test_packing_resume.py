@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from centerarc.curate.packing import WORK, pack
-from centerarc.data.folder import FolderSource
+from centerarc.curate import pack
+from centerarc.curate.packing import WORK
+from centerarc.data import FolderSource
 from tests.curate.packing_helpers import contents, many, picture
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -234,7 +235,7 @@ def test_a_folder_with_something_else_is_left_alone(root: Path, tmp_path: Path) 
 
 
 def test_a_finished_pack_is_replaced_only_when_told(root: Path, tmp_path: Path) -> None:
-    from centerarc.data.recordio.source import RecordIOSource
+    from centerarc.data import RecordIOSource
 
     out = tmp_path / "out"
     pack(FolderSource(root), out, format="rec", workers=0)

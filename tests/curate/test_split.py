@@ -8,13 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from centerarc.curate import Split, pack, split_source, write_split
-from centerarc.data import read_identities, subset, write_identities
+from centerarc.data import (
+    FaceSource,
+    FolderSource,
+    ListSource,
+    RecordIOSource,
+    ShardSource,
+    read_identities,
+    subset,
+    write_identities,
+)
 from centerarc.data.decode import Image
-from centerarc.data.folder import FolderSource
-from centerarc.data.image_list import ListSource
-from centerarc.data.recordio.source import RecordIOSource
-from centerarc.data.shards.source import ShardSource
-from centerarc.data.source import FaceSource
 from tests.curate.packing_helpers import faces, people_of
 
 

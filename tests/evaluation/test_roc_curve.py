@@ -88,7 +88,7 @@ def test_scores_of_any_size_are_told_apart_to_the_last_bit(dtype, data):
     far, tar, threshold = roc_curve(same, scores, drop_intermediate=False)
     curve = roc(scores, same)
     np.testing.assert_array_equal(curve.threshold, [np.inf, *np.unique(scores)[::-1]])
-    if threshold.size == curve.threshold.size:  # scikit-learn takes neighbours for equal
+    if threshold.size == curve.threshold.size:  # scikit-learn takes neighbors for equal
         np.testing.assert_array_equal(curve.far, far)
         np.testing.assert_array_equal(curve.tar, tar)
     for at, limit in enumerate(curve.threshold):

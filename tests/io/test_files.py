@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from centerarc.io.files import atomic_path, locked_folder, read_file
+from centerarc.data import atomic_path
+from centerarc.io.files import locked_folder, read_file
 
 
 def test_the_file_appears_when_it_is_complete(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from centerarc.models.backbone import _BUILDERS, Backbone, create_model, list_models, register_model
+from centerarc.models import Backbone, create_model, list_models, register_model
+from centerarc.models.backbone import _BUILDERS
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from centerarc.models.backbone import Backbone, create_model
-from centerarc.models.embedder import TorchEmbedder, open_model
-from centerarc.models.onnx_model import OnnxModel
-from centerarc.models.weights import save_weights
+from centerarc.models import (
+    Backbone,
+    OnnxModel,
+    TorchEmbedder,
+    create_model,
+    open_model,
+    save_weights,
+)
 from tests.models.tiny import tiny
 
 

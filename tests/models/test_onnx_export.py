@@ -14,19 +14,20 @@ import torch
 from torch import nn
 
 from centerarc import __version__
-from centerarc.data.loader import to_input
-from centerarc.data.synthetic.source import SyntheticFaces
-from centerarc.evaluation.embedding import embed, make_pairs, pair_scores
-from centerarc.evaluation.verification import evaluate_verification
-from centerarc.models.backbone import (
+from centerarc.data import to_input
+from centerarc.data.synthetic import SyntheticFaces
+from centerarc.evaluation import embed, evaluate_verification, make_pairs, pair_scores
+from centerarc.models import (
     Backbone,
+    ExportReport,
+    OnnxModel,
     Recipe,
-    apply_in_full_precision,
     create_model,
+    export_onnx,
     list_models,
+    require_export_extra,
 )
-from centerarc.models.onnx_export import ExportReport, export_onnx
-from centerarc.models.onnx_model import OnnxModel, require_export_extra
+from centerarc.models.backbone import apply_in_full_precision
 
 SIZE = 32
 

@@ -9,9 +9,8 @@ import numpy as np
 import onnx
 import pytest
 
-from centerarc.evaluation.embedding import embed
-from centerarc.models.embedder import Preprocessing
-from centerarc.models.onnx_model import OnnxModel
+from centerarc.evaluation import embed
+from centerarc.models import OnnxModel, Preprocessing
 from tests.models.tiny import left_means, tiny
 
 HALF = (127.5, 127.5, 127.5)

@@ -10,8 +10,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from centerarc.models.backbone import Backbone, create_model
-from centerarc.models.weights import load_pretrained, load_weights, read_metadata, save_weights
+from centerarc.models import (
+    Backbone,
+    create_model,
+    load_pretrained,
+    load_weights,
+    read_metadata,
+    save_weights,
+)
 from tests.training.helpers import full_disk
 
 

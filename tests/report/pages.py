@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from centerarc.evaluation.verification import evaluate_verification
+from centerarc.evaluation import evaluate_verification
 from centerarc.report import write_report
 
 

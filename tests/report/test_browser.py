@@ -9,11 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from centerarc.curate.inspect import inspect_source
-from centerarc.data.folder import FolderSource
-from centerarc.evaluation.embedding import make_pairs, pair_scores
-from centerarc.evaluation.separability import measure_separability
-from centerarc.evaluation.verification import evaluate_verification, held_out_fars
+from centerarc.curate import inspect_source
+from centerarc.data import FolderSource
+from centerarc.evaluation import (
+    evaluate_verification,
+    held_out_fars,
+    make_pairs,
+    measure_separability,
+    pair_scores,
+)
 from centerarc.report import FaceSample, ReportData, write_report
 from centerarc.report.dataset_pages import write_inspect_page
 from tests.curate.pictures import save, scene

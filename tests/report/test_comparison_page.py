@@ -2,8 +2,7 @@
 
 import re
 
-from centerarc.evaluation.comparison import Difference
-from centerarc.evaluation.intervals import Estimate, Interval
+from centerarc.evaluation import Difference, Estimate, Interval
 from centerarc.report.comparison_page import verdicts
 from centerarc.report.numbers import ComparedRow
 

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from centerarc.evaluation.roc_curve import roc
-from centerarc.evaluation.verification import evaluate_verification
+from centerarc.evaluation import evaluate_verification, roc
 from centerarc.report.curves import Curve, curve_charts, training_charts
 from tests.report.pages import scored
 

@@ -8,9 +8,8 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
-from centerarc.curate.check import check_source
-from centerarc.curate.inspect import inspect_source
-from centerarc.data.folder import FolderSource
+from centerarc.curate import check_source, inspect_source
+from centerarc.data import FolderSource
 from centerarc.report.dataset_pages import write_check_page, write_inspect_page
 from tests.curate.pictures import save, scene
 

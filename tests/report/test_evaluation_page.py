@@ -9,13 +9,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from centerarc.evaluation.embedding import make_pairs, pair_scores
-from centerarc.evaluation.gallery import search_gallery
-from centerarc.evaluation.groups import breakdown
-from centerarc.evaluation.identification import cmc, evaluate_identification
-from centerarc.evaluation.protocols.judging import Evaluation, JudgedImages
-from centerarc.evaluation.separability import measure_separability
-from centerarc.evaluation.verification import evaluate_verification, held_out_fars
+from centerarc.evaluation import (
+    breakdown,
+    cmc,
+    evaluate_identification,
+    evaluate_verification,
+    held_out_fars,
+    make_pairs,
+    measure_separability,
+    pair_scores,
+    search_gallery,
+)
+from centerarc.evaluation.protocols import Evaluation
+from centerarc.evaluation.protocols.judging import JudgedImages
 from centerarc.report import (
     FaceSample,
     ReportData,

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from centerarc.evaluation.separability import measure_separability
+from centerarc.evaluation import measure_separability
 from centerarc.report import ReportData
 from centerarc.report.numbers import separability_rows
 from tests.report.pages import scored, shown

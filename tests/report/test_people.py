@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from centerarc.evaluation.groups import breakdown
+from centerarc.evaluation import breakdown
 from centerarc.report import FaceSample, ReportData
 from centerarc.report.people import breakdown_parts, face_map
 from tests.report.pages import scored, shown
@@ -74,7 +74,7 @@ def test_far_groups_leave_no_wide_empty_strip_in_the_map():
     x, y = (np.concatenate([trace[axis] for trace in chart.data]) for axis in "xy")
     for values in (x, y):
         assert np.diff(np.sort(values)).max() < 0.25 * np.ptp(values)
-    # Neighbours stay neighbours: the nearest other face is the same person's.
+    # Neighbors stay neighbors: the nearest other face is the same person's.
     distance = np.hypot(x[:, None] - x, y[:, None] - y) + np.diag(np.full(60, np.inf))
     assert np.mean(labels[distance.argmin(axis=1)] == labels) > 0.9
 

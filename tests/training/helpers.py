@@ -45,15 +45,15 @@ def register_tiny() -> None:
 
 
 def write_faces(root: Path, people: int = 6, images: int = 6) -> Path:
-    """Writes a folder of blobs, each person with a colour of their own."""
+    """Writes a folder of blobs, each person with a color of their own."""
     rng = np.random.default_rng(0)
     for person in range(people):
         folder = root / f"P{person:02d}"
         folder.mkdir(parents=True)
-        colour = rng.integers(40, 215, 3)
+        color = rng.integers(40, 215, 3)
         for number in range(images):
             noise = rng.integers(-40, 41, (SIZE, SIZE, 3))
-            image = PIL.Image.fromarray(np.clip(colour + noise, 0, 255).astype(np.uint8))
+            image = PIL.Image.fromarray(np.clip(color + noise, 0, 255).astype(np.uint8))
             image.save(folder / f"P{person:02d}_{number + 1:04d}.png")
     return root
 

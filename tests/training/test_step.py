@@ -1,4 +1,4 @@
-"""An optimiser step does not depend on how its batch is cut."""
+"""An optimizer step does not depend on how its batch is cut."""
 
 from typing import Any
 

@@ -142,7 +142,7 @@ def evaluate(
 
     from centerarc.cli.tables import show_evaluation
     from centerarc.evaluation.protocols.request import Request, evaluate_request
-    from centerarc.evaluation.protocols.results import write_evaluation
+    from centerarc.evaluation.protocols.result_files import write_evaluation
     from centerarc.io.progress import stages
     from centerarc.report.evaluation_page import write_evaluation_page
 

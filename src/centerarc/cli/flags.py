@@ -181,7 +181,7 @@ def check_outputs(json: Path | None, report: Path | None, inputs: Sequence[Path 
         report: The page.
         inputs: What is read; none of it may be written over.
     """
-    from centerarc.evaluation.protocols.results import check_place, scores_path
+    from centerarc.evaluation.protocols.result_files import check_place, scores_path
     from centerarc.report.rendering import require_report_extra
 
     if report is not None:

@@ -5,9 +5,7 @@ from pathlib import Path
 import pytest
 
 from centerarc.cli import main
-from centerarc.data import read_identities
-from centerarc.data.folder import FolderSource
-from centerarc.data.source import EncodedSource, open_source
+from centerarc.data import EncodedSource, FolderSource, open_source, read_identities
 from tests.curate.packing_helpers import contents, faces, many, picture
 
 

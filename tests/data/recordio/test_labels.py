@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from centerarc.data.recordio import RecordIOSource
+from centerarc.data import RecordIOSource
 from centerarc.data.recordio import source as source_module
 from centerarc.data.recordio.labels import parse_line, read_listing
 from centerarc.data.recordio.records import Index

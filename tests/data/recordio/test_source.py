@@ -13,7 +13,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from centerarc.data.recordio import RecordFile, RecordIOSource
+from centerarc.data import RecordIOSource
+from centerarc.data.recordio import RecordFile
 from centerarc.data.recordio.source import read_index, walked_index
 from tests.data.recordio import by_hand
 from tests.data.recordio.by_hand import PEOPLE

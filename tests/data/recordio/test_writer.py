@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from centerarc.data.recordio import RecordIOSource, finish, image_keys, write_part
+from centerarc.data import RecordIOSource
+from centerarc.data.recordio import finish, image_keys, write_part
 from tests.data.recordio import by_hand
 
 NAMES = ["Ann Lee", "Bo", "Zoë"]

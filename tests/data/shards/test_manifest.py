@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from centerarc.data import ShardSource
 from centerarc.data.shards import (
     MANIFEST_NAME,
     ShardInfo,
     ShardSample,
-    ShardSource,
     read_manifest,
     verify_checksums,
     write_manifest,

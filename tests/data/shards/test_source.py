@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import webdataset
 
-from centerarc.data.shards import ShardSample, ShardSource, scan_shard, write_index, write_shard
+from centerarc.data import ShardSource
+from centerarc.data.shards import ShardSample, scan_shard, write_index, write_shard
 from tests.data.shards.pictures import picture, tar
 
 

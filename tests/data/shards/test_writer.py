@@ -11,8 +11,8 @@ import webdataset
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from centerarc.data.folder import FolderSource
-from centerarc.data.shards import ShardSample, ShardSource, write_shard
+from centerarc.data import FolderSource, ShardSource
+from centerarc.data.shards import ShardSample, write_shard
 from centerarc.data.shards.writer import member_header, safe_key
 from tests.data.shards.pictures import picture
 

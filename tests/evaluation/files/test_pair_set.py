@@ -6,10 +6,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from centerarc.data.source import EncodedSource
-from centerarc.evaluation.embedding import pair_scores
+from centerarc.data import EncodedSource
+from centerarc.evaluation import evaluate_verification, pair_scores
 from centerarc.evaluation.files import open_pair_set
-from centerarc.evaluation.verification import evaluate_verification
 
 PEOPLE = ("Ann", "Bob", "Cyd", "Dan")
 

@@ -11,14 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from centerarc.evaluation.embedding import make_pairs
-from centerarc.evaluation.files import (
-    ListedImages,
-    PairImages,
-    read_pair_list,
-    read_pairs,
-    read_template_list,
-)
+from centerarc.evaluation import PairImages, make_pairs, read_pairs
+from centerarc.evaluation.files import ListedImages, read_pair_list, read_template_list
 from centerarc.evaluation.files.pairs import check_both_kinds
 
 TWO_FOLDS = (

@@ -1,4 +1,4 @@
-"""Small sets whose embeddings can be worked out by hand: a face is a plain colour."""
+"""Small sets whose embeddings can be worked out by hand: a face is a plain color."""
 
 import pickle
 from pathlib import Path
@@ -9,7 +9,7 @@ from PIL import Image
 from tests.models.tiny import tiny
 
 # Directions of the tiny model's embedding: the mean of each channel.
-COLOURS = {
+COLORS = {
     "Ann": (250, 10, 10),
     "Bob": (10, 250, 10),
     "Cyd": (10, 10, 250),
@@ -22,20 +22,20 @@ FLAGS = ["--size", "4", "--mean", "0", "--std", "1"]
 
 
 def model(path: Path) -> Path:
-    """An ONNX model whose embedding is the mean colour."""
+    """An ONNX model whose embedding is the mean color."""
     return tiny(path, ("n", 3, "h", "w"))
 
 
-def colour_of(person: str, number: int) -> np.ndarray:
-    """The colour of a person's picture: the person's own, a little off."""
+def color_of(person: str, number: int) -> np.ndarray:
+    """The color of a person's picture: the person's own, a little off."""
     rng = np.random.default_rng([sum(map(ord, person)), number])
-    return np.clip(np.array(COLOURS[person]) + rng.integers(-60, 61, size=3), 0, 255)
+    return np.clip(np.array(COLORS[person]) + rng.integers(-60, 61, size=3), 0, 255)
 
 
 def picture(path: Path, person: str, number: int) -> None:
     """Write such a picture, without loss."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.tile(colour_of(person, number).astype(np.uint8), (8, 8, 1))
+    pixels = np.tile(color_of(person, number).astype(np.uint8), (8, 8, 1))
     Image.fromarray(pixels).save(path)
 
 
@@ -59,7 +59,7 @@ def lfw_pairs(path: Path) -> Path:
 
 def cosine(a: tuple[str, int], b: tuple[str, int]) -> float:
     """What the tiny model should score for two pictures."""
-    first, second = (colour_of(*side).astype(np.float64) for side in (a, b))
+    first, second = (color_of(*side).astype(np.float64) for side in (a, b))
     return float(first @ second / np.linalg.norm(first) / np.linalg.norm(second))
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from centerarc.data.alignment import arcface_template
-from centerarc.evaluation.embedding import Embeddings
+from centerarc.evaluation import Embeddings
 from centerarc.evaluation.protocols import (
     EmbeddingsSubject,
     SearchSettings,
@@ -155,7 +155,7 @@ def test_what_templates_cannot_be_made_of_is_named_with_its_file(folder: Path) -
 
 def test_a_model_embeds_the_aligned_crops(folder: Path, tmp_path: Path) -> None:
     from centerarc.evaluation.protocols import ModelSubject
-    from centerarc.models.embedder import open_model
+    from centerarc.models import open_model
     from tests.evaluation.protocols.faces import model
 
     crops = tmp_path / "crops"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from centerarc.evaluation.gallery import search_gallery
+from centerarc.evaluation import evaluate_verification, search_gallery
 from centerarc.evaluation.protocols import SearchSettings, Settings
 from centerarc.evaluation.protocols.judging import (
     chosen_groups,
@@ -15,7 +15,6 @@ from centerarc.evaluation.protocols.judging import (
     judge_searches,
     shared_note,
 )
-from centerarc.evaluation.verification import evaluate_verification
 
 
 @pytest.fixture(scope="module")

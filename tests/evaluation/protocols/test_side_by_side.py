@@ -15,7 +15,7 @@ from centerarc.evaluation.protocols import (
 )
 from centerarc.report.numbers import compared_rows
 from tests.evaluation.protocols.faces import embeddings, lfw_pairs
-from tests.evaluation.protocols.test_results import subject
+from tests.evaluation.protocols.test_result_files import subject
 
 
 def pairs_of(root: Path, seed: int, settings: Settings) -> Path:

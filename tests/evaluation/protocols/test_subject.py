@@ -8,10 +8,9 @@ import numpy as np
 import onnx
 import pytest
 
-from centerarc.curate.embed import embed_to_file
-from centerarc.data import write_identities
-from centerarc.data.folder import FolderSource
-from centerarc.evaluation.embedding import Embeddings
+from centerarc.curate import embed_to_file
+from centerarc.data import FolderSource, write_identities
+from centerarc.evaluation import Embeddings
 from centerarc.evaluation.protocols import (
     EmbeddingsSubject,
     ModelSubject,
@@ -19,11 +18,9 @@ from centerarc.evaluation.protocols import (
     evaluate_pairs,
 )
 from centerarc.evaluation.protocols.subject import trained_people, warn_of_trained_people
-from centerarc.models.backbone import create_model
-from centerarc.models.embedder import OpenedModel, Preprocessing, open_model
+from centerarc.models import OpenedModel, Preprocessing, create_model, open_model, save_weights
 from centerarc.models.onnx_model import METADATA_KEY
-from centerarc.models.weights import save_weights
-from centerarc.report.evaluation_page import write_evaluation_page
+from centerarc.report import write_evaluation_page
 from tests.evaluation.protocols.faces import folder, model, picture
 
 SIZE = 16

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from centerarc.evaluation.embedding import Embeddings
+from centerarc.evaluation import Embeddings
 from centerarc.evaluation.protocols import EmbeddingsSubject, SearchSettings, evaluate_templates
 
 FACES = {"a1": [3, 1], "a2": [2, 1], "a3": [-3, -1], "b1": [1, 3], "b2": [1, 2]}

@@ -94,12 +94,12 @@ def bell(distance: NDArray[np.floating], sharpness: float) -> Floats:
 
 
 def paint(
-    target: NDArray[np.floating], colour: NDArray[np.floating], mask: NDArray[np.floating]
+    target: NDArray[np.floating], color: NDArray[np.floating], mask: NDArray[np.floating]
 ) -> None:
-    """Blend a colour (3,) or picture (3, H, W) into `target` (3, H, W) in place."""
-    if colour.ndim == 1:
-        colour = colour[:, None, None]
-    target += (colour - target) * mask
+    """Blend a color (3,) or picture (3, H, W) into `target` (3, H, W) in place."""
+    if color.ndim == 1:
+        color = color[:, None, None]
+    target += (color - target) * mask
 
 
 # Pose and alignment: from the pixels of an image to places on a person's face.
@@ -109,7 +109,7 @@ _TEMPLATE = np.asarray(
     [-17.71 - 18.3j, 17.53 - 18.5j, 0.03 + 1.74j, -14.45 + 22.37j, 14.73 + 22.2j]
 )
 ORIGIN = 56 + 70j
-DOME_CENTRE = -8.0
+DOME_CENTER = -8.0
 _DEPTH = 36.0
 
 
@@ -167,7 +167,7 @@ def _depth(x: Floats, y: Floats, person: Person, turn: tuple[float, ...]) -> Flo
     wide = np.float32(1.0 / person.head_width)
     high = np.float32(1.0 / 54.0)
     across = np.square(x * wide)
-    down = np.square((y - DOME_CENTRE) * high)
+    down = np.square((y - DOME_CENTER) * high)
     dome = np.maximum(1.0 - 0.86 * (across + down), np.float32(0.05))
     # The nose stands out of the dome, so that its tip moves most when the head turns.
     nose = np.float32(6.5 * person.nose_height)
@@ -209,8 +209,8 @@ def view(person: Person, conditions: Conditions, size: int) -> View:
     landmarks = np.asarray(points, dtype=np.float32)
     posed = _to_image_plane(landmarks[:, 0], landmarks[:, 1], person, turn)
     # Least-squares similarity from the posed landmarks to the template.
-    centred = posed - posed.mean()
-    a = complex(np.sum(np.conj(centred) * _TEMPLATE) / np.sum(np.abs(centred) ** 2))
+    centerd = posed - posed.mean()
+    a = complex(np.sum(np.conj(centerd) * _TEMPLATE) / np.sum(np.abs(centerd) ** 2))
     b = complex(_TEMPLATE.mean() - a * posed.mean())
     error = conditions.zoom * complex(cos(conditions.roll), sin(conditions.roll))
     a, b = a * error, b * error + conditions.shift
@@ -236,7 +236,7 @@ STRANDS = 2048
 
 @dataclass(frozen=True, eq=False)
 class Outlines:
-    """Radii (2 x 1024,) around the centre of the head, and the brightness of hair strands."""
+    """Radii (2 x 1024,) around the center of the head, and the brightness of hair strands."""
 
     head: Floats
     hair: Floats
@@ -245,8 +245,8 @@ class Outlines:
 
 
 def direction_index(u: Floats, v: Floats) -> tuple[NDArray[np.int32], Floats]:
-    """Return each point's place in the tables and its distance from the centre of the head."""
-    down = v - DOME_CENTRE
+    """Return each point's place in the tables and its distance from the center of the head."""
+    down = v - DOME_CENTER
     wide = np.abs(u)
     ratio = down / (wide + np.abs(down) + 1e-6)
     index = (ratio * (_ENTRIES / 2 - 0.5) + _ENTRIES / 2).astype(np.int32)
@@ -299,9 +299,9 @@ def _head(person: Person, ratio: NDArray[np.float64]) -> NDArray[np.float64]:
     power = np.where(upper, 2.25, person.jaw_square)
     sine, cosine = np.sin(angle), np.cos(angle)
     wide = person.head_width * np.abs(sine) ** (2.0 / power)
-    high = np.where(upper, person.skull + DOME_CENTRE, person.chin - DOME_CENTRE)
+    high = np.where(upper, person.skull + DOME_CENTER, person.chin - DOME_CENTER)
     tall = -np.sign(cosine) * high * np.abs(cosine) ** (2.0 / power)
-    below = np.clip(tall / (person.chin - DOME_CENTRE), 0.0, 1.0)
+    below = np.clip(tall / (person.chin - DOME_CENTER), 0.0, 1.0)
     wide = wide * (1.0 - person.jaw_taper * below**1.4 * (2.2 - 1.2 * below))
     wide = wide + (0.8 * person.cheekbone - 0.8) * np.exp(-(((tall - 4.0) / 11.0) ** 2)) * (
         np.abs(sine) > 0.3
@@ -324,7 +324,7 @@ def _hair(
     beside = 0.15 + 0.45 * min(person.hair_length, 1.0)
     cap = head + volume * (beside + (1.0 - beside) * np.clip(-1.25 * down, 0.0, 1.0))
     # Long hair hangs as a box around the face; short hair ends beside the ears.
-    end = -14.0 + 46.0 * person.hair_length - DOME_CENTRE
+    end = -14.0 + 46.0 * person.hair_length - DOME_CENTER
     wide = person.head_width + 0.75 * volume + 3.0 * min(person.hair_length, 1.3)
     # A smooth minimum of the two sides of the box rounds its corners.
     hang = ((across / wide) ** 5 + (np.maximum(down, 1e-3) / max(end, 1.0)) ** 5) ** -0.2
@@ -340,7 +340,7 @@ def _opening(
     person: Person, across: NDArray[np.float64], down: NDArray[np.float64], side: float
 ) -> NDArray[np.float64]:
     sweep = 1.0 + side * person.parting * across
-    high = DOME_CENTRE - person.hairline - person.fringe * np.clip(sweep, 0.0, 1.9)
+    high = DOME_CENTER - person.hairline - person.fringe * np.clip(sweep, 0.0, 1.9)
     high = high + 0.35 * person.receding + 2.5 * side * person.parting * across
     framing = np.clip((person.hair_length - 0.35) / 0.4, 0.0, 1.0)
     wide = person.head_width - 2.0 - 2.0 * framing

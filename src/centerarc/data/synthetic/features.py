@@ -42,20 +42,20 @@ def paint_eyes(albedo: Floats, person: Person, conditions: Conditions, view: Vie
     inside = coverage(np.minimum(lid, below), sharp)
 
     gaze_x = side * conditions.gaze[0]
-    centre_y = -0.5 * (p.eye_upper - p.eye_lower) + conditions.gaze[1]
-    round_eye = np.sqrt(np.square(x - gaze_x) + np.square(y - centre_y))
+    center_y = -0.5 * (p.eye_upper - p.eye_lower) + conditions.gaze[1]
+    round_eye = np.sqrt(np.square(x - gaze_x) + np.square(y - center_y))
     # The white darkens under the upper lid and towards the corners.
     shade = (0.5 + 0.5 * np.clip(lid * 0.55, 0.0, 1.0)) * (0.55 + 0.45 * np.clip(bow * 2, 0.0, 1.0))
     ball = _SCLERA[:, None, None] * shade
     radius = p.iris_radius
     iris = coverage(radius - round_eye, 0.8 * sharp)
-    glow = 0.55 + 0.75 * np.clip((y - centre_y) * (0.5 / radius) + 0.35, 0.0, 1.0)
+    glow = 0.55 + 0.75 * np.clip((y - center_y) * (0.5 / radius) + 0.35, 0.0, 1.0)
     limbus = 1.0 - 0.65 * np.clip(round_eye - (radius - 1.2), 0.0, 1.0)
     paint(ball, person.iris[:, None, None] * (glow * limbus * shade), iris)
     pupil = coverage(0.42 * radius - round_eye, 0.8 * sharp)
     ball *= 1.0 - 0.95 * pupil
     spark_x = gaze_x + side * (conditions.light[0] * 1.5)
-    spark_y = centre_y + conditions.light[1] * 1.7 - 0.3
+    spark_y = center_y + conditions.light[1] * 1.7 - 0.3
     ball += 0.8 * bell(x - spark_x, 1.6) * bell(y - spark_y, 1.6)
 
     # Lashes, crease of the lid and lower rim go below or beside the eyeball.
@@ -115,12 +115,12 @@ def paint_mouth(albedo: Floats, person: Person, conditions: Conditions, view: Vi
     under = bottom + np.maximum(arch, bow) * (p.lip_lower * thin)
     inside = coverage(np.minimum(y - over, under - y), 0.75 * sharp)
 
-    colour = person.lips + (conditions.lipstick_colour - person.lips) * conditions.lipstick
+    color = person.lips + (conditions.lipstick_color - person.lips) * conditions.lipstick
     upper_lip = coverage(seam - y, 0.6 * sharp)
     tone = 1.08 - 0.3 * upper_lip
     gleam = y - (bottom + 0.45 * p.lip_lower)
     tone += 0.22 * bell(gleam, 0.8) * bell(along, 5.0)
-    paint(target, colour[:, None, None] * tone, 0.88 * inside)
+    paint(target, color[:, None, None] * tone, 0.88 * inside)
     seam_line = bell(y - top, 1.6) * np.clip((1.06 - np.abs(along)) * 8, 0.0, 1.0)
     target *= 1.0 - 0.66 * seam_line
     if drop > 0.3:
@@ -157,27 +157,27 @@ def paint_glasses(albedo: Floats, person: Person, conditions: Conditions, view: 
     v = view.v[rows, columns] + 17.2
     half_wide, half_high = 11.0 + 2.5 * style[0], 7.2 + 3.3 * style[1]
     round_by = min(half_high - 0.5, 3.0 + 7.0 * style[2])
-    centre = max(person.eye_spacing + 0.6, half_wide + 2.3)
+    center = max(person.eye_spacing + 0.6, half_wide + 2.3)
     # Signed distance to a rounded box, mirrored.
-    box_u = np.abs(u - centre) - (half_wide - round_by)
+    box_u = np.abs(u - center) - (half_wide - round_by)
     box_v = np.abs(v) - (half_high - round_by)
     outside = np.sqrt(np.square(np.maximum(box_u, 0.0)) + np.square(np.maximum(box_v, 0.0)))
     distance = outside + np.minimum(np.maximum(box_u, box_v), 0.0) - round_by
     thick = 0.45 + 0.85 * style[3] ** 2
     rim = coverage(thick - np.abs(distance), sharp)
     bridge = coverage(thick - np.abs(v + 2.0), sharp)
-    bridge *= coverage(centre - half_wide - u, sharp)
+    bridge *= coverage(center - half_wide - u, sharp)
     temple = coverage(0.9 - np.abs(v + 3.0), sharp)
-    temple *= coverage(u - (centre + half_wide), sharp)
+    temple *= coverage(u - (center + half_wide), sharp)
     lens = coverage(-distance, sharp)
     if conditions.glasses == 2:
-        tint = conditions.frame_colour * 0.35
+        tint = conditions.frame_color * 0.35
         paint(target, tint, lens * (0.86 + 0.1 * style[0]))
     else:
         target *= 1.0 - 0.08 * lens
-    glare = u * 0.6 + v - (centre * 0.6 - 4.0 + 8.0 * style[1])
+    glare = u * 0.6 + v - (center * 0.6 - 4.0 + 8.0 * style[1])
     target += lens * bell(glare, 0.12) * (0.16 * style[2] * conditions.key)
-    paint(target, conditions.frame_colour, np.maximum(np.maximum(rim, bridge), temple))
+    paint(target, conditions.frame_color, np.maximum(np.maximum(rim, bridge), temple))
 
 
 def paint_hat(
@@ -203,7 +203,7 @@ def paint_hat(
         fabric = fabric * (1.0 - 0.25 * turn_up)
     shadow = np.clip(1.0 - np.abs(line) * 0.14, 0.0, 1.0)
     albedo *= 1.0 - 0.4 * shadow
-    paint(albedo, conditions.item_colour[:, None, None] * fabric, mask)
+    paint(albedo, conditions.item_color[:, None, None] * fabric, mask)
     np.maximum(alpha, mask, out=alpha)
 
 
@@ -223,8 +223,8 @@ def paint_scarf(
         mask = coverage(line, sharp)
         waves = np.cos(line * 0.55 + folds * 0.8)
         fabric = 0.75 + 0.22 * waves
-    colour = conditions.item_colour[:, None, None] * (fabric + 0.03 * folds)
-    paint(albedo, colour, mask)
+    color = conditions.item_color[:, None, None] * (fabric + 0.03 * folds)
+    paint(albedo, color, mask)
     np.maximum(alpha, mask, out=alpha)
 
 

@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
-# Stops of the population's palettes in sRGB 0..255; a trait in 0..1 picks a colour between them.
+# Stops of the population's palettes in sRGB 0..255; a trait in 0..1 picks a color between them.
 _SKIN = ((238, 203, 182), (226, 182, 153), (205, 152, 117), (158, 106, 77), (98, 63, 47))
 _HAIR = ((206, 170, 112), (152, 108, 62), (98, 64, 40), (56, 38, 28), (24, 19, 18))
 _IRIS = ((120, 158, 180), (112, 138, 118), (128, 108, 66), (92, 60, 36), (52, 33, 24))
 
 
-def linear(colour: object) -> Floats:
-    """Turn an sRGB colour in 0..255 into linear light in 0..1 (display gamma taken as 2)."""
-    light: Floats = np.square(np.asarray(colour, dtype=np.float32) / 255.0)
+def linear(color: object) -> Floats:
+    """Turn an sRGB color in 0..255 into linear light in 0..1 (display gamma taken as 2)."""
+    light: Floats = np.square(np.asarray(color, dtype=np.float32) / 255.0)
     return light
 
 
@@ -95,7 +95,7 @@ class Person:
     goatee: float
     cheek_beard: float
     age: float
-    # Colours in linear light, shape (3,).
+    # Colors in linear light, shape (3,).
     skin: Floats
     hair: Floats
     brow: Floats
@@ -264,14 +264,14 @@ class Conditions:
     tan: float
     growth: float
     lipstick: float
-    lipstick_colour: Floats
+    lipstick_color: Floats
     # What is worn, or in the way: each 0 for no, else a style number.
     glasses: int
     hat: int
     scarf: int
     hand: int
-    item_colour: Floats
-    frame_colour: Floats
+    item_color: Floats
+    frame_color: Floats
     style: tuple[float, float, float, float]
     # Background and clothes.
     background: Floats
@@ -322,14 +322,14 @@ def draw_conditions(person: Person, seed: int, identity: int, number: int) -> Co
     scarf = (1 + int(uniform[6] * 2)) if uniform[7] < 0.12 else 0
     hand = (1 if uniform[8] < 0.5 else 2) if uniform[9] < 0.09 and not scarf else 0
 
-    def colour(start: int, low: float, high: float) -> Floats:
+    def color(start: int, low: float, high: float) -> Floats:
         grey = low + (high - low) * uniform[start]
         chroma = 0.42 * uniform[start + 1] ** 1.5
         hue = 2.0 * np.pi * uniform[start + 2]
         turn = np.cos(hue + np.asarray([0.0, -2.094, 2.094]))
         return linear(np.clip(grey * (1.0 + chroma * turn), 4.0, 250.0))
 
-    frame = colour(10, 15.0, 60.0) if uniform[13] < 0.7 else colour(10, 60.0, 190.0)
+    frame = color(10, 15.0, 60.0) if uniform[13] < 0.7 else color(10, 60.0, 190.0)
     low_quality = uniform[14] < 0.4
     return Conditions(
         yaw=yaw,
@@ -352,20 +352,20 @@ def draw_conditions(person: Person, seed: int, identity: int, number: int) -> Co
         tan=0.1 * gauss[19],
         growth=max(0.0, 0.9 + 0.55 * gauss[20]),
         lipstick=(0.35 + 0.5 * uniform[16]) if uniform[17] < person.makeup else 0.0,
-        lipstick_colour=linear(
+        lipstick_color=linear(
             (150 + 70 * uniform[18], 30 + 60 * uniform[19], 55 + 50 * uniform[20])
         ),
         glasses=eyewear,
         hat=hat,
         scarf=scarf,
         hand=hand,
-        item_colour=colour(21, 35.0, 200.0),
-        frame_colour=frame,
+        item_color=color(21, 35.0, 200.0),
+        frame_color=frame,
         style=(uniform[24], uniform[25], uniform[26], uniform[27]),
         background=np.stack(
-            [colour(28, 20.0, 235.0), colour(31, 20.0, 235.0), colour(34, 20.0, 235.0)]
+            [color(28, 20.0, 235.0), color(31, 20.0, 235.0), color(34, 20.0, 235.0)]
         ),
-        cloth=colour(37, 20.0, 225.0),
+        cloth=color(37, 20.0, 225.0),
         exposure=0.92 * float(np.exp(0.32 * gauss[21])),
         contrast=1.0 + 0.12 * gauss[22],
         saturation=max(0.0, 1.0 + 0.17 * gauss[23]) * (0.0 if uniform[40] < 0.08 else 1.0),

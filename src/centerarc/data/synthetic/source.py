@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from centerarc.data.source import FaceSource
 from centerarc.data.synthetic.face import (
-    DOME_CENTRE,
+    DOME_CENTER,
     STRANDS,
     Outlines,
     Relief,
@@ -52,8 +52,8 @@ def _blur_matrix(size: int, sigma: float, resolution: float) -> Floats:
     matrix /= matrix.sum(axis=1, keepdims=True)
     if resolution < 1.0:
         small = max(int(size * resolution), 4)
-        centres = (np.arange(small, dtype=np.float32) + 0.5) * (size / small) - 0.5
-        tent = np.maximum(1.0 - np.abs(places[:, None] - centres[None, :]) * (small / size), 0.0)
+        centers = (np.arange(small, dtype=np.float32) + 0.5) * (size / small) - 0.5
+        tent = np.maximum(1.0 - np.abs(places[:, None] - centers[None, :]) * (small / size), 0.0)
         tent /= np.maximum(tent.sum(axis=1, keepdims=True), 1e-6)
         down = tent.T / tent.sum(axis=0)[:, None]
         matrix = product(tent.astype(np.float32), product(down.astype(np.float32), matrix))
@@ -83,7 +83,7 @@ def _compress(image: Floats, strength: float) -> Floats:
     luma = np.tensordot(_LUMA, image, axes=1)
     planes = np.stack([luma, image[0] - luma, image[2] - luma])
     coefficients = transform(matrix, planes, matrix)
-    # Colour is rounded more coarsely than brightness.
+    # Color is rounded more coarsely than brightness.
     table = np.stack([step, 2.0 * step, 2.0 * step])
     coefficients = np.rint(coefficients / table) * table
     luma, red, blue = transform(matrix.T, coefficients, matrix.T)
@@ -117,7 +117,7 @@ def develop(light: Floats, conditions: Conditions) -> NDArray[np.uint8]:
     return np.ascontiguousarray(clipped.astype(np.uint8).transpose(1, 2, 0))
 
 
-# One picture of one person: layers of colour, shaded by the relief, before a background.
+# One picture of one person: layers of color, shaded by the relief, before a background.
 
 # Red light spreads furthest under the skin, so shadows on a face have a warm edge.
 _SPREAD = np.asarray([0.34, 0.2, 0.14], dtype=np.float32)
@@ -140,7 +140,7 @@ def render(
     albedo, alpha = _back_layers(person, outlines, conditions, seen, hair_edge)
     head = coverage(head_edge, 0.8 * seen.scale)
     skin = _skin(person, conditions, seen, relief)
-    hair_colour = albedo.copy()
+    hair_color = albedo.copy()
     paint(albedo, skin, head)
     np.maximum(alpha, head, out=alpha)
     _beard(albedo, person, conditions, seen, head_edge)
@@ -149,7 +149,7 @@ def render(
     paint_eyes(albedo, person, conditions, seen)
     if conditions.glasses:
         paint_glasses(albedo, person, conditions, seen)
-    _front_hair(albedo, alpha, person, seen, hair_colour, hair_edge, line_edge)
+    _front_hair(albedo, alpha, person, seen, hair_color, hair_edge, line_edge)
     if conditions.hat:
         paint_hat(albedo, alpha, hair_edge, conditions, seen)
     if conditions.scarf:
@@ -170,7 +170,7 @@ def _background(conditions: Conditions, size: int) -> Floats:
     across = c.style[2] + 0.5 * np.roll(ramp, int(c.style[3] * size))
     mix = ramp[:, None] * c.style[1] + across[None, :] * 0.5
     mix = np.clip(mix + 0.06 * clouds, 0.0, 1.0)
-    first, second, third = (colour[:, None, None] for colour in c.background)
+    first, second, third = (color[:, None, None] for color in c.background)
     picture = first + (second - first) * mix
     # A darker or lighter upright edge: a door, a wall, a tree.
     edge = np.clip((ramp - c.style[0]) * (4 + 40 * c.style[1]), 0.0, 1.0)
@@ -262,7 +262,7 @@ def _front_hair(
     alpha: Floats,
     person: Person,
     seen: View,
-    colour: Floats,
+    color: Floats,
     hair_edge: Floats,
     line_edge: Floats,
 ) -> None:
@@ -273,7 +273,7 @@ def _front_hair(
     albedo *= 1.0 - shadow * (hair_edge > np.float32(-2.0))
     mask = coverage(line_edge, 0.35 * sharp) * coverage(hair_edge, 0.4 * sharp)
     mask *= person.hair_cover
-    paint(albedo, colour, mask)
+    paint(albedo, color, mask)
     np.maximum(alpha, mask, out=alpha)
 
 
@@ -288,7 +288,7 @@ def _shade(
     c = conditions
     # Normal of the head: flat before, turning away fast towards the sides.
     x = np.clip(seen.x * (1.0 / (person.head_width + 3.0)), -1.1, 1.1)
-    y = np.clip((seen.y - DOME_CENTRE) * (1.0 / 58.0), -1.1, 1.1)
+    y = np.clip((seen.y - DOME_CENTER) * (1.0 / 58.0), -1.1, 1.1)
     inside = np.clip(head_edge * 0.25 + 1.0, 0.0, 1.0)
     normal_x = x * (0.32 + 0.95 * np.square(x)) - relief.slope_x * inside
     normal_y = y * (0.25 + 0.6 * np.square(y)) - relief.slope_y * inside

@@ -9,7 +9,7 @@ from centerarc.evaluation.protocols.judging import (
     Verified,
 )
 from centerarc.evaluation.protocols.request import Request, RequestError, evaluate_request
-from centerarc.evaluation.protocols.results import (
+from centerarc.evaluation.protocols.result_files import (
     StoredEvaluation,
     check_place,
     read_evaluation,

@@ -1,4 +1,4 @@
-"""What an evaluation found: scored pairs and searches to every number of a result."""
+"""Results of an evaluation, and how scored pairs and searches are judged."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace

@@ -20,7 +20,7 @@ from centerarc.evaluation.protocols.judging import (
     judge_pairs,
     judge_searches,
 )
-from centerarc.evaluation.protocols.results import StoredEvaluation, read_evaluation
+from centerarc.evaluation.protocols.result_files import StoredEvaluation, read_evaluation
 
 
 @dataclass(frozen=True, eq=False)

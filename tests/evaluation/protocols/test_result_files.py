@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from centerarc.evaluation.embedding import Embeddings
+from centerarc.data import atomic_path
+from centerarc.evaluation import Embeddings
 from centerarc.evaluation.protocols import (
     EmbeddingsSubject,
     Evaluation,
@@ -23,16 +24,15 @@ from centerarc.evaluation.protocols import (
     read_evaluation,
     write_evaluation,
 )
-from centerarc.evaluation.protocols import results as result_files
-from centerarc.io.files import atomic_path
-from tests.evaluation.protocols.faces import COLOURS, embeddings, lfw_pairs
+from centerarc.evaluation.protocols import result_files as result_files
+from tests.evaluation.protocols.faces import COLORS, embeddings, lfw_pairs
 
 
 def subject(seed: int, order: int = 1) -> EmbeddingsSubject:
     rng = np.random.default_rng(seed)
     rows = [
         (f"{name}/{name}_{number:04d}.jpg", name, rng.normal(size=4))
-        for name in COLOURS
+        for name in COLORS
         for number in (1, 2)
     ][::order]
     places, names, vectors = zip(*rows, strict=True)
