@@ -96,7 +96,7 @@ def main(argument: str) -> None:
     for number, fields in enumerate(json.loads(argument)):
         if number:
             gc.collect()
-            # Every shape is compiled anew, and after eight of them in vain.
+            # Every shape is compiled again, and after eight of them in vain.
             torch._dynamo.reset()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()

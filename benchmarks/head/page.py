@@ -1,6 +1,6 @@
 """The page of the results: regions between marks, each rewritten from one file of results.
 
-``python -m benchmarks.head.page runs/bench/FILE.jsonl docs/results/head.md`` does it anew. Imports
+``python -m benchmarks.head.page runs/bench/FILE.jsonl docs/results/head.md`` does it again. Imports
 no torch.
 """
 

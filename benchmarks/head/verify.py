@@ -23,7 +23,7 @@ from benchmarks.head.implementations import (
 from benchmarks.head.problem import Problem, draw_near
 from torch import Tensor
 
-# Sizes that divide by nothing, and large enough that nobody takes a shortcut.
+# Sizes that divide by nothing, and large enough that no one takes a shortcut.
 N, C, D = 50, 3001, 72
 # A learning rate at which a step is far above the rounding of the prototypes.
 RATE = 0.5

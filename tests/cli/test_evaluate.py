@@ -277,7 +277,7 @@ def test_probes_are_looked_up_in_a_gallery(
     assert f"threshold {found['tpir_at_fpir']['0.5']['thresholds'][0]:.4f}; 2 probes" in said
     assert "FPIR 10 % needs at least 10 probes" in said
     assert found["gallery_people"] == [4]
-    assert found["distractors"] == [2]  # Cyd, whom no probe is of, and the one of that folder
+    assert found["distractors"] == [2]  # Cyd, without probes, and the one of that folder
     assert (found["mated_probes"], found["nonmated_probes"]) == ([4], [2])
     # By hand: each probe against the four people of the gallery.
     gallery = {"Ann": ("Ann", 1), "Bob": ("Bob", 1), "Cyd": ("Cyd", 1), "more": ("Fay", 1)}
@@ -360,7 +360,7 @@ NAN = [("Ann/Ann_0001.png", "Ann", [1, 0]), ("Ann/Ann_0002.png", "Ann", [float("
         ([*ONNX, *PAIRS, "--report", "r.pdf"], "--report must end in .html or .htm"),
         ([*ONNX, "--pairs", "cut.bin"], "cut.bin"),
         ([*ONNX, "--gallery", "faces"], "--gallery needs --probes"),
-        ([*ONNX, "--gallery", "faces", "--probes", "other"], "nobody of 'other' is in 'faces'"),
+        ([*ONNX, "--gallery", "faces", "--probes", "other"], "no one of 'other' is in 'faces'"),
         (
             ["--gallery", "few.npz", "--probes", "few.npz", "--distractors", "faces"],
             "--distractors is",

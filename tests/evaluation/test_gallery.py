@@ -76,7 +76,7 @@ def test_ranks_worked_by_hand():
     np.testing.assert_allclose(found.mate_score, [0.9, 0.8, 0.6, 0.7, np.nan], atol=1e-15)
     np.testing.assert_allclose(found.other_score, [0.8, 0.9, 0.9, 0.9, 0.9], atol=1e-15)
     assert [str(found.people[i]) for i in found.other_person] == ["bob", "ann", "ann", "ann", "ann"]
-    assert found.num_distractors == 1  # eve; nobody asks for her
+    assert found.num_distractors == 1  # eve; no one asks for her
     np.testing.assert_allclose(cmc(found, 6), [1 / 4, 2 / 4, 3 / 4, 3 / 4, 1, 1])
     assert found.gallery_images == 6
 

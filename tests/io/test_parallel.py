@@ -1,4 +1,4 @@
-"""Several processes give what one gives, fail in one line, and leave nobody behind."""
+"""Several processes give what one gives, fail in one line, and leave no one behind."""
 
 import os
 import signal
@@ -214,6 +214,6 @@ def test_processes_end_with_one_that_is_killed(tmp_path: Path, start: str, by: s
     assert worker != process.pid
     number = signal.Signals[by]
     process.send_signal(number)  # to the main process alone
-    process.communicate(timeout=10)  # until nobody holds its pipes
+    process.communicate(timeout=10)  # until no one holds its pipes
     assert process.returncode == -number
     wait_until(lambda: gone(process.pid))

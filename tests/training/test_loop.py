@@ -237,7 +237,7 @@ def test_people_of_excluded_folds_and_of_the_validation_are_not_trained_on(
     sources = make_sources(config)
     train_source, validation = sources.train, sources.pairs
     assert train_source.identities == ["P02", "P03"]
-    assert "left out 4 people of the 4 whom the pairs name" in sources.notes
+    assert "left out 4 people of the 4 that the pairs name" in sources.notes
     assert validation is not None
     assert sorted(validation.source.identities) == ["P00", "P01"]
     assert validation.same.tolist() == [True, False]

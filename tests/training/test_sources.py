@@ -1,4 +1,4 @@
-"""What a run trains on: every kind of source by configuration, whom and what it leaves out."""
+"""What a run trains on: every kind of source by configuration, and whom and what it leaves out."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -129,7 +129,7 @@ def test_images_and_people_are_left_out(tmp_path: Path) -> None:
         "left out 1 person with fewer than 3 images (2 images; P01)",
     ]
     people.write_text("P00\nP01\nQ\n")
-    with pytest.raises(ValueError, match="names 1 people whom the source lacks, first 'Q'"):
+    with pytest.raises(ValueError, match="names 1 people that the source lacks, first 'Q'"):
         make_sources(config)
 
 

@@ -114,14 +114,14 @@ def evaluate(
     ijb
         Metadata folder of IJB-B or IJB-C; --images is then the folder of loose crops.
     weighting
-        What images count in a template; plain by default.
+        How images are weighted within a template; plain by default.
     mirror
         Sum the features of each image and its mirror image.
     resamples
         Resamples of the people behind the intervals: 0 for no intervals, or at least 100. 1000 by
         default, and 0 beyond a million pairs, where they would take hours.
     seed
-        Of the resampling.
+        Random seed of the resampling.
     json
         Also write everything to this file, and the scores to a file next to it, for centerarc
         compare.

@@ -297,7 +297,7 @@ class LabelError:
         kind: "other person", "two people" or "two names".
         images: The images concerned: the one image, the smaller group, the smaller identity.
         identity: Their label.
-        other: The label of whom they resemble; of two people, the label itself.
+        other: The label of the person they resemble; of two people, the label itself.
         own_similarity: Mean cosine to the own identity; of two people and two names the mean
             cosine within the images concerned, 1 for a single one.
         other_similarity: Mean cosine to the other identity or group.

@@ -303,7 +303,7 @@ def _select(
         names = set(identities)
         if unknown := names.difference(source.identities):
             raise ValueError(
-                f"identities names {len(unknown)} people whom the source lacks, first "
+                f"identities names {len(unknown)} people that the source lacks, first "
                 f"{min(unknown)!r}"
             )
         chosen = np.array([name in names for name in source.identities])

@@ -92,7 +92,7 @@ def calibrated_threshold(
 
     It is the next number, in the scores' precision, above the highest impostor score that must be
     rejected. The intervals resample people: each resample chooses its threshold, which is then
-    tried on all of the impostor pairs, as ours would be on people whom it was not chosen on.
+    tried on all of the impostor pairs, as ours would be on other people than it was chosen on.
 
     Args:
         scores, same, people, bootstrap, seed: as of `evaluate_verification`, also its errors.

@@ -334,7 +334,7 @@ class CenterLoss(nn.Module):
             self.follow(place_batch(features, labels, self.centers, self.ignore_index, self.shards))
 
     def follow(self, batch: Batch) -> None:
-        """`update_centers` by a batch that was checked."""
+        """`update_centers` with a batch that has been validated."""
         if self.update == "gradient":
             return
         features, places = batch.features.detach(), batch.places

@@ -112,7 +112,7 @@ def joint_losses(
 
 
 class CenterArcFaceLoss(nn.Module):
-    """ArcFace, which parts the classes, and center loss, which gathers each of them.
+    """ArcFace, which separates the classes, plus center loss, which makes each one compact.
 
     `arcface_loss, center_loss = criterion(features, labels)`; train on their weighted sum, for
     example `arcface_loss + 1.0 * center_loss`. Give `criterion.parameters()` to the optimizer.

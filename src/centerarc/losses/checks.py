@@ -1,4 +1,4 @@
-"""What a loss asks of its input and of its user, and how it reduces its output."""
+"""Input validation and reduction that the losses share, and a reminder to the user."""
 
 import math
 import warnings
@@ -59,7 +59,7 @@ def as_labels(labels: Tensor, features: Tensor) -> Tensor:
 
 
 def is_number(value: object) -> bool:
-    """Whether this is a real number, and no truth value."""
+    """Whether this is a real number, and not a bool."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 

@@ -52,7 +52,7 @@ def margin_softmax_loss(
     conflict_threshold: float | None = None,
     implementation: Implementation = "auto",
 ) -> Tensor:
-    """Softmax cross entropy over scaled cosines, the target's lessened by a margin.
+    """Softmax cross entropy over scaled cosines, the target's reduced by a margin.
 
     `loss_i = softplus(lse_{j != y}(s cos_j) - s psi(theta_y))`
 

@@ -19,7 +19,7 @@ def _not_empty(path: Any) -> Any:
     return path
 
 
-# pathlib takes an empty text for the current folder, which nobody means.
+# pathlib takes an empty text for the current folder, which no one means.
 NamedPath = Annotated[Path, BeforeValidator(_not_empty)]
 
 

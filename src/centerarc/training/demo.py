@@ -105,7 +105,7 @@ def run_demo(
         result = train(config, resume=True)
     else:
         result = train(config, overwrite=overwrite and config.run_dir.exists())
-    say(f"judging on {_TEST_PEOPLE} people whom the model has never seen")
+    say(f"judging on {_TEST_PEOPLE} people that the model has never seen")
     test = SyntheticFaces(
         _TEST_PEOPLE,
         _TEST_IMAGES,

@@ -20,7 +20,7 @@ CONFIG = "config.yaml"
 RESULTS = "results.json"
 _FILES = (CONFIG, PEOPLE_FILE, METRICS, RESULTS, "best.safetensors", "last.safetensors")
 _FOLDERS = ("state", "tensorboard")
-# What a saved state depends on: with another value it would be another run. The people whom the
+# What a saved state depends on: with another value it would be another run. The people that the
 # validation holds out by number are taken out of the training.
 _FIXED = ("seed", "model", "data", "loss", "batch_size", "optimizer.name", "validation.identities")
 _FORMAT = 1

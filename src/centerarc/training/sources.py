@@ -59,7 +59,7 @@ def make_sources(config: TrainConfig, *, quiet: bool = False) -> RunSources:
     """Opens the training images and the validation pairs.
 
     People of the validation are never trained on: those held out by number are taken out of the
-    training set, and so is everyone whom the validation pairs name.
+    training set, and so is everyone in the validation pairs.
 
     Args:
         config: The run.
@@ -117,12 +117,12 @@ def _open(config: TrainConfig, excluded: set[str], notes: list[str], quiet: bool
     if excluded:
         # None of them in the source may mean that the names are written in another way.
         left = counted(len(source.identities) - len(names), "person", "people")
-        notes.append(f"left out {left} of the {len(excluded):,} whom the pairs name")
+        notes.append(f"left out {left} of the {len(excluded):,} that the pairs name")
     if data.identities is not None:
         wanted = read_identities(data.identities)
         if unknown := sorted(set(wanted) - set(source.identities)):
             raise ValueError(
-                f"data.identities, {str(data.identities)!r}, names {len(unknown)} people whom the "
+                f"data.identities, {str(data.identities)!r}, names {len(unknown)} people that the "
                 f"source lacks, first {unknown[0]!r}"
             )
         names = [name for name in names if name in set(wanted)]

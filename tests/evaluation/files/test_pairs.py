@@ -78,10 +78,10 @@ def test_selected_folds_keep_their_numbers_and_lines(tmp_path):
         (f"1 1\nAnn 1 {'9' * 5000}\nAnn 1 Bo 2\n", "line 2: image numbers"),
         (f"{'9' * 5000} 1\nAnn 1 2\nAnn 1 Bo 2\n", "line 1: expected the number of folds"),
         ("1 1\nAnn 2 2\nAnn 1 Bo 2\n", "line 2: image 2 of 'Ann' paired with itself"),
-        ("2\nAnn 1 2\nAnn 2 1\nAnn 1 Bo 2\nAnn 2 Bo 2\n", "line 3: the pair of line 2 once more"),
+        ("2\nAnn 1 2\nAnn 2 1\nAnn 1 Bo 2\nAnn 2 Bo 2\n", "line 3: the pair of line 2 again"),
         (
             "2 1\nAnn 1 2\nAnn 1 Bo 2\nCy 1 2\nBo 2 Ann 1\n",
-            "line 5: the pair of line 3 once more",
+            "line 5: the pair of line 3 again",
         ),
     ],
 )
@@ -307,8 +307,8 @@ BROKEN = [
     (HEAD + ROW + f"c.png,d.png,1,{'9' * 5000},A,A\n", "line 3: fold must be a whole number"),
     (HEAD + ROW + "c.png,d.png,1,1,,Ann\n", "line 3: person_a is empty"),
     (HEAD + ROW + "c.png,c.png,1,1,Ann,Ann\n", "line 3: 'c.png' is paired with itself"),
-    (HEAD + ROW + ROW, "line 3: the pair of line 2 once more"),
-    (HEAD + ROW + "b.png,a.png,1,2,Ann,Ann\n", "line 3: the pair of line 2 once more"),
+    (HEAD + ROW + ROW, "line 3: the pair of line 2 again"),
+    (HEAD + ROW + "b.png,a.png,1,2,Ann,Ann\n", "line 3: the pair of line 2 again"),
     (HEAD + ROW + "c.png,d.png,1,1,Ann,Bob\n", "line 3: same is 1, but the people are 'Ann' and"),
     (HEAD + ROW + "c.png,d.png,0,1,Ann,Ann\n", "line 3: same is 0, but the people are 'Ann' and"),
     (HEAD + ROW + "a.png,d.png,1,1,Bob,Bob\n", "line 3: the person is 'Bob', but 'Ann' on line 2"),
@@ -455,7 +455,7 @@ def test_all_columns_of_a_list_of_templates(tmp_path):
     [
         ("template,img\n", "line 1: there is no column 'image'; .* closest is 'img'"),
         ("template,image\n", "there is no template"),
-        (TEMPLATES + "t2,d.png,,Bob,probe,1,x\n", "line 7: the image of line 6 once more"),
+        (TEMPLATES + "t2,d.png,,Bob,probe,1,x\n", "line 7: the image of line 6 again"),
         (TEMPLATES + "t2,e.png,,Ann,probe,1,x\n", "line 7: identity is 'Ann', but 'Bob' on line 5"),
         (TEMPLATES + "t2,e.png,,Bob,gallery,1,x\n", "line 7: role is 'gallery', but 'probe' on"),
         (TEMPLATES + "t3,e.png,,Bob,both,1,x\n", "line 7: role must be gallery or probe, got 'bo"),

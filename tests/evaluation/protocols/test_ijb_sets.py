@@ -81,7 +81,7 @@ def test_templates_are_pooled_as_the_convention_says(
     assert found.dataset == "IJBX"
     assert found.identification is not None
     assert found.identification.report.cmc[1].value == 1.0
-    # Subjects of template 3 are in no gallery any more, so nobody knows all people.
+    # Subjects of template 3 are in no gallery any more, so no one knows all people.
     assert "people are unknown" in found.verification.people_note
 
 

@@ -182,7 +182,7 @@ def split(
         chosen = set(read_identities(identities))
         if unknown := chosen.difference(found.identities):
             raise ValueError(
-                f"{str(identities)!r} names {len(unknown)} people whom the source lacks, first "
+                f"{str(identities)!r} names {len(unknown)} people that the source lacks, first "
                 f"{min(unknown)!r}"
             )
         found = subset(found, [name for name in found.identities if name in chosen])

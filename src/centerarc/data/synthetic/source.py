@@ -341,7 +341,7 @@ class SyntheticFaces(FaceSource):
     expression, light, glasses, coverings, background and camera, aligned to the five-point
     ArcFace template up to the error of a landmark detector. An image depends on nothing but the
     seed, the number of the person and the number of the image, so that sets whose ranges of
-    people do not overlap share nobody.
+    people do not overlap share no one.
 
     Args:
         num_identities: number of people, at least 1.

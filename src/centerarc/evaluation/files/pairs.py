@@ -218,7 +218,7 @@ def read_pairs(path: str | os.PathLike[str]) -> Pairs:
         row = _lfw_pair(text, genuine, where)
         first_line = line_of.setdefault(frozenset(row[2:]), line)
         if first_line != line:
-            raise ValueError(f"{where}: the pair of line {first_line} once more")
+            raise ValueError(f"{where}: the pair of line {first_line} again")
         rows.append(row)
     name_a, name_b, first, second = zip(*rows, strict=True)
     numbers: defaultdict[str, int] = defaultdict(count().__next__)
@@ -333,7 +333,7 @@ def read_pair_list(path: str | os.PathLike[str], *, of: str = "image") -> Pairs:
             raise table.error(line, f"{first!r} is paired with itself")
         first_line = line_of.setdefault((min(a, b), max(a, b)), line)
         if first_line != line:
-            raise table.error(line, f"the pair of line {first_line} once more")
+            raise table.error(line, f"the pair of line {first_line} again")
         same = _ANSWERS.get(answer.lower())
         if same is None:
             raise table.error(line, f"same must be 0, 1, true or false, got {answer[:40]!r}")

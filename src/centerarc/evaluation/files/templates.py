@@ -93,7 +93,7 @@ def read_template_list(path: str | os.PathLike[str]) -> TemplateList:
         image = names[table.filled(row["image"], "image", line)]
         first = seen.setdefault((template, image), line)
         if first != line:
-            raise table.error(line, f"the image of line {first} once more in its template")
+            raise table.error(line, f"the image of line {first} again in its template")
         numbers.append((image, template, media[row.get("media") or line], line))
         for name in [name for name in owned if name in row]:
             value = table.filled(row[name], name, line)

@@ -167,7 +167,7 @@ def evaluate_galleries(
             three are files of embeddings.
         gallery: Images of the people who are known: any source, or a file of embeddings.
         probes: Images to look up, of the same kinds.
-        distractors: Images of further people in the gallery whom no probe is of.
+        distractors: Images of further people in the gallery, without probes.
         settings: How to judge.
         progress: Called with the stage, the steps done and all of them.
 
@@ -193,7 +193,7 @@ def evaluate_galleries(
     )
     if not search.mated.any():
         raise ValueError(
-            f"nobody of {str(probes)!r} is in {str(gallery)!r}: people must have the same name in "
+            f"no one of {str(probes)!r} is in {str(gallery)!r}: people must have the same name in "
             f"both; probes have {parts['probes'].identities[0]!r}, the gallery "
             f"{parts['gallery'].identities[0]!r}"
         )

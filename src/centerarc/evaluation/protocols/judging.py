@@ -55,7 +55,7 @@ class Settings:
     """How verification is judged.
 
     Attributes:
-        convention: Of the k-fold accuracy, "exact" or "grid".
+        convention: How k-fold accuracy is computed, "exact" or "grid".
         by: Columns of the list of pairs to break down by, as `chosen_groups` takes them.
         fars: False accept rates beyond those that are always reported.
         resamples: Of the people, at least 100; 0 for no intervals; None for 1000, and none
@@ -471,7 +471,7 @@ def shared_note(count: int, probes: int) -> tuple[str, ...]:
 def separability_of(images: JudgedImages, settings: Settings) -> Separability | None:
     """Measures how tight and how far apart people are.
 
-    None where it is not known who is on the images, there are not two people, or nobody has two
+    None where it is not known who is on the images, there are not two people, or no one has two
     images.
     """
     if images.labels is None:

@@ -47,7 +47,7 @@ class RequestError(ValueError):
 
 @dataclass(frozen=True)
 class Request:
-    """An evaluation to be made; None and empty are what was not said.
+    """An evaluation to be made; None or empty means not specified.
 
     Attributes:
         pairs: Pairs of images, or with `templates` of templates.
@@ -139,7 +139,7 @@ class Request:
             path = getattr(self, name)
             if path is not None and not is_embedding_file(path):
                 raise ValueError(
-                    f"{name} is {str(path)!r}, which is no file of embeddings, so give a model too"
+                    f"{name} is {str(path)!r}, which is not a file of embeddings; give a model too"
                 )
 
 

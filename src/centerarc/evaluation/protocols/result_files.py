@@ -313,7 +313,7 @@ class _Fields:
             if not isinstance(value, dict) or part not in value:
                 raise ValueError(f"{str(self._path)!r} has no {'.'.join(parts[:depth])}")
             value = value[part]
-        # True is a whole number to Python, and to nobody else.
+        # True is a whole number to Python, and to no one else.
         right = isinstance(value, kind) and not isinstance(value, bool)
         if not right or (good is not None and not good(value)):
             what = what if right else _KINDS[kind]

@@ -51,7 +51,7 @@ def warn_of_trained_people(evaluation: Evaluation, trained: Sequence[str]) -> Ev
     if not both:
         return replace(evaluation, data=data)
     note = (
-        f"{len(both):,} of the {len(judged):,} people have the name of somebody whom the model was "
+        f"{len(both):,} of the {len(judged):,} people have the name of somebody the model was "
         "trained on: if they are the same people, the results are better than they would be on "
         "others (--json has the names)"
     )

@@ -1,4 +1,4 @@
-"""The door of the head: one pass of a batch over the class prototypes, and what it draws."""
+"""The entry point of the head: one pass of a batch over the class prototypes, and what it draws."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -20,7 +20,7 @@ SETTINGS = {
 
 # Below this many entries the N x C matrix is cheaper than the loop over blocks (measured on a CPU).
 SMALL = 1 << 16
-# And only where copies of the prototypes, of which it makes several, are nothing to speak of.
+# And only where copies of the prototypes, of which it makes several, are negligible.
 SMALL_WEIGHT = 1 << 18
 
 # The recipes of the field (arcface_torch and its descendants) start from this and tune their
@@ -32,7 +32,7 @@ GROUP = 1024
 
 
 class ClassPass(NamedTuple):
-    """What the classes say of each sample; all but `hardest` differentiable."""
+    """The outputs of one pass over the classes, per sample; all but `hardest` differentiable."""
 
     own: Tensor  # (N, D), the prototype of each label, its nearest sub-center; 0 for label -1
     logsumexp: Tensor  # (N,), over the scaled cosines of all other classes
