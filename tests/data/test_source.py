@@ -3,12 +3,25 @@
 import pickle
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
 
-from centerarc.data import EncodedSource, create_source, open_source, source_kind
+from centerarc.curate import check_source, inspect_source, pack
+from centerarc.data import (
+    CachedSource,
+    EncodedSource,
+    MixedSource,
+    Part,
+    Shuffled,
+    TrainLoader,
+    create_source,
+    open_source,
+    source_kind,
+    subset,
+)
 from centerarc.data.decode import WrongSizeError
 
 
@@ -122,3 +135,36 @@ def test_a_person_may_be_named_like_a_container(tmp_path: Path, name: str) -> No
     (tmp_path / name / "1.png").write_bytes(file("PNG"))
     assert source_kind(tmp_path) == "folder"
     assert open_source(tmp_path).identities == [name]
+
+
+class Plain:
+    """A source of somebody else's, which derives from nothing."""
+
+    identities = ("ann", "bob")
+    labels = np.array([0, 0, 1, 1])
+
+    def __len__(self) -> int:
+        return 4
+
+    def image(self, index: int) -> np.ndarray:
+        return np.full((16, 16, 3), 10 * index, dtype=np.uint8)
+
+
+def test_a_class_of_four_members_is_a_source_everywhere(tmp_path: Path) -> None:
+    plain: Any = Plain()
+    for source in (plain, subset(plain, ["bob", "ann"]), CachedSource(plain, limit_bytes=10**6)):
+        loader = TrainLoader(source, batch_size=2, augmentation=None, seed=0, workers=0)
+        loader.set_epoch(0)
+        assert sum(len(labels) for _, labels in loader) == 4
+    mixed = MixedSource([Part(plain, 1.0, "a"), Part(plain, 2.0, "b")], merge=True)
+    assert mixed.image(5)[0, 0, 0] == 10
+    assert mixed.place(5) == "b/image 1"
+    assert len(Shuffled(plain).order(0, 0)) == 4
+    assert inspect_source(plain, workers=0).sizes == {(16, 16): 4}
+    assert check_source(plain, workers=0).images == 4
+    assert pack(plain, tmp_path / "pack", format="shards", workers=0).images == 4
+
+
+def test_what_is_not_a_source_is_refused_by_what_it_lacks() -> None:
+    with pytest.raises(ValueError, match="source must have labels, got list without"):
+        TrainLoader([], batch_size=2, augmentation=None, seed=0)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from centerarc.curate.duplicates import Examined, examine, find_duplicates
 from centerarc.curate.label_errors import Judgement, find_label_errors
 from centerarc.data.folder import UNLISTED, UNREAD, UNREADABLE, natural_key
-from centerarc.data.source import FaceSource
+from centerarc.data.source import FaceSource, as_source
 from centerarc.io.parallel import in_chunks, run_tasks
 from centerarc.io.tables import write_csv
 
@@ -241,6 +241,7 @@ def check_source(
     """
     if min_side < 1:
         raise ValueError(f"min_side must be at least 1, got {min_side}")
+    source = as_source(source)
     examined = Examined(len(source))
     start = 0
     work, chunks = partial(examine, min_side=min_side), in_chunks(len(source), _CHUNK)

@@ -19,7 +19,7 @@ from centerarc import __version__
 from centerarc.curate.packing import fingerprint, left_out_image, write_left_out
 from centerarc.data.decode import WrongSizeError
 from centerarc.data.loader import Batch, Reader, Request
-from centerarc.data.source import FaceSource
+from centerarc.data.source import FaceSource, as_source
 from centerarc.evaluation.embedding import (
     Part,
     file_format,
@@ -249,6 +249,7 @@ def embed_to_file(
             unfinished run is damaged; with `overwrite` it starts over.
     """
     begun = time.monotonic()
+    source = as_source(source)
     path = Path(out)
     kind = file_format(path)
     if batch_size < 1:

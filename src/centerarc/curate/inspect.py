@@ -15,7 +15,7 @@ import numpy.typing as npt
 import PIL.Image
 
 from centerarc.data.folder import FolderSource
-from centerarc.data.source import FaceSource, Skipped
+from centerarc.data.source import FaceSource, Skipped, as_source
 from centerarc.io.parallel import Tick, in_chunks, run_tasks
 
 # How the images are spread over the identities: the long tail in numbers.
@@ -302,6 +302,7 @@ def inspect_source(
         >>> inspect_source(faces, workers=0).sizes
         Counter({(112, 112): 6})
     """
+    source = as_source(source)
     counts = np.bincount(source.labels, minlength=len(source.identities)).astype(np.int64)
     statistics = count_statistics(counts[counts > 0])
     chunks = in_chunks(len(source), _CHUNK)

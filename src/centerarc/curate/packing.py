@@ -21,7 +21,7 @@ from centerarc.curate.pack_parts import (
     create_format,
     is_own_file,
 )
-from centerarc.data.source import FaceSource, Skipped
+from centerarc.data.source import FaceSource, Skipped, as_source
 from centerarc.data.views import Subset
 from centerarc.data.views import leave_out as without_places
 from centerarc.io.files import full_disk_explained
@@ -122,6 +122,7 @@ def pack(
         OSError: If a file cannot be read or written; the same call resumes.
     """
     begun = time.monotonic()
+    source = as_source(source)
     if workers is not None:
         check_workers(workers)  # before anything is made
     encoding = Encoding(source.image_size if size is None else size, quality)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from centerarc.data.augmentation import Augmentation
 from centerarc.data.decode import Image, WrongSizeError
 from centerarc.data.samplers import Sampler, Shuffled
-from centerarc.data.source import FaceSource, first_shape
+from centerarc.data.source import FaceSource, as_source, first_shape
 from centerarc.io.parallel import (
     check_workers,
     explain_dead_workers,
@@ -255,6 +255,7 @@ class TrainLoader:
         world_size: int = 1,
         drop_last: bool = True,
     ) -> None:
+        source = as_source(source)
         if world_size < 1 or not 0 <= rank < world_size:
             raise ValueError(f"rank must be in [0, world_size), got {rank} of {world_size}")
         if batch_size < 1 or batch_size % world_size:
@@ -365,7 +366,7 @@ def iterate_images(
     requests = [
         Request(wanted[begin : begin + batch_size]) for begin in range(0, len(wanted), batch_size)
     ]
-    loader = _data_loader(Reader(source), requests, workers, persistent=False)
+    loader = _data_loader(Reader(as_source(source)), requests, workers, persistent=False)
     for batch in _received(loader):
         yield batch.images
 

@@ -5,7 +5,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from centerarc.data.source import FaceSource
+from centerarc.data.source import FaceSource, as_source
 
 Indices = npt.NDArray[np.int64]
 
@@ -41,7 +41,8 @@ class Sampler(Protocol):
 
 def image_weights(source: FaceSource) -> npt.NDArray[np.float64]:
     """Returns `(len,)`, how often an epoch shows each image: the source's weights, or 1."""
-    return np.ones(len(source)) if source.weights is None else source.weights
+    weights = as_source(source).weights
+    return np.ones(len(source)) if weights is None else weights
 
 
 class Shuffled:

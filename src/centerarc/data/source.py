@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -116,6 +116,40 @@ class FaceSource(Protocol):
             counts = ", ".join(f"{count} {reason}" for reason, count in reasons)
             line += f"; left out {len(self.skipped)} ({counts})"
         return "; ".join([line, *self.problems])
+
+
+class _Adopted(FaceSource):
+    """A source of a class that does not derive from `FaceSource`: what it lacks has a default."""
+
+    labels: npt.NDArray[np.int64]
+    identities: list[str]
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+        for name in vars(FaceSource).keys() | FaceSource.__annotations__.keys():
+            if not name.startswith("_") and name != "image" and hasattr(source, name):
+                setattr(self, name, getattr(source, name))
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def image(self, index: int) -> Image:
+        image: Image = self._source.image(index)
+        return image
+
+
+def as_source(source: Any) -> FaceSource:
+    """Returns a source; one that only has `labels`, `identities`, `image` and `len` is completed.
+
+    Raises:
+        ValueError: If it lacks one of these.
+    """
+    if FaceSource in type(source).__mro__:
+        return cast(FaceSource, source)
+    for name in ("labels", "identities", "image", "__len__"):
+        if not hasattr(source, name):
+            raise ValueError(f"source must have {name}, got {type(source).__name__} without")
+    return _Adopted(source)
 
 
 class EncodedSource(FaceSource):

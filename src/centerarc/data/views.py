@@ -6,14 +6,14 @@ import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from centerarc.data.decode import Image, WrongSizeError
-from centerarc.data.source import FaceSource, first_shape
+from centerarc.data.source import FaceSource, as_source, first_shape
 from centerarc.io.files import atomic_path
 from centerarc.io.tables import CsvTable, counted, open_text
 
@@ -82,6 +82,7 @@ class Subset(_View):
         *,
         images: npt.NDArray[np.bool_] | None = None,
     ) -> None:
+        source = as_source(source)
         kept = np.ones(len(source), dtype=bool) if images is None else np.asarray(images)
         if kept.shape != (len(source),) or kept.dtype != np.bool_:
             raise ValueError(
@@ -299,7 +300,7 @@ class CachedSource(_View):
     """
 
     def __init__(self, source: FaceSource, *, limit_bytes: int) -> None:
-        self.source = source
+        self.source = source = as_source(source)
         self.sources = (source,)
         self.labels = source.labels
         self.identities = source.identities
@@ -402,6 +403,7 @@ class MixedSource(_View):
 
     def __init__(self, parts: Sequence[Part], *, merge: bool) -> None:
         _check(parts)
+        parts = [replace(part, source=as_source(part.source)) for part in parts]
         self.names = [part.name for part in parts]
         self.sources = [part.source for part in parts]
         self._starts = np.cumsum([0, *(len(source) for source in self.sources)])
