@@ -171,7 +171,7 @@ def test_points_are_those_of_the_public_models() -> None:
     assert right_mouth.tolist() == [70.7299, 92.2041]
 
 
-def test_other_sizes_scale_about_the_centre_of_the_first_pixel() -> None:
+def test_other_sizes_scale_about_the_center_of_the_first_pixel() -> None:
     np.testing.assert_allclose(arcface_template(224), 2 * arcface_template(112), rtol=1e-15)
     assert arcface_template(56)[0].tolist() == [38.2946 / 2, 51.6963 / 2]
     with pytest.raises(ValueError, match="size must be at least 1, got 0"):
@@ -183,7 +183,7 @@ def test_changing_the_result_does_not_change_the_template() -> None:
     assert arcface_template()[0, 0] == 38.2946
 
 
-# What is cut out lies where the transform says, has the right greys, and does not alias.
+# What is cut out lies where the transform says, has the right grays, and does not alias.
 
 
 SCALES = [1 / 9.4, 1 / 3.3, 1 / 2.0, 0.7, 1.0, 2.5]
@@ -236,7 +236,7 @@ def test_dots_land_where_the_transform_says_to_a_twentieth_of_a_pixel(
     x, y = grid(side, side)
     for goal in [(30.2, 41.7), (56.0, 71.0), (77.4, 36.6)]:
         at = apply_transform(inverse_transform(matrix), [goal])[0]
-        spread = max(4 / scale, 1.6)  # a smaller dot is moved by the rounding of its own greys
+        spread = max(4 / scale, 1.6)  # a smaller dot is moved by the rounding of its own grays
         dot = 240 * np.exp(-((x - at[0]) ** 2 + (y - at[1]) ** 2) / (2 * spread**2))
         found = warp(rgb(dot), matrix, size)[..., 0].astype(np.float64)
         u, v = grid(size, size)
@@ -246,7 +246,7 @@ def test_dots_land_where_the_transform_says_to_a_twentieth_of_a_pixel(
 
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("degrees", [0, 40])
-def test_greys_of_a_smooth_picture_are_those_of_float64_sampling(
+def test_grays_of_a_smooth_picture_are_those_of_float64_sampling(
     scale: float, degrees: float
 ) -> None:
     size = 64
@@ -265,7 +265,7 @@ def test_greys_of_a_smooth_picture_are_those_of_float64_sampling(
 
 
 @pytest.mark.parametrize("scale", [1 / 3.3, 1 / 9.4])
-def test_fine_stripes_become_grey_where_plain_sampling_shows_false_ones(scale: float) -> None:
+def test_fine_stripes_become_gray_where_plain_sampling_shows_false_ones(scale: float) -> None:
     side, size = 1000, 64
     x, y = grid(side, side)
     image = rgb(127.5 + 120 * np.sin(2 * np.pi * (0.31 * x + 0.12 * y)))

@@ -78,7 +78,7 @@ def test_a_shift_stays_in_its_range(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_rotation_keeps_the_centre_and_distances(seed: int) -> None:
+def test_a_rotation_keeps_the_center_and_distances(seed: int) -> None:
     image = np.zeros((101, 101, 3), dtype=np.uint8)
     image[48:53, 78:83] = 255
     moved = change(image, seed, move=1, rotation=30, zoom=0, shift=0)[:, :, 0]
@@ -109,25 +109,25 @@ def test_brightness_multiplies() -> None:
     assert 110 < max(values) <= 120
 
 
-def test_contrast_keeps_the_mean_and_saturation_the_grey() -> None:
+def test_contrast_keeps_the_mean_and_saturation_the_gray() -> None:
     image = picture()
     for seed in range(5):
         lit = change(image, seed, light=1, brightness=0, contrast=0.2, saturation=0)
-        grey = [
+        gray = [
             np.asarray(PIL.Image.fromarray(i.astype(np.uint8)).convert("L")) for i in (image, lit)
         ]
-        assert grey[0].mean() == pytest.approx(grey[1].mean(), abs=1.5)
+        assert gray[0].mean() == pytest.approx(gray[1].mean(), abs=1.5)
         assert abs(lit.std() / image.std() - 1) <= 0.22
         vivid = change(image, seed, light=1, brightness=0, contrast=0, saturation=0.3)
-        grey[1] = np.asarray(PIL.Image.fromarray(vivid.astype(np.uint8)).convert("L"))
-        assert np.abs(grey[0].astype(int) - grey[1]).max() <= 2
+        gray[1] = np.asarray(PIL.Image.fromarray(vivid.astype(np.uint8)).convert("L"))
+        assert np.abs(gray[0].astype(int) - gray[1]).max() <= 2
 
 
-def test_grey_is_the_luma_in_all_channels() -> None:
-    grey = change(picture(), grey=1)
-    assert (grey == grey[:, :, :1]).all()
+def test_gray_is_the_luma_in_all_channels() -> None:
+    gray = change(picture(), grey=1)
+    assert (gray == gray[:, :, :1]).all()
     reference = np.asarray(PIL.Image.fromarray(picture()).convert("L")).astype(int)
-    assert np.abs(grey[:, :, 0] - reference).max() <= 1
+    assert np.abs(gray[:, :, 0] - reference).max() <= 1
 
 
 def test_low_resolution_takes_away_fine_detail_only() -> None:
@@ -137,7 +137,7 @@ def test_low_resolution_takes_away_fine_detail_only() -> None:
     assert np.abs(smooth - picture()).max() <= 8
 
 
-def test_occlusion_covers_a_part_of_limited_size_with_one_colour() -> None:
+def test_occlusion_covers_a_part_of_limited_size_with_one_color() -> None:
     areas = []
     for seed in range(40):
         covered = change(picture(), seed, occlusion=1, occlusion_size=0.5)
@@ -160,7 +160,7 @@ def test_a_wrong_setting_is_named(wrong: dict[str, float]) -> None:
 
 
 def bilinear(image: np.ndarray, x: float, y: float) -> np.ndarray:
-    """The value between pixel centres, in float64; grey 127 outside."""
+    """The value between pixel centers, in float64; gray 127 outside."""
     height, width = image.shape[:2]
     left, top = int(np.floor(x)), int(np.floor(y))
     value = np.zeros(3)
@@ -206,14 +206,14 @@ def test_light_is_the_formula() -> None:
     image[3::4] = image[::4]
     for seed in range(10):
         draws = np.random.default_rng(seed).random((1, 3))
-        for light, grey in ((True, False), (True, True), (False, True)):
+        for light, gray in ((True, False), (True, True), (False, True)):
             got = image.copy()
-            maps = color_maps(draws, np.array([light]), np.array([grey]), config)
+            maps = color_maps(draws, np.array([light]), np.array([gray]), config)
             recolor(got, maps[0])
             b, c, s = 1 + (2 * draws[0] - 1) * (0.3, 0.4, 0.5) if light else (1, 1, 1)
             wanted = image.astype(np.float64) * b
             mean = (wanted @ LUMA).mean()
             wanted = mean + (wanted - mean) * c
             luma = (wanted @ LUMA)[:, :, None]
-            wanted = luma + (wanted - luma) * (0 if grey else s)
+            wanted = luma + (wanted - luma) * (0 if gray else s)
             assert np.abs(got - np.clip(wanted, 0, 255)).max() <= 1

@@ -32,8 +32,8 @@ def encoded(picture: PIL.Image.Image, kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def centres(image: np.ndarray) -> np.ndarray:
-    """The colours in the middle of the four quarters."""
+def centers(image: np.ndarray) -> np.ndarray:
+    """The colors in the middle of the four quarters."""
     h, w = image.shape[:2]
     return image[[h // 4, h // 4, 3 * h // 4, 3 * h // 4], [w // 4, 3 * w // 4] * 2].astype(int)
 
@@ -53,7 +53,7 @@ def test_common_formats(kind: str, options: dict[str, Any], tolerance: int) -> N
     image = decode_image(encoded(PIL.Image.fromarray(QUARTERS), kind, **options))
     assert image.shape == (32, 48, 3)
     assert image.dtype == np.uint8
-    assert np.abs(centres(image) - centres(QUARTERS)).max() <= tolerance
+    assert np.abs(centers(image) - centers(QUARTERS)).max() <= tolerance
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -77,12 +77,12 @@ def test_exif_orientation_is_applied(kind: str, orientation: int) -> None:
     picture = PIL.Image.fromarray(np.ascontiguousarray(stored))
     image = decode_image(encoded(picture, kind, exif=exif.tobytes()))
     assert image.shape == QUARTERS.shape
-    assert np.abs(centres(image) - centres(QUARTERS)).max() <= 70  # chroma is stored coarsely
-    assert (np.argmax(centres(image)[:3], axis=1) == [0, 1, 2]).all()
+    assert np.abs(centers(image) - centers(QUARTERS)).max() <= 70  # chroma is stored coarsely
+    assert (np.argmax(centers(image)[:3], axis=1) == [0, 1, 2]).all()
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_grey_becomes_three_equal_channels(kind: str) -> None:
+def test_gray_becomes_three_equal_channels(kind: str) -> None:
     image = decode_image(encoded(PIL.Image.new("L", (20, 10), 77), kind))
     assert image.shape == (10, 20, 3)
     assert np.abs(image.astype(int) - 77).max() <= 1
@@ -91,7 +91,7 @@ def test_grey_becomes_three_equal_channels(kind: str) -> None:
 def test_cmyk_jpeg() -> None:
     picture = PIL.Image.fromarray(QUARTERS).convert("CMYK")
     image = decode_image(encoded(picture, "JPEG", quality=95))
-    assert np.abs(centres(image) - centres(QUARTERS)).max() <= 12
+    assert np.abs(centers(image) - centers(QUARTERS)).max() <= 12
 
 
 def test_sixteen_bits_keep_their_upper_byte() -> None:
@@ -108,7 +108,7 @@ def test_transparency_is_laid_on_white() -> None:
     assert image[:, 0].tolist() == [[10, 20, 30], [255, 255, 255]]
 
 
-def test_palette_with_and_without_a_transparent_colour() -> None:
+def test_palette_with_and_without_a_transparent_color() -> None:
     picture = PIL.Image.new("P", (2, 1))
     picture.putpalette([200, 100, 50, 1, 2, 3])
     picture.putpixel((1, 0), 1)

@@ -12,7 +12,7 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_are_pinned_and_normalised_on_the_device(workers: int) -> None:
+def test_batches_are_pinned_and_normalized_on_the_device(workers: int) -> None:
     source = create_source("synthetic", num_identities=4, images_per_identity=4, image_size=32)
     augment = Augmentation(AugmentationConfig())
     with TrainLoader(source, batch_size=8, augmentation=augment, seed=0, workers=workers) as loader:

@@ -24,7 +24,7 @@ def put(path: Path, value: int = 0, size: int = 8) -> None:
 
 
 def listed(source: ListSource) -> list[tuple[str, str, int]]:
-    """Place, identity and grey value of each image."""
+    """Place, identity and gray value of each image."""
     return [
         (source.place(i), source.identities[source.labels[i]], int(source.image(i)[0, 0, 0]))
         for i in range(len(source))

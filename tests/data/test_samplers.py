@@ -61,7 +61,7 @@ def test_shuffling_shows_every_image_once(counts: list[int], seed: int, epoch: i
 
 
 @given(counts=COUNTS, batch=st.integers(1, 10), seed=st.integers(0, 100))
-def test_distinct_batches_repeat_nobody_unless_they_must(
+def test_distinct_batches_repeat_no_one_unless_they_must(
     counts: list[int], batch: int, seed: int
 ) -> None:
     source = Faces(counts)
@@ -117,7 +117,7 @@ def test_identity_batches_hold_p_people_with_k_images(
         for images, label in zip(batch, labels[:, 0].tolist(), strict=True):
             assert len(set(images.tolist())) == min(each, counts[label])
             visits[label] += 1
-    # In turns: nobody is two visits ahead.
+    # In turns: no one is two visits ahead.
     times = [visits[label] for label in range(len(counts))]
     assert max(times) - min(times) <= 1 + (len(counts) % people > 0)
     few = sum(count < each for count in counts)
@@ -125,7 +125,7 @@ def test_identity_batches_hold_p_people_with_k_images(
 
 
 @given(counts=COUNTS, seed=st.integers(0, 50))
-def test_balanced_shows_everybody_equally_often_and_goes_round_their_images(
+def test_balanced_shows_everyone_equally_often_and_goes_round_their_images(
     counts: list[int], seed: int
 ) -> None:
     source = Faces(counts)

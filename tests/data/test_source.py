@@ -138,7 +138,7 @@ def test_a_person_may_be_named_like_a_container(tmp_path: Path, name: str) -> No
 
 
 class Plain:
-    """A source of somebody else's, which derives from nothing."""
+    """A source of someone else's, which derives from nothing."""
 
     identities = ("ann", "bob")
     labels = np.array([0, 0, 1, 1])

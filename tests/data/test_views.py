@@ -117,7 +117,7 @@ def test_people_with_too_few_images_are_left_out_and_named() -> None:
         with_enough_images(source, 0)
 
 
-def test_a_split_repeats_covers_everybody_and_shares_nobody() -> None:
+def test_a_split_repeats_covers_everyone_and_shares_no_one() -> None:
     names = [f"p{i}" for i in range(50)]
     train, held_out = split_identities(names, 0.2, seed=1)
     assert len(held_out) == 10

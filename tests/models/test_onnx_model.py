@@ -1,4 +1,4 @@
-"""Anybody's ONNX model gives what its graph says, or one line that says why not."""
+"""Anyone's ONNX model gives what its graph says, or one line that says why not."""
 
 import json
 import os

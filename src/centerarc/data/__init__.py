@@ -1,4 +1,4 @@
-"""Labelled face images: where they come from, and how they become batches.
+"""Labeled face images: where they come from, and how they become batches.
 
 Sources open without torch, which loads with the first batch.
 """

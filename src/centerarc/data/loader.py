@@ -1,4 +1,4 @@
-"""Batches of images, read by worker processes, the same whatever reads them."""
+"""Batches of images, read by worker processes, identical for any number of workers."""
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -329,7 +329,7 @@ class TrainLoader:
             yield batch.images, self._labels[batch.indices]
 
     def close(self) -> None:
-        """Ends the workers, even where an error's traceback still holds what reads from them."""
+        """Shuts down the workers, even where an error's traceback still holds their reader."""
         iterator: Any = getattr(self._loader, "_iterator", None)
         self._loader = None
         if hasattr(iterator, "_shutdown_workers"):

@@ -1,4 +1,4 @@
-"""In which order an epoch shows the images, and how often."""
+"""Samplers: the order and frequency of images in an epoch."""
 
 from typing import Protocol
 
@@ -136,7 +136,7 @@ def _dealt(
     """Deals shuffled images out to batches like cards, the images of an identity in a row.
 
     Sorted by identity, identities in random order, image i goes to batch i modulo the number of
-    batches: neighbours never meet. Then batches, and the places in them, are shuffled.
+    batches: neighbors never meet. Then batches, and the places in them, are shuffled.
     """
     dealt = chosen[: batches * batch_size]  # those left over were chosen at random
     turn = rng.permutation(int(labels.max()) + 1)
@@ -147,7 +147,7 @@ def _dealt(
 
 
 class InBlocks:
-    """Every image once an epoch, read in runs of neighbours.
+    """Every image once an epoch, read in runs of neighbors.
 
     For shards or records on storage that is slow at random places. Blocks of consecutive images
     come in random order, and the images of `pool` blocks at a time are shuffled among each other.
@@ -192,8 +192,8 @@ class InBlocks:
 class IdentityBatches:
     """P identities with K images each in every batch, as metric learning has it.
 
-    Identities take turns: no one comes a second time before all came once, and never twice in a
-    batch. So do the images of an identity; one with fewer than K images repeats them.
+    Identities take turns: no one comes a second time before everyone has appeared once, and never
+    twice in a batch. So do the images of an identity; one with fewer than K images repeats them.
 
     Args:
         source: A source.

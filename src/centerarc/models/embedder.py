@@ -20,7 +20,7 @@ from centerarc.models.weights import load_pretrained, load_weights, weights_file
 
 Channels = Literal["rgb", "bgr"]
 Layout = Literal["nchw", "nhwc"]
-# The largest side anybody embeds; a slip, or a hostile file, does not ask for all memory.
+# Larger than any face model's input; keeps a slip, or a hostile file, from asking for all memory.
 _MAX_SIZE = 4096
 
 
@@ -173,7 +173,7 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Self:
-        """Takes what `to_dict` gave, which may have come from anybody.
+        """Takes what `to_dict` gave, which may have come from anyone.
 
         Raises:
             ValueError: If something is missing or out of range.

@@ -379,7 +379,7 @@ def _tensors(graph: Any) -> Iterator[Any]:
 
 
 def _file_beside(path: Path, location: str) -> Path:
-    """The file that a model keeps weights in; the model may come from anybody."""
+    """The file that a model keeps weights in; the model may come from anyone."""
     place = path.parent / location
     # A model may itself be a link to where it and its weights are, as in download caches.
     folders = {path.parent.resolve(), path.resolve().parent}

@@ -120,7 +120,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _check_recipe(content: Any) -> dict[str, Any]:
-    """Refuses what `save_weights` never writes: the file may come from anybody."""
+    """Refuses what `save_weights` never writes: the file may come from anyone."""
     if not isinstance(content, dict):
         raise ValueError(f"it is {content!r:.50}; it must be an object with names")
     for key, kind in _RECIPE.items():

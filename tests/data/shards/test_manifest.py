@@ -128,7 +128,7 @@ def test_a_damaged_list_is_refused(tmp_path: Path, change: dict[str, object], me
         ShardSource(tmp_path)
 
 
-def test_somebody_elses_list_is_left_alone(tmp_path: Path) -> None:
+def test_another_tools_list_is_left_alone(tmp_path: Path) -> None:
     pack(tmp_path)
     (tmp_path / MANIFEST_NAME).write_text('{"name": "my faces"}')
     assert len(ShardSource(tmp_path)) == 6

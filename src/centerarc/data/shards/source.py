@@ -195,7 +195,7 @@ def _manifest(location: str, shards: Sequence[Path]) -> Manifest | None:
 
 
 def _people(used: Used, manifest: Manifest | None) -> tuple[list[str], npt.NDArray[np.int64]]:
-    """Gives everybody a label from 0, the same over all shards."""
+    """Numbers the people of all shards from 0."""
     first, one = used[0]
     for shard, index in used:
         if index.kind != one.kind:
