@@ -14,7 +14,7 @@ from centerarc.cli import main
 from centerarc.evaluation import read_embeddings
 from centerarc.models import create_model, save_weights
 from tests.cli.test_evaluate import closed_stdout
-from tests.curate.packing_helpers import many, picture
+from tests.curate.pictures import many, picture
 from tests.models.tiny import left_means, tiny
 
 

@@ -91,3 +91,19 @@ def build(path: Path, *, without: str = "", landmarks: int = 5) -> Path:
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString())
     return path
+
+
+def photo(
+    width: int,
+    height: int,
+    *blobs: tuple[float, float],
+    radius: float = 8,
+    color: tuple[int, int, int] = (255, 20, 20),
+) -> np.ndarray:
+    """A gray picture with blobs in it."""
+    y, x = np.mgrid[:height, :width]
+    image = np.full((height, width, 3), 90.0)
+    for u, v in blobs:
+        cover = np.clip(radius + 0.5 - np.hypot(x - u, y - v), 0, 1)[..., None]
+        image = image * (1 - cover) + cover * np.array(color)
+    return image.round().astype(np.uint8)

@@ -13,20 +13,24 @@ import cv2
 import numpy as np
 import PIL.Image
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from centerarc.curate import AlignmentSummary, YuNetDetector, align_folder, read_landmarks
+from centerarc.curate.align import (
+    COLUMNS,
+    JOURNAL_NAME,
+    Journal,
+    Row,
+    read_journal,
+    read_report,
+    write_report,
+)
 from centerarc.data import FolderSource, read_image
 from centerarc.data.alignment import apply_transform, arcface_template
 from centerarc.data.synthetic import SyntheticFaces
-from tests.curate.blob_model import OFFSETS, build
-from tests.curate.test_detect import photo
-
-XY = [f"{axis}{number}" for number in range(1, 6) for axis in "xy"]
-
-
-def save(path: Path, image: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    PIL.Image.fromarray(image).save(path)
+from tests.curate.blob_model import OFFSETS, build, photo
+from tests.curate.pictures import XY, save, write_landmarks
 
 
 def placed(
@@ -48,18 +52,6 @@ def psnr(found: np.ndarray, original: np.ndarray) -> float:
     """Of the inside, in decibels: the outermost pixels touch the background."""
     error = (found.astype(np.float64) - original)[6:-6, 6:-6]
     return float(10 * np.log10(255**2 / (error**2).mean()))
-
-
-def write_landmarks(
-    path: Path, rows: list[tuple[str, np.ndarray]], *more: tuple[str, list[str]]
-) -> Path:
-    with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", *XY, *(name for name, _ in more)])
-        for number, (name, points) in enumerate(rows):
-            extra = [values[number] for _, values in more]
-            writer.writerow([name, *map(float, points.flat), *extra])
-    return path
 
 
 def report(out: Path) -> list[dict[str, str]]:
@@ -491,3 +483,41 @@ def test_settings_are_written_down(album: tuple[Path, Path, Path], model: Path) 
     assert settings["size"] == 96
     assert settings["min_score"] == 0.7
     assert settings["faces_from"].startswith("detector ")
+
+
+# The report and the journal.
+
+
+texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12)
+rows = st.fixed_dictionaries(dict.fromkeys(COLUMNS, texts))
+
+
+@given(st.lists(rows, max_size=4))
+@settings(deadline=None)
+def test_every_row_comes_back_as_it_was(
+    tmp_path_factory: pytest.TempPathFactory, given_rows: list[Row]
+) -> None:
+    path = tmp_path_factory.mktemp("report") / "alignment.csv"
+    write_report(path, given_rows)
+    assert read_report(path) == given_rows
+
+
+def row(path: str, face: int) -> Row:
+    more = {"path": path, "status": "aligned", "face": str(face), "aligned": f"{path}-{face}"}
+    return dict.fromkeys(COLUMNS, "") | more
+
+
+@pytest.mark.parametrize("cut", range(0, 120, 7))
+def test_a_journal_cut_anywhere_gives_only_whole_photos(tmp_path: Path, cut: int) -> None:
+    journal = Journal(tmp_path)
+    for name in ("a", "odd\n,b", "c"):
+        journal.add([row(name, face) for face in (1, 2)])
+    path = tmp_path / JOURNAL_NAME
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) - cut])
+    found = [row["path"] for row in read_journal(tmp_path)]
+    assert found in ([], ["a"] * 2, ["a"] * 2 + ["odd\n,b"] * 2)
+    # The third has begun, so the second is whole; a cut row tells nothing and counts for none.
+    assert cut >= 33 or found == ["a"] * 2 + ["odd\n,b"] * 2
+    journal.discard()
+    assert read_journal(tmp_path) == []

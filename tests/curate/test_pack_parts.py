@@ -9,7 +9,7 @@ import pytest
 
 from centerarc.curate.pack_parts import Encoding, PackedImage, packed_image
 from centerarc.data import FolderSource, create_source
-from tests.curate.packing_helpers import faces, picture
+from tests.curate.pictures import faces, picture
 
 SUFFIXES = [".jpg", ".png", ".webp", ".bmp", ".tif"]
 

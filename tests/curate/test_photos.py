@@ -1,14 +1,20 @@
-"""All photos of a tree are found once, and none shares its output with another."""
+"""Photos are found once, landmarks read, faces detected and the right one of several chosen."""
 
 import os
+import pickle
+import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from centerarc.curate import FACE_RULES, Face, YuNetDetector, choose_faces, read_landmarks
 from centerarc.curate.photos import PhotoTree, face_separators, output_names
+from centerarc.data.alignment import arcface_template
+from tests.curate.blob_model import OFFSETS, build, photo
 
 
 def touch(root: Path, *names: str) -> None:
@@ -103,3 +109,343 @@ def test_no_face_of_any_photo_meets_another(photos: list[str]) -> None:
         for suffix in ("", *(f"{separator}{n}" for n in range(2, 40)))
     ]
     assert len({file.casefold() for file in files}) == len(files)
+
+
+# Landmark files.
+
+
+XY = [f"{axis}{number}" for number in range(1, 6) for axis in "xy"]
+POINTS = arcface_template() + 100
+
+
+def line(path: str, points: np.ndarray = POINTS, *more: str) -> str:
+    return ",".join([path, *(repr(float(value)) for value in points.flat), *more])
+
+
+def write(folder: Path, *lines: str, header: str = ",".join(["path", *XY])) -> Path:
+    path = folder / "landmarks.csv"
+    path.write_bytes("\n".join([header, *lines, ""]).encode("utf-8", "surrogateescape"))
+    return path
+
+
+def test_landmarks_come_back_exactly_and_several_lines_are_several_faces(tmp_path: Path) -> None:
+    table = read_landmarks(
+        write(tmp_path, line("a/1.jpg"), line("b/2.jpg"), "", line("a/1.jpg", POINTS * 2))
+    )
+    assert len(table) == 3
+    found = table.faces("a/1.jpg")
+    assert list(found) == [""]
+    assert [face.score for face in found[""]] == [None, None]
+    np.testing.assert_array_equal(found[""][0].points, POINTS)
+    np.testing.assert_array_equal(found[""][1].points, POINTS * 2)
+    assert table.faces("c.jpg") == {}
+    assert table.without_photo(["a/1.jpg", "c.jpg"]) == ["b/2.jpg"]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "path," + ",".join(XY),
+        "File Name," + ",".join(name.upper() for name in XY),
+        # as in the list of CelebA that goes round as CSV
+        "image_id,lefteye_x,lefteye_y,righteye_x,righteye_y,nose_x,nose_y,"
+        "leftmouth_x,leftmouth_y,rightmouth_x,rightmouth_y",
+        "image,left_eye_x,left_eye_y,right_eye_x,right_eye_y,nose_tip_x,nose_tip_y,"
+        "mouth_left_x,mouth_left_y,right_mouth_corner_x,right_mouth_corner_y",
+    ],
+)
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_common_names_and_delimiters_are_understood(
+    tmp_path: Path, header: str, delimiter: str
+) -> None:
+    text = f"\ufeff{header}\n{line('1.jpg')}\n".replace(",", delimiter)
+    path = tmp_path / "l.csv"
+    path.write_text(text, encoding="utf-8")
+    [face] = read_landmarks(path).faces("1.jpg")[""]
+    np.testing.assert_array_equal(face.points, POINTS)
+
+
+def test_columns_may_stand_in_any_order_among_others(tmp_path: Path) -> None:
+    names = [*reversed(XY), "comment", "path", "score", "identity"]
+    values = [*(repr(float(v)) for v in POINTS.flat[::-1]), '"a, b"', "1.jpg", "0.25", "Ann Lee"]
+    table = read_landmarks(write(tmp_path, ",".join(values), header=",".join(names)))
+    [face] = table.faces("1.jpg")["Ann Lee"]
+    np.testing.assert_array_equal(face.points, POINTS)
+    assert face.score == 0.25
+    assert table.has_scores()
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["./ann/ü.jpg", "ann\\ü.jpg", "ann//ü.jpg", "ann/u\u0308.jpg", "ROOT/ann/ü.jpg"],
+)
+def test_paths_of_other_machines_find_their_photo(tmp_path: Path, written: str) -> None:
+    path = write(tmp_path, line(written.replace("ROOT", str(tmp_path))))
+    assert read_landmarks(path, tmp_path).faces("ann/ü.jpg")
+
+
+def test_names_with_newlines_commas_and_foreign_bytes_are_kept(tmp_path: Path) -> None:
+    odd = "a,b\nc \udcff.jpg"
+    table = read_landmarks(write(tmp_path, line(f'"{odd}"')))
+    assert table.faces(odd)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (
+            [line("a"), line("b").replace("138.2946", "wide", 1)],
+            r", line 3: x1 must be a finite number, got 'wide'",
+        ),
+        (
+            [line("a").replace("138.2946", "nan", 1)],
+            r", line 2: x1 must be a finite .* 'nan'",
+        ),
+        ([line("a").replace("138.2946", "", 1)], r", line 2: x1 must be a finite number, got ''"),
+        (
+            [line("a").replace("138.2946", "1e9", 1)],
+            r", line 2: x1 must be a pixel coordinate of at most 100000, got 1e\+09",
+        ),
+        (['"a\nb",1', line("a")], r", line 2: 2 fields and 11 columns"),
+        ([line("")], r", line 2: path must name a photo, got ''"),
+        ([line("a", POINTS / 300)], r", line 2: all coordinates are within 0 and 1"),
+        ([], r", line 1: there is no face"),
+        ([line("b"), '"a,1'], r", line 3: "),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(
+    tmp_path: Path, lines: list[str], message: str
+) -> None:
+    path = write(tmp_path, *lines)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_landmarks(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("path," + ",".join(XY[:-1]), r", line 1: there is no column y5 or right_mouth_y"),
+        (",".join(XY), r", line 1: there is no column path; the columns are x1, y1"),
+        ("path,file," + ",".join(XY), r", line 1: columns 1 and 2 are both 'path'"),
+        ("path,left_eye_x," + ",".join(XY), r", line 1: columns 2 and 3 are both 'x1'"),
+        ("", r", line 1: there is no column path"),
+    ],
+)
+def test_a_wrong_header_is_named(tmp_path: Path, header: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_landmarks(write(tmp_path, line("a"), header=header))
+
+
+@pytest.mark.parametrize("identity", ["", " ", "..", "a/b", "a\\b", ".ann"])
+def test_an_identity_that_names_no_folder_is_refused(tmp_path: Path, identity: str) -> None:
+    header = ",".join(["path", *XY, "identity"])
+    with pytest.raises(ValueError, match=r", line 2: identity names a folder, so it must not be"):
+        read_landmarks(write(tmp_path, line("a.jpg", POINTS, identity), header=header))
+
+
+SWAPPED = POINTS[[1, 0, 2, 4, 3]]
+
+
+def test_a_file_in_the_persons_view_is_refused_as_a_whole(tmp_path: Path) -> None:
+    upside_down = 500 - POINTS
+    path = write(tmp_path, line("a", upside_down), line("b", SWAPPED), line("c", 500 - SWAPPED))
+    with pytest.raises(
+        ValueError, match=r", line 3: left and right are swapped, here and in 2 of 3"
+    ):
+        read_landmarks(path)
+
+
+def test_one_swapped_face_among_others_does_not_stop_the_rest(tmp_path: Path) -> None:
+    table = read_landmarks(write(tmp_path, line("a"), line("b", SWAPPED), line("c")))
+    [face] = table.faces("b")[""]
+    assert "swapped" in (face.problem(400, 400) or "")
+    [face] = table.faces("a")[""]
+    assert face.problem(400, 400) is None
+
+
+def test_an_absent_file_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"absent\.csv"):
+        read_landmarks(tmp_path / "absent.csv")
+
+
+# Choosing a face.
+
+
+def face(x: float, y: float, side: float, score: float | None = None) -> Face:
+    """A face whose square has the middle (x, y)."""
+    return Face((arcface_template() - 55.5) * (side / 112) + (x, y), score)
+
+
+NEAR = face(520, 410, 100, 0.7)  # 22 pixels from the middle of 1000 x 800
+LARGE = face(700, 400, 200, 0.8)  # 200 pixels off it
+SURE = face(100, 100, 60, 0.9)
+PHOTO = (1000, 800)
+
+
+def test_the_square_is_measured_in_the_photo() -> None:
+    assert LARGE.side == pytest.approx(200)
+    assert LARGE.middle.tolist() == pytest.approx([700, 400])
+    turned = Face(LARGE.points @ np.array([[0.0, 1], [-1, 0]]))  # about the corner of the photo
+    assert turned.side == pytest.approx(200)
+    assert turned.middle.tolist() == pytest.approx([-400, 700])
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0]])
+def test_each_rule_takes_its_face_whatever_their_order(order: list[int]) -> None:
+    faces = [[NEAR, LARGE, SURE][i] for i in order]
+    assert choose_faces(faces, "largest", *PHOTO) == [LARGE]
+    assert choose_faces(faces, "center", *PHOTO) == [NEAR]
+    assert choose_faces(faces, "score", *PHOTO) == [SURE]
+    assert choose_faces(faces, "all", *PHOTO) == [LARGE, NEAR, SURE]
+    assert choose_faces(faces, "only", *PHOTO) == []
+
+
+def test_center_prefers_a_large_face_to_a_small_one_a_little_nearer() -> None:
+    # 200^2 - 2 * 100^2 = 20000 against 50^2 - 0 = 2500.
+    small, large = face(499.5, 399.5, 50), face(599.5, 399.5, 200)
+    assert choose_faces([small, large], "center", *PHOTO) == [large]
+    # 200^2 - 2 * 140^2 = 800 is less than 2500.
+    farther = face(639.5, 399.5, 200)
+    assert choose_faces([small, farther], "center", *PHOTO) == [small]
+
+
+@pytest.mark.parametrize("rule", FACE_RULES)
+def test_one_face_is_taken_by_every_rule_and_none_by_none(rule: str) -> None:
+    assert choose_faces([NEAR], rule, *PHOTO) == [NEAR]  # type: ignore[arg-type]
+    assert choose_faces([], rule, *PHOTO) == []  # type: ignore[arg-type]
+
+
+def test_unknown_rules_and_absent_scores_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"faces must be one of largest, center, .*got 'biggest'"):
+        choose_faces([NEAR], "biggest", *PHOTO)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="has no score"):
+        choose_faces([NEAR, face(1, 1, 20)], "score", *PHOTO)
+
+
+@pytest.mark.parametrize(
+    ("points", "problem"),
+    [
+        (NEAR.points, None),
+        (1000 - NEAR.points, None),  # upside down
+        (np.array([1000, 0]) + NEAR.points * [-1, 1], "left and right are swapped"),
+        (np.full((5, 2), 7.0), "all points of the landmarks are the same"),
+        (
+            NEAR.points + np.array([600, 0]),
+            r"middle, \(1120, 410\), is outside the 1000 x 800 photo",
+        ),
+        (NEAR.points + np.array([0, 5000]), r"far outside the 1000 x 800 photo"),
+    ],
+)
+def test_landmarks_of_no_face_are_told(points: np.ndarray, problem: str | None) -> None:
+    found = Face(points).problem(*PHOTO)
+    if problem is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert re.search(problem, found)
+
+
+# The detector, a YuNet-shaped network that really runs through OpenCV.
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("detector") / "blöbs.onnx")
+
+
+def test_faces_are_found_where_they_are(model: Path) -> None:
+    blobs = [(100.3, 80.6), (230.0, 140.0)]
+    for width, height in ((320, 224), (333, 217)):  # a multiple of 32 pixels, and not
+        found = YuNetDetector(model).detect(photo(width, height, *blobs))
+        assert len(found) == 2
+        for face, blob in zip(sorted(found, key=lambda f: f.points[2, 0]), blobs, strict=True):
+            np.testing.assert_allclose(face.points, OFFSETS + blob, atol=0.02)
+            assert face.score is not None
+            assert 0.6 < face.score <= 1
+
+
+def test_the_order_of_landmarks_is_that_of_the_template(model: Path) -> None:
+    # What YuNet calls the right eye is the person's, so left in the image, as in the template.
+    [face] = YuNetDetector(model).detect(photo(200, 200, (100, 100)))
+    template = arcface_template()
+    np.testing.assert_array_equal(
+        np.sign(face.points - face.points[2])[[0, 1, 3, 4]],
+        np.sign(template - template[2])[[0, 1, 3, 4]],
+    )
+    assert face.problem(200, 200) is None
+
+
+def test_red_is_red_to_the_network(model: Path) -> None:
+    # OpenCV's networks want BGR, our images are RGB.
+    blue = photo(200, 200, (100, 100), color=(20, 20, 255))
+    assert YuNetDetector(model).detect(blue) == []
+
+
+@pytest.mark.parametrize(("width", "height"), [(2000, 1500), (1501, 1999), (1234, 4000)])
+def test_landmarks_of_a_large_photo_are_in_its_own_pixels(
+    model: Path, width: int, height: int
+) -> None:
+    shrink = max(width, height) / 640
+    at = np.array([0.4 * width + 0.3, 0.55 * height + 0.4])
+    image = photo(width, height, tuple(at), radius=8 * shrink)
+    [face] = YuNetDetector(model).detect(image)
+    assert np.abs(face.points[2] - at).max() < 0.1
+    np.testing.assert_allclose(face.points - at, OFFSETS * shrink, rtol=0.01, atol=0.2)
+
+
+def test_one_detector_takes_photos_of_many_sizes_and_none_with_a_face(model: Path) -> None:
+    detector = YuNetDetector(model)
+    for width, height in ((640, 480), (31, 17), (1, 1), (480, 640), (3000, 2)):
+        assert detector.detect(np.full((height, width, 3), 90, np.uint8)) == []
+    assert len(detector.detect(photo(200, 200, (100, 100)))) == 1
+
+
+def test_faint_faces_need_a_lower_score(model: Path) -> None:
+    faint = photo(200, 200, (100, 100), color=(190, 90, 90))
+    assert YuNetDetector(model).detect(faint) == []
+    [face] = YuNetDetector(model, min_score=0.2).detect(faint)
+    # The network's score is the redness of the cell, (190 - 90) / 255, all in the blob.
+    assert face.score == pytest.approx(100 / 255, abs=0.02)
+
+
+def test_a_copy_in_another_process_finds_the_same(model: Path) -> None:
+    detector = YuNetDetector(model)
+    image = photo(200, 200, (100, 100))
+    [here] = detector.detect(image)
+    [there] = pickle.loads(pickle.dumps(detector)).detect(image)
+    np.testing.assert_array_equal(here.points, there.points)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"no model" * 99, "this is not an ONNX model that OpenCV can read"),
+        ({"without": "kps_16"}, "not a YuNet model of 2023 or newer: it lacks the outputs kps_16"),
+        ({"landmarks": 4}, "96 x 64 pixels its output kps_8 has 768 values, not 960"),
+    ],
+)
+def test_a_file_that_is_no_yunet_is_one_clear_line(
+    tmp_path: Path, content: object, message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "model.onnx"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        build(path, **content)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=message) as caught:
+        YuNetDetector(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_wrong_arguments_are_named(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"min_score must be in .*got 1\.5"):
+        YuNetDetector(model, min_score=1.5)
+    with pytest.raises(ValueError, match="max_side must be at least 32, got 31"):
+        YuNetDetector(model, max_side=31)
+    with pytest.raises(OSError, match=r"absent\.onnx.*No such file"):
+        YuNetDetector(tmp_path / "absent.onnx")

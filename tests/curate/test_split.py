@@ -19,7 +19,7 @@ from centerarc.data import (
     write_identities,
 )
 from centerarc.data.decode import Image
-from tests.curate.packing_helpers import faces, people_of
+from tests.curate.pictures import faces, people_of
 
 
 class Counts(FaceSource):

@@ -1,5 +1,6 @@
-"""Files: complete or absent."""
+"""Files that are complete or absent, and their checksums."""
 
+import hashlib
 import sys
 import threading
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from centerarc.data import atomic_path
-from centerarc.io.files import locked_folder, read_file
+from centerarc.io.files import locked_folder, read_file, write_checksums
 
 
 def test_the_file_appears_when_it_is_complete(tmp_path: Path) -> None:
@@ -100,3 +101,12 @@ def test_whoever_waited_for_a_folder_that_was_deleted_keeps_others_out_of_the_ne
     (tmp_path / "file").touch()
     with pytest.raises(FileExistsError), locked_folder(tmp_path / "file", "", patience=9):
         pass
+
+
+def test_they_are_sha256_in_the_common_format(tmp_path: Path) -> None:
+    for name in ("a.rec", "b c.idx"):
+        (tmp_path / name).write_bytes(name.encode() * 1000)
+    write_checksums(tmp_path / "all.sha256", ["a.rec", "b c.idx"])
+    first = hashlib.sha256(b"a.rec" * 1000).hexdigest()
+    second = hashlib.sha256(b"b c.idx" * 1000).hexdigest()
+    assert (tmp_path / "all.sha256").read_text() == f"{first}  a.rec\n{second}  b c.idx\n"

@@ -14,9 +14,8 @@ from cyclopts import App
 from centerarc.cli import main
 from centerarc.cli.data.align import align
 from centerarc.data.alignment import arcface_template
-from tests.curate.blob_model import build
-from tests.curate.test_align import save, write_landmarks
-from tests.curate.test_detect import photo
+from tests.curate.blob_model import build, photo
+from tests.curate.pictures import save, write_landmarks
 
 
 def run(*words: object) -> int:

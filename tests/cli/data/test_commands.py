@@ -9,8 +9,7 @@ import pytest
 
 from centerarc.cli import main
 from centerarc.data.alignment import arcface_template
-from tests.curate.packing_helpers import many
-from tests.curate.test_align import write_landmarks
+from tests.curate.pictures import many, write_landmarks
 
 
 @pytest.mark.parametrize(

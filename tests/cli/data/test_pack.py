@@ -6,7 +6,7 @@ import pytest
 
 from centerarc.cli import main
 from centerarc.data import EncodedSource, FolderSource, open_source, read_identities
-from tests.curate.packing_helpers import contents, faces, many, picture
+from tests.curate.pictures import contents, faces, many, picture
 
 
 def run(*words: object) -> None:
