@@ -11,13 +11,15 @@ import PIL.Image
 import pytest
 
 from centerarc.cli.data.check import check
-from centerarc.training import load_config, train
+from centerarc.training import train
 from tests.curate.pictures import save, scene
+from tests.training.helpers import make_config
 
 
-def encoded(seed: int, kind: str = "JPEG", mode: str = "RGB", **options: object) -> bytes:
+def encoded(pixels: np.ndarray, kind: str = "JPEG", mode: str | None = None) -> bytes:
     buffer = BytesIO()
-    PIL.Image.fromarray(scene(seed, 64)).convert(mode).save(buffer, kind, **options)
+    picture = PIL.Image.fromarray(pixels)
+    (picture.convert(mode) if mode else picture).save(buffer, kind)
     return buffer.getvalue()
 
 
@@ -40,24 +42,25 @@ def spoilt(tmp_path: Path) -> Path:
         for number in range(4):
             save(root / f"Person {person}" / f"{number}.jpg", scene(10 * person + number, 64))
     good = (root / "Person 0" / "0.jpg").read_bytes()
-    png = encoded(77, "PNG")
+    png = encoded(scene(77, 64), "PNG")
+    deep = scene(62, 64).astype(np.uint16).sum(axis=2, dtype=np.uint16) * 85
     bad = {
         "empty.jpg": b"",
         "text.jpg": b"Not a picture, although its name says so.",
-        "cut.jpg": encoded(50)[:-300],
+        "cut.jpg": encoded(scene(50, 64))[:-300],
         "cut.png": png[: len(png) // 2],
         "huge.png": huge_png(),
-        "blank.png": encoded_blank(),
+        "blank.png": encoded(np.full((64, 64, 3), 9, np.uint8), "PNG"),
         "someone else.jpg": (root / "Person 2" / "1.jpg").read_bytes(),
     }
     for name, data in bad.items():
         (root / "Person 1" / name).write_bytes(data)
     unusual = {
-        "cmyk.jpg": encoded(60, mode="CMYK"),
-        "grey.png": encoded(61, "PNG", mode="L"),
-        "16bit.png": sixteen_bits(62),
+        "cmyk.jpg": encoded(scene(60, 64), mode="CMYK"),
+        "grey.png": encoded(scene(61, 64), "PNG", mode="L"),
+        "16bit.png": encoded(deep, "PNG"),
         "same again.jpg": good,
-        "wrong name.png": encoded(63),
+        "wrong name.png": encoded(scene(63, 64)),
     }
     for name, data in unusual.items():
         (root / "Person 0" / name).write_bytes(data)
@@ -65,19 +68,6 @@ def spoilt(tmp_path: Path) -> Path:
     (root / "Person 3" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     (root / "stray.jpg").write_bytes(good)
     return root
-
-
-def encoded_blank() -> bytes:
-    buffer = BytesIO()
-    PIL.Image.new("RGB", (64, 64), (9, 9, 9)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def sixteen_bits(seed: int) -> bytes:
-    grey = scene(seed, 64).astype(np.uint16).sum(axis=2, dtype=np.uint16) * 85
-    buffer = BytesIO()
-    PIL.Image.fromarray(grey).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 @pytest.mark.filterwarnings("error:.*takes its place")
@@ -95,15 +85,10 @@ def test_a_folder_of_every_bad_kind_is_checked_and_trained_on_without_it(
         assert good not in named
     shown = capsys.readouterr().out
     assert "duplicate across identities" in shown
-    path = tmp_path / "config.yaml"
-    path.write_text(
-        f"run_dir: {tmp_path / 'run'}\n"
-        f"data: {{source: folder, root: {spoilt}, leave_out: {problems}}}\n"
-        "model: {name: tiny, embedding_size: 8, image_size: 16}\n"
-        "schedule: {epochs: 2}\nbatch_size: 4\nworkers: 0\ndevice: cpu\n"
-    )
+    data = {"leave_out": problems}
+    config = make_config(tmp_path / "run", spoilt, data=data, schedule={"epochs": 2}, batch_size=4)
     # The warning about an image that could not be read is an error here: there is none.
-    result = train(load_config(path))
+    result = train(config)
     assert result.summary["train_identities"] == 4
     assert result.summary["train_images"] == 16 + 5 - 1
 
@@ -111,16 +96,10 @@ def test_a_folder_of_every_bad_kind_is_checked_and_trained_on_without_it(
 def test_a_run_that_fails_while_it_reads_leaves_no_process(spoilt: Path, tmp_path: Path) -> None:
     for path in (spoilt / "Person 2").iterdir():
         path.write_bytes(path.read_bytes()[:-200])
-    path = tmp_path / "config.yaml"
-    path.write_text(
-        f"run_dir: {tmp_path / 'run'}\n"
-        f"data: {{source: folder, root: {spoilt}}}\n"
-        "model: {name: tiny, embedding_size: 8, image_size: 16}\n"
-        "schedule: {epochs: 1}\nbatch_size: 16\nworkers: 2\ndevice: cpu\n"
-    )
+    config = make_config(tmp_path / "run", spoilt, batch_size=16, workers=2)
     before = set(multiprocessing.active_children())  # of other tests
     with pytest.raises(ValueError, match="no image of identity 'Person 2' can be read") as error:
-        train(load_config(path))
+        train(config)
     # The error's traceback still holds what reads from the workers.
     assert error.traceback
     assert not set(multiprocessing.active_children()) - before

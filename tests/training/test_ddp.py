@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,18 @@ CHANGES: dict[str, Any] = {
 }
 
 
-def _train_on_rank(rank: int, run_dir: Path, faces: Path, changes: dict[str, Any]) -> str:
+def _train_on_rank(
+    rank: int, run_dir: Path, faces: Path, changes: dict[str, Any], limit: int | None = None
+) -> str:
+    """Trains, with at most `limit` bytes a file; returns how that ended."""
     register_tiny()
     config = make_config(run_dir, faces, **changes)
     processes = Processes(rank, 2, torch.device("cpu"))
     try:
-        Trainer(config, processes, resume=False, overwrite=False).run()
-    except ValueError as error:
+        trainer = Trainer(config, processes, resume=False, overwrite=False)
+        with nullcontext() if limit is None else full_disk(limit):
+            trainer.run()
+    except (ValueError, OSError) as error:
         return str(error)
     return "done"
 
@@ -87,20 +93,7 @@ def test_a_batch_that_does_not_divide_is_refused(pool: Pool, tmp_path: Path, fac
     assert all("batch_size is 7; it must be a multiple of the 2" in answer for answer in answers)
 
 
-def _train_on_a_full_disk(rank: int, run_dir: Path, faces: Path) -> str:
-    register_tiny()
-    config = make_config(run_dir, faces, **CHANGES)
-    trainer = Trainer(
-        config, Processes(rank, 2, torch.device("cpu")), resume=False, overwrite=False
-    )
-    try:
-        with full_disk(6000):  # enough for the rows of metrics, too little for weights
-            trainer.run()
-    except (ValueError, OSError) as error:
-        return str(error)
-    return "done"
-
-
 def test_a_full_disk_ends_every_rank_with_the_path(pool: Pool, tmp_path: Path, faces: Path) -> None:
-    answers = pool.run(_train_on_a_full_disk, tmp_path / "run", faces)
+    # Enough for the rows of metrics, too little for weights.
+    answers = pool.run(_train_on_rank, tmp_path / "run", faces, CHANGES, 6000)
     assert all(re.search(r"cannot write .*run/state/", answer) for answer in answers), answers

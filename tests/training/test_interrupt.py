@@ -15,17 +15,12 @@ from tests.training.helpers import write_faces
 pytestmark = pytest.mark.slow
 
 
-def _command(config: Path, *words: str) -> list[str]:
-    return [sys.executable, "-m", "centerarc", "train", str(config), *words]
-
-
 def _start(config: Path, *words: str) -> "subprocess.Popen[str]":
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        _command(config, *words),
+        [sys.executable, "-m", "centerarc", "train", str(config), *words],
         stderr=subprocess.PIPE,
         text=True,
-        env=environment,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         start_new_session=True,
     )
 

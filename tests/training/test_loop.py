@@ -23,10 +23,12 @@ from centerarc.training import (
     rundir,
     train,
 )
+from centerarc.training.sources import make_sources
 from centerarc.training.step import StepReport, TrainStep
 from tests.training.helpers import full_disk, make_config, same_bits
 
 VALIDATION = {"identities": 2, "num_pairs": 20}
+SHORT = {"epochs": 1, "warmup_epochs": 0}
 TIMES = ("images_per_second", "seconds")
 
 
@@ -99,7 +101,7 @@ def test_best_weights_are_those_of_the_best_validation(
 
 
 def test_without_validation_the_last_weights_count(tmp_path: Path, faces: Path) -> None:
-    config = make_config(tmp_path / "run", faces, schedule={"epochs": 1, "warmup_epochs": 0})
+    config = make_config(tmp_path / "run", faces, schedule=SHORT)
     assert train(config).best is None
     assert not (config.run_dir / "best.safetensors").exists()
     assert load_weights(config.run_dir).embedding_size == 8
@@ -170,7 +172,7 @@ def test_a_save_that_fails_leaves_the_old_state(
 
 
 def test_a_run_is_not_overwritten_unasked(tmp_path: Path, faces: Path) -> None:
-    config = make_config(tmp_path / "run", faces, schedule={"epochs": 1, "warmup_epochs": 0})
+    config = make_config(tmp_path / "run", faces, schedule=SHORT)
     train(config)
     (config.run_dir / "notes.txt").write_text("mine")
     before = (config.run_dir / "last.safetensors").read_bytes()
@@ -185,12 +187,11 @@ def test_a_run_is_not_overwritten_unasked(tmp_path: Path, faces: Path) -> None:
 
 
 def test_resuming_needs_a_state_and_the_same_run(tmp_path: Path, faces: Path) -> None:
-    short = {"epochs": 1, "warmup_epochs": 0}
-    config = make_config(tmp_path / "run", faces, schedule=short)
+    config = make_config(tmp_path / "run", faces, schedule=SHORT)
     with pytest.raises(ValueError, match="nothing to resume"):
         train(config, resume=True)
     train(config)
-    other = make_config(tmp_path / "run", faces, schedule=short, loss={"m": 0.3})
+    other = make_config(tmp_path / "run", faces, schedule=SHORT, loss={"m": 0.3})
     with pytest.raises(ValueError, match=r"another loss\.m: it was 0\.5, now it is 0\.3"):
         train(other, resume=True)
     longer = make_config(tmp_path / "run", faces, schedule={"epochs": 2, "warmup_epochs": 0})
@@ -220,8 +221,6 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step(
 def test_people_of_excluded_folds_and_of_the_validation_are_not_trained_on(
     tmp_path: Path, faces: Path
 ) -> None:
-    from centerarc.training.sources import make_sources
-
     lines = ["3\t1"]
     for fold in range(3):
         a, b = f"P{2 * fold:02d}", f"P{2 * fold + 1:02d}"
@@ -235,25 +234,22 @@ def test_people_of_excluded_folds_and_of_the_validation_are_not_trained_on(
         validation={"pairs": pairs, "images": faces, "folds": [1]},
     )
     sources = make_sources(config)
-    train_source, validation = sources.train, sources.pairs
-    assert train_source.identities == ["P02", "P03"]
+    assert sources.train.identities == ["P02", "P03"]
     assert "left out 4 people of the 4 that the pairs name" in sources.notes
-    assert validation is not None
-    assert sorted(validation.source.identities) == ["P00", "P01"]
-    assert validation.same.tolist() == [True, False]
+    assert sources.pairs is not None
+    assert sorted(sources.pairs.source.identities) == ["P00", "P01"]
+    assert sources.pairs.same.tolist() == [True, False]
 
 
 def test_held_out_people_are_not_trained_on(tmp_path: Path, faces: Path) -> None:
-    from centerarc.training.sources import make_sources
-
     for wanted, expected in ((2, 2), (0.5, 3)):
         config = make_config(tmp_path / "run", faces, validation={"identities": wanted})
         sources = make_sources(config)
-        source, pairs = sources.train, sources.pairs
+        pairs = sources.pairs
         assert pairs is not None
         held_out = set(pairs.source.identities)
         assert len(held_out) == expected
-        assert not held_out & set(source.identities)
+        assert not held_out & set(sources.train.identities)
         labels = pairs.source.labels
         same = labels[pairs.index_a] == labels[pairs.index_b]
         np.testing.assert_array_equal(same, pairs.same)
@@ -264,8 +260,7 @@ def test_held_out_people_are_not_trained_on(tmp_path: Path, faces: Path) -> None
 
 def test_tensorboard_files_are_written_if_asked_for(tmp_path: Path, faces: Path) -> None:
     pytest.importorskip("tensorboard")
-    short = {"epochs": 1, "warmup_epochs": 0}
-    config = make_config(tmp_path / "run", faces, schedule=short, log={"tensorboard": True})
+    config = make_config(tmp_path / "run", faces, schedule=SHORT, log={"tensorboard": True})
     train(config)
     assert list((config.run_dir / "tensorboard").iterdir())
 
@@ -293,15 +288,13 @@ def _content(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_refused_resume_leaves_the_folder_as_it_was(tmp_path: Path, faces: Path) -> None:
-    short = {"epochs": 1, "warmup_epochs": 0}
     root = tmp_path / "faces"
     shutil.copytree(faces, root)
-    train(make_config(tmp_path / "run", root, schedule=short, validation=VALIDATION))
+    train(make_config(tmp_path / "run", root, schedule=SHORT, validation=VALIDATION))
     before = _content(tmp_path / "run")
     longer = {"epochs": 2, "warmup_epochs": 0}
     fewer = {**VALIDATION, "identities": 3}
-    message = r"another validation\.identities: it was 2, now it is 3"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=r"another validation\.identities: it was 2, now it is 3"):
         train(make_config(tmp_path / "run", root, schedule=longer, validation=fewer), resume=True)
     assert _content(tmp_path / "run") == before
     again = make_config(tmp_path / "run", root, schedule=longer, validation=VALIDATION)
@@ -320,7 +313,7 @@ def test_a_refused_resume_leaves_the_folder_as_it_was(tmp_path: Path, faces: Pat
 
 
 def test_a_state_of_another_model_is_refused_in_one_line(tmp_path: Path, faces: Path) -> None:
-    config = make_config(tmp_path / "run", faces, schedule={"epochs": 1, "warmup_epochs": 0})
+    config = make_config(tmp_path / "run", faces, schedule=SHORT)
     train(config)
     other = make_config(tmp_path / "run", faces, model={"embedding_size": 9})
     (tmp_path / "run/config.yaml").write_text(dump_config(other))
@@ -340,9 +333,8 @@ def test_a_single_image_for_batch_norm_is_refused_before_training(
 
 
 def test_a_single_image_is_enough_without_batch_norm(tmp_path: Path, faces: Path) -> None:
-    short = {"epochs": 1, "warmup_epochs": 0}
-    plain = {"options": {"norm": False}}
-    config = make_config(tmp_path / "run", faces, model=plain, schedule=short, batch_size=1)
+    changes: dict[str, Any] = {"model": {"options": {"norm": False}}, "batch_size": 1}
+    config = make_config(tmp_path / "run", faces, schedule=SHORT, **changes)
     assert train(config).summary["steps"] == 36
 
 
@@ -378,8 +370,7 @@ def test_people_whose_names_are_no_unicode_can_be_trained_on(tmp_path: Path, fac
         (root / "P00").rename(root / os.fsdecode(b"P\xff"))
     except OSError:
         pytest.skip("this file system refuses such names")
-    short = {"epochs": 1, "warmup_epochs": 0}
-    config = make_config(tmp_path / os.fsdecode(b"run\xff"), root, schedule=short)
+    config = make_config(tmp_path / os.fsdecode(b"run\xff"), root, schedule=SHORT)
     assert train(config).summary["train_identities"] == 6
     assert os.fsdecode(b"P\xff") in read_identities(config.run_dir / "people.txt")
     assert load_config(config.run_dir / "config.yaml") == config

@@ -1,8 +1,14 @@
+"""The optimizer's parameter groups and the schedule of its learning rate."""
+
+import itertools
+import math
+
+import pytest
 import torch
 
 from centerarc.losses import CenterArcFaceLoss
-from centerarc.training.config import OptimizerConfig
-from centerarc.training.optimizer import make_optimizer
+from centerarc.training.config import OptimizerConfig, ScheduleConfig
+from centerarc.training.optimizer import lr_factor, make_optimizer
 from tests.training.helpers import SIZE, Tiny
 
 
@@ -32,3 +38,39 @@ def test_kinds() -> None:
     assert sgd.defaults["momentum"] == 0.8
     adamw = make_optimizer(model, criterion, OptimizerConfig(name="adamw", lr=1e-3))
     assert isinstance(adamw, torch.optim.AdamW)
+
+
+def _factors(schedule: ScheduleConfig, steps_per_epoch: int) -> list[float]:
+    total = schedule.epochs * steps_per_epoch
+    return [lr_factor(step, total, steps_per_epoch, schedule) for step in range(total + 1)]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "warmup_epochs", "steps", "first"),
+    [
+        (10, 2, 5, [(k + 1) / 10 for k in range(10)]),
+        (4, 0.5, 8, [0.25, 0.5, 0.75, 1]),
+        (2, 0, 5, [1]),
+    ],
+)
+def test_warmup_rises_to_full_from_one_part_of_it(
+    epochs: int, warmup_epochs: float, steps: int, first: list[float]
+) -> None:
+    factors = _factors(ScheduleConfig(epochs=epochs, warmup_epochs=warmup_epochs), steps)
+    assert factors[: len(first)] == pytest.approx(first)
+    assert max(factors) == 1.0
+
+
+@pytest.mark.parametrize("shape", ["polynomial", "cosine"])
+def test_falls_to_zero_just_after_the_last_step(shape: str) -> None:
+    factors = _factors(ScheduleConfig(epochs=5, warmup_epochs=1, shape=shape), 4)
+    fall = factors[4:]
+    assert all(a > b for a, b in itertools.pairwise(fall))
+    assert factors[-2] > 0
+    assert factors[-1] == pytest.approx(0, abs=1e-12)
+
+
+def test_shapes_half_way() -> None:
+    for shape, expected in (("polynomial", 0.5**3), ("cosine", (1 + math.cos(math.pi / 2)) / 2)):
+        plan = ScheduleConfig(epochs=4, warmup_epochs=0, shape=shape, power=3)
+        assert _factors(plan, 5)[10] == pytest.approx(expected)

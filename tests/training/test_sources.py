@@ -22,13 +22,8 @@ def with_data(tmp_path: Path, data: dict[str, Any], **changes: Any) -> TrainConf
 def listed(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = FolderSource(faces)
     path = tmp_path_factory.mktemp("list") / "faces.csv"
-    write_list(
-        path,
-        [
-            (str(p), source.identities[label])
-            for p, label in zip(source.paths, source.labels.tolist(), strict=True)
-        ],
-    )
+    people = [source.identities[label] for label in source.labels.tolist()]
+    write_list(path, list(zip(map(str, source.paths), people, strict=True)))
     return path
 
 
@@ -48,8 +43,7 @@ def test_a_pack_trains_to_the_same_bits_as_its_folder(
     tmp_path: Path, faces: Path, format: Literal["rec", "shards"], kind: str
 ) -> None:
     packed = pack(FolderSource(faces), tmp_path / "packed", format=format, workers=0)
-    short = {"epochs": 1}
-    from_folder = make_config(tmp_path / "folder", faces, schedule=short)
+    from_folder = make_config(tmp_path / "folder", faces, schedule={"epochs": 1})
     train(from_folder)
     path = tmp_path / "config.yaml"
     path.write_text(dump_config(from_folder))
@@ -75,13 +69,10 @@ def test_sources_mix_by_weight_and_merge_by_name(tmp_path: Path, faces: Path, li
     apart = with_data(tmp_path, {"source": "mixed", "parts": parts, "merge": False})
     assert len(make_sources(apart).train.identities) == 6 + 6 + 2
     train(config)
+    sampler = {"kind": "balanced"}
+    config = with_data(tmp_path, {"source": "mixed", "parts": parts, "sampler": sampler})
     with pytest.raises(ValueError, match=r"kind is balanced, but data\.parts have weights"):
-        make_sampler(
-            with_data(
-                tmp_path, {"source": "mixed", "parts": parts, "sampler": {"kind": "balanced"}}
-            ),
-            source,
-        )
+        make_sampler(config, source)
 
 
 def test_a_mixture_in_yaml_comes_back(tmp_path: Path, faces: Path) -> None:
@@ -117,11 +108,8 @@ def test_images_and_people_are_left_out(tmp_path: Path) -> None:
     )
     people = tmp_path / "people.txt"
     people.write_text("P00\nP01\nP03\n")
-    config = make_config(
-        tmp_path / "run",
-        faces,
-        data={"leave_out": problems, "identities": people, "min_images": 3},
-    )
+    data = {"leave_out": problems, "identities": people, "min_images": 3}
+    config = make_config(tmp_path / "run", faces, data=data)
     sources = make_sources(config)
     assert sources.train.identities == ["P00", "P03"]
     assert sources.notes == [
@@ -142,23 +130,17 @@ def test_samplers_are_made_as_configured(tmp_path: Path, faces: Path) -> None:
         ({"kind": "blocks", "block": 6}, InBlocks),
     ]
     for number, (sampler, kind) in enumerate(kinds):
-        config = make_config(
-            tmp_path / f"run{number}", faces, data={"sampler": sampler}, schedule={"epochs": 1}
-        )
+        changes = {"data": {"sampler": sampler}, "schedule": {"epochs": 1}}
+        config = make_config(tmp_path / f"run{number}", faces, **changes)
         source = make_sources(config).train
         assert type(make_sampler(config, source)) is kind
         train(config)
     with pytest.raises(ValueError, match=r"data\.sampler: distinct goes with kind: shuffled"):
         make_config(tmp_path, faces, data={"sampler": {"kind": "balanced", "distinct": True}})
+    sampler = {"kind": "identities", "images_per_identity": 3}
+    config = make_config(tmp_path, faces, data={"sampler": sampler})
     with pytest.raises(ValueError, match="images_per_identity must divide batch_size 8, got 3"):
-        make_sampler(
-            make_config(
-                tmp_path,
-                faces,
-                data={"sampler": {"kind": "identities", "images_per_identity": 3}},
-            ),
-            source,
-        )
+        make_sampler(config, source)
 
 
 def test_an_opening_that_takes_long_is_told_by_one_process_only(

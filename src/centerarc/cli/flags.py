@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import itertools
 import os
 import re
 import shlex
@@ -79,15 +80,17 @@ def with_flags(command: Callable[..., Any], error: ValueError) -> str:
     for name, called in _CALLED.items():
         if called in flags:
             flags.setdefault(name, flags[called])
-    known = "|".join(flags)
-
-    def dashed(found: re.Match[str]) -> str:
-        return flags[found[0]]
-
     if isinstance(error, RequestError):
         return f"{error.said(flags.__getitem__)} (see centerarc {command.__name__} --help)"
-    start = rf"^(?:{known})(?= (?:must|is|needs)\b| ')"
-    return re.sub(rf"{start}|(?<=[:;] )(?:{known})(?= must\b)", dashed, str(error))
+    words = str(error).split(" ")
+    for at, (word, following) in enumerate(itertools.pairwise(words)):
+        if at == 0:
+            named = following in ("must", "is", "needs") or following.startswith("'")
+        else:
+            named = following == "must" and words[at - 1].endswith((":", ";"))
+        if named and word in flags:
+            words[at] = flags[word]
+    return " ".join(words)
 
 
 def spoken(command: Callable[..., Any], given: Mapping[str, Any]) -> str:
