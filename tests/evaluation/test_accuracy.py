@@ -13,6 +13,7 @@ from centerarc.evaluation import (
     grid_kfold_accuracy,
     kfold_accuracy,
 )
+from tests.evaluation.pairs import scored_pairs
 
 
 def test_threshold_lies_halfway_and_the_highest_of_equals_wins():
@@ -29,20 +30,13 @@ def test_thresholds_at_the_ends():
 
 
 def test_neighboring_floats_are_still_told_apart():
-    low = 0.3
-    high = np.nextafter(low, 1)
-    assert best_accuracy([high, low], [1, 0]) == 1.0
+    assert best_accuracy([np.nextafter(0.3, 1), 0.3], [1, 0]) == 1.0
 
 
-@given(
-    st.lists(st.tuples(st.integers(-5, 5), st.booleans()), min_size=2, max_size=25).filter(
-        lambda pairs: 0 < sum(s for _, s in pairs) < len(pairs)
-    )
-)
+@given(scored_pairs())
 def test_no_threshold_is_better_than_the_best(pairs):
-    scores = np.array([score for score, _ in pairs], dtype=float)
-    same = np.array([s for _, s in pairs])
-    tried = [np.mean((scores >= t) == same) for t in np.arange(-6, 7) - 0.5]
+    scores, same = pairs
+    tried = [np.mean((scores >= t) == same) for t in np.arange(-9, 10) / 8 - 1 / 16]
     assert best_accuracy(scores, same) == pytest.approx(max(tried))
 
 
@@ -64,8 +58,7 @@ def test_each_fold_is_judged_by_the_others():
 
 def test_a_held_out_fold_does_not_choose_its_threshold():
     # Fold 2's scores are shifted by 10: a threshold that saw them would be right everywhere.
-    scores = [0.9, 0.1, 10.9, 10.1]
-    result = kfold_accuracy(scores, [1, 0, 1, 0], [1, 1, 2, 2])
+    result = kfold_accuracy([0.9, 0.1, 10.9, 10.1], [1, 0, 1, 0], [1, 1, 2, 2])
     assert result.accuracy.tolist() == [0.5, 0.5]
 
 
@@ -77,13 +70,18 @@ def test_fold_numbers_are_names_only():
     assert kfold_accuracy(scores, same, folds).mean == kfold_accuracy(scores, same, 7 - folds).mean
 
 
-def test_one_fold_is_not_k_fold():
-    with pytest.raises(ValueError, match="at least 2 different folds, got only 4"):
-        kfold_accuracy([0.9, 0.1], [1, 0], [4, 4])
-    with pytest.raises(ValueError, match="without fold 1 no genuine pair is left"):
-        kfold_accuracy([0.9, 0.3, 0.1], [1, 0, 0], [1, 1, 2])
-    with pytest.raises(ValueError, match="folds must be integers"):
-        kfold_accuracy([0.9, 0.1], [1, 0], [0.5, 1.5])
+@pytest.mark.parametrize(
+    ("scores", "same", "folds", "message"),
+    [
+        ([0.9, 0.1], [1, 0], [4, 4], "at least 2 different folds, got only 4"),
+        ([0.9, 0.3, 0.1], [1, 0, 0], [1, 1, 2], "without fold 1 no genuine pair is left"),
+        ([0.9, 0.1], [1, 0], [0.5, 1.5], "folds must be integers"),
+    ],
+)
+@pytest.mark.parametrize("measure", [kfold_accuracy, grid_kfold_accuracy])
+def test_folds_that_leave_nothing_to_choose_on_are_named(measure, scores, same, folds, message):
+    with pytest.raises(ValueError, match=message):
+        measure(scores, same, folds)
 
 
 def by_loop(embeddings_a, embeddings_b, same, num_folds):
@@ -105,11 +103,10 @@ def unit_pairs(seed, size, noise):
     rng = np.random.default_rng(seed)
     same = rng.random(size) < 0.5
     first = rng.normal(size=(size, 8))
-    second = np.where(same[:, None], first + noise * rng.normal(size=(size, 8)), 0)
-    second[~same] = rng.normal(size=(size, 8))[~same]
-    first /= np.linalg.norm(first, axis=1, keepdims=True)
-    second /= np.linalg.norm(second, axis=1, keepdims=True)
-    return first, second, same
+    second = np.where(same[:, None], first, 0) + np.where(same, noise, 1)[:, None] * rng.normal(
+        size=(size, 8)
+    )
+    return *(x / np.linalg.norm(x, axis=1, keepdims=True) for x in (first, second)), same
 
 
 @settings(max_examples=20, deadline=None)
@@ -121,11 +118,8 @@ def test_it_is_what_the_loop_gives(seed, size, noise):
     found = grid_kfold_accuracy(cosine, same)
     np.testing.assert_allclose(found.accuracy, accuracy, atol=1e-12)
     np.testing.assert_allclose(found.threshold, 1 - distance / 2, atol=1e-12)
-    np.testing.assert_array_equal(found.correct, (cosine > threshold_of(found, size)) == same)
-
-
-def threshold_of(found, size):
-    return found.threshold[contiguous_folds(size) - 1]
+    threshold = found.threshold[contiguous_folds(size) - 1]
+    np.testing.assert_array_equal(found.correct, (cosine > threshold) == same)
 
 
 def test_a_pair_at_the_threshold_is_rejected():

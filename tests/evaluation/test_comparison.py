@@ -20,114 +20,98 @@ from centerarc.evaluation.intervals import PairPeople, draw_people
 from tests.evaluation.pairs import world
 
 FOLDS = np.arange(600) // 60
+SCORES, SAME, PEOPLE = world(0)
+NOISE = np.random.default_rng(1).normal(size=600)
+OTHER = SCORES + NOISE
 
 
-def rates(report):
-    return report.accuracy.value, report.auc.value, report.eer.value, report.tar_at_far[0.1].value
+def compare(scores_a, scores_b, folds=FOLDS, **options):
+    return compare_verification(scores_a, scores_b, SAME, folds, PEOPLE, **options)
+
+
+def rates(found, far):
+    return found.accuracy, found.auc, found.eer, found.tar_at_far[0.1], found.tar_at_far[far]
 
 
 def test_the_difference_is_that_of_the_two_reports():
-    scores, same, people = world(0)
-    other = scores + np.random.default_rng(1).normal(size=600)
-    found = compare_verification(scores, other, same, FOLDS, people)
-    first = evaluate_verification(scores, same, FOLDS, people)
-    second = evaluate_verification(other, same, FOLDS, people)
-    differences = found.accuracy, found.auc, found.eer, found.tar_at_far[0.1]
-    for a, b, difference in zip(rates(first), rates(second), differences, strict=True):
-        assert difference.value == pytest.approx(b - a, abs=1e-12)
+    found = compare(SCORES, OTHER, fars=[0.05, 1e-5])
+    first, second = (
+        evaluate_verification(scores, SAME, FOLDS, PEOPLE, fars=[0.05])
+        for scores in (SCORES, OTHER)
+    )
+    every = rates(first, 0.05), rates(second, 0.05), rates(found, 0.05)
+    for a, b, difference in zip(*every, strict=True):
+        assert difference.value == pytest.approx(b.value - a.value, abs=1e-12)
         assert difference.interval.low <= difference.value <= difference.interval.high
     assert found.tar_at_far[1e-3].value is None
     assert "at least 1,000 impostor pairs" in found.tar_at_far[1e-3].reason
+    assert "at least 100,000 impostor pairs" in found.tar_at_far[1e-5].reason
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["auc"]["value"] < 0
 
 
 def test_the_interval_is_that_of_pairs_weighted_by_hand():
     """The accuracy's difference in each resample, by a loop over the pairs' answers."""
-    scores, same, people = world(0)
-    other = scores + np.random.default_rng(1).normal(size=600)
-    found = compare_verification(scores, other, same, FOLDS, people, bootstrap=100, seed=5)
-    who = PairPeople(people, same)
-    gain = kfold_accuracy(other, same, FOLDS).correct.astype(float)
-    gain -= kfold_accuracy(scores, same, FOLDS).correct
+    found = compare(SCORES, OTHER, bootstrap=100, seed=5).accuracy
+    who = PairPeople(PEOPLE, SAME)
+    gain = kfold_accuracy(OTHER, SAME, FOLDS).correct.astype(float)
+    gain -= kfold_accuracy(SCORES, SAME, FOLDS).correct
     moved = []
     for drawn in draw_people(who.count, 100, 5, 1):
         times = drawn[:, 0]
-        weight = np.where(same, times[who.first], times[who.first] * times[who.second])
-        both = [np.average(gain[kind], weights=weight[kind]) for kind in (same, ~same)]
+        weight = np.where(SAME, times[who.first], times[who.first] * times[who.second])
+        both = [np.average(gain[kind], weights=weight[kind]) for kind in (SAME, ~SAME)]
         moved.append(np.mean(both))
     low, high = np.quantile(moved, [0.025, 0.975])
-    assert found.accuracy.interval.low == pytest.approx(low, abs=1e-12)
-    assert found.accuracy.interval.high == pytest.approx(high, abs=1e-12)
+    assert found.interval.low == pytest.approx(low, abs=1e-12)
+    assert found.interval.high == pytest.approx(high, abs=1e-12)
     smaller = min(np.sum(np.array(moved) <= 1e-12), np.sum(np.array(moved) >= -1e-12))
-    assert found.accuracy.contrary_share == pytest.approx(min(1, 2 * (smaller + 1) / 101))
+    assert found.contrary_share == pytest.approx(min(1, 2 * (smaller + 1) / 101))
 
 
 def test_a_clear_difference_is_sure_and_none_is_not():
-    scores, same, people = world(0)
-    noise = np.random.default_rng(1).normal(size=600)
-    worse = compare_verification(scores, scores + 5 * noise, same, FOLDS, people)
+    worse = compare(SCORES, SCORES + 5 * NOISE)
     assert worse.auc.interval.high < 0
     assert worse.auc.contrary_share == pytest.approx(2 / 1001)
     assert worse.eer.interval.low > 0
-    same_quality = compare_verification(scores + 0.1 * noise, scores, same, FOLDS, people)
+    same_quality = compare(SCORES + 0.1 * NOISE, SCORES)
     assert same_quality.auc.interval.low < 0 < same_quality.auc.interval.high
 
 
 def test_what_is_hard_for_both_falls_out_of_the_difference():
     scores, same, people = world(0, spread=2.0)
-    other = scores + 0.3 * np.random.default_rng(1).normal(size=600)
-    paired = compare_verification(scores, other, same, FOLDS, people).auc.interval
+    paired = compare_verification(scores, scores + 0.3 * NOISE, same, FOLDS, people).auc.interval
     alone = evaluate_verification(scores, same, FOLDS, people).auc.interval
     assert paired.high - paired.low < (alone.high - alone.low) / 2
 
 
 def test_scores_on_another_scale_are_the_same_model():
-    scores, same, people = world(0)
-    found = compare_verification(scores, 3 * scores + 7, same, None, people)
+    found = compare(SCORES, 3 * SCORES + 7, folds=None)
     assert (found.auc.value, found.eer.value, found.accuracy.value) == (0, 0, 0)
     assert found.auc.contrary_share == 1
 
 
-def test_several_models_are_compared_with_the_first():
-    scores, same, people = world(0)
-    rng = np.random.default_rng(1)
-    models = {name: scores + k * rng.normal(size=600) for k, name in enumerate("abc")}
-    found = compare_with_first(models, same, FOLDS, people)
-    assert list(found) == ["b", "c"]
-    for name, comparison in found.items():
-        alone = compare_verification(models["a"], models[name], same, FOLDS, people)
-        assert comparison == alone
-
-
-def test_models_that_cannot_be_compared_are_named():
-    scores, same, people = world(0)
-    with pytest.raises(ValueError, match="scores_b: scores must be finite, got nan in row 3"):
-        compare_verification(
-            scores, np.where(np.arange(600) == 3, np.nan, scores), same, FOLDS, people
-        )
-    with pytest.raises(ValueError, match="scores_b: same must have the shape of scores"):
-        compare_verification(scores, scores[:-1], same, FOLDS, people)
-    with pytest.raises(ValueError, match="at least 2 models, got 1"):
-        compare_with_first({"a": scores}, same, FOLDS, people)
-
-
-def test_a_model_differs_from_itself_on_nobody():
-    scores, same, people = world(0)
-    found = compare_verification(scores, scores.copy(), same, FOLDS, people)
-    for difference in (found.accuracy, found.auc, found.eer, found.tar_at_far[0.1]):
+def test_a_model_does_not_differ_from_itself():
+    for difference in rates(compare(SCORES, SCORES.copy()), 0.01):
         assert difference.value == difference.interval.low == difference.interval.high == 0
         assert difference.contrary_share == 1
 
 
-def test_further_rates_are_compared_as_the_others_are():
-    scores, same, people = world(0)
-    other = scores + np.random.default_rng(1).normal(size=600)
-    found = compare_verification(scores, other, same, FOLDS, people, fars=[0.05, 1e-5])
-    reports = [evaluate_verification(s, same, FOLDS, people, fars=[0.05]) for s in (scores, other)]
-    tars = [report.tar_at_far[0.05].value for report in reports]
-    assert found.tar_at_far[0.05].value == pytest.approx(tars[1] - tars[0], abs=1e-12)
-    assert found.tar_at_far[0.05].interval is not None
-    assert "at least 100,000 impostor pairs" in found.tar_at_far[1e-5].reason
+def test_several_models_are_compared_with_the_first():
+    models = {"a": SCORES, "b": OTHER, "c": SCORES + 2 * NOISE[::-1]}
+    found = compare_with_first(models, SAME, FOLDS, PEOPLE)
+    assert list(found) == ["b", "c"]
+    for name, comparison in found.items():
+        assert comparison == compare(models["a"], models[name])
+
+
+def test_models_that_cannot_be_compared_are_named():
+    broken = np.where(np.arange(600) == 3, np.nan, SCORES)
+    with pytest.raises(ValueError, match="scores_b: scores must be finite, got nan in row 3"):
+        compare(SCORES, broken)
+    with pytest.raises(ValueError, match="scores_b: same must have the shape of scores"):
+        compare(SCORES, SCORES[:-1])
+    with pytest.raises(ValueError, match="at least 2 models, got 1"):
+        compare_with_first({"a": SCORES}, SAME, FOLDS, PEOPLE)
 
 
 def searched(noise, seed):

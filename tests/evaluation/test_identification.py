@@ -1,7 +1,6 @@
 """Identification rates, by hand and under resampling."""
 
 import json
-import math
 
 import numpy as np
 import pytest
@@ -10,22 +9,14 @@ from centerarc.evaluation import cmc, evaluate_identification, search_gallery, t
 from centerarc.evaluation.identification import resampled_rates
 from centerarc.evaluation.intervals import TooFew, draw_people
 
-GOOD = {"gallery": [[1, 0], [0, 1]], "owners": [1, 2], "probes": [[1, 1]], "wanted": [1]}
-
 
 def test_open_set_rates_worked_by_hand():
     """Mates at 0.9, 0.5 and 0.3, the last of rank 2; strangers find 0.6, 0.4, 0.4 and 0.2."""
-    eye = np.eye(8)
-    gallery = eye[:4]  # persons 0 to 3
-    probes, labels = [], []
-    for person, score in ((0, 0.9), (1, 0.5), (2, 0.3)):
-        probes.append(score * eye[person] + math.sqrt(1 - score**2) * eye[7])
-        labels.append(person)
-    probes[2] = 0.3 * eye[2] + 0.35 * eye[3] + math.sqrt(1 - 0.09 - 0.35**2) * eye[7]
-    for number, score in enumerate((0.6, 0.4, 0.4, 0.2)):
-        probes.append(score * eye[0] + math.sqrt(1 - score**2) * eye[6])
-        labels.append(100 + number)
-    found = search_gallery(gallery, [0, 1, 2, 3], probes, labels)
+    scores = np.zeros((7, 5))  # cosines with persons 0 to 3, and what is left
+    scores[[0, 1, 2, 2], [0, 1, 2, 3]] = 0.9, 0.5, 0.3, 0.35
+    scores[3:, 0] = 0.6, 0.4, 0.4, 0.2
+    scores[:, 4] = np.sqrt(1 - (scores**2).sum(axis=1))
+    found = search_gallery(np.eye(5)[:4], [0, 1, 2, 3], scores, [0, 1, 2, 100, 101, 102, 103])
     assert found.rank.tolist() == [1, 1, 2, 0, 0, 0, 0]
     # One of four may be let in: above 0.4, where 0.9 and 0.5 are found.
     point = tpir_at_fpir(found, 0.25)
@@ -54,14 +45,20 @@ def test_what_the_strangers_cannot_carry_is_said():
     assert report.to_dict()["tpir_at_fpir"]["0.01"]["value"] is None
 
 
-def scattered(people=40, probes_each=3, seed=0, noise=1.0):
-    rng = np.random.default_rng(seed)
-    centers = rng.normal(size=(people, 8))
-    enrolled = np.arange(people // 2)
-    wanted = np.repeat(np.arange(people), probes_each)
+def scattered(noise=1.0):
+    rng = np.random.default_rng(0)
+    centers = rng.normal(size=(40, 8))
+    enrolled, wanted = np.arange(20), np.repeat(np.arange(40), 3)
     gallery = centers[enrolled] + 0.3 * rng.normal(size=(enrolled.size, 8))
     probes = centers[wanted] + noise * rng.normal(size=(wanted.size, 8))
     return gallery, enrolled, probes, wanted
+
+
+def in_two(split):
+    """Searches of two galleries: people before `split`, and the others."""
+    gallery, enrolled, probes, wanted = scattered(noise=1.5)
+    parts = slice(0, split), slice(split, None)
+    return [search_gallery(gallery[part], enrolled[part], probes, wanted) for part in parts]
 
 
 def test_intervals_are_those_of_repeated_probes():
@@ -88,9 +85,8 @@ def test_intervals_depend_on_people_and_not_on_how_many_probes_they_have():
         # Every person's probes are found all or none.
         found_ones = rng.random(enrolled.size) < 0.6
         probes = np.where(found_ones[:, None], gallery, -gallery)
-        found = search_gallery(
-            gallery, enrolled, np.repeat(probes, each, 0), np.repeat(enrolled, each)
-        )
+        repeated = np.repeat(probes, each, 0), np.repeat(enrolled, each)
+        found = search_gallery(gallery, enrolled, *repeated)
         report = evaluate_identification(found, ranks=(1,), fpirs=())
         interval = report.cmc[1].interval
         assert interval.low < report.cmc[1].value < interval.high
@@ -99,12 +95,7 @@ def test_intervals_depend_on_people_and_not_on_how_many_probes_they_have():
 
 
 def test_two_galleries_are_averaged_and_named():
-    gallery, enrolled, probes, wanted = scattered(noise=1.5)
-    half = enrolled.size // 2
-    searches = [
-        search_gallery(gallery[part], enrolled[part], probes, wanted)
-        for part in (slice(0, half), slice(half, None))
-    ]
+    searches = in_two(10)
     report = evaluate_identification(searches, ranks=(1, 5), fpirs=(0.1, 1e-5))
     assert report.cmc[5].value == pytest.approx(np.mean([cmc(s, 5)[4] for s in searches]))
     tpir = [tpir_at_fpir(s, 0.1).tpir for s in searches]
@@ -122,11 +113,7 @@ def test_two_galleries_are_averaged_and_named():
 @pytest.mark.parametrize("rank", [10**12, 10**30])
 def test_a_rank_beyond_the_people_is_reached_by_everybody(rank):
     """Without room for as many numbers, over galleries of different sizes too."""
-    gallery, enrolled, probes, wanted = scattered(noise=1.5)
-    searches = [
-        search_gallery(gallery[part], enrolled[part], probes, wanted)
-        for part in (slice(0, 5), slice(5, None))
-    ]
+    searches = in_two(5)
     report = evaluate_identification(
         searches, ranks=(rank, 1, 5, 15), fpirs=(0.5,), tpir_rank=rank, bootstrap=100
     )
@@ -134,9 +121,8 @@ def test_a_rank_beyond_the_people_is_reached_by_everybody(rank):
     assert report.cmc[rank].interval.high == 1.0
     assert report.cmc[5].value == pytest.approx(np.mean([1.0, cmc(searches[1], 5)[4]]))
     assert report.cmc[1].value == pytest.approx(np.mean([cmc(s, 1)[0] for s in searches]))
-    assert report.tpir_at_fpir[0.5].value == np.mean(
-        [tpir_at_fpir(s, 0.5, rank=20).tpir for s in searches]
-    )
+    tpir = [tpir_at_fpir(s, 0.5, rank=20).tpir for s in searches]
+    assert report.tpir_at_fpir[0.5].value == np.mean(tpir)
     assert f'"{rank}"' in json.dumps(report.to_dict())
 
 
@@ -155,7 +141,7 @@ def test_equal_seeds_give_equal_intervals():
 
 
 def test_rates_out_of_range_are_named():
-    found = search_gallery(*GOOD.values())
+    found = search_gallery([[1, 0], [0, 1]], [1, 2], [[1, 1]], [1])
     with pytest.raises(ValueError, match="max_rank must be at least 1, got 0"):
         cmc(found, 0)
     with pytest.raises(ValueError, match=r"fpir must be in \(0, 1\), got 1"):

@@ -1,5 +1,7 @@
 """Resampled people: what pairs count, the curves that come of it, and intervals."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -22,9 +24,7 @@ from tests.evaluation.pairs import world
 
 def eer_by_hand(far, tar):
     """Where the straight lines between the points cross FAR = FRR."""
-    for (f0, t0), (f1, t1) in zip(
-        zip(far, tar, strict=True), zip(far[1:], tar[1:], strict=True), strict=False
-    ):
+    for (f0, t0), (f1, t1) in pairwise(zip(far, tar, strict=True)):
         if f1 >= 1 - t1:
             before, after = f0 - (1 - t0), f1 - (1 - t1)
             return f0 - before / (after - before) * (f1 - f0)

@@ -27,6 +27,10 @@ def unit(*vector):
     return np.array(vector) / np.hypot(*vector)
 
 
+def weighted(scores):
+    return {"weighting": "detector", "detector_score": scores}
+
+
 @pytest.mark.parametrize(
     ("weighting", "three", "five"),
     [
@@ -84,18 +88,16 @@ def test_templates_are_those_of_plain_loops_in_any_order(count, seed, weighting)
     faces = rng.normal(size=(count, 16)) + 0.5
     template, media = rng.integers(-3, 9, count), rng.integers(0, 4, count)
     score = rng.uniform(0.1, 1, count)
-    given = score if "detector" in weighting else None
-    made = pool_templates(faces, template, media, weighting=weighting, detector_score=given)
+
+    def pooled(template, media, order=slice(None)):
+        given = score[order] if "detector" in weighting else None
+        rows = faces[order], template[order], media[order]
+        return pool_templates(*rows, weighting=weighting, detector_score=given)
+
+    made = pooled(template, media)
     expected = plain_templates(faces, template, media, weighting, score)
     np.testing.assert_allclose(made.embeddings, expected, atol=2e-6)
-    order = rng.permutation(count)
-    again = pool_templates(
-        faces[order],
-        template[order].astype(str),
-        media[order].astype(str),
-        weighting=weighting,
-        detector_score=None if given is None else given[order],
-    )
+    again = pooled(template.astype(str), media.astype(str), rng.permutation(count))
     back = again.rows([str(name) for name in made.ids])
     np.testing.assert_allclose(again.embeddings[back], made.embeddings, atol=1e-6)
 
@@ -140,15 +142,9 @@ def test_numbered_templates_are_found_with_and_without_a_table(monkeypatch, tabl
         ({"weighting": "sum"}, "weighting must be one of plain, norm, detector, .* got 'sum'"),
         ({"weighting": "detector"}, "detector_score must be given for the weighting 'detector'"),
         ({"detector_score": SCORE}, "detector_score must be None for the weighting 'plain'"),
-        ({"weighting": "detector", "detector_score": SCORE[1:]}, r"must have shape \(5,\)"),
-        (
-            {"weighting": "detector", "detector_score": [1, 1, -1, 1, 1]},
-            "at least 0, got -1.0 in row 2",
-        ),
-        (
-            {"weighting": "detector", "detector_score": [1, 1, 1, 0, 0]},
-            "template 3: its weighted images add up to nothing",
-        ),
+        (weighted(SCORE[1:]), r"must have shape \(5,\)"),
+        (weighted([1, 1, -1, 1, 1]), "at least 0, got -1.0 in row 2"),
+        (weighted([1, 1, 1, 0, 0]), "template 3: its weighted images add up to nothing"),
         ({"template": TEMPLATE[1:]}, r"template must be .* shape \(5,\)"),
         ({"media": [0.5] * 5}, "media must be integers or names"),
         ({"embeddings": [*FACES[:4], [0, 0]]}, "embeddings must be finite .* row 4"),

@@ -23,33 +23,30 @@ from centerarc.evaluation.identification import (
 from centerarc.evaluation.intervals import (
     Interval,
     PairPeople,
+    Supported,
+    TooFew,
     check_resamples,
     contrary_share,
     difference_interval,
     fields_of,
-    with_reason,
 )
 from centerarc.evaluation.scores import FloatArray, check_scores_as_given
 from centerarc.evaluation.verification import ScoredPairs, accuracy_key
 
 
 @dataclass(frozen=True)
-class Difference:
+class Difference(Supported):
     """What one model has more than another, and how sure that is."""
 
     value: float | None  # the second model's rate minus the first one's; None without support
     interval: Interval | None = None  # 95 % over people, both models on the same people
     contrary_share: float | None = None  # see `intervals.contrary_share`; small is sure
-    reason: str | None = None  # why there is no value
+    too_few: TooFew | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return with_reason(
-            self.reason,
-            value=self.value,
-            interval95=self.interval,
-            contrary_share=self.contrary_share,
-        )
+        share = self.contrary_share
+        return self.with_reason(value=self.value, interval95=self.interval, contrary_share=share)
 
 
 def _differences(
@@ -195,7 +192,7 @@ def compare_with_first(
         pair = [0, number]
         found = _differences(rates[pair], resampled[pair], who.fewest, identical=identical)
         tars = dict(zip(first.fars, found[3:], strict=True))
-        tars |= {far: Difference(None, reason=str(why)) for far, why in first.unsupported.items()}
+        tars |= {far: Difference(None, too_few=few) for far, few in first.unsupported.items()}
         protocol = first.protocol
         accuracy, auc, eer = found[:3]
         results[name] = VerificationComparison(
@@ -278,7 +275,7 @@ def compare_identification(
         )
         for name, found in searches.items()
     }
-    reasons = {f: share.reason for f, share in reports[first].tpir_at_fpir.items()}
+    reasons = {f: share.too_few for f, share in reports[first].tpir_at_fpir.items()}
     supported = [fpir for fpir, reason in reasons.items() if reason is None]
     rates, resampled = {}, {}
     for name, found in searches.items():
@@ -294,7 +291,7 @@ def compare_identification(
             mated_people(reference),
             identical=all(a.same_scores(b) for a, b in zip(reference, found, strict=True)),
         )
-        tpirs = {fpir: Difference(None, reason=reason) for fpir, reason in reasons.items()}
+        tpirs = {fpir: Difference(None, too_few=reason) for fpir, reason in reasons.items()}
         tpirs |= dict(zip(supported, differences[len(ranks) :], strict=True))
         results[name] = IdentificationComparison(
             dict(zip(ranks, differences, strict=False)), tpirs, reports[first].num_people, bootstrap

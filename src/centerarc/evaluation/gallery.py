@@ -15,6 +15,7 @@ from centerarc.evaluation.scores import (
     check_embeddings,
     check_labels,
     embedding_lengths,
+    group_blocks,
     row_blocks,
 )
 
@@ -172,14 +173,10 @@ class _PersonScores:
         self.margin = 2 * (size + 4) * 2.0**-24
 
     def blocks(self, rows: IntArray) -> Iterator[tuple[int, Float32Array]]:
-        """Yield the first of some people, and their scores (people, n) of probes by number (n,).
-
-        The float32 scores are within half the margin. People are taken until they have
-        `_IMAGES` images, but at least one at a time.
-        """
+        """Yield the first of some people, and their float32 scores (people, n) of n probes."""
         unit = self._probes[rows].astype(np.float64) / self._probe_length[rows, None]
         probes = unit.astype(np.float32)
-        for first, end in self._runs(_IMAGES):
+        for first, end in group_blocks(self._starts, _IMAGES):
             start = self._starts[first]
             # People in rows: the highest of some rows is far faster than that of some columns.
             scores = self._unit[start : self._starts[end]] @ probes.T
@@ -188,24 +185,17 @@ class _PersonScores:
             yield first, scores
 
     def exact(self, rows: IntArray, people: IntArray) -> FloatArray:
-        """Return the scores of probes and people by number, (n,) each, in float64.
-
-        The highest cosine over the person's images; the same for equal embeddings.
-        """
+        """The scores of probes and people by number, (n,), in float64; equal for equal images."""
         counts = self._starts[people + 1] - self._starts[people]
-        ends = np.cumsum(counts)
+        starts = np.append(0, np.cumsum(counts))
         result = np.empty(rows.size)
-        begin = 0
-        while begin < rows.size:
-            before = ends[begin] - counts[begin]
-            end = max(begin + 1, int(np.searchsorted(ends, before + _KEPT, side="right")))
-            part = slice(begin, end)
-            offsets = ends[part] - counts[part] - before
+        for first, end in group_blocks(starts, _KEPT):
+            part = slice(first, end)
+            offsets = starts[part] - starts[first]
             each = np.repeat(self._starts[people[part]] - offsets, counts[part])
             images = self._order[each + np.arange(each.size)]
             scores = self._pairs(np.repeat(rows[part], counts[part]), images)
             result[part] = np.maximum.reduceat(scores, offsets)
-            begin = end
         return result
 
     def _pairs(self, rows: IntArray, images: npt.NDArray[Any]) -> FloatArray:
@@ -222,22 +212,12 @@ class _PersonScores:
     def _means(self) -> Float32Array:
         means = np.empty((self._num_people, self._images.shape[1]), dtype=np.float32)
         counts = np.diff(self._starts)
-        for first, end in self._runs(_GATHERED):
+        for first, end in group_blocks(self._starts, _GATHERED):
             start = self._starts[first]
             rows = self._unit_rows(self._order[start : self._starts[end]])
             sums = np.add.reduceat(rows, self._starts[first:end] - start, axis=0)
             means[first:end] = sums / counts[first:end, None]
         return means
-
-    def _runs(self, images: int) -> Iterator[tuple[int, int]]:
-        """Runs of people who have so many images together, but at least one person each."""
-        first = 0
-        while first < self._num_people:
-            reach = self._starts[first] + images
-            end = int(np.searchsorted(self._starts, reach, side="right")) - 1
-            end = max(end, first + 1)
-            yield first, end
-            first = end
 
 
 def _search(

@@ -96,22 +96,33 @@ class TooFew:
         return self.sentence()
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A rate and its 95 % interval."""
+class Supported:
+    """A record of which the data may not support every value."""
 
-    value: float | None  # the rate in [0, 1]; None when the data cannot support it
-    interval: Interval | None = None  # 95 % over people; None without `people` or without a value
-    too_few: TooFew | None = None  # why there is no value
+    too_few: TooFew | None  # why there is no value
 
     @property
     def reason(self) -> str | None:
         """Why there is no value, in words."""
         return None if self.too_few is None else str(self.too_few)
 
+    def with_reason(self, **values: Any) -> dict[str, Any]:
+        """Values as plain data for JSON, with the reason why some are missing if there is one."""
+        found: dict[str, Any] = plain(values)
+        return found if self.too_few is None else {**found, "reason": self.reason}
+
+
+@dataclass(frozen=True)
+class Estimate(Supported):
+    """A rate and its 95 % interval."""
+
+    value: float | None  # the rate in [0, 1]; None when the data cannot support it
+    interval: Interval | None = None  # 95 % over people; None without `people` or without a value
+    too_few: TooFew | None = None
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return with_reason(self.reason, value=self.value, interval95=self.interval)
+        return self.with_reason(value=self.value, interval95=self.interval)
 
 
 def plain(value: Any) -> Any:
@@ -127,12 +138,6 @@ def plain(value: Any) -> Any:
 def fields_of(record: object, *names: str) -> dict[str, Any]:
     """Some attributes of a record as plain data for JSON."""
     return {name: plain(getattr(record, name)) for name in names}
-
-
-def with_reason(reason: str | None, **values: Any) -> dict[str, Any]:
-    """Values as plain data for JSON, with the reason why some are missing if there is one."""
-    found: dict[str, Any] = plain(values)
-    return found if reason is None else {**found, "reason": reason}
 
 
 def percentile_interval(values: FloatArray, num_people: int) -> Interval:

@@ -137,11 +137,6 @@ def check_far(far: float) -> None:
         raise ValueError(f"far must be in (0, 1], got {far}")
 
 
-def unsupported_far(far: float, num_impostor: int) -> TooFew | None:
-    """Why `num_impostor` pairs cannot carry a false accept rate of `far`; None if they can."""
-    return TooFew.for_rate("FAR", far, "impostor", num_impostor)
-
-
 def allowed_accepts(far: float, num_impostor: int) -> int:
     """How many of `num_impostor` pairs may be accepted at a false accept rate of `far`."""
     # By the quotient, as a curve's rates are: 0.3 * 10 rounds to 2.999...
@@ -187,7 +182,7 @@ def tar_at_far(
     genuine, impostor = values.take(np.flatnonzero(labels)), values.take(np.flatnonzero(~labels))
     size = impostor.size
     for limit in limits:
-        reason = unsupported_far(limit, size)
+        reason = TooFew.for_rate("FAR", limit, "impostor", size)
         if reason is not None:
             raise ValueError(str(reason))
     allowed = [allowed_accepts(limit, size) for limit in limits]

@@ -137,6 +137,19 @@ def row_blocks(count: int, rows: int) -> Iterator[slice]:
     return (slice(start, min(start + rows, count)) for start in range(0, count, rows))
 
 
+def group_blocks(starts: IntArray, rows: int) -> Iterator[tuple[int, int]]:
+    """Yield ranges of groups with at most `rows` together, but at least one group each.
+
+    Group g, below G, has the rows from `starts[g]` up to `starts[g + 1]`; (G + 1,) from 0.
+    """
+    first = 0
+    while first < starts.size - 1:
+        end = int(np.searchsorted(starts, starts[first] + rows, side="right")) - 1
+        end = max(end, first + 1)
+        yield first, end
+        first = end
+
+
 def share_of(part: FloatArray, whole: Any) -> FloatArray:
     """Return part / whole; NaN without a warning where the whole is 0."""
     with np.errstate(invalid="ignore", divide="ignore"):

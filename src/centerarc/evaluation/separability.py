@@ -31,6 +31,7 @@ from centerarc.evaluation.scores import (
     IntArray,
     check_embeddings,
     check_labels,
+    group_blocks,
     row_blocks,
     share_of,
 )
@@ -293,12 +294,7 @@ class _Identities:
 def _identity_thresholds(
     people: _Identities, far: float, impostor_images: int, seed: int
 ) -> tuple[FloatArray | None, TooFew | None]:
-    """The lowest threshold of each identity, (C,), with FAR <= `far` among its impostor pairs.
-
-    The impostor pairs of an identity are all of its images with all images of others, of which at
-    most `impostor_images` are drawn. The threshold is given as the highest score that must be
-    rejected. None, and the reason, where an identity has fewer than 1 / `far` such pairs.
-    """
+    """The highest score of each identity (C,) that must be rejected, or why there is none."""
     drawn = np.arange(len(people.unit))
     if drawn.size > impostor_images:
         generator = np.random.default_rng(seed)
@@ -309,16 +305,11 @@ def _identity_thresholds(
     too_few = TooFew.for_rate("FAR", far, "impostor of each", int(pairs.min()))
     if too_few is not None:
         return None, too_few
-    ends = np.cumsum(people.sizes)
-    starts = ends - people.sizes
+    starts = np.append(0, np.cumsum(people.sizes))
     first_own = np.searchsorted(owner, np.arange(people.count))
     result = np.empty(people.count)
-    rows = max(1, _BLOCK_VALUES // drawn.size)
-    first = 0
-    while first < people.count:
-        # Whole identities, as many as fit; one with more images than fit is a block of its own.
-        last = max(first + 1, int(np.searchsorted(ends, starts[first] + rows, side="right")))
-        block = people.unit[starts[first] : ends[last - 1]] @ others.T
+    for first, last in group_blocks(starts, max(1, _BLOCK_VALUES // drawn.size)):
+        block = people.unit[starts[first] : starts[last]] @ others.T
         for identity in range(first, last):
             at = starts[identity] - starts[first]
             mine = block[at : at + people.sizes[identity]]
@@ -327,5 +318,4 @@ def _identity_thresholds(
             count = min(allowed_accepts(far, int(pairs[identity])), int(pairs[identity]) - 1)
             kth = scores.size - 1 - count
             result[identity] = np.partition(scores, kth)[kth]
-        first = last
     return result, None

@@ -15,6 +15,7 @@ from centerarc.evaluation.scores import (
     IntArray,
     check_embeddings,
     check_labels,
+    group_blocks,
     row_blocks,
 )
 
@@ -136,10 +137,7 @@ def pool_templates(
     starts = np.searchsorted(owner, np.arange(ids.size + 1)).astype(np.int64)
     new_medium = np.append(True, (medium[1:] != medium[:-1]) | (owner[1:] != owner[:-1]))
     pooled = np.empty((ids.size, values.shape[1]), dtype=np.float32)
-    first = 0
-    while first < ids.size:
-        end = int(np.searchsorted(starts, starts[first] + _GATHERED, side="right")) - 1
-        end = max(end, first + 1)
+    for first, end in group_blocks(starts, _GATHERED):
         part = slice(starts[first], starts[end])
         rows = values[order[part]] * factor[order[part], None]
         # The mean over each medium's images, and the sum over each template's media.
@@ -158,7 +156,6 @@ def pool_templates(
                 f"template {ids[first + gone[0]]!s}: its weighted images add up to nothing"
             )
         pooled[first:end] = sums / size[:, None]
-        first = end
     return Templates(
         ids,
         pooled,

@@ -22,6 +22,8 @@ from centerarc.evaluation.intervals import (
     Interval,
     PairPeople,
     RankedPairs,
+    Supported,
+    TooFew,
     WeightedCurves,
     check_resamples,
     estimate,
@@ -29,9 +31,8 @@ from centerarc.evaluation.intervals import (
     percentile_interval,
     plain,
     spread,
-    with_reason,
 )
-from centerarc.evaluation.roc_curve import Det, roc, thinned_det, unsupported_far
+from centerarc.evaluation.roc_curve import Det, roc, thinned_det
 from centerarc.evaluation.scores import (
     ROUNDED_UP,
     BoolArray,
@@ -55,7 +56,7 @@ FINE_FAR_LEVELS = (1e-5, 1e-6)
 
 
 @dataclass(frozen=True)
-class CalibratedThreshold:
+class CalibratedThreshold(Supported):
     """A threshold for a wanted false accept rate."""
 
     wanted_far: float  # the false accept rate that is not to be exceeded
@@ -66,12 +67,11 @@ class CalibratedThreshold:
     # 95 % of the rates that such thresholds would have among all of the people: what to expect of
     # new people.
     far_interval: Interval | None = None
-    reason: str | None = None  # why there is no threshold
+    too_few: TooFew | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return with_reason(
-            self.reason,
+        return self.with_reason(
             threshold=self.threshold,
             threshold_interval95=self.threshold_interval,
             far=self.far,
@@ -113,9 +113,9 @@ def calibrated_threshold(
     values, labels = check_scores_as_given(scores, same)
     who = None if people is None else PairPeople(people, labels)
     ranked = RankedPairs(values, labels)
-    reason = unsupported_far(far, ranked.impostor.size)
-    if reason is not None:
-        return CalibratedThreshold(far, None, None, reason=str(reason))
+    too_few = TooFew.for_rate("FAR", far, "impostor", ranked.impostor.size)
+    if too_few is not None:
+        return CalibratedThreshold(far, None, None, too_few=too_few)
     if who is None:
         return _calibrated(ranked, far)
 
@@ -241,7 +241,7 @@ class ScoredPairs:
         always = {*FAR_LEVELS, *fars}
         num_impostor = int(np.count_nonzero(~same))
         falling = sorted({*always, *FINE_FAR_LEVELS}, reverse=True)
-        reasons = {far: unsupported_far(far, num_impostor) for far in falling}
+        reasons = {far: TooFew.for_rate("FAR", far, "impostor", num_impostor) for far in falling}
         self.fars = [far for far, reason in reasons.items() if reason is None]
         self.unsupported = {far: why for far, why in reasons.items() if why and far in always}
         self.curve = roc(scores, same)
