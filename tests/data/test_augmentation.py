@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from centerarc.data import Augmentation, AugmentationConfig
-from centerarc.data.augmentation import LUMA, color_maps, movements, recolor
+from centerarc.data.augmentation import DRAWS, LUMA, Changes, color_maps, movements, recolor
 
 NONE = AugmentationConfig.none().model_dump()
 
@@ -179,8 +179,6 @@ def test_a_move_is_the_similarity_that_was_drawn(flip: bool) -> None:
     image = picture()[:40, :60].copy()
     moved = image.copy()
     settings = NONE | {"move": 1, "flip": float(flip), "rotation": 20, "zoom": 0.3, "shift": 0.1}
-    from centerarc.data.augmentation import DRAWS, Changes
-
     drawn = np.zeros((1, DRAWS))
     drawn[0, 6:10] = draws[0]
     Changes(drawn, AugmentationConfig(**settings), 40, 60).apply(0, moved)

@@ -2,7 +2,6 @@
 
 import re
 import struct
-import zipfile
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -67,11 +66,9 @@ def test_exif_orientation_is_applied(kind: str, orientation: int) -> None:
         4: QUARTERS[::-1],
         5: QUARTERS.transpose(1, 0, 2),
         6: np.rot90(QUARTERS, 1),
-        7: np.rot90(QUARTERS[:, ::-1], 1),
+        7: QUARTERS[::-1, ::-1].transpose(1, 0, 2),
         8: np.rot90(QUARTERS, -1),
     }[orientation]
-    if orientation == 7:
-        stored = QUARTERS[::-1, ::-1].transpose(1, 0, 2)
     exif = PIL.Image.Exif()
     exif[0x0112] = orientation
     picture = PIL.Image.fromarray(np.ascontiguousarray(stored))
@@ -94,9 +91,10 @@ def test_cmyk_jpeg() -> None:
     assert np.abs(centers(image) - centers(QUARTERS)).max() <= 12
 
 
-def test_sixteen_bits_keep_their_upper_byte() -> None:
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_sixteen_bits_keep_their_upper_byte(kind: str) -> None:
     values = np.array([[0, 255, 256, 0x7FFF], [0x8000, 0xABCD, 0xFF00, 0xFFFF]], dtype=np.uint16)
-    image = decode_image(encoded(PIL.Image.fromarray(values), "PNG"))
+    image = decode_image(encoded(PIL.Image.fromarray(values), kind))
     assert (image == (values >> 8)[:, :, None]).all()
 
 
@@ -124,15 +122,6 @@ def test_a_file_cut_off_is_refused(kind: str) -> None:
     for keep in (len(data) // 2, 12):
         with pytest.raises(ValueError):
             decode_image(data[:keep])
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [(b"", "0 bytes"), (b"hello, I am text", "known format"), (bytes(500), "known format")],
-)
-def test_what_is_no_image_says_so(data: bytes, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        decode_image(data)
 
 
 @pytest.mark.parametrize("side", [9_000, 60_000])
@@ -167,17 +156,11 @@ def test_pixels_of_unknown_range_are_refused_and_not_black(tmp_path: Path, kind:
         check_image_header(tmp_path / "a.tif")
 
 
-@pytest.mark.parametrize("kind", ["TIFF", "PPM"])
-def test_sixteen_bits_of_other_formats(kind: str) -> None:
-    values = np.array([[0, 255], [0xABCD, 0xFFFF]], dtype=np.uint16)
-    image = decode_image(encoded(PIL.Image.fromarray(values), kind))
-    assert (image == (values >> 8)[:, :, None]).all()
-
-
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (bytes(5000), "zero bytes only"),
+        (bytes(500), "zero bytes only"),
+        (b"PK\x03\x04\x14\0\0\0\0\0", "a ZIP archive"),
         (b"\xef\xbb\xbf\r\n<!DOCTYPE html><title>404</title>", "an HTML page"),
         (b"<HTML>", "an HTML page"),
         ("keine Gesichter, nur Wörter\n".encode(), "text"),
@@ -195,16 +178,12 @@ def test_what_is_no_image_is_called_what_it_is(tmp_path: Path, data: bytes, word
         check_image_header(tmp_path / "face.jpg")
 
 
-def test_an_archive_is_called_one(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "face.jpg", "w") as archive:
-        archive.writestr("1.txt", "x")
-    with pytest.raises(ValueError, match=r"known format, but a ZIP archive$"):
-        check_image_header(tmp_path / "face.jpg")
-
-
-def test_unknown_bytes_are_not_guessed_at() -> None:
-    with pytest.raises(ValueError, match=r"this is no image in a known format$"):
-        decode_image(bytes(range(1, 200)))
+@pytest.mark.parametrize(
+    ("data", "message"), [(b"", "0 bytes"), (bytes(range(1, 200)), "in a known format$")]
+)
+def test_nothing_and_unknown_bytes_are_not_guessed_at(data: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        decode_image(data)
 
 
 def test_a_rotation_behind_long_segments_is_applied_and_a_bomb_with_exif_refused() -> None:
@@ -224,9 +203,7 @@ def test_a_rotation_behind_long_segments_is_applied_and_a_bomb_with_exif_refused
 
 
 def jpeg(width: int, height: int, mode: str = "RGB", **options: Any) -> bytes:
-    buffer = BytesIO()
-    PIL.Image.new(mode, (width, height)).save(buffer, "JPEG", **options)
-    return buffer.getvalue()
+    return encoded(PIL.Image.new(mode, (width, height)), "JPEG", **options)
 
 
 @given(

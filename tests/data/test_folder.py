@@ -3,16 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 import pytest
 
 from centerarc.data import FolderSource
-
-
-def put(path: Path, value: int = 0, size: int = 8) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    PIL.Image.new("RGB", (size, size), (value, value, value)).save(path)
-    return path
+from tests.data.pictures import put
 
 
 def reasons(source: FolderSource) -> dict[str, str]:

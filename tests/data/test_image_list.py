@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -16,11 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from centerarc.data import ListSource, write_list
-
-
-def put(path: Path, value: int = 0, size: int = 8) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    PIL.Image.new("RGB", (size, size), (value, value, value)).save(path, "png")
+from tests.data.pictures import put
 
 
 def listed(source: ListSource) -> list[tuple[str, str, int]]:

@@ -70,12 +70,8 @@ def test_an_onnx_file_is_opened_with_its_preprocessing(tmp_path: Path) -> None:
     assert isinstance(opened.embedder, OnnxModel)
     assert (opened.kind, opened.network, opened.sha256) == ("onnx", None, sha256(path))
     assert str(opened.preprocessing) == "4 x 4 BGR, (x - 1) / 2"
-
-
-def test_the_order_of_dimensions_can_be_told(tmp_path: Path) -> None:
-    path = tiny(tmp_path / "m.onnx", ("n", "h", "w", "c"), nhwc=True)
-    opened = open_model(path, image_size=4, layout="nhwc")
-    assert opened.preprocessing.layout == "nhwc"
+    tiny(path, ("n", "h", "w", "c"), nhwc=True)
+    assert open_model(path, image_size=4, layout="nhwc").preprocessing.layout == "nhwc"
 
 
 @pytest.mark.parametrize(

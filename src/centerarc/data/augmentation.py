@@ -100,15 +100,7 @@ class Augmentation:
     def plan(
         self, key: tuple[int, ...], first_position: int, count: int, height: int, width: int
     ) -> "Changes":
-        """Draws the changes of consecutive images.
-
-        Args:
-            key: Names the stream of random numbers, such as (seed, epoch).
-            first_position: Position of the first image in the epoch.
-            count: How many images.
-            height: Of the images in pixels.
-            width: Of the images in pixels.
-        """
+        """Draws the changes of `count` consecutive images of an epoch; see `__call__`."""
         draws = uniform_draws(key, first_position, count, DRAWS)
         return Changes(draws, self.config, height, width)
 

@@ -187,9 +187,9 @@ class OnnxModel:
     def _chosen_output(self, wanted: str | None) -> str:
         outputs = self._session.get_outputs()
         names = [str(output.name) for output in outputs]
-        if wanted is None and len(names) == 1:
-            return names[0]
         if wanted is None:
+            if len(names) == 1:
+                return names[0]
             raise ValueError(
                 f"{str(self.path)!r} has {len(names)} outputs ({_names(outputs)}); output must "
                 "name the one that is the embedding"
@@ -267,7 +267,7 @@ class OnnxModel:
                 f"image{'s' if count > 1 else ''}; an embedding has ({count}, D)"
             )
         if fixed is None:
-            # Some say that they take any number and have a 1 inside.
+            # Some declare any number and have a 1 inside.
             try:
                 fixed = None if shape_for(2) == (2, shape[1]) else 1
             except ValueError:

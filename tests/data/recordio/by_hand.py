@@ -1,10 +1,9 @@
 """RecordIO in a few lines of struct, written from the format and not from the library."""
 
 import struct
-from io import BytesIO
 from pathlib import Path
 
-import PIL.Image
+from tests.data.pictures import picture
 
 PEOPLE = [3, 3, 8, 8, 8, 9]
 MAGIC = struct.pack("<I", 0xCED7230A)
@@ -53,13 +52,6 @@ def payload(label: float | tuple[float, ...], key: int, image: bytes = b"") -> b
         head = struct.pack("<IfQQ", len(label), 0.0, key, 0)
         return head + struct.pack(f"<{len(label)}f", *label) + image
     return struct.pack("<IfQQ", 0, label, key, 0) + image
-
-
-def picture(value: int, size: int = 8) -> bytes:
-    """A PNG of one gray."""
-    file = BytesIO()
-    PIL.Image.new("RGB", (size, size), (value, value, value)).save(file, "PNG")
-    return file.getvalue()
 
 
 def write(rec: Path, payloads: dict[int, bytes], *, idx: bool = True) -> dict[int, int]:

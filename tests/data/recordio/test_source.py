@@ -332,11 +332,20 @@ def test_a_walk_is_kept_too(large: Path) -> None:
     assert reads(large) == []
 
 
-@pytest.mark.parametrize("junk", [b"", b"PK\3\4 no zip", b"\x80\x04K\x01.", "pickled", "other"])
-def test_a_kept_file_that_is_none_is_found_again(large: Path, junk: bytes | str) -> None:
+@pytest.mark.parametrize(
+    "junk", [b"", b"PK\3\4 no zip", b"\x80\x04K\x01.", "pickled", "other", (8, 1), (10, 99)]
+)
+def test_a_kept_file_that_is_damaged_is_found_again(
+    large: Path, junk: bytes | str | tuple[int, int]
+) -> None:
     kept = large.with_name("train.labels.npz")
     if isinstance(junk, bytes):
         kept.write_bytes(junk)
+    elif isinstance(junk, tuple):  # flags (8: encrypted) or method (10) in the zip directory
+        reads(large)
+        data = bytearray(kept.read_bytes())
+        data[data.index(b"PK\1\2") + junk[0]] = junk[1]
+        kept.write_bytes(data)
     elif junk == "pickled":
         np.savez(kept, stamp=np.array([print], dtype=object))
     else:
@@ -443,15 +452,3 @@ def test_five_million_records_open_in_two_seconds_and_200_mb(tmp_path: Path) -> 
         rec.with_name("train.labels.npz").unlink()
     assert best_time < 2.0
     assert most_memory < 200
-
-
-@pytest.mark.parametrize(("at", "value"), [(8, 1), (10, 99)])
-def test_a_kept_file_whose_zip_directory_is_damaged_is_found_again(
-    large: Path, at: int, value: int
-) -> None:
-    reads(large)
-    kept = large.with_name("train.labels.npz")
-    data = bytearray(kept.read_bytes())
-    data[data.index(b"PK\1\2") + at] = value  # flags (8: encrypted) or method (10)
-    kept.write_bytes(data)
-    assert reads(large)[-1] == ALL

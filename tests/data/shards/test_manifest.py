@@ -20,7 +20,7 @@ from centerarc.data.shards import (
     write_shard,
 )
 from centerarc.data.shards.manifest import expand_braces
-from tests.data.shards.pictures import picture
+from tests.data.pictures import picture
 
 NAMES = ["Zoë", "Ann / Lee", "not utf-8 \udcff"]
 

@@ -15,7 +15,7 @@ import webdataset
 
 from centerarc.data import ShardSource
 from centerarc.data.shards import ShardSample, scan_shard, write_index, write_shard
-from tests.data.shards.pictures import picture, tar
+from tests.data.pictures import picture, tar
 
 
 def values(source: ShardSource) -> list[int]:

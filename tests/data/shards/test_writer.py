@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from centerarc.data import FolderSource, ShardSource
 from centerarc.data.shards import ShardSample, write_shard
 from centerarc.data.shards.writer import member_header, safe_key
-from tests.data.shards.pictures import picture
+from tests.data.pictures import picture
 
 ODD = [
     "Ann Lee",

@@ -59,10 +59,9 @@ _USUAL = re.compile(
 
 
 def parse_line(line: bytes, where: str = "") -> tuple[int | None, int, str]:
-    """Takes a line apart: `key label ... path` (im2rec) or `1 path label ...` (insightface).
+    """Key, first label and folder of `key label ... path` (im2rec) or `1 path label ...`.
 
-    Returns the key of the record, None in insightface's kind, whose lines are in order; the first
-    label; and the name of the folder that the image was in, empty if there is none.
+    The key is None in the second kind, insightface's; the folder is empty if there is none.
 
     Example:
         >>> parse_line(b"12\\t3.000000\\tAnn_Lee/1.jpg")
@@ -97,11 +96,7 @@ def _folder(path: str) -> str:
 
 
 def read_listing(path: Path) -> tuple[Ints | None, Ints, Ints, list[str]]:
-    """All of a .lst file: keys, labels, folders as places in the names, and their names.
-
-    There are no keys in insightface's kind. Raises `ValueError` that names a line that is damaged
-    or of another kind than the first.
-    """
+    """All of a .lst file: keys (None in insightface's kind), labels, folders, folders' names."""
     keys, labels, folders = array("q"), array("q"), array("q")
     names: dict[bytes, int] = {}
     number = 0
@@ -132,11 +127,7 @@ def read_listing(path: Path) -> tuple[Ints | None, Ints, Ints, list[str]]:
 
 
 def names_of_labels(path: Path, images: int, at: Ints, labels: Ints) -> list[str]:
-    """Names of people from a .lst whose lines are in the order of the images.
-
-    `at` has the number of an image of each person, and `labels` its label; other lines are passed
-    over. Raises `ValueError` if they do not fit, or folders do not tell people apart.
-    """
+    """Names of people by the lines of an image `at` of each, whose label is in `labels`."""
     order = np.argsort(at)
     wanted, found, count = at[order], [], 0
     for block in line_blocks(path):
@@ -162,11 +153,7 @@ def names_of_labels(path: Path, images: int, at: Ints, labels: Ints) -> list[str
 
 
 def listed_labels(path: Path, file: RecordFile, images: Index) -> tuple[Ints, dict[int, str]]:
-    """Label of each image from a .lst file, after comparing some with the .rec, and their names.
-
-    There are no names where folders do not tell people apart. Raises `ValueError` if the file does
-    not fit the images.
-    """
+    """Labels of images from a .lst that fits the .rec; names if folders tell people apart."""
     listed, labels, folders, texts = read_listing(path)
     keys, count = np.asarray(images.keys), len(images.offsets)
     if listed is not None:
@@ -214,12 +201,10 @@ def _some(count: int) -> Ints:
 
 
 def find_layout(file: RecordFile, index: Index) -> tuple[Index, Index]:
-    """Image records and identity records; files that mxnet's im2rec made have only images.
+    """Image records and identity records; without insightface's record 0 all are images.
 
-    In insightface's layout record 0 has no image and two labels n and m: images are keys 1 to
-    n - 1 and identity records n to m - 1. They are float32, so from 2^24 on n is looked for among
-    the records near it. Some writers leave the identity records out. Without such a record 0
-    every record is an image. Raises `ValueError` if record 0 does not fit the index.
+    Its labels n and m say that images are keys 1 to n - 1 and identity records n to m - 1, if any.
+    They are float32, so from 2^24 on n is looked for among the records near it.
     """
     keys, offsets = index
     head = read_heads(file, offsets[:1])
@@ -262,12 +247,8 @@ def image_labels(
 ) -> tuple[Ints, list[str]]:
     """Label of each image as stored, and what is wrong with identity records and labels.
 
-    A label is in its image's header. Identity records spare reading them all: one image's
-    header is read for the range that an identity record tells. Images near the ends of a range
-    that float32 rounds, and images that are in no range, are read themselves, so a damaged
-    identity record does no harm. Ranges of one label are one person, once the first and the last
-    image of each say so too. Where images here and there contradict their range, all are read.
-    Raises `ValueError` if no image has a readable label.
+    One header is read for each range that an identity record tells; images in no range, or near an
+    end that float32 rounds, are read themselves. If a sample contradicts its range, all are read.
     """
     keys, offsets = images
     starts, ends, problems = _ranges(file, people, len(offsets))
@@ -313,11 +294,10 @@ def image_labels(
 def _ask_more(
     offsets: Ints, starts: Ints, ends: Ints, known: Ints, read_labels: ReadLabels
 ) -> tuple[dict[int, tuple[int, int]], list[int]]:
-    """Reads more images where ranges share a label, and corrects `known` in place.
+    """Reads more images where ranges share a label: one person's, or a damaged label.
 
-    One person may have several ranges; a damaged label that is another person's looks the same.
-    One image against two or more is such a damaged header: its place, with its row and label, is
-    returned first. Other images that contradict their range are the identity records' own fault.
+    One image against two or more is damaged: `known` is corrected, and its place returned with its
+    row and label. Other images that contradict their range are returned second.
     """
     _, inverse, counts = np.unique(known, return_inverse=True, return_counts=True)
     shared = np.flatnonzero(counts[inverse] > 1)

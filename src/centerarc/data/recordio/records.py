@@ -93,10 +93,7 @@ class RecordFile(RandomAccessFile):
 
 
 def framed(payload: bytes) -> bytes:
-    """A payload as a record: frames before its parts, zeros up to a multiple of 4 bytes.
-
-    Where the payload holds the magic number at a multiple of 4 bytes it is split, so that a
-    reader that lost its way never takes it for the start of a record.
+    """A payload as a record, split where it holds the magic number at a multiple of 4 bytes.
 
     Example:
         >>> framed(b"face!").hex(" ", 4)
@@ -305,11 +302,7 @@ def label_values(
 
 
 def read_labels(file: RecordFile, offsets: Ints, progress: Progress | None = None) -> Ints:
-    """The labels in the headers of image records, -1 where the record is damaged.
-
-    Raises `ValueError` for a label that is not a whole number, negative or too large for a float32,
-    which would make one person of several. `progress` is called with the records done and all.
-    """
+    """The labels in the headers of image records, -1 where the record is damaged."""
     labels = np.empty(len(offsets), dtype=np.int64)
     for start in range(0, len(offsets), _BLOCK):
         block = offsets[start : start + _BLOCK]

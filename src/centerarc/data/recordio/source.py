@@ -123,10 +123,7 @@ def _by_key(keys: Ints, offsets: Ints) -> Index:
 
 
 def walked_index(file: RecordFile, progress: Progress | None = None) -> tuple[Index, list[str]]:
-    """The records of a file without .idx, and what is damaged, by a walk.
-
-    Keys are those in the records' headers, or 0, 1, ... where these repeat.
-    """
+    """The records of a file without .idx, keyed by their headers (else 0, 1, ...), and damage."""
     found, problems = array("q"), []
     for walked in walk(file, progress):
         if walked.problem is None:
@@ -154,11 +151,7 @@ _WORTH_KEEPING = 10_000
 
 
 class KeptFinds:
-    """Labels read from many headers, and an index found by a walk, for the next opening.
-
-    They are in `<name>.labels.npz` and count as long as length and time of the .rec are what
-    they were. Where the folder cannot be written to, they are found again each time.
-    """
+    """Labels and a walk's index, kept in a file until the size or time of the .rec changes."""
 
     def __init__(self, file: RecordFile, progress: Progress | None) -> None:
         self.path = file.path.with_name(f"{file.path.stem}.labels.npz")

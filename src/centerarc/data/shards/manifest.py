@@ -23,12 +23,7 @@ _MOST_SHARDS = 100_000
 
 
 def find_shards(location: str | os.PathLike[str]) -> list[Path]:
-    """The shards that a location names, in natural order (2 before 10), each once.
-
-    It is a folder with `*.tar` files (hidden ones are left out), one file, or a pattern with `*` or
-    with braces: `faces-{000000..000012}.tar`, `{train,extra}-*.tar`. Raises `ValueError` if there
-    are none, one that is named is missing, or they are compressed.
-    """
+    """The shards of a folder, file or pattern with `*` or braces, each once, in natural order."""
     text = os.fspath(location)
     path = Path(text)
     if path.is_dir():
@@ -204,10 +199,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest | None:
 
 
 def check_shards(folder: Path, manifest: Manifest, present: Iterable[str], *, all_of: bool) -> None:
-    """Checks without reading them that shards of a folder, or all of it, are as its manifest says.
-
-    Raises `ValueError` if one is not in the manifest, has another size or, of all, is missing.
-    """
+    """Checks names and sizes of shards, and with `all_of` that none is missing, by the manifest."""
     wanted, names = {shard.name: shard.bytes for shard in manifest.shards}, set(present)
     for name in sorted(names, key=natural_key):
         if name not in wanted:

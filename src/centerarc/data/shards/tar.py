@@ -110,9 +110,7 @@ def write_index(shard: str | os.PathLike[str], index: ShardIndex) -> None:
 def read_index(shard: str | os.PathLike[str]) -> ShardIndex | None:
     """The index beside a shard; None where there is none, or it is damaged or of another shard.
 
-    It belongs to the shard if that has the size it says and, where its first and its last image
-    are, the headers it remembers; so copying both keeps it good. Each image's own header is
-    compared when the image is read.
+    Size and the headers of the first and the last image decide, so that copies stay good.
     """
     try:
         index = _unpacked(read_arrays(index_path(shard)))

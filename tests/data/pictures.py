@@ -14,6 +14,13 @@ def picture(value: int, kind: str = "png", size: int = 8) -> bytes:
     return file.getvalue()
 
 
+def put(path: Path, value: int = 0, size: int = 8) -> Path:
+    """Writes a picture of one gray, whatever its name says, and the folders that it is in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(picture(value, "jpeg" if path.suffix == ".jpg" else "png", size))
+    return path
+
+
 def tar(
     path: Path, members: Iterable[tuple[str, bytes]], tar_format: int = tarfile.GNU_FORMAT
 ) -> Path:
