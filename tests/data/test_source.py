@@ -23,6 +23,7 @@ from centerarc.data import (
     subset,
 )
 from centerarc.data.decode import WrongSizeError
+from tests.data.pictures import put
 
 
 def test_sources_are_opened_by_name() -> None:
@@ -59,13 +60,6 @@ def test_a_path_tells_the_kind(tmp_path: Path) -> None:
         source_kind(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"a source must be a folder of .*, got .*notes\.txt'"):
         source_kind(tmp_path / "notes.txt")
-
-
-def test_a_folder_is_opened_by_its_path(tmp_path: Path) -> None:
-    (tmp_path / "ann").mkdir()
-    PIL.Image.new("RGB", (8, 8)).save(tmp_path / "ann" / "1.png")
-    source = open_source(tmp_path, image_size=4)
-    assert source.image(0).shape == (4, 4, 3)
 
 
 class Files(EncodedSource):
@@ -129,12 +123,15 @@ def test_a_source_travels_to_other_processes() -> None:
         Files([], image_size=0)
 
 
-@pytest.mark.parametrize("name", ["p.rec", "p.tar"])
-def test_a_person_may_be_named_like_a_container(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).mkdir()
-    (tmp_path / name / "1.png").write_bytes(file("PNG"))
+@pytest.mark.parametrize("name", ["ann", "p.rec", "p.tar"])
+def test_a_folder_is_opened_even_if_a_person_is_named_like_a_container(
+    tmp_path: Path, name: str
+) -> None:
+    put(tmp_path / name / "1.png")
     assert source_kind(tmp_path) == "folder"
-    assert open_source(tmp_path).identities == [name]
+    source = open_source(tmp_path, image_size=4)
+    assert source.identities == [name]
+    assert source.image(0).shape == (4, 4, 3)
 
 
 class Plain:

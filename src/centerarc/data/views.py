@@ -402,9 +402,22 @@ class MixedSource(_View):
     weights: npt.NDArray[np.float64]
 
     def __init__(self, parts: Sequence[Part], *, merge: bool) -> None:
-        _check(parts)
+        if not parts:
+            raise ValueError("parts must have at least one source, got none")
+        self.names: list[str] = []
+        for part in parts:
+            if not part.name or "/" in part.name:
+                raise ValueError(
+                    f"name of a part must not be empty and have no slash, got {part.name!r}"
+                )
+            if part.name in self.names:
+                raise ValueError(f"parts must each have a name of its own, got {part.name!r} twice")
+            if not 0 < part.weight < float("inf"):
+                raise ValueError(
+                    f"weight of part {part.name!r} must be above 0 and finite, got {part.weight}"
+                )
+            self.names.append(part.name)
         parts = [replace(part, source=as_source(part.source)) for part in parts]
-        self.names = [part.name for part in parts]
         self.sources = [part.source for part in parts]
         self._starts = np.cumsum([0, *(len(source) for source in self.sources)])
         label_of: dict[str, int] = {}
@@ -455,24 +468,6 @@ class MixedSource(_View):
         except ValueError as error:
             kind = WrongSizeError if isinstance(error, WrongSizeError) else ValueError
             raise kind(f"{self._name(index)}: {error}") from error
-
-
-def _check(parts: Sequence[Part]) -> None:
-    if not parts:
-        raise ValueError("parts must have at least one source, got none")
-    seen: set[str] = set()
-    for part in parts:
-        if not part.name or "/" in part.name:
-            raise ValueError(
-                f"name of a part must not be empty and have no slash, got {part.name!r}"
-            )
-        if part.name in seen:
-            raise ValueError(f"parts must each have a name of its own, got {part.name!r} twice")
-        seen.add(part.name)
-        if not 0 < part.weight < float("inf"):
-            raise ValueError(
-                f"weight of part {part.name!r} must be above 0 and finite, got {part.weight}"
-            )
 
 
 # Names of people in a file, one a line.
