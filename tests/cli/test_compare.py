@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.cli.test_evaluate import closed_stdout, run
+from tests.cli.test_evaluate import closed_stdout, loaded, run
 from tests.evaluation.protocols.faces import FLAGS, embeddings, folder, lfw_pairs, model
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def files(tmp_path_factory):
     root = tmp_path_factory.mktemp("compare")
     folder(root / "faces")
     model(root / "m.onnx")
@@ -32,25 +32,20 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _there(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _there(files, monkeypatch):
     monkeypatch.chdir(files)
     monkeypatch.setenv("COLUMNS", "200")
 
 
-def test_differences_are_those_of_the_single_evaluations(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_differences_are_those_of_the_single_evaluations(tmp_path, capsys):
     out = tmp_path / "c.json"
     assert run("compare", "one.json", "two.json", "--json", out) == 0
     shown = capsys.readouterr().out
     assert "two minus one" in shown
     assert "Doubt: " in shown
     assert "TAR at FAR 10 %" in shown
-    found = json.loads(out.read_text(encoding="utf-8"))
-    single = [
-        json.loads(Path(f"{name}.json").read_text(encoding="utf-8"))["verification"]
-        for name in ("one", "two")
-    ]
+    found = loaded(out)
+    single = [loaded(f"{name}.json")["verification"] for name in ("one", "two")]
     for rate in ("kfold_accuracy", "auc", "eer"):
         expected = single[1][rate]["value"] - single[0][rate]["value"]
         assert found["minus_first"]["two"]["verification"][rate]["value"] == pytest.approx(expected)
@@ -61,9 +56,7 @@ def test_differences_are_those_of_the_single_evaluations(
     assert found["command"].startswith("centerarc compare one.json two.json")
 
 
-def test_files_are_written_though_no_one_reads_what_is_printed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_are_written_though_no_one_reads_what_is_printed(tmp_path, monkeypatch):
     pytest.importorskip("plotly")
     closed_stdout(monkeypatch)
     words = ["--json", tmp_path / "c.json", "--report", tmp_path / "c.html"]
@@ -72,7 +65,7 @@ def test_files_are_written_though_no_one_reads_what_is_printed(
     assert (tmp_path / "c.html").exists()
 
 
-def test_more_than_two_models_and_their_page(tmp_path: Path) -> None:
+def test_more_than_two_models_and_their_page(tmp_path):
     pytest.importorskip("plotly")
     (tmp_path / "again.json").write_bytes(Path("one.json").read_bytes())
     (tmp_path / "one.scores.npz").write_bytes(Path("one.scores.npz").read_bytes())
@@ -85,9 +78,7 @@ def test_more_than_two_models_and_their_page(tmp_path: Path) -> None:
     assert "again and one cannot be told apart" in text
 
 
-def test_searches_of_the_same_probes_are_compared(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_searches_of_the_same_probes_are_compared(tmp_path, capsys):
     pytest.importorskip("plotly")
     strangers = [("e", "Eve", [1, 1]), ("f", "Fay", [1, 2])]
     for name, wrong in (("a", [1, 3]), ("b", [3, 1])):
@@ -99,7 +90,7 @@ def test_searches_of_the_same_probes_are_compared(
     words = [tmp_path / "a.json", tmp_path / "b.json", "--json", tmp_path / "c.json"]
     assert run("compare", *words, "--report", tmp_path / "c.html") == 0
     assert "b minus a" in capsys.readouterr().out
-    found = json.loads((tmp_path / "c.json").read_text(encoding="utf-8"))
+    found = loaded(tmp_path / "c.json")
     difference = found["minus_first"]["b"]["identification"]["cmc"]
     assert [difference[rank]["value"] for rank in "12"] == [-0.5, 0.0]
     assert "TPIR at FPIR 50" in (tmp_path / "c.html").read_text(encoding="utf-8")
@@ -107,9 +98,7 @@ def test_searches_of_the_same_probes_are_compared(
     assert "are of different protocols" in capsys.readouterr().err
 
 
-def test_files_of_one_name_are_called_by_their_paths(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_files_of_one_name_are_called_by_their_paths(tmp_path, capsys):
     (tmp_path / "one.json").write_bytes(Path("two.json").read_bytes())
     (tmp_path / "two.scores.npz").write_bytes(Path("two.scores.npz").read_bytes())
     assert run("compare", "one.json", tmp_path / "one.json") == 0
@@ -130,10 +119,8 @@ def test_files_of_one_name_are_called_by_their_paths(
         (["one.json", "fold.json"], "are not of the same pairs"),
     ],
 )
-def test_wrong_input_is_one_line(
-    capsys: pytest.CaptureFixture[str], words: list[str], message: str
-) -> None:
-    content = json.loads(Path("two.json").read_text(encoding="utf-8"))
+def test_wrong_input_is_one_line(capsys, words, message):
+    content = loaded("two.json")
     for name in ("alone", "cut"):
         text = json.dumps({**content, "scores": f"{name}.scores.npz"})
         Path(f"{name}.json").write_text(text, encoding="utf-8")
@@ -145,8 +132,8 @@ def test_wrong_input_is_one_line(
     assert error.count("\n") == 1
 
 
-def test_a_pickle_in_the_scores_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    content = json.loads(Path("two.json").read_text(encoding="utf-8"))
+def test_a_pickle_in_the_scores_is_refused(capsys):
+    content = loaded("two.json")
     Path("bad.json").write_text(json.dumps({**content, "scores": "bad.npz"}), encoding="utf-8")
     np.savez("bad.npz", scores=np.array([object()], dtype=object))
     assert run("compare", "one.json", "bad.json") == 2

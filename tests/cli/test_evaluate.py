@@ -25,7 +25,7 @@ from tests.evaluation.protocols.faces import (
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def files(tmp_path_factory):
     root = tmp_path_factory.mktemp("evaluate")
     folder(root / "faces")
     lfw_pairs(root / "pairs.txt")
@@ -34,26 +34,41 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _there(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _there(files, monkeypatch):
     monkeypatch.chdir(files)
     monkeypatch.setenv("COLUMNS", "200")
 
 
-def run(*words: object) -> int:
+def run(*words):
     with pytest.raises(SystemExit) as stop:
         main([str(word) for word in words])
     assert isinstance(stop.value.code, int)
     return stop.value.code
 
 
-def closed_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
+def loaded(path):
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def evaluated(out, *words):
+    """What an evaluation writes."""
+    assert run("evaluate", *words, "--json", out) == 0
+    return loaded(out)
+
+
+def plain(shown):
+    """What was printed, without the lines of tables."""
+    return " ".join(shown.replace("│", " ").split())
+
+
+def closed_stdout(monkeypatch):
     """Nobody reads what is printed, as after `| head -2`."""
 
     class Closed(io.StringIO):
-        def write(self, text: str) -> int:
+        def write(self, text):
             raise BrokenPipeError
 
-        def flush(self) -> None:
+        def flush(self):
             raise BrokenPipeError
 
     monkeypatch.setattr(sys, "stdout", Closed())
@@ -63,23 +78,18 @@ ONNX = ["m.onnx", *FLAGS, "--workers", 0]
 PAIRS = ["--pairs", "pairs.txt", "--images", "faces"]
 
 
-def test_pairs_give_a_table_and_json_with_the_scores_beside(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out.json"
-    assert run("evaluate", *ONNX, *PAIRS, "--json", out) == 0
-    shown = capsys.readouterr().out
-    for words in ("2 folds", "EER", "compactness", "those that the pairs file names"):
-        assert words in " ".join(shown.replace("│", " ").split())
-    found = json.loads(out.read_text(encoding="utf-8"))
+def test_pairs_give_a_table_and_json_with_the_scores_beside(tmp_path, capsys):
+    found = evaluated(tmp_path / "out.json", *ONNX, *PAIRS)
     numbers = found["verification"]
-    said = " ".join(shown.replace("│", " ").split())
+    said = plain(capsys.readouterr().out)
+    for words in ("2 folds", "EER", "compactness", "those that the pairs file names"):
+        assert words in said
     assert f"threshold {numbers['threshold']:.4f}" in said
     assert "always giving the more frequent answer: 50.00 %" in said
     assert f"± {100 * numbers['fold_std']:.2f} points" in said
     assert "TAR at FAR 10 % - FAR 10 % needs at least 10 impostor pairs, there are 6" in said
     assert (numbers["num_genuine"], numbers["num_impostor"], numbers["num_people"]) == (6, 6, 6)
-    assert f"{100 * numbers['kfold_accuracy']['value']:.2f} %" in shown
+    assert f"{100 * numbers['kfold_accuracy']['value']:.2f} %" in said
     assert numbers["tar_at_far"]["0.1"]["value"] is None
     assert found["data"]["distinct_images"] == 12
     assert found["model"]["preprocessing"]["image_size"] == 4
@@ -89,34 +99,29 @@ def test_pairs_give_a_table_and_json_with_the_scores_beside(
         assert stored["scores"][3] == pytest.approx(cosine(("Ann", 1), ("Cyd", 2)), rel=1e-6)
 
 
-def test_the_recorded_command_repeats_the_evaluation(tmp_path: Path) -> None:
-    words = ["evaluate", *ONNX, *PAIRS, "--folds", "2", "--mirror", "--far", "0.5", "0.25"]
-    assert run(*words, "--json", tmp_path / "a.json") == 0
-    first = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
+def test_the_recorded_command_repeats_the_evaluation(tmp_path):
+    words = [*ONNX, *PAIRS, "--folds", "2", "--mirror", "--far", "0.5", "0.25"]
+    first = evaluated(tmp_path / "a.json", *words)
     command = shlex.split(first["command"])
     assert command[0] == "centerarc"
     (tmp_path / "a.json").unlink()
     assert run(*command[1:]) == 0
-    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == first
+    assert loaded(tmp_path / "a.json") == first
     assert first["data"]["folds"] == [2]
     assert "best_accuracy" in first["verification"]
     assert "0.25" in first["verification"]["tar_at_far"]
 
 
-def test_embeddings_score_like_the_model_that_made_them(tmp_path: Path) -> None:
+def test_embeddings_score_like_the_model_that_made_them(tmp_path):
     file = tmp_path / "e.npz"
     assert run("embed", "faces", "--model", "m.onnx", *FLAGS, "-o", file, "--workers", 0) == 0
-    assert run("evaluate", *ONNX, *PAIRS, "--json", tmp_path / "a.json") == 0
-    assert run("evaluate", file, "--pairs", "pairs.txt", "--json", tmp_path / "b.json") == 0
-    a, b = (json.loads((tmp_path / f"{n}.json").read_text(encoding="utf-8")) for n in "ab")
-    assert a["verification"] == b["verification"]
-    assert a["pairs_sha256"] == b["pairs_sha256"]
-    assert a["separability"] == b["separability"]
+    a = evaluated(tmp_path / "a.json", *ONNX, *PAIRS)
+    b = evaluated(tmp_path / "b.json", file, "--pairs", "pairs.txt")
+    for part in ("verification", "pairs_sha256", "separability"):
+        assert a[part] == b[part]
 
 
-def test_a_run_and_a_public_checkpoint_are_models_too(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_and_a_public_checkpoint_are_models_too(tmp_path, capsys):
     import torch
 
     from centerarc.models import create_model, save_weights
@@ -130,22 +135,18 @@ def test_a_run_and_a_public_checkpoint_are_models_too(
     assert run(*words, "--architecture", "mobilefacenet") == 0
 
 
-def test_a_list_is_broken_down_by_its_columns(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_list_is_broken_down_by_its_columns(tmp_path, capsys):
     rows = ["image_a,image_b,same,light,age_a,age_b"]
-    for i, name in enumerate(["Ann", "Bob", "Cyd", "Dan"]):
-        other = ["Ann", "Bob", "Cyd", "Dan"][i - 1]
+    people = ["Ann", "Bob", "Cyd", "Dan"]
+    for i, name in enumerate(people):
+        other = people[i - 1]
         light = "dark" if i % 2 else "bright"
         for a, b, same in ((name, name, 1), (name, other, 0)):
             rows.append(f"{a}/{a}_0001.png,{b}/{b}_0002.png,{same},{light},old,young")
     (tmp_path / "list.csv").write_text("\n".join(rows), encoding="utf-8")
     words = ["--pairs", tmp_path / "list.csv", "--images", "faces", "--by", "light", "age"]
-    assert run("evaluate", *ONNX, *words, "--json", tmp_path / "o.json") == 0
-    shown = capsys.readouterr().out
-    assert "By light" in shown
-    found = json.loads((tmp_path / "o.json").read_text(encoding="utf-8"))["verification"]
-    groups = found["breakdowns"]
+    groups = evaluated(tmp_path / "o.json", *ONNX, *words)["verification"]["breakdowns"]
+    assert "By light" in capsys.readouterr().out
     assert [group["name"] for group in groups["light"]["groups"]] == ["bright", "dark"]
     assert [group["name"] for group in groups["age"]["groups"]] == ["old | young"]
     assert groups["light"]["groups"][0]["num_genuine"] == 2
@@ -167,48 +168,40 @@ def ages(path: Path, count: int) -> Path:
     return path
 
 
-def test_numbers_are_cut_into_groups_and_groups_too_small_say_why(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_numbers_are_cut_into_groups_and_groups_too_small_say_why(tmp_path, capsys):
     words = [tmp_path / "l.npz", "--pairs", ages(tmp_path / "l.csv", 80), "--resamples", 0]
-    assert run("evaluate", *words, "--by", "light,age", "--json", tmp_path / "o.json") == 0
+    assert run("evaluate", *words, "--by", "light,age") == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "By age: no group can be judged. '0' needs at least 30 pairs of either kind" in said
     assert "likewise 79 more" in said
     assert "--by age=20,40,60" in said
     assert "worst" not in said  # one group, and none, have no worst one
-    assert run("evaluate", *words, "--by", "age=35,70,light", "--json", tmp_path / "o.json") == 0
+    found = evaluated(tmp_path / "o.json", *words, "--by", "age=35,70,light")
     shown = capsys.readouterr().out
-    found = json.loads((tmp_path / "o.json").read_text(encoding="utf-8"))["verification"]
-    groups = found["breakdowns"]["age"]["groups"]
+    groups = found["verification"]["breakdowns"]["age"]["groups"]
     assert [group["name"] for group in groups] == ["under 35", "35 to 70", "70 and over"]
     assert [group["num_genuine"] for group in groups] == [35, 35, 10]
     assert "'70 and over' needs at least 30 pairs of either kind, there are 10" in shown
     assert "gap," in shown
 
 
-def test_a_value_that_cannot_be_cut_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_value_that_cannot_be_cut_is_one_line(tmp_path, capsys):
     words = [tmp_path / "l.npz", "--pairs", ages(tmp_path / "l.csv", 40)]
     assert run("evaluate", *words, "--by", "light=20") == 2
     assert "l.csv, line 2: light must be a number to be cut, got 'dark'" in capsys.readouterr().err
 
 
-def test_several_numbers_may_have_commas_or_blanks_between(tmp_path: Path) -> None:
-    found = []
-    for far, folds in ((["0.5", "0.25"], ["1", "2"]), (["0.5,0.25"], ["1,2"])):
-        words = [*ONNX, *PAIRS, "--far", *far, "--folds", *folds, "--json", tmp_path / "o.json"]
-        assert run("evaluate", *words) == 0
-        found.append(json.loads((tmp_path / "o.json").read_text(encoding="utf-8")))
+def test_several_numbers_may_have_commas_or_blanks_between(tmp_path):
+    found = [
+        evaluated(tmp_path / "o.json", *ONNX, *PAIRS, "--far", *far, "--folds", *folds)
+        for far, folds in ((["0.5", "0.25"], ["1", "2"]), (["0.5,0.25"], ["1,2"]))
+    ]
     assert found[0] == found[1]
     assert found[0]["data"]["folds"] == [1, 2]
     assert found[0]["verification"]["settings"]["far"] == [0.5, 0.25]
 
 
-def test_files_are_written_though_no_one_reads_what_is_printed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_are_written_though_no_one_reads_what_is_printed(tmp_path, monkeypatch):
     pytest.importorskip("plotly")
     closed_stdout(monkeypatch)
     words = ["--json", tmp_path / "o.json", "--report", tmp_path / "o.html"]
@@ -217,10 +210,8 @@ def test_files_are_written_though_no_one_reads_what_is_printed(
         assert (tmp_path / name).exists()
 
 
-def test_what_was_found_is_shown_though_a_file_cannot_be_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
+def test_what_was_found_is_shown_though_a_file_cannot_be_written(tmp_path, capsys, monkeypatch):
+    def full(*_):
         raise OSError("no space left")
 
     monkeypatch.setattr("centerarc.evaluation.protocols.result_files.write_evaluation", full)
@@ -230,37 +221,32 @@ def test_what_was_found_is_shown_though_a_file_cannot_be_written(
     assert "no space left" in err
 
 
-def test_a_page_without_pictures_has_no_faces_and_no_names(tmp_path: Path) -> None:
+def test_a_page_without_pictures_has_no_faces_and_no_names(tmp_path):
     pytest.importorskip("plotly")
     pages = []
     for flag in ([], ["--no-pictures"]):
-        words = [*flag, "--report", tmp_path / "r.html", "--json", tmp_path / "o.json"]
-        assert run("evaluate", *ONNX, *PAIRS, *words) == 0
+        words = [*ONNX, *PAIRS, *flag, "--report", tmp_path / "r.html"]
+        command = evaluated(tmp_path / "o.json", *words)["command"]
         pages.append((tmp_path / "r.html").read_text(encoding="utf-8"))
     with_pictures, without = (
         ["data:image/jpeg" in page, bool(re.search(r"\b(Cyd|Fay)(\b|_0)", page))] for page in pages
     )
     assert with_pictures == [True, True]
     assert without == [False, False]
-    command = json.loads((tmp_path / "o.json").read_text(encoding="utf-8"))["command"]
     assert command.endswith(" --no-pictures")
 
 
-def test_a_bin_set_says_that_people_are_unknown(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bin_set_says_that_people_are_unknown(tmp_path, capsys):
     path = bin_set(tmp_path / "lfw.bin", Path("faces"))
     assert run("evaluate", *ONNX, "--pairs", path, "--convention", "grid") == 0
-    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    shown = plain(capsys.readouterr().out)
     assert "10 folds" in shown
     assert "convention grid" in shown
     assert "None: the people of the pairs were not given." in shown
     assert "compactness" not in shown
 
 
-def test_probes_are_looked_up_in_a_gallery(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_probes_are_looked_up_in_a_gallery(tmp_path, capsys):
     for person in ("Ann", "Bob", "Cyd"):
         picture(tmp_path / "gallery" / person / "1.png", person, 1)
     for person in ("Ann", "Bob", "Eve"):
@@ -270,10 +256,9 @@ def test_probes_are_looked_up_in_a_gallery(
     picture(tmp_path / "more" / "Ann" / "9.png", "Fay", 1)
     words = ["--gallery", tmp_path / "gallery", "--probes", tmp_path / "probes"]
     words += ["--distractors", tmp_path / "more", "--ranks", 1, 2, "--fpir", 0.5, 0.1]
-    assert run("evaluate", *ONNX, *words, "--json", tmp_path / "o.json") == 0
-    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    found = evaluated(tmp_path / "o.json", *ONNX, *words)["identification"]
+    said = plain(capsys.readouterr().out)
     assert "2 of them distractors" in said
-    found = json.loads((tmp_path / "o.json").read_text(encoding="utf-8"))["identification"]
     assert f"threshold {found['tpir_at_fpir']['0.5']['thresholds'][0]:.4f}; 2 probes" in said
     assert "FPIR 10 % needs at least 10 probes" in said
     assert found["gallery_people"] == [4]
@@ -291,16 +276,15 @@ def test_probes_are_looked_up_in_a_gallery(
     assert found["tpir_at_fpir"]["0.1"]["value"] is None
 
 
-def test_files_of_embeddings_need_no_model(tmp_path: Path) -> None:
+def test_files_of_embeddings_need_no_model(tmp_path):
     gallery = embeddings(tmp_path / "g.npz", [("a", "Ann", [1, 0]), ("b", "Bob", [0, 1])])
     probes = embeddings(tmp_path / "p.npz", [("c", "Ann", [3, 1]), ("d", "Bob", [2, 1])])
     words = ["--gallery", gallery, "--probes", probes, "--ranks", "1", "2"]
-    assert run("evaluate", *words, "--json", tmp_path / "o.json") == 0
-    found = json.loads((tmp_path / "o.json").read_text(encoding="utf-8"))["identification"]
+    found = evaluated(tmp_path / "o.json", *words)["identification"]
     assert [found["cmc"][rank]["value"] for rank in "12"] == [0.5, 1.0]
 
 
-def test_templates_are_judged_in_both_ways(tmp_path: Path) -> None:
+def test_templates_are_judged_in_both_ways(tmp_path):
     rows = ["template,image,identity,role"]
     for person in ("Ann", "Bob", "Cyd"):
         rows.append(f"{person}-known,{person}/{person}_0001.png,{person},gallery")
@@ -309,9 +293,7 @@ def test_templates_are_judged_in_both_ways(tmp_path: Path) -> None:
     pairs = ["template_a,template_b,same", "Ann-known,Ann-asked,1", "Ann-known,Bob-asked,0"]
     (tmp_path / "p.csv").write_text("\n".join(pairs), encoding="utf-8")
     words = ["--templates", tmp_path / "t.csv", "--pairs", tmp_path / "p.csv", "--images", "faces"]
-    out = tmp_path / "o.json"
-    assert run("evaluate", *ONNX, *words, "--weighting", "norm", "--json", out) == 0
-    found = json.loads(out.read_text(encoding="utf-8"))
+    found = evaluated(tmp_path / "o.json", *ONNX, *words, "--weighting", "norm")
     assert found["templates"]["weighting"] == "norm"
     assert found["identification"]["cmc"]["1"]["value"] == 1.0
     with np.load(tmp_path / "o.scores.npz") as stored:
@@ -319,7 +301,7 @@ def test_templates_are_judged_in_both_ways(tmp_path: Path) -> None:
         np.testing.assert_allclose(stored["scores"], expected, rtol=1e-5)
 
 
-def test_the_page_is_written_with_the_result(tmp_path: Path) -> None:
+def test_the_page_is_written_with_the_result(tmp_path):
     pytest.importorskip("plotly")
     out = tmp_path / "r.html"
     assert run("evaluate", *ONNX, *PAIRS, "--report", out, "--title", "Tiny & <small>") == 0
@@ -375,9 +357,7 @@ NAN = [("Ann/Ann_0001.png", "Ann", [1, 0]), ("Ann/Ann_0002.png", "Ann", [float("
         ([*ONNX, "--ijb", "faces", "--images", "faces"], "must have one file *_face_tid_mid.txt"),
     ],
 )
-def test_wrong_input_is_one_line_with_its_place(
-    files: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
-) -> None:
+def test_wrong_input_is_one_line_with_its_place(files, capsys, words, message):
     Path("unknown.txt").write_text("1\nZoe\t1\t2\nAnn\t1\tBob\t2\n", encoding="utf-8")
     Path("column.csv").write_text("image_a,image_b,sane\na,b,1\n", encoding="utf-8")
     first = "faces/Ann/Ann_0001.png"
@@ -398,9 +378,7 @@ def test_wrong_input_is_one_line_with_its_place(
     assert error.count("\n") == 1
 
 
-def test_a_model_without_direction_is_told_by_the_image(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_model_without_direction_is_told_by_the_image(tmp_path, capsys):
     from PIL import Image
 
     folder(tmp_path / "faces", "Ann Bob")
@@ -411,7 +389,7 @@ def test_a_model_without_direction_is_told_by_the_image(
     assert "m.onnx: the embedding of 'Bob/Bob_0002.png' has length 0" in capsys.readouterr().err
 
 
-def test_the_command_loads_without_torch() -> None:
+def test_the_command_loads_without_torch():
     code = "import sys, centerarc.cli.evaluate; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

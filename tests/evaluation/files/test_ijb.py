@@ -130,19 +130,17 @@ def test_a_broken_line_of_images_is_found(tmp_path, read, text, message):
 
 
 def test_subjects_of_templates(tmp_path):
-    text = (
-        "TEMPLATE_ID,SUBJECT_ID,FILENAME,FACE_X\n9,1,img/1.png,3\n9,1,img/2.png,4\n2,5,f/3.png,1\n"
-    )
+    text = "TEMPLATE_ID,SUBJECT_ID,FILENAME,FACE_X\n9,1,a.png,3\n9,1,b.png,4\n2,5,f/3.png,1\n"
     templates, subjects = read_ijb_subjects(put(tmp_path, text))
     assert (templates.tolist(), subjects.tolist()) == ([2, 9], [5, 1])
-    with pytest.raises(ValueError, match="line 5: template 9 is of subject 4, but of 1 on line 2"):
-        read_ijb_subjects(put(tmp_path, text + "9,4,x.png,1\n"))
-    with pytest.raises(ValueError, match=r"no column 'SUBJECT_ID'.* closest is 'SUBJECT'"):
-        read_ijb_subjects(put(tmp_path, text.replace("SUBJECT_ID", "SUBJECT")))
-    with pytest.raises(ValueError, match="line 5: SUBJECT_ID must be a whole number, got 'a'"):
-        read_ijb_subjects(put(tmp_path, text + "9,a,x.png,1\n"))
-    with pytest.raises(ValueError, match="there is no template"):
-        read_ijb_subjects(put(tmp_path, text.splitlines()[0]))
+    for broken, message in (
+        (text + "9,4,x.png,1\n", "line 5: template 9 is of subject 4, but of 1 on line 2"),
+        (text.replace("SUBJECT_ID", "SUBJECT"), r"no column 'SUBJECT_ID'.* closest is 'SUBJECT'"),
+        (text + "9,a,x.png,1\n", "line 5: SUBJECT_ID must be a whole number, got 'a'"),
+        (text.splitlines()[0], "there is no template"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read_ijb_subjects(put(tmp_path, broken))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Pairs of LFW's format and of CSV lists: what they say is kept, and mistakes are found by line."""
 
 import csv
-import io
 import pickle
 
 import numpy as np
@@ -9,7 +8,6 @@ import PIL.Image
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from centerarc.evaluation import PairImages, make_pairs, read_pairs
 from centerarc.evaluation.files import ListedImages, read_pair_list, read_template_list
@@ -24,14 +22,28 @@ TWO_FOLDS = (
 )  # fmt: skip
 
 
-def write(tmp_path, text):
-    path = tmp_path / "pairs.txt"
-    path.write_text(text, encoding="utf-8")
+def put(tmp_path, text, name="pairs.csv"):
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return path
 
 
+def pictures(root, names):
+    for value, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.new("RGB", (4, 4), (value, value, value)).save(path)
+
+
+# LFW's format.
+
+
+def lfw(tmp_path, text):
+    return read_pairs(put(tmp_path, text, "pairs.txt"))
+
+
 def test_the_lfw_format(tmp_path):
-    pairs = read_pairs(write(tmp_path, TWO_FOLDS + "\n\n"))
+    pairs = lfw(tmp_path, TWO_FOLDS + "\n\n")
     assert pairs.people[0].tolist() == ["Ann_Lee", "Ann_Lee", "Cy", "Cy"]
     assert pairs.people[1].tolist() == ["Ann_Lee", "Bo", "Cy", "Dee Dee"]
     first, second = "Ann_Lee/Ann_Lee_0001", "Cy/Cy_0002"
@@ -46,13 +58,13 @@ def test_the_lfw_format(tmp_path):
 
 
 def test_a_file_of_one_fold_and_blanks_between(tmp_path):
-    pairs = read_pairs(write(tmp_path, "1\nAnn 1 2\nAnn 1 Bo 3"))
+    pairs = lfw(tmp_path, "1\nAnn 1 2\nAnn 1 Bo 3")
     assert pairs.fold.tolist() == [1, 1]
     assert len(pairs) == 2
 
 
 def test_selected_folds_keep_their_numbers_and_lines(tmp_path):
-    pairs = read_pairs(write(tmp_path, TWO_FOLDS)).select_folds([2])
+    pairs = lfw(tmp_path, TWO_FOLDS).select_folds([2])
     assert pairs.fold.tolist() == [2, 2]
     assert pairs.line.tolist() == [4, 5]
     # First images are numbered before second ones.
@@ -87,47 +99,40 @@ def test_selected_folds_keep_their_numbers_and_lines(tmp_path):
 )
 def test_a_broken_file_is_named_with_its_line(tmp_path, text, message):
     with pytest.raises(ValueError, match=f"pairs.txt.*{message}"):
-        read_pairs(write(tmp_path, text))
+        lfw(tmp_path, text)
 
 
 def test_a_file_that_is_not_utf8_is_named_with_its_line(tmp_path):
-    path = tmp_path / "pairs.txt"
-    path.write_bytes("1 1\nAnn 1 2\nAnn 1 Jos\u00e9 2\n".encode("latin-1"))
+    text = "1 1\nAnn 1 2\nAnn 1 Jos\u00e9 2\n".encode("latin-1")
     with pytest.raises(ValueError, match=r"pairs\.txt, line 3: the file must be UTF-8.* 0xe9"):
-        read_pairs(path)
+        lfw(tmp_path, text)
 
 
-def lfw_picture(root, name, number, suffix="png", value=0):
-    (root / name).mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    Image.fromarray(np.full((8, 8, 3), value, np.uint8)).save(buffer, "PNG")
-    (root / name / f"{name}_{number:04d}.{suffix}").write_bytes(buffer.getvalue())
+LFW_NAMES = [f"Ann_Lee/Ann_Lee_000{n}" for n in (1, 2)] + [
+    "Bo/Bo_0003",
+    "Cy/Cy_0002",
+    "Cy/Cy_0010",
+    "Dee Dee/Dee Dee_0001",
+]
 
 
 def test_every_image_is_listed_once(tmp_path):
-    pairs = read_pairs(write(tmp_path, TWO_FOLDS))
-    root = tmp_path / "faces"
-    wanted = [("Ann_Lee", 1), ("Ann_Lee", 2), ("Bo", 3), ("Cy", 2), ("Cy", 10), ("Dee Dee", 1)]
-    for value, (name, number) in enumerate(wanted):
-        lfw_picture(root, name, number, value=value)
-    lfw_picture(root, "Ann_Lee", 9)  # not in any pair
-    source = PairImages(pairs, root)
-    assert len(source) == len(wanted)
-    for side, (index, listed) in enumerate(
-        ((source.index_a, pairs.index_a), (source.index_b, pairs.index_b))
-    ):
-        names = [source.identities[source.labels[i]] for i in index]
-        assert names == pairs.people[side].tolist()
-        values = [int(source.image(int(i))[0, 0, 0]) for i in index]
-        found = [f"{wanted[v][0]}/{wanted[v][0]}_{wanted[v][1]:04d}" for v in values]
+    pairs = lfw(tmp_path, TWO_FOLDS)
+    # The last one is not in any pair.
+    pictures(tmp_path, [f"{name}.png" for name in (*LFW_NAMES, "Ann_Lee/Ann_Lee_0009")])
+    source = PairImages(pairs, tmp_path)
+    assert len(source) == len(LFW_NAMES)
+    both = (source.index_a, pairs.index_a), (source.index_b, pairs.index_b)
+    for people, (index, listed) in zip(pairs.people, both, strict=True):
+        assert [source.identities[source.labels[i]] for i in index] == people.tolist()
+        found = [LFW_NAMES[source.image(int(i))[0, 0, 0]] for i in index]
         assert found == [pairs.names[i] for i in listed]
 
 
 def test_missing_images_are_counted_and_found_in_the_pairs_file(tmp_path):
-    pairs = read_pairs(write(tmp_path, TWO_FOLDS))
+    pairs = lfw(tmp_path, TWO_FOLDS)
     root = tmp_path / "faces"
-    for name, number in (("Ann_Lee", 1), ("Ann_Lee", 2), ("Cy", 2), ("Cy", 10), ("Dee Dee", 1)):
-        lfw_picture(root, name, number)
+    pictures(root, [f"{name}.png" for name in LFW_NAMES if name != "Bo/Bo_0003"])
     with pytest.raises(ValueError, match=r"pairs\.txt: 1 of 6 names .*'Bo/Bo_0003' \(line 3\)$"):
         PairImages(pairs, root)
     empty = tmp_path / "empty"
@@ -139,10 +144,9 @@ def test_missing_images_are_counted_and_found_in_the_pairs_file(tmp_path):
 
 
 def test_a_damaged_image_is_named(tmp_path):
-    pairs = read_pairs(write(tmp_path, "1\nAnn 1 2\nAnn 1 Bo 1"))
-    for name, number in (("Ann", 1), ("Ann", 2), ("Bo", 1)):
-        lfw_picture(tmp_path, name, number)
-    (tmp_path / "Bo" / "Bo_0001.png").write_bytes(b"no lfw_picture")
+    pairs = lfw(tmp_path, "1\nAnn 1 2\nAnn 1 Bo 1")
+    pictures(tmp_path, ["Ann/Ann_0001.png", "Ann/Ann_0002.png", "Bo/Bo_0001.png"])
+    (tmp_path / "Bo" / "Bo_0001.png").write_bytes(b"no picture")
     source = PairImages(pairs, tmp_path)
     with pytest.raises(ValueError, match=r"Bo_0001\.png"):
         source.image(int(source.index_b[1]))
@@ -193,10 +197,13 @@ def test_impossible_drawings_are_refused(labels, num_pairs, folds, message):
         make_pairs(labels, num_pairs, folds=folds)
 
 
-def test_a_missing_file_is_named_as_everywhere(tmp_path):
-    with pytest.raises(OSError, match=r"^cannot read '.*gone\.txt': No such file or directory$"):
-        read_pairs(tmp_path / "gone.txt")
+@pytest.mark.parametrize("read", [read_pairs, read_pair_list, read_template_list])
+def test_a_missing_file_is_named(tmp_path, read):
+    with pytest.raises(OSError, match=r"^cannot read '.*gone': No such file or directory$"):
+        read(tmp_path / "gone")
 
+
+# CSV lists of pairs.
 
 PAIRS = """image_a,image_b,same,fold,age,pose
 ann/1.png,ann/2.png,1,1,young,front
@@ -204,19 +211,6 @@ ann/1.png,bob/1.png,FALSE,1,old,side
 cyd/1.png,cyd/9.png,true,2,old,front
 bob/1.png,cyd/9.png,0,2,young,front
 """
-
-
-def put(tmp_path, text, name="pairs.csv"):
-    path = tmp_path / name
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return path
-
-
-def pictures(root, names):
-    for value, name in enumerate(names):
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        PIL.Image.new("RGB", (4, 4), (value, value, value)).save(path)
 
 
 def test_all_columns_of_a_list(tmp_path):
@@ -269,9 +263,7 @@ def test_pairs_of_embeddings_that_are_there(tmp_path):
     pairs = read_pair_list(put(tmp_path, PAIRS))
     a, b = pairs.among(["cyd/9.png", "cyd/1.png", "bob/1.png", "else", "ann/2.png", "ann/1.png"])
     assert (a.tolist(), b.tolist()) == ([5, 5, 1, 2], [4, 2, 0, 0])
-    message = (
-        r"pairs\.csv: 2 of 5 names are unknown: 'bob/1\.png' \(line 3\), 'cyd/9\.png' \(line 4\)$"
-    )
+    message = r"csv: 2 of 5 names are unknown: 'bob/1\.png' \(line 3\), 'cyd/9\.png' \(line 4\)$"
     with pytest.raises(ValueError, match=message):
         pairs.among(["ann/1.png", "ann/2.png", "cyd/1.png"])
 
@@ -325,19 +317,14 @@ def test_a_broken_list_is_named_with_its_line(tmp_path, text, message):
 
 
 def test_a_list_of_one_kind_is_refused(tmp_path):
-    text = "image_a,image_b,same,fold\na,b,1,1\nc,d,true,1\ne,f,0,2\n"
-    for folds, there, missing in ((None, "", ""), ([1], "genuine", "impostor")):
-        pairs = read_pair_list(put(tmp_path, text)).select_folds(folds)
-        if folds is None:
-            check_both_kinds(pairs.same, pairs.source)
-            continue
-        with pytest.raises(
-            ValueError, match=rf"pairs\.csv: all 2 pairs are {there} .*{missing} on"
-        ):
-            check_both_kinds(pairs.same, pairs.source)
-    pairs = read_pair_list(put(tmp_path, "image_a,image_b,same\na,b,0\nc,d,FALSE\n"))
-    with pytest.raises(ValueError, match=r"pairs\.csv: all 2 pairs are impostor .*genuine ones"):
-        check_both_kinds(pairs.same, pairs.source)
+    text = "image_a,image_b,same,fold\na,b,1,1\nc,d,true,1\ne,f,0,2\ng,h,FALSE,2\n"
+    pairs = read_pair_list(put(tmp_path, text))
+    check_both_kinds(pairs.same, pairs.source)
+    for fold, there, missing in ((1, "genuine", "impostor"), (2, "impostor", "genuine")):
+        same = pairs.select_folds([fold]).same
+        message = rf"pairs\.csv: all 2 pairs are {there} .*{missing} ones"
+        with pytest.raises(ValueError, match=message):
+            check_both_kinds(same, pairs.source)
 
 
 def test_images_that_are_all_elsewhere_are_asked_for(tmp_path):
@@ -349,12 +336,6 @@ def test_images_that_are_all_elsewhere_are_asked_for(tmp_path):
         (tmp_path / "x").mkdir(exist_ok=True)
         with pytest.raises(ValueError, match=r"are no images in .*\(line 5\)|more$"):
             PairImages(listed, root)
-
-
-def test_a_missing_csv_list_is_named(tmp_path):
-    for read in (read_pair_list, read_template_list):
-        with pytest.raises(OSError, match=r"cannot read '.*gone\.csv': No such file"):
-            read(tmp_path / "gone.csv")
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8).filter(
@@ -423,6 +404,8 @@ def test_names_that_are_no_utf_8_find_their_file(tmp_path):
     pairs = read_pair_list(put(tmp_path, b"image_a,image_b,same\n" + name + b",b.png,0\n"))
     assert int(PairImages(pairs).image(1)[0, 0, 0]) == 1
 
+
+# CSV lists of templates.
 
 TEMPLATES = """template,image,media,identity,role,weight,note
 t9,a.png,v1,Ann,gallery,0.5,x

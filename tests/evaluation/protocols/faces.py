@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from centerarc.evaluation import Embeddings
+from centerarc.evaluation.protocols import EmbeddingsSubject
 from tests.models.tiny import tiny
 
 # Directions of the tiny model's embedding: the mean of each channel.
@@ -17,6 +19,7 @@ COLORS = {
     "Eve": (10, 200, 200),
     "Fay": (200, 10, 200),
 }
+FOLDS = (["Ann", "Bob", "Cyd"], ["Dan", "Eve", "Fay"])
 # How the tiny model takes them: the mean of the left half, as it is.
 FLAGS = ["--size", "4", "--mean", "0", "--std", "1"]
 
@@ -50,7 +53,7 @@ def folder(root: Path, people: str = "Ann Bob Cyd Dan Eve Fay", images: int = 2)
 def lfw_pairs(path: Path) -> Path:
     """Two folds of three people each: each with oneself, and in a circle."""
     lines = ["2\t3"]
-    for fold in (["Ann", "Bob", "Cyd"], ["Dan", "Eve", "Fay"]):
+    for fold in FOLDS:
         lines += [f"{name}\t1\t2" for name in fold]
         lines += [f"{fold[i]}\t1\t{fold[i - 1]}\t2" for i in range(3)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -66,16 +69,21 @@ def cosine(a: tuple[str, int], b: tuple[str, int]) -> float:
 def bin_set(path: Path, faces: Path) -> Path:
     """The pairs of `lfw_pairs` ten times over, as insightface keeps them."""
     images, same = [], []
-    for _ in range(10):
-        for fold in (["Ann", "Bob", "Cyd"], ["Dan", "Eve", "Fay"]):
-            for i, name in enumerate(fold):
-                for other in (name, fold[i - 1]):
-                    for person, number in ((name, 1), (other, 2)):
-                        file = faces / person / f"{person}_{number:04d}.png"
-                        images.append(file.read_bytes())
-                    same.append(other == name)
-    path.write_bytes(pickle.dumps((images, same)))
+    for fold in FOLDS:
+        for i, name in enumerate(fold):
+            for other in (name, fold[i - 1]):
+                both = f"{name}/{name}_0001.png", f"{other}/{other}_0002.png"
+                images += [(faces / image).read_bytes() for image in both]
+                same.append(other == name)
+    path.write_bytes(pickle.dumps((images * 10, same * 10)))
     return path
+
+
+def subject(rows):
+    """Embeddings of (place, identity, numbers) as what is judged."""
+    places, identities, numbers = zip(*rows, strict=True)
+    matrix = np.array(numbers, dtype=np.float32)
+    return EmbeddingsSubject(Path("e.npz"), Embeddings(list(places), list(identities), matrix))
 
 
 def embeddings(path: Path, rows: list[tuple[str, str, list[float]]]) -> Path:

@@ -1,7 +1,5 @@
 """Scored pairs and searches to a result: rates agree, and what cannot be is refused first."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -167,12 +165,12 @@ def test_columns_of_both_images_and_of_the_pair():
         ({"seed": -1}, "seed must be at least 0, got -1"),
     ],
 )
-def test_settings_out_of_range_are_refused(wrong: dict[str, Any], message: str) -> None:
+def test_settings_out_of_range_are_refused(wrong, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         SearchSettings(**wrong)
 
 
-def test_the_curve_ends_with_the_people_whatever_rank_is_asked_for() -> None:
+def test_the_curve_ends_with_the_people_whatever_rank_is_asked_for():
     eye = np.eye(3)
     search = search_gallery(eye, [0, 1, 2], [[1, 0.5, 0], [1, 0.5, 0]], [0, 1])
     found = judge_searches([search], SearchSettings(ranks=(10**20,), resamples=0))
@@ -180,7 +178,7 @@ def test_the_curve_ends_with_the_people_whatever_rank_is_asked_for() -> None:
     assert found.report.cmc[10**20].value == 1.0
 
 
-def test_probes_of_the_gallery_are_noted() -> None:
+def test_probes_of_the_gallery_are_noted():
     assert shared_note(0, 10) == ()
     assert shared_note(1, 10)[0].startswith("1 of 10 probes is also in the gallery")
     assert shared_note(1234, 5678)[0].startswith("1,234 of 5,678 probes are also in the gallery")

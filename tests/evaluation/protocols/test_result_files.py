@@ -1,82 +1,60 @@
 """An evaluation written and read again."""
 
+import functools
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from centerarc.data import atomic_path
-from centerarc.evaluation import Embeddings
 from centerarc.evaluation.protocols import (
-    EmbeddingsSubject,
-    Evaluation,
     Settings,
     evaluate_galleries,
     evaluate_pairs,
     read_evaluation,
+    result_files,
     write_evaluation,
 )
-from centerarc.evaluation.protocols import result_files as result_files
-from tests.evaluation.protocols.faces import COLORS, embeddings, lfw_pairs
+from tests.evaluation.protocols.faces import COLORS, embeddings, lfw_pairs, subject
 
 
-def subject(seed: int, order: int = 1) -> EmbeddingsSubject:
+def made(seed, order=1):
+    """Embeddings of everyone that a seed makes."""
     rng = np.random.default_rng(seed)
-    rows = [
-        (f"{name}/{name}_{number:04d}.jpg", name, rng.normal(size=4))
-        for name in COLORS
-        for number in (1, 2)
-    ][::order]
-    places, names, vectors = zip(*rows, strict=True)
-    matrix = np.array(vectors, dtype=np.float32)
-    return EmbeddingsSubject(Path("e.npz"), Embeddings(list(places), list(names), matrix))
+    places = [(f"{name}/{name}_{number:04d}.jpg", name) for name in COLORS for number in (1, 2)]
+    return subject([(*place, rng.normal(size=4)) for place in places][::order])
 
 
-def test_pairs_come_back_as_they_were(tmp_path: Path) -> None:
-    found = evaluate_pairs(subject(0), lfw_pairs(tmp_path / "pairs.txt"))
+def test_pairs_come_back_as_they_were(tmp_path):
+    found = evaluate_pairs(made(0), lfw_pairs(tmp_path / "pairs.txt"))
     write_evaluation(tmp_path / "o.json", found)
     again = read_evaluation(tmp_path / "o.json")
-    assert found.verification is not None
-    assert again.pairs is not None
     np.testing.assert_array_equal(again.pairs.scores, found.verification.scores)
     np.testing.assert_array_equal(again.pairs.same, found.verification.same)
-    assert again.pairs.people is not None
     same_person = again.pairs.people[0] == again.pairs.people[1]
     np.testing.assert_array_equal(same_person, found.verification.same)
 
 
-def test_the_same_pairs_are_known_again_whatever_the_order_of_the_embeddings(
-    tmp_path: Path,
-) -> None:
+def test_the_same_pairs_are_known_again_whatever_the_order_of_the_embeddings(tmp_path):
     pairs = lfw_pairs(tmp_path / "pairs.txt")
     digests = []
-    for number, given in enumerate((subject(0), subject(1, order=-1))):
-        write_evaluation(tmp_path / f"{number}.json", evaluate_pairs(given, pairs))
-        stored = read_evaluation(tmp_path / f"{number}.json").pairs
-        assert stored is not None
-        digests.append(stored.digest)
-    write_evaluation(tmp_path / "f.json", evaluate_pairs(subject(0), pairs, folds=[1]))
-    stored = read_evaluation(tmp_path / "f.json").pairs
-    assert stored is not None
-    assert digests[0] == digests[1] != stored.digest
+    for given, folds in ((made(0), None), (made(1, order=-1), None), (made(0), [1])):
+        write_evaluation(tmp_path / "o.json", evaluate_pairs(given, pairs, folds=folds))
+        digests.append(read_evaluation(tmp_path / "o.json").pairs.digest)
+    assert digests[0] == digests[1] != digests[2]
 
 
-def test_searches_come_back_as_they_were(tmp_path: Path) -> None:
-    gallery = embeddings(tmp_path / "g.npz", [("a", "Ann", [1, 0]), ("b", "Bob", [0, 1])])
-    rows = [("c", "Ann", [3, 1]), ("d", "Bob", [2, 1]), ("e", "Eve", [1, 1])]
-    probes = embeddings(tmp_path / "p.npz", rows)
-    found = evaluate_galleries(None, gallery, probes)
+def test_searches_come_back_as_they_were(tmp_path):
+    probes = [("c", "Ann", [3, 1]), ("d", "Bob", [2, 1]), ("e", "Eve", [1, 1])]
+    found = searched(tmp_path, probes)
     write_evaluation(tmp_path / "o.json", found)
     (search,) = read_evaluation(tmp_path / "o.json").searches
-    assert found.identification is not None
     (before,) = found.identification.searches
     for name in ("people", "probe_labels", "mated", "rank", "mate_score", "other_score"):
         np.testing.assert_array_equal(getattr(search, name), getattr(before, name))
@@ -84,26 +62,30 @@ def test_searches_come_back_as_they_were(tmp_path: Path) -> None:
     assert search.rank.tolist() == [1, 2, 0]
 
 
-def judged(root: Path, seed: int) -> Evaluation:
+def judged(root, seed):
     """Pairs of a model; models of different seeds have different scores."""
-    pairs = root / "pairs.txt"
-    return evaluate_pairs(
-        subject(seed), pairs if pairs.exists() else lfw_pairs(pairs), settings=Settings(resamples=0)
-    )
+    pairs = lfw_pairs(root / "pairs.txt")
+    return evaluate_pairs(made(seed), pairs, settings=Settings(resamples=0))
 
 
-def scores_of(path: Path) -> list[float]:
-    stored = read_evaluation(path).pairs
-    assert stored is not None
-    return [float(score) for score in stored.scores]
+def searched(root, probes):
+    gallery = embeddings(root / "g.npz", [("a", "Ann", [1, 0]), ("b", "Bob", [0, 1])])
+    return evaluate_galleries(None, gallery, embeddings(root / "p.npz", probes))
 
 
-def scores_in(found: Evaluation) -> list[float]:
-    assert found.verification is not None
-    return [float(score) for score in found.verification.scores]
+def files_in(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_no_two_names_share_their_scores(tmp_path: Path) -> None:
+def scores_of(path):
+    return read_evaluation(path).pairs.scores.tolist()
+
+
+def scores_in(found):
+    return found.verification.scores.tolist()
+
+
+def test_no_two_names_share_their_scores(tmp_path):
     names = ["model-1.0", "model-1.1", "model-1", "model-1.json", "model-1.json.json", ".json"]
     every = {name: judged(tmp_path, seed) for seed, name in enumerate(names)}
     for name, found in every.items():
@@ -114,7 +96,7 @@ def test_no_two_names_share_their_scores(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["of another", "reversed", "no fold", "texts"])
-def test_scores_that_are_not_those_of_the_file_are_refused(tmp_path: Path, change: str) -> None:
+def test_scores_that_are_not_those_of_the_file_are_refused(tmp_path, change):
     for name in "ab":
         (tmp_path / name).mkdir()
         write_evaluation(tmp_path / name / "o.json", judged(tmp_path, ord(name)))
@@ -135,7 +117,7 @@ def test_scores_that_are_not_those_of_the_file_are_refused(tmp_path: Path, chang
         read_evaluation(tmp_path / "a" / "mine.json")
 
 
-def test_a_name_given_to_both_files_keeps_them_together(tmp_path: Path) -> None:
+def test_a_name_given_to_both_files_keeps_them_together(tmp_path):
     found = judged(tmp_path, 0)
     write_evaluation(tmp_path / "o.json", found)
     (tmp_path / "away").mkdir()
@@ -145,7 +127,7 @@ def test_a_name_given_to_both_files_keeps_them_together(tmp_path: Path) -> None:
 
 
 @contextmanager
-def file_limit(size: int) -> Iterator[None]:
+def file_limit(size):
     """No file may grow beyond so many bytes, as on a full disk."""
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -156,17 +138,17 @@ def file_limit(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_leaves_the_evaluation_that_was_there(tmp_path: Path) -> None:
-    first = judged(tmp_path, 0)
+def test_a_full_disk_leaves_the_evaluation_that_was_there(tmp_path):
+    first, second = judged(tmp_path, 0), judged(tmp_path, 1)
     out = tmp_path / "o.json"
     write_evaluation(out, first)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    before = files_in(tmp_path)
     size = len(before["o.scores.npz"])
     assert size + 100 < len(before["o.json"])
     for limit, name in ((100, r"o\.scores\.npz"), (size + 100, r"o\.json")):
         with file_limit(limit), pytest.raises(OSError, match=f"^cannot write '.*{name}': File too"):
-            write_evaluation(out, judged(tmp_path, 1))
-        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+            write_evaluation(out, second)
+        assert files_in(tmp_path) == before
     assert scores_of(out) == scores_in(first)
 
 
@@ -175,15 +157,13 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("after", ["scores", "json"])
-def test_a_kill_at_any_point_leaves_one_evaluation_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: str
-) -> None:
+def test_a_kill_at_any_point_leaves_one_evaluation_whole(tmp_path, monkeypatch, after):
     first, second = judged(tmp_path, 0), judged(tmp_path, 1)
     out = tmp_path / "o.json"
     write_evaluation(out, first)
 
     @contextmanager
-    def killed(path: Path) -> Iterator[Path]:
+    def killed(path):
         if Path(path).suffix == ".json" and after == "scores":
             raise Killed
         with atomic_path(path) as temporary:
@@ -201,18 +181,12 @@ def test_a_kill_at_any_point_leaves_one_evaluation_whole(
     write_evaluation(out, third)
     assert scores_of(out) == scores_in(third)
     if after == "json":
-        assert sorted(path.name for path in tmp_path.iterdir()) == [
-            "o.json",
-            "o.scores.npz",
-            "pairs.txt",
-        ]
+        assert sorted(files_in(tmp_path)) == ["o.json", "o.scores.npz", "pairs.txt"]
 
 
-def test_an_interrupt_after_the_last_file_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupt_after_the_last_file_loses_nothing(tmp_path, monkeypatch):
     @contextmanager
-    def interrupted(path: Path) -> Iterator[Path]:
+    def interrupted(path):
         with atomic_path(path) as temporary:
             yield temporary
         if Path(path).suffix == ".json":
@@ -227,25 +201,23 @@ def test_an_interrupt_after_the_last_file_loses_nothing(
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_what_json_cannot_hold_is_refused_before_anything_is_touched(tmp_path: Path) -> None:
-    found = judged(tmp_path, 0)
+def test_what_json_cannot_hold_is_refused_before_anything_is_touched(tmp_path):
     out = tmp_path / "o.json"
-    write_evaluation(out, found)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    write_evaluation(out, judged(tmp_path, 0))
+    before = files_in(tmp_path)
     with pytest.raises(ValueError, match=r"cannot be written to '.*o\.json': .*nan"):
         write_evaluation(out, replace(judged(tmp_path, 1), model={"threshold": float("nan")}))
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert files_in(tmp_path) == before
 
 
-def test_a_folder_where_the_scores_belong_is_named(tmp_path: Path) -> None:
-    found = judged(tmp_path, 0)
+def test_a_folder_where_the_scores_belong_is_named(tmp_path):
     (tmp_path / "o.scores.npz").mkdir()
     with pytest.raises(ValueError, match=r"o\.scores\.npz' is no file; the scores of '.*o\.json'"):
-        write_evaluation(tmp_path / "o.json", found)
+        write_evaluation(tmp_path / "o.json", judged(tmp_path, 0))
     assert not (tmp_path / "o.json").exists()
 
 
-def test_a_link_to_the_scores_stays_one(tmp_path: Path) -> None:
+def test_a_link_to_the_scores_stays_one(tmp_path):
     (tmp_path / "store").mkdir()
     os.symlink(tmp_path / "store" / "big.npz", tmp_path / "o.scores.npz")
     found = judged(tmp_path, 0)
@@ -255,70 +227,55 @@ def test_a_link_to_the_scores_stays_one(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "store").iterdir()] == ["big.npz"]
 
 
-def edited(key: str, value: Any = None) -> Callable[[dict[str, Any]], None]:
-    """Sets a field, named with dots; deletes it for None."""
-
-    def edit(content: dict[str, Any]) -> None:
-        *names, last = key.split(".")
-        for name in names:
-            content = content[name]
-        if value is None:
-            del content[last]
-        else:
-            content[last] = value
-
-    return edit
-
-
+# A field, named with dots, its new value, or None to leave it out, and what is said.
 PAIRS = [
-    (edited("verification.settings"), "has no verification.settings"),
-    (edited("verification"), "disagree on whether there is a part verification"),
-    (edited("verification", []), "has no verification.settings"),
-    (edited("verification.settings.convention", 5), "settings.convention must be a text, got 5"),
-    (edited("verification.settings.convention", "x"), "must be one of exact, grid, got 'x'"),
-    (edited("verification.settings.far", 0.1), "settings.far must be a list, got 0.1"),
-    (edited("verification.settings.far", ["a"]), r"settings.far must be rates in .* got \['a'\]"),
-    (edited("verification.settings.far", [float("nan")]), "settings.far must be rates"),
-    (edited("verification.settings.resamples", 7), "resamples must be 0 or at least 100, got 7"),
-    (edited("verification.settings.resamples", True), "resamples must be a whole number, got True"),
-    (edited("verification.settings.seed", -1), "settings.seed must be at least 0, got -1"),
-    (edited("verification.settings.seed", 1.5), "settings.seed must be a whole number"),
-    (edited("data"), "has no data"),
-    (edited("data", "x" * 999), "has no data.name"),
-    (edited("data.name", 3), "data.name must be a text, got 3"),
-    (edited("model", "x"), "model must be an object, got 'x'"),
-    (edited("pairs_sha256"), "has no pairs_sha256"),
-    (edited("scores"), "has no scores"),
-    (edited("scores_sha256"), "has no scores_sha256"),
-    (edited("scores_sha256", "/x"), "scores_sha256 must be a SHA-256, got '/x'"),
+    ("verification.settings", None, "has no verification.settings"),
+    ("verification", None, "disagree on whether there is a part verification"),
+    ("verification", [], "has no verification.settings"),
+    ("verification.settings.convention", 5, "settings.convention must be a text, got 5"),
+    ("verification.settings.convention", "x", "must be one of exact, grid, got 'x'"),
+    ("verification.settings.far", 0.1, "settings.far must be a list, got 0.1"),
+    ("verification.settings.far", ["a"], r"settings.far must be rates in .* got \['a'\]"),
+    ("verification.settings.far", [float("nan")], "settings.far must be rates"),
+    ("verification.settings.resamples", 7, "resamples must be 0 or at least 100, got 7"),
+    ("verification.settings.resamples", True, "resamples must be a whole number, got True"),
+    ("verification.settings.seed", -1, "settings.seed must be at least 0, got -1"),
+    ("verification.settings.seed", 1.5, "settings.seed must be a whole number"),
+    ("data", None, "has no data"),
+    ("data", "x" * 999, "has no data.name"),
+    ("data.name", 3, "data.name must be a text, got 3"),
+    ("model", "x", "model must be an object, got 'x'"),
+    ("pairs_sha256", None, "has no pairs_sha256"),
+    ("scores", None, "has no scores"),
+    ("scores_sha256", None, "has no scores_sha256"),
+    ("scores_sha256", "/x", "scores_sha256 must be a SHA-256, got '/x'"),
 ]
 SEARCHES = [
-    (edited("identification"), "disagree on whether there is a part identification"),
-    (edited("identification.cmc", {"a": 1}), "identification.cmc must be shares by rank"),
-    (edited("identification.cmc", {}), "identification.cmc must be shares by rank"),
-    (edited("identification.tpir_at_fpir", {"2": 1}), "must be shares by rates in"),
-    (edited("identification.person_score", "sum"), "must be one of max, mean, got 'sum'"),
-    (edited("identification.settings.seed"), "has no identification.settings.seed"),
-    (edited("probes_sha256"), "has no probes_sha256"),
+    ("identification", None, "disagree on whether there is a part identification"),
+    ("identification.cmc", {"a": 1}, "identification.cmc must be shares by rank"),
+    ("identification.cmc", {}, "identification.cmc must be shares by rank"),
+    ("identification.tpir_at_fpir", {"2": 1}, "must be shares by rates in"),
+    ("identification.person_score", "sum", "must be one of max, mean, got 'sum'"),
+    ("identification.settings.seed", None, "has no identification.settings.seed"),
+    ("probes_sha256", None, "has no probes_sha256"),
 ]
 
 
 @pytest.mark.parametrize(
-    ("edit", "message", "searches"),
+    ("field", "value", "message", "searches"),
     [(*one, False) for one in PAIRS] + [(*one, True) for one in SEARCHES],
 )
-def test_an_edited_field_is_one_line_with_the_file(
-    tmp_path: Path, edit: Callable[[dict[str, Any]], None], message: str, searches: bool
-) -> None:
-    found = judged(tmp_path, 0)
-    if searches:
-        gallery = embeddings(tmp_path / "g.npz", [("a", "Ann", [1, 0]), ("b", "Bob", [0, 1])])
-        probes = embeddings(tmp_path / "p.npz", [("c", "Ann", [3, 1])])
-        found = evaluate_galleries(None, gallery, probes)
+def test_an_edited_field_is_one_line_with_the_file(tmp_path, field, value, message, searches):
     out = tmp_path / "o.json"
-    write_evaluation(out, found)
+    probes = [("c", "Ann", [3, 1])]
+    write_evaluation(out, searched(tmp_path, probes) if searches else judged(tmp_path, 0))
     content = json.loads(out.read_text(encoding="utf-8"))
-    edit(content)
+    *names, last = field.split(".")
+    part = functools.reduce(dict.__getitem__, names, content)
+    if value is None:
+        del part[last]
+    else:
+        part[last] = value
     out.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(ValueError, match=message) as caught:
         read_evaluation(out)
@@ -337,9 +294,7 @@ def test_an_edited_field_is_one_line_with_the_file(
         ("person_b", [0] * 3, "people must have shape"),
     ],
 )
-def test_scores_that_are_none_are_refused_with_their_file(
-    tmp_path: Path, name: str, value: list[Any], message: str
-) -> None:
+def test_scores_that_are_none_are_refused_with_their_file(tmp_path, name, value, message):
     """Even where somebody wrote their SHA-256 into the JSON file."""
     out, scores = tmp_path / "o.json", tmp_path / "o.scores.npz"
     write_evaluation(out, judged(tmp_path, 0))

@@ -15,17 +15,17 @@ from centerarc.evaluation.protocols import (
 )
 from centerarc.report.numbers import compared_rows
 from tests.evaluation.protocols.faces import embeddings, lfw_pairs
-from tests.evaluation.protocols.test_result_files import subject
+from tests.evaluation.protocols.test_result_files import made
 
 
-def pairs_of(root: Path, seed: int, settings: Settings) -> Path:
-    out = root / f"{seed}.json"
+def pairs_of(root, seed, settings, name=""):
+    out = root / (name or f"{seed}.json")
     pairs = lfw_pairs(root / "pairs.txt")
-    write_evaluation(out, evaluate_pairs(subject(seed), pairs, settings=settings))
+    write_evaluation(out, evaluate_pairs(made(seed), pairs, settings=settings))
     return out
 
 
-def test_differences_are_given_at_the_rates_that_any_of_them_asked_for(tmp_path: Path) -> None:
+def test_differences_are_given_at_the_rates_that_any_of_them_asked_for(tmp_path):
     near = (0.3333333, 0.33333334)
     first = pairs_of(tmp_path, 0, Settings(fars=(0.25,), resamples=100))
     second = pairs_of(tmp_path, 1, Settings(fars=near, resamples=200))
@@ -43,7 +43,7 @@ def test_differences_are_given_at_the_rates_that_any_of_them_asked_for(tmp_path:
     assert {"0.25", "0.3333333", "0.33333334"} <= set(written)
 
 
-def test_searches_are_compared_at_what_any_of_them_asked_for(tmp_path: Path) -> None:
+def test_searches_are_compared_at_what_any_of_them_asked_for(tmp_path):
     files = []
     for name, ranks, fpir in (("a", (1,), 0.5), ("b", (2, 1), 0.3333333)):
         gallery = embeddings(tmp_path / "g.npz", [("a", "Ann", [1, 0]), ("b", "Bob", [0, 1])])
@@ -58,9 +58,7 @@ def test_searches_are_compared_at_what_any_of_them_asked_for(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("way", ["spelling", "link", "hard link"])
-def test_a_file_cannot_be_compared_with_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
-) -> None:
+def test_a_file_cannot_be_compared_with_itself(tmp_path, monkeypatch, way):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a").mkdir()
     first = pairs_of(tmp_path, 0, Settings(resamples=0))
@@ -77,13 +75,9 @@ def test_a_file_cannot_be_compared_with_itself(
         compare_files([first, first])
 
 
-def test_models_are_called_by_their_whole_names(tmp_path: Path) -> None:
-    for name, seed in (("model-1.0", 0), ("model-1.1", 1)):
-        pairs_of(tmp_path, seed, Settings(resamples=0)).unlink()
-        found = evaluate_pairs(
-            subject(seed), lfw_pairs(tmp_path / "pairs.txt"), settings=Settings(resamples=0)
-        )
-        write_evaluation(tmp_path / name, found)
-    found = compare_files([tmp_path / "model-1.0", tmp_path / "model-1.1"])
-    assert found.names == ["model-1.0", "model-1.1"]
+def test_models_are_called_by_their_whole_names(tmp_path):
+    names = ["model-1.0", "model-1.1"]
+    settings = Settings(resamples=0)
+    found = compare_files([pairs_of(tmp_path, k, settings, name) for k, name in enumerate(names)])
+    assert found.names == names
     assert found.verified[0].report.auc.value != found.verified[1].report.auc.value

@@ -4,15 +4,12 @@ import dataclasses
 import json
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 
 from centerarc.curate import embed_to_file
 from centerarc.data import FolderSource, write_identities
-from centerarc.evaluation import Embeddings
 from centerarc.evaluation.protocols import (
-    EmbeddingsSubject,
     ModelSubject,
     evaluate_galleries,
     evaluate_pairs,
@@ -21,35 +18,17 @@ from centerarc.evaluation.protocols.subject import trained_people, warn_of_train
 from centerarc.models import OpenedModel, Preprocessing, create_model, open_model, save_weights
 from centerarc.models.onnx_model import METADATA_KEY
 from centerarc.report import write_evaluation_page
-from tests.evaluation.protocols.faces import folder, model, picture
-
-SIZE = 16
-
-
-def weights(path: Path, seed: int) -> Path:
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    network = create_model(
-        "mobilefacenet_small", embedding_size=8, image_size=SIZE, generator=generator
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_weights(path, network)
-    return path
+from tests.evaluation.protocols.faces import folder, model, picture, subject
 
 
 @pytest.fixture
 def judged(tmp_path):
     """Pairs of Ann and Bob, judged from embeddings."""
-    places = ["Ann/1.png", "Ann/2.png", "Bob/1.png", "Bob/2.png"]
-    faces = np.array([[3, 1], [2, 1], [1, 3], [1, 4]], np.float32)
-    subject = EmbeddingsSubject(
-        Path("faces.npz"), Embeddings(places, ["Ann", "Ann", "Bob", "Bob"], faces)
-    )
+    faces = {"Ann/1.png": [3, 1], "Ann/2.png": [2, 1], "Bob/1.png": [1, 3], "Bob/2.png": [1, 4]}
     pairs = tmp_path / "pairs.csv"
     rows = ["image_a,image_b,same", "Ann/1.png,Ann/2.png,1", "Ann/1.png,Bob/1.png,0"]
     pairs.write_text("\n".join(rows), encoding="utf-8")
-    return evaluate_pairs(subject, pairs)
+    return evaluate_pairs(subject([(name, name[:3], at) for name, at in faces.items()]), pairs)
 
 
 def test_people_that_were_trained_on_are_counted_and_named(judged):
@@ -74,7 +53,9 @@ def test_others_give_no_note(judged):
 
 
 def test_names_are_those_beside_the_weights(tmp_path):
-    file = weights(tmp_path / "run" / "best.safetensors", 0)
+    file = tmp_path / "run" / "best.safetensors"
+    file.parent.mkdir()
+    save_weights(file, create_model("mobilefacenet_small", embedding_size=8, image_size=16))
     assert trained_people(file) == []
     write_identities(tmp_path / "run" / "people.txt", ["Ann", "Cyd"])
     assert ModelSubject(open_model(tmp_path / "run")).trained_on == ["Ann", "Cyd"]
