@@ -194,11 +194,8 @@ def _subject(
     workers: int | None,
     device: str,
 ) -> "Subject | None":
-    from centerarc.evaluation.protocols.subject import (
-        ModelSubject,
-        is_embedding_file,
-        opened_embeddings,
-    )
+    from centerarc.evaluation.embedding import is_embedding_file
+    from centerarc.evaluation.protocols.subject import ModelSubject, opened_embeddings
     from centerarc.io.parallel import workers_for_a_model
 
     request.check_model(path is not None)

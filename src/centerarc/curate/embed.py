@@ -22,6 +22,7 @@ from centerarc.data.loader import Batch, Reader, Request
 from centerarc.data.source import FaceSource, as_source
 from centerarc.evaluation.embedding import (
     Part,
+    check_usable,
     file_format,
     load_npz,
     require_parquet_extra,
@@ -344,12 +345,7 @@ def _embedded(
     if not len(batch.indices):
         return np.zeros((0, 0), np.float32)
     embedding = model.embedder.embed(batch.images.numpy(), mirror=mirror)
-    finite = np.asarray(np.isfinite(embedding).all(axis=1))
-    bad = np.flatnonzero(~(finite & embedding.any(axis=1)))
-    if bad.size:
-        place = source.place(int(batch.indices[bad[0]]))
-        what = "of length 0" if finite[bad[0]] else "that is not finite"
-        raise ValueError(f"{str(model.path)!r} gave an embedding {what} for {place!r}")
+    check_usable(embedding, lambda row: source.place(int(batch.indices[row])), model.path)
     return embedding
 
 

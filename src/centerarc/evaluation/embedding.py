@@ -117,6 +117,15 @@ def embed(
     return embeddings
 
 
+def check_usable(embedding: Float32Array, place: Callable[[int], str], model: Path) -> None:
+    """Raises a ValueError with the place of the first row that is not finite or of length 0."""
+    finite = np.asarray(np.isfinite(embedding).all(axis=1))
+    bad = np.flatnonzero(~(finite & embedding.any(axis=1)))
+    if bad.size:
+        what = "has length 0" if finite[bad[0]] else "is not finite"
+        raise ValueError(f"{model}: the embedding of {place(int(bad[0]))!r} {what}")
+
+
 def _batches(images: "Images", batch_size: int, workers: int) -> Iterator[npt.NDArray[np.uint8]]:
     from centerarc.data.loader import iterate_images
 
@@ -284,6 +293,23 @@ def file_format(path: Path) -> str:
     if suffix not in (".parquet", ".npz"):
         raise ValueError(f"{str(path)!r} must end in .parquet or .npz")
     return suffix[1:]
+
+
+def is_embedding_file(path: Path) -> bool:
+    """Tells whether a file is one of embeddings, by its name and, of Parquet, by its columns."""
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
+        return True
+    if suffix != ".parquet" or not path.is_file():
+        return False
+    require_parquet_extra()
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return EMBEDDING in pq.read_schema(path).names
+    except (pa.ArrowException, OSError):
+        return True  # whoever reads it says what is wrong
 
 
 def load_npz(path: Path) -> Any:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from centerarc.data.source import EncodedSource
 from centerarc.evaluation.files.pairs import Pairs, read_pair_list, read_pairs, rows_of_folds
@@ -176,12 +175,8 @@ class BinSet(EncodedSource):
     Attributes:
         labels: `(len,)` int64, a number for each set of images that genuine pairs link.
         identities: A made-up name for each label.
-        index_a: `(P,)` the first image of each pair.
-        index_b: `(P,)` the second one.
-        same: `(P,)` whether both show one person.
-        fold: `(P,)` fold of each pair, from 1.
-        people: None.
-        people_note: Why.
+        index_a, index_b, same, fold: `(P,)`, as in `Pairs`.
+        people: None; `people_note` says why.
         columns: Empty.
         entries: `(len,)` int64, the first entry of the file's list that holds each image, from 0.
 
@@ -206,7 +201,8 @@ class BinSet(EncodedSource):
         self.path = Path(path)
         try:
             images, same = _lists(read_plain_pickle(path))
-            fold = _contiguous_folds(same.size)
+            runs = np.array_split(np.ones(same.size, dtype=np.int64), NUM_FOLDS)
+            fold = np.concatenate([number * run for number, run in enumerate(runs, 1)])
             rows = np.arange(fold.size) if folds is None else rows_of_folds(fold, folds)
             used = np.stack([2 * rows, 2 * rows + 1], axis=1).ravel()
             number, self.entries, distinct = _distinct(images, used)
@@ -268,12 +264,6 @@ def _lists(found: Any) -> tuple[list[Any], BoolArray]:
     return images, same
 
 
-def _contiguous_folds(num_pairs: int) -> IntArray:
-    sizes = np.full(NUM_FOLDS, num_pairs // NUM_FOLDS)
-    sizes[: num_pairs % NUM_FOLDS] += 1
-    return np.repeat(np.arange(1, NUM_FOLDS + 1, dtype=np.int64), sizes)
-
-
 def _distinct(images: list[Any], used: IntArray) -> tuple[IntArray, IntArray, list[bytes]]:
     """Numbers the images by content; where each comes first; their bytes."""
     number_of: dict[bytes, int] = {}
@@ -313,9 +303,7 @@ def _bytes(image: Any, entry: int) -> bytes:
     return bytes(image)
 
 
-def _linked(
-    first: npt.NDArray[np.int64], second: npt.NDArray[np.int64], count: int
-) -> npt.NDArray[np.int64]:
+def _linked(first: IntArray, second: IntArray, count: int) -> IntArray:
     """Numbers the sets of images that genuine pairs link, in order of first use."""
     parent = list(range(count))
 
@@ -354,9 +342,6 @@ def open_pair_set(
             for CSV, not allowed for `.bin`, which holds its images.
         folds: Folds to keep; None keeps all.
         image_size: Side in pixels to which images are resized; None leaves them as they are.
-
-    Returns:
-        The distinct images and the pairs.
 
     Raises:
         ValueError: If `images` is missing or out of place, or the file is broken; the message

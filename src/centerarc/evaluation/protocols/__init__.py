@@ -1,5 +1,6 @@
 """Whole protocols: from a model and the files of a benchmark to every number, and to files."""
 
+from centerarc.evaluation.embedding import is_embedding_file
 from centerarc.evaluation.protocols.images import evaluate_galleries, evaluate_pairs
 from centerarc.evaluation.protocols.judging import (
     Evaluation,
@@ -20,7 +21,6 @@ from centerarc.evaluation.protocols.subject import (
     EmbeddingsSubject,
     ModelSubject,
     Subject,
-    is_embedding_file,
     opened_embeddings,
 )
 from centerarc.evaluation.protocols.templates import evaluate_ijb, evaluate_templates

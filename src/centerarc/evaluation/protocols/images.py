@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from centerarc.data.source import open_source
-from centerarc.evaluation.embedding import pair_scores
+from centerarc.evaluation.embedding import is_embedding_file, pair_scores
 from centerarc.evaluation.files.pair_set import (
     PairImages,
     PairSet,
@@ -37,7 +37,6 @@ from centerarc.evaluation.protocols.subject import (
     EmbeddingsSubject,
     Progress,
     Subject,
-    is_embedding_file,
     opened_embeddings,
 )
 from centerarc.evaluation.scores import IntArray

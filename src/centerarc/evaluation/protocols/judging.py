@@ -207,7 +207,7 @@ class Evaluation:
 
 @dataclass(frozen=True, eq=False)
 class NumberBands:
-    """Pairs grouped by the band that a number of theirs lies in.
+    """Pairs grouped by the band that a number of theirs lies in: 20 <= x < 40 is in "20 to 40".
 
     Attributes:
         group: `(P,)` the band of each pair; "a | b" where its images lie in the bands a and b.
@@ -218,42 +218,12 @@ class NumberBands:
     order: list[str]
 
 
-def number_bands(sides: Sequence[StrArray], cuts: Sequence[float]) -> NumberBands:
-    """Groups pairs by bands of numbers; x is in the band "20 to 40" where 20 <= x < 40.
-
-    Args:
-        sides: A number for each pair, or one for its first and one for its second image, each
-            `(P,)` texts that `is_number` accepts.
-        cuts: Where one band ends and the next begins, rising, at least one.
-
-    Example:
-        >>> number_bands([np.array(["19", "40"]), np.array(["20", "41.5"])], [20, 40]).order
-        ['under 20 | 20 to 40', '40 and over']
-    """
-    ends = [f"{cut:.15g}" for cut in cuts]
-    inner = [f"{low} to {high}" for low, high in pairwise(ends)]
-    bands = [f"under {ends[0]}", *inner, f"{ends[-1]} and over"]
-    codes = np.stack([np.searchsorted(cuts, _numbers(side), side="right") for side in sides])
-    ends_of = np.stack([codes.min(axis=0), codes.max(axis=0)], axis=1)
-    found, number = np.unique(ends_of, axis=0, return_inverse=True)
-    order = [
-        bands[low] if low == high else f"{bands[low]} | {bands[high]}"
-        for low, high in found.tolist()
-    ]
-    return NumberBands(np.array(order, dtype=np.str_)[number.ravel()], order)
-
-
 def is_number(text: str) -> bool:
     """Tells whether a text is a finite number."""
     try:
         return bool(np.isfinite(float(text)))
     except ValueError:
         return False
-
-
-def _numbers(texts: StrArray) -> FloatArray:
-    distinct, number = np.unique(texts, return_inverse=True)
-    return np.array([float(text) for text in distinct.tolist()])[number]
 
 
 # Scored pairs to every number of a verification result.
@@ -406,13 +376,26 @@ def _cut(columns: dict[str, npt.NDArray[np.str_]], cuts: list[str], source: str)
         raise ValueError(
             f"by must cut a column at rising numbers, e.g. age=20,40,60; got {','.join(cuts)!r}"
         )
+    sides = []
     for column, values in columns.items():
-        bad = next((text for text in np.unique(values).tolist() if not is_number(text)), None)
+        texts, number = np.unique(values, return_inverse=True)
+        bad = next((text for text in texts.tolist() if not is_number(text)), None)
         if bad is not None:
             table = CsvTable(source, (column,), strip=True)
             line = next(line for line, (text,) in table.rows((column,)) if text == bad)
             raise table.error(line, f"{column} must be a number to be cut, got {bad[:40]!r}")
-    return number_bands([*columns.values()], ends)
+        band = np.searchsorted(ends, [float(text) for text in texts.tolist()], side="right")
+        sides.append(band[number])
+    shown = [f"{end:.15g}" for end in ends]
+    inner = [f"{low} to {high}" for low, high in pairwise(shown)]
+    bands = [f"under {shown[0]}", *inner, f"{shown[-1]} and over"]
+    both = np.sort([sides[0], sides[-1]], axis=0).T
+    found, group = np.unique(both, axis=0, return_inverse=True)
+    order = [
+        bands[low] if low == high else f"{bands[low]} | {bands[high]}"
+        for low, high in found.tolist()
+    ]
+    return NumberBands(np.array(order, dtype=np.str_)[group.ravel()], order)
 
 
 # Searches of galleries to every number of an identification result.

@@ -4,16 +4,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from centerarc.evaluation.accuracy import Convention
-from centerarc.evaluation.identification import FPIR_LEVELS, RANKS
+from centerarc.evaluation.embedding import is_embedding_file
 from centerarc.evaluation.protocols.images import evaluate_galleries, evaluate_pairs
-from centerarc.evaluation.protocols.judging import RESAMPLES, Evaluation, SearchSettings, Settings
+from centerarc.evaluation.protocols.judging import Evaluation, SearchSettings, Settings
 from centerarc.evaluation.protocols.subject import (
     ModelSubject,
     Progress,
     Subject,
-    is_embedding_file,
     warn_of_trained_people,
 )
 from centerarc.evaluation.protocols.templates import evaluate_ijb, evaluate_templates
@@ -54,8 +54,7 @@ class Request:
         images: Folder of the images.
         folds: Folds to keep.
         convention: Of the k-fold accuracy.
-        by: Columns to break down by, as `chosen_groups`
-            takes them.
+        by: Columns to break down by, as `chosen_groups` takes them.
         far: Further false accept rates.
         gallery, probes, distractors: Sources or files of embeddings.
         person_score: How the images of a person make a score.
@@ -68,7 +67,7 @@ class Request:
         seed: Of the resampling.
 
     Raises:
-        ValueError: If `resamples` is out of range.
+        ValueError: If a number is out of the range of `SearchSettings`.
     """
 
     pairs: Path | None = None
@@ -90,8 +89,18 @@ class Request:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.resamples is not None and self.resamples != 0 and self.resamples < 100:
-            raise ValueError(f"resamples must be 0 or at least 100, got {self.resamples}")
+        self.search_settings()  # raises where a number is out of range
+
+    def search_settings(self) -> SearchSettings:
+        """Returns how identification is judged."""
+        given: dict[str, Any] = {
+            "ranks": self.ranks,
+            "fpirs": self.fpir,
+            "person_score": self.person_score,
+            "resamples": self.resamples,
+        }
+        chosen = {name: value for name, value in given.items() if value not in (None, ())}
+        return SearchSettings(**chosen, seed=self.seed)
 
     @property
     def kind(self) -> str:
@@ -124,11 +133,8 @@ class Request:
     def check_model(self, there: bool) -> None:
         """Checks that there is a model, or a file of embeddings in its place, where one is needed.
 
-        Args:
-            there: Whether there is one.
-
         Raises:
-            ValueError: If there is none; the message says what needs it.
+            ValueError: If it is not `there`; the message says what needs it.
         """
         kind = self.kind
         if there:
@@ -153,9 +159,6 @@ def evaluate_request(
         subject: What is judged; None where `request.check_model(False)` passes.
         progress: Called with the stage, the steps done and all of them.
 
-    Returns:
-        The result.
-
     Raises:
         ValueError: If the request contradicts itself, or what the protocol raises.
         OSError: If a file cannot be read.
@@ -164,13 +167,7 @@ def evaluate_request(
     settings = Settings(
         request.convention or "exact", request.by, request.far, request.resamples, request.seed
     )
-    search = SearchSettings(
-        request.ranks or RANKS,
-        request.fpir or FPIR_LEVELS,
-        request.person_score or "max",
-        RESAMPLES if request.resamples is None else request.resamples,
-        request.seed,
-    )
+    search = request.search_settings()
     kind, path = request.kind, getattr(request, request.kind)
     if kind == "gallery":
         assert request.probes is not None

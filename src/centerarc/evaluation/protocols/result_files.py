@@ -15,13 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from centerarc.evaluation.accuracy import CONVENTIONS
+from centerarc.evaluation.files.pickles import short
 from centerarc.evaluation.gallery import PERSON_SCORES, GallerySearch
 from centerarc.evaluation.protocols.judging import (
     FORMAT,
     Evaluation,
+    Identified,
     SearchSettings,
     Settings,
     Sides,
+    Verified,
 )
 from centerarc.evaluation.scores import (
     BoolArray,
@@ -128,9 +131,11 @@ def write_evaluation(path: str | os.PathLike[str], evaluation: Evaluation) -> No
     file = Path(path)
     content = evaluation.to_dict()
     if evaluation.verification is not None:
-        content["pairs_sha256"] = _pairs_digest(evaluation)
+        content["pairs_sha256"] = _pairs_digest(evaluation.verification, evaluation.images.places)
     if evaluation.identification is not None:
-        content["probes_sha256"] = _probes_digest(evaluation)
+        content["probes_sha256"] = _probes_digest(
+            evaluation.identification, evaluation.images.places
+        )
     scores = scores_path(file)
     packed = io.BytesIO()  # equal arrays give equal files
     np.savez_compressed(packed, allow_pickle=False, **_arrays_of(evaluation))
@@ -208,13 +213,10 @@ def _written(shown: Path, path: Path) -> Iterator[Path]:
         raise OSError(f"cannot write {str(shown)!r}: {reason}") from error
 
 
-def _pairs_digest(evaluation: Evaluation) -> str:
+def _pairs_digest(verified: Verified, places: list[str]) -> str:
     """Of which images the pairs are, and in which order."""
-    verified = evaluation.verification
-    assert verified is not None
     digest = hashlib.sha256()
     # By name, since a model and a file of embeddings number their images each in its own way.
-    places = evaluation.images.places
     used = np.unique(np.concatenate([np.unique(side) for side in verified.index]))
     order = sorted(used.tolist(), key=places.__getitem__)
     _add_texts(digest, [places[number] for number in order])
@@ -228,12 +230,10 @@ def _pairs_digest(evaluation: Evaluation) -> str:
     return digest.hexdigest()
 
 
-def _probes_digest(evaluation: Evaluation) -> str:
+def _probes_digest(identified: Identified, places: list[str]) -> str:
     """Of which images there are, and whose they are."""
-    identified = evaluation.identification
-    assert identified is not None
     digest = hashlib.sha256()
-    _add_texts(digest, evaluation.images.places)
+    _add_texts(digest, places)
     for search in identified.searches:
         _add_texts(digest, [str(label) for label in search.probe_labels.tolist()])
         digest.update(np.ascontiguousarray(search.mated).tobytes())
@@ -317,9 +317,9 @@ class _Fields:
         right = isinstance(value, kind) and not isinstance(value, bool)
         if not right or (good is not None and not good(value)):
             what = what if right else _KINDS[kind]
-            shown = repr(value)
-            shown = shown if len(shown) <= 60 else f"{shown[:60]}..."
-            raise ValueError(f"{str(self._path)!r}: {name} must be {what}, got {shown}")
+            raise ValueError(
+                f"{str(self._path)!r}: {name} must be {what}, got {short(repr(value))}"
+            )
         return value
 
     def settings(self) -> Settings:

@@ -11,13 +11,7 @@ import numpy.typing as npt
 
 from centerarc.data.source import FaceSource
 from centerarc.data.views import read_identities
-from centerarc.evaluation.embedding import (
-    EMBEDDING,
-    Embeddings,
-    embed,
-    read_embeddings,
-    require_parquet_extra,
-)
+from centerarc.evaluation.embedding import Embeddings, check_usable, embed, read_embeddings
 from centerarc.evaluation.protocols.judging import Evaluation
 from centerarc.evaluation.scores import IntArray
 from centerarc.io.parallel import explain_dead_workers
@@ -27,11 +21,7 @@ if TYPE_CHECKING:
 
 
 def trained_people(weights: Path) -> list[str]:
-    """Returns the people that a model was trained on, as its run wrote them beside the weights.
-
-    None of them where the model is not from a run of ours, or was moved without them; a
-    ValueError where the file of names is broken.
-    """
+    """Returns the people that a model was trained on, as its run wrote them beside the weights."""
     from centerarc.models.weights import PEOPLE_FILE
 
     file = weights.parent / PEOPLE_FILE
@@ -195,23 +185,6 @@ class EmbeddingsSubject:
 Subject = ModelSubject | EmbeddingsSubject
 
 
-def is_embedding_file(path: Path) -> bool:
-    """Tells whether a file is one of embeddings, by its name and, of Parquet, by its columns."""
-    suffix = path.suffix.lower()
-    if suffix == ".npz":
-        return True
-    if suffix != ".parquet" or not path.is_file():
-        return False
-    require_parquet_extra()
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return EMBEDDING in pq.read_schema(path).names
-    except (pa.ArrowException, OSError):
-        return True  # whoever reads it says what is wrong
-
-
 def opened_embeddings(path: str | os.PathLike[str]) -> EmbeddingsSubject:
     """Opens a file of embeddings as what is judged.
 
@@ -235,11 +208,6 @@ class _Checked:
 
     def embed(self, images: npt.NDArray[np.uint8], *, mirror: bool = False) -> Matrix:
         found = self._model.embedder.embed(images, mirror=mirror)
-        finite = np.asarray(np.isfinite(found).all(axis=1))
-        bad = np.flatnonzero(~(finite & found.any(axis=1)))
-        if bad.size:
-            what = "has length 0" if finite[bad[0]] else "is not finite"
-            name = self._source.place(self._done + int(bad[0]))
-            raise ValueError(f"{self._model.path}: the embedding of {name!r} {what}")
+        check_usable(found, lambda row: self._source.place(self._done + row), self._model.path)
         self._done += len(images)
         return found

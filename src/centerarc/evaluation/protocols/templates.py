@@ -76,9 +76,6 @@ def evaluate_templates(
         search: How to judge searches.
         progress: Called with the stage, the steps done and all of them.
 
-    Returns:
-        The result.
-
     Raises:
         ValueError: If a file is broken, images are missing, there is nothing to judge, or
             settings do not fit; the message names file and line.
@@ -87,8 +84,8 @@ def evaluate_templates(
     _check_weighting(weighting)
     chosen = Settings() if settings is None else settings
     listed = read_template_list(path)
-    roles = listed.gallery is not None and listed.identity is not None
-    if pairs is None and not roles:
+    roles = _roles(listed)
+    if pairs is None and roles is None:
         raise ValueError(
             f"{listed.source}, line 1: without pairs, templates need the columns identity and role"
         )
@@ -96,8 +93,6 @@ def evaluate_templates(
         raise ValueError(
             f"{listed.source}, line 1: the weighting {weighting!r} needs a column weight"
         )
-    if roles:
-        _check_roles(listed)
     named = None if pairs is None else read_pair_list(pairs, of="template")
     if named is not None:
         check_both_kinds(named.same, named.source)
@@ -122,14 +117,7 @@ def evaluate_templates(
         verified = judge_pairs(
             scores, named.same, named.fold, people, note, (shown[a], shown[b]), groups, chosen
         )
-    identified = None
-    if roles:
-        assert listed.gallery is not None
-        assert listed.identity is not None
-        known, asked = (
-            (listed.ids[part], listed.identity[part]) for part in (listed.gallery, ~listed.gallery)
-        )
-        identified = _searched(templates, [known], asked, search)
+    identified = None if roles is None else _searched(templates, [roles[0]], roles[1], search)
     return Evaluation(
         model=subject.facts(),
         data={
@@ -145,7 +133,7 @@ def evaluate_templates(
         identification=identified,
         separability=separability_of(judged, chosen),
         templates=templates.to_dict(),
-        notes=_shared(listed) if roles else (),
+        notes=() if roles is None else _shared(listed, *roles),
     )
 
 
@@ -335,24 +323,26 @@ def _first_images(listed: TemplateList) -> IntArray:
     return listed.image[np.unique(of_row, return_index=True)[1]]
 
 
-def _check_roles(listed: TemplateList) -> None:
-    assert listed.gallery is not None
-    assert listed.identity is not None
+def _roles(listed: TemplateList) -> tuple[_Known, _Known] | None:
+    """The templates of the gallery and of the probes, if the list has roles and people."""
+    if listed.gallery is None or listed.identity is None:
+        return None
     if listed.gallery.all() or not listed.gallery.any():
         there = "gallery" if listed.gallery.all() else "probe"
         raise ValueError(f"{listed.source}: every template has the role {there}; both are needed")
-    if not np.isin(listed.identity[~listed.gallery], listed.identity[listed.gallery]).any():
-        raise ValueError(f"{listed.source}: no probe is of a person in the gallery")
-
-
-def _shared(listed: TemplateList) -> tuple[str, ...]:
-    """A note on probes that have an image of a template of the gallery."""
-    assert listed.gallery is not None
-    enrolled = np.isin(listed.template, listed.ids[listed.gallery])
-    known = np.isin(listed.image, listed.image[enrolled])
-    return shared_note(
-        np.unique(listed.template[~enrolled & known]).size, int((~listed.gallery).sum())
+    known, asked = (
+        (listed.ids[part], listed.identity[part]) for part in (listed.gallery, ~listed.gallery)
     )
+    if not np.isin(asked[1], known[1]).any():
+        raise ValueError(f"{listed.source}: no probe is of a person in the gallery")
+    return known, asked
+
+
+def _shared(listed: TemplateList, known: _Known, asked: _Known) -> tuple[str, ...]:
+    """A note on probes that have an image of a template of the gallery."""
+    enrolled = np.isin(listed.template, known[0])
+    seen = np.isin(listed.image, listed.image[enrolled])
+    return shared_note(np.unique(listed.template[~enrolled & seen]).size, asked[0].size)
 
 
 # Of IJB.
