@@ -107,10 +107,10 @@ def opened(browser: Any, file: Path) -> Iterator[Any]:
 def test_nothing_is_wider_than_the_window(opened: Any, width: int) -> None:
     page = opened(width)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    plots = page.locator(".plot").count()
-    assert page.locator(".plot .main-svg").count() >= plots
-    for number in range(plots):
-        box = page.locator(".plot").nth(number).bounding_box()
+    plots = page.locator(".plot").all()
+    assert page.locator(".plot .main-svg").count() >= len(plots)
+    for plot in plots:
+        box = plot.bounding_box()
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= width
 
@@ -288,6 +288,9 @@ def test_a_tap_shows_a_face_on_a_phone(opened: Any) -> None:
     assert box["x"] + box["width"] <= 390
 
 
+SPAN = "document.querySelector('[data-chart=map]')._fullLayout.xaxis.range"
+
+
 def test_the_map_is_walked_and_zoomed_by_keys(opened: Any) -> None:
     page = opened()
     chart = page.locator('[data-chart="map"]')
@@ -300,12 +303,11 @@ def test_the_map_is_walked_and_zoomed_by_keys(opened: Any) -> None:
     assert page.locator("#tip").is_visible()
     page.keyboard.press("Escape")
     assert page.locator("#tip").is_hidden()
-    span = "document.querySelector('[data-chart=map]')._fullLayout.xaxis.range"
-    whole = page.evaluate(span)
+    whole = page.evaluate(SPAN)
     page.keyboard.press("+")
     page.keyboard.press("+")
     page.wait_for_timeout(100)
-    low, high = page.evaluate(span)
+    low, high = page.evaluate(SPAN)
     assert high - low == pytest.approx(0.36 * (whole[1] - whole[0]), rel=1e-3)
     # A face that is out of sight is brought into it.
     for _ in range(30):
@@ -316,7 +318,7 @@ def test_the_map_is_walked_and_zoomed_by_keys(opened: Any) -> None:
     assert tip_box["x"] < chart_box["x"] + chart_box["width"]
     page.locator("#map-reset").click()
     page.wait_for_timeout(100)
-    assert page.evaluate(span) == pytest.approx(whole)
+    assert page.evaluate(SPAN) == pytest.approx(whole)
 
 
 def test_the_chosen_face_is_ringed_and_stays_in_view(opened: Any) -> None:
@@ -330,14 +332,12 @@ def test_the_chosen_face_is_ringed_and_stays_in_view(opened: Any) -> None:
       return [x.length && x[0] === map.data[0].x[0] && y[0] === map.data[0].y[0],
               a.d2p(x[0]) / a._length, b.d2p(y[0]) / b._length];
     })()"""
-    whole = page.evaluate("document.querySelector('[data-chart=map]')._fullLayout.xaxis.range")
+    whole = page.evaluate(SPAN)
     page.keyboard.press("ArrowRight")
     page.wait_for_timeout(100)
     right, *before = page.evaluate(ring)
     assert right
-    assert whole == page.evaluate(
-        "document.querySelector('[data-chart=map]')._fullLayout.xaxis.range"
-    )
+    assert whole == page.evaluate(SPAN)
     for _ in range(5):
         page.locator("#map-in").click()
         page.wait_for_timeout(80)
@@ -420,11 +420,8 @@ def test_the_page_of_an_inspection_is_drawn_and_walked_by_keys(
 ) -> None:
     for person in range(4):
         for number in range(1 + 2 * person):
-            side = 40 + 10 * person
-            save(
-                tmp_path / "faces" / f"p{person}" / f"{number}.jpg",
-                scene(10 * person + number, side),
-            )
+            picture = scene(10 * person + number, 40 + 10 * person)
+            save(tmp_path / "faces" / f"p{person}" / f"{number}.jpg", picture)
     source = FolderSource(tmp_path / "faces")
     path = tmp_path / "page.html"
     write_inspect_page(path, source, inspect_source(source, workers=0), name="drawn")

@@ -73,9 +73,8 @@ def write_inspect_page(
     rng = np.random.default_rng(seed)
     samples = np.sort(rng.choice(len(source), min(_SAMPLES, len(source)), replace=False))
     kinds = Counter(item.reason for item in overview.left_out)
-    sizes = [0.0]
-    if len(overview.file_bytes):
-        sizes = [overview.file_bytes.sum(), *np.quantile(overview.file_bytes, [0.05, 0.5, 0.95])]
+    lengths = overview.file_bytes
+    totals = [lengths.sum(), *np.quantile(lengths, [0.05, 0.5, 0.95])] if len(lengths) else []
     render(
         path,
         "inspect.html.j2",
@@ -87,7 +86,7 @@ def write_inspect_page(
         sizes=overview.sizes,
         formats=overview.formats,
         colors=overview.colors,
-        bytes=[in_units(float(size)) for size in sizes] if len(sizes) > 1 else None,
+        bytes=[in_units(float(size)) for size in totals] or None,
         unreadable=overview.unreadable,
         samples=[_face(source, int(index)) for index in samples],
         extremes=_extremes(source, overview),

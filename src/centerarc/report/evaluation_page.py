@@ -342,14 +342,13 @@ def write_evaluation_page(
     }
     if evaluation.identification is not None:
         shared["search"] = SearchCurves.of(evaluation.identification)
-    pairs, picture = evaluation.verification, evaluation.images.picture
+    pairs, images, picture = evaluation.verification, evaluation.images, evaluation.images.picture
     if pairs is None:
-        nothing = np.zeros(0)
-        write_report(
-            path, ReportData(verification=None, scores=nothing, same=nothing > 0, **shared)
+        none = np.zeros(0)
+        return write_report(
+            path, ReportData(verification=None, scores=none, same=none > 0, **shared)
         )
-        return
-    images, (first, second) = evaluation.images, pairs.index
+    first, second = pairs.index
 
     def pair_images(number: int) -> tuple[Image, Image]:
         assert picture is not None

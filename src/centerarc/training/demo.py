@@ -133,6 +133,13 @@ def _page(
     embeddings: np.ndarray[Any, np.dtype[np.float32]],
 ) -> ReportData:
     assert config.data.source == "synthetic"
+    assert config.validation is not None
+    held_out = int(config.validation.identities or 0)
+    trained_on = (
+        f"{config.data.num_identities - held_out} drawn people, "
+        f"{config.data.images_per_identity} images of each; {held_out} further people chose the "
+        "best weights. The people judged here are of neither group."
+    )
     # The same faces, drawn larger than the model sees them.
     shown: FaceSource = SyntheticFaces(
         _TEST_PEOPLE,
@@ -169,21 +176,10 @@ def _page(
             embeddings=embeddings[mapped],
         ),
         protocol=[
-            ("Trained on", _trained_on(config)),
+            ("Trained on", trained_on),
             ("Weights", "Those of the epoch with the best AUC on the validation people."),
             ("Input", f"{size} x {size} pixels; features of image and mirror image summed."),
         ],
         config=(config.run_dir / "config.yaml").read_text(encoding="utf-8"),
         command=f"centerarc demo --run-dir {config.run_dir} --seed {config.seed}",
-    )
-
-
-def _trained_on(config: TrainConfig) -> str:
-    assert config.data.source == "synthetic"
-    assert config.validation is not None
-    held_out = int(config.validation.identities or 0)
-    return (
-        f"{config.data.num_identities - held_out} drawn people, "
-        f"{config.data.images_per_identity} images of each; {held_out} further people chose the "
-        "best weights. The people judged here are of neither group."
     )

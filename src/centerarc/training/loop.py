@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Self
 
 import torch
@@ -25,7 +25,7 @@ from centerarc.models.weights import save_weights
 from centerarc.training import rundir
 from centerarc.training.config import TrainConfig
 from centerarc.training.logging import Display, Meter, MetricsLog
-from centerarc.training.optimizer import lr_factor, make_criterion, make_optimizer, set_lr
+from centerarc.training.optimizer import lr_factor, make_criterion, make_optimizer
 from centerarc.training.rundir import RunResult
 from centerarc.training.sources import describe, make_sampler, make_sources
 from centerarc.training.step import Precision, TrainStep, check_parts, seed_step
@@ -51,7 +51,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.requested = False
-        self._previous: dict[int, object] = {}
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -59,14 +59,9 @@ class StopRequest:
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)
 
     @contextmanager
     def held_back(self) -> Iterator[None]:
@@ -247,7 +242,9 @@ class Trainer:
             first = next(batches, None)
         for images, labels in itertools.chain([] if first is None else [first], batches):
             factor = lr_factor(self.step, self.total_steps, self.steps_per_epoch, config.schedule)
-            set_lr(self.optimizer, config.optimizer.lr * factor)
+            lr = config.optimizer.lr * factor
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
             seed_step(config.seed, self.processes.rank, self.step)
             report = self.train_step(images, labels, stop=stop.requested)
             self.step += 1
@@ -261,7 +258,7 @@ class Trainer:
             if self.processes.device.type == "cpu" or logged or saved or alone:
                 wanted = self.meter.read()
             if logged:
-                self._log_train(epoch, config.optimizer.lr * factor, log, display)
+                self._log_train(epoch, lr, log, display)
             display.advance(self.step)
             if saved or wanted:
                 self.seconds["train"] += self.meter.take_time()
@@ -295,11 +292,9 @@ class Trainer:
 
     def _validate(self, epoch: int, log: MetricsLog | None, display: Display) -> None:
         """Validates on rank 0 and keeps the best weights; the other ranks wait."""
-        validation = self.config.validation
-        last = epoch + 1 == self.config.schedule.epochs
-        if validation is None or self.pairs is None:
-            return
-        if (epoch + 1) % validation.every_epochs and not last:
+        validation, done = self.config.validation, epoch + 1
+        last = done == self.config.schedule.epochs
+        if validation is None or (done % validation.every_epochs and not last):
             return
         self._save_state()  # whatever becomes of the validation, the epoch is not lost
         self.processes.on_main(lambda: self._validate_here(epoch, log, display))

@@ -65,12 +65,6 @@ def make_optimizer(model: nn.Module, criterion: nn.Module, config: OptimizerConf
     return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
 
 
-def set_lr(optimizer: Optimizer, lr: float) -> None:
-    """Sets the learning rate of every group."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-
-
 def _split(parameters: Iterable[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     decayed: list[Tensor] = []
     plain: list[Tensor] = []

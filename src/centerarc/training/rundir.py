@@ -26,9 +26,15 @@ _FIXED = ("seed", "model", "data", "loss", "batch_size", "optimizer.name", "vali
 _FORMAT = 1
 
 
-def state_path(run_dir: Path) -> Path:
-    """Returns where a run keeps the state that it can be resumed from."""
+def _state_path(run_dir: Path) -> Path:
     return run_dir / "state" / "state.pt"
+
+
+def _saved_state(run_dir: Path) -> Path:
+    path = _state_path(run_dir)
+    if not path.exists():
+        raise ValueError(f"nothing to resume: there is no {str(path)!r}; start without --resume")
+    return path
 
 
 def save_state(run_dir: Path, state: dict[str, Any]) -> None:
@@ -37,7 +43,7 @@ def save_state(run_dir: Path, state: dict[str, Any]) -> None:
     Raises:
         OSError: If it cannot be written, as on a full disk.
     """
-    path = state_path(run_dir)
+    path = _state_path(run_dir)
     with atomic_path(path) as temporary:
         try:
             torch.save({"format": _FORMAT, **state}, temporary)
@@ -51,9 +57,7 @@ def load_state(run_dir: Path) -> dict[str, Any]:
     Raises:
         ValueError: If there is none, or it is damaged, or of another version.
     """
-    path = state_path(run_dir)
-    if not path.exists():
-        raise ValueError(f"nothing to resume: there is no {str(path)!r}; start without --resume")
+    path = _saved_state(run_dir)
     try:
         state: dict[str, Any] = read_torch_file(path)
     except ValueError as error:
@@ -117,7 +121,7 @@ def prepare(config: TrainConfig, people: Collection[str], *, resume: bool, overw
 def unfinished(config: TrainConfig) -> bool:
     """Whether the folder holds an unfinished run of this very configuration."""
     folder = config.run_dir
-    if not state_path(folder).exists() or (folder / RESULTS).exists():
+    if not _state_path(folder).exists() or (folder / RESULTS).exists():
         return False
     return (folder / CONFIG).exists() and load_config(folder / CONFIG) == config
 
@@ -131,9 +135,7 @@ def check_resumable(config: TrainConfig) -> None:
     Raises:
         ValueError: If there is no state, or a field differs that must not.
     """
-    path = state_path(config.run_dir)
-    if not path.exists():
-        raise ValueError(f"nothing to resume: there is no {str(path)!r}; start without --resume")
+    _saved_state(config.run_dir)
     before = load_config(config.run_dir / CONFIG)
     old, new = before.model_dump(mode="json"), config.model_dump(mode="json")
     for name in _FIXED:

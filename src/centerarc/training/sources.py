@@ -31,12 +31,7 @@ from centerarc.data.views import (
 from centerarc.evaluation.files.pairs import read_pairs
 from centerarc.io.progress import Lines
 from centerarc.io.tables import counted
-from centerarc.training.config import (
-    COMMON_FIELDS,
-    MixedFields,
-    Section,
-    TrainConfig,
-)
+from centerarc.training.config import COMMON_FIELDS, MixedFields, Section, TrainConfig
 from centerarc.training.validation import ValidationPairs, drawn_pairs, listed_pairs
 
 
