@@ -19,9 +19,8 @@ from centerarc.losses.checks import (
     reduce,
     wide_dtype,
 )
-from centerarc.losses.head.chunked import own_rows
 from centerarc.losses.head.class_pass import Implementation, class_pass, draw_rows, settings_of
-from centerarc.losses.head.products import unit
+from centerarc.losses.head.products import own_rows, unit
 from centerarc.losses.margins import Target
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from centerarc.losses.center import (
     pull_rows,
 )
 from centerarc.losses.checks import Reduction, check_choice, reduce
-from centerarc.losses.head.chunked import own_rows
 from centerarc.losses.head.class_pass import Implementation
+from centerarc.losses.head.products import own_rows
 from centerarc.losses.head.prototype_sgd import has_fused_step
 from centerarc.losses.margin_softmax import BatchMetrics, MarginSoftmaxLoss, Terms, checked_terms
 from centerarc.losses.margins import ArcFace, Margin
@@ -136,18 +136,9 @@ class CenterArcFaceLoss(nn.Module):
         update_on_forward: whether the training forward applies the paper's update.
         sub_centers: K prototypes a class; the center term then pulls towards the nearest of them,
             or to the one separate center.
-        weight: (C,) class weights of the ArcFace term.
-        ignore_index: the label of samples that do not count.
-        reduction: `"mean"`, `"sum"` or `"none"`, of both terms.
-        label_smoothing: of the ArcFace term, in [0, 1).
-        sample_rate: share of the classes in a training step, in (0, 1], for `PrototypeSGD`.
-        sample_generator: draws them; save its `get_state()` to resume exactly.
-        conflict_threshold: cosine above which another class does not count.
-        implementation: `"auto"`, `"reference"`, `"chunked"`, `"triton"` or `Chunked(...)`, see
-            `negative_logsumexp`.
-        shards: the ranks that the classes are spread over, a `distributed.ClassShards`; centers
-            live with their class. `MarginSoftmaxLoss` says more of this and of all from
-            `sub_centers` on.
+        weight, ignore_index, reduction, label_smoothing, sample_rate, sample_generator,
+            conflict_threshold, implementation, shards: as in `MarginSoftmaxLoss`; `ignore_index`
+            and `reduction` are those of both terms, and separate centers live with their class.
         generator: draws the initial prototypes and centers; torch's own by default.
 
     Attributes:

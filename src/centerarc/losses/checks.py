@@ -1,4 +1,8 @@
-"""Input validation and reduction that the losses share, and a reminder to the user."""
+"""What stands before and after every loss.
+
+Checks of options and input; `place_batch`, which checks a batch and finds its classes; deferred
+checks on accelerators; the reminder of parameters that no optimizer has; and the reduction.
+"""
 
 import math
 import warnings
@@ -30,15 +34,6 @@ def wide_dtype(*tensors: Tensor) -> torch.dtype:
     for tensor in tensors:
         dtype = torch.promote_types(dtype, tensor.dtype)
     return dtype
-
-
-def check_batch(features: Tensor, labels: Tensor, feat_dim: int) -> Tensor:
-    """Returns the labels as int64; raises unless they stand beside (N, feat_dim) floats."""
-    if features.dim() != 2 or features.shape[1] != feat_dim:
-        raise ValueError(f"features must be (N, {feat_dim}), got {tuple(features.shape)}")
-    if not features.is_floating_point():
-        raise ValueError(f"features must be floating point, got {features.dtype}")
-    return as_labels(labels, features)
 
 
 def as_labels(labels: Tensor, features: Tensor) -> Tensor:
@@ -139,7 +134,12 @@ def place_batch(
     classes, first = len(rows), 0
     if shards is not None:
         classes, first = shards.num_classes, shards.start
-    labels = check_batch(features, labels, rows.shape[-1])
+    dim = rows.shape[-1]
+    if features.dim() != 2 or features.shape[1] != dim:
+        raise ValueError(f"features must be (N, {dim}), got {tuple(features.shape)}")
+    if not features.is_floating_point():
+        raise ValueError(f"features must be floating point, got {features.dtype}")
+    labels = as_labels(labels, features)
     check_values(features, labels, classes, ignore_index)
     # An ignored row becomes a zero vector, so that not even a NaN in it reaches a gradient.
     known = (labels != ignore_index) & (labels >= 0) & (labels < classes)
@@ -164,7 +164,7 @@ class DeferredChecks:
         self._pending: deque[tuple[int, Tensor, torch.Event]] = deque()
 
     def __reduce__(self) -> tuple[type["DeferredChecks"], tuple[()]]:
-        return DeferredChecks, ()  # A copy has seen no batch.
+        return DeferredChecks, ()  # a copy has seen no batch
 
     def watch(self, features: Tensor, labels: Tensor, num_classes: int, ignore_index: int) -> None:
         """Queues the checks of this batch, and raises what earlier ones found, by their number."""

@@ -65,7 +65,7 @@ def margin_softmax_loss(
         labels: (N,) integers in [0, C), or `ignore_index`.
         margin: psi, for example `ArcFace(m=0.5)`.
         s: scale of the cosines, positive; 30 to 64 are usual.
-        weight: (C,) class weights, as `cross_entropy` has them.
+        weight: (C,) class weights (not the prototypes), as `cross_entropy` has them.
         ignore_index: the label of samples that do not count, not in the mean's denominator either.
         reduction: `"mean"`, `"sum"` or `"none"`.
         label_smoothing: in [0, 1), as `cross_entropy` defines it, over the logits with margin.
@@ -418,12 +418,11 @@ class MarginSoftmaxLoss(nn.Module):
         # Set while DistributedDataParallel runs the module that it wraps.
         if getattr(DistributedDataParallel, "_active_ddp_module", None) is None:
             return
-        wrong = {
-            "shards": self.shards is not None,
-            "sample_rate below 1": self.sample_rate < 1 and self.training,
-            "PrototypeSGD(fused=True)": has_fused_step(self.prototypes),
-        }
-        for what, there in wrong.items():
+        for what, there in (
+            ("shards", self.shards is not None),
+            ("sample_rate below 1", self.sample_rate < 1 and self.training),
+            ("PrototypeSGD(fused=True)", has_fused_step(self.prototypes)),
+        ):
             if there:
                 raise RuntimeError(
                     f"a criterion with {what} must stay outside DistributedDataParallel, which "

@@ -18,7 +18,7 @@ from centerarc.losses.head.class_blocks import (
     KeptEntries,
     KeptInGradient,
 )
-from centerarc.losses.head.products import inverse_norm
+from centerarc.losses.head.products import inverse_norm, own_rows
 from centerarc.losses.head.prototype_sgd import StepInPlace, fused_step
 
 Epilogues = Literal["auto", "torch", "triton"]
@@ -104,24 +104,6 @@ def _triton_works(device: torch.device) -> bool:
         trouble,
     )
     return False
-
-
-def own_rows(features: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, D) prototype of each label, its nearest sub-center, and its (N,) place among C K rows.
-
-    For label -1 the row is 0 and the place any. A weight without classes has a gradient all the
-    same: its rank must join in what the backward pass exchanges.
-    """
-    if not len(weight):
-        return torch.zeros_like(features) + weight.flatten(0, -2).sum(dim=0), labels
-    places = labels.clamp(min=0)
-    if weight.dim() == 3:
-        with torch.no_grad():
-            rows = weight[places].to(features.dtype)
-            cosines = (rows @ features.unsqueeze(2)).squeeze(2) * inverse_norm(rows)
-            places = places * weight.shape[1] + cosines.argmax(dim=1)
-    own = weight.flatten(0, -2)[places].to(features.dtype)
-    return own.where((labels >= 0).unsqueeze(1), 0.0), places
 
 
 class ChunkedPass(torch.autograd.Function):

@@ -265,7 +265,7 @@ class ClassBlocks:
 
     @property
     def _block(self) -> int:
-        """Classes a block: two arrays of N and two of D entries a prototype fill the workspace."""
+        # Two arrays of N and two of D entries a prototype fill the workspace.
         samples, width = self.features.shape
         row = 2 * (samples + width) * self.features.element_size() * self.sub_centers
         block = min(65536, max(1, self.workspace // row))

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from centerarc.losses.checks import as_labels, check_positive, is_number, wide_dtype
-from centerarc.losses.head.chunked import Chunked, ChunkedPass, logsumexp_operator, own_rows
-from centerarc.losses.head.products import inverse_norm, reduced_products, unit
+from centerarc.losses.head.chunked import Chunked, ChunkedPass, logsumexp_operator
+from centerarc.losses.head.products import inverse_norm, own_rows, reduced_products, unit
 from centerarc.losses.head.prototype_sgd import has_fused_step
 
 Implementation = Literal["auto", "reference", "chunked", "triton"] | Chunked
@@ -68,13 +68,13 @@ def class_pass(
 
     Args:
         features: (N, D), float32 or float64: the dtype of all sums.
-        weight: (C, D), or (C, K, D) with sub-centers; any floating dtype.
+        weight: the prototypes, (C, D), or (C, K, D) with sub-centers; any floating dtype.
         labels: (N,) int64 in [0, C), or -1 for a class that is not among these.
         scale: of the cosines, positive.
         sample: (S,) ascending classes that take part, every label among them; all if None.
         limit: cosine above which another class does not count; infinity to count all.
         mean: whether `ClassPass.mean` is wanted; not with `sample` or sub-centers.
-        mean_weight: (C,) weights of it, ones if None.
+        mean_weight: (C,) class weights of it, ones if None.
         implementation: `"auto"` takes the reference for small problems.
     """
     assert not mean or (sample is None and weight.dim() == 2)
@@ -174,8 +174,8 @@ def negative_logsumexp(
 
     Args:
         features: (N, D), floating point, any length; N may be 0.
-        weight: (C, D), one prototype a class, or (C, K, D) with K sub-centers, of which each sample
-            takes the nearest; floating point, any length.
+        weight: the prototypes, (C, D), or (C, K, D) with K sub-centers a class, of which each
+            sample takes the nearest; floating point, any length.
         labels: (N,), integers. A label outside [0, C) excludes no class.
         scale: factor of the cosines, positive.
         implementation: `"reference"` holds the N x C matrix; `"chunked"` only N x (a block of

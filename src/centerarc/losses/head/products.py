@@ -1,4 +1,4 @@
-"""Unit vectors, and the head's three matrix products in float32 or with bfloat16 operands.
+"""Unit vectors, rows of own classes, and the head's three products, float32 or bfloat16.
 
 Norms, logits, exponentials, sums, the target's path and the loss are float32 in any case. Under
 `torch.autocast` with bfloat16 the operands of the products are rounded to bfloat16 and the sums
@@ -32,6 +32,24 @@ def inverse_norm(vectors: Tensor) -> Tensor:
 def unit(vectors: Tensor) -> Tensor:
     """(..., D) vectors divided by their length; zero vectors stay zero."""
     return vectors * inverse_norm(vectors).unsqueeze(-1)
+
+
+def own_rows(features: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, D) prototype of each label, its nearest sub-center, and its (N,) place among C K rows.
+
+    `weight` has the prototypes, (C, D) or (C, K, D). For label -1 the row is 0 and the place any.
+    Without classes there is a gradient all the same: its rank must join in the backward exchange.
+    """
+    if not len(weight):
+        return torch.zeros_like(features) + weight.flatten(0, -2).sum(dim=0), labels
+    places = labels.clamp(min=0)
+    if weight.dim() == 3:
+        with torch.no_grad():
+            rows = weight[places].to(features.dtype)
+            cosines = (rows @ features.unsqueeze(2)).squeeze(2) * inverse_norm(rows)
+            places = places * weight.shape[1] + cosines.argmax(dim=1)
+    own = weight.flatten(0, -2)[places].to(features.dtype)
+    return own.where((labels >= 0).unsqueeze(1), 0.0), places
 
 
 def reduced_products(device: torch.device) -> bool:

@@ -254,7 +254,11 @@ def class_state(criterion: nn.Module, optimizer: Optimizer | None = None) -> dic
         ['prototypes', 'prototypes.momentum_buffer']
     """
     tensors: dict[str, Tensor] = criterion.state_dict(keep_vars=True)
-    spread = _spread(criterion)
+    spread: dict[Tensor, ClassShards] = {}  # of which this rank has its classes only
+    for module in criterion.modules():
+        if isinstance(module, (MarginSoftmaxLoss, CenterLoss)) and module.shards is not None:
+            rows = module.centers if isinstance(module, CenterLoss) else module.prototypes
+            spread[rows] = module.shards
     momenta = {} if optimizer is None else _momenta(optimizer)
     state: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -265,17 +269,6 @@ def class_state(criterion: nn.Module, optimizer: Optimizer | None = None) -> dic
         for key, value in found.items():
             state[key] = value if shards is None else shards.as_dtensor(value)
     return state
-
-
-def _spread(criterion: nn.Module) -> dict[Tensor, ClassShards]:
-    """The tensors of which this rank has its classes only."""
-    found: dict[Tensor, ClassShards] = {}
-    for module in criterion.modules():
-        if isinstance(module, MarginSoftmaxLoss) and module.shards is not None:
-            found[module.prototypes] = module.shards
-        elif isinstance(module, CenterLoss) and module.shards is not None:
-            found[module.centers] = module.shards
-    return found
 
 
 def _momenta(optimizer: Optimizer) -> dict[Tensor, Tensor]:
