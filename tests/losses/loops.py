@@ -14,6 +14,12 @@ def problem(
     return x, torch.randn(shape, dtype=dtype).requires_grad_(), torch.randint(0, c, (n,))
 
 
+def batch(
+    n: int = 12, c: int = 7, d: int = 5, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    return torch.randn(n, d, dtype=dtype, requires_grad=True), torch.randint(0, c, (n,))
+
+
 def cosine(a: Tensor, b: Tensor) -> float:
     x, w = a.tolist(), b.tolist()
     length = math.sqrt(sum(v * v for v in x)) * math.sqrt(sum(v * v for v in w))

@@ -8,22 +8,13 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from centerarc.losses import (
-    CenterLoss,
-    center_loss,
-    center_separation,
-    update_centers,
-)
+from centerarc.losses import CenterLoss, center_loss, center_separation, update_centers
 from tests.losses import loops
-from tests.losses.loops import problem
+from tests.losses.loops import batch, problem
 
 IMPLEMENTATIONS = ["reference", "chunked"]
 
-C, D, N = 7, 5, 12
-
-
-def batch(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.randn(N, D, dtype=dtype, requires_grad=True), torch.randint(0, C, (N,))
+C, D = 7, 5
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])

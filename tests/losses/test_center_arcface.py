@@ -20,7 +20,7 @@ from centerarc.losses import (
     center_separation,
     update_centers,
 )
-from tests.losses.loops import problem
+from tests.losses.loops import batch, problem
 
 C, D, N = 7, 5, 12
 
@@ -33,10 +33,6 @@ VARIANTS = [
     {"label_smoothing": 0.1, "weight": torch.linspace(0.5, 2, C)},
     {"margin": CosFace(0.2), "center_space": "raw"},
 ]
-
-
-def batch(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.randn(N, D, dtype=dtype, requires_grad=True), torch.randint(0, C, (N,))
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -151,7 +147,7 @@ def test_to_moves_every_tensor(options: dict) -> None:
     criterion = CenterArcFaceLoss(C, D, **options).to(torch.float64)
     tensors = [*criterion.parameters(), *criterion.buffers()]
     assert {t.dtype for t in tensors} == {torch.float64}
-    arcface, center = criterion(*batch(torch.float64))
+    arcface, center = criterion(*batch(dtype=torch.float64))
     assert arcface.dtype == center.dtype == torch.float64
     criterion.to("meta")
     assert {t.device.type for t in criterion.parameters()} == {"meta"}

@@ -22,52 +22,42 @@ C, D, N = 7, 5, 12
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("change", "message"),
     [
         (
-            lambda x, w, y: margin_softmax_loss(x, w, y + 5, ArcFace(), 30.0),
+            {"labels": torch.arange(5, 9)},
             r"labels must be in \[0, 5\) or ignore_index -100, got 5 at row 0",
         ),
         (
-            lambda x, w, y: margin_softmax_loss(x, w, y - 1, ArcFace(), 30.0),
+            {"labels": torch.arange(-1, 3)},
             r"labels must be in \[0, 5\) or ignore_index -100, got -1 at row 0",
         ),
         (
-            lambda x, w, y: margin_softmax_loss(x * math.nan, w, y, ArcFace(), 30.0),
+            {"features": torch.full((4, 3), math.nan)},
             "features must be finite, got NaN or infinity at row 0",
         ),
+        ({"labels": torch.zeros(4)}, "labels must be integers, got torch.float32"),
+        ({"features": torch.ones(4, 3).long()}, "features must be floating point, got torch.int64"),
+        ({"features": torch.ones(4, 2)}, r"features must be \(N, 3\), got \(4, 2\)"),
         (
-            lambda x, w, y: margin_softmax_loss(x, w, y.float(), ArcFace(), 30.0),
-            "labels must be integers, got torch.float32",
-        ),
-        (
-            lambda x, w, y: margin_softmax_loss(x.long(), w, y, ArcFace(), 30.0),
-            "features must be floating point, got torch.int64",
-        ),
-        (
-            lambda x, w, y: margin_softmax_loss(x[:, :2], w, y, ArcFace(), 30.0),
-            r"features must be \(N, 3\), got \(4, 2\)",
-        ),
-        (
-            lambda x, w, y: margin_softmax_loss(x, w, y[:2], ArcFace(), 30.0),
+            {"labels": torch.arange(2)},
             r"labels must be \(4,\), one for each row of features, got \(2,\)",
         ),
-        (
-            lambda x, w, y: margin_softmax_loss(x, w, y, ArcFace(), -1.0),
-            "s must be positive and finite, got -1.0",
-        ),
-        (
-            lambda x, w, y: margin_softmax_loss(x, w, y, ArcFace(), 30.0, weight=torch.ones(3)),
-            r"weight must be \(5,\), one for each class, got \(3,\)",
-        ),
-        (
-            lambda x, w, y: margin_softmax_loss(x, w, y, ArcFace(), 30.0, label_smoothing=1.0),
-            r"label_smoothing must be in \[0, 1\), got 1.0",
-        ),
-        (
-            lambda x, w, y: margin_softmax_loss(x, w, y, ArcFace(), 30.0, reduction="avg"),
-            "reduction must be 'mean', 'sum' or 'none', got 'avg'",
-        ),
+        ({"s": -1.0}, "s must be positive and finite, got -1.0"),
+        ({"weight": torch.ones(3)}, r"weight must be \(5,\), one for each class, got \(3,\)"),
+        ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\), got 1.0"),
+        ({"reduction": "avg"}, "reduction must be 'mean', 'sum' or 'none', got 'avg'"),
+    ],
+)
+def test_bad_input_of_the_margin_softmax_is_named(change: dict, message: str) -> None:
+    good = {"features": torch.ones(4, 3), "prototypes": torch.ones(5, 3), "s": 30.0}
+    with pytest.raises(ValueError, match=message):
+        margin_softmax_loss(**(good | {"labels": torch.arange(4), "margin": ArcFace()} | change))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
         (
             lambda x, w, y: center_loss(x, w, y, space="polar"),
             "space must be 'unit' or 'raw', got 'polar'",
@@ -131,16 +121,20 @@ class TestForgottenParameters:
         assert self.loop(CenterArcFaceLoss(C, D).requires_grad_(False), []) == []
         assert self.loop(CenterArcFaceLoss(C, D).eval(), []) == []
 
+    def steps(self, criterion: nn.Module, after_backward, steps: int = 40) -> None:
+        """Fails for any warning."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for step in range(steps):
+                sum(criterion(torch.randn(N, D), torch.randint(0, C, (N,)))).backward()
+                after_backward(step)
+
     @pytest.mark.parametrize("foreach", [False, True])
     @pytest.mark.parametrize("name", ["SGD", "AdamW"])
     def test_every_kind_of_step_is_seen(self, name: str, foreach: bool) -> None:
         criterion = CenterArcFaceLoss(C, D)
         optimizer = getattr(torch.optim, name)(criterion.parameters(), lr=0.1, foreach=foreach)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            for _ in range(40):
-                sum(criterion(torch.randn(N, D), torch.randint(0, C, (N,)))).backward()
-                optimizer.step()
+        self.steps(criterion, lambda _: optimizer.step())
 
     def test_an_optimizer_that_writes_past_autograd_is_seen(self) -> None:
         class Data(torch.optim.Optimizer):
@@ -151,33 +145,29 @@ class TestForgottenParameters:
 
         criterion = CenterArcFaceLoss(C, D)
         optimizer = Data([*criterion.parameters()], {})
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            for _ in range(40):
-                sum(criterion(torch.randn(N, D), torch.randint(0, C, (N,)))).backward()
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=False)
+
+        def step(_: int) -> None:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=False)
+
+        self.steps(criterion, step)
 
     def test_another_optimizer_may_step_more_often(self) -> None:
         criterion = CenterArcFaceLoss(C, D)
         other = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
         own = torch.optim.SGD(criterion.parameters(), lr=0.1)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            for step in range(40):
-                sum(criterion(torch.randn(N, D), torch.randint(0, C, (N,)))).backward()
-                for _ in range(6):
-                    other.step()
-                if step % 8 == 7:
-                    own.step()
-                    own.zero_grad()
+
+        def step(number: int) -> None:
+            for _ in range(6):
+                other.step()
+            if number % 8 == 7:
+                own.step()
+                own.zero_grad()
+
+        self.steps(criterion, step)
 
     def test_no_warning_during_gradient_accumulation(self) -> None:
-        criterion = CenterArcFaceLoss(C, D)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            for _ in range(50):
-                sum(criterion(torch.randn(N, D), torch.randint(0, C, (N,)))).backward()
+        self.steps(CenterArcFaceLoss(C, D), lambda _: None, steps=50)
 
 
 @pytest.mark.parametrize(

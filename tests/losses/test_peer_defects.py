@@ -33,11 +33,12 @@ def test_arcface_gradient_is_that_of_arcface_not_of_cosface() -> None:
     assert x.grad[0, 1].item() == pytest.approx(expected, rel=1e-12)
 
 
-def test_loss_is_not_capped() -> None:
+@pytest.mark.parametrize("m", [0.0, 0.5])
+def test_loss_is_not_capped(m: float) -> None:
     """A probability clamped at 1e-30 makes every large loss read 69.08."""
     x, w = torch.tensor([[1.0, 0.0]]), torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
-    loss = margin_softmax_loss(x, w, torch.tensor([0]), ArcFace(0.5), 64.0)
-    assert loss.item() == pytest.approx(64 * (1 + 2 - math.cos(0.5)), rel=1e-6)
+    loss = margin_softmax_loss(x, w, torch.tensor([0]), ArcFace(m), 64.0)
+    assert loss.item() == pytest.approx(64 * (1 + 2 - math.cos(m)), rel=1e-6)
 
 
 def test_label_minus_one_is_not_learned_as_a_class() -> None:

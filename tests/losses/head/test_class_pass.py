@@ -12,18 +12,9 @@ from centerarc.losses import Chunked, negative_logsumexp
 from centerarc.losses.head import class_pass
 from tests.losses import loops
 from tests.losses.arrays import NewArrays
+from tests.losses.loops import problem
 
 IMPLEMENTATIONS = ["reference", "chunked"]
-
-
-def problem(
-    n: int, c: int, d: int, k: int = 1, seed: int = 0, dtype: torch.dtype = torch.float64
-) -> tuple[Tensor, Tensor, Tensor]:
-    g = torch.Generator().manual_seed(seed)
-    shape = (c, d) if k == 1 else (c, k, d)
-    x = torch.randn(n, d, generator=g, dtype=dtype).requires_grad_()
-    w = torch.randn(shape, generator=g, dtype=dtype).requires_grad_()
-    return x, w, torch.randint(0, c, (n,), generator=g)
 
 
 def with_gradients(x: Tensor, w: Tensor, y: Tensor, s: float, **kwargs) -> tuple[Tensor, ...]:
@@ -54,7 +45,8 @@ def test_equals_the_formula(implementation: str, k: int) -> None:
     seed=st.integers(0, 99),
 )
 def test_any_block_size_gives_the_reference(n, c, d, k, workspace, recompute, s, seed) -> None:
-    x, w, y = problem(n, c, d, k, seed)
+    torch.manual_seed(seed)
+    x, w, y = problem(n, c, d, k)
     y = y - (y == 0).long()  # Some labels are of no class here: they exclude nothing.
     expected = with_gradients(x, w, y, s, implementation="reference")
     ways = Chunked(workspace=workspace, recompute=recompute)
@@ -189,9 +181,8 @@ def test_chunked_never_holds_the_logits() -> None:
     with NewArrays([x, w]) as arrays:
         out = negative_logsumexp(x, w, y, 64.0, implementation=Chunked(workspace=1 << 20))
         out.sum().backward()
-    assert (
-        arrays.largest == c * d
-    )  # The gradient itself; the logits would be n * c, 16 times as much.
+    # The gradient itself; the logits would be n * c, 16 times as much.
+    assert arrays.largest == c * d
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
