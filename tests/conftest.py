@@ -9,10 +9,15 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import pytest
 import torch
 
 from tests.distributed.pool import pool  # noqa: F401
+
+# How long an example takes says more about what else the machine does.
+hypothesis.settings.register_profile("centerarc", deadline=None)
+hypothesis.settings.load_profile("centerarc")
 
 
 @pytest.fixture(autouse=True)

@@ -172,7 +172,7 @@ def test_numbers_are_cut_into_groups_and_groups_too_small_say_why(tmp_path, caps
     words = [tmp_path / "l.npz", "--pairs", ages(tmp_path / "l.csv", 80), "--resamples", 0]
     assert run("evaluate", *words, "--by", "light,age") == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "By age: no group can be judged. '0' needs at least 30 pairs of either kind" in said
+    assert "By age: no group can be judged. '0' needs at least 30 pairs of each kind" in said
     assert "likewise 79 more" in said
     assert "--by age=20,40,60" in said
     assert "worst" not in said  # one group, and none, have no worst one
@@ -181,7 +181,7 @@ def test_numbers_are_cut_into_groups_and_groups_too_small_say_why(tmp_path, caps
     groups = found["verification"]["breakdowns"]["age"]["groups"]
     assert [group["name"] for group in groups] == ["under 35", "35 to 70", "70 and over"]
     assert [group["num_genuine"] for group in groups] == [35, 35, 10]
-    assert "'70 and over' needs at least 30 pairs of either kind, there are 10" in shown
+    assert "'70 and over' needs at least 30 pairs of each kind, there are 10" in shown
     assert "gap," in shown
 
 

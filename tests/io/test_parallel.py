@@ -4,9 +4,8 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +18,6 @@ from centerarc.io.parallel import in_chunks, run_tasks
 Tick = Callable[[], None]
 ORDERED = (True, False)
 posix = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-
-
-@pytest.fixture
-def other_thread() -> Iterator[None]:
-    """A thread beside which nothing may be forked."""
-    ready = threading.Event()
-    thread = threading.Thread(target=ready.wait)
-    thread.start()
-    yield
-    ready.set()
-    thread.join()
 
 
 def squares(context: int, numbers: range, tick: Tick) -> list[int]:
@@ -94,11 +82,27 @@ def test_results_come_run_tasks_or_as_they_are_done() -> None:
     assert done[0] != 0
 
 
-@pytest.mark.usefixtures("other_thread")
+# In a process of its own: other tests let theirs load torch before it forks.
+BESIDE_A_THREAD = """
+import sys, threading
+import torch
+from centerarc.io.parallel import run_tasks
+from tests.io.test_parallel import loaded
+
+end = threading.Event()
+threading.Thread(target=end.wait).start()
+try:
+    print(list(run_tasks(loaded, "torch", range(4), workers=2)))
+finally:
+    end.set()
+"""
+
+
 def test_beside_other_threads_nothing_is_forked_and_no_torch_is_loaded() -> None:
-    assert "torch" in sys.modules  # a forked process would have it
-    found = list(run_tasks(loaded, "torch", range(4), workers=2))
-    assert found == 4 * [(False, 1)]
+    done = subprocess.run(
+        [sys.executable, "-c", BESIDE_A_THREAD], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.strip() == str(4 * [(False, 1)]), done.stderr
 
 
 def test_processes_use_opencv_after_this_one_did() -> None:

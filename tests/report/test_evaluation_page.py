@@ -272,7 +272,10 @@ def test_the_accuracy_and_the_answers_at_the_sliders_start_are_told_apart(tmp_pa
     scores, same, report = scored(60, 60, 3)
     page = shown(tmp_path, ReportData("t", report, scores, same, "pairs"))
     right = ((scores >= report.threshold) == same).mean()
-    assert f"The accuracy of {100 * report.accuracy.value:.2f} % is not of one threshold" in page
+    assert (
+        f"The accuracy of {100 * report.accuracy.value:.2f} % does not come from a single threshold"
+        in page
+    )
     assert f"mean, {report.threshold:.3f}, where {100 * right:.2f} %" in page
 
 

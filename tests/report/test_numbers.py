@@ -20,7 +20,7 @@ def test_every_row_on_identities_says_what_stands_behind_it():
     how = {row.name: row.how for row in separability_rows(found)}
     assert how["compactness"].endswith("5 images of 2 people.")
     assert how["margin"].endswith("5 images of 2 people.")
-    assert how["nearest center is the own"].endswith("5 images of 2 people.")
+    assert how["nearest center is their own"].endswith("5 images of 2 people.")
     assert how["separation"].endswith(" 6 people.")
 
 

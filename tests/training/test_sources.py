@@ -191,3 +191,11 @@ def test_an_epoch_is_not_lost_when_its_validation_fails(
     train(config, resume=True)
     for name in ("best.safetensors", "last.safetensors"):
         assert same_bits(whole.run_dir / name, config.run_dir / name)
+
+
+def test_a_fraction_that_holds_out_one_person_is_refused_by_name(
+    tmp_path: Path, faces: Path
+) -> None:
+    config = make_config(tmp_path / "run", faces, validation={"identities": 0.01})
+    with pytest.raises(ValueError, match=r"validation.identities is 0.01, which holds out 1 of \d"):
+        make_sources(config)

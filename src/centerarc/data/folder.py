@@ -73,7 +73,8 @@ class FolderSource(EncodedSource):
         self.problems = self._misplaced(len(files))
         if not files:
             raise ValueError(
-                f"root {str(root)!r} holds no usable image in <identity>/<image>: {self.summary()}"
+                f"the folder {str(root)!r} holds no usable image in <identity>/<image>: "
+                f"{self.summary()}"
             )
 
     def __repr__(self) -> str:

@@ -47,7 +47,7 @@ Trials = Literal["genuine", "impostor", "either", "impostor of each", "unmated"]
 _TRIALS: dict[Trials, str] = {
     "genuine": "genuine pairs",
     "impostor": "impostor pairs",
-    "either": "pairs of either kind",
+    "either": "pairs of each kind",
     "impostor of each": "impostor pairs of every identity",
     "unmated": "probes of people who are not in the gallery",
 }

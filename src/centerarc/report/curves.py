@@ -298,7 +298,7 @@ Rows = Sequence[Mapping[str, Any]]
 def training_charts(history: Rows, validation: Rows) -> list[Chart]:
     """A chart for each curve that the rows hold; none for rows that hold nothing."""
     loss = axis("loss", rangemode="tozero")
-    cosines = _smoothed(history, "target_cosine", "cosine to the own prototype", "--accent")
+    cosines = _smoothed(history, "target_cosine", "cosine to the target prototype", "--accent")
     cosines += _smoothed(history, "accuracy", "training accuracy", "--second")
     judged = []
     for key, name, color in (

@@ -181,9 +181,10 @@ def _start_words(report: VerificationReport | None, marks: list[Step]) -> str:
     right = report.num_genuine * at.tar + report.num_impostor * (1 - at.far)
     right /= report.num_genuine + report.num_impostor
     return (
-        f"The accuracy of {with_sign(_known(report.accuracy))} is not of one threshold: each fold "
-        "is judged at the one that is best on the other folds. The slider begins at their mean, "
-        f"{at.threshold:.3f}, where {with_sign(right)} of the answers to all pairs are right."
+        f"The accuracy of {with_sign(_known(report.accuracy))} does not come from a single "
+        "threshold: each fold is judged at the threshold that is best on the other folds. The "
+        f"slider starts at their mean, {at.threshold:.3f}, where {with_sign(right)} of the "
+        "answers to all pairs are right."
     )
 
 
@@ -262,7 +263,7 @@ def _verification_headline(report: VerificationReport, counts: str) -> Headline:
         further = accuracy if kfold else f"{accuracy} {optimistic}"
         return _headline(report.auc, "AUC", text, counts, (further,))
     text = (
-        "Shown two pictures, the model says rightly whether they are of one person in "
+        "Shown two pictures, the model correctly says whether they show the same person in "
         f"{percent(_known(report.accuracy), 1)} of 100 cases, where {constant}"
     )
     if kfold:

@@ -20,7 +20,7 @@ ABSENT = "not measurable"
 _TRIALS: dict[Trials, str] = {
     "genuine": "pairs of one person",
     "impostor": "pairs of two people",
-    "either": "pairs of either kind",
+    "either": "pairs of each kind",
     "impostor of each": "pairs with others for every person",
     "unmated": "probes of people who are not in the gallery",
 }
@@ -249,7 +249,7 @@ def separability_rows(found: Separability) -> list[Row]:
             "nearer.",
         ),
         Row(
-            "nearest center is the own",
+            "nearest center is their own",
             found.nearest_center_accuracy,
             f"Images that are nearer to their own person's center than to any other. {images}.",
             # Each image with a margin is one whose nearest center is known.

@@ -132,7 +132,7 @@ def _gap_words(measure: str, gap: Gap) -> str:
         f"{_named(gap.best)}: a gap of {percent(gap.value)} points"
     )
     if gap.interval is not None:
-        doubt = "; other people might turn the order round" if gap.interval.low <= 0 else ""
+        doubt = "; with other people the order might be reversed" if gap.interval.low <= 0 else ""
         text += f" (95 % interval {interval_words(gap.interval)}{doubt})"
     return f"{text}."
 

@@ -181,5 +181,7 @@ def _page(
             ("Input", f"{size} x {size} pixels; features of image and mirror image summed."),
         ],
         config=(config.run_dir / "config.yaml").read_text(encoding="utf-8"),
-        command=f"centerarc demo --run-dir {config.run_dir} --seed {config.seed}",
+        command=f"centerarc demo --run-dir {config.run_dir} --people "
+        f"{config.data.num_identities - _HELD_OUT} --epochs {config.schedule.epochs} "
+        f"--seed {config.seed}",
     )

@@ -79,6 +79,11 @@ def make_sources(config: TrainConfig, *, quiet: bool = False) -> RunSources:
                 f"validation.identities is {validation.identities:g}, but there are {people} people"
             )
         names, others = split_identities(train.identities, fraction, config.seed)
+        if len(others) < 2:
+            raise ValueError(
+                f"validation.identities is {validation.identities:g}, which holds out "
+                f"{len(others)} of {people} people; pairs need at least 2"
+            )
         train, held_out = subset(train, names), subset(train, others)
         pairs = drawn_pairs(held_out, validation, config.seed, notes)
     _check_people(train.identities)

@@ -209,8 +209,8 @@ def view(person: Person, conditions: Conditions, size: int) -> View:
     landmarks = np.asarray(points, dtype=np.float32)
     posed = _to_image_plane(landmarks[:, 0], landmarks[:, 1], person, turn)
     # Least-squares similarity from the posed landmarks to the template.
-    centerd = posed - posed.mean()
-    a = complex(np.sum(np.conj(centerd) * _TEMPLATE) / np.sum(np.abs(centerd) ** 2))
+    centered = posed - posed.mean()
+    a = complex(np.sum(np.conj(centered) * _TEMPLATE) / np.sum(np.abs(centered) ** 2))
     b = complex(_TEMPLATE.mean() - a * posed.mean())
     error = conditions.zoom * complex(cos(conditions.roll), sin(conditions.roll))
     a, b = a * error, b * error + conditions.shift
