@@ -134,8 +134,11 @@ class Table:
         self.columns = columns
 
     def rows(self, wanted: Sequence[str] | None = None) -> Iterator[tuple[int, tuple[str, ...]]]:
-        """Yields the number of each row's first line (or of the row), and the wanted fields."""
-        raise NotImplementedError
+        """Returns the number of each row's first line (or of the row), and the wanted fields.
+
+        A table of columns alone, such as one that was not read from a file, has no rows.
+        """
+        return iter(())
 
     def error(self, number: int, what: str) -> ValueError:
         """Returns an error that starts with the file and the line."""
