@@ -65,11 +65,6 @@ class Distribution:
     count: int  # how many values
     num_people: int  # identities that they come from
 
-    @property
-    def range90(self) -> float:
-        """Distance between the quantiles 0.05 and 0.95."""
-        return self.quantiles[0.95].value - self.quantiles[0.05].value
-
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return fields_of(self, "mean", "std", "quantiles", "count", "num_people")
