@@ -1,6 +1,7 @@
 # make setup  creates .venv and installs the pinned versions; the others do so too, once
 # make demo   trains on drawn faces for a few minutes and writes a page about the result
 # make test   runs the test suite
+# make docs   builds the documentation's pages into site/, to be read with any browser
 # make bench  measures the head, the data pipeline and the evaluation against peers (about 35
 #             minutes; needs an idle machine)
 
@@ -8,8 +9,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DOCS := $(VENV)/.docs
 
-.PHONY: setup demo test lint types readme check bench clean
+.PHONY: setup demo test lint types readme docs check bench clean
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -31,7 +33,11 @@ types: $(READY)
 readme: $(READY)
 	$(BIN)/python -m pytest tests/test_readme.py
 
-check: test lint types readme
+docs: $(DOCS)
+	$(BIN)/python scripts/docs.py
+	@echo "The pages are in site/. To search them too: $(BIN)/python -m http.server -d site"
+
+check: test lint types readme docs
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.head --thp --page docs/results/head.md
@@ -39,7 +45,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.evaluation --page docs/results/evaluation.md
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) site .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # Everything is pinned in constraints.txt, torch in its CPU build where one is offered.
 $(READY): pyproject.toml constraints.txt
@@ -50,3 +56,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[log,report,parquet,export,hub]" --group dev
 	@touch $(READY)
+
+$(DOCS): $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group docs
+	@touch $(DOCS)

@@ -39,7 +39,6 @@ class Kind(NamedTuple):
     of_image: bool = True
 
 
-# In the order in which reports show them.
 KINDS: dict[str, Kind] = {
     "checksum": Kind(
         "error",
@@ -101,6 +100,7 @@ KINDS: dict[str, Kind] = {
     "animated": Kind("note", "The file holds several pictures; the first one is used."),
     "left out": Kind("note", "The source does not serve this; it was left out when opened."),
 }
+"""Every kind of problem that a check reports, in the order of its reports."""
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,9 @@ def folded_name(name: str) -> str:
 # The faces of a photo, and which of them to take.
 
 FaceRule = Literal["largest", "center", "score", "all", "only"]
+"""Which faces of a photo to take, see `choose_faces`."""
 FACE_RULES: tuple[FaceRule, ...] = get_args(FaceRule)
+"""Every `FaceRule`."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,6 +25,7 @@ WEIGHTINGS = {
     "detector": "each image's embedding is normalized and multiplied by its detector score",
     "norm+detector": "embeddings keep their length and are multiplied by the detector score",
 }
+"""The ways to weight the images of a template, and what each means."""
 # Images of whole templates that are gathered at once: 64 MB for 512 numbers in float64.
 _GATHERED = 16_384
 # Numbers of templates that lie within so many of each other are found by a table of 128 MB.

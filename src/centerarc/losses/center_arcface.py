@@ -136,9 +136,10 @@ class CenterArcFaceLoss(nn.Module):
         update_on_forward: whether the training forward applies the paper's update.
         sub_centers: K prototypes a class; the center term then pulls towards the nearest of them,
             or to the one separate center.
-        weight, ignore_index, reduction, label_smoothing, sample_rate, sample_generator,
-            conflict_threshold, implementation, shards: as in `MarginSoftmaxLoss`; `ignore_index`
-            and `reduction` are those of both terms, and separate centers live with their class.
+        weight, ignore_index, reduction, label_smoothing: as in `MarginSoftmaxLoss`; `ignore_index`
+            and `reduction` are those of both terms.
+        sample_rate, sample_generator, conflict_threshold, implementation, shards: as in
+            `MarginSoftmaxLoss`; separate centers live with their class.
         generator: draws the initial prototypes and centers; torch's own by default.
 
     Attributes:

@@ -325,6 +325,7 @@ def _linked(first: IntArray, second: IntArray, count: int) -> IntArray:
 # Pairs of any format.
 
 PairSet = PairImages | BinSet
+"""What `open_pair_set` returns."""
 
 
 def open_pair_set(

@@ -183,6 +183,7 @@ class EmbeddingsSubject:
 
 
 Subject = ModelSubject | EmbeddingsSubject
+"""What a protocol judges: a model, or its embeddings in a file."""
 
 
 def opened_embeddings(path: str | os.PathLike[str]) -> EmbeddingsSubject:
