@@ -108,13 +108,21 @@ def test_without_validation_the_last_weights_count(tmp_path: Path, faces: Path) 
 
 
 @pytest.mark.parametrize("steps", [1, 3, 5, 8], ids=lambda n: f"after step {n}")
-@pytest.mark.parametrize("loss", [{}, {"centers": "separate"}], ids=["shared", "separate"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"loss": {"centers": "separate"}}, {"ema_decay": 0.9}],
+    ids=["shared", "separate", "averaged"],
+)
 def test_interrupted_and_resumed_equals_uninterrupted_to_the_last_bit(
-    tmp_path: Path, faces: Path, monkeypatch: pytest.MonkeyPatch, steps: int, loss: dict[str, Any]
+    tmp_path: Path,
+    faces: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    steps: int,
+    changes: dict[str, Any],
 ) -> None:
     def config(name: str) -> TrainConfig:
         return make_config(
-            tmp_path / name, faces, validation=VALIDATION, loss=loss, log={"every": 2}
+            tmp_path / name, faces, validation=VALIDATION, log={"every": 2}, **changes
         )
 
     train(config("whole"))
@@ -271,7 +279,11 @@ def test_compiling_changes_the_numbers_by_rounding_only(
 ) -> None:
     # The whole of torch.compile but for the code generator, which takes ten seconds.
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
-    changes: dict[str, Any] = {"model": {"options": {"norm": True}}, "validation": VALIDATION}
+    changes: dict[str, Any] = {
+        "model": {"options": {"norm": True}},
+        "validation": VALIDATION,
+        "ema_decay": 0.9,
+    }
     plain = make_config(tmp_path / "plain", faces, **changes)
     compiled = make_config(tmp_path / "compiled", faces, compile=True, **changes)
     train(plain)

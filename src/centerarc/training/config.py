@@ -371,6 +371,13 @@ class TrainConfig(Section):
     clip_norm: NotNegative = Field(
         default=0.0, description="limit of the norm of all gradients together; 0 is none"
     )
+    ema_decay: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="judge and save a running average of the backbone's weights that decays by "
+        "this much a step, such as 0.999; 0 is none",
+    )
     workers: Annotated[int, Field(ge=0)] = Field(
         default=2, description="loader workers a process; 0 loads in the main one"
     )

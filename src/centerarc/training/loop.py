@@ -23,6 +23,7 @@ from centerarc.io.parallel import explain_dead_workers, signals_held_back
 from centerarc.models.backbone import create_model
 from centerarc.models.weights import save_weights
 from centerarc.training import rundir
+from centerarc.training.averaging import WeightAverage
 from centerarc.training.config import TrainConfig
 from centerarc.training.logging import Display, Meter, MetricsLog
 from centerarc.training.optimizer import lr_factor, make_criterion, make_optimizer
@@ -175,6 +176,10 @@ class Trainer:
             parallel = DistributedDataParallel(parallel, **own_buffers)
         self.parallel = parallel.train()
         self.optimizer = make_optimizer(self.model, self.criterion, config.optimizer)
+        decay = config.ema_decay
+        self.average = WeightAverage(self.model, self.optimizer, decay) if decay else None
+        # What is validated and saved for use.
+        self.judged = self.model if self.average is None else self.average.module
         self.train_step = TrainStep(
             parallel,
             self.criterion,
@@ -306,7 +311,7 @@ class Trainer:
         start = time.perf_counter()
         try:
             with explain_dead_workers(workers):
-                result = validate(self.model, self.pairs, device, self.config.batch_size, workers)
+                result = validate(self.judged, self.pairs, device, self.config.batch_size, workers)
         except (ValueError, OSError) as problem:
             raise ValueError(f"validation after epoch {epoch + 1}: {problem}") from problem
         self.seconds["validation"] += time.perf_counter() - start
@@ -325,9 +330,10 @@ class Trainer:
             "epoch": self.step // self.steps_per_epoch,
             "step": self.step,
             "metrics": metrics,
+            "ema_decay": self.config.ema_decay,
             "loss": self.config.loss.model_dump(mode="json"),
         }
-        save_weights(self.config.run_dir / name, self.model, metadata=metadata)
+        save_weights(self.config.run_dir / name, self.judged, metadata=metadata)
 
     def _save_state(self) -> None:
         self.processes.on_main(self._save_state_here)
@@ -338,6 +344,7 @@ class Trainer:
             "epochs_done": self.epochs_done,
             "identity": self.identity,
             "model": self.model.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
             "criterion": self.criterion.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.precision.scaler.state_dict(),
@@ -357,6 +364,8 @@ class Trainer:
             )
         try:
             self.model.load_state_dict(state["model"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
             self.criterion.load_state_dict(state["criterion"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.precision.scaler.load_state_dict(state["scaler"])

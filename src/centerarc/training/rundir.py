@@ -22,7 +22,10 @@ _FILES = (CONFIG, PEOPLE_FILE, METRICS, RESULTS, "best.safetensors", "last.safet
 _FOLDERS = ("state", "tensorboard")
 # What a saved state depends on: with another value it would be another run. The people that the
 # validation holds out by number are taken out of the training.
-_FIXED = ("seed", "model", "data", "loss", "batch_size", "optimizer.name", "validation.identities")
+_FIXED = (
+    *("seed", "model", "data", "loss", "batch_size", "optimizer.name", "ema_decay"),
+    "validation.identities",
+)
 _FORMAT = 1
 
 
