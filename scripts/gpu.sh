@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that needs a CUDA device, in under 8 minutes: tests, then the head's benchmark, whose
-# tables go into docs/results/head.md. Needs PyTorch 2.11 or newer with Triton; installs nothing.
+# tables go into docs/results/head-gpu.md. Needs PyTorch 2.11 or newer with Triton; installs nothing.
 #   scripts/gpu.sh          tests and benchmark
 #   scripts/gpu.sh lfw      the experiment of docs/results/lfw.md at 112 px; data as for lfw.sh
 set -euo pipefail
@@ -35,5 +35,5 @@ if "$python" -c "import pytest" 2>/dev/null; then
 else
     echo "pytest is not there: the tests are left out"
 fi
-timeout 330 "$python" -m benchmarks.head --device cuda --page docs/results/head.md || failed=1
+timeout 330 "$python" -m benchmarks.head --device cuda --page docs/results/head-gpu.md || failed=1
 exit $failed

@@ -47,7 +47,7 @@ DEFAULT_TASKS = ("loss", "step", "sampled", "center")
 EAGER_PEERS = ("textbook", "pml", "arcface_torch")
 PEERS = (*EAGER_PEERS, "compiled")
 
-# Rounds: every implementation runs once in each. All is to take 25 minutes on a CPU, and a few
+# Rounds: every implementation runs once in each. All is to take 20 minutes on a CPU, and a few
 # on a GPU, whose times vary little.
 ROUNDS = {
     "cpu": {"10k": 3, "100k": 2, "1m": 1, "1m-1024": 1},
