@@ -5,12 +5,15 @@ import shlex
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from centerarc.cli import main
+from centerarc.data import create_source
 from centerarc.training import load_config
 
 README = Path(__file__).parents[1] / "README.md"
-DOCS = [README, *sorted((README.parent / "docs").rglob("*.md"))]
+CHINESE = README.with_name("README.zh-CN.md")
+DOCS = [README, CHINESE, *sorted((README.parent / "docs").rglob("*.md"))]
 
 
 def blocks(path: Path) -> list[tuple[str, str]]:
@@ -59,6 +62,50 @@ def test_commands_and_their_flags_exist(line: str, capsys: pytest.CaptureFixture
     for word in words[1:]:
         if word.startswith("--"):
             assert word in shown, f"{word} is not a flag of centerarc {' '.join(command)}"
+
+
+def test_the_commands_run_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On drawn people, with a network and a schedule that take seconds."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(README.parent / "configs")
+    people = create_source("synthetic", num_identities=12, images_per_identity=3, image_size=64)
+    for index, label in enumerate(people.labels):
+        place = tmp_path / f"faces/P{label}/P{label}_{index % 3 + 1:04d}.jpg"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(people.image(index)).save(place)
+    pairs = ["2\t1", "P0\t1\t2", "P0\t1\tP1\t2", "P1\t1\t3", "P1\t2\tP0\t3"]
+    (tmp_path / "pairs.txt").write_text("\n".join(pairs) + "\n", encoding="utf-8")
+    small = "--model.name mobilefacenet_small --model.embedding_size 16 --model.image_size 32"
+    small += " --validation.identities 4 --schedule.epochs 1 --batch_size 8 --workers 0"
+    text = next(code for kind, code in BLOCKS if kind == "bash" and "centerarc train" in code)
+    lines = text.replace("\\\n", " ").splitlines()
+    assert [line.split()[1] for line in lines] == ["train", "evaluate"]
+    for line in lines:
+        words = shlex.split(line)[1:] + (shlex.split(small) if " train " in line else [])
+        with pytest.raises(SystemExit) as end:
+            main(words)
+        assert not end.value.code, line
+    assert "P0" not in (tmp_path / "runs/mine/people.txt").read_text(encoding="utf-8").split()
+    assert (tmp_path / "mine.html").stat().st_size > 10_000
+
+
+def shape(path: Path) -> list[str]:
+    """Levels of headings, cells of rows and targets of links, in the order of the page."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
+    rows = [
+        re.sub(r"[^|]", "", line) or re.match(r"#*", line)[0]  # type: ignore[index]
+        for line in text.splitlines()
+        if line.startswith(("|", "#"))
+    ]
+    return rows + sorted(re.findall(r"\]\(([^)]+)\)", text))
+
+
+def test_the_chinese_readme_is_the_same_page() -> None:
+    assert blocks(CHINESE) == BLOCKS
+    swapped = [link.replace(CHINESE.name, README.name) for link in shape(README)]
+    assert shape(CHINESE) == swapped
 
 
 def test_the_files_that_the_contributing_guide_names_exist() -> None:

@@ -84,7 +84,7 @@ class ArcFace:
     From theta = pi - m on, where cos(theta + m) would rise again, it continues as
     `cos(theta) + cos(m) - 1`: continuous there (both sides are -1), falling all the way to
     theta = pi, and with the gradient of the plain cosine, so that the worst samples still learn.
-    (The usual fallback, `cos(theta) - m sin(m)`, jumps up by 7.5 logits at s = 64, m = 0.5.)
+    (The usual fallback, `cos(theta) - m sin(m)`, jumps down by 7.5 logits at s = 64, m = 0.5.)
 
     Args:
         m: the margin in radians, in [0, pi/2]; 0 is the plain normalized softmax.
