@@ -2,6 +2,8 @@
 
 import os
 import signal
+import sys
+from collections.abc import Iterator
 
 # Programs started in the background of a script ignore Ctrl-C, and so would all that tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -13,6 +15,10 @@ import hypothesis
 import pytest
 import torch
 
+from centerarc.data import source
+from centerarc.io import plugins
+from centerarc.losses import margins
+from centerarc.models import backbone
 from tests.distributed.pool import pool  # noqa: F401
 
 # How long an example takes says more about what else the machine does.
@@ -23,3 +29,20 @@ hypothesis.settings.load_profile("centerarc")
 @pytest.fixture(autouse=True)
 def _deterministic() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def plugins_undone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test registers and imports is forgotten after it."""
+    registries = (margins.MARGINS, source._OWN, backbone._BUILDERS)
+    before = [dict(registry) for registry in registries]
+    modules = set(sys.modules)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(plugins, "_installed", None)
+    yield
+    for registry, names in zip(registries, before, strict=True):
+        registry.clear()
+        registry.update(names)
+    for name in set(sys.modules) - modules:
+        if name.startswith("plugin_"):  # those of tests; others cannot be loaded twice
+            del sys.modules[name]

@@ -28,6 +28,7 @@ def test_there_is_something_to_run() -> None:
     assert [kind for kind, _ in BLOCKS if kind == "python"]
 
 
+@pytest.mark.usefixtures("plugins_undone")
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
 def test_python_blocks_run(path: Path) -> None:
     namespace: dict[str, object] = {}

@@ -91,6 +91,39 @@ def test_errors_are_one_line_that_names_field_value_and_what_is_allowed(
 
 
 @pytest.mark.parametrize(
+    ("extra", "flags", "start"),
+    [
+        ("", ["--loss.m", "-1"], "--loss.m is -1; it must"),
+        ("loss: {m: -1}\n", ["--loss.s", "3"], "FILE: loss.m is -1; it must"),
+        ("loss: {m: -1}\n", ["--loss.m=-2"], "--loss.m is -2; it must"),
+        ("", ["--run-dir", ""], "--run_dir: the path is empty"),
+        ("", ["--data.source", "foldr"], "--data.source is 'foldr'; it must be one of"),
+        ("", ["--data.source", "folder"], "FILE with --data.source: data.root is missing"),
+        ("", ["--validation", "{pears: 1}"], "--validation: unknown field validation.pears"),
+        ("", ["--validation.num_pairs", "3"], "FILE: validation: give either pairs"),
+        ("", ["--model.options", "{1: 2}"], "--model.options: unknown field model.options.1"),
+        (
+            "schedule: {epochs: 9, warmup_epochs: 5}\n",
+            ["--schedule.epochs", "4", "--schedule.power", "3"],
+            "FILE with --schedule.epochs: schedule: warmup_epochs is 5; it must be below",
+        ),
+        (
+            "",
+            ["--batch-size", "2", "--accumulate", "3", "--loss.m", "0"],
+            "FILE with --batch_size, --accumulate: accumulate is 3; it cannot exceed batch_size",
+        ),
+    ],
+)
+def test_an_error_says_whether_the_file_or_a_flag_is_wrong(
+    tmp_path: Path, extra: str, flags: list[str], start: str
+) -> None:
+    path = _write(tmp_path, BASE + extra)
+    with pytest.raises(ValueError) as error:
+        load_config(path, flags)
+    assert str(error.value).startswith(start.replace("FILE", str(path)))
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("run_dir: a\nloss: {m: 1\nseed: 2\n", ":3: not valid YAML"),

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TypeVar, get_args
@@ -291,6 +292,8 @@ class ModelFlags:
         N x H x W x 3.
     output_name
         Of an ONNX model with several outputs: the one that is the embedding.
+    plugin
+        Module or .py file that registers the backbone, if it is your own.
     """
 
     architecture: str = ""
@@ -300,26 +303,47 @@ class ModelFlags:
     channels: Literal["rgb", "bgr"] | None = None
     layout: Literal["nchw", "nhwc"] | None = None
     output_name: str = ""
+    plugin: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = ()
 
 
 def opened_model(path: Path, flags: ModelFlags | None, device: str = "cpu") -> "OpenedModel":
     """Opens what a user calls a model; for an ONNX file the device auto is the CPU."""
     from centerarc.distributed.process import choose_device
+    from centerarc.io.plugins import UnknownNameError, import_plugin
     from centerarc.models.embedder import open_model
 
     given = ModelFlags() if flags is None else flags
+    for plugin in given.plugin:
+        import_plugin(plugin)
     on_cpu = path.suffix.lower() == ".onnx" and device == "auto"
-    return open_model(
-        path,
-        architecture=given.architecture or None,
-        image_size=given.size,
-        mean=_numbers("mean", given.mean),
-        std=_numbers("std", given.std),
-        channels=given.channels,
-        layout=given.layout,
-        output=given.output_name or None,
-        device="cpu" if on_cpu else str(choose_device(device)),
-    )
+    try:
+        return open_model(
+            path,
+            architecture=given.architecture or None,
+            image_size=given.size,
+            mean=_numbers("mean", given.mean),
+            std=_numbers("std", given.std),
+            channels=given.channels,
+            layout=given.layout,
+            output=given.output_name or None,
+            device="cpu" if on_cpu else str(choose_device(device)),
+        )
+    except UnknownNameError as error:
+        raise ValueError(f"{error}; {_plugins_wanted(path)}") from error
+
+
+def _plugins_wanted(path: Path) -> str:
+    """What a user types to import the plugins that a run was trained with."""
+    from centerarc.training.settings import read_yaml
+
+    run = path if path.is_dir() else path.parent
+    plugins: Any = None
+    with suppress(ValueError, OSError):
+        plugins = read_yaml(run / "config.yaml").get("plugins")
+    if not isinstance(plugins, list) or not plugins:
+        return "a backbone of your own needs --plugin, the module or .py file that registers it"
+    named = " ".join(shlex.quote(str(plugin)) for plugin in plugins)
+    return f"its run imported plugins; if you trust them, add --plugin {named}"
 
 
 def _numbers(name: str, text: str) -> Any:

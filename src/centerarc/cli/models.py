@@ -118,6 +118,9 @@ def export(
     opset: int = 20,
     architecture: Annotated[str, Parameter(show_default=False)] = "",
     size: int | None = None,
+    plugin: Annotated[
+        tuple[str, ...], Parameter(consume_multiple=True, negative="", show_default=False)
+    ] = (),
 ) -> None:
     """Write a model to one ONNX file, checked against PyTorch.
 
@@ -140,6 +143,8 @@ def export(
         Backbone of a public checkpoint that does not name it, e.g. iresnet50.
     size
         Side of the images that such a checkpoint takes, 112 by default.
+    plugin
+        Module or .py file that registers the backbone, if it is your own.
     """
     from rich.console import Console
     from rich.text import Text
@@ -151,7 +156,7 @@ def export(
     require_export_extra()
     if out.suffix.lower() != ".onnx":
         raise ValueError(f"out must end in .onnx, got {str(out)!r}")
-    network = opened_model(model, ModelFlags(architecture=architecture, size=size))
+    network = opened_model(model, ModelFlags(architecture=architecture, size=size, plugin=plugin))
     if network.network is None:
         raise ValueError(f"{str(model)!r} is an ONNX file already")
     samples, words = _samples(images, network.image_size)

@@ -23,6 +23,7 @@ from centerarc.data.source import (
     create_source,
     list_sources,
     open_source,
+    register_source,
     source_kind,
 )
 from centerarc.data.views import (
@@ -80,6 +81,7 @@ __all__ = [
     "read_identities",
     "read_image",
     "read_leave_out",
+    "register_source",
     "source_kind",
     "split_identities",
     "subset",

@@ -3,16 +3,17 @@
 import os
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from centerarc.data.decode import Image, WrongSizeError, copy_into, decode_image, decode_into
+from centerarc.io.plugins import Registry, parameters_of
 
 
 @dataclass(frozen=True)
@@ -215,13 +216,62 @@ _SOURCES = {
     "shards": ("centerarc.data.shards", "ShardSource"),
     "synthetic": ("centerarc.data.synthetic", "SyntheticFaces"),
 }
+BUILT_IN_SOURCES = tuple(_SOURCES)
+# Those that users register, and the name of a mixture in a configuration, which is no kind.
+_OWN = Registry("source", ("image_size",))
+_MIXED = "mixed"
+_Opener = TypeVar("_Opener", bound=Callable[..., Any])
 _LISTS = (".csv", ".tsv", ".parquet")
 _KNOWN = "a folder of identity folders, a .rec file, .tar shards, or a .csv or .parquet list"
 
 
+def register_source(name: str) -> Callable[[_Opener], _Opener]:
+    """Registers a kind of source under `name`, as a decorator of its class or a function.
+
+    It is called with the keyword `image_size`, the side in pixels that its images must have (or
+    None), and with the options that users give, which are its further arguments.
+
+    Raises:
+        ValueError: If the name belongs to another kind, or `image_size` is not an argument.
+
+    Example:
+        >>> @register_source("grey")
+        ... class Grey(FaceSource):
+        ...     def __init__(self, *, people: int, image_size: int | None = None):
+        ...         self.identities = [f"P{number}" for number in range(people)]
+        ...         self.labels = np.arange(people)
+        ...         self.side = image_size or 112
+        ...     def image(self, index):
+        ...         return np.full((self.side, self.side, 3), 127, np.uint8)
+        >>> create_source("grey", people=2, image_size=16).image(0).shape
+        (16, 16, 3)
+        >>> del _OWN["grey"]
+    """
+
+    def registered(opener: _Opener) -> _Opener:
+        if name in (*_SOURCES, _MIXED):
+            raise ValueError(f"{name!r} is a kind of source that centerarc has; take another name")
+        parameters = parameters_of(opener)
+        if not any(p.name == "image_size" or p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            raise ValueError(f"source {name!r} must take image_size, the side of its images")
+        return _OWN.register(name)(opener)
+
+    return registered
+
+
+def is_own_source(kind: str) -> bool:
+    """Whether a kind of source was registered from outside."""
+    return kind not in (*_SOURCES, _MIXED) and _OWN.knows(kind)
+
+
 def list_sources() -> list[str]:
     """Returns the kinds that `create_source` accepts, sorted."""
-    return sorted(_SOURCES)
+    return sorted([*_SOURCES, *_OWN.names()])
+
+
+def check_source(kind: str, options: Mapping[str, Any]) -> None:
+    """Raises a `ValueError` unless the options are those of a source that a user registered."""
+    _OWN.check(kind, options)
 
 
 def create_source(kind: str, **options: Any) -> FaceSource:
@@ -229,7 +279,7 @@ def create_source(kind: str, **options: Any) -> FaceSource:
 
     Args:
         kind: "folder" (`FolderSource`), "list" (`ListSource`), "recordio" (`RecordIOSource`),
-            "shards" (`ShardSource`) or "synthetic" (`SyntheticFaces`).
+            "shards" (`ShardSource`), "synthetic" (`SyntheticFaces`), or a registered one.
         **options: The arguments of that class.
 
     Returns:
@@ -242,6 +292,9 @@ def create_source(kind: str, **options: Any) -> FaceSource:
         >>> len(create_source("synthetic", num_identities=2, images_per_identity=3))
         6
     """
+    if is_own_source(kind):
+        given = {"image_size": options.pop("image_size", None)}
+        return as_source(_OWN.build(kind, options, **given))
     if kind not in _SOURCES:
         raise ValueError(f"kind must be one of {', '.join(list_sources())}, got {kind!r}")
     try:

@@ -15,6 +15,7 @@ from centerarc.losses.margins import (
     Target,
     create_margin,
     list_margins,
+    register_margin,
 )
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "list_margins",
     "margin_softmax_loss",
     "negative_logsumexp",
+    "register_margin",
     "sample_classes",
     "update_centers",
 ]

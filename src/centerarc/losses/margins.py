@@ -2,14 +2,17 @@
 
 A margin maps the angle between a sample and its own prototype to the value that replaces the
 target's cosine in the softmax. It sees N numbers only and is plain autograd. To add one, write a
-frozen dataclass with a `__call__` here and name it in `MARGINS`: the fused loss, the command line
-and the tests take it from there. A parameter out of range is a `ValueError` that names it.
+frozen dataclass with a `__call__` here and name it in `MARGINS`, or register it from outside with
+`register_margin`: the fused loss and the command line take it from there. A parameter out of range
+is a `ValueError` that names it.
 """
 
 import difflib
+import inspect
 import math
-from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -194,17 +197,73 @@ class SphereFaceR:
         return (1 - 2 * (k % 2)) * torch.cos(angle) - 2 * k
 
 
-MARGINS: dict[str, type[Any]] = {
+MARGINS: dict[str, Callable[..., Margin]] = {
     "arcface": ArcFace,
     "cosface": CosFace,
     "combined": CombinedMargin,
     "sphereface_r": SphereFaceR,
 }
 
+_Builder = TypeVar("_Builder", bound=Callable[..., Any])
+
+
+def register_margin(name: str) -> Callable[[_Builder], _Builder]:
+    """Registers a margin under `name`, as a decorator of its class.
+
+    The class, best a frozen dataclass, maps a `Target` to psi when it is called; the parameters of
+    its constructor are those that users can give. psi must fall as the angle grows. The same
+    definition may be registered again.
+
+    Raises:
+        ValueError: If the name belongs to another margin.
+
+    Example:
+        >>> @register_margin("half")
+        ... @dataclass(frozen=True)
+        ... class Half:
+        ...     m: float = 0.2
+        ...     def __call__(self, target: Target) -> Tensor:
+        ...         return target.cos - self.m * (1 + target.cos) / 2
+        >>> create_margin("half", m=0.3)
+        Half(m=0.3)
+        >>> del MARGINS["half"]
+    """
+
+    def registered(builder: _Builder) -> _Builder:
+        before = MARGINS.get(name, builder)
+        if before is not builder and _definition(before) != _definition(builder):
+            raise ValueError(
+                f"a margin named {name!r} is registered already: {_definition(before)}"
+            )
+        MARGINS[name] = builder
+        return builder
+
+    return registered
+
+
+def _definition(builder: Callable[..., Any]) -> str:
+    name = getattr(builder, "__qualname__", repr(builder))
+    # What functions make inside of them shares a name.
+    return f"{builder.__module__}.{name}" + (f" at {id(builder):#x}" if "<" in name else "")
+
 
 def list_margins() -> list[str]:
     """The names that `create_margin` knows."""
     return list(MARGINS)
+
+
+def margin_parameters(name: str) -> dict[str, bool]:
+    """The parameters that the margin of a name takes, and whether it needs them.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if name not in MARGINS:
+        close = difflib.get_close_matches(name, MARGINS, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"margin must be one of {', '.join(MARGINS)}, got {name!r}{hint}")
+    parameters = inspect.signature(MARGINS[name]).parameters.values()
+    return {p.name: p.default is p.empty for p in parameters}
 
 
 def create_margin(name: str, **parameters: float) -> Margin:
@@ -213,15 +272,13 @@ def create_margin(name: str, **parameters: float) -> Margin:
     Raises:
         ValueError: for an unknown name or parameter, or a value out of range.
     """
-    if name not in MARGINS:
-        close = difflib.get_close_matches(name, MARGINS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"margin must be one of {', '.join(MARGINS)}, got {name!r}{hint}")
-    known = [field.name for field in fields(MARGINS[name])]
+    known = margin_parameters(name)
     for parameter in parameters:
         if parameter not in known:
             raise ValueError(
-                f"margin {name!r} takes {', '.join(known)}, got the parameter {parameter!r}"
+                f"margin {name!r} takes {', '.join(known) or 'no parameters'}, "
+                f"got the parameter {parameter!r}"
             )
-    margin: Margin = MARGINS[name](**parameters)
-    return margin
+    if missing := [key for key, needed in known.items() if needed and key not in parameters]:
+        raise ValueError(f"margin {name!r} needs the parameter {missing[0]!r}")
+    return MARGINS[name](**parameters)

@@ -1,13 +1,13 @@
 """What every backbone has in common, and the registry of their names."""
 
-import difflib
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from centerarc.io.plugins import Registry
 
 # Both families halve the image four times; what is left is one position per 16 x 16 pixels.
 STRIDE = 16
@@ -99,9 +99,7 @@ def apply_in_full_precision(x: Tensor, *layers: nn.Module) -> Tensor:
 
 Builder = Callable[..., Backbone]
 
-_BUILDERS: dict[str, Builder] = {}
-# What an option may be given as, by the annotation of the builder's argument.
-_ACCEPTED: dict[Any, Any] = {float: (float, int), int: int, bool: bool, str: str}
+_BUILDERS = Registry("model", ("embedding_size", "image_size"))
 
 
 def register_model(name: str) -> Callable[[Builder], Builder]:
@@ -111,21 +109,26 @@ def register_model(name: str) -> Callable[[Builder], Builder]:
     `Backbone`. The keywords in its signature are the options that users can give.
 
     Raises:
-        ValueError: If the name is taken.
+        ValueError: If the name belongs to another model.
+
+    Example:
+        >>> @register_model("flat")
+        ... class Flat(Backbone):
+        ...     def __init__(self, *, embedding_size: int, image_size: int):
+        ...         super().__init__(embedding_size, image_size)
+        ...         self.linear = nn.Linear(3 * image_size**2, embedding_size)
+        ...     def forward(self, images):
+        ...         return self.linear(images.flatten(1))
+        >>> create_model("flat", embedding_size=4, image_size=16)(torch.zeros(2, 3, 16, 16)).shape
+        torch.Size([2, 4])
+        >>> del _BUILDERS["flat"]
     """
-
-    def register(builder: Builder) -> Builder:
-        if name in _BUILDERS:
-            raise ValueError(f"a model named {name!r} is registered already")
-        _BUILDERS[name] = builder
-        return builder
-
-    return register
+    return _BUILDERS.register(name)
 
 
 def list_models() -> list[str]:
     """Returns the names that `create_model` accepts, sorted."""
-    return sorted(_BUILDERS)
+    return _BUILDERS.names()
 
 
 def create_model(
@@ -159,29 +162,12 @@ def create_model(
         >>> model(torch.zeros(1, 3, 64, 64)).shape
         torch.Size([1, 128])
     """
-    if name not in _BUILDERS:
-        close = difflib.get_close_matches(name, _BUILDERS, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(close)}? " if close else ""
-        raise ValueError(f"unknown model {name!r}; {hint}known models: {', '.join(list_models())}")
-    builder = _BUILDERS[name]
-    parameters = inspect.signature(builder, eval_str=True).parameters
-    known = sorted(set(parameters) - {"embedding_size", "image_size"})
-    for option, value in options.items():
-        if option not in known:
-            allowed = ", ".join(known) if known else "none"
-            raise ValueError(f"model {name!r} has no option {option!r}; its options: {allowed}")
-        wanted = parameters[option].annotation
-        accepted = _ACCEPTED.get(wanted, object)
-        # Python takes True for the number 1.
-        if not isinstance(value, accepted) or (isinstance(value, bool) and wanted in (float, int)):
-            raise ValueError(
-                f"option {option} of model {name!r} is {value!r}; it must be of type "
-                f"{wanted.__name__}"
-            )
     with torch.random.fork_rng(devices=[], enabled=generator is not None):
         if generator is not None:
             # torch's default initializers take no generator, so lend them the global one.
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-        model = builder(embedding_size=embedding_size, image_size=image_size, **options)
+        model = _BUILDERS.build(name, options, embedding_size=embedding_size, image_size=image_size)
+    if not isinstance(model, Backbone):
+        raise ValueError(f"model {name!r} must be a Backbone, got {type(model).__name__}")
     model.recipe = Recipe(name, embedding_size, image_size, options)
     return model

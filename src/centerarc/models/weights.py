@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from centerarc.io.files import atomic_path
+from centerarc.io.plugins import UnknownNameError
 from centerarc.models.backbone import Backbone, create_model
 
 
@@ -147,6 +148,9 @@ def weights_file(path: Path) -> Path:
 def load_weights(path: str | os.PathLike[str]) -> Backbone:
     """Rebuilds a saved model with its weights, ready to embed.
 
+    A backbone of one's own must be registered before, or by an installed plugin; the file is not
+    trusted to name a module to import.
+
     Args:
         path: A file that `save_weights` wrote, or a run folder, of which `best.safetensors` is
             taken, else `last.safetensors`.
@@ -163,7 +167,8 @@ def load_weights(path: str | os.PathLike[str]) -> Backbone:
     try:
         model = create_model(recipe["name"], **sizes, **recipe["options"])
     except ValueError as error:
-        raise ValueError(f"cannot build the model of {str(file)!r}: {error}") from error
+        kind = UnknownNameError if isinstance(error, UnknownNameError) else ValueError
+        raise kind(f"cannot build the model of {str(file)!r}: {error}") from error
     load_pretrained(model, file)
     return model.eval()
 

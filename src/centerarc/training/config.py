@@ -1,11 +1,24 @@
 """The configuration of a training run. Importing this module does not import torch."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from centerarc.data.augmentation import AugmentationConfig
+from centerarc.data.source import check_source, is_own_source
+from centerarc.io.plugins import import_plugin, resolve_plugin
 
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -76,6 +89,32 @@ class SyntheticFields(Section):
     seed: Seed = Field(default=0, description="which people are drawn")
 
 
+class OwnFields(Section):
+    """A kind of source that a user registered."""
+
+    source: str = Field(description="a registered source")
+    options: dict[str, Any] = Field(
+        default={}, validate_default=True, description="options of this source"
+    )
+
+    @field_validator("options")
+    @classmethod
+    def _options_fit(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        check_source(info.data["source"], options)
+        return options
+
+
+# The tag of such a source in the unions below; the others' tags are their names.
+OWN = "own"
+
+
+def _kind_of(data: Any) -> str | None:
+    kind = data.get("source") if isinstance(data, Mapping) else getattr(data, "source", None)
+    if kind is None:
+        return None
+    return OWN if isinstance(kind, str) and is_own_source(kind) else str(kind)
+
+
 class LeaveOut(Section):
     """Images of a source that are not trained on."""
 
@@ -108,9 +147,17 @@ class ShardsPart(ShardsFields, Part): ...
 class SyntheticPart(SyntheticFields, Part): ...
 
 
+class OwnPart(OwnFields, Part): ...
+
+
 MixturePart = Annotated[
-    FolderPart | ListPart | RecordIOPart | ShardsPart | SyntheticPart,
-    Field(discriminator="source"),
+    Annotated[FolderPart, Tag("folder")]
+    | Annotated[ListPart, Tag("list")]
+    | Annotated[RecordIOPart, Tag("recordio")]
+    | Annotated[ShardsPart, Tag("shards")]
+    | Annotated[SyntheticPart, Tag("synthetic")]
+    | Annotated[OwnPart, Tag(OWN)],
+    Discriminator(_kind_of),
 ]
 
 
@@ -201,9 +248,18 @@ class MixedData(DataFields, MixedFields): ...
 class SyntheticData(DataFields, SyntheticFields): ...
 
 
+class OwnData(DataFields, OwnFields): ...
+
+
 DataConfig = Annotated[
-    FolderData | ListData | RecordIOData | ShardsData | MixedData | SyntheticData,
-    Field(discriminator="source"),
+    Annotated[FolderData, Tag("folder")]
+    | Annotated[ListData, Tag("list")]
+    | Annotated[RecordIOData, Tag("recordio")]
+    | Annotated[ShardsData, Tag("shards")]
+    | Annotated[MixedData, Tag("mixed")]
+    | Annotated[SyntheticData, Tag("synthetic")]
+    | Annotated[OwnData, Tag(OWN)],
+    Discriminator(_kind_of),
 ]
 # What every kind of source may have beside the fields that open it.
 COMMON_FIELDS = frozenset((*DataFields.model_fields, *Part.model_fields, "source"))
@@ -339,6 +395,29 @@ class LogConfig(Section):
     )
 
 
+def import_plugins(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Imports the plugins that a configuration names, before the names that they register are met.
+
+    Args:
+        content: The configuration.
+        folder: Where relative paths of plugins start.
+
+    Returns:
+        The configuration with these paths absolute, so that a run can be resumed from anywhere.
+
+    Raises:
+        ValueError: If a plugin cannot be imported.
+    """
+    plugins = content.get("plugins")
+    names = [plugins] if isinstance(plugins, str) else plugins
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return dict(content)  # what is wrong with it is said where the fields are checked
+    names = [resolve_plugin(name, folder) for name in names]
+    for name in names:
+        import_plugin(name)
+    return {**content, "plugins": names}
+
+
 class TrainConfig(Section):
     """A training run.
 
@@ -348,6 +427,9 @@ class TrainConfig(Section):
         30.0
     """
 
+    plugins: list[str] = Field(
+        default=[], description="modules or .py files to import first, which register names"
+    )
     run_dir: NamedPath = Field(description="folder of the run")
     seed: Seed = Field(default=0, description="seed of weights, batches and augmentation")
     model: ModelConfig = ModelConfig()
@@ -388,6 +470,11 @@ class TrainConfig(Section):
         default=0, description="also save the state every this many steps; 0 is once an epoch"
     )
     log: LogConfig = LogConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plugins_first(cls, content: Any) -> Any:
+        return import_plugins(content, Path.cwd()) if isinstance(content, Mapping) else content
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:

@@ -17,7 +17,7 @@ from centerarc.models.weights import load_weights
 from centerarc.report.evaluation_page import ReportData, write_report
 from centerarc.report.people import FaceSample
 from centerarc.report.rendering import require_report_extra
-from centerarc.training.config import TrainConfig
+from centerarc.training.config import SyntheticData, TrainConfig
 from centerarc.training.logging import METRICS
 from centerarc.training.loop import train
 from centerarc.training.rundir import unfinished
@@ -99,7 +99,7 @@ def run_demo(
         ValueError: If the run folder or an argument does not fit.
     """
     require_report_extra()
-    if config.data.source != "synthetic":
+    if not isinstance(config.data, SyntheticData):
         raise ValueError(f"data.source must be synthetic, got {config.data.source!r}")
     if unfinished(config):
         result = train(config, resume=True)
@@ -132,7 +132,7 @@ def _page(
     test: SyntheticFaces,
     embeddings: np.ndarray[Any, np.dtype[np.float32]],
 ) -> ReportData:
-    assert config.data.source == "synthetic"
+    assert isinstance(config.data, SyntheticData)
     assert config.validation is not None
     held_out = int(config.validation.identities or 0)
     trained_on = (

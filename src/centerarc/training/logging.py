@@ -102,7 +102,8 @@ class MetricsLog:
         self, run_dir: Path, *, keep_steps: int, keep_epochs: int, tensorboard: bool = False
     ) -> None:
         path = run_dir / METRICS
-        self._board = _tensorboard(run_dir, keep_steps) if tensorboard else None
+        writer = require_tensorboard(tensorboard)
+        self._board = writer and writer(run_dir / "tensorboard", purge_step=keep_steps + 1)
         if path.exists():
             _drop_later(path, keep_steps, keep_epochs)
         self._file = path.open("a", encoding="utf-8")
@@ -129,7 +130,14 @@ class MetricsLog:
             self._board.close()
 
 
-def _tensorboard(run_dir: Path, keep_steps: int) -> Any:
+def require_tensorboard(wanted: bool = True) -> Any:
+    """Returns the writer of TensorBoard files, or None if it is not wanted.
+
+    Raises:
+        ValueError: If it is, and tensorboard is not installed.
+    """
+    if not wanted:
+        return None
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -137,7 +145,7 @@ def _tensorboard(run_dir: Path, keep_steps: int) -> Any:
             "log.tensorboard is true, but tensorboard is not installed; "
             "install it with pip install 'centerarc[log]'"
         ) from error
-    return SummaryWriter(run_dir / "tensorboard", purge_step=keep_steps + 1)
+    return SummaryWriter
 
 
 def _drop_later(path: Path, keep_steps: int, keep_epochs: int) -> None:

@@ -25,8 +25,8 @@ from centerarc.models.weights import save_weights
 from centerarc.training import rundir
 from centerarc.training.averaging import WeightAverage
 from centerarc.training.config import TrainConfig
-from centerarc.training.logging import Display, Meter, MetricsLog
-from centerarc.training.optimizer import lr_factor, make_criterion, make_optimizer
+from centerarc.training.logging import Display, Meter, MetricsLog, require_tensorboard
+from centerarc.training.optimizer import lr_factor, make_criterion, make_margin, make_optimizer
 from centerarc.training.rundir import RunResult
 from centerarc.training.sources import describe, make_sampler, make_sources
 from centerarc.training.step import Precision, TrainStep, check_parts, seed_step
@@ -128,12 +128,14 @@ class Trainer:
         self.config = config
         self.processes = processes
         self.precision = Precision(config.precision, processes.device)
-        sources = make_sources(config, quiet=not processes.is_main)
-        source, self.pairs = sources.train, sources.pairs
-        sampler = make_sampler(config, source)
-        notes = (sampler.note, self.precision.note)
-        self.notes = [*sources.notes, *(note for note in notes if note)]
-        self.identity = describe(source)
+        # What can be refused at once is, before images are looked for, which may take minutes.
+        make_margin(config.loss)
+        require_tensorboard(config.log.tensorboard)
+        processes.on_main(
+            lambda: rundir.check_folder(config.run_dir, resume=resume, overwrite=overwrite)
+        )
+        if resume:
+            processes.on_main(lambda: rundir.check_resumable(config))
         # The same first weights on every rank.
         generator = torch.Generator().manual_seed(config.seed)
         model = create_model(
@@ -144,6 +146,12 @@ class Trainer:
             **config.model.options,
         )
         check_parts(model, config.batch_size, config.accumulate, processes.world_size)
+        sources = make_sources(config, quiet=not processes.is_main)
+        source, self.pairs = sources.train, sources.pairs
+        sampler = make_sampler(config, source)
+        notes = (sampler.note, self.precision.note)
+        self.notes = [*sources.notes, *(note for note in notes if note)]
+        self.identity = describe(source)
         criterion = make_criterion(
             config.loss, len(source.identities), config.model.embedding_size, generator
         )
@@ -201,7 +209,6 @@ class Trainer:
     def _prepare_folder(self, people: list[str], resume: bool, overwrite: bool) -> None:
         # Nothing is written before all is checked: a refused start leaves the folder as it was.
         if resume:
-            self.processes.on_main(lambda: rundir.check_resumable(self.config))
             self.processes.on_all(self._load_state)
         self.processes.on_main(
             lambda: rundir.prepare(self.config, people, resume=resume, overwrite=overwrite)

@@ -7,9 +7,33 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
+from centerarc.io.plugins import load_installed
 from centerarc.losses.center_arcface import CenterArcFaceLoss
-from centerarc.losses.margins import create_margin
+from centerarc.losses.margins import Margin, create_margin, list_margins, margin_parameters
 from centerarc.training.config import LossConfig, OptimizerConfig, ScheduleConfig
+
+
+def make_margin(config: LossConfig) -> Margin:
+    """Builds the margin of the loss; installed plugins may have registered it.
+
+    Raises:
+        ValueError: If the margin or one of its parameters is unknown, or a value out of range.
+    """
+    problems = load_installed() if config.margin not in list_margins() else []
+    try:
+        options = dict(config.margin_options)
+        known = margin_parameters(config.margin)
+        # Margins of several parameters have no single m; their options say it all.
+        if not options and "m" in known:
+            options["m"] = config.m
+        elif not options and config.m != LossConfig.model_fields["m"].default:
+            raise ValueError(
+                f"m is {config.m:g}, but margin {config.margin!r} takes "
+                f"{', '.join(known) or 'no parameters'}; they go in margin_options"
+            )
+        return create_margin(config.margin, **options)
+    except ValueError as error:
+        raise ValueError(f"loss: {'; '.join([str(error), *problems])}") from error
 
 
 def make_criterion(
@@ -23,14 +47,11 @@ def make_criterion(
     Raises:
         ValueError: If the margin or one of its parameters is unknown.
     """
-    options = dict(config.margin_options)
-    # Margins of several parameters have no single m; their options say it all.
-    margin = create_margin(config.margin, **(options or {"m": config.m}))
     return CenterArcFaceLoss(
         num_classes,
         embedding_size,
         s=config.s,
-        margin=margin,
+        margin=make_margin(config),
         centers=config.centers,
         center_space=config.center_space,
         center_update=config.center_update,

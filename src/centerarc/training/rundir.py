@@ -86,19 +86,12 @@ class RunResult:
     summary: dict[str, Any]
 
 
-def prepare(config: TrainConfig, people: Collection[str], *, resume: bool, overwrite: bool) -> None:
-    """Makes the folder of a run ready: its configuration, and who is trained on.
-
-    Args:
-        config: The run.
-        people: Names of the people that are trained on.
-        resume: The run that is there is resumed.
-        overwrite: The run that is there is deleted, but only files that a run writes.
+def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuses a folder that a run must not start in.
 
     Raises:
-        ValueError: If there is a run and neither is asked for, or both are, or it is a file.
+        ValueError: If it holds a run and neither is asked for, or both are, or it is a file.
     """
-    folder = config.run_dir
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other; give one of them")
     if folder.exists() and not folder.is_dir():
@@ -109,6 +102,22 @@ def prepare(config: TrainConfig, people: Collection[str], *, resume: bool, overw
             f"run_dir {str(folder)!r} already holds a run ({', '.join(found)}); "
             "give --resume to resume it, --overwrite to start again, or another --run-dir"
         )
+
+
+def prepare(config: TrainConfig, people: Collection[str], *, resume: bool, overwrite: bool) -> None:
+    """Makes the folder of a run ready: its configuration, and who is trained on.
+
+    Args:
+        config: The run.
+        people: Names of the people that are trained on.
+        resume: The run that is there is resumed.
+        overwrite: The run that is there is deleted, but only files that a run writes.
+
+    Raises:
+        ValueError: As `check_folder`.
+    """
+    folder = config.run_dir
+    check_folder(folder, resume=resume, overwrite=overwrite)
     if overwrite:
         for name in _FILES:
             (folder / name).unlink(missing_ok=True)
@@ -139,7 +148,8 @@ def check_resumable(config: TrainConfig) -> None:
         ValueError: If there is no state, or a field differs that must not.
     """
     _saved_state(config.run_dir)
-    before = load_config(config.run_dir / CONFIG)
+    # Its plugins may be elsewhere now; those that register the names are imported already.
+    before = load_config(config.run_dir / CONFIG, ["--plugins", "[]"])
     old, new = before.model_dump(mode="json"), config.model_dump(mode="json")
     for name in _FIXED:
         where, was, now = _difference(name, _value(old, name), _value(new, name))

@@ -12,13 +12,22 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
-from centerarc.data.source import list_sources
-from centerarc.training.config import COMMON_FIELDS, TrainConfig
+from centerarc.data.source import BUILT_IN_SOURCES, is_own_source, list_sources
+from centerarc.training.config import (
+    COMMON_FIELDS,
+    OWN,
+    OwnFields,
+    TrainConfig,
+    import_plugins,
+)
 
 # Flags of the command that are not fields, to be suggested for a mistyped one.
 _SWITCHES = ("resume", "overwrite", "list-settings")
-_SOURCE = "data.source"
+_SOURCE, _PLUGINS = "data.source", "plugins"
+# What pydantic adds to the place of an error: the members of unions.
+_TAGS = (*BUILT_IN_SOURCES, "mixed", OWN, "int", "float")
 _NONE = {"none", "null", "~", ""}
 
 
@@ -45,6 +54,8 @@ def _choose(sections: list[type[BaseModel]], content: Any) -> list[type[BaseMode
         if "source" in section.model_fields
         and source in typing.get_args(section.model_fields["source"].annotation)
     ]
+    if not chosen and isinstance(source, str) and is_own_source(source):
+        chosen = [section for section in sections if issubclass(section, OwnFields)]
     return chosen or sections
 
 
@@ -94,10 +105,15 @@ def field_names(content: Mapping[str, Any] | None = None) -> dict[str, FieldInfo
 
 def _unknown(name: str, content: Mapping[str, Any], prefix: str = "") -> str:
     """Says that a field does not exist, and names the nearest one that does."""
+    section, _, leaf = name.rpartition(".")
+    options = f"{section}.options"
+    # What is not quite a field is an option of one's own backbone or source.
+    free = typing.get_origin(_field_at(options, content)[1]) is dict
     names = [*field_names(content), *(_SWITCHES if prefix else ())]
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.85 if free else 0.6)
+    if not close and free:
+        close = [f"{options}.{leaf}"]
     if not close:  # perhaps the section was forgotten: `epochs` for `schedule.epochs`
-        leaf = name.rpartition(".")[2]
         leaves = {other.rpartition(".")[2]: other for other in reversed(names)}
         close = [leaves[match] for match in difflib.get_close_matches(leaf, leaves, n=1)]
     hint = f"did you mean {prefix}{close[0]}?" if close else "see centerarc train --help"
@@ -130,10 +146,21 @@ def load_config(path: str | Path, flags: Sequence[str] = ()) -> TrainConfig:
         0.4
     """
     content = read_yaml(path)
+    given = _parse_flags(flags)
+    folder = Path(path).parent
+    if plugins := [flag for flag in given if flag[0] == _PLUGINS]:
+        given = [flag for flag in given if flag[0] != _PLUGINS]
+        _override(content, *plugins[-1])
+        folder = Path.cwd()
+    where = f"--{_PLUGINS}" if plugins else str(path)
+    try:
+        content = import_plugins(content, folder)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
     # Which source it is decides which fields there are, so it goes first.
-    for name, value in sorted(_parse_flags(flags), key=lambda flag: flag[0] != _SOURCE):
+    for name, value in sorted(given, key=lambda flag: flag[0] != _SOURCE):
         _override(content, name, value)
-    return check_config(content, str(path))
+    return _checked(content, str(path), [name for name, _ in given + plugins])
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -235,25 +262,53 @@ def check_config(content: Mapping[str, Any], where: str = "the configuration") -
     Raises:
         ValueError: For the first wrong field, in one line.
     """
+    return _checked(content, where, ())
+
+
+def _checked(content: Mapping[str, Any], where: str, flags: Sequence[str]) -> TrainConfig:
     try:
         return TrainConfig.model_validate(dict(content))
     except ValidationError as error:
-        raise ValueError(f"{where}: {_describe(error, content)}") from None
+        first = error.errors()[0]
+        name = ".".join(_path(first["loc"], content))
+        if first["type"].startswith("union_tag"):
+            name += ".source"  # which decides what else there is
+        said = _blame(first, name, _describe(first, name, content), where, flags)
+        raise ValueError(said) from first.get("ctx", {}).get("error")
 
 
-def _describe(error: ValidationError, content: Mapping[str, Any]) -> str:
-    """One line for the first problem."""
-    problems = error.errors()
-    first = problems[0]
-    name = ".".join(_path(first["loc"], content))
+def _blame(first: ErrorDetails, name: str, said: str, where: str, flags: Sequence[str]) -> str:
+    """Says where a wrong value comes from: a flag, the file, or what both make together."""
+    for flag in flags:
+        if flag == name and said.startswith(name):
+            return f"--{said}"
+        if f"{name}.".startswith(f"{flag}."):
+            return f"--{flag}: {said}"
+    if first["type"] == "missing":
+        involved = [flag for flag in flags if flag == f"{name.rpartition('.')[0]}.source"]
+    else:
+        # Fields that do not fit each other are named by the last part of their names.
+        inside = [flag for flag in flags if not name or flag.startswith(f"{name}.")]
+        words = re.findall(r"\w+", said)
+        involved = [flag for flag in inside if flag.rpartition(".")[2] in words]
+    named = ", ".join(f"--{flag}" for flag in involved)
+    return f"{where} with {named}: {said}" if named else f"{where}: {said}"
+
+
+def _describe(first: ErrorDetails, name: str, content: Mapping[str, Any]) -> str:
+    """One line for a problem with the field of a name."""
     if first["type"] == "extra_forbidden":
         return _unknown(name, content)
     if first["type"] == "missing":
         return f"{name} is missing; it is required"
     if first["type"] == "union_tag_not_found":
-        return f"{name}.source is missing; it must be one of {_kinds(name)}"
+        return f"{name} is missing; it must be one of {', '.join(_kinds(name))}"
     if first["type"] == "union_tag_invalid":
-        return f"{name}.source is {first['ctx']['tag']!r}; it must be one of {_kinds(name)}"
+        given, kinds = first["ctx"]["tag"], _kinds(name)
+        hint = "".join(
+            f"; did you mean {c!r}?" for c in difflib.get_close_matches(given, kinds, n=1)
+        )
+        return f"{name} is {given!r}; it must be one of {', '.join(kinds)}{hint}"
     message = first["msg"].removeprefix("Value error, ")
     message = message.removeprefix("Input should be ").removeprefix("Input should ")
     if first["type"] == "value_error":
@@ -276,9 +331,9 @@ def _describe(error: ValidationError, content: Mapping[str, Any]) -> str:
     return f"{name} is {shown}; it must be {message}{hint}"
 
 
-def _kinds(name: str) -> str:
+def _kinds(name: str) -> list[str]:
     # A part of a mixture cannot be a mixture.
-    return ", ".join([*list_sources(), *(["mixed"] if name == "data" else [])])
+    return [*list_sources(), *(["mixed"] if name == _SOURCE else [])]
 
 
 def _path(loc: Sequence[str | int], content: Mapping[str, Any]) -> list[str]:
@@ -286,7 +341,7 @@ def _path(loc: Sequence[str | int], content: Mapping[str, Any]) -> list[str]:
     path: list[str] = []
     for part in loc:
         known = _field_at(".".join([*path, str(part)]), content)[0] is not None
-        is_tag = not known and part in (*list_sources(), "mixed", "int", "float") and bool(path)
+        is_tag = not known and part in _TAGS and bool(path)
         if not is_tag:
             path.append(str(part))
     return path

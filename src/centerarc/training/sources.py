@@ -31,7 +31,7 @@ from centerarc.data.views import (
 from centerarc.evaluation.files.pairs import read_pairs
 from centerarc.io.progress import Lines
 from centerarc.io.tables import counted
-from centerarc.training.config import COMMON_FIELDS, MixedFields, Section, TrainConfig
+from centerarc.training.config import COMMON_FIELDS, MixedFields, OwnFields, Section, TrainConfig
 from centerarc.training.validation import ValidationPairs, drawn_pairs, listed_pairs
 
 
@@ -152,7 +152,10 @@ def _check_people(names: Sequence[str]) -> None:
 
 def _create(fields: Section, image_size: int, quiet: bool, notes: list[str]) -> FaceSource:
     """Opens one source from the fields that are its own."""
-    options = {name: value for name, value in fields if name not in COMMON_FIELDS}
+    if isinstance(fields, OwnFields):
+        options = dict(fields.options)
+    else:
+        options = {name: value for name, value in fields if name not in COMMON_FIELDS}
     kind = fields.source  # type: ignore[attr-defined]
     if kind in ("recordio", "shards") and not quiet:
         # Without an index, or the first time, that may take a pass over all that is there.
