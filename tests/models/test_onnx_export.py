@@ -248,7 +248,7 @@ def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 # The others repeat the layers of these, and exporting iresnet200 takes most of a minute.
-SHALLOW = {"iresnet": "iresnet18", "mobilefacenet": "mobilefacenet_small"}
+SHALLOW = {"iresnet": "iresnet18", "mobilefacenet": "mobilefacenet_small", "vit": "vit_t"}
 
 
 @pytest.mark.slow

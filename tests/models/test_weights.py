@@ -119,9 +119,10 @@ def test_a_missing_or_damaged_file_is_named(tmp_path: Path, content: bytes | Non
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_a_torch_checkpoint_loads(tmp_path: Path, wrapped: bool) -> None:
+@pytest.mark.parametrize("prefix", ["", "module."])  # the second is what DDP's state dict has
+def test_a_torch_checkpoint_loads(tmp_path: Path, wrapped: bool, prefix: str) -> None:
     source, model = small(1), small(2)
-    state: dict[str, object] = dict(source.state_dict())
+    state: dict[str, object] = {prefix + key: t for key, t in source.state_dict().items()}
     if wrapped:
         state = {"epoch": 2, "state_dict_backbone": state}
     torch.save(state, tmp_path / "model.pt")

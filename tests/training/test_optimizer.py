@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from centerarc.losses import CenterArcFaceLoss
+from centerarc.models import create_model
 from centerarc.training.config import OptimizerConfig, ScheduleConfig
 from centerarc.training.optimizer import lr_factor, make_optimizer
 from tests.training.helpers import SIZE, Tiny
@@ -28,6 +29,18 @@ def test_norms_biases_and_slopes_are_not_decayed_and_the_head_has_its_own_decay(
     for parameter in criterion.parameters():
         assert decay.pop(id(parameter)) == 0.03
     assert not decay
+
+
+def test_position_embedding_and_mask_token_of_a_vit_are_not_decayed() -> None:
+    with torch.device("meta"):
+        model = create_model("vit_t", image_size=32)
+    optimizer = make_optimizer(model, CenterArcFaceLoss(5, 512), OptimizerConfig(weight_decay=0.1))
+    (plain,) = (
+        {id(p) for p in g["params"]} for g in optimizer.param_groups if not g["weight_decay"]
+    )
+    for name, parameter in model.named_parameters():
+        decayed = name.endswith("weight") and parameter.ndim > 1
+        assert (id(parameter) in plain) != decayed, name
 
 
 def test_kinds() -> None:

@@ -1,8 +1,9 @@
 """Backbones: from aligned face images to embeddings, and the files that hold their weights."""
 
-# Importing a backbone's module registers it; these two lines are the list of backbones.
+# Importing a backbone's module registers it; these lines are the list of backbones.
 from centerarc.models import iresnet as _iresnet
 from centerarc.models import mobilefacenet as _mobilefacenet
+from centerarc.models import vit as _vit
 from centerarc.models.backbone import Backbone, Recipe, create_model, list_models, register_model
 from centerarc.models.embedder import (
     Embedder,
@@ -36,4 +37,4 @@ __all__ = [
     "save_weights",
 ]
 
-del _iresnet, _mobilefacenet
+del _iresnet, _mobilefacenet, _vit

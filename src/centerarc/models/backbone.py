@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from centerarc.io.plugins import Registry
 
-# Both families halve the image four times; what is left is one position per 16 x 16 pixels.
+# The convolutional families halve the image four times; all families take the same sizes.
 STRIDE = 16
 # Far beyond any use; keeps a slip, or a hostile file, from asking for all memory.
 MAX_EMBEDDING_SIZE = 65_536
@@ -66,6 +66,13 @@ class Backbone(nn.Module):
         self.image_size = image_size
         self.recipe: Recipe | None = None
 
+    def no_weight_decay(self) -> set[str]:
+        """Returns the names of parameters that are not decayed though they are no vectors.
+
+        Those of at most one dimension never are; this adds position embeddings and tokens.
+        """
+        return set()
+
     def check_images(self, images: Tensor) -> None:
         """Raises a `ValueError` unless `images` is a float tensor `(N, 3, S, S)`."""
         expected = (3, self.image_size, self.image_size)
@@ -86,9 +93,11 @@ def apply_in_full_precision(x: Tensor, *layers: nn.Module) -> Tensor:
     The embedding is small, so this costs nothing, and a half-precision embedding would round
     cosines to two or three digits.
     """
-    # Without autocast there is nothing to leave, and an exported graph stays free of it.
-    if torch.is_autocast_enabled(x.device.type):
-        with torch.autocast(x.device.type, enabled=False):
+    kind = x.device.type
+    # Without autocast there is nothing to leave, and an exported graph stays free of it. The meta
+    # device, which counts operations, has none.
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        with torch.autocast(kind, enabled=False):
             return apply_in_full_precision(x.to(next(layers[0].parameters()).dtype), *layers)
     for layer in layers:
         x = layer(x)

@@ -43,6 +43,7 @@ RUN_FILES = ("best.safetensors", "last.safetensors")
 # Beside them, who was trained on: one name a line.
 PEOPLE_FILE = "people.txt"
 _RECIPE = {"name": str, "embedding_size": int, "image_size": int, "options": dict, "metadata": dict}
+_PARALLEL = "module."
 _SHOWN = 3
 # Arguments of `create_model` that are no options of a backbone.
 _NO_OPTIONS = {"name", "embedding_size", "image_size", "generator"}
@@ -177,8 +178,8 @@ def load_pretrained(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Loads a checkpoint's weights into a model, all of them or none.
 
     Takes safetensors files and torch checkpoints: a state dict, as the public arcface_torch
-    backbones are, or its training checkpoints, of which the backbone is taken. Nothing in a
-    checkpoint is executed.
+    backbones are, or its training checkpoints, of which the backbone is taken. The `module.` that
+    DDP puts before each name is taken away. Nothing in a checkpoint is executed.
 
     Args:
         model: The model that the checkpoint was saved from, e.g. `create_model("iresnet50")`.
@@ -190,6 +191,9 @@ def load_pretrained(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """
     state = _read_state(Path(path))
     expected = model.state_dict()
+    if not any(key in expected for key in state):
+        # What was saved through DDP has this before each name.
+        state = {str(key).removeprefix(_PARALLEL): tensor for key, tensor in state.items()}
     problems = []
     if missing := [key for key in expected if key not in state]:
         problems.append(f"{len(missing)} missing ({_first(missing)})")

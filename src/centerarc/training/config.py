@@ -347,7 +347,8 @@ class OptimizerConfig(Section):
     name: Literal["sgd", "adamw"] = Field(default="sgd", description="optimizer")
     lr: float = Field(default=0.1, gt=0, allow_inf_nan=False, description="peak learning rate")
     weight_decay: NotNegative = Field(
-        default=5e-4, description="decay of weights; never of norms, biases and PReLU slopes"
+        default=5e-4,
+        description="decay of weights; never of norms, biases, PReLU slopes, position embeddings",
     )
     head_decay: NotNegative = Field(
         default=1.0, description="times weight_decay: decay of the class prototypes"

@@ -1,7 +1,7 @@
 """The criterion, its optimizer and the schedule of the learning rate."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from centerarc.io.plugins import load_installed
 from centerarc.losses.center_arcface import CenterArcFaceLoss
 from centerarc.losses.margins import Margin, create_margin, list_margins, margin_parameters
+from centerarc.models.backbone import Backbone
 from centerarc.training.config import LossConfig, OptimizerConfig, ScheduleConfig
 
 
@@ -68,12 +69,14 @@ def make_optimizer(model: nn.Module, criterion: nn.Module, config: OptimizerConf
     """Builds SGD or AdamW with the parameter groups `backbone`, `no_decay` and `head`.
 
     Norms, biases and PReLU slopes (every parameter of at most one dimension) are not decayed:
-    decay would pull a PReLU towards a ReLU and a norm's gain towards 0. The prototypes are a
+    decay would pull a PReLU towards a ReLU and a norm's gain towards 0. Nor is what the backbone's
+    `no_weight_decay` names: a transformer's position embedding and tokens. The prototypes are a
     group of their own: only their direction counts for the loss, so decay acts on them as a raise
     of the learning rate, and the best amount differs from the backbone's.
     """
-    decayed, plain = _split(model.parameters())
-    prototypes, head_plain = _split(criterion.parameters())
+    spared = model.no_weight_decay() if isinstance(model, Backbone) else ()
+    decayed, plain = _split(model.named_parameters(), spared)
+    prototypes, head_plain = _split(criterion.named_parameters())
     decay = config.weight_decay
     groups = [
         {"name": "backbone", "params": decayed, "weight_decay": decay},
@@ -86,12 +89,14 @@ def make_optimizer(model: nn.Module, criterion: nn.Module, config: OptimizerConf
     return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
 
 
-def _split(parameters: Iterable[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+def _split(
+    parameters: Iterable[tuple[str, Tensor]], spared: Container[str] = ()
+) -> tuple[list[Tensor], list[Tensor]]:
     decayed: list[Tensor] = []
     plain: list[Tensor] = []
-    for parameter in parameters:
+    for name, parameter in parameters:
         if parameter.requires_grad:
-            (decayed if parameter.ndim > 1 else plain).append(parameter)
+            (decayed if parameter.ndim > 1 and name not in spared else plain).append(parameter)
     return decayed, plain
 
 
