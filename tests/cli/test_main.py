@@ -125,8 +125,8 @@ def test_help_of_evaluate_has_groups_and_an_example() -> None:
     assert at == sorted(at)
     assert "centerarc evaluate runs/mine --pairs pairs.txt --images faces" in out
     # A line of the docstring that goes on is no new line of the help.
-    assert "│ MODEL  A run folder, a weights file, an ONNX file, a public checkpoint with  │" in out
-    assert "│        --architecture, or a file of embeddings from" in out
+    assert "│ MODEL  A run folder, a weights file, an ONNX file, hf://owner/name on the    │" in out
+    assert "│        Hugging Face Hub, a public checkpoint with --architecture" in out
     assert "0 beyond a million pairs" in " ".join(out.replace("│", " ").split())
 
 

@@ -36,7 +36,7 @@ _HOW = Group("How to judge", sort_key=3)
 
 @by_flags
 def evaluate(
-    model: Path | None = None,
+    model: str | None = None,
     /,
     *,
     pairs: Annotated[Path | None, Parameter(group=_WHAT)] = None,
@@ -79,8 +79,9 @@ def evaluate(
     Parameters
     ----------
     model
-        A run folder, a weights file, an ONNX file, a public checkpoint with --architecture, or a
-        file of embeddings from centerarc embed. Not needed where gallery and probes are such files.
+        A run folder, a weights file, an ONNX file, hf://owner/name on the Hugging Face Hub, a
+        public checkpoint with --architecture, or a file of embeddings from centerarc embed. Not
+        needed where gallery and probes are such files.
     pairs
         Pairs: LFW's pairs.txt, a .csv list, or a .bin set. With --templates, a .csv list of
         template_a, template_b and same.
@@ -186,7 +187,7 @@ def evaluate(
 
 
 def _subject(
-    path: Path | None,
+    model: str | None,
     request: "Request",
     flags: ModelFlags | None,
     mirror: bool,
@@ -198,15 +199,15 @@ def _subject(
     from centerarc.evaluation.protocols.subject import ModelSubject, opened_embeddings
     from centerarc.io.parallel import workers_for_a_model
 
-    request.check_model(path is not None)
-    if path is None:
+    request.check_model(model is not None)
+    if model is None:
         return None
-    if is_embedding_file(path):
+    if is_embedding_file(Path(model)):
         if mirror or (flags is not None and flags != ModelFlags()):
-            raise ValueError(f"{str(path)!r} holds embeddings; flags of a model are not for it")
-        return opened_embeddings(path)
+            raise ValueError(f"{model!r} holds embeddings; flags of a model are not for it")
+        return opened_embeddings(model)
     return ModelSubject(
-        opened_model(path, flags, device),
+        opened_model(model, flags, device),
         mirror=mirror,
         batch_size=batch_size,
         workers=workers_for_a_model() if workers is None else workers,

@@ -25,7 +25,13 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _PARAMETERS = "\n\nParameters\n----------\n"
 # What the library calls by another name than the flag.
-_CALLED = {"bootstrap": "resamples", "image_size": "size", "output": "output_name"}
+_CALLED = {
+    "bootstrap": "resamples",
+    "evaluations": "evaluation",
+    "folder": "to",
+    "image_size": "size",
+    "output": "output_name",
+}
 
 
 def by_flags(command: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -177,7 +183,9 @@ def numbers(kind: Callable[[str], Any], example: str, group: Group) -> Parameter
     )
 
 
-def check_outputs(json: Path | None, report: Path | None, inputs: Sequence[Path | None]) -> None:
+def check_outputs(
+    json: Path | None, report: Path | None, inputs: Sequence[str | Path | None]
+) -> None:
     """Checks what a result is to be written to, before the work.
 
     Args:
@@ -306,7 +314,7 @@ class ModelFlags:
     plugin: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = ()
 
 
-def opened_model(path: Path, flags: ModelFlags | None, device: str = "cpu") -> "OpenedModel":
+def opened_model(path: str | Path, flags: ModelFlags | None, device: str = "cpu") -> "OpenedModel":
     """Opens what a user calls a model; for an ONNX file the device auto is the CPU."""
     from centerarc.distributed.process import choose_device
     from centerarc.io.plugins import UnknownNameError, import_plugin
@@ -315,7 +323,7 @@ def opened_model(path: Path, flags: ModelFlags | None, device: str = "cpu") -> "
     given = ModelFlags() if flags is None else flags
     for plugin in given.plugin:
         import_plugin(plugin)
-    on_cpu = path.suffix.lower() == ".onnx" and device == "auto"
+    on_cpu = str(path).lower().endswith(".onnx") and device == "auto"
     try:
         return open_model(
             path,
@@ -329,7 +337,7 @@ def opened_model(path: Path, flags: ModelFlags | None, device: str = "cpu") -> "
             device="cpu" if on_cpu else str(choose_device(device)),
         )
     except UnknownNameError as error:
-        raise ValueError(f"{error}; {_plugins_wanted(path)}") from error
+        raise ValueError(f"{error}; {_plugins_wanted(Path(path))}") from error
 
 
 def _plugins_wanted(path: Path) -> str:

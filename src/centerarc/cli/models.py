@@ -29,7 +29,7 @@ def embed(
     source: Path,
     /,
     *,
-    model: Annotated[Path, Parameter(group=MODEL)],
+    model: Annotated[str, Parameter(group=MODEL)],
     flags: Annotated[ModelFlags | None, Parameter(group=MODEL, show_default=False)] = None,
     mirror: Annotated[bool, flag(MODEL)] = False,
     batch_size: Annotated[int, Parameter(group=MODEL)] = 64,
@@ -50,7 +50,8 @@ def embed(
     source
         A folder of <person>/<image>, a .rec file, .tar shards, or a .csv or .parquet list.
     model
-        A run folder, a weights file, an ONNX file, or a public checkpoint with --architecture.
+        A run folder, a weights file, an ONNX file, hf://owner/name on the Hugging Face Hub, or a
+        public checkpoint with --architecture.
     out
         The file to write, .parquet or .npz.
     mirror
@@ -110,7 +111,7 @@ _SAMPLES = 16
 
 @by_flags
 def export(
-    model: Path,
+    model: str,
     /,
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"])],
@@ -131,7 +132,8 @@ def export(
     Parameters
     ----------
     model
-        A run folder, a weights file, or a public checkpoint with --architecture.
+        A run folder, a weights file, hf://owner/name on the Hugging Face Hub, or a public
+        checkpoint with --architecture.
     out
         The file to write, e.g. model.onnx.
     images
@@ -158,14 +160,14 @@ def export(
         raise ValueError(f"out must end in .onnx, got {str(out)!r}")
     network = opened_model(model, ModelFlags(architecture=architecture, size=size, plugin=plugin))
     if network.network is None:
-        raise ValueError(f"{str(model)!r} is an ONNX file already")
+        raise ValueError(f"{model!r} is an ONNX file already")
     samples, words = _samples(images, network.image_size)
     with Console(stderr=True).status("exporting and comparing, about half a minute"):
         report = export_onnx(
             network.network, out, samples=samples, opset=opset, weights_sha256=network.sha256
         )
     console = Console()
-    console.print(Text(f"exported {network.path} to {out}"), soft_wrap=True)
+    console.print(Text(f"exported {network.name} to {out}"), soft_wrap=True)
     console.print(facts_table(_facts(report, words)))
 
 

@@ -285,7 +285,8 @@ def embed_to_file(
                 chunks = _Chunks(work)
             embedded = len(source) - chunks.done
             _fill(chunks, model, source, mirror, batch_size, workers, progress)
-            metadata = {"version": __version__, **facts, "model_file": model.path.name}
+            file = model.path.name if model.hub is None else model.name
+            metadata = {"version": __version__, **facts, "model_file": file}
             job.facts = _finish(chunks, source, kind, job.final / path.name, metadata)
         list_file = path.with_name(f"{path.name}.left-out.csv")
         if not job.facts["left_out"]:
@@ -345,7 +346,7 @@ def _embedded(
     if not len(batch.indices):
         return np.zeros((0, 0), np.float32)
     embedding = model.embedder.embed(batch.images.numpy(), mirror=mirror)
-    check_usable(embedding, lambda row: source.place(int(batch.indices[row])), model.path)
+    check_usable(embedding, lambda row: source.place(int(batch.indices[row])), model.name)
     return embedding
 
 

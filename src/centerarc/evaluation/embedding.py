@@ -117,7 +117,7 @@ def embed(
     return embeddings
 
 
-def check_usable(embedding: Float32Array, place: Callable[[int], str], model: Path) -> None:
+def check_usable(embedding: Float32Array, place: Callable[[int], str], model: str) -> None:
     """Raises a ValueError with the place of the first row that is not finite or of length 0."""
     finite = np.asarray(np.isfinite(embedding).all(axis=1))
     bad = np.flatnonzero(~(finite & embedding.any(axis=1)))

@@ -12,28 +12,35 @@ from centerarc.models.embedder import (
     TorchEmbedder,
     open_model,
 )
+from centerarc.models.hub import HubModel
 from centerarc.models.onnx_export import ExportReport, export_onnx
 from centerarc.models.onnx_model import OnnxModel, require_export_extra
+from centerarc.models.pretrained import PushReport, from_pretrained, push_to_hub, save_pretrained
 from centerarc.models.weights import load_pretrained, load_weights, read_metadata, save_weights
 
 __all__ = [
     "Backbone",
     "Embedder",
     "ExportReport",
+    "HubModel",
     "OnnxModel",
     "OpenedModel",
     "Preprocessing",
+    "PushReport",
     "Recipe",
     "TorchEmbedder",
     "create_model",
     "export_onnx",
+    "from_pretrained",
     "list_models",
     "load_pretrained",
     "load_weights",
     "open_model",
+    "push_to_hub",
     "read_metadata",
     "register_model",
     "require_export_extra",
+    "save_pretrained",
     "save_weights",
 ]
 

@@ -140,6 +140,11 @@ def list_models() -> list[str]:
     return _BUILDERS.names()
 
 
+def is_built_in(name: str) -> bool:
+    """Whether a backbone is one of the library's own, which every installation has."""
+    return name in _BUILDERS and _BUILDERS[name].__module__.startswith(f"{__package__}.")
+
+
 def create_model(
     name: str,
     *,

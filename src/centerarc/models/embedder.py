@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, runtime_checkable
 
@@ -16,6 +16,7 @@ from torch import nn
 from centerarc.data.loader import to_input
 from centerarc.io.files import files_sha256
 from centerarc.models.backbone import Backbone, create_model, list_models
+from centerarc.models.hub import HubModel, download, hub_model, named
 from centerarc.models.weights import load_pretrained, load_weights, weights_file
 
 Channels = Literal["rgb", "bgr"]
@@ -206,7 +207,7 @@ def three_numbers(name: str, value: float | Sequence[float]) -> tuple[float, flo
     return first, second, third
 
 
-# Any model by what the user names: a run, a weights file, a public checkpoint, an ONNX file.
+# Any model by what the user names: a run, weights, a public checkpoint, an ONNX file, the Hub.
 
 # What public checkpoints were trained on.
 _USUAL_SIZE = 112
@@ -223,6 +224,7 @@ class OpenedModel:
         embedder: Maps images to embeddings.
         network: The backbone on the CPU or the chosen device; None for ONNX.
         preprocessing: What becomes of an image.
+        hub: The repository and commit of a model on the Hub, else None.
     """
 
     path: Path
@@ -231,6 +233,12 @@ class OpenedModel:
     embedder: Embedder
     network: Backbone | None
     preprocessing: Preprocessing
+    hub: HubModel | None = None
+
+    @property
+    def name(self) -> str:
+        """What a reader finds it by: its path, or the repository and commit."""
+        return str(self.path if self.hub is None else self.hub)
 
     @property
     def weights_sha256(self) -> str:
@@ -263,8 +271,10 @@ def open_model(
     """Opens a model by what a user names.
 
     Args:
-        path: A run folder (`best.safetensors`, else `last.safetensors`), a file of `save_weights`,
-            a public checkpoint of arcface_torch with its `architecture`, or a `.onnx` file.
+        path: A run folder (`best.safetensors`, else `last.safetensors`), a folder of
+            `save_pretrained`, a file of `save_weights`, a public checkpoint of arcface_torch with
+            its `architecture`, a `.onnx` file, or `hf://owner/name` or
+            `hf://owner/name@revision` on the Hub.
         architecture: Name in the registry of a checkpoint that does not say it, e.g. "iresnet50".
         image_size: Side of the input in pixels: of an ONNX file that leaves it open, or of the
             architecture.
@@ -280,12 +290,22 @@ def open_model(
         The model.
 
     Raises:
-        ImportError: If it is an ONNX file and the extra `export` is not installed.
+        ImportError: If it is an ONNX file and the extra `export` is not installed, or on the Hub
+            and the extra `hub` is not.
         ValueError: If there is nothing, it cannot be read, or an argument is not for its kind.
+        OSError: If the Hub cannot be reached.
     """
-    place = Path(path)
     for_onnx = {"mean": mean, "std": std, "channels": channels, "layout": layout, "output": output}
     given: dict[str, Any] = {name: v for name, v in for_onnx.items() if v is not None}
+    if (shared := hub_model(path)) is not None:
+        file = download(shared)
+        with named(shared):
+            found = open_model(
+                file, architecture=architecture, image_size=image_size, device=device, **given
+            )
+        # The folder of a download has the name of its commit.
+        return replace(found, hub=HubModel(shared.repo_id, file.parent.name))
+    place = Path(path)
     if place.suffix.lower() == ".onnx" and not place.is_dir():
         from centerarc.models.onnx_model import OnnxModel
 

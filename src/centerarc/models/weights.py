@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from centerarc.io.files import atomic_path
 from centerarc.io.plugins import UnknownNameError
 from centerarc.models.backbone import Backbone, create_model
+from centerarc.models.hub import HUB_WEIGHTS, download, hub_model, named
 
 
 def read_torch_file(path: Path) -> Any:
@@ -38,8 +39,8 @@ def read_torch_file(path: Path) -> Any:
 
 
 METADATA_KEY = "centerarc"
-# What a run folder is asked for, the first that exists.
-RUN_FILES = ("best.safetensors", "last.safetensors")
+# What a folder of a run, or of a shared model, is asked for, the first that exists.
+_IN_FOLDERS = ("best.safetensors", "last.safetensors", HUB_WEIGHTS)
 # Beside them, who was trained on: one name a line.
 PEOPLE_FILE = "people.txt"
 _RECIPE = {"name": str, "embedding_size": int, "image_size": int, "options": dict, "metadata": dict}
@@ -137,12 +138,12 @@ def _check_recipe(content: Any) -> dict[str, Any]:
 
 
 def weights_file(path: Path) -> Path:
-    """The file itself, or the best one of a run folder."""
+    """The file itself, or the best one of a folder."""
     if not path.is_dir():
         return path
-    found = [path / name for name in RUN_FILES if (path / name).is_file()]
+    found = [path / name for name in _IN_FOLDERS if (path / name).is_file()]
     if not found:
-        raise ValueError(f"{str(path)!r} holds no weights: neither {' nor '.join(RUN_FILES)}")
+        raise ValueError(f"{str(path)!r} holds no weights: neither {' nor '.join(_IN_FOLDERS)}")
     return found[0]
 
 
@@ -153,15 +154,22 @@ def load_weights(path: str | os.PathLike[str]) -> Backbone:
     trusted to name a module to import.
 
     Args:
-        path: A file that `save_weights` wrote, or a run folder, of which `best.safetensors` is
-            taken, else `last.safetensors`.
+        path: A file that `save_weights` wrote; a run folder, of which `best.safetensors` is
+            taken, else `last.safetensors`; a folder of `save_pretrained`; or a model on the Hub,
+            `hf://owner/name` or `hf://owner/name@revision`.
 
     Returns:
         The model on the CPU, in eval mode.
 
     Raises:
+        ImportError: If it is on the Hub and the extra `hub` is not installed.
         ValueError: If there is no such file, or it is damaged or not one of ours.
+        OSError: If the Hub cannot be reached.
     """
+    if (shared := hub_model(path)) is not None:
+        file = download(shared)
+        with named(shared):
+            return load_weights(file)
     file = weights_file(Path(path))
     recipe = read_metadata(file)
     sizes = {name: recipe[name] for name in ("embedding_size", "image_size")}

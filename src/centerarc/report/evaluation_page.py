@@ -375,8 +375,11 @@ def write_evaluation_page(
 
 
 def model_name(model: dict[str, object]) -> str:
-    """What to call a model: its file, or the folder of its run."""
-    path = Path(str(model.get("file", "embeddings")))
+    """What to call a model: its file, the folder of its run, or its repository on the Hub."""
+    file = str(model.get("file", "embeddings"))
+    if file.startswith("hf://"):
+        return file.partition("@")[0]
+    path = Path(file)
     return path.resolve().parent.name if path.name in _RUN_WEIGHTS else path.name
 
 

@@ -23,7 +23,7 @@ def check(
     leave_out: Literal["errors", "warnings"] = "errors",
     report: Path | None = None,
     json: Path | None = None,
-    model: Path | None = None,
+    model: str | None = None,
     min_side: int = 64,
     columns: ListFlags | None = None,
     workers: int | None = None,
@@ -53,8 +53,8 @@ def check(
     json
         Also write everything that was found to this file.
     model
-        A trained model: also look for wrong labels. A run folder, a weights file, an ONNX file, or
-        a public checkpoint with --architecture.
+        A trained model: also look for wrong labels. A run folder, a weights file, an ONNX file,
+        hf://owner/name on the Hugging Face Hub, or a public checkpoint with --architecture.
     min_side
         Call images tiny whose shorter side has fewer pixels.
     workers

@@ -114,7 +114,7 @@ class ModelSubject:
     def facts(self) -> dict[str, Any]:
         """Returns the file, its digest and what becomes of an image."""
         return {
-            "file": str(self.model.path),
+            "file": self.model.name,
             "kind": self.model.kind,
             "sha256": self.model.sha256,
             "weights_sha256": self.model.weights_sha256,
@@ -209,6 +209,6 @@ class _Checked:
 
     def embed(self, images: npt.NDArray[np.uint8], *, mirror: bool = False) -> Matrix:
         found = self._model.embedder.embed(images, mirror=mirror)
-        check_usable(found, lambda row: self._source.place(self._done + row), self._model.path)
+        check_usable(found, lambda row: self._source.place(self._done + row), self._model.name)
         self._done += len(images)
         return found
