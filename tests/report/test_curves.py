@@ -54,3 +54,16 @@ def test_smoothed_curves_begin_and_end_with_the_measured_ones():
     # 200 values: means of 25, so at a straight line's end the middle of its last 25.
     assert smooth["y"][-1] == pytest.approx(losses[-13], rel=1e-4)
     assert smooth["y"][2] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_several_validation_sets_are_a_line_each():
+    rows = [
+        {"step": step, "set": name, "auc": 0.5 + step / 10, "accuracy": 0.5}
+        for step in (1, 2)
+        for name in ("lfw", "a<b")
+    ]
+    (chart,) = training_charts([], rows)
+    assert [line["name"] for line in chart.data] == ["AUC, lfw", "AUC, a&lt;b"]
+    assert [line["x"] for line in chart.data] == [[1, 2], [1, 2]]
+    (chart,) = training_charts([], rows[::2])
+    assert [line["name"] for line in chart.data] == ["AUC", "accuracy"]

@@ -13,7 +13,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from centerarc.distributed import Processes
 from centerarc.models.weights import read_metadata
-from centerarc.training import Trainer, check_config, loop, rundir, train
+from centerarc.training import Trainer, check_config, loop, rundir, train, validation
 from centerarc.training.averaging import WeightAverage
 from tests.distributed.pool import Pool
 from tests.training.helpers import make_config, register_tiny
@@ -112,13 +112,13 @@ def test_a_run_judges_and_saves_the_average_and_resumes_from_the_weights(
 ) -> None:
     history = _record(monkeypatch)
     judged: list[Weights] = []
-    original = loop.validate
+    original = validation.validate
 
     def validate(model: nn.Module, *arguments: Any) -> Any:
         judged.append(_copied(model))
         return original(model, *arguments)
 
-    monkeypatch.setattr(loop, "validate", validate)
+    monkeypatch.setattr(validation, "validate", validate)
     config = make_config(
         tmp_path / "run", faces, validation=VALIDATION, ema_decay=DECAY, accumulate=2
     )

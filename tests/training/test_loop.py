@@ -19,9 +19,9 @@ from centerarc.training import (
     TrainingInterrupted,
     dump_config,
     load_config,
-    loop,
     rundir,
     train,
+    validation,
 )
 from centerarc.training.sources import make_sources
 from centerarc.training.step import StepReport, TrainStep
@@ -93,9 +93,13 @@ def test_best_weights_are_those_of_the_best_validation(
         weights.append({k: v.clone() for k, v in model.state_dict().items()})
         return {"auc": next(scores)}
 
-    monkeypatch.setattr(loop, "validate", validate)
+    monkeypatch.setattr(validation, "validate", validate)
     config = make_config(tmp_path / "run", faces, validation=VALIDATION)
-    assert train(config).best == {"step": 6, "epoch": 2, "auc": 0.9, "best": True}
+    sets = {"held_out": {"auc": 0.9}}
+    assert train(config).best == {
+        **{"step": 6, "epoch": 2, "set": "held_out", "auc": 0.9},
+        "sets": sets,
+    }
     best = load_weights(config.run_dir).state_dict()
     assert all(torch.equal(best[name], weights[1][name]) for name in best)
 
@@ -244,17 +248,18 @@ def test_people_of_excluded_folds_and_of_the_validation_are_not_trained_on(
     sources = make_sources(config)
     assert sources.train.identities == ["P02", "P03"]
     assert "left out 4 people of the 4 that the pairs name" in sources.notes
-    assert sources.pairs is not None
-    assert sorted(sources.pairs.source.identities) == ["P00", "P01"]
-    assert sources.pairs.same.tolist() == [True, False]
+    assert sources.validation is not None
+    (pairs_of_fold,) = sources.validation.sets
+    assert sorted(pairs_of_fold.source.identities) == ["P00", "P01"]
+    assert pairs_of_fold.same.tolist() == [True, False]
 
 
 def test_held_out_people_are_not_trained_on(tmp_path: Path, faces: Path) -> None:
     for wanted, expected in ((2, 2), (0.5, 3)):
         config = make_config(tmp_path / "run", faces, validation={"identities": wanted})
         sources = make_sources(config)
-        pairs = sources.pairs
-        assert pairs is not None
+        assert sources.validation is not None
+        (pairs,) = sources.validation.sets
         held_out = set(pairs.source.identities)
         assert len(held_out) == expected
         assert not held_out & set(sources.train.identities)
@@ -369,7 +374,7 @@ def test_a_dead_worker_is_explained_wherever_pytorch_tells_of_it(
     if where == "step":
         monkeypatch.setattr(TrainStep, "__call__", killed)
     else:
-        monkeypatch.setattr(loop, "validate", killed)
+        monkeypatch.setattr(validation, "validate", killed)
     config = make_config(tmp_path / "run", faces, validation=VALIDATION)
     with pytest.raises((OSError, ValueError), match=r"worker process that reads .* fewer workers"):
         train(config)

@@ -70,7 +70,7 @@ def test_the_resolved_configuration_reads_back(tmp_path: Path) -> None:
         ("optimizer: {name: sdg}\n", [], "did you mean 'sgd'?"),
         ("optimizer: 3\n", [], "optimizer is 3; it must be a section"),
         ("schedule: {epochs: 2, warmup_epochs: 5}\n", [], "warmup_epochs is 5; it must be below"),
-        ("validation: {num_pairs: 8}\n", [], "validation: give either pairs (and images) or"),
+        ("validation: {num_pairs: 8}\n", [], "validation: give pairs (and images), identities or"),
         ("validation: {identities: 1.5}\n", [], "identities is 1.5; it must be a fraction"),
         ("", ["--data.source", "foldr"], "'foldr'; it must be one of folder, list, recordio,"),
         ("accumulate: 0\n", [], "accumulate is 0; it must be greater than or equal to 1"),
@@ -100,7 +100,7 @@ def test_errors_are_one_line_that_names_field_value_and_what_is_allowed(
         ("", ["--data.source", "foldr"], "--data.source is 'foldr'; it must be one of"),
         ("", ["--data.source", "folder"], "FILE with --data.source: data.root is missing"),
         ("", ["--validation", "{pears: 1}"], "--validation: unknown field validation.pears"),
-        ("", ["--validation.num_pairs", "3"], "FILE: validation: give either pairs"),
+        ("", ["--validation.num_pairs", "3"], "FILE: validation: give pairs"),
         ("", ["--model.options", "{1: 2}"], "--model.options: unknown field model.options.1"),
         (
             "schedule: {epochs: 9, warmup_epochs: 5}\n",

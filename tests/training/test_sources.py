@@ -165,8 +165,8 @@ def test_damaged_images_judge_nobody_and_are_told(tmp_path: Path) -> None:
         path.write_bytes(path.read_bytes()[:-300])
     config = make_config(tmp_path / "run", faces, validation={"identities": 2})
     sources = make_sources(config)
-    assert sources.pairs is not None
-    held_out = sources.pairs.source
+    assert sources.validation is not None
+    held_out = sources.validation.sets[0].source
     assert len(held_out) == 10
     for index in range(10):
         held_out.image(index)
@@ -185,8 +185,10 @@ def test_an_epoch_is_not_lost_when_its_validation_fails(
         raise OSError("the share is gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr("centerarc.training.loop.validate", fail)
-        with pytest.raises(ValueError, match="validation after epoch 1: the share is gone"):
+        patch.setattr("centerarc.training.validation.validate", fail)
+        with pytest.raises(
+            ValueError, match="validation after epoch 1: held_out: the share is gone"
+        ):
             train(config)
     train(config, resume=True)
     for name in ("best.safetensors", "last.safetensors"):

@@ -112,8 +112,9 @@ def init_from_env(device: str = "auto", timeout_minutes: float = 30.0) -> Proces
 
     Args:
         device: as in `choose_device`.
-        timeout_minutes: how long a collective waits for a rank before it is an error. Rank 0
-            validates while the others wait, so it must exceed one validation.
+        timeout_minutes: how long a collective waits for a rank before it is an error. The ranks
+            share the sets of a validation and wait for the slowest, so it must exceed the time
+            that one rank needs for its sets; a single set is judged by rank 0 alone.
 
     Raises:
         ValueError: if torchrun's variables are set in part, the device is not there, or the other

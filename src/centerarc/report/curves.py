@@ -300,17 +300,7 @@ def training_charts(history: Rows, validation: Rows) -> list[Chart]:
     loss = axis("loss", rangemode="tozero")
     cosines = _smoothed(history, "target_cosine", "cosine to the target prototype", "--accent")
     cosines += _smoothed(history, "accuracy", "training accuracy", "--second")
-    judged = []
-    for key, name, color in (
-        ("auc", "AUC", "--accent"),
-        ("accuracy", "accuracy", "--second"),
-        ("best_accuracy", "best accuracy (optimistic)", "--second"),
-    ):
-        steps, values = _column(validation, key)
-        if steps.size:
-            hover = "step %{x:,}: %{y:.2f}\u00a0%<extra></extra>"
-            line = _over_steps(steps, 100 * values, name, color)
-            judged.append({**line, "mode": "lines+markers", "hovertemplate": hover})
+    judged = _judged(validation)
     arcface = _smoothed(history, "arcface_loss", "ArcFace loss", "--accent")
     center = _smoothed(history, "center_loss", "Center loss", "--accent")
     return [
@@ -323,6 +313,29 @@ def training_charts(history: Rows, validation: Rows) -> list[Chart]:
         )
         if data
     ]
+
+
+_MEASURES = {
+    "auc": "AUC",
+    "accuracy": "accuracy",
+    "best_accuracy": "best accuracy (optimistic)",
+}
+
+
+def _judged(rows: Rows) -> list[dict[str, Any]]:
+    """The measures of one set of pairs; of several, which rows name, the AUC of each."""
+    sets = list(dict.fromkeys(row.get("set", "") for row in rows))
+    traces = []
+    for number, one in enumerate(sets):
+        of_set = [row for row in rows if row.get("set", "") == one]
+        for key, name in _MEASURES.items() if len(sets) == 1 else [("auc", f"AUC, {one}")]:
+            steps, values = _column(of_set, key)
+            if steps.size:
+                color = LINES[(number + (key != "auc")) % len(LINES)][0]
+                line = _over_steps(steps, 100 * values, plain_text(name), color)
+                hover = "step %{x:,}: %{y:.2f}\u00a0%<extra></extra>"
+                traces.append({**line, "mode": "lines+markers", "hovertemplate": hover})
+    return traces
 
 
 def _column(rows: Rows, key: str) -> tuple[Floats, Floats]:

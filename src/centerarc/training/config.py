@@ -274,34 +274,95 @@ class ModelConfig(Section):
     options: dict[str, Any] = Field(default={}, description="further options of this backbone")
 
 
-class ValidationConfig(Section):
-    """What chooses the best weights: pairs of people who are not trained on."""
+# What the mean over all sets is called where sets have names.
+MEAN = "mean"
 
-    pairs: NamedPath | None = Field(default=None, description="pairs.txt in the format of LFW")
+
+class PairsFields(Section):
+    """Pairs of images in any format that `centerarc evaluate` reads."""
+
+    pairs: NamedPath | None = Field(
+        default=None, description="pairs.txt in the format of LFW, a .bin set, or a .csv list"
+    )
     images: NamedPath | None = Field(
-        default=None, description="folder of the images that pairs names"
+        default=None,
+        description="folder of the images that pairs names; none is a .csv list's own folder",
     )
     folds: list[Positive] | None = Field(
         default=None, description="folds of pairs to use; none is all"
     )
+    name: str = Field(default="", description="name of the set; none is that of its file")
+
+    @property
+    def title(self) -> str:
+        """What the set is called in logs."""
+        return self.name or ("held_out" if self.pairs is None else self.pairs.stem)
+
+    @model_validator(mode="after")
+    def _images_fit_pairs(self) -> Self:
+        kind = None if self.pairs is None else self.pairs.suffix.lower()
+        if self.images is None and kind not in (None, ".bin", ".csv", ".tsv"):
+            raise ValueError("pairs needs images, the folder that holds them")
+        if self.images is not None and kind == ".bin":
+            raise ValueError("images goes with pairs.txt and .csv; a .bin set holds its images")
+        return self
+
+
+class PairsConfig(PairsFields):
+    """A further set of pairs."""
+
+    pairs: NamedPath = Field(description="as validation.pairs")
+
+
+def _path_alone(given: Any) -> Any:
+    return {"pairs": given} if isinstance(given, str | Path) else given
+
+
+class ValidationConfig(PairsFields):
+    """What is judged while training, and chooses the best weights: people not trained on."""
+
     identities: float | int | None = Field(
         default=None, description="people to hold out: a fraction below 1, or a number"
     )
     num_pairs: Annotated[int, Field(ge=2)] | None = Field(
         default=None, description="pairs to make of held-out people; none is 2000"
     )
+    sets: list[Annotated[PairsConfig, BeforeValidator(_path_alone)]] = Field(
+        default=[], description="further sets: paths, or sections of pairs, images, folds, name"
+    )
+    best_set: str | None = Field(
+        default=None,
+        description="name of the set that chooses the best weights, or mean; none is the first",
+    )
+    measure: Literal["auc", "accuracy", "tar"] = Field(
+        default="auc", description="what chooses the best weights; tar is at far"
+    )
+    far: float = Field(default=1e-3, gt=0, lt=1, description="false accept rate of the logged TAR")
     every_epochs: Positive = Field(default=1, description="epochs between validations")
+
+    @property
+    def all_sets(self) -> list[PairsFields]:
+        """What is judged: this section's own set, if it has one, and the further ones."""
+        own = [] if self.pairs is None and self.identities is None else [self]
+        return [*own, *self.sets]
+
+    @property
+    def deciding_set(self) -> str:
+        """Name of the set that chooses the best weights, or `MEAN`."""
+        return self.best_set or self.all_sets[0].title
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        if (self.pairs is None) == (self.identities is None):
-            raise ValueError("give either pairs (and images) or identities")
-        if self.pairs is not None and self.images is None:
-            raise ValueError("pairs needs images, the folder that holds them")
-        if self.pairs is not None and self.num_pairs is not None:
+        if self.pairs is not None and self.identities is not None:
+            raise ValueError("give pairs or identities, not both; further pairs go into sets")
+        if self.pairs is None and self.identities is None and not self.sets:
+            raise ValueError("give pairs (and images), identities or sets")
+        if self.identities is None and self.num_pairs is not None:
             raise ValueError("num_pairs goes with identities, not with pairs")
         if self.pairs is None and (self.images is not None or self.folds is not None):
-            raise ValueError("images and folds go with pairs, not with identities")
+            raise ValueError("images and folds go with pairs")
+        if self.name and self.pairs is None and self.identities is None:
+            raise ValueError("name goes with pairs or identities; sets have names of their own")
         if self.identities is not None:
             whole = float(self.identities).is_integer()
             if self.identities < 0 or not (0 < self.identities < 1 or whole):
@@ -311,6 +372,18 @@ class ValidationConfig(Section):
                 )
             if whole and self.identities < 2:
                 raise ValueError(f"identities is {self.identities}; pairs need at least 2 people")
+        return self
+
+    @model_validator(mode="after")
+    def _names_tell_sets_apart(self) -> Self:
+        names = [one.title for one in self.all_sets]
+        for number, name in enumerate(names):
+            if name == MEAN or name in names[:number]:
+                taken = "the mean over all sets" if name == MEAN else "another set"
+                raise ValueError(f"a set is named {name!r}, as is {taken}; give it another name")
+        if self.best_set is not None and self.best_set not in (*names, MEAN):
+            known = ", ".join((*names, MEAN))
+            raise ValueError(f"best_set is {self.best_set!r}; it must be one of {known}")
         return self
 
 

@@ -109,7 +109,10 @@ class MetricsLog:
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        """Writes a row of kind `train` or `validation` after `step` optimizer steps."""
+        """Writes a row of kind `train` or `validation` after `step` optimizer steps.
+
+        TensorBoard has its numbers as `train/loss`, or with a `set` as `validation/lfw/auc`.
+        """
         row = {"kind": kind, "step": step, **values}
         # JSON has no nan and infinity; null is what every reader takes.
         row = {
@@ -118,9 +121,10 @@ class MetricsLog:
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         if self._board is not None:
+            group = f"{kind}/{values['set']}" if "set" in values else kind
             for name, value in row.items():
                 if isinstance(value, (int, float)) and name != "step":
-                    self._board.add_scalar(f"{kind}/{name}", value, step)
+                    self._board.add_scalar(f"{group}/{name}", value, step)
 
     def close(self) -> None:
         """Closes the files, on the disk."""
@@ -229,6 +233,24 @@ class Display:
                 f"epoch {epoch}  step {step}/{self.total_steps}  {text}  "
                 f"left {duration(seconds_left)}"
             )
+
+    def validation_rows(
+        self, epoch: int, results: dict[str, dict[str, Any]], best: str | None
+    ) -> None:
+        """Shows the numbers of each set in a line, in columns; `best` is marked as such."""
+        cells: dict[str, dict[str, str]] = {}  # by column and set
+        for set_name, result in results.items():
+            for name, value in result.items():
+                if isinstance(value, float):
+                    column = name.removeprefix("best_")  # either kind of accuracy
+                    shown = f"{name.replace('_at_far_', '@')} {value:.4f}"
+                    cells.setdefault(column, {})[set_name] = shown
+        width = max(map(len, results))
+        for set_name in results:
+            line = f"epoch {epoch}  {set_name:<{width}}"
+            for shown_of in cells.values():
+                line += f"  {shown_of.get(set_name, ''):>{max(map(len, shown_of.values()))}}"
+            self.say(f"{line}  best" if set_name == best else line.rstrip())
 
     def say(self, text: str) -> None:
         """Writes a line, above the bar if there is one."""

@@ -30,7 +30,7 @@ from centerarc.training.optimizer import lr_factor, make_criterion, make_margin,
 from centerarc.training.rundir import RunResult
 from centerarc.training.sources import describe, make_sampler, make_sources
 from centerarc.training.step import Precision, TrainStep, check_parts, seed_step
-from centerarc.training.validation import METRIC, validate
+from centerarc.training.validation import Result
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -147,7 +147,7 @@ class Trainer:
         )
         check_parts(model, config.batch_size, config.accumulate, processes.world_size)
         sources = make_sources(config, quiet=not processes.is_main)
-        source, self.pairs = sources.train, sources.pairs
+        source, self.validation = sources.train, sources.validation
         sampler = make_sampler(config, source)
         notes = (sampler.note, self.precision.note)
         self.notes = [*sources.notes, *(note for note in notes if note)]
@@ -303,34 +303,37 @@ class Trainer:
         display.train_row(self.step, row, left)
 
     def _validate(self, epoch: int, log: MetricsLog | None, display: Display) -> None:
-        """Validates on rank 0 and keeps the best weights; the other ranks wait."""
-        validation, done = self.config.validation, epoch + 1
-        last = done == self.config.schedule.epochs
+        """Validates on all sets, which the ranks share, and keeps the best weights."""
+        validation, config, done = self.validation, self.config, epoch + 1
+        last = done == config.schedule.epochs
         if validation is None or (done % validation.every_epochs and not last):
             return
         self._save_state()  # whatever becomes of the validation, the epoch is not lost
-        self.processes.on_main(lambda: self._validate_here(epoch, log, display))
-
-    def _validate_here(self, epoch: int, log: MetricsLog | None, display: Display) -> None:
-        assert self.pairs is not None
-        assert log is not None
-        device, workers = self.processes.device, self.config.workers
         start = time.perf_counter()
         try:
-            with explain_dead_workers(workers):
-                result = validate(self.judged, self.pairs, device, self.config.batch_size, workers)
-        except (ValueError, OSError) as problem:
-            raise ValueError(f"validation after epoch {epoch + 1}: {problem}") from problem
+            results = validation.judge(
+                self.judged, self.processes, config.batch_size, config.workers
+            )
+        except ValueError as problem:
+            raise ValueError(f"validation after epoch {done}: {problem}") from problem
         self.seconds["validation"] += time.perf_counter() - start
-        row = {"epoch": epoch + 1, **result}
-        # The earlier of equals stays: it was reached with less training.
-        row["best"] = self.best is None or row[METRIC] > self.best[METRIC]
-        log.write("validation", self.step, row)
-        if row["best"]:
-            self.best = {"step": self.step, **row}
-            self._save_weights("best.safetensors", result)
-        shown = "  ".join(f"{k} {v:.4f}" for k, v in result.items() if isinstance(v, float))
-        display.say(f"epoch {epoch + 1}  validation  {shown}{'  best' if row['best'] else ''}")
+        self.processes.on_main(lambda: self._keep_best(epoch, results, log, display))
+
+    def _keep_best(
+        self, epoch: int, results: dict[str, Result], log: MetricsLog | None, display: Display
+    ) -> None:
+        assert self.validation is not None
+        assert log is not None
+        decides = self.validation.decides
+        best = self.validation.is_better(results, self.best["sets"] if self.best else {})
+        for name, result in results.items():
+            row = {"epoch": epoch + 1, "set": name, **result, "best": best}
+            log.write("validation", self.step, row)
+        if best:
+            where = {"step": self.step, "epoch": epoch + 1, "set": decides}
+            self.best = {**where, **results[decides], "sets": results}
+            self._save_weights("best.safetensors", results)
+        display.validation_rows(epoch + 1, results, decides if best else None)
 
     def _save_weights(self, name: str, metrics: dict[str, Any]) -> None:
         metadata = {
@@ -407,8 +410,10 @@ class Trainer:
             rundir.write_summary(self.config.run_dir, summary)
 
         self.processes.on_main(write)  # no rank returns before the files are there
-        best = f"; best {METRIC} {self.best[METRIC]:.4f}" if self.best is not None else ""
-        display.say(f"done: {self.config.run_dir}{best}")
+        line = f"done: {self.config.run_dir}"
+        if self.validation is not None and self.best is not None:
+            line += f"; best {self.validation.said(self.best['sets'])}"
+        display.say(line)
         return RunResult(self.config.run_dir, self.best, summary)
 
     def _headline(self) -> str:

@@ -32,7 +32,7 @@ from centerarc.evaluation.files.pairs import read_pairs
 from centerarc.io.progress import Lines
 from centerarc.io.tables import counted
 from centerarc.training.config import COMMON_FIELDS, MixedFields, OwnFields, Section, TrainConfig
-from centerarc.training.validation import ValidationPairs, drawn_pairs, listed_pairs
+from centerarc.training.validation import Validation, ValidationPairs, drawn_pairs, listed_pairs
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,17 @@ class RunSources:
 
     Args:
         train: The images to train on.
-        pairs: What judges it, or None.
+        validation: What judges it, or None.
         notes: What a user should know about the images, a line each.
     """
 
     train: FaceSource
-    pairs: ValidationPairs | None
+    validation: Validation | None
     notes: list[str]
 
 
 def make_sources(config: TrainConfig, *, quiet: bool = False) -> RunSources:
-    """Opens the training images and the validation pairs.
+    """Opens the training images and the sets of validation pairs.
 
     People of the validation are never trained on: those held out by number are taken out of the
     training set, and so is everyone in the validation pairs.
@@ -64,11 +64,14 @@ def make_sources(config: TrainConfig, *, quiet: bool = False) -> RunSources:
         ValueError: If a folder or file is missing or wrong, or fewer than 2 people are left.
     """
     validation = config.validation
-    pairs = None
+    sets: list[ValidationPairs] = []
     excluded: set[str] = set()
-    if validation is not None and validation.pairs is not None:
-        pairs, excluded = listed_pairs(validation, config.model.image_size)
     notes: list[str] = []
+    for listed in validation.all_sets if validation is not None else ():
+        if listed.pairs is not None:
+            pairs, everyone = listed_pairs(listed, config.model.image_size, notes)
+            sets.append(pairs)
+            excluded |= everyone
     train = _open(config, excluded, notes, quiet)
     if validation is not None and validation.identities is not None:
         people = len(train.identities)
@@ -85,11 +88,12 @@ def make_sources(config: TrainConfig, *, quiet: bool = False) -> RunSources:
                 f"{len(others)} of {people} people; pairs need at least 2"
             )
         train, held_out = subset(train, names), subset(train, others)
-        pairs = drawn_pairs(held_out, validation, config.seed, notes)
+        sets.insert(0, drawn_pairs(held_out, validation, config.seed, notes))
     _check_people(train.identities)
     if config.data.cache_gb:
         train = CachedSource(train, limit_bytes=int(config.data.cache_gb * 1e9))
-    return RunSources(train, pairs, notes)
+    judges = None if validation is None else Validation(sets, validation)
+    return RunSources(train, judges, notes)
 
 
 def _open(config: TrainConfig, excluded: set[str], notes: list[str], quiet: bool) -> FaceSource:

@@ -1,5 +1,6 @@
 """What judges a run: pairs of people who are not trained on, and the score that picks weights."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,18 +10,19 @@ from torch import nn
 
 from centerarc.data.source import FaceSource
 from centerarc.data.views import Subset
+from centerarc.distributed.process import Processes
 from centerarc.evaluation.embedding import embed, make_pairs, pair_scores
-from centerarc.evaluation.files.pair_set import PairImages
-from centerarc.evaluation.files.pairs import read_pairs
+from centerarc.evaluation.files.pair_set import open_pair_set
+from centerarc.evaluation.files.pairs import check_both_kinds
+from centerarc.evaluation.intervals import TooFew
 from centerarc.evaluation.scores import BoolArray, IntArray
 from centerarc.evaluation.verification import evaluate_verification
-from centerarc.training.config import ValidationConfig
+from centerarc.io.parallel import explain_dead_workers
+from centerarc.training.config import MEAN, PairsFields, ValidationConfig
 
-# The area under the ROC chooses the best weights. It needs no threshold, which a single fold
-# would have to choose on the very pairs it is tried on, and it moves with every pair that changes
-# order, where the accuracy of a few hundred pairs moves in steps.
-METRIC = "auc"
 _NUM_PAIRS = 2000
+# Numbers of one set by name.
+Result = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class ValidationPairs:
     """Pairs of images of people who are not trained on.
 
     Args:
+        name: What the set is called.
         source: The images.
         index_a: (P,) number of each pair's first image in the source.
         index_b: (P,) number of the second.
@@ -35,6 +38,7 @@ class ValidationPairs:
         folds: (P,) each pair's fold.
     """
 
+    name: str
     source: FaceSource
     index_a: IntArray
     index_b: IntArray
@@ -42,20 +46,31 @@ class ValidationPairs:
     folds: IntArray
 
 
-def listed_pairs(validation: ValidationConfig, image_size: int) -> tuple[ValidationPairs, set[str]]:
+def listed_pairs(
+    listed: PairsFields, image_size: int, notes: list[str]
+) -> tuple[ValidationPairs, set[str]]:
     """Opens the pairs that a file lists, and names everyone in them.
 
     Raises:
-        ValueError: If an image cannot be read: at the start of a run, not after its first epoch.
+        ValueError: If an image cannot be read, or all pairs are of one kind: at the start of a
+            run, not after its first epoch.
     """
-    assert validation.pairs is not None
-    assert validation.images is not None
-    named = read_pairs(validation.pairs).select_folds(validation.folds)
-    images = PairImages(named, validation.images, image_size=image_size)
-    for index in range(len(images)):
-        images.image(index)
-    pairs = ValidationPairs(images, images.index_a, images.index_b, named.same, named.fold)
-    return pairs, named.everyone()
+    assert listed.pairs is not None
+    found = open_pair_set(
+        listed.pairs, images=listed.images, folds=listed.folds, image_size=image_size
+    )
+    check_both_kinds(found.same, str(listed.pairs))
+    for index in range(len(found)):
+        found.image(index)
+    people = set() if found.people is None else {*np.concatenate(found.people).tolist()}
+    if found.people is None:
+        notes.append(
+            f"people of the validation set {listed.title} may be trained on: {found.people_note}"
+        )
+    pairs = ValidationPairs(
+        listed.title, found, found.index_a, found.index_b, found.same, found.fold
+    )
+    return pairs, people
 
 
 def drawn_pairs(
@@ -70,7 +85,9 @@ def drawn_pairs(
                 kept[index] = False
                 notes.append(f"left out of the validation: {reason}")
         if kept.all():
-            return ValidationPairs(held_out, made.index_a, made.index_b, made.same, made.fold)
+            return ValidationPairs(
+                validation.title, held_out, made.index_a, made.index_b, made.same, made.fold
+            )
         held_out = Subset(held_out, images=kept)
 
 
@@ -85,21 +102,136 @@ def _damage(source: Subset, index: int) -> str:
 
 
 def validate(
-    model: nn.Module, pairs: ValidationPairs, device: torch.device, batch_size: int, workers: int
-) -> dict[str, Any]:
+    model: nn.Module,
+    pairs: ValidationPairs,
+    device: torch.device,
+    batch_size: int,
+    workers: int,
+    far: float,
+) -> Result:
     """Scores the pairs with the model, whose mode is restored.
 
     Returns:
-        `auc`, `eer` and the accuracy under the name of its protocol: `accuracy` where the
-        threshold comes from other folds, `best_accuracy` (optimistic) for a single fold.
+        `auc`, `eer`, the accuracy under the name of its protocol (`accuracy` where the threshold
+        comes from other folds, `best_accuracy`, which is optimistic, for a single fold), the TAR
+        at `far` under `tar_key(far)` where there are enough impostor pairs, and `pairs`.
     """
     embeddings = embed(model, pairs.source, batch_size=batch_size, device=device, workers=workers)
     scores = pair_scores(embeddings, pairs.index_a, pairs.index_b)
-    report = evaluate_verification(scores, pairs.same, pairs.folds)
+    report = evaluate_verification(scores, pairs.same, pairs.folds, fars=[far])
     accuracy = "accuracy" if report.protocol == "k-fold" else report.protocol
-    return {
-        METRIC: report.auc.value,
+    result = {
+        "auc": report.auc.value,
         "eer": report.eer.value,
         accuracy: report.accuracy.value,
+        tar_key(far): report.tar_at_far[far].value,
         "pairs": len(pairs.same),
+    }
+    return {name: value for name, value in result.items() if value is not None}
+
+
+def tar_key(far: float) -> str:
+    """What the TAR at a FAR is called in a result."""
+    return f"tar_at_far_{far:g}"
+
+
+class Validation:
+    """The sets that judge a run, and which of their numbers chooses the best weights.
+
+    The default is the AUC of the first set. The area under the ROC needs no threshold, which a
+    single fold would have to choose on the very pairs it is tried on, and it moves with every
+    pair that changes order, where the accuracy of a few hundred pairs moves in steps. And one set
+    decides, not the mean of all, so that a further set that is only watched changes no weights.
+
+    Args:
+        sets: The sets, at least one.
+        config: What decides.
+
+    Raises:
+        ValueError: If the TAR is to decide and a set has too few impostor pairs for it.
+    """
+
+    def __init__(self, sets: Sequence[ValidationPairs], config: ValidationConfig) -> None:
+        self.sets = sets
+        self.decides = config.deciding_set
+        self.every_epochs = config.every_epochs
+        self.far = config.far
+        self.measure = tar_key(config.far) if config.measure == "tar" else config.measure
+        for pairs in sets:
+            if config.measure == "tar" and self.decides in (pairs.name, MEAN):
+                impostors = int(np.count_nonzero(~pairs.same))
+                if too_few := TooFew.for_rate("FAR", self.far, "impostor", impostors):
+                    raise ValueError(
+                        f"validation.measure is tar, but the set {pairs.name} has too few pairs: "
+                        f"{too_few}; raise validation.far or choose another measure"
+                    )
+
+    def judge(
+        self, model: nn.Module, processes: Processes, batch_size: int, workers: int
+    ) -> dict[str, Result]:
+        """Judges the model on all sets: rank r of W on the sets r, r + W, ...
+
+        Returns:
+            The results by set, in order, on every rank; with their mean if that decides.
+
+        Raises:
+            ValueError: If images of a set cannot be read, on every rank.
+        """
+        own: dict[str, Result] = {}
+
+        def judge_own() -> None:
+            for pairs in self.sets[processes.rank :: processes.world_size]:
+                try:
+                    with explain_dead_workers(workers):
+                        own[pairs.name] = validate(
+                            model, pairs, processes.device, batch_size, workers, self.far
+                        )
+                except (ValueError, OSError) as problem:
+                    raise ValueError(f"{pairs.name}: {problem}") from problem
+
+        processes.on_all(judge_own)
+        found = {k: v for part in processes.gather_objects(own) for k, v in part.items()}
+        results = {pairs.name: found[pairs.name] for pairs in self.sets}
+        if self.decides == MEAN:
+            results[MEAN] = _mean(list(results.values()))
+        return results
+
+    def is_better(self, results: dict[str, Result], best: dict[str, Result]) -> bool:
+        """Whether results beat the best so far, empty for none; of equals, the earlier is better.
+
+        A best that was not judged by what decides now, before the run was resumed, is beaten.
+        """
+        score, before = self.score(results), self.score(best)
+        assert score is not None
+        return before is None or score > before
+
+    def score(self, results: dict[str, Result]) -> float | None:
+        """The number that decides; None if the results lack it."""
+        names = [p.name for p in self.sets] if self.decides == MEAN else [self.decides]
+        found = [self._number(results.get(name, {})) for name in names]
+        known = [number for number in found if number is not None]
+        return float(np.mean(known)) if len(known) == len(names) else None
+
+    def said(self, results: dict[str, Result]) -> str:
+        """What decides, in words with its number."""
+        score = self.score(results)
+        shown = "not known" if score is None else f"{score:.4f}"
+        mean = self.decides == MEAN
+        return (
+            f"mean {self.measure} {shown}" if mean else f"{self.measure} of {self.decides} {shown}"
+        )
+
+    def _number(self, result: Result) -> float | None:
+        if self.measure == "accuracy":
+            return result.get("accuracy", result.get("best_accuracy"))
+        return result.get(self.measure)
+
+
+def _mean(results: Sequence[Result]) -> Result:
+    """The means of what all sets have."""
+    first, *others = results
+    return {
+        name: float(np.mean([result[name] for result in results]))
+        for name, value in first.items()
+        if isinstance(value, float) and all(name in other for other in others)
     }
