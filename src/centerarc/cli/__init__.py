@@ -1,4 +1,4 @@
-"""The command line. All else loads within `main`, which answers for Ctrl-C from then on."""
+"""The command line. Everything else is imported inside `main`, so that Ctrl-C is handled."""
 
 import os
 import sys

@@ -310,7 +310,7 @@ def _class(kind: str) -> Callable[..., FaceSource]:
 
 
 def source_kind(path: str | os.PathLike[str]) -> str:
-    """Tells from a path what kind of source is there.
+    """Finds the kind of source at a path.
 
     Args:
         path: A folder of identity folders; a .csv, .tsv or .parquet list; a .rec file or a folder
@@ -321,7 +321,7 @@ def source_kind(path: str | os.PathLike[str]) -> str:
         A kind for `create_source`.
 
     Raises:
-        ValueError: If there is nothing, or nothing known; the message says what is.
+        ValueError: If there is nothing at the path, or nothing of a known kind; says what is there.
     """
     place = Path(path)
     suffix = place.suffix.lower()
@@ -351,7 +351,7 @@ def open_source(
     path_column: str | None = None,
     identity_column: str | None = None,
 ) -> FaceSource:
-    """Opens whatever is at a path; see `source_kind`.
+    """Opens the source at a path; see `source_kind`.
 
     Args:
         path: Where it is.

@@ -1,4 +1,4 @@
-"""The losses. Imports torch and nothing of ours above it."""
+"""Losses, margins, and the pass over the classes. Needs only PyTorch."""
 
 from centerarc.losses.center import CenterLoss, center_loss, center_separation, update_centers
 from centerarc.losses.center_arcface import CenterArcFaceLoss, center_arcface_loss

@@ -41,23 +41,23 @@ def center_loss(
 ) -> Tensor:
     """Half the squared distance of each feature to the center of its class.
 
-    `loss_i = |x_i - c_{y_i}|^2 / 2` and, in unit space, the same of `x / |x|` and `c / |c|`, which
-    is `1 - cos`. Time and memory O(N D): one center a sample is gathered.
+    `loss_i = |x_i - c_{y_i}|^2 / 2`; in unit space, the same for `x / |x|` and `c / |c|`, which
+    equals `1 - cos`. Gathers one center per sample: O(N D) time and memory.
 
     Args:
         features: (N, D), floating point.
-        centers: (C, D). Differentiable, if it requires a gradient.
+        centers: (C, D), differentiable if it requires a gradient.
         labels: (N,) integers in [0, C), or `ignore_index`.
         space: `"raw"` (the paper's) or `"unit"`.
-        ignore_index: the label of samples that do not count.
+        ignore_index: the label of samples to ignore.
         reduction: `"mean"`, `"sum"` or `"none"`.
 
     Returns:
         A scalar, or (N,) for `reduction="none"`; float32 or float64.
 
     Raises:
-        ValueError: for shapes, dtypes, labels or options that do not fit, and for NaN or infinite
-            features (values are looked at on the CPU only).
+        ValueError: for invalid shapes, dtypes, labels or options, and for NaN or infinite features
+            (values are checked on the CPU only).
 
     Source:
         Wen, Zhang, Li, Qiao 2016, "A Discriminative Feature Learning Approach for Deep Face
@@ -104,19 +104,19 @@ def update_centers(
 
     `c_j <- c_j - alpha sum_{y_i = j} (c_j - x_i) / (1 + n_j)`, n_j the samples of class j
 
-    Only the rows of classes in the batch are read or written: O(N D) time and memory at any C. It
+    Only the rows of classes in the batch are read or written: O(N D) time and memory for any C. It
     never waits for an accelerator.
 
     Args:
         centers: (C, D), changed in place, outside autograd.
         features: (N, D), floating point.
         labels: (N,) integers in [0, C), or `ignore_index`.
-        alpha: step in (0, 1]; the paper's 0.5.
+        alpha: the step, in (0, 1]; 0.5 in the paper.
         space: `"unit"` moves the centers towards `x / |x|`.
-        ignore_index: the label of samples that do not count.
+        ignore_index: the label of samples to ignore.
 
     Raises:
-        ValueError: as `center_loss`; the centers are then as they were.
+        ValueError: as `center_loss`; the centers are then unchanged.
 
     Source:
         Wen et al. 2016, equation 4.
@@ -168,25 +168,25 @@ def center_separation(
     implementation: Implementation = "auto",
     shards: "ClassShards | None" = None,
 ) -> Tensor:
-    """How close the other classes' centers come to those of some anchor classes.
+    """How close the centers of other classes come to those of some anchor classes.
 
     `mean_{a} log( mean_{j != a} exp(t (cos(c_a, c_j) - 1)) ) / t`
 
     The logarithm of the Gaussian energy of the centers on the unit sphere, a smooth maximum of the
     cosine, less 1: about -1 for spread centers, 0 when all coincide. It is `negative_logsumexp` of
-    the centers themselves: O(A C D) time for A anchors, O(A) blocks of memory, never C x C.
+    the centers themselves: O(A C D) time for A anchors, and never a C x C array.
 
     Args:
-        centers: (C, D), or (C, K, D) with sub-centers, whose mean direction stands for the class.
-        anchors: (A,) class indices, for example the labels of a batch; those outside [0, C), as
-            ignored labels are, do not count.
-        temperature: t, positive. Large values look at the nearest center only (RegularFace), small
-            ones at the mean of all (the island loss).
-        implementation: of `negative_logsumexp`.
-        shards: the ranks that the centers are spread over, `centers` being those of this one.
+        centers: (C, D), or (C, K, D) with sub-centers, whose mean direction represents the class.
+        anchors: (A,) class indices, for example the labels of a batch. Those outside [0, C), such
+            as ignored labels, do not count.
+        temperature: t, positive. For large values only the nearest center matters (as in
+            RegularFace), for small ones the mean over all (as in the island loss).
+        implementation: as in `negative_logsumexp`.
+        shards: the ranks that hold the centers; `centers` are then those of this rank.
 
     Returns:
-        A scalar in [-2, 0]; 0 where there is no pair.
+        A scalar in [-2, 0]; 0 if there is no pair.
 
     Raises:
         ValueError: if shapes do not fit or the temperature is not positive.
@@ -194,7 +194,7 @@ def center_separation(
     Source:
         The uniformity of Wang, Isola 2020, "Understanding Contrastive Representation Learning
         through Alignment and Uniformity on the Hypersphere", equation 2, over class centers.
-        docs/losses.md says why this one.
+        docs/losses.md compares it with others.
 
     Example:
         >>> import torch
@@ -235,30 +235,30 @@ def center_separation(
 
 
 class CenterLoss(nn.Module):
-    """`center_loss` to a tracked center of each class.
+    """`center_loss` to a center that is tracked for each class.
 
-    With `update="paper"` the centers are a buffer that each training forward moves, once the loss
-    is computed, by the paper's rule `c_j -= alpha sum (c_j - x_i) / (1 + n_j)`. Only the rows of
-    the batch's classes are touched, and under torch.distributed the samples of all ranks are
-    gathered first, so that every rank holds the same centers. With `update="gradient"` they are a
-    parameter for the optimizer.
+    With `update="paper"`, the centers are a buffer. After computing the loss, each forward pass in
+    training mode moves them by the paper's rule `c_j -= alpha sum (c_j - x_i) / (1 + n_j)`. Only
+    the rows of the batch's classes change. Under torch.distributed, the samples of all ranks are
+    gathered first, so that every rank holds the same centers. With `update="gradient"`, the centers
+    are a parameter for the optimizer.
 
     Args:
         num_classes: C, at least 1.
         feat_dim: D, the embedding size, at least 1.
-        space: `"raw"`, the paper's, for embeddings whose length matters; `"unit"` where only the
+        space: `"raw"`, as in the paper, for embeddings whose length matters; `"unit"` if only the
             direction does: the loss is then 1 - cos, at most 2.
         update: `"paper"` or `"gradient"`.
         alpha: the paper's step, in (0, 1].
-        update_on_forward: whether the training forward moves the centers; if not, call
-            `update_centers` yourself, once for each step of an accumulated batch for example.
-        ignore_index: the label of samples that do not count.
+        update_on_forward: whether a forward pass in training mode moves the centers; if not, call
+            `update_centers` yourself, for example once per step with gradient accumulation.
+        ignore_index: the label of samples to ignore.
         reduction: `"mean"`, `"sum"` or `"none"`.
-        shards: the ranks that the classes are spread over, as `MarginSoftmaxLoss` takes them.
+        shards: the ranks that hold the classes, as in `MarginSoftmaxLoss`.
         generator: draws the initial centers, on the CPU; torch's own by default.
 
     Attributes:
-        centers: (C, D), buffer or parameter, C being the classes held here.
+        centers: (C, D), buffer or parameter, where C is the number of classes held here.
 
     Raises:
         ValueError: if an argument is out of range.

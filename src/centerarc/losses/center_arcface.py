@@ -52,11 +52,11 @@ def center_arcface_loss(
         labels: (N,) integers in [0, C), or `ignore_index`.
         s: scale of the cosines.
         m: ArcFace's margin in radians; 0 is the plain normalized softmax.
-        margin: another margin in ArcFace's place; `m` is then not used.
-        centers: (C, D) of their own for the center term; by default the prototypes serve.
+        margin: another margin instead of ArcFace; `m` is then not used.
+        centers: (C, D), separate centers for the center term; by default, the prototypes.
         center_space: `"unit"` or `"raw"`, as in `center_loss`.
         weight, ignore_index, reduction, label_smoothing, conflict_threshold, implementation: as in
-            `margin_softmax_loss`; `ignore_index` and `reduction` are those of both terms.
+            `margin_softmax_loss`; `ignore_index` and `reduction` apply to both terms.
 
     Returns:
         `(arcface_loss, center_loss)`, scalars, or (N,) each for `reduction="none"`.
@@ -117,29 +117,30 @@ class CenterArcFaceLoss(nn.Module):
     `arcface_loss, center_loss = criterion(features, labels)`; train on their weighted sum, for
     example `arcface_loss + 1.0 * center_loss`. Give `criterion.parameters()` to the optimizer.
 
-    The centers are ArcFace's own prototypes (`"shared"`) or a set of their own (`"separate"`). In
-    unit space the center term is 1 - cos to the own center, at most 2, and wants a weight of the
-    order of s / 30 to s / 5; in raw space it is half a squared distance, grows with the length of
-    the embeddings, and wants the paper's 0.003 to 0.01. docs/losses.md tells how to choose.
+    The centers are ArcFace's prototypes (`"shared"`) or separate vectors (`"separate"`). In unit
+    space, the center term is 1 - cos to the sample's center, at most 2, and needs a weight of about
+    s / 30 to s / 5. In raw space, it is half the squared distance, grows with the length of the
+    embeddings, and needs the paper's 0.003 to 0.01. docs/losses.md explains how to choose, and what
+    to expect of the term.
 
     Args:
         num_classes: C, at least 1.
         feat_dim: D, the embedding size, at least 1.
         s: scale of the cosines, positive.
         m: ArcFace's margin in radians, in [0, pi/2]; 0 is the plain normalized softmax.
-        margin: another margin in ArcFace's place; `m` is then not used.
+        margin: another margin instead of ArcFace; `m` is then not used.
         centers: `"shared"` or `"separate"`.
         center_space: `"unit"` or `"raw"`.
         center_update: how separate centers move: `"paper"` (a buffer) or `"gradient"` (a
             parameter), see `CenterLoss`.
         alpha: step of the paper's update, in (0, 1].
-        update_on_forward: whether the training forward applies the paper's update.
-        sub_centers: K prototypes a class; the center term then pulls towards the nearest of them,
-            or to the one separate center.
+        update_on_forward: whether a forward pass in training mode applies the paper's update.
+        sub_centers: K prototypes per class; the center term then pulls towards the nearest of them,
+            or towards the separate center.
         weight, ignore_index, reduction, label_smoothing: as in `MarginSoftmaxLoss`; `ignore_index`
-            and `reduction` are those of both terms.
+            and `reduction` apply to both terms.
         sample_rate, sample_generator, conflict_threshold, implementation, shards: as in
-            `MarginSoftmaxLoss`; separate centers live with their class.
+            `MarginSoftmaxLoss`; a separate center is on the rank of its class.
         generator: draws the initial prototypes and centers; torch's own by default.
 
     Attributes:

@@ -52,34 +52,36 @@ def margin_softmax_loss(
     conflict_threshold: float | None = None,
     implementation: Implementation = "auto",
 ) -> Tensor:
-    """Softmax cross entropy over scaled cosines, the target's reduced by a margin.
+    """Softmax cross entropy over scaled cosines, with a margin on the target's cosine.
 
     `loss_i = softplus(lse_{j != y}(s cos_j) - s psi(theta_y))`
 
-    which is the cross entropy of the logits `s cos_j` with `s psi` in the label's place, and cannot
-    overflow. Computed in float32 at least; no N x C array is made for large problems.
+    This is the cross entropy of the logits `s cos_j`, with `s psi` as the label's logit. It cannot
+    overflow, is computed in float32 or higher, and never allocates an N x C array for large
+    problems.
 
     Args:
         features: (N, D) embeddings of any length, floating point.
-        prototypes: (C, D), or (C, K, D) with K sub-centers a class of which the nearest counts.
+        prototypes: (C, D), or (C, K, D) with K sub-centers per class, of which the nearest counts.
         labels: (N,) integers in [0, C), or `ignore_index`.
         margin: psi, for example `ArcFace(m=0.5)`.
         s: scale of the cosines, positive; 30 to 64 are usual.
-        weight: (C,) class weights (not the prototypes), as `cross_entropy` has them.
-        ignore_index: the label of samples that do not count, not in the mean's denominator either.
+        weight: (C,) class weights (not the prototypes), as in `cross_entropy`.
+        ignore_index: the label of samples to ignore; they are not in the mean's denominator either.
         reduction: `"mean"`, `"sum"` or `"none"`.
-        label_smoothing: in [0, 1), as `cross_entropy` defines it, over the logits with margin.
-            Not defined here for sub-centers.
-        conflict_threshold: cosine above which another class's prototype does not count as wrong:
-            where labels are noisy it is often the same person under two names. None counts all.
-        implementation: of `negative_logsumexp`.
+        label_smoothing: in [0, 1), as in `cross_entropy`, over the logits with margin. Not
+            available with sub-centers.
+        conflict_threshold: another class whose cosine is above this is not a negative of the
+            sample: with noisy labels, it is often the same person under a second name. None
+            keeps all negatives.
+        implementation: as in `negative_logsumexp`.
 
     Returns:
         A scalar, or (N,) for `reduction="none"`; float32 or float64.
 
     Raises:
-        ValueError: for shapes, dtypes, labels or options that do not fit, and for NaN or infinite
-            features. On an accelerator values are not looked at: a label out of range gives NaN.
+        ValueError: for invalid shapes, dtypes, labels or options, and for NaN or infinite features.
+            On an accelerator, values are not checked: a label out of range gives NaN.
 
     Source:
         The general form of Deng et al. 2019, "ArcFace", equation 4; sub-centers as in Deng et al.
@@ -242,15 +244,15 @@ def margin_softmax_terms(
 
 @dataclass(frozen=True)
 class BatchMetrics:
-    """What the last forward pass saw, detached; reading a value is what waits for the device.
+    """Metrics of the last forward pass, detached. Only reading a value waits for the device.
 
-    With shards N counts the samples of all ranks.
+    With shards, N is the number of samples on all ranks.
 
     Attributes:
-        target_cosine: (N,), cosine of each sample to its own class, without margin; ignored: 0.
-        accuracy: scalar, share of counted samples whose own class has the largest cosine; among
-            the classes that took part, so higher where they are sampled.
-        count: scalar, samples that were not ignored.
+        target_cosine: (N,), cosine of each sample to its own class, without margin; 0 if ignored.
+        accuracy: scalar, share of the samples whose own class has the largest cosine of the classes
+            that took part, so it is higher if classes are sampled. Ignored samples do not count.
+        count: scalar, number of samples that were not ignored.
     """
 
     target_cosine: Tensor
@@ -259,32 +261,33 @@ class BatchMetrics:
 
 
 class MarginSoftmaxLoss(nn.Module):
-    """`margin_softmax_loss` to learned class prototypes.
+    """`margin_softmax_loss` with learned class prototypes.
 
     Args:
         num_classes: C, at least 1.
         feat_dim: D, the embedding size, at least 1.
         margin: psi; by default `ArcFace(m=0.5)`. `CosFace(m=0.0)` is the plain softmax.
-        s: scale of the cosines, positive; may be set later, by a schedule for example.
-        sub_centers: K prototypes a class, of which each sample takes the nearest; 1 to have one.
+        s: scale of the cosines, positive; may be changed later, for example by a schedule.
+        sub_centers: K prototypes per class, of which the nearest counts for each sample.
         weight: (C,) class weights, kept as a buffer. This and `ignore_index`, `reduction`,
             `label_smoothing`, `conflict_threshold` and `implementation` are as in
             `margin_softmax_loss`.
         sample_rate: share of the classes that take part in a training step, in (0, 1]: those of the
-            batch, and others by chance. Below 1 the prototypes' gradient is sparse (but for the
-            reference implementation): step it with `PrototypeSGD`. In evaluation mode all classes
+            batch, and others drawn at random. Below 1, the prototypes' gradient is sparse (except
+            with the reference implementation): use `PrototypeSGD`. In evaluation mode, all classes
             take part.
-        sample_generator: draws them, on the device of the labels; torch's own by default. It is
-            in no state dict: save its `get_state()` to resume exactly, each rank its own.
-        shards: the ranks that the classes are spread over, `distributed.ClassShards(C)`; this
-            module then holds the classes of its own rank only, takes this rank's samples, and
-            returns the loss of the samples of all ranks. Labels stay those of all classes.
-        generator: draws the initial prototypes, on the CPU; torch's own by default. With
-            generators of one seed ranks with shards start as one process does.
+        sample_generator: draws these classes, on the device of the labels; torch's default
+            generator if None. It is not in the state dict: to resume exactly, save its
+            `get_state()`, on each rank.
+        shards: the ranks that hold the classes, `distributed.ClassShards(C)`. This module then
+            holds only the classes of its own rank, takes this rank's samples, and returns the loss
+            over the samples of all ranks. Labels still number all classes.
+        generator: draws the initial prototypes, on the CPU; torch's default generator if None.
+            With equal seeds, ranks with shards start with the same prototypes as one process.
 
     Attributes:
-        prototypes: parameter, (C, D), or (C, K, D) with sub-centers, C being the classes held here.
-            Give it to the optimizer.
+        prototypes: parameter, (C, D), or (C, K, D) with sub-centers, where C is the number of
+            classes held here. Give it to the optimizer.
         metrics: `BatchMetrics` of the last forward pass, None before it.
 
     Raises:
@@ -430,7 +433,7 @@ class MarginSoftmaxLoss(nn.Module):
                 )
 
     def logits(self, features: Tensor) -> Tensor:
-        """(N, C) scaled cosines without margin, for classification; holds all of N x C.
+        """(N, C) scaled cosines without margin, for classification; allocates all of N x C.
 
         With shards C counts the classes of this rank.
         """

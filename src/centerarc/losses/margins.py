@@ -22,7 +22,7 @@ from centerarc.losses.head.products import SMALLEST_NORM, unit
 
 @dataclass(frozen=True)
 class Target:
-    """What a margin may look at: one entry a sample, all (N,) and differentiable.
+    """What a margin may use: one entry per sample, all (N,) and differentiable.
 
     Attributes:
         cos: cosine of the angle theta between the feature and its class prototype, in [-1, 1].
@@ -68,7 +68,7 @@ def target_angle(features: Tensor, prototypes: Tensor) -> Target:
 
 
 class Margin(Protocol):
-    """Any callable from the target angle to psi, the target's cosine less its margin."""
+    """Any callable from the target angle to psi, the target's cosine reduced by the margin."""
 
     def __call__(self, target: Target, /) -> Tensor:
         """Returns psi, (N,)."""
@@ -86,7 +86,8 @@ class ArcFace:
     Computed as `cos(theta) cos(m) - sin(theta) sin(m)`, so no `acos` and no infinite gradient.
     From theta = pi - m on, where cos(theta + m) would rise again, it continues as
     `cos(theta) + cos(m) - 1`: continuous there (both sides are -1), falling all the way to
-    theta = pi, and with the gradient of the plain cosine, so that the worst samples still learn.
+    theta = pi, and with the gradient of the plain cosine, so the network still learns from its
+    worst samples.
     (The usual fallback, `cos(theta) - m sin(m)`, jumps down by 7.5 logits at s = 64, m = 0.5.)
 
     Args:
@@ -172,9 +173,9 @@ class CombinedMargin:
 class SphereFaceR:
     """Multiplicative angular margin, `psi = (-1)^k cos(m theta) - 2k`, k = floor(m theta / pi).
 
-    The staircase keeps it continuous and falling over all of [0, pi]. It stands under a fixed
-    scale s, as in the revised SphereFace with hard feature normalization. (The authors' code stops
-    the gradient at the margin; here it is the exact one.)
+    The steps keep it continuous and decreasing over all of [0, pi]. It is used with a fixed scale
+    s, as in the revised SphereFace with hard feature normalization. (The authors' code stops the
+    gradient at the margin; here the gradient is exact.)
 
     Args:
         m: factor of the angle, a real number in [1, 4]; 1 is the plain normalized softmax.

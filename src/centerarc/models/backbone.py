@@ -159,7 +159,7 @@ def create_model(
         name: One of `list_models()`.
         embedding_size: D, the length of the embedding.
         image_size: S, the side of the input image in pixels; a multiple of 16.
-        generator: Source of the first weights, for models that repeat; None takes torch's
+        generator: Draws the initial weights, for models that can be reproduced; None uses torch's
             global generator, as any `nn.Module` does.
         **options: Further options of this backbone, such as `dropout` of the iresnets.
 

@@ -37,18 +37,18 @@ logger = logging.getLogger("centerarc")
 
 @dataclass(frozen=True)
 class Chunked:
-    """How the head goes over blocks of classes; `implementation=Chunked(...)` takes it.
+    """Settings of the pass over blocks of classes, for `implementation=Chunked(...)`.
 
     Args:
         workspace: bytes for the arrays of one block of classes; by default 8 MiB on the CPU and
-            256 MiB on a GPU. A block holds one class at least.
-        kept: bytes for exponentials kept from the forward to the backward pass where the
-            prototypes' gradient is not made (`PrototypeSGD(fused=True)`); what exceeds them is
-            computed again. Where a gradient is made they lie in its memory and cost none.
-        recompute: keep nothing and compute all of them again: a fourth matrix product, for no
-            memory at all between the two passes.
-        epilogues: `"triton"` fuses what stands between the products into one kernel each (CUDA),
-            `"torch"` takes PyTorch's operations, `"auto"` Triton where it is.
+            256 MiB on a GPU. A block has at least one class.
+        kept: bytes for exponentials kept from the forward to the backward pass if there is no
+            gradient of the prototypes (`PrototypeSGD(fused=True)`); those that do not fit are
+            recomputed. If there is a gradient, they are stored in its memory and cost none.
+        recompute: keep nothing and recompute all exponentials: a fourth matrix product, but no
+            memory between the two passes.
+        epilogues: `"triton"` fuses the operations between the products into one kernel each (CUDA),
+            `"torch"` uses PyTorch operations, `"auto"` uses Triton if it is available.
 
     Raises:
         ValueError: if an argument is out of range.

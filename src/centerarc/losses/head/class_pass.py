@@ -165,29 +165,29 @@ def negative_logsumexp(
     *,
     implementation: Implementation = "auto",
 ) -> Tensor:
-    """Logarithm of the summed exponentials of every class but the label's.
+    """Log of the summed exponentials over all classes except the label's.
 
     `out_i = log sum_{j != labels_i} exp(scale <x_i / |x_i|, w_j / |w_j|>)`
 
-    Differentiable in `features` and `weight`: once, `"reference"` any number of times. Sums are
-    float32 at least; under bfloat16 autocast the products' operands are bfloat16.
+    Differentiable in `features` and `weight` once; `"reference"`, any number of times. Sums are in
+    float32 or higher; under bfloat16 autocast, the operands of the products are bfloat16.
 
     Args:
         features: (N, D), floating point, any length; N may be 0.
-        weight: the prototypes, (C, D), or (C, K, D) with K sub-centers a class, of which each
-            sample takes the nearest; floating point, any length.
+        weight: the prototypes, (C, D), or (C, K, D) with K sub-centers per class, of which the
+            nearest counts for each sample; floating point, any length.
         labels: (N,), integers. A label outside [0, C) excludes no class.
         scale: factor of the cosines, positive.
-        implementation: `"reference"` holds the N x C matrix; `"chunked"` only N x (a block of
-            classes), forward and backward, and so does `"triton"`, with kernels for CUDA where
-            Triton is there; `Chunked(...)` is that with settings of your own. `"auto"` takes the
-            first for small problems, Triton on CUDA and chunked elsewhere.
+        implementation: `"reference"` allocates the N x C matrix; `"chunked"` only N x (a block of
+            classes), forward and backward; `"triton"` is the same with CUDA kernels, if Triton is
+            installed; `Chunked(...)` is the same with your settings. `"auto"` uses the reference
+            for small problems, Triton on CUDA, and chunked elsewhere.
 
     Returns:
-        (N,), float32 or float64. Minus infinity, with gradient 0, where no negative class exists.
+        (N,), float32 or float64. Minus infinity, with gradient 0, if there is no negative class.
 
     Raises:
-        ValueError: if shapes or dtypes do not fit, `scale` is not positive, or the implementation
+        ValueError: if shapes or dtypes are invalid, `scale` is not positive, or the implementation
             is unknown.
 
     Example:
@@ -225,17 +225,17 @@ def check_sample_rate(rate: float) -> None:
 def sample_classes(
     labels: Tensor, num_classes: int, rate: float, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Draws a share of the classes without replacement, the labels' own always among them.
+    """Draws a share of the classes without replacement, always including those of the labels.
 
     Args:
-        labels: (N,) integers; those outside [0, num_classes) are of no class here.
+        labels: (N,) integers; those outside [0, num_classes) are ignored.
         num_classes: C, 0 or more.
         rate: the share, in (0, 1].
-        generator: of the draw, on the labels' device; torch's own by default.
+        generator: on the labels' device; torch's default generator if None.
 
     Returns:
-        (S,) int64, ascending, S = round(rate C) but at least min(N, C), so that the labels fit
-        whatever they are, and no device is waited for.
+        (S,) int64, ascending, with S = round(rate C), but at least min(N, C), so that any labels
+        fit without waiting for the device.
 
     Raises:
         ValueError: if the rate is out of range.

@@ -23,37 +23,38 @@ MOMENTUM = "momentum_buffer"
 
 
 class PrototypeSGD(Optimizer):
-    """SGD with momentum and weight decay, in three ways as the gradient of the prototypes comes.
+    """SGD with momentum and weight decay for prototypes: dense, sparse, or in the backward pass.
 
     `g = gradient + weight_decay w;  v = momentum v + g;  w = w - lr v`
     (Nesterov: `w = w - lr (g + momentum v)`), the rule of `torch.optim.SGD`.
 
-    - A dense gradient: every row is stepped, as `torch.optim.SGD` does.
-    - A sparse one (a loss with `sample_rate` below 1 leaves it): only its rows are read or written.
-      The others and their momentum stay as they are to the last bit, where an ordinary optimizer
-      would let them decay and drift.
-    - `fused=True`: the loss's backward pass steps each block of classes as its gradient is made, so
-      that no C x D gradient ever exists; `.grad` stays None. Equal to the ordinary path but for
-      rounding. (`fused` of torch.optim is another thing: one kernel for a step.)
+    - Dense gradient: every row is updated, as by `torch.optim.SGD`.
+    - Sparse gradient (from a loss with `sample_rate` below 1): only its rows are read or written.
+      The other rows and their momentum stay the same to the last bit; an ordinary optimizer would
+      let them decay and drift.
+    - `fused=True`: the loss's backward pass updates each block of classes as soon as its gradient
+      is computed, so no C x D gradient ever exists and `.grad` stays None. The result is the same
+      up to rounding. (`fused` in torch.optim means something else: one kernel per step.)
 
-    A fused step serves one backward pass for each `step()`; a second one raises, and so does a
-    gradient that arrives by autograd, from torch.compile or another term. Clipping and a gradient
-    scaler it cannot see, so use neither: there is no gradient to clip, and a scaled loss steps by
-    the scale. What is not finite is in the prototypes after `backward()`: look at the loss before.
-    Every backward pass through the loss steps, in evaluation mode too.
+    A fused step supports one backward pass per `step()`; a second one raises, and so does a
+    gradient from autograd, for example from torch.compile or another term. Do not use gradient
+    clipping or a gradient scaler with it, which it cannot detect: there is no gradient to clip, and
+    a scaled loss would scale the step. If the loss is not finite, the prototypes are not finite
+    after `backward()`, so check the loss before. Every backward pass through the loss updates the
+    prototypes, also in evaluation mode.
 
-    The state of a `torch.optim.SGD` can be loaded; ours has no `dampening`, which that one wants.
+    It can load the state of a `torch.optim.SGD`, but not the reverse: it has no `dampening`.
 
     Args:
-        params: the prototypes, `criterion.parameters()` for example, or groups of them.
+        params: the prototypes, for example `criterion.parameters()`, or groups of them.
         lr: learning rate, not negative.
         momentum: in [0, 1).
         weight_decay: not negative.
         nesterov: Nesterov's momentum; needs a momentum.
-        fused: step during the backward pass; float32 or float64 prototypes only.
+        fused: update during the backward pass; float32 or float64 prototypes only.
 
     Raises:
-        ValueError: if an argument is out of range, or a fused parameter cannot be stepped so.
+        ValueError: if an argument is out of range, or a parameter does not support a fused step.
 
     Source:
         Touched rows only: An et al. 2022, "Killing Two Birds with One Stone: Efficient and Robust
