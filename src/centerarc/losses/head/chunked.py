@@ -207,13 +207,11 @@ class ChunkedPass(torch.autograd.Function):
             if isinstance(sink, GradientArray):
                 to_weight = sink.out
                 if sample is not None:
-                    to_weight = torch.sparse_coo_tensor(
-                        sample.unsqueeze(0),
-                        sink.out,
-                        weight.shape,
-                        is_coalesced=True,
-                        check_invariants=False,
-                    )
+                    # The argument `check_invariants` of a tensor would not keep torch 2.11 silent.
+                    with torch.sparse.check_sparse_tensor_invariants(False):  # type: ignore[no-untyped-call]
+                        to_weight = torch.sparse_coo_tensor(
+                            sample.unsqueeze(0), sink.out, weight.shape, is_coalesced=True
+                        )
         return to_features, to_weight, *[None] * 8
 
 
