@@ -40,7 +40,7 @@ def main() -> None:
         try:
             numbers = make_runs(pool)
         finally:
-            pool.close()
+            pool.kill()
     environment = record.environment()
     if patterns:
         _check_rest(record.read(), environment, numbers, wanted)

@@ -54,6 +54,7 @@ class TrainerRun:
         accumulate: Micro-batches a step.
         processes: 1 or 2.
         variant: What else is different, in a word.
+        sharded: Whether each process holds its own classes.
         changes: Sections of the configuration that are.
     """
 
@@ -62,6 +63,7 @@ class TrainerRun:
     accumulate: int = 1
     processes: int = 1
     variant: str = "plain"
+    sharded: bool = False
     changes: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -93,6 +95,7 @@ class TrainerRun:
                 },
             },
             "loss": _center_options(self.centers),
+            "head": {"sharded": self.sharded},
             "optimizer": {"lr": 0.005},
             "schedule": {"epochs": STEPS * BATCH // (PEOPLE * IMAGES)},
             "batch_size": BATCH,
@@ -124,7 +127,8 @@ class TrainerRun:
                 numbers.add("center", row["center_loss"])
             if config.loss.center_weight or config.loss.separation_weight:
                 numbers.add("total", row["loss"])
-            numbers.add("gradient norm", row["grad_norm"])
+            if config.clip_norm:
+                numbers.add("gradient norm", row["grad_norm"])
             if config.loss.separation_weight:
                 numbers.add("separation", row["separation"])
         numbers.weights = _weights(trainer.model, trainer.criterion)
@@ -255,6 +259,17 @@ def all_runs() -> dict[str, Run]:
             ("separation", "none", {"loss": {"center_weight": 0, "separation_weight": 0.5}}),
         ):
             runs.append(TrainerRun(centers, processes=processes, variant=variant, changes=changes))
+    plain: dict[str, Any] = {"center_weight": 0}
+    for variant, centers, precision, changes in (
+        ("sharded", "separate", "fp32", {}),
+        ("sharded", "shared", "bf16", {}),
+        ("sampled", "none", "fp32", {"loss": {**plain, "sample_rate": 0.5}}),
+        ("fused", "shared", "fp32", {"head": {"fused": True}, "clip_norm": 0}),
+        ("weighted", "none", "fp32", {"loss": {**plain, "class_weights": "balanced"}}),
+    ):
+        for processes in (2,) if variant == "sharded" else (1, 2):
+            options = {"variant": variant, "sharded": True, "changes": changes}
+            runs.append(TrainerRun(centers, precision, processes=processes, **options))
     adamw = {"optimizer": {"name": "adamw", "lr": 0.005}, "schedule": {"shape": "cosine"}}
     # A real backbone, of which 20 steps are long; gentle steps, or rounding grows without end.
     mobile = {

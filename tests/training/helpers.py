@@ -9,11 +9,14 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint import FileSystemReader
 
 from centerarc.models import Backbone
 from centerarc.models import backbone as registry
 from centerarc.training import TrainConfig, check_config
+from centerarc.training.checkpoint import load_state
 
 SIZE = 16
 
@@ -81,6 +84,15 @@ def make_config(run_dir: Path, root: Path, **changes: Any) -> TrainConfig:
         else:
             content[name] = value
     return check_config(content)
+
+
+def whole_criterion(run_dir: Path) -> dict[str, Tensor]:
+    """The tensors of all classes in a run's state, and their momentum, in one process."""
+    folder = run_dir / "state" / load_state(run_dir)["head"]
+    metadata = FileSystemReader(folder).read_metadata().state_dict_metadata
+    state = {name: torch.empty(item.size) for name, item in metadata.items()}
+    dcp.load(state, checkpoint_id=folder, no_dist=True)
+    return state
 
 
 def same_bits(first: Path, second: Path) -> bool:

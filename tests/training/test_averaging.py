@@ -13,8 +13,9 @@ from torch.amp.grad_scaler import GradScaler
 
 from centerarc.distributed import Processes
 from centerarc.models.weights import read_metadata
-from centerarc.training import Trainer, check_config, loop, rundir, train, validation
+from centerarc.training import Trainer, check_config, loop, train, validation
 from centerarc.training.averaging import WeightAverage
+from centerarc.training.checkpoint import load_state
 from tests.distributed.pool import Pool
 from tests.training.helpers import make_config, register_tiny
 
@@ -133,7 +134,7 @@ def test_a_run_judges_and_saves_the_average_and_resumes_from_the_weights(
     for name in ("last", "best"):
         metadata = read_metadata(config.run_dir / f"{name}.safetensors")["metadata"]
         assert metadata["ema_decay"] == DECAY
-    kept = rundir.load_state(config.run_dir)["model"]
+    kept = load_state(config.run_dir)["model"]
     assert all(torch.equal(kept[name], tensor) for name, tensor in history[-1].items())
 
 
@@ -142,7 +143,7 @@ def test_the_average_does_not_change_the_training(tmp_path: Path, faces: Path) -
     without = make_config(tmp_path / "without", faces)
     train(with_it)
     train(without)
-    kept = rundir.load_state(with_it.run_dir)["model"]
+    kept = load_state(with_it.run_dir)["model"]
     last = load_file(without.run_dir / "last.safetensors")
     assert all(torch.equal(kept[name], tensor) for name, tensor in last.items())
     other = make_config(tmp_path / "with", faces, ema_decay=0.99)

@@ -1,7 +1,8 @@
-"""Two processes train what one trains on the same batches."""
+"""Several processes train what one trains on the same batches."""
 
 import json
 import re
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,29 +14,43 @@ from safetensors.torch import load_file
 from centerarc.distributed import Processes
 from centerarc.training import Trainer, train
 from tests.distributed.pool import Pool
-from tests.training.helpers import full_disk, make_config, register_tiny
+from tests.training.helpers import (
+    full_disk,
+    make_config,
+    register_tiny,
+    same_bits,
+    whole_criterion,
+)
 
 pytestmark = pytest.mark.distributed
 
 # Without dropout: ranks draw differently from one process on purpose. A low rate, because the
-# differences of rounding grow with the steps.
+# differences of rounding grow with the steps. 2, 3 and 4 ranks divide the batch; the 5 people of
+# the training they do not.
 CHANGES: dict[str, Any] = {
     "model": {"options": {"norm": True}},
     "validation": {"identities": 2, "num_pairs": 20},
     "optimizer": {"lr": 0.01},
     "clip_norm": 5.0,
+    "batch_size": 12,
 }
 
 
 def _train_on_rank(
-    rank: int, run_dir: Path, faces: Path, changes: dict[str, Any], limit: int | None = None
+    rank: int,
+    world: int,
+    run_dir: Path,
+    faces: Path,
+    changes: dict[str, Any],
+    resume: bool = False,
+    limit: int | None = None,
 ) -> str:
     """Trains, with at most `limit` bytes a file; returns how that ended."""
     register_tiny()
     config = make_config(run_dir, faces, **changes)
-    processes = Processes(rank, 2, torch.device("cpu"))
+    processes = Processes(rank, world, torch.device("cpu"))
     try:
-        trainer = Trainer(config, processes, resume=False, overwrite=False)
+        trainer = Trainer(config, processes, resume=resume, overwrite=False)
         with nullcontext() if limit is None else full_disk(limit):
             trainer.run()
     except (ValueError, OSError) as error:
@@ -43,57 +58,155 @@ def _train_on_rank(
     return "done"
 
 
-@pytest.mark.parametrize(
-    "loss",
-    [
-        {"separation_weight": 0.5},
-        {"centers": "separate", "center_space": "raw"},
-        {"centers": "separate", "center_update": "gradient"},
-    ],
-    ids=["shared", "paper", "gradient"],
-)
-def test_two_processes_equal_one(
-    pool: Pool, tmp_path: Path, faces: Path, loss: dict[str, Any]
-) -> None:
-    changes = {**CHANGES, "loss": loss}
-    train(make_config(tmp_path / "one", faces, **changes))
-    assert pool.run(_train_on_rank, tmp_path / "two", faces, changes) == ["done"] * 2
-    one, two = (
-        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-        for name in ("one", "two")
-    )
-    assert len(one) == len(two) == 12
-    for a, b in zip(one, two, strict=True):
-        a.pop("images_per_second", None)
-        b.pop("images_per_second", None)
+def _rows(run_dir: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        row.pop("images_per_second", None)
+    return rows
+
+
+def _same_run(one: Path, other: Path) -> None:
+    """Asserts that two runs logged the same and ended with the same weights, but for rounding."""
+    for a, b in zip(_rows(one), _rows(other), strict=True):
         assert a.keys() == b.keys()
         for name, value in a.items():
             near = pytest.approx(value, rel=1e-4, abs=1e-5) if isinstance(value, float) else value
-            assert b[name] == near, name
-    expected = load_file(tmp_path / "one" / "last.safetensors")
-    found = load_file(tmp_path / "two" / "last.safetensors")
-    for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
-    states = [
-        torch.load(tmp_path / name / "state" / "state.pt", weights_only=True)["criterion"]
-        for name in ("one", "two")
-    ]
-    for name, tensor in states[0].items():
-        torch.testing.assert_close(states[1][name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+            assert b[name] == near, (name, a["step"])
+    for expected, found in (
+        (load_file(one / "last.safetensors"), load_file(other / "last.safetensors")),
+        (whole_criterion(one), whole_criterion(other)),
+    ):
+        assert expected.keys() == found.keys()
+        for name, tensor in expected.items():
+            torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+
+
+REPLICATED = {"sharded": False}
+# The rate of a step depends on the length of the run, unless it does not fall.
+STEADY = {"epochs": 3, "warmup_epochs": 0, "power": 1e-30}
+# Without a norm: a bias before one has a gradient of rounding alone, which AdamW blows up.
+ADAMW = {"optimizer": {"name": "adamw", "lr": 0.001}, "model": {"options": {"norm": False}}}
+GRADIENT = {"centers": "separate", "center_update": "gradient"}
+
+
+@pytest.mark.parametrize(
+    ("worlds", "changes"),
+    [
+        ((2, 3, 4), {"loss": {"separation_weight": 0.5}}),
+        ((2, 3, 4), {"loss": {"centers": "separate", "center_space": "raw"}}),
+        ((2, 3), {"loss": {**GRADIENT, "separation_weight": 0.5}}),
+        ((2, 4), {"loss": {"label_smoothing": 0.1, "class_weights": "weights.csv"}}),
+        ((3, 4), {"loss": {"sub_centers": 2, "conflict_threshold": 0.3}}),
+        ((3,), ADAMW),
+        ((2, 4), {"accumulate": 3, "model": {"options": {"norm": False}}}),
+        ((2, 3), {"head": {"fused": True}, "clip_norm": 0, "optimizer": {"nesterov": True}}),
+        ((2,), {"head": REPLICATED, "loss": {"separation_weight": 0.5}}),
+        ((2,), {"head": REPLICATED, "loss": {"centers": "separate", "center_space": "raw"}}),
+        ((2,), {"head": REPLICATED, "loss": {**GRADIENT, "class_weights": "weights.csv"}}),
+    ],
+    ids=lambda value: None if isinstance(value, dict) else "-".join(map(str, value)),
+)
+def test_any_number_of_processes_equals_one(
+    pool: Pool,
+    tmp_path: Path,
+    faces: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    worlds: tuple[int, ...],
+    changes: dict[str, Any],
+) -> None:
+    changes = {**CHANGES, **{name: _merged(name, value) for name, value in changes.items()}}
+    loss = dict(changes.get("loss", {}))
+    if "class_weights" in loss:
+        loss["class_weights"] = tmp_path / loss["class_weights"]
+        people = sorted(folder.name for folder in faces.iterdir())
+        rows = [f"{name},{0.5 + place}" for place, name in enumerate(people)]
+        loss["class_weights"].write_text("\n".join(["identity,weight", *rows]))
+        changes["loss"] = loss
+    train(make_config(tmp_path / "one", faces, **changes))
+    assert len(_rows(tmp_path / "one")) == 9  # 3 epochs of 2 steps and a validation
+    for world in worlds:
+        folder = tmp_path / str(world)
+        answers = pool.run(_train_on_rank, world, folder, faces, changes, world_size=world)
+        assert answers == ["done"] * world
+        _same_run(tmp_path / "one", folder)
+
+
+def _merged(name: str, value: Any) -> Any:
+    before = CHANGES.get(name)
+    return {**before, **value} if isinstance(before, dict) else value
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"loss": {"centers": "separate"}},
+        {"loss": GRADIENT, **ADAMW},
+        {"head": {"fused": True}, "clip_norm": 0},
+    ],
+    ids=["sgd", "adamw", "fused"],
+)
+def test_a_run_of_two_processes_resumes_on_one_two_and_three(
+    pool: Pool, tmp_path: Path, faces: Path, changes: dict[str, Any]
+) -> None:
+    changes = {**CHANGES, **{name: _merged(name, value) for name, value in changes.items()}}
+
+    def trained(name: str, world: int, epochs: int, resume: bool = False) -> Path:
+        content = {**changes, "schedule": {**STEADY, "epochs": epochs}}
+        folder = tmp_path / name
+        answers = pool.run(_train_on_rank, world, folder, faces, content, resume, world_size=world)
+        assert answers == ["done"] * world
+        return folder
+
+    half = trained("half", 2, 1)
+    whole = trained("whole", 2, 2)
+    for world in (1, 2, 3):
+        shutil.copytree(half, tmp_path / f"on {world}")
+        resumed = trained(f"on {world}", world, 2, resume=True)
+        _same_run(whole, resumed)
+        if world == 2:
+            assert same_bits(whole / "last.safetensors", resumed / "last.safetensors")
+
+
+def test_sampled_classes_resume_to_the_last_bit_and_need_shards(
+    pool: Pool, tmp_path: Path, faces: Path
+) -> None:
+    changes = {
+        **CHANGES,
+        "loss": {"sample_rate": 0.5},
+        "model": {"options": {"norm": True, "dropout": 0.2}},
+        "schedule": STEADY,
+    }
+    assert pool.run(_train_on_rank, 2, tmp_path / "whole", faces, changes) == ["done"] * 2
+    cut = {**changes, "schedule": {**STEADY, "max_steps": 3}}
+    assert pool.run(_train_on_rank, 2, tmp_path / "cut", faces, cut) == ["done"] * 2
+    assert len(_rows(tmp_path / "cut")) == 5  # of 3 steps, and validations after 2 and 3
+    assert pool.run(_train_on_rank, 2, tmp_path / "cut", faces, changes, True) == ["done"] * 2
+    assert same_bits(tmp_path / "whole/last.safetensors", tmp_path / "cut/last.safetensors")
+    ends = whole_criterion(tmp_path / "whole")
+    for name, tensor in whole_criterion(tmp_path / "cut").items():
+        assert torch.equal(tensor, ends[name])
+    replicated = {**changes, "head": REPLICATED}
+    for answer in pool.run(_train_on_rank, 2, tmp_path / "c", faces, replicated):
+        assert answer == (
+            "loss.sample_rate is 0.5, which with 2 processes needs head.sharded: true; it is false"
+        )
+    fused = {**CHANGES, "clip_norm": 0, "head": {"sharded": False, "fused": True}}
+    for answer in pool.run(_train_on_rank, 2, tmp_path / "c", faces, fused):
+        assert answer.startswith("head.fused is true, which with 2 processes needs head.sharded")
 
 
 def test_a_full_folder_is_refused_by_every_rank(pool: Pool, tmp_path: Path, faces: Path) -> None:
     (tmp_path / "config.yaml").write_text("old")
-    answers = pool.run(_train_on_rank, tmp_path, faces, CHANGES)
+    answers = pool.run(_train_on_rank, 2, tmp_path, faces, CHANGES)
     assert all("already holds a run" in answer for answer in answers)
 
 
 def test_a_batch_that_does_not_divide_is_refused(pool: Pool, tmp_path: Path, faces: Path) -> None:
-    answers = pool.run(_train_on_rank, tmp_path / "run", faces, {**CHANGES, "batch_size": 7})
+    answers = pool.run(_train_on_rank, 2, tmp_path / "run", faces, {**CHANGES, "batch_size": 7})
     assert all("batch_size is 7; it must be a multiple of the 2" in answer for answer in answers)
 
 
 def test_a_full_disk_ends_every_rank_with_the_path(pool: Pool, tmp_path: Path, faces: Path) -> None:
     # Enough for the rows of metrics, too little for weights.
-    answers = pool.run(_train_on_rank, tmp_path / "run", faces, CHANGES, 6000)
+    answers = pool.run(_train_on_rank, 2, tmp_path / "run", faces, CHANGES, False, 6000)
     assert all(re.search(r"cannot write .*run/state/", answer) for answer in answers), answers

@@ -13,16 +13,18 @@ import torch
 from safetensors.torch import load_file
 
 from centerarc.data import read_identities
+from centerarc.distributed import Processes
 from centerarc.models import load_weights
 from centerarc.training import (
     TrainConfig,
+    Trainer,
     TrainingInterrupted,
     dump_config,
     load_config,
-    rundir,
     train,
     validation,
 )
+from centerarc.training.checkpoint import load_state
 from centerarc.training.sources import make_sources
 from centerarc.training.step import StepReport, TrainStep
 from tests.training.helpers import full_disk, make_config, same_bits
@@ -165,12 +167,12 @@ def test_a_save_that_fails_leaves_the_old_state(
     save = torch.save
     saves = 0
 
-    def broken_save(content: Any, path: Path) -> None:
+    def broken_save(content: Any, file: Any) -> None:
         nonlocal saves
-        saves += 1
-        save(content, path)
+        saves += isinstance(content, dict)  # the criterion's tensors come one by one
+        save(content, file)
         if saves == 2:
-            path.write_bytes(path.read_bytes()[:100])
+            file.write_bytes(file.read_bytes()[:100])
             raise OSError("no space left on device")
 
     config = make_config(tmp_path / "run", faces)
@@ -178,8 +180,8 @@ def test_a_save_that_fails_leaves_the_old_state(
         patch.setattr(torch, "save", broken_save)
         with pytest.raises(OSError, match="no space"):
             train(config)
-    assert rundir.load_state(config.run_dir)["epochs_done"] == 1
-    assert len(list((config.run_dir / "state").iterdir())) == 1
+    assert load_state(config.run_dir)["epochs_done"] == 1
+    assert {path.name for path in (config.run_dir / "state").iterdir()} == {"state.pt", "head-1"}
     train(config, resume=True)
 
 
@@ -358,10 +360,12 @@ def test_a_single_image_is_enough_without_batch_norm(tmp_path: Path, faces: Path
 def test_a_full_disk_names_the_state(tmp_path: Path, faces: Path) -> None:
     config = make_config(tmp_path / "run", faces)
     train(config)
-    old = rundir.load_state(config.run_dir)
-    with full_disk(2000), pytest.raises(OSError, match=r"cannot write .*state\.pt"):
-        rundir.save_state(config.run_dir, old)
-    assert rundir.load_state(config.run_dir)["step"] == old["step"]
+    before = _content(config.run_dir)
+    trainer = Trainer(config, Processes(0, 1, torch.device("cpu")), resume=True, overwrite=False)
+    for limit, name in ((300, "head-"), (4000, "state.pt")):
+        with full_disk(limit), pytest.raises(OSError, match=rf"cannot write .*{name}.*disk full"):
+            trainer._save_state()
+        assert _content(config.run_dir) == before
 
 
 @pytest.mark.parametrize("where", ["step", "validation"])

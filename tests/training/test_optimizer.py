@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 
-from centerarc.losses import CenterArcFaceLoss
+from centerarc.losses import CenterArcFaceLoss, PrototypeSGD
 from centerarc.models import create_model
 from centerarc.training.config import OptimizerConfig, ScheduleConfig
-from centerarc.training.optimizer import lr_factor, make_optimizer
+from centerarc.training.optimizer import lr_factor, make_optimizers
 from tests.training.helpers import SIZE, Tiny
 
 
@@ -17,9 +17,9 @@ def test_norms_biases_and_slopes_are_not_decayed_and_the_head_has_its_own_decay(
     model = Tiny(embedding_size=8, image_size=SIZE, norm=True)
     criterion = CenterArcFaceLoss(5, 8)
     config = OptimizerConfig(weight_decay=0.01, head_decay=3)
-    optimizer = make_optimizer(model, criterion, config)
     decay = {
         id(parameter): group["weight_decay"]
+        for optimizer in make_optimizers(model, criterion, config)
         for group in optimizer.param_groups
         for parameter in group["params"]
     }
@@ -34,7 +34,8 @@ def test_norms_biases_and_slopes_are_not_decayed_and_the_head_has_its_own_decay(
 def test_position_embedding_and_mask_token_of_a_vit_are_not_decayed() -> None:
     with torch.device("meta"):
         model = create_model("vit_t", image_size=32)
-    optimizer = make_optimizer(model, CenterArcFaceLoss(5, 512), OptimizerConfig(weight_decay=0.1))
+    config = OptimizerConfig(weight_decay=0.1)
+    optimizer, _ = make_optimizers(model, CenterArcFaceLoss(5, 512), config)
     (plain,) = (
         {id(p) for p in g["params"]} for g in optimizer.param_groups if not g["weight_decay"]
     )
@@ -45,12 +46,18 @@ def test_position_embedding_and_mask_token_of_a_vit_are_not_decayed() -> None:
 
 def test_kinds() -> None:
     model, criterion = torch.nn.Linear(2, 2), CenterArcFaceLoss(2, 2)
-    sgd = make_optimizer(model, criterion, OptimizerConfig(nesterov=True, momentum=0.8))
+    sgd, prototypes = make_optimizers(
+        model, criterion, OptimizerConfig(nesterov=True, momentum=0.8), fused=True
+    )
     assert isinstance(sgd, torch.optim.SGD)
-    assert sgd.defaults["nesterov"]
-    assert sgd.defaults["momentum"] == 0.8
-    adamw = make_optimizer(model, criterion, OptimizerConfig(name="adamw", lr=1e-3))
+    assert isinstance(prototypes, PrototypeSGD)
+    assert prototypes.fused
+    for optimizer in (sgd, prototypes):
+        assert optimizer.defaults["nesterov"]
+        assert optimizer.defaults["momentum"] == 0.8
+    (adamw,) = make_optimizers(model, criterion, OptimizerConfig(name="adamw", lr=1e-3))
     assert isinstance(adamw, torch.optim.AdamW)
+    assert [group["name"] for group in adamw.param_groups] == ["backbone", "no_decay", "head"]
 
 
 def _factors(schedule: ScheduleConfig, steps_per_epoch: int) -> list[float]:

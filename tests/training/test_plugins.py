@@ -10,7 +10,7 @@ import yaml
 from centerarc.data import list_sources, register_source
 from centerarc.models import load_weights
 from centerarc.training import TrainConfig, dump_config, load_config, loop, train
-from centerarc.training.optimizer import make_margin
+from centerarc.training.head import make_margin
 from tests.training.helpers import make_config
 
 pytestmark = pytest.mark.usefixtures("plugins_undone")

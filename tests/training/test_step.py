@@ -9,7 +9,8 @@ from torch import Tensor
 from centerarc.distributed import Processes
 from centerarc.losses import CenterArcFaceLoss
 from centerarc.training.config import LossConfig, OptimizerConfig
-from centerarc.training.optimizer import make_criterion, make_optimizer
+from centerarc.training.head import make_criterion
+from centerarc.training.optimizer import make_optimizers
 from centerarc.training.step import Precision, StepReport, TrainStep
 from tests.training.helpers import SIZE, Tiny
 
@@ -29,9 +30,9 @@ def _setup(loss: LossConfig, **options: Any) -> tuple[TrainStep, Tiny, CenterArc
     torch.manual_seed(0)
     model = Tiny(embedding_size=8, image_size=SIZE)
     criterion = make_criterion(loss, CLASSES, 8, torch.Generator().manual_seed(0))
-    optimizer = make_optimizer(model, criterion, OptimizerConfig(lr=0.1))
+    optimizers = make_optimizers(model, criterion, OptimizerConfig(lr=0.1))
     alone = Processes(0, 1, CPU)
-    step = TrainStep(model, criterion, optimizer, loss, Precision("fp32", CPU), alone, **options)
+    step = TrainStep(model, criterion, optimizers, loss, Precision("fp32", CPU), alone, **options)
     return step, model, criterion
 
 
@@ -85,8 +86,9 @@ def test_clipping_counts_the_prototypes_gradient() -> None:
     images, labels = _batch()
     limit = 1e-3
     step, model, criterion = _setup(LossConfig(), clip_norm=limit)
-    step.optimizer.param_groups[0]["weight_decay"] = 0
-    step.optimizer.param_groups[-1]["weight_decay"] = 0
+    for optimizer in step.optimizers:
+        for group in optimizer.param_groups:
+            group["weight_decay"] = 0
     before = [p.detach().clone() for m in (model, criterion) for p in m.parameters()]
     report = step(images, labels).read()
     after = [p.detach() for m in (model, criterion) for p in m.parameters()]
@@ -121,7 +123,8 @@ def test_a_batch_without_valid_labels_gives_no_gradient() -> None:
         for group in optimizer.param_groups:
             gradients.extend(p.grad.abs().max().item() for p in group["params"])
 
-    step.optimizer.register_step_pre_hook(record)
+    for optimizer in step.optimizers:
+        optimizer.register_step_pre_hook(record)
     report: StepReport = step(images, torch.full_like(labels, -100))
     assert gradients
     assert max(gradients) == 0

@@ -5,264 +5,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
-    Discriminator,
     Field,
-    Tag,
-    ValidationInfo,
-    field_validator,
     model_validator,
 )
 
-from centerarc.data.augmentation import AugmentationConfig
-from centerarc.data.source import check_source, is_own_source
 from centerarc.io.plugins import import_plugin, resolve_plugin
-
-Positive = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-# What every generator of random numbers takes.
-Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
-
-
-def _not_empty(path: Any) -> Any:
-    if path == "":
-        raise ValueError("the path is empty; write . for the current folder")
-    return path
-
-
-# pathlib takes an empty text for the current folder, which no one means.
-NamedPath = Annotated[Path, BeforeValidator(_not_empty)]
-
-
-class Section(BaseModel):
-    """A part of the configuration: immutable, and unknown names are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-Weight = Annotated[float, Field(gt=0, le=1000)]
-
-
-class FolderFields(Section):
-    """A folder of images, one folder a person."""
-
-    source: Literal["folder"] = Field(description="a folder of images, one folder a person")
-    root: NamedPath = Field(description="folder of <person>/<image>")
-
-
-class ListFields(Section):
-    """A CSV or Parquet list of images and people."""
-
-    source: Literal["list"] = Field(description="a CSV or Parquet list of images and people")
-    path: NamedPath = Field(description="the list, .csv or .parquet")
-    root: NamedPath | None = Field(
-        default=None, description="folder that relative paths start from; none is the list's own"
-    )
-    path_column: str = Field(default="path", min_length=1, description="column of the images")
-    identity_column: str = Field(
-        default="identity", min_length=1, description="column of the people"
-    )
-
-
-class RecordIOFields(Section):
-    """An insightface .rec file."""
-
-    source: Literal["recordio"] = Field(description="insightface's .rec, .idx beside it")
-    path: NamedPath = Field(description="the .rec file, or a folder that holds one")
-
-
-class ShardsFields(Section):
-    """WebDataset tar shards."""
-
-    source: Literal["shards"] = Field(description="WebDataset tar shards")
-    path: NamedPath = Field(description="folder of shards, or a pattern like a-{000..009}.tar")
-
-
-class SyntheticFields(Section):
-    """Drawn faces, for trying things out and for tests."""
-
-    source: Literal["synthetic"] = Field(description="drawn faces, made on demand")
-    num_identities: Positive = Field(default=100, description="drawn people")
-    images_per_identity: Positive = Field(default=20, description="drawn images of each person")
-    seed: Seed = Field(default=0, description="which people are drawn")
-
-
-class OwnFields(Section):
-    """A kind of source that a user registered."""
-
-    source: str = Field(description="a registered source")
-    options: dict[str, Any] = Field(
-        default={}, validate_default=True, description="options of this source"
-    )
-
-    @field_validator("options")
-    @classmethod
-    def _options_fit(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        check_source(info.data["source"], options)
-        return options
-
-
-# The tag of such a source in the unions below; the others' tags are their names.
-OWN = "own"
-
-
-def _kind_of(data: Any) -> str | None:
-    kind = data.get("source") if isinstance(data, Mapping) else getattr(data, "source", None)
-    if kind is None:
-        return None
-    return OWN if isinstance(kind, str) and is_own_source(kind) else str(kind)
-
-
-class LeaveOut(Section):
-    """Images of a source that are not trained on."""
-
-    leave_out: NamedPath | None = Field(
-        default=None, description="problems.csv of centerarc data check, or a list of images"
-    )
-
-
-class Part(LeaveOut):
-    """How a source takes part in a mixture."""
-
-    name: str = Field(default="", description="name in messages; none is the kind and a number")
-    weight: Weight = Field(
-        default=1.0, description="how often an epoch shows each of its images, on average"
-    )
-
-
-class FolderPart(FolderFields, Part): ...
-
-
-class ListPart(ListFields, Part): ...
-
-
-class RecordIOPart(RecordIOFields, Part): ...
-
-
-class ShardsPart(ShardsFields, Part): ...
-
-
-class SyntheticPart(SyntheticFields, Part): ...
-
-
-class OwnPart(OwnFields, Part): ...
-
-
-MixturePart = Annotated[
-    Annotated[FolderPart, Tag("folder")]
-    | Annotated[ListPart, Tag("list")]
-    | Annotated[RecordIOPart, Tag("recordio")]
-    | Annotated[ShardsPart, Tag("shards")]
-    | Annotated[SyntheticPart, Tag("synthetic")]
-    | Annotated[OwnPart, Tag(OWN)],
-    Discriminator(_kind_of),
-]
-
-
-class MixedFields(Section):
-    """Several sources at once."""
-
-    source: Literal["mixed"] = Field(description="several sources at once")
-    parts: list[MixturePart] = Field(
-        min_length=1, description="the sources, each with its fields, weight and name"
-    )
-    merge: bool = Field(
-        default=True, description="people of one name in several parts are one person"
-    )
-
-
-class SamplerConfig(Section):
-    """Which images an epoch shows, in which order."""
-
-    kind: Literal["shuffled", "identities", "balanced", "blocks"] = Field(
-        default="shuffled",
-        description="all images once; people x images; each person equally often; runs of images",
-    )
-    distinct: bool = Field(
-        default=False, description="no person twice in a batch where possible (shuffled only)"
-    )
-    images_per_identity: Positive | None = Field(
-        default=None, description="images of each person in a batch (identities only); none is 4"
-    )
-    block: Positive | None = Field(
-        default=None, description="images read in a row (blocks only); none is 1000"
-    )
-
-    @model_validator(mode="after")
-    def _fields_fit_the_kind(self) -> Self:
-        for name, kind in (
-            ("distinct", "shuffled"),
-            ("images_per_identity", "identities"),
-            ("block", "blocks"),
-        ):
-            if getattr(self, name) and self.kind != kind:
-                raise ValueError(f"{name} goes with kind: {kind}; it is {self.kind}")
-        return self
-
-
-class DataFields(LeaveOut):
-    """What is done with the images of any source."""
-
-    min_images: Positive = Field(default=1, description="leave out people with fewer images")
-    identities: NamedPath | None = Field(
-        default=None, description="text file with the people to train on, one a line"
-    )
-    exclude_pairs: NamedPath | None = Field(
-        default=None, description="pairs.txt with people who must not be trained on"
-    )
-    exclude_folds: list[Positive] | None = Field(
-        default=None, description="folds of exclude_pairs to leave out; none leaves out all"
-    )
-    sampler: SamplerConfig = SamplerConfig()
-    augmentation: AugmentationConfig = Field(
-        default=AugmentationConfig(), description="random changes of the training images"
-    )
-    cache_gb: Annotated[NotNegative, Field(le=1e6)] = Field(
-        default=0.0, description="memory for decoded images, in GB; 0 keeps none"
-    )
-
-    @model_validator(mode="after")
-    def _folds_need_pairs(self) -> Self:
-        if self.exclude_folds is not None and self.exclude_pairs is None:
-            raise ValueError("exclude_folds needs exclude_pairs, the file that defines the folds")
-        return self
-
-
-class FolderData(DataFields, FolderFields): ...
-
-
-class ListData(DataFields, ListFields): ...
-
-
-class RecordIOData(DataFields, RecordIOFields): ...
-
-
-class ShardsData(DataFields, ShardsFields): ...
-
-
-class MixedData(DataFields, MixedFields): ...
-
-
-class SyntheticData(DataFields, SyntheticFields): ...
-
-
-class OwnData(DataFields, OwnFields): ...
-
-
-DataConfig = Annotated[
-    Annotated[FolderData, Tag("folder")]
-    | Annotated[ListData, Tag("list")]
-    | Annotated[RecordIOData, Tag("recordio")]
-    | Annotated[ShardsData, Tag("shards")]
-    | Annotated[MixedData, Tag("mixed")]
-    | Annotated[SyntheticData, Tag("synthetic")]
-    | Annotated[OwnData, Tag(OWN)],
-    Discriminator(_kind_of),
-]
-# What every kind of source may have beside the fields that open it.
-COMMON_FIELDS = frozenset((*DataFields.model_fields, *Part.model_fields, "source"))
+from centerarc.training.data_config import (
+    DataConfig,
+    NamedPath,
+    NotNegative,
+    Positive,
+    Section,
+    Seed,
+)
 
 
 class ModelConfig(Section):
@@ -387,6 +143,10 @@ class ValidationConfig(PairsFields):
         return self
 
 
+def _off(value: Any) -> Any:
+    return "off" if value is False else value  # what YAML takes the word for
+
+
 class LossConfig(Section):
     """The joint loss: arcface + center_weight * center + separation_weight * separation."""
 
@@ -412,6 +172,50 @@ class LossConfig(Section):
     alpha: float = Field(default=0.5, gt=0, le=1, description="step of the paper's update")
     sub_centers: Positive = Field(default=1, description="prototypes for each person")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="label smoothing")
+    class_weights: Annotated[Literal["off", "balanced"] | NamedPath, BeforeValidator(_off)] = Field(
+        default="off",
+        description="off; balanced: every person counts equally; or a CSV of identity and weight",
+    )
+    sample_rate: float = Field(
+        default=1.0, gt=0, le=1, description="share of the people in a step: Partial FC (sgd only)"
+    )
+    conflict_threshold: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None, description="cosine above which another person does not count as wrong"
+    )
+
+    @model_validator(mode="after")
+    def _terms_fit(self) -> Self:
+        for name, there in (
+            ("sub_centers", self.sub_centers > 1),
+            ("sample_rate", self.sample_rate < 1),
+            ("conflict_threshold", self.conflict_threshold is not None),
+        ):
+            if self.label_smoothing and there:
+                raise ValueError(
+                    f"label_smoothing is {self.label_smoothing:g}, which has no meaning with "
+                    f"{name}: {getattr(self, name)}; leave out one of them"
+                )
+        return self
+
+    @property
+    def separates_prototypes(self) -> bool:
+        """Whether the separation term needs a gradient of the prototypes."""
+        own = self.centers == "separate" and self.center_update == "gradient"
+        return self.separation_weight > 0 and not own
+
+
+class HeadConfig(Section):
+    """How the prototypes are stored, passed over and stepped; none of it changes the loss."""
+
+    sharded: bool = Field(
+        default=True, description="each process holds its share of the people; false: all of them"
+    )
+    fused: bool = Field(
+        default=False, description="step prototypes in the backward pass, without a gradient (sgd)"
+    )
+    workspace_mb: Annotated[float, Field(gt=0, le=1e6)] | None = Field(
+        default=None, description="memory for a block of people; none is 8 on a CPU, 256 on a GPU"
+    )
 
 
 class OptimizerConfig(Section):
@@ -447,6 +251,9 @@ class ScheduleConfig(Section):
         default="polynomial", description="fall to 0 after warm-up"
     )
     power: float = Field(default=2.0, gt=0, description="exponent of the polynomial")
+    max_steps: Positive | None = Field(
+        default=None, description="end after this many optimizer steps; none trains all epochs"
+    )
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> Self:
@@ -510,6 +317,7 @@ class TrainConfig(Section):
     data: DataConfig
     validation: ValidationConfig | None = None
     loss: LossConfig = LossConfig()
+    head: HeadConfig = HeadConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     batch_size: Positive = Field(
@@ -556,4 +364,31 @@ class TrainConfig(Section):
             raise ValueError(
                 f"accumulate is {self.accumulate}; it cannot exceed batch_size, {self.batch_size}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _head_fits(self) -> Self:
+        loss, fused, sampled = self.loss, self.head.fused, self.loss.sample_rate < 1
+        adamw = self.optimizer.name == "adamw"
+        separation = (
+            f"loss.separation_weight is {loss.separation_weight:g}, which needs a gradient of all "
+            "prototypes; use 0, or loss.centers: separate with loss.center_update: gradient"
+        )
+        share = f"loss.sample_rate is {loss.sample_rate:g}"
+        step = "head.fused is true"
+        clipped = f"clip_norm is {self.clip_norm:g}, but no gradient is there to clip; use 0"
+        scaled = "precision is fp16, whose scaled loss would scale the step; use bf16 or fp32"
+        parts = f"accumulate is {self.accumulate}, but the first backward pass steps; use 1"
+        moved = "optimizer.name is adamw, which moves people who took no part; use sgd"
+        for there, option, other in (
+            (fused and adamw, step, "optimizer.name is adamw, which cannot step so; use sgd"),
+            (fused and self.clip_norm > 0, step, clipped),
+            (fused and self.precision == "fp16", step, scaled),
+            (fused and self.accumulate > 1, step, parts),
+            (fused and loss.separates_prototypes, step, separation),
+            (sampled and adamw, share, moved),
+            (sampled and loss.separates_prototypes, share, separation),
+        ):
+            if there:
+                raise ValueError(f"{option} and {other}")
         return self

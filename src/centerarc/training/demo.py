@@ -17,7 +17,8 @@ from centerarc.models.weights import load_weights
 from centerarc.report.evaluation_page import ReportData, write_report
 from centerarc.report.people import FaceSample
 from centerarc.report.rendering import require_report_extra
-from centerarc.training.config import SyntheticData, TrainConfig
+from centerarc.training.config import TrainConfig
+from centerarc.training.data_config import SyntheticData
 from centerarc.training.logging import METRICS
 from centerarc.training.loop import train
 from centerarc.training.rundir import unfinished

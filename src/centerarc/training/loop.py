@@ -14,19 +14,29 @@ from typing import Any, Self
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from centerarc.data.augmentation import Augmentation
 from centerarc.data.loader import TrainLoader
 from centerarc.distributed.batchnorm import convert_batchnorm
 from centerarc.distributed.process import Processes, init_from_env
 from centerarc.io.parallel import explain_dead_workers, signals_held_back
+from centerarc.losses.center_arcface import CenterArcFaceLoss
 from centerarc.models.backbone import create_model
 from centerarc.models.weights import save_weights
 from centerarc.training import rundir
 from centerarc.training.averaging import WeightAverage
+from centerarc.training.checkpoint import load_state, restore, save_state
 from centerarc.training.config import TrainConfig
+from centerarc.training.head import (
+    class_weights,
+    describe_head,
+    make_criterion,
+    make_margin,
+    make_shards,
+)
 from centerarc.training.logging import Display, Meter, MetricsLog, require_tensorboard
-from centerarc.training.optimizer import lr_factor, make_criterion, make_margin, make_optimizer
+from centerarc.training.optimizer import lr_factor, make_optimizers
 from centerarc.training.rundir import RunResult
 from centerarc.training.sources import describe, make_sampler, make_sources
 from centerarc.training.step import Precision, TrainStep, check_parts, seed_step
@@ -127,7 +137,8 @@ class Trainer:
     ) -> None:
         self.config = config
         self.processes = processes
-        self.precision = Precision(config.precision, processes.device)
+        sharded = config.head.sharded and processes.world_size > 1
+        self.precision = Precision(config.precision, processes.device, sharded=sharded)
         # What can be refused at once is, before images are looked for, which may take minutes.
         make_margin(config.loss)
         require_tensorboard(config.log.tensorboard)
@@ -152,9 +163,17 @@ class Trainer:
         notes = (sampler.note, self.precision.note)
         self.notes = [*sources.notes, *(note for note in notes if note)]
         self.identity = describe(source)
+        people = len(source.identities)
         criterion = make_criterion(
-            config.loss, len(source.identities), config.model.embedding_size, generator
+            config.loss,
+            people,
+            config.model.embedding_size,
+            generator,
+            head=config.head,
+            weight=class_weights(config.loss, source),
+            shards=make_shards(config, people, processes),
         )
+        self.notes.insert(0, describe_head(config, people, processes))
         self.loader = TrainLoader(
             source,
             batch_size=config.batch_size,
@@ -166,7 +185,9 @@ class Trainer:
             world_size=processes.world_size,
         )
         self.steps_per_epoch = len(self.loader)
-        self.total_steps = self.steps_per_epoch * config.schedule.epochs
+        steps = self.steps_per_epoch * config.schedule.epochs
+        self.total_steps = min(steps, config.schedule.max_steps or steps)
+        self.epochs = -(-self.total_steps // self.steps_per_epoch)  # the last may be cut short
         device = processes.device
         layout = torch.channels_last if device.type in ("cpu", "cuda") else torch.preserve_format
         self.model = model.to(device)
@@ -183,15 +204,17 @@ class Trainer:
             own_buffers: dict[str, Any] = {_SYNC_BUFFERS: False}
             parallel = DistributedDataParallel(parallel, **own_buffers)
         self.parallel = parallel.train()
-        self.optimizer = make_optimizer(self.model, self.criterion, config.optimizer)
+        self.optimizers = make_optimizers(
+            self.model, self.criterion, config.optimizer, fused=config.head.fused
+        )
         decay = config.ema_decay
-        self.average = WeightAverage(self.model, self.optimizer, decay) if decay else None
+        self.average = WeightAverage(self.model, self.optimizers[0], decay) if decay else None
         # What is validated and saved for use.
         self.judged = self.model if self.average is None else self.average.module
         self.train_step = TrainStep(
             parallel,
             self.criterion,
-            self.optimizer,
+            self.optimizers,
             config.loss,
             self.precision,
             processes,
@@ -225,16 +248,16 @@ class Trainer:
                 keep_epochs=self.epochs_done,
                 tensorboard=self.config.log.tensorboard,
             )
-        display = Display(self.total_steps, self.step, self.config.schedule.epochs, quiet=not main)
+        display = Display(self.total_steps, self.step, self.epochs, quiet=not main)
         try:
             # PyTorch reports a dead worker in whatever the main process is doing.
             with StopRequest() as stop, display, explain_dead_workers(self.config.workers):
                 for line in (self._headline(), *self.notes):
                     display.say(line)
-                for epoch in range(self.epochs_done, self.config.schedule.epochs):
+                for epoch in range(self.epochs_done, self.epochs):
                     self._train_epoch(epoch, stop, log, display)
                     self._validate(epoch, log, display)
-                    self.epochs_done = epoch + 1
+                    self.epochs_done = self.step // self.steps_per_epoch  # not one cut short
                     self._save_state()
         finally:
             self.loader.close()
@@ -249,13 +272,13 @@ class Trainer:
         # A state saved after an epoch's last step but before its validation has nothing left.
         self.loader.set_epoch(epoch, start_batch=self.step - epoch * self.steps_per_epoch)
         self.meter.start_clock()
-        batches = iter(self.loader)
+        batches = itertools.islice(self.loader, self.total_steps - self.step)
         with stop.held_back():  # the loader's workers start with the first batch
             first = next(batches, None)
         for images, labels in itertools.chain([] if first is None else [first], batches):
             factor = lr_factor(self.step, self.total_steps, self.steps_per_epoch, config.schedule)
             lr = config.optimizer.lr * factor
-            for group in self.optimizer.param_groups:
+            for group in (group for each in self.optimizers for group in each.param_groups):
                 group["lr"] = lr
             seed_step(config.seed, self.processes.rank, self.step)
             report = self.train_step(images, labels, stop=stop.requested)
@@ -305,7 +328,7 @@ class Trainer:
     def _validate(self, epoch: int, log: MetricsLog | None, display: Display) -> None:
         """Validates on all sets, which the ranks share, and keeps the best weights."""
         validation, config, done = self.validation, self.config, epoch + 1
-        last = done == config.schedule.epochs
+        last = done == self.epochs
         if validation is None or (done % validation.every_epochs and not last):
             return
         self._save_state()  # whatever becomes of the validation, the epoch is not lost
@@ -346,42 +369,33 @@ class Trainer:
         save_weights(self.config.run_dir / name, self.judged, metadata=metadata)
 
     def _save_state(self) -> None:
-        self.processes.on_main(self._save_state_here)
-
-    def _save_state_here(self) -> None:
         state = {
             "step": self.step,
             "epochs_done": self.epochs_done,
             "identity": self.identity,
-            "model": self.model.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
-            "criterion": self.criterion.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
             "scaler": self.precision.scaler.state_dict(),
             "best": self.best,
             "window": dict(self.meter.window),
             "seconds": dict(self.seconds),
         }
-        rundir.save_state(self.config.run_dir, state)
+        save_state(self.config.run_dir, state, *self._trained())
+
+    def _trained(self) -> tuple[nn.Module, CenterArcFaceLoss, list[Optimizer], Processes]:
+        return self.model, self.criterion, self.optimizers, self.processes
 
     def _load_state(self) -> None:
-        state = rundir.load_state(self.config.run_dir)
+        state = load_state(self.config.run_dir)
         if state["identity"] != self.identity:
             raise ValueError(
                 f"cannot resume: the run was trained on {state['identity']['images']} images of "
                 f"{state['identity']['identities']} people, data and validation now leave "
                 f"others ({self.identity['images']} of {self.identity['identities']})"
             )
-        try:
-            self.model.load_state_dict(state["model"])
-            if self.average is not None:
-                self.average.load_state_dict(state["average"])
-            self.criterion.load_state_dict(state["criterion"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.precision.scaler.load_state_dict(state["scaler"])
-        except (RuntimeError, ValueError) as error:  # a config.yaml changed by hand
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"cannot resume: the state is of another model: {reason}") from error
+        restore(self.config.run_dir, state, *self._trained())
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.precision.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
         self.epochs_done = state["epochs_done"]
         self.best = state["best"]

@@ -1,92 +1,56 @@
-"""The criterion, its optimizer and the schedule of the learning rate."""
+"""The optimizers and the schedule of the learning rate."""
 
 import math
 from collections.abc import Container, Iterable
 
-import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from centerarc.io.plugins import load_installed
 from centerarc.losses.center_arcface import CenterArcFaceLoss
-from centerarc.losses.margins import Margin, create_margin, list_margins, margin_parameters
+from centerarc.losses.head.prototype_sgd import PrototypeSGD
 from centerarc.models.backbone import Backbone
-from centerarc.training.config import LossConfig, OptimizerConfig, ScheduleConfig
+from centerarc.training.config import OptimizerConfig, ScheduleConfig
 
 
-def make_margin(config: LossConfig) -> Margin:
-    """Builds the margin of the loss; installed plugins may have registered it.
-
-    Raises:
-        ValueError: If the margin or one of its parameters is unknown, or a value out of range.
-    """
-    problems = load_installed() if config.margin not in list_margins() else []
-    try:
-        options = dict(config.margin_options)
-        known = margin_parameters(config.margin)
-        # Margins of several parameters have no single m; their options say it all.
-        if not options and "m" in known:
-            options["m"] = config.m
-        elif not options and config.m != LossConfig.model_fields["m"].default:
-            raise ValueError(
-                f"m is {config.m:g}, but margin {config.margin!r} takes "
-                f"{', '.join(known) or 'no parameters'}; they go in margin_options"
-            )
-        return create_margin(config.margin, **options)
-    except ValueError as error:
-        raise ValueError(f"loss: {'; '.join([str(error), *problems])}") from error
-
-
-def make_criterion(
-    config: LossConfig, num_classes: int, embedding_size: int, generator: torch.Generator
-) -> CenterArcFaceLoss:
-    """Builds the joint loss with `reduction="sum"` and no center update of its own.
-
-    The trainer divides by the number of valid labels over all micro-batches and processes, and
-    updates the centers once a step on the features of them all; both would be wrong per forward.
-
-    Raises:
-        ValueError: If the margin or one of its parameters is unknown.
-    """
-    return CenterArcFaceLoss(
-        num_classes,
-        embedding_size,
-        s=config.s,
-        margin=make_margin(config),
-        centers=config.centers,
-        center_space=config.center_space,
-        center_update=config.center_update,
-        alpha=config.alpha,
-        sub_centers=config.sub_centers,
-        label_smoothing=config.label_smoothing,
-        reduction="sum",
-        update_on_forward=False,
-        generator=generator,
-    )
-
-
-def make_optimizer(model: nn.Module, criterion: nn.Module, config: OptimizerConfig) -> Optimizer:
-    """Builds SGD or AdamW with the parameter groups `backbone`, `no_decay` and `head`.
+def make_optimizers(
+    model: nn.Module, criterion: CenterArcFaceLoss, config: OptimizerConfig, *, fused: bool = False
+) -> list[Optimizer]:
+    """Builds the optimizers, with the parameter groups `backbone`, `no_decay` and `head`.
 
     Norms, biases and PReLU slopes (every parameter of at most one dimension) are not decayed:
     decay would pull a PReLU towards a ReLU and a norm's gain towards 0. Nor is what the backbone's
     `no_weight_decay` names: a transformer's position embedding and tokens. The prototypes are a
     group of their own: only their direction counts for the loss, so decay acts on them as a raise
     of the learning rate, and the best amount differs from the backbone's.
+
+    Args:
+        model: The backbone.
+        criterion: The criterion.
+        config: The optimizer's settings. With sgd the prototypes have a `PrototypeSGD` of their
+            own: the same rule, but it needs no array of their size for a step, and leaves those
+            alone that took no part in it.
+        fused: Step the prototypes in their backward pass; sgd only.
     """
     spared = model.no_weight_decay() if isinstance(model, Backbone) else ()
     decayed, plain = _split(model.named_parameters(), spared)
-    prototypes, head_plain = _split(criterion.named_parameters())
-    decay = config.weight_decay
+    head, head_plain = _split(criterion.named_parameters())
+    prototypes = [criterion.arcface.prototypes] if config.name == "sgd" else []
+    rest = [parameter for parameter in head if not any(parameter is p for p in prototypes)]
+    head_decay = config.weight_decay * config.head_decay
     groups = [
-        {"name": "backbone", "params": decayed, "weight_decay": decay},
+        {"name": "backbone", "params": decayed, "weight_decay": config.weight_decay},
         {"name": "no_decay", "params": plain + head_plain, "weight_decay": 0.0},
-        {"name": "head", "params": prototypes, "weight_decay": decay * config.head_decay},
+        {"name": "head", "params": rest, "weight_decay": head_decay},
     ]
     groups = [group for group in groups if group["params"]]
     if config.name == "adamw":
-        return AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999))
-    return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
+        return [AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999))]
+    own = {"name": "head", "params": prototypes, "weight_decay": head_decay}
+    lr, momentum, nesterov = config.lr, config.momentum, config.nesterov
+    return [
+        SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov),
+        PrototypeSGD([own], lr=lr, momentum=momentum, nesterov=nesterov, fused=fused),
+    ]
 
 
 def _split(

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from centerarc.data.views import write_identities
 from centerarc.io.files import atomic_path
-from centerarc.models.weights import PEOPLE_FILE, read_torch_file
+from centerarc.models.weights import PEOPLE_FILE
+from centerarc.training.checkpoint import check_saved, state_path
 from centerarc.training.config import TrainConfig
 from centerarc.training.logging import METRICS
 from centerarc.training.settings import dump_config, load_config
@@ -26,48 +25,6 @@ _FIXED = (
     *("seed", "model", "data", "loss", "batch_size", "optimizer.name", "ema_decay"),
     "validation.identities",
 )
-_FORMAT = 1
-
-
-def _state_path(run_dir: Path) -> Path:
-    return run_dir / "state" / "state.pt"
-
-
-def _saved_state(run_dir: Path) -> Path:
-    path = _state_path(run_dir)
-    if not path.exists():
-        raise ValueError(f"nothing to resume: there is no {str(path)!r}; start without --resume")
-    return path
-
-
-def save_state(run_dir: Path, state: dict[str, Any]) -> None:
-    """Writes the state; the old one stays until the new one is complete.
-
-    Raises:
-        OSError: If it cannot be written, as on a full disk.
-    """
-    path = _state_path(run_dir)
-    with atomic_path(path) as temporary:
-        try:
-            torch.save({"format": _FORMAT, **state}, temporary)
-        except (OSError, RuntimeError) as error:  # torch's archive writer raises the latter
-            raise OSError(f"cannot write {str(path)!r}; is the disk full? ({error})") from error
-
-
-def load_state(run_dir: Path) -> dict[str, Any]:
-    """Reads what `save_state` was given, on the CPU, without executing anything in it.
-
-    Raises:
-        ValueError: If there is none, or it is damaged, or of another version.
-    """
-    path = _saved_state(run_dir)
-    try:
-        state: dict[str, Any] = read_torch_file(path)
-    except ValueError as error:
-        raise ValueError(f"cannot read the state {str(path)!r}: {error}") from error
-    if not isinstance(state, dict) or state.get("format") != _FORMAT:
-        raise ValueError(f"{str(path)!r} was not written by this version of centerarc")
-    return state
 
 
 @dataclass(frozen=True)
@@ -133,7 +90,7 @@ def prepare(config: TrainConfig, people: Collection[str], *, resume: bool, overw
 def unfinished(config: TrainConfig) -> bool:
     """Whether the folder holds an unfinished run of this very configuration."""
     folder = config.run_dir
-    if not _state_path(folder).exists() or (folder / RESULTS).exists():
+    if not state_path(folder).exists() or (folder / RESULTS).exists():
         return False
     return (folder / CONFIG).exists() and load_config(folder / CONFIG) == config
 
@@ -147,7 +104,7 @@ def check_resumable(config: TrainConfig) -> None:
     Raises:
         ValueError: If there is no state, or a field differs that must not.
     """
-    _saved_state(config.run_dir)
+    check_saved(config.run_dir)
     # Its plugins may be elsewhere now; those that register the names are imported already.
     before = load_config(config.run_dir / CONFIG, ["--plugins", "[]"])
     old, new = before.model_dump(mode="json"), config.model_dump(mode="json")

@@ -15,13 +15,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from centerarc.data.source import BUILT_IN_SOURCES, is_own_source, list_sources
-from centerarc.training.config import (
-    COMMON_FIELDS,
-    OWN,
-    OwnFields,
-    TrainConfig,
-    import_plugins,
-)
+from centerarc.training.config import TrainConfig, import_plugins
+from centerarc.training.data_config import COMMON_FIELDS, OWN, OwnFields
 
 # Flags of the command that are not fields, to be suggested for a mistyped one.
 _SWITCHES = ("resume", "overwrite", "list-settings")

@@ -31,7 +31,8 @@ from centerarc.data.views import (
 from centerarc.evaluation.files.pairs import read_pairs
 from centerarc.io.progress import Lines
 from centerarc.io.tables import counted
-from centerarc.training.config import COMMON_FIELDS, MixedFields, OwnFields, Section, TrainConfig
+from centerarc.training.config import TrainConfig
+from centerarc.training.data_config import COMMON_FIELDS, MixedFields, OwnFields, Section
 from centerarc.training.validation import Validation, ValidationPairs, drawn_pairs, listed_pairs
 
 

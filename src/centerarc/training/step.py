@@ -1,13 +1,14 @@
 """One optimizer step: micro-batches, precision, gradients of all ranks, clipping, centers."""
 
 import hashlib
-import itertools
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
+from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
@@ -39,13 +40,15 @@ def fast_bf16(device: torch.device) -> bool:
 class Precision:
     """Autocast of the backbone and, for fp16, the scaling of the gradients.
 
-    Weights, gradients and the whole loss stay float32; only the backbone's forward and backward
-    passes run in half precision. fp16 is for CUDA only: its narrow range needs gradient scaling,
-    and the CPU gains nothing over bf16, which needs none.
+    Weights, gradients and sums stay float32; the backbone's forward and backward passes run in
+    half precision, and with bf16 the head's products too. fp16 is for CUDA only: its narrow range
+    needs gradient scaling, and the CPU gains nothing over bf16, which needs none.
 
     Args:
         name: `fp32`, `bf16` or `fp16`.
         device: Where the model is.
+        sharded: Whether processes hold different classes. They must then agree to leave out a step
+            whose gradient overflowed in one of them.
 
     Attributes:
         note: What the user should know about it, in one line; empty if nothing.
@@ -54,7 +57,7 @@ class Precision:
         ValueError: If fp16 is asked for on another device than CUDA.
     """
 
-    def __init__(self, name: str, device: torch.device) -> None:
+    def __init__(self, name: str, device: torch.device, *, sharded: bool = False) -> None:
         if name == "fp16" and device.type != "cuda":
             raise ValueError(
                 f"precision is 'fp16', which needs CUDA; on {device.type} use 'bf16' or 'fp32'"
@@ -67,15 +70,16 @@ class Precision:
                 "many times slower than fp32"
             )
         self.dtype = _DTYPES.get(name)
-        self.scaler = GradScaler("cuda", enabled=name == "fp16")
+        make = ShardedGradScaler if sharded else GradScaler
+        self.scaler = make("cuda", enabled=name == "fp16")
 
     def autocast(self) -> AbstractContextManager[None]:
-        """Returns the context for the backbone's forward."""
+        """Returns the context for the forward passes."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
 
 
 # What a step measures, in this order; sums over the valid labels of all ranks but for the last.
-_SUMS = ("arcface_loss", "center_loss", "cosine", "correct", "count", "stop")
+_SUMS = ("arcface_loss", "center_loss", "cosine", "correct", "count", "mass", "stop")
 IGNORED = -100
 
 
@@ -84,8 +88,9 @@ class StepReport:
     """What one step measured, still on the device.
 
     Args:
-        sums: (6,) float64 or float32: arcface and center loss, target cosine, right answers and
-            valid labels, each summed over all ranks; and how many ranks want to stop.
+        sums: (7,) float64 or float32: arcface and center loss, target cosine, right answers, valid
+            labels and their class weights, each summed over all ranks; and how many ranks want to
+            stop.
         separation: The separation term.
         grad_norm: Norm of all gradients before clipping; None without clipping.
     """
@@ -99,7 +104,7 @@ class StepReport:
         sums = dict(zip(_SUMS, self.sums.tolist(), strict=True))
         count = max(sums["count"], 1.0)
         means = {
-            "arcface_loss": sums["arcface_loss"] / count,
+            "arcface_loss": sums["arcface_loss"] / (sums["mass"] or 1.0),
             "center_loss": sums["center_loss"] / count,
             "separation": float(self.separation),
             "target_cosine": sums["cosine"] / count,
@@ -140,12 +145,16 @@ class TrainStep:
     number, so how a batch is cut changes the result by rounding only (and by batch normalization,
     whose statistics are those of a micro-batch):
 
-        loss = (sum arcface + center_weight sum center) / count + separation_weight separation
+        loss = sum arcface / mass + center_weight sum center / count
+               + separation_weight separation
+
+    The mass is the sum of the labels' class weights; without weights, their number.
 
     Args:
         model: The backbone, wrapped by DDP where there are several ranks.
-        criterion: With `reduction="sum"`; outside DDP, its gradients are summed here.
-        optimizer: Of the parameters of both.
+        criterion: With `reduction="sum"`; outside DDP. Where its classes are spread over the ranks,
+            so are its gradients; where each rank has them all, the gradients are summed here.
+        optimizers: Of the parameters of both.
         weights: The weights of the loss terms.
         precision: Autocast and gradient scaling.
         processes: The ranks.
@@ -157,7 +166,7 @@ class TrainStep:
         self,
         model: nn.Module,
         criterion: CenterArcFaceLoss,
-        optimizer: Optimizer,
+        optimizers: Sequence[Optimizer],
         weights: LossConfig,
         precision: Precision,
         processes: Processes,
@@ -167,18 +176,14 @@ class TrainStep:
     ) -> None:
         self.model = model
         self.criterion = criterion
-        self.optimizer = optimizer
+        self.optimizers = optimizers
         self.weights = weights
         self.precision = precision
         self.processes = processes
         self.accumulate = accumulate
         self.clip_norm = clip_norm
+        self.sharded = criterion.arcface.shards is not None
         self._updates_centers = weights.centers == "separate" and weights.center_update == "paper"
-        self._parameters = [
-            parameter
-            for parameter in itertools.chain(model.parameters(), criterion.parameters())
-            if parameter.requires_grad
-        ]
 
     def __call__(self, images: Tensor, labels: Tensor, *, stop: bool = False) -> StepReport:
         """Trains on this rank's share of a batch.
@@ -194,10 +199,11 @@ class TrainStep:
         device, ranks = self.processes.device, self.processes.world_size
         images = images.to(device, non_blocking=True)
         labels = labels.to(device, non_blocking=True)
-        count = self.processes.sum((labels != IGNORED).sum())
+        count, mass = self.processes.sum(self._counts(labels)).unbind()
         # DDP averages over ranks, the loss is a sum over them: make up for it here, and average
-        # the criterion's gradients too.
-        scale = ranks / count.clamp(min=1)
+        # the criterion's gradients too. A loss over shards does so itself.
+        scale = (1 if self.sharded else ranks) / count.clamp(min=1)
+        arcface_scale = scale * (count / mass.where(mass > 0, 1))
         sums = torch.zeros(len(_SUMS), device=device)
         features = []
         parts = list(zip(images.chunk(self.accumulate), labels.chunk(self.accumulate), strict=True))
@@ -207,34 +213,50 @@ class TrainStep:
                 self.model.require_backward_grad_sync = last
             with self.precision.autocast():
                 embedding = self.model(to_input(part))
-            arcface, center = self.criterion(embedding, part_labels)
-            loss = (arcface + self.weights.center_weight * center) * scale
+                arcface, center = self.criterion(embedding, part_labels)
+            loss = arcface * arcface_scale + self.weights.center_weight * center * scale
             self.precision.scaler.scale(loss).backward()
             metrics = self.criterion.metrics
             assert metrics is not None
             right = metrics.accuracy * metrics.count
             cosine = metrics.target_cosine.sum()
-            values = (arcface.detach(), center.detach(), cosine, right, metrics.count)
-            sums[:5] += torch.stack([value.to(sums.dtype) for value in values])
+            values = (arcface.detach(), center.detach(), cosine, right)
+            sums[:4] += torch.stack([value.to(sums.dtype) for value in values])
             if self._updates_centers:
                 features.append(embedding.detach())
         separation = self._separate(labels)
-        self._sum_head_gradients()
+        if not self.sharded:
+            self._sum_head_gradients()
         grad_norm = self._update()
         if self._updates_centers:
             # The criterion gathers over ranks: all apply the one update of the whole batch.
             self.criterion.update_centers(torch.cat(features), labels)
-        sums[5] = float(stop)
-        return StepReport(self.processes.sum(sums), separation, grad_norm)
+        if self.sharded and not self.processes.is_main:
+            sums.zero_()  # every rank has measured all samples
+        sums[6] = float(stop)
+        sums = self.processes.sum(sums)
+        sums[4], sums[5] = count, mass
+        return StepReport(sums, separation, grad_norm)
+
+    def _counts(self, labels: Tensor) -> Tensor:
+        """(2,) valid labels of this rank, and the sum of their class weights."""
+        valid = labels != IGNORED
+        weight = self.criterion.arcface.weight
+        count = valid.sum()
+        mass = count if weight is None else weight[labels.where(valid, 0)][valid].sum()
+        return torch.stack([count.float(), mass.float()])
 
     def _separate(self, labels: Tensor) -> Tensor:
         """Adds the gradient of the separation term, over the classes of this rank's share."""
         if self.weights.separation_weight == 0:
             return torch.zeros((), device=self.processes.device)
         separation = self.criterion.separation(labels)
-        # A mean over equal shares, averaged over ranks with the criterion's other gradients.
+        # A mean over equal shares, averaged over ranks with the criterion's other gradients; over
+        # shards of the classes it is the mean of all.
         loss = self.weights.separation_weight * separation
         self.precision.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if self.sharded:
+            return separation.detach()
         return self.processes.sum(separation.detach().clone()) / self.processes.world_size
 
     def _sum_head_gradients(self) -> None:
@@ -248,9 +270,40 @@ class TrainStep:
         scaler = self.precision.scaler
         grad_norm = None
         if self.clip_norm > 0:
-            scaler.unscale_(self.optimizer)
-            grad_norm = nn.utils.clip_grad_norm_(self._parameters, self.clip_norm)
-        scaler.step(self.optimizer)
+            for optimizer in self.optimizers:
+                scaler.unscale_(optimizer)
+            grad_norm = self._clip()
+        for optimizer in self.optimizers:
+            scaler.step(optimizer)
         scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
         return grad_norm
+
+    def _clip(self) -> Tensor:
+        """Limits the norm of all gradients of all ranks together; returns what it was."""
+        shared = _gradients(self.model)
+        own = _gradients(self.criterion)
+        if self.sharded:
+            norms = nn.utils.get_total_norm(shared), nn.utils.get_total_norm(own)
+            squares = norms[0].square() + self.processes.sum(norms[1].square())
+            grad_norm = squares.sqrt()
+        else:
+            grad_norm = nn.utils.get_total_norm([*shared, *own])
+        factor = (self.clip_norm / (grad_norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_([*shared, *own], factor)
+        return grad_norm
+
+
+def _gradients(module: nn.Module) -> list[Tensor]:
+    """The gradients of a module; of a sparse one its rows."""
+    found = []
+    for parameter in module.parameters():
+        if parameter.grad is None:
+            continue
+        if parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()
+            found.append(parameter.grad.values())
+        else:
+            found.append(parameter.grad)
+    return found

@@ -28,9 +28,16 @@ dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=0, wor
 
 def steps(classes, mode):
     criterion = CenterArcFaceLoss(
-        classes, D, shards=ClassShards(classes), sample_rate=0.1 if mode == "sampled" else 1.0
+        classes,
+        D,
+        shards=ClassShards(classes),
+        sample_rate=0.1 if mode == "sampled" else 1.0,
+        centers="separate" if mode == "paper" else "shared",
     )
-    optimizer = PrototypeSGD(criterion.parameters(), momentum=0.9, fused=mode == "fused")
+    if mode == "adamw":
+        optimizer = torch.optim.AdamW(criterion.parameters())
+    else:
+        optimizer = PrototypeSGD(criterion.parameters(), momentum=0.9, fused=mode == "fused")
     for _ in range(2):
         optimizer.zero_grad()
         arcface, center = criterion(
@@ -45,7 +52,7 @@ def status(name):
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(name + ":"))
 
 
-for mode in ("full", "fused", "sampled"):
+for mode in ("full", "fused", "sampled", "adamw", "paper"):
     steps(2000, mode)  # libraries take their buffers
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -69,11 +76,14 @@ def test_the_memory_is_what_the_formula_says(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    full, fused, sampled = (int(line) for line in done.stdout.split())
+    full, fused, sampled, adamw, paper = (int(line) for line in done.stdout.split())
     sizes = (20_000, 512, 128, 1)
     assert full == pytest.approx(head_costs(*sizes).memory, rel=0.1)
     assert fused == pytest.approx(head_costs(*sizes, fused=True).memory, rel=0.1)
     assert sampled == pytest.approx(head_costs(*sizes, sample_rate=0.1).memory, rel=0.1)
+    assert adamw == pytest.approx(head_costs(*sizes, moments=2).memory, rel=0.1)
+    separate = head_costs(*sizes, centers="paper", own_center_term=True)
+    assert paper == pytest.approx(separate.memory, rel=0.1)
 
 
 def test_costs_scale_as_they_say() -> None:

@@ -558,6 +558,8 @@ def _some_steps(
     optimizer: torch.optim.Optimizer
     if case.optimizer == "sgd":
         optimizer = torch.optim.SGD(parameters, **rates)
+    elif case.optimizer == "adamw":
+        optimizer = torch.optim.AdamW(parameters, lr=LR, weight_decay=0.01)
     else:
         optimizer = PrototypeSGD(parameters, **rates)
     if not loaded:
@@ -587,6 +589,7 @@ def _some_steps(
         ("margin", {"sub_centers": 2, "weight": WEIGHT[:5]}, "rows"),
         ("joint", {"centers": "separate"}, "sgd"),
         ("joint", {"centers": "separate", "center_update": "gradient"}, "rows"),
+        ("joint", {}, "adamw"),
     ],
 )
 def test_a_checkpoint_of_two_ranks_resumes_on_any_number(
@@ -606,7 +609,7 @@ def test_a_checkpoint_of_two_ranks_resumes_on_any_number(
             ranks = pool.run(_some_steps, case(sizes[world]), 2, last, folder, "", world_size=world)
             for parts, whole in zip(zip(*ranks, strict=True), expected, strict=True):
                 # A buffer that is not of the classes held here is whole on every rank.
-                found = parts[0] if whole.ndim == 1 else torch.cat([*map(torch.as_tensor, parts)])
+                found = parts[0] if whole.ndim <= 1 else torch.cat([*map(torch.as_tensor, parts)])
                 near(found, whole)
         alone = _some_steps(None, case(sizes[1]), 2, last, folder, "")
         for found, whole in zip(alone, expected, strict=True):
@@ -615,8 +618,8 @@ def test_a_checkpoint_of_two_ranks_resumes_on_any_number(
 
 def test_a_checkpoint_needs_momentum_that_starts_from_zero() -> None:
     criterion = CenterLoss(3, 2, update="gradient")
-    with pytest.raises(ValueError, match=r"SGD or PrototypeSGD, got Adam"):
-        class_state(criterion, torch.optim.Adam(criterion.parameters()))
+    with pytest.raises(ValueError, match=r"SGD, PrototypeSGD, Adam or AdamW .*, got Adagrad"):
+        class_state(criterion, torch.optim.Adagrad(criterion.parameters()))
     damped = torch.optim.SGD(criterion.parameters(), lr=0.1, momentum=0.9, dampening=0.1)
     with pytest.raises(ValueError, match=r"dampening must be 0, got 0\.1"):
         class_state(criterion, damped)

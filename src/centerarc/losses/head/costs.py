@@ -16,6 +16,9 @@ from centerarc.losses.head.prototype_sgd import ROWS_AT_ONCE
 # and that one's gradient.
 SAMPLE_ARRAYS, CENTER_ARRAYS = 10, 2
 
+# Temporaries of torch.optim.AdamW, each as large as the prototypes; counted by measuring.
+ADAMW_ARRAYS = 2
+
 
 @dataclass(frozen=True)
 class HeadCosts:
@@ -27,8 +30,9 @@ class HeadCosts:
     """
 
     weights: int  # prototypes
-    momentum: int  # of SGD
+    momentum: int  # of SGD, or both moments of AdamW
     gradient: int  # of the prototypes, and kept exponentials before; 0 for a fused step
+    centers: int  # separate ones, with their gradient and momentum if they have them
     kept: int  # exponentials in memory of their own; only for a fused step
     workspace: int  # arrays of one block of classes, about at most
     samples: int  # arrays of a row for each sample of all ranks, about
@@ -40,7 +44,7 @@ class HeadCosts:
     @property
     def memory(self) -> int:
         """All that the head holds at its peak."""
-        parts = (self.weights, self.momentum, self.gradient, self.kept)
+        parts = (self.weights, self.momentum, self.gradient, self.centers, self.kept)
         return sum(parts) + self.workspace + self.samples + self.step
 
 
@@ -53,6 +57,8 @@ def head_costs(
     sample_rate: float = 1.0,
     weight_bytes: int = 4,
     fused: bool = False,
+    moments: int = 1,
+    centers: Literal["shared", "paper", "gradient"] = "shared",
     own_center_term: bool = False,
     smoothed: bool = False,
     reduced: bool = False,
@@ -79,6 +85,9 @@ def head_costs(
         sample_rate: share of the classes in a step, in (0, 1].
         weight_bytes: 2, 4 or 8 for a prototype's number.
         fused: step in the backward pass, `PrototypeSGD(fused=True)`.
+        moments: arrays that the optimizer keeps for the prototypes: 1 for momentum, 0 without,
+            2 for `torch.optim.AdamW`, of which the temporaries are counted too.
+        centers: `"shared"`, or separate ones that move by the `"paper"` or by `"gradient"`.
         own_center_term: with a center term that the target's angle does not give: to separate
             centers, or in raw space.
         smoothed: with label smoothing.
@@ -107,6 +116,11 @@ def head_costs(
         raise ValueError(f"weight_bytes must be 2, 4 or 8, got {weight_bytes!r}")
     if fused and weight_bytes == 2:
         raise ValueError("weight_bytes must be 4 or 8 for a fused step, got 2")
+    if moments not in (0, 1, 2) or (moments == 2 and (fused or sample_rate < 1)):
+        raise ValueError(
+            f"moments must be 0 or 1, or 2 for a head neither fused nor sampled, got {moments!r}"
+        )
+    check_choice("centers", centers, Literal["shared", "paper", "gradient"])
     check_choice("device", device, Literal["cpu", "cuda"])
     chunked = Chunked() if chunked is None else chunked
     here = -(-num_classes // world_size)
@@ -131,7 +145,9 @@ def head_costs(
         again = max(0, samples - row // exponential) * taking_part
 
     step = 0
-    if not fused:
+    if moments == 2:
+        step = ADAMW_ARRAYS * here * row
+    elif not fused:
         copies = 1 if sample_rate == 1 else 3  # a sample's rows and momentum are gathered
         step = copies * min(ROWS_AT_ONCE, taking_part) * row
     if sample_rate < 1:
@@ -145,8 +161,9 @@ def head_costs(
     sent = gathered + 2 * reduced_twice + (1 if device == "cuda" else 2) * back
     return HeadCosts(
         weights=here * row,
-        momentum=here * row,
+        momentum=moments * here * row,
         gradient=0 if fused else taking_part * row,
+        centers={"shared": 0, "paper": 1, "gradient": 2 + moments}[centers] * here * row,
         kept=kept,
         workspace=workspace,
         samples=(SAMPLE_ARRAYS + CENTER_ARRAYS * own_center_term) * samples * feat_dim * number,

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from centerarc.losses.center import CenterLoss
 from centerarc.losses.checks import check_counts
@@ -223,26 +223,26 @@ class _Sum(torch.autograd.Function):
         return gradient if ctx.complete else _all_reduce(gradient, ctx.shards), None, None
 
 
-def class_state(criterion: nn.Module, optimizer: Optimizer | None = None) -> dict[str, Tensor]:
+def class_state(criterion: nn.Module, *optimizers: Optimizer) -> dict[str, Tensor]:
     """The tensors of a criterion, and their momentum, as torch.distributed.checkpoint wants them.
 
     What is spread over the ranks comes as a `DTensor` of all classes, everything else as it is.
-    All share their memory with the criterion and the optimizer, so loading into them restores both
+    All share their memory with the criterion and the optimizers, so loading into them restores both
     in place, on any number of ranks, or in one process by a criterion without shards: names and
-    shapes are those of all classes in any case. The optimizer's rates and the samplers' generators
+    shapes are those of all classes in any case. The optimizers' rates and the samplers' generators
     are not among them.
 
     Args:
         criterion: a criterion, with or without `shards`, or a module that contains some.
-        optimizer: `torch.optim.SGD` or `PrototypeSGD`; its momentum buffers of the criterion's
-            parameters are taken in too, as `<parameter>.momentum_buffer`. Those that do not exist
-            yet are made, full of zeros, which is what they start from.
+        *optimizers: `torch.optim.SGD`, `PrototypeSGD`, `Adam` or `AdamW`; what they keep of the
+            criterion's parameters is taken in too, as `<parameter>.momentum_buffer` for example.
+            What does not exist yet is made, full of zeros, which is what it starts from.
 
     Returns:
         Name -> tensor; `torch.distributed.checkpoint.save` or `load` takes it, on all ranks.
 
     Raises:
-        ValueError: if the optimizer is of another kind, or has a dampening, with which momentum
+        ValueError: if an optimizer is of another kind, or has a dampening, with which momentum
             does not start from zeros.
 
     Example:
@@ -259,31 +259,48 @@ def class_state(criterion: nn.Module, optimizer: Optimizer | None = None) -> dic
         if isinstance(module, (MarginSoftmaxLoss, CenterLoss)) and module.shards is not None:
             rows = module.centers if isinstance(module, CenterLoss) else module.prototypes
             spread[rows] = module.shards
-    momenta = {} if optimizer is None else _momenta(optimizer)
+    own: set[Tensor] = set(criterion.parameters())
+    kept: dict[Tensor, dict[str, Tensor]] = {}
+    for optimizer in optimizers:
+        kept |= _kept(optimizer, own)
     state: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         found = {name: tensor.detach()}
-        if tensor in momenta:
-            found[f"{name}.{MOMENTUM}"] = momenta[tensor]
+        found |= {f"{name}.{key}": value for key, value in kept.get(tensor, {}).items()}
         shards = spread.get(tensor)
         for key, value in found.items():
-            state[key] = value if shards is None else shards.as_dtensor(value)
+            is_spread = shards is not None and value.dim() > 0  # a count of steps is not
+            state[key] = shards.as_dtensor(value) if shards is not None and is_spread else value
     return state
 
 
-def _momenta(optimizer: Optimizer) -> dict[Tensor, Tensor]:
-    """Parameter -> momentum, made where there is none yet."""
-    if not isinstance(optimizer, (SGD, PrototypeSGD)):
-        raise ValueError(
-            f"optimizer must be torch.optim.SGD or PrototypeSGD, got {type(optimizer).__name__}"
-        )
+def _kept(optimizer: Optimizer, parameters: set[Tensor]) -> dict[Tensor, dict[str, Tensor]]:
+    """Parameter -> what the optimizer keeps of it, by name; made where there is none yet."""
     found = {}
     for group in optimizer.param_groups:
-        if group.get("dampening"):
-            raise ValueError(f"dampening must be 0, got {group['dampening']!r}")
-        for parameter in group["params"] if group["momentum"] else ():
+        if isinstance(optimizer, (SGD, PrototypeSGD)):
+            if group.get("dampening"):
+                raise ValueError(f"dampening must be 0, got {group['dampening']!r}")
+            names = [MOMENTUM] if group["momentum"] else []
+        elif isinstance(optimizer, (Adam, AdamW)) and not group["amsgrad"]:
+            names = ["step", "exp_avg", "exp_avg_sq"]
+        else:
+            raise ValueError(
+                "optimizer must be torch.optim.SGD, PrototypeSGD, Adam or AdamW (without amsgrad), "
+                f"got {type(optimizer).__name__}"
+            )
+        for parameter in group["params"]:
+            if parameter not in parameters:
+                continue
             state = optimizer.state[parameter]
-            if state.get(MOMENTUM) is None:
-                state[MOMENTUM] = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
-            found[parameter] = state[MOMENTUM]
+            for name in names:
+                if state.get(name) is not None:
+                    continue
+                if name == "step":
+                    device = parameter.device if group["capturable"] or group["fused"] else "cpu"
+                    state[name] = torch.zeros((), device=device)
+                else:
+                    layout = torch.contiguous_format
+                    state[name] = torch.zeros_like(parameter, memory_format=layout)
+            found[parameter] = {name: state[name] for name in names}
     return found

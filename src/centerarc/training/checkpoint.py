@@ -1,0 +1,223 @@
+"""The saved state of a run: whole or absent, and of all classes, whatever ranks wrote it.
+
+`state/state.pt` has the backbone, its optimizer and the counters; it names a folder beside it that
+`torch.distributed.checkpoint` wrote with the criterion and its momentum, to which each process
+added its own classes.
+"""
+
+import pickle
+import shutil
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.optim import Optimizer
+
+from centerarc.distributed.process import Processes
+from centerarc.io.files import atomic_path
+from centerarc.losses.center_arcface import CenterArcFaceLoss
+from centerarc.losses.head.shards import class_state
+from centerarc.models.weights import read_torch_file
+
+_FORMAT = 2
+_HEAD = "head-"
+
+
+def state_path(run_dir: Path) -> Path:
+    """Where the state of a run is, if there is one."""
+    return run_dir / "state" / "state.pt"
+
+
+def check_saved(run_dir: Path) -> Path:
+    """Returns where the state of a run is; raises `ValueError` if there is none."""
+    path = state_path(run_dir)
+    if not path.exists():
+        raise ValueError(f"nothing to resume: there is no {str(path)!r}; start without --resume")
+    return path
+
+
+def save_state(
+    run_dir: Path,
+    state: dict[str, Any],
+    model: nn.Module,
+    criterion: CenterArcFaceLoss,
+    optimizers: Sequence[Optimizer],
+    processes: Processes,
+) -> None:
+    """Writes the state from all ranks; the old one stays until the new one is complete.
+
+    Raises:
+        OSError: If it cannot be written, as on a full disk; on all ranks.
+    """
+    path = state_path(run_dir)
+    there = processes.gather_objects([old.name for old in path.parent.glob(f"{_HEAD}*")])[0]
+    numbers = [int(name.removeprefix(_HEAD)) for name in there]
+    folder = path.parent / f"{_HEAD}{max(numbers, default=0) + 1}"  # one that no state names
+    alone = processes.world_size == 1
+    try:
+        with _explained(f"cannot write {str(folder)!r}; is the disk full?"):
+            save(class_state(criterion, *optimizers), checkpoint_id=str(folder), no_dist=alone)
+    except OSError:
+        processes.on_main(lambda: shutil.rmtree(folder, ignore_errors=True))
+        raise
+
+    def write() -> None:
+        content = {
+            "format": _FORMAT,
+            "head": folder.name,
+            "model": model.state_dict(),
+            "optimizer": _kept_of(model, optimizers),
+            **state,
+        }
+        with atomic_path(path) as temporary:
+            try:
+                torch.save(content, temporary)
+            except (OSError, RuntimeError) as error:  # torch's archive writer raises the latter
+                shutil.rmtree(folder, ignore_errors=True)
+                raise OSError(f"cannot write {str(path)!r}; is the disk full? ({error})") from error
+        for old in path.parent.glob(f"{_HEAD}*"):
+            if old != folder:
+                shutil.rmtree(old, ignore_errors=True)
+
+    processes.on_main(write)
+
+
+def load_state(run_dir: Path) -> dict[str, Any]:
+    """Reads all but the criterion, on the CPU, without executing anything in it.
+
+    Raises:
+        ValueError: If there is none, or it is damaged, or of another version.
+    """
+    path = check_saved(run_dir)
+    try:
+        state: dict[str, Any] = read_torch_file(path)
+    except ValueError as error:
+        raise ValueError(f"cannot read the state {str(path)!r}: {error}") from error
+    if not isinstance(state, dict) or state.get("format") != _FORMAT:
+        raise ValueError(f"{str(path)!r} was not written by this version of centerarc")
+    return state
+
+
+def restore(
+    run_dir: Path,
+    state: dict[str, Any],
+    model: nn.Module,
+    criterion: CenterArcFaceLoss,
+    optimizers: Sequence[Optimizer],
+    processes: Processes,
+) -> None:
+    """Puts what `load_state` read, and the classes that this rank holds, into what is trained.
+
+    Raises:
+        ValueError: If the state is of another model, or a part of it is missing or damaged.
+    """
+    try:
+        model.load_state_dict(state["model"])
+        _restore_kept(model, optimizers, state["optimizer"])
+    except (RuntimeError, ValueError) as error:  # a config.yaml changed by hand
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"cannot resume: the state is of another model: {reason}") from error
+    folder = state_path(run_dir).parent / Path(state["head"]).name
+    reader = _Reader(folder)
+    wanted = class_state(criterion, *optimizers)
+    with _explained(f"cannot resume: the state {str(folder)!r} cannot be read"):
+        saved = reader.read_metadata().state_dict_metadata
+    # An optimizer with other settings may not have kept all that this one wants: that starts from
+    # zeros, as in a new run.
+    needed = criterion.state_dict().keys()
+    wanted = {name: rows for name, rows in wanted.items() if name in saved or name in needed}
+    for name, tensor in wanted.items():
+        size = getattr(saved.get(name), "size", None)
+        if size != tensor.shape:
+            raise ValueError(
+                f"cannot resume: the state is of another model: {name} must be "
+                f"{tuple(tensor.shape)}, got {None if size is None else tuple(size)}"
+            )
+    with _explained(f"cannot resume: the state {str(folder)!r} cannot be read"):
+        load(wanted, storage_reader=reader, no_dist=processes.world_size == 1)
+
+
+def _kept_of(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, dict[str, Tensor]]:
+    """What the optimizers keep of the model's parameters, by name."""
+    kept = {}
+    for name, parameter in model.named_parameters():
+        for optimizer in optimizers:
+            if parameter in optimizer.state:
+                kept[name] = dict(optimizer.state[parameter])
+    return kept
+
+
+def _restore_kept(
+    model: nn.Module, optimizers: Sequence[Optimizer], kept: dict[str, dict[str, Tensor]]
+) -> None:
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                values = kept.get(names.get(parameter, ""), {})
+                for key, value in values.items():  # counts of steps stay on the CPU
+                    optimizer.state[parameter][key] = (
+                        value.to(parameter.device) if value.dim() else value
+                    )
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Turns what torch raises for a failed save or load, on all ranks, into one line."""
+    try:
+        with warnings.catch_warnings():
+            # Said of every checkpoint of a single process.
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")
+            yield
+    except CheckpointException as error:
+        reason = next(str(problem) for problem, _ in error.failures.values())
+        raise OSError(f"{what} ({reason.splitlines()[0]})") from error
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise OSError(f"{what} ({str(error).splitlines()[0]})") from error
+
+
+# All that the metadata of tensors is made of.
+_PLAIN = {
+    ("torch.distributed.checkpoint.metadata", name)
+    for name in (
+        "Metadata",
+        "MetadataIndex",
+        "TensorStorageMetadata",
+        "TensorProperties",
+        "ChunkStorageMetadata",
+        "StorageMeta",
+        "_MEM_FORMAT_ENCODING",
+    )
+} | {
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+    ("torch", "Size"),
+    ("torch.serialization", "_get_layout"),
+}
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if is_dtype or (module, name) in _PLAIN:
+            return super().find_class(module, name)
+        if module.partition(".")[0] == "pathlib":  # where it was written, which does not matter
+            return lambda *parts: "/".join(parts)
+        raise pickle.UnpicklingError(f"it names {module}.{name}, which is not of tensors; refused")
+
+
+class _Reader(FileSystemReader):
+    """Reads tensors only: PyTorch's own unpickles whatever is in the metadata."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        with (Path(self.path) / ".metadata").open("rb") as file:
+            metadata: Metadata = _PlainUnpickler(file).load()
+        return metadata
