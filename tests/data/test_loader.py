@@ -120,7 +120,8 @@ def test_a_damaged_image_is_replaced_by_its_own_identity_and_told_once(workers: 
             warnings.simplefilter("error")
             again = epoch(damaged)
     assert same(first, again)
-    assert len(told) == 2
+    # Python 3.12 also warns of a fork beside a thread, such as that of pytest-xdist.
+    assert len([one for one in told if one.category is UserWarning]) == 2
     assert damaged.damaged == {6: "cannot read 'file6'", 7: "cannot read 'file7'"}
     for images, labels in first:
         assert (images[:, 0, 0, 0] // 5 == labels).all()
@@ -171,7 +172,7 @@ with TrainLoader(source, batch_size=6, augmentation=None, seed=0, workers=2) as 
     print([len(labels) for _, labels in loader], cv2.getNumThreads())
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
     )
     assert done.stdout == "[6] 4\n"
 

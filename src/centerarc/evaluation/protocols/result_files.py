@@ -137,9 +137,10 @@ def write_evaluation(path: str | os.PathLike[str], evaluation: Evaluation) -> No
             evaluation.identification, evaluation.images.places
         )
     scores = scores_path(file)
-    packed = io.BytesIO()  # equal arrays give equal files
-    np.savez_compressed(packed, allow_pickle=False, **_arrays_of(evaluation))
-    digest = hashlib.sha256(packed.getbuffer()).hexdigest()
+    file_of_arrays = io.BytesIO()  # equal arrays give equal files
+    np.savez_compressed(file_of_arrays, allow_pickle=False, **_arrays_of(evaluation))
+    packed = file_of_arrays.getvalue()
+    digest = hashlib.sha256(packed).hexdigest()
     content |= {"scores": scores.name, _DIGEST: digest}
     try:
         text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=True)
@@ -150,7 +151,7 @@ def write_evaluation(path: str | os.PathLike[str], evaluation: Evaluation) -> No
     before = _named_digest(file)
     try:
         with _written(scores, _waiting(scores, digest)) as temporary:
-            temporary.write_bytes(packed.getbuffer())
+            temporary.write_bytes(packed)
         with _written(file, file) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
     finally:
