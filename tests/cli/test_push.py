@@ -103,6 +103,7 @@ def test_what_evaluate_writes_is_on_the_card(tmp_path: Path) -> None:
     assert f"| rank 1 | {100 * found['cmc']['1']['value']:.2f} % |" in card
     results = json.loads(Path("runs/mine/results.json").read_text())
     assert f"| AUC | {100 * results['best']['auc']:.2f} % |" in card
+    assert "**12 of 12 probes are also in the gallery" in card
     assert f"after epoch {results['best']['epoch']}, chosen by the validation" in card
     assert f"{results['train_identities']} people, {results['train_images']} images" in card
     assert "Ann" not in card  # one of the faces

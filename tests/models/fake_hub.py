@@ -51,6 +51,7 @@ class FakeHub(ThreadingHTTPServer):
         self.repositories: dict[str, Repository] = {}
         self.requests: list[str] = []
         self.large: dict[str, bytes] = {}
+        self.wrong_license = ""
 
     @property
     def url(self) -> str:
@@ -58,7 +59,7 @@ class FakeHub(ThreadingHTTPServer):
 
 
 class _Refusal(Exception):
-    def __init__(self, status: int, code: str = "", message: str = "", **more: str) -> None:
+    def __init__(self, status: int, code: str = "", message: str = "", **more: object) -> None:
         self.status = status
         self.headers = {"X-Error-Code": code} if code else {}
         self.message = message or code
@@ -100,6 +101,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.server.large[parts[1]] = body
             return {}, self.server.large[parts[1]]
         if parts[:2] == ["api", "validate-yaml"]:
+            if self.server.wrong_license and self.server.wrong_license.encode() in body:
+                raise _Refusal(400, errors=[{"message": "license must be one of [...]"}])
             return {}, b'{"errors": [], "warnings": []}'
         if parts[:3] == ["api", "repos", "create"]:
             return {}, self._created(json.loads(body))

@@ -35,6 +35,10 @@ from tests.models.test_weights import Payload
 from tests.training.helpers import SIZE, register_tiny
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, SIZE, SIZE, 3), dtype=np.uint8)
+SETS = {
+    "lfw": {"auc": 0.975, "tar_at_far_0.001": 0.5, "best_accuracy": 0.9, "pairs": 1200},
+    "held_out": {"auc": 0.985, "pairs": 300},
+}
 SECRETS = ("/home/ann", "secret", "Zoe Miller", "host-7")
 
 
@@ -60,7 +64,7 @@ def run_dir(tmp_path: Path) -> Path:
     """A run whose settings, metadata and files hold what belongs to its machine and people."""
     folder = tmp_path / "runs" / "secret-run"
     loss = {"margin": "arcface", "m": 0.5, "s": 30.0, "center_weight": 1.0}
-    metadata = {"epoch": 3, "ema_decay": 0.99, "metrics": {"auc": 0.975, "eer": 0.08}, "loss": loss}
+    metadata = {"epoch": 3, "ema_decay": 0.99, "metrics": SETS, "loss": loss}
     save_weights(folder / "best.safetensors", small(1), metadata=metadata)
     save_weights(folder / "last.safetensors", small(2), metadata={**metadata, "metrics": {}})
     config = {
@@ -76,7 +80,12 @@ def run_dir(tmp_path: Path) -> Path:
             "exclude_pairs": "../secret/pairs.txt",
             "sampler": {"kind": "shuffled"},
         },
-        "validation": {"pairs": "secret.txt", "images": "/home/ann/secret", "folds": [1, 2]},
+        "validation": {
+            "pairs": "secret.txt",
+            "images": "/home/ann/secret",
+            "best_set": "held_out",
+            "name": "",
+        },
         "loss": {**loss, "class_weights": "secret.csv"},
         "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0005},
         "schedule": {"epochs": 4, "warmup_epochs": 1.0, "shape": "cosine"},
@@ -193,6 +202,7 @@ def test_a_folder_whose_card_was_edited_is_pushed_with_it(
         ("hf://ann", "'hf://ann' must be hf://owner/name or hf://owner/name@revision"),
         ("hf://ann/a/b", "'hf://ann/a/b' must be hf://owner/name"),
         ("hf://ann/..", r"'hf://ann/\.\.' must be hf://owner/name"),
+        ("hf://ann/x@../y", r"'hf://ann/x@\.\./y' must be hf://owner/name"),
         ("hf://ann/x@", "'hf://ann/x@' must be hf://owner/name"),
     ],
 )
@@ -242,8 +252,15 @@ def test_a_pickle_is_never_read(hub: FakeHub, tmp_path: Path) -> None:
 
 
 def test_who_may_not_write_learns_what_to_do(hub: FakeHub, run_dir: Path) -> None:
-    with pytest.raises(ValueError, match=r"no access to hf://ann/new \(.*401.*`hf auth login`"):
+    with pytest.raises(ValueError, match=r"no access to hf://ann/new \(401, Invalid us.*`hf auth"):
         push_to_hub(run_dir, "ann/new", token="hf_wrong")
+    hub.wrong_license = "mitt"
+    with pytest.raises(
+        OSError, match=r"cannot serve hf://ann/a: .*license must be one of"
+    ) as error:
+        push_to_hub(run_dir, "ann/a", license="mitt")
+    assert "\n" not in str(error.value)
+    del hub.repositories["ann/a"]
     for name in ("faces", "ann/../faces", "a/b/c", "ann/fa--ces", "ann/" + "x" * 100):
         with pytest.raises(ValueError, match=f"repo_id must be owner/name.* got '{name}'"):
             push_to_hub(run_dir, name)
@@ -324,7 +341,7 @@ def test_nothing_of_the_machine_or_of_people_is_in_the_folder(
         {"source": "list"},
         {"options": {"row": 3}},
     ]
-    assert config["validation"] == {"folds": [1, 2]}
+    assert config["validation"] == {"best_set": "held_out", "name": ""}
     assert (config["model"]["name"], config["tags"]) == ("tiny", [7])
 
 
@@ -470,7 +487,11 @@ def test_the_card_says_what_is_known(run_dir: Path, tmp_path: Path) -> None:
         "sgd, learning rate 0.1, momentum 0.9, weight decay 0.0005",
         "4 epochs: 1 of warm-up, then cosine decay to 0",
         "after epoch 3, chosen by the validation; their running average, which decays by 0.99",
-        "| AUC | 97.50 % |",
+        "| measure | lfw | held\\_out |",
+        "| AUC | 97.50 % | 98.50 % |",
+        "| TAR at FAR 0.1 % | 50.00 % |  |",
+        "| pairs | 1,200 | 300 |",
+        "The AUC of held\\_out chose the weights",
         "## Evaluation on pairs\\_1.txt",
         "`embed(faces, mirror=True)`",
         "3,000 pairs of one person and 3,001 of two; 1,680 people",
@@ -534,11 +555,14 @@ def test_a_model_of_drawn_faces_says_so(run_dir: Path, tmp_path: Path) -> None:
     assert "of no use on photos" in text
 
 
-@pytest.mark.parametrize("change", ["model", "format", "json", "none"])
-def test_an_evaluation_of_another_model_is_refused(
+@pytest.mark.parametrize("change", ["model", "format", "json", "none", "part", "rate"])
+def test_an_evaluation_of_another_model_or_damaged_is_refused(
     run_dir: Path, tmp_path: Path, change: str
 ) -> None:
     content = evaluation(run_dir / "last.safetensors")
+    if change in ("part", "rate"):
+        content = evaluation(run_dir / "best.safetensors")
+        content["verification"] |= {"part": {"auc": {}}, "rate": {"eer": "low"}}[change]
     if change == "format":
         content["format"] = "another"
     file = tmp_path / "mine.json"
@@ -548,11 +572,21 @@ def test_an_evaluation_of_another_model_is_refused(
         "model": r"mine\.json' is not an evaluation of .*best\.safetensors': the SHA-256",
         "format": r"mine\.json' is not what centerarc evaluate --json writes",
         "json": r"cannot read .*mine\.json'",
+        "part": r"mine\.json' is damaged: KeyError 'value'",
+        "rate": r"mine\.json' is damaged: TypeError",
         "none": r"there is no evaluation .*mine\.json'",
     }[change]
     with pytest.raises(ValueError, match=message):
         save_pretrained(run_dir, tmp_path / "out", repo_id="ann/x", evaluations=[file])
     assert not (tmp_path / "out").exists()
+
+
+def test_settings_changed_by_hand_are_shown_as_they_are(run_dir: Path, tmp_path: Path) -> None:
+    config = yaml.safe_load((run_dir / "config.yaml").read_text())
+    config |= {"optimizer": {"name": "sgd", "lr": None}, "schedule": [1], "batch_size": None}
+    config["loss"] |= {"s": None, "center_weight": [2]}
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
+    assert "| optimizer | sgd, learning rate None |" in card_of(run_dir, tmp_path)
 
 
 def test_a_license_is_an_identifier(run_dir: Path, tmp_path: Path) -> None:

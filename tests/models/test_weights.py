@@ -192,6 +192,13 @@ RECIPE = {
         (json.dumps({**RECIPE, "options": [1]}), r"options is \[1\]; it must be"),
         (json.dumps({**RECIPE, "options": {"generator": 1}}), "options holds 'generator'"),
         (json.dumps({**RECIPE, "embedding_size": 10**11}), "embedding_size is 100000000000"),
+        # 8.8 TB, if it were built.
+        (
+            json.dumps(
+                {**RECIPE, "name": "iresnet18", "image_size": 4096, "embedding_size": 65536}
+            ),
+            "it has 2,199,.* numbers, and the file holds 1$",
+        ),
         (json.dumps({**RECIPE, "name": "nobody"}), "unknown model 'nobody'"),
         *(
             (json.dumps({k: v for k, v in RECIPE.items() if k != name}), f"{name} is missing")

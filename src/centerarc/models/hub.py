@@ -19,6 +19,8 @@ _PREFIX = re.compile("hf:/{1,2}")
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
 _REPO = re.compile(f"{_PART}/{_PART}")
 _LONGEST = 96
+# Letters of a message of the client that are shown.
+_MOST_WORDS = 300
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
@@ -63,7 +65,7 @@ class HubModel:
                 "repo_id must be owner/name, of letters, digits and single - . _ within, "
                 f"got {self.repo_id!r}"
             )
-        if self.revision is not None and not re.fullmatch(r"[^\s@]+", self.revision):
+        if self.revision is not None and not re.fullmatch(r"(?:(?!\.\.)[^\s@])+", self.revision):
             raise ValueError(f"revision must be a branch, a tag or a commit, got {self.revision!r}")
 
     def __str__(self) -> str:
@@ -202,6 +204,8 @@ def _explained(model: HubModel) -> Iterator[None]:
 
     try:
         yield
+    except ImportError:
+        raise  # an installation that is broken
     except Exception as error:  # the client's own, its transport's, and the system's
         # That it is not in the cache matters only where the server was not asked.
         absent = isinstance(error, errors.LocalEntryNotFoundError)
@@ -232,9 +236,10 @@ def _reason(model: HubModel, problem: Exception, errors: Any) -> Exception:
         return ValueError(
             f"{model} has no {HUB_WEIGHTS}; it is not a model that centerarc push wrote"
         )
-    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
-    what = lines[0] if lines else type(problem).__name__
-    response = getattr(problem, "response", None)
-    if getattr(response, "status_code", None) in (401, 403):
+    what = " ".join(str(problem).split())[:_MOST_WORDS] or type(problem).__name__
+    status = getattr(getattr(problem, "response", None), "status_code", None)
+    if said := getattr(problem, "server_message", None):
+        what = f"{status}, {' '.join(str(said).split())}"
+    if status in (401, 403):
         return ValueError(f"no access to {model} ({what}); {_LOG_IN}, with a token that may do it")
     return OSError(f"the Hub cannot serve {model}: {what}")

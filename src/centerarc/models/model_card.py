@@ -26,6 +26,9 @@ _VALIDATED = {
     "best_accuracy": "accuracy at the best threshold of the same pairs (optimistic)",
     "pairs": "pairs",
 }
+_TAR = "tar_at_far_"
+# A note of an evaluation that makes its numbers worthless; others may name files.
+_SEEN = "also in the gallery"
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def model_card(facts: Facts) -> str:
         *_use(facts),
         *_training(facts),
         *_validation(facts),
-        *(line for shown in facts.evaluations for line in _evaluation(shown)),
+        *(line for shown in facts.evaluations for line in evaluation_part(shown)),
         "## Limits",
         "\n".join(f"- {line}" for line in _limits(facts)),
     ]
@@ -169,13 +172,19 @@ def _training(facts: Facts) -> Iterator[str]:
     ]
     if loss:
         rows.append(("loss", _formula(loss)))
-    if optimizer := facts.of("optimizer"):
+    if isinstance(optimizer := facts.of("optimizer"), Mapping):
         named = {"lr": "learning rate", "momentum": "momentum", "weight_decay": "weight decay"}
-        values = [f"{words} {optimizer[key]:g}" for key, words in named.items() if key in optimizer]
+        values = [
+            f"{words} {_short(optimizer[key])}" for key, words in named.items() if key in optimizer
+        ]
         rows.append(("optimizer", ", ".join([str(optimizer.get("name", "")), *values])))
-    if schedule := facts.of("schedule"):
-        power = f" of power {schedule['power']:g}" if schedule.get("shape") == "polynomial" else ""
-        warmup = f"{schedule.get('warmup_epochs', 0):g} of warm-up"
+    if isinstance(schedule := facts.of("schedule"), Mapping):
+        power = (
+            f" of power {_short(schedule.get('power'))}"
+            if schedule.get("shape") == "polynomial"
+            else ""
+        )
+        warmup = f"{_short(schedule.get('warmup_epochs', 0))} of warm-up"
         epochs = _several(schedule.get("epochs"), "epoch")
         decay = f"then {schedule.get('shape')} decay{power} to 0"
         rows.append(("schedule", f"{epochs}: {warmup}, {decay}"))
@@ -186,7 +195,7 @@ def _training(facts: Facts) -> Iterator[str]:
         if facts.config and metadata.get("metrics"):
             text += ", chosen by the validation"
         if decay := metadata.get("ema_decay"):
-            text += f"; their running average, which decays by {decay:g} a step"
+            text += f"; their running average, which decays by {_short(decay)} a step"
         rows.append(("weights", text))
     yield "## Training"
     yield _table(("setting", ""), rows)
@@ -210,11 +219,11 @@ def _formula(loss: Mapping[str, Any]) -> str:
         values["sub-centers"] = loss["sub_centers"]
     if loss.get("label_smoothing"):
         values["label smoothing"] = loss["label_smoothing"]
-    shown = ", ".join(f"{name} = {v:g}" for name, v in values.items() if v is not None)
+    shown = ", ".join(f"{name} = {_short(v)}" for name, v in values.items() if v is not None)
     text = f"{_margin_name(loss)} ({shown})"
     for name in ("center", "separation"):
         if weight := loss.get(f"{name}_weight"):
-            text += f" + {weight:g} x {name}"
+            text += f" + {_short(weight)} x {name}"
     return text
 
 
@@ -222,36 +231,61 @@ def _validation(facts: Facts) -> Iterator[str]:
     found = facts.recipe["metadata"].get("metrics")
     if not isinstance(found, Mapping) or not found:
         return
-    whose = "people who were not trained on"
-    if facts.of("validation.identities") is not None:
-        whose = "people of the same source who were held out of the training"
+    # Of one set, or of several by their names.
+    sets = {name: values for name, values in found.items() if isinstance(values, Mapping)}
     yield "## Validation"
     if facts.config:
-        yield (
-            f"On pairs of {whose}. These numbers chose the weights, so expect a little less on "
-            "others."
-        )
+        yield _validated_on(facts, list(sets))
     else:
         yield "Recorded when the weights were saved."
-    yield _table(("measure", "value"), _validation_rows(found))
+    names, columns = (list(sets), list(sets.values())) if sets else (["value"], [found])
+    measures = dict.fromkeys(key for values in columns for key in values)
+    rows = [
+        (_measure_name(key), *(_measured_value(key, values.get(key)) for values in columns))
+        for key in measures
+    ]
+    yield _table(("measure", *map(_plain, names)), rows)
 
 
-def _validation_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for key, value in found.items():
-        if isinstance(value, Mapping):  # one of several validations
-            yield from ((f"{key}: {name}", text) for name, text in _validation_rows(value))
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            text = f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
-            if key in _VALIDATED and isinstance(value, float):
-                text = _percent(value)
-            yield _VALIDATED.get(key, key), text
+def _validated_on(facts: Facts, sets: Sequence[str]) -> str:
+    """Whose pairs they were, and which number chose the weights."""
+    whose = (
+        "People who were held out, or whom a set names, were left out of the training. A .bin set "
+        "names no one, so its people may have been trained on."
+    )
+    if facts.of("validation.identities") is not None and len(sets) < 2:
+        whose = "On pairs of people of the same source who were held out of the training."
+    measure = str(facts.of("validation.measure") or "auc")
+    best = facts.of("validation.best_set") or (sets[0] if len(sets) > 1 else "")
+    chosen = f"{measure if measure == 'accuracy' else measure.upper()}"
+    if best:
+        chosen += f" of {_plain(best)}"
+    return f"{whose} The {chosen} chose the weights, so expect a little less on others."
+
+
+def _measure_name(key: str) -> str:
+    if key.startswith(_TAR):
+        return f"TAR at FAR {_rate(key.removeprefix(_TAR))}"
+    return _VALIDATED.get(key, _plain(key))
+
+
+def _measured_value(key: str, value: Any) -> str:
+    if isinstance(value, float) and (key in _VALIDATED or key.startswith(_TAR)):
+        return _percent(value)
+    if isinstance(value, int | float):
+        return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+    return ""
 
 
 # Evaluations.
 
 
-def _evaluation(content: Mapping[str, Any]) -> Iterator[str]:
-    """The part of a card about one evaluation."""
+def evaluation_part(content: Mapping[str, Any]) -> Iterator[str]:
+    """The part of a card about one evaluation, as paragraphs.
+
+    Raises:
+        LookupError, TypeError, ValueError: If a number is missing or is none.
+    """
     yield f"## Evaluation on {_plain(content['data']['name'])}"
     pairs, search = content.get("verification"), content.get("identification")
     summed = content["model"].get("mirror")
@@ -282,6 +316,7 @@ def _evaluation(content: Mapping[str, Any]) -> Iterator[str]:
         )
         yield from _measured(_search_rows(search))
         yield f"Intervals: {_plain(search['intervals'])}"
+    yield from (f"**{_plain(note)}.**" for note in content.get("notes", ()) if _SEEN in note)
     if (apart := content.get("separability")) is not None:
         yield (
             f"Cosines between {apart['num_images']:,} images of {apart['num_people']:,} people, "
@@ -306,7 +341,7 @@ def _pair_rows(pairs: Mapping[str, Any]) -> Iterator[_Measure]:
     yield "AUC", "auc", pairs["auc"]
     yield "EER", "eer", pairs["eer"]
     for far, value in pairs["tar_at_far"].items():
-        yield f"TAR at FAR {_rate(far)}", f"tar_at_far_{far}", value
+        yield f"TAR at FAR {_rate(far)}", f"{_TAR}{far}", value
 
 
 def _search_rows(search: Mapping[str, Any]) -> Iterator[_Measure]:
@@ -448,5 +483,11 @@ def _rate(text: str) -> str:
     return f"{100 * float(text):.6f}".rstrip("0").rstrip(".") + " %"
 
 
+def _short(value: Any) -> str:
+    """A number without needless digits; anything else, from a file changed by hand, as it is."""
+    return f"{value:g}" if isinstance(value, int | float) else _plain(value)
+
+
 def _several(count: Any, one: str, many: str = "") -> str:
-    return f"{count:,} {one}" if count == 1 else f"{count:,} {many or one + 's'}"
+    number = f"{count:,}" if isinstance(count, int) else _plain(count)
+    return f"{number} {one if count == 1 else many or one + 's'}"

@@ -25,7 +25,13 @@ from centerarc.models.hub import (
     require_hub_extra,
     upload,
 )
-from centerarc.models.model_card import EVALUATION_FORMAT, SOURCES, Facts, model_card
+from centerarc.models.model_card import (
+    EVALUATION_FORMAT,
+    SOURCES,
+    Facts,
+    evaluation_part,
+    model_card,
+)
 from centerarc.models.weights import METADATA_KEY, load_weights, read_metadata, weights_file
 
 CONFIG, CARD = "config.yaml", "README.md"
@@ -130,8 +136,9 @@ def save_pretrained(
 
     What belongs to the machine or to people stays here: `people.txt`, and from the settings and
     the metadata of the weights every text but the library's own words (names of sources, losses and
-    optimizers), so no path and no name. Numbers are published. Weights whose metadata holds nothing
-    else are copied byte for byte, so their SHA-256 is that in evaluations.
+    optimizers) and the names of validation sets, so no path and no name of a person. Numbers are
+    published. Weights whose metadata holds nothing else are copied byte for byte, so their SHA-256
+    is that in evaluations.
 
     Args:
         model: A run folder, a weights file, or a folder that this function wrote. The card of the
@@ -291,6 +298,10 @@ def _evaluation(path: Path, sha256: str, weights: Path) -> dict[str, Any]:
             f"{str(path)!r} is not an evaluation of {str(weights)!r}: the SHA-256 of its weights "
             f"is {str(found)[:12]}..., not {sha256[:12]}...; evaluate this model"
         )
+    try:
+        list(evaluation_part(content))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{str(path)!r} is damaged: {type(error).__name__} {error}") from error
     return content
 
 
@@ -324,13 +335,19 @@ def _config_text(config: Mapping[str, Any], left_out: Sequence[str]) -> str:
 
 # What may be published of settings and metadata.
 
-# Where a text is one of the library's own words. All others may be paths or names.
+# Where a text is one of the library's own words, or the name of a validation, without which its
+# numbers say nothing. All others may be paths or names.
 _WORDS = {
     "data.sampler.kind",
+    "validation.name",
+    "validation.sets.name",
+    "validation.best_set",
+    "validation.measure",
     "loss.margin",
     "loss.centers",
     "loss.center_space",
     "loss.center_update",
+    "loss.class_weights",
     "optimizer.name",
     "schedule.shape",
     "precision",
@@ -382,7 +399,7 @@ def _public(content: Any, name: str, left_out: list[str]) -> Any:
 
 
 def _may_leave(value: Any, name: str) -> bool:
-    if value is None or isinstance(value, bool | int | float | Mapping | list):
+    if value in (None, "") or isinstance(value, bool | int | float | Mapping | list):
         return True
     if not isinstance(value, str):
         return False  # a date, of YAML

@@ -1,6 +1,7 @@
 """Weights of backbones on disk: safetensors of our own, and public checkpoints."""
 
 import json
+import math
 import os
 import pickle
 from collections.abc import Iterable, Mapping
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from centerarc.io.files import atomic_path
 from centerarc.io.plugins import UnknownNameError
-from centerarc.models.backbone import Backbone, create_model
+from centerarc.models.backbone import Backbone, create_model, is_built_in
 from centerarc.models.hub import HUB_WEIGHTS, download, hub_model, named
 
 
@@ -174,12 +175,25 @@ def load_weights(path: str | os.PathLike[str]) -> Backbone:
     recipe = read_metadata(file)
     sizes = {name: recipe[name] for name in ("embedding_size", "image_size")}
     try:
+        if is_built_in(recipe["name"]):
+            # Sizes that a stranger wrote must not ask for all memory.
+            with torch.device("meta"):
+                _check_size(create_model(recipe["name"], **sizes, **recipe["options"]), file)
         model = create_model(recipe["name"], **sizes, **recipe["options"])
     except ValueError as error:
         kind = UnknownNameError if isinstance(error, UnknownNameError) else ValueError
         raise kind(f"cannot build the model of {str(file)!r}: {error}") from error
     load_pretrained(model, file)
     return model.eval()
+
+
+def _check_size(model: nn.Module, path: Path) -> None:
+    """Refuses a model that is larger than what a file holds; its tensors may be on no device."""
+    wanted = sum(tensor.numel() for tensor in model.state_dict().values())
+    with safe_open(str(path), framework="pt") as file:
+        held = sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
+    if wanted > held:
+        raise ValueError(f"it has {wanted:,} numbers, and the file holds {held:,}")
 
 
 def load_pretrained(model: nn.Module, path: str | os.PathLike[str]) -> None:
