@@ -19,6 +19,7 @@ from centerarc.data import source
 from centerarc.io import plugins
 from centerarc.losses import margins
 from centerarc.models import backbone
+from centerarc.training import callbacks
 from tests.distributed.pool import pool  # noqa: F401
 
 # How long an example takes says more about what else the machine does.
@@ -34,7 +35,7 @@ def _deterministic() -> None:
 @pytest.fixture
 def plugins_undone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a test registers and imports is forgotten after it."""
-    registries = (margins.MARGINS, source._OWN, backbone._BUILDERS)
+    registries = (margins.MARGINS, source._OWN, backbone._BUILDERS, callbacks._REGISTRY)
     before = [dict(registry) for registry in registries]
     modules = set(sys.modules)
     monkeypatch.setattr(sys, "path", [*sys.path])

@@ -10,10 +10,12 @@ from centerarc.training.config import TrainConfig
 from centerarc.training.settings import check_config, dump_config, load_config
 
 if TYPE_CHECKING:
+    from centerarc.training.callbacks import Callback, register_callback
     from centerarc.training.loop import Trainer, TrainingInterrupted, train
     from centerarc.training.rundir import RunResult
 
 __all__ = [
+    "Callback",
     "RunResult",
     "TrainConfig",
     "Trainer",
@@ -21,13 +23,16 @@ __all__ = [
     "check_config",
     "dump_config",
     "load_config",
+    "register_callback",
     "train",
 ]
 
 _LAZY = {
+    "Callback": "callbacks",
     "RunResult": "rundir",
     "Trainer": "loop",
     "TrainingInterrupted": "loop",
+    "register_callback": "callbacks",
     "train": "loop",
 }
 

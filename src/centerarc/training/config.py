@@ -276,6 +276,13 @@ class LogConfig(Section):
     )
 
 
+class CallbackConfig(Section):
+    """A callback that a user registered."""
+
+    name: str = Field(description="registered callback")
+    options: dict[str, Any] = Field(default={}, description="options of this callback")
+
+
 def import_plugins(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Imports the plugins that a configuration names, before the names that they register are met.
 
@@ -352,6 +359,9 @@ class TrainConfig(Section):
         default=0, description="also save the state every this many steps; 0 is once an epoch"
     )
     log: LogConfig = LogConfig()
+    callbacks: list[CallbackConfig] = Field(
+        default=[], description="registered callbacks, each a name and options"
+    )
 
     @model_validator(mode="before")
     @classmethod

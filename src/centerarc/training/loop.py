@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Self
@@ -26,6 +26,7 @@ from centerarc.models.backbone import create_model
 from centerarc.models.weights import save_weights
 from centerarc.training import rundir
 from centerarc.training.averaging import WeightAverage
+from centerarc.training.callbacks import Callback, Callbacks
 from centerarc.training.checkpoint import load_state, restore, save_state
 from centerarc.training.config import TrainConfig
 from centerarc.training.head import (
@@ -40,7 +41,6 @@ from centerarc.training.optimizer import lr_factor, make_optimizers
 from centerarc.training.rundir import RunResult
 from centerarc.training.sources import describe, make_sampler, make_sources
 from centerarc.training.step import Precision, TrainStep, check_parts, seed_step
-from centerarc.training.validation import Result
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -94,7 +94,13 @@ class StopRequest:
             os.write(2, b"\nstopping after this step; press again to stop at once\n")
 
 
-def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False) -> RunResult:
+def train(
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> RunResult:
     """Trains a model as configured, in as many processes as torchrun started.
 
     SIGINT (Ctrl-C) and SIGTERM end the current step, save the state and raise
@@ -105,18 +111,23 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False)
         resume: Resume from the state in `run_dir`. On one device and with the same number of CPU
             threads the result is that of an uninterrupted run, to the last bit.
         overwrite: Delete a run that `run_dir` holds.
+        callbacks: Called while it trains, after those of the configuration; the same on every
+            process.
 
     Returns:
         Where the weights are and how good they are.
 
     Raises:
-        ValueError: If data, device or run folder do not fit the configuration, or the loss is
-            not finite; the message says where.
+        ValueError: If data, device or run folder do not fit the configuration, the loss is not
+            finite, or a callback fails; the message says where.
         TrainingInterrupted: If asked to stop; the state is saved.
     """
     processes = init_from_env(config.device)
     try:
-        return Trainer(config, processes, resume=resume, overwrite=overwrite).run()
+        trainer = Trainer(
+            config, processes, resume=resume, overwrite=overwrite, callbacks=callbacks
+        )
+        return trainer.run()
     finally:
         processes.close()
 
@@ -130,10 +141,30 @@ _SYNC_BUFFERS = (
 
 
 class Trainer:
-    """One process's part in a run; `train`, which takes the same arguments, starts it."""
+    """One process's part in a run; `train`, which takes the same arguments, starts it.
+
+    Attributes:
+        config: The configuration.
+        processes: The processes of the run, and this one's rank and device.
+        model: The backbone.
+        judged: What is validated and saved: the backbone, or the average of its weights.
+        criterion: The joint loss.
+        optimizers: Of the parameters of both.
+        step: Optimizer steps done.
+        total_steps: Those of the whole run.
+        steps_per_epoch: Those of an epoch.
+        epochs_done: Epochs that are over, validation included.
+        best: The best validation so far; None before the first.
+    """
 
     def __init__(
-        self, config: TrainConfig, processes: Processes, *, resume: bool, overwrite: bool
+        self,
+        config: TrainConfig,
+        processes: Processes,
+        *,
+        resume: bool,
+        overwrite: bool,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         self.config = config
         self.processes = processes
@@ -141,6 +172,7 @@ class Trainer:
         self.precision = Precision(config.precision, processes.device, sharded=sharded)
         # What can be refused at once is, before images are looked for, which may take minutes.
         make_margin(config.loss)
+        self.callbacks = Callbacks(config.callbacks, callbacks, processes)
         require_tensorboard(config.log.tensorboard)
         processes.on_main(
             lambda: rundir.check_folder(config.run_dir, resume=resume, overwrite=overwrite)
@@ -209,7 +241,6 @@ class Trainer:
         )
         decay = config.ema_decay
         self.average = WeightAverage(self.model, self.optimizers[0], decay) if decay else None
-        # What is validated and saved for use.
         self.judged = self.model if self.average is None else self.average.module
         self.train_step = TrainStep(
             parallel,
@@ -224,7 +255,6 @@ class Trainer:
         self.step = 0
         self.best: dict[str, Any] | None = None
         self.seconds = {"train": 0.0, "validation": 0.0}
-        # Epochs that are over, validation included.
         self.epochs_done = 0
         self.meter = Meter()
         self._prepare_folder(source.identities, resume, overwrite)
@@ -237,8 +267,20 @@ class Trainer:
             lambda: rundir.prepare(self.config, people, resume=resume, overwrite=overwrite)
         )
 
+    def request_stop(self, reason: str) -> None:
+        """Ends the run after this step or epoch, as if it were the last; for callbacks.
+
+        Weights and results are written, and the state, which can be resumed. With several
+        processes one that asks is enough; in the middle of an epoch the others learn of it when
+        the next metrics are read.
+
+        Args:
+            reason: A line that the terminal and `results.json` say.
+        """
+        self.callbacks.reason = reason
+
     def run(self) -> RunResult:
-        """Trains to the end of the schedule."""
+        """Trains to the end of the schedule, or until a callback asks to stop."""
         main = self.processes.is_main
         log = None
         if main:
@@ -254,10 +296,18 @@ class Trainer:
             with StopRequest() as stop, display, explain_dead_workers(self.config.workers):
                 for line in (self._headline(), *self.notes):
                     display.say(line)
+                if self.callbacks and self.step == 0:
+                    self._write_state()  # whichever hook fails, there is a run to resume
+                self.callbacks.everywhere("on_train_start", self)
                 for epoch in range(self.epochs_done, self.epochs):
-                    self._train_epoch(epoch, stop, log, display)
+                    # Between epochs all processes know of a reason to stop.
+                    if self.callbacks.reason is not None:
+                        break
+                    if self._train_epoch(epoch, stop, log, display):
+                        break
                     self._validate(epoch, log, display)
                     self.epochs_done = self.step // self.steps_per_epoch  # not one cut short
+                    self.callbacks.everywhere("on_epoch_end", self)
                     self._save_state()
         finally:
             self.loader.close()
@@ -267,8 +317,9 @@ class Trainer:
 
     def _train_epoch(
         self, epoch: int, stop: StopRequest, log: MetricsLog | None, display: Display
-    ) -> None:
-        config = self.config
+    ) -> bool:
+        """Trains to the end of an epoch, or returns True where a callback asked to stop."""
+        config, callbacks = self.config, self.callbacks
         # A state saved after an epoch's last step but before its validation has nothing left.
         self.loader.set_epoch(epoch, start_batch=self.step - epoch * self.steps_per_epoch)
         self.meter.start_clock()
@@ -281,7 +332,7 @@ class Trainer:
             for group in (group for each in self.optimizers for group in each.param_groups):
                 group["lr"] = lr
             seed_step(config.seed, self.processes.rank, self.step)
-            report = self.train_step(images, labels, stop=stop.requested)
+            report = self.train_step(images, labels, stop=stop.requested or callbacks.stopping)
             self.step += 1
             self.meter.add(self.step, report)
             logged = self.step % config.log.every == 0 or self.step == self.total_steps
@@ -292,21 +343,35 @@ class Trainer:
             alone = stop.requested and self.processes.world_size == 1
             if self.processes.device.type == "cpu" or logged or saved or alone:
                 wanted = self.meter.read()
-            if logged:
-                self._log_train(epoch, lr, log, display)
+            row = self._log_train(epoch, lr, log, display) if logged else None
             display.advance(self.step)
+            callbacks.after_step(self, row)
+            if callbacks.stopping and self.processes.world_size == 1:
+                wanted = True  # there is no one to agree with
+                self.meter.read()
             if saved or wanted:
                 self.seconds["train"] += self.meter.take_time()
                 self._save_state()
             if wanted:
-                raise TrainingInterrupted(
-                    f"stopped after step {self.step} of {self.total_steps}; the state is saved, "
-                    f"resume with: centerarc train {config.run_dir / 'config.yaml'} --resume"
-                )
+                self._check_interrupted(stop)
+                if self.step < min((epoch + 1) * self.steps_per_epoch, self.total_steps):
+                    return True
         self.meter.read()
         self.seconds["train"] += self.meter.take_time()
+        return False
 
-    def _log_train(self, epoch: int, lr: float, log: MetricsLog | None, display: Display) -> None:
+    def _check_interrupted(self, stop: StopRequest) -> None:
+        """Ends the run where a stop was wanted by a signal, not only by a callback."""
+        if any(self.processes.gather_objects(stop.requested)) or self.callbacks.reason is None:
+            self.callbacks.everywhere("on_interrupt", self)
+            raise TrainingInterrupted(
+                f"stopped after step {self.step} of {self.total_steps}; the state is saved, "
+                f"resume with: centerarc train {self.config.run_dir / 'config.yaml'} --resume"
+            )
+
+    def _log_train(
+        self, epoch: int, lr: float, log: MetricsLog | None, display: Display
+    ) -> dict[str, Any]:
         self.seconds["train"] += self.meter.take_time()
         means, steps, elapsed = self.meter.flush()
         weights = self.config.loss
@@ -324,14 +389,17 @@ class Trainer:
             log.write("train", self.step, row)
         left = (self.total_steps - self.step) * elapsed / max(steps, 1.0)
         display.train_row(self.step, row, left)
+        return row
 
     def _validate(self, epoch: int, log: MetricsLog | None, display: Display) -> None:
         """Validates on all sets, which the ranks share, and keeps the best weights."""
         validation, config, done = self.validation, self.config, epoch + 1
         last = done == self.epochs
-        if validation is None or (done % validation.every_epochs and not last):
+        judging = validation is not None and (last or done % validation.every_epochs == 0)
+        if judging or self.callbacks:
+            self._write_state()  # whatever becomes of validation and hooks, the epoch is not lost
+        if validation is None or not judging:
             return
-        self._save_state()  # whatever becomes of the validation, the epoch is not lost
         start = time.perf_counter()
         try:
             results = validation.judge(
@@ -340,23 +408,23 @@ class Trainer:
         except ValueError as problem:
             raise ValueError(f"validation after epoch {done}: {problem}") from problem
         self.seconds["validation"] += time.perf_counter() - start
-        self.processes.on_main(lambda: self._keep_best(epoch, results, log, display))
-
-    def _keep_best(
-        self, epoch: int, results: dict[str, Result], log: MetricsLog | None, display: Display
-    ) -> None:
-        assert self.validation is not None
-        assert log is not None
-        decides = self.validation.decides
-        best = self.validation.is_better(results, self.best["sets"] if self.best else {})
-        for name, result in results.items():
-            row = {"epoch": epoch + 1, "set": name, **result, "best": best}
-            log.write("validation", self.step, row)
+        decides = validation.decides
+        best = validation.is_better(results, self.best["sets"] if self.best else {})
         if best:
-            where = {"step": self.step, "epoch": epoch + 1, "set": decides}
+            where = {"step": self.step, "epoch": done, "set": decides}
             self.best = {**where, **results[decides], "sets": results}
-            self._save_weights("best.safetensors", results)
-        display.validation_rows(epoch + 1, results, decides if best else None)
+
+        def write() -> None:
+            assert log is not None
+            for name, result in results.items():
+                row = {"epoch": done, "set": name, **result, "best": best}
+                log.write("validation", self.step, row)
+            if best:
+                self._save_weights("best.safetensors", results)
+            display.validation_rows(done, results, decides if best else None)
+
+        self.processes.on_main(write)
+        self.callbacks.everywhere("on_validation_end", self, results, best)
 
     def _save_weights(self, name: str, metrics: dict[str, Any]) -> None:
         metadata = {
@@ -369,6 +437,10 @@ class Trainer:
         save_weights(self.config.run_dir / name, self.judged, metadata=metadata)
 
     def _save_state(self) -> None:
+        self._write_state()
+        self.callbacks.everywhere("on_save", self)
+
+    def _write_state(self) -> None:
         state = {
             "step": self.step,
             "epochs_done": self.epochs_done,
@@ -378,6 +450,7 @@ class Trainer:
             "best": self.best,
             "window": dict(self.meter.window),
             "seconds": dict(self.seconds),
+            "callbacks": self.callbacks.state(),
         }
         save_state(self.config.run_dir, state, *self._trained())
 
@@ -401,6 +474,7 @@ class Trainer:
         self.best = state["best"]
         self.meter.window = state["window"]
         self.seconds = state["seconds"]
+        self.notes += self.callbacks.load(state.get("callbacks", {}))
 
     def _finish(self, display: Display) -> RunResult:
         images = self.step * self.config.batch_size
@@ -417,6 +491,7 @@ class Trainer:
             "torch": torch.__version__,
             "train_identities": self.identity["identities"],
             "train_images": self.identity["images"],
+            "stopped": self.callbacks.reason if self.step < self.total_steps else None,
         }
 
         def write() -> None:
@@ -424,11 +499,14 @@ class Trainer:
             rundir.write_summary(self.config.run_dir, summary)
 
         self.processes.on_main(write)  # no rank returns before the files are there
-        line = f"done: {self.config.run_dir}"
+        why = f" after step {self.step}: {summary['stopped']}" if summary["stopped"] else ""
+        line = f"done{why}: {self.config.run_dir}"
         if self.validation is not None and self.best is not None:
             line += f"; best {self.validation.said(self.best['sets'])}"
         display.say(line)
-        return RunResult(self.config.run_dir, self.best, summary)
+        result = RunResult(self.config.run_dir, self.best, summary)
+        self.callbacks.everywhere("on_train_end", self, result)
+        return result
 
     def _headline(self) -> str:
         return (
