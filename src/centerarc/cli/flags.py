@@ -16,7 +16,7 @@ from cyclopts import Group, Parameter, Token
 
 if TYPE_CHECKING:
     from centerarc.data.source import FaceSource
-    from centerarc.models.embedder import OpenedModel
+    from centerarc.models.opened import OpenedModel
 
 
 # A command in its user's words: the line that repeats it, its help, and its errors by flags.
@@ -318,7 +318,7 @@ def opened_model(path: str | Path, flags: ModelFlags | None, device: str = "cpu"
     """Opens what a user calls a model; for an ONNX file the device auto is the CPU."""
     from centerarc.distributed.process import choose_device
     from centerarc.io.plugins import UnknownNameError, import_plugin
-    from centerarc.models.embedder import open_model
+    from centerarc.models.opened import open_model
 
     given = ModelFlags() if flags is None else flags
     for plugin in given.plugin:

@@ -39,7 +39,7 @@ from centerarc.io.parallel import (
 )
 
 if TYPE_CHECKING:
-    from centerarc.models.embedder import OpenedModel
+    from centerarc.models.opened import OpenedModel
 
 # Embeddings so far, in chunks of consecutive images.
 

@@ -5,16 +5,11 @@ from centerarc.models import iresnet as _iresnet
 from centerarc.models import mobilefacenet as _mobilefacenet
 from centerarc.models import vit as _vit
 from centerarc.models.backbone import Backbone, Recipe, create_model, list_models, register_model
-from centerarc.models.embedder import (
-    Embedder,
-    OpenedModel,
-    Preprocessing,
-    TorchEmbedder,
-    open_model,
-)
+from centerarc.models.embedder import Embedder, Preprocessing, TorchEmbedder
 from centerarc.models.hub import HubModel
 from centerarc.models.onnx_export import ExportReport, export_onnx
 from centerarc.models.onnx_model import OnnxModel, require_export_extra
+from centerarc.models.opened import OpenedModel, open_model
 from centerarc.models.pretrained import PushReport, from_pretrained, push_to_hub, save_pretrained
 from centerarc.models.weights import load_pretrained, load_weights, read_metadata, save_weights
 

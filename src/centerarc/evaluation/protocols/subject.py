@@ -17,7 +17,7 @@ from centerarc.evaluation.scores import IntArray
 from centerarc.io.parallel import explain_dead_workers
 
 if TYPE_CHECKING:
-    from centerarc.models.embedder import OpenedModel
+    from centerarc.models.opened import OpenedModel
 
 
 def trained_people(weights: Path) -> list[str]:
