@@ -25,7 +25,7 @@ def test_a_verdict_names_what_is_sure_and_what_is_not():
     (sentence,) = verdicts(found, ["a", "b"])
     assert sentence.startswith("b and a cannot be told apart by these people")
     assert "Accuracy differs by +0.58 points" in sentence
-    assert "nearest to a difference comes AUC with +3.60 points" in sentence
+    assert "the measure closest to a difference is AUC, with +3.60 points" in sentence
 
     sure = {"AUC": (0.036, 0.001, 0.07, 0.04), "EER": (0.02, 0.01, 0.03, 0.0)}
     (sentence,) = verdicts(compared(accuracy=unsure, **sure), ["a", "b"])

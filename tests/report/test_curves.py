@@ -56,6 +56,14 @@ def test_smoothed_curves_begin_and_end_with_the_measured_ones():
     assert smooth["y"][2] == pytest.approx(losses[1], rel=1e-4)
 
 
+def test_a_single_step_is_a_point():
+    (chart,) = training_charts([{"step": 10, "arcface_loss": 4.0}], [])
+    assert [line["mode"] for line in chart.data] == ["markers", "markers"]
+    history = [{"step": step, "arcface_loss": 4.0} for step in (10, 20)]
+    (chart,) = training_charts(history, [])
+    assert [line["mode"] for line in chart.data] == ["lines", "lines"]
+
+
 def test_several_validation_sets_are_a_line_each():
     rows = [
         {"step": step, "set": name, "auc": 0.5 + step / 10, "accuracy": 0.5}

@@ -87,6 +87,8 @@ def test_the_inspection_holds_its_numbers_and_charts(source: FolderSource, tmp_p
     check_charts(figures)
     tail = figures["tail"]["data"][0]
     assert max(tail["y"]) == 21
+    assert figures["tail"]["layout"]["yaxis"]["ticktext"] == ["1", "2", "5", "10", "20"]
+    assert figures["sides"]["layout"]["yaxis"].get("dtick") is None
     assert tail["x"][-1] == len(source.identities)
     assert figures["share"]["data"][1]["y"][-1] == 100
 
@@ -118,7 +120,9 @@ def test_the_same_seed_shows_the_same_samples(source: FolderSource, tmp_path: Pa
 def test_one_image_is_enough_for_both_pages(tmp_path: Path) -> None:
     save(tmp_path / "faces" / "ann" / "1.png", scene(1))
     source = FolderSource(tmp_path / "faces")
-    assert "image of 1 identity" in written("inspect", source, tmp_path / "a")
+    page = written("inspect", source, tmp_path / "a")
+    assert "image of 1 identity" in page
+    assert embedded(page, "figures")["bytes"]["layout"]["yaxis"]["dtick"] == 1  # no half image
     assert "nothing was found" in written("check", source, tmp_path / "b")
 
 

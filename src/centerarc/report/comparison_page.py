@@ -95,13 +95,13 @@ def verdicts(rows: Sequence[ComparedRow], names: Sequence[str]) -> list[str]:
         first, difference = known[0]
         text = (
             f"{name} and {names[0]} cannot be told apart by these people: the interval of every "
-            f"difference holds 0. {first.name[0].upper()}{first.name[1:]} differs by "
+            f"difference contains 0. {first.name[0].upper()}{first.name[1:]} differs by "
             f"{_shown(difference, bracketed=True)}"
         )
         surest, least = min(known, key=lambda one: _doubt(one[1]))
         if _doubt(least) < _doubt(difference):
-            nearest = f"{surest.name} with {_shown(least, bracketed=True)}"
-            text += f"; nearest to a difference comes {nearest}"
+            nearest = f"{surest.name}, with {_shown(least, bracketed=True)}"
+            text += f"; the measure closest to a difference is {nearest}"
         found.append(f"{text}.")
     return found
 

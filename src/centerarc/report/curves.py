@@ -367,6 +367,8 @@ def _smoothed(rows: Rows, key: str, name: str, color: str) -> list[dict[str, Any
 
 
 def _over_steps(x: Floats, y: Floats, name: str, color: str, width: float = 1.5) -> dict[str, Any]:
+    # A line through a single point would not be seen.
+    only = {"mode": "markers"} if x.size == 1 else {}
     return lines(
         x.tolist(),
         numbers(y),
@@ -375,4 +377,5 @@ def _over_steps(x: Floats, y: Floats, name: str, color: str, width: float = 1.5)
         line={"width": width},
         marker={"color": color, "size": 7},
         hovertemplate="step %{x:,}: %{y:.4g}<extra></extra>",
+        **only,
     )

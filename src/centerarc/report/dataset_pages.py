@@ -162,7 +162,10 @@ def _tail(counts: Ints) -> Chart:
 
 def _decades(largest: int) -> dict[str, Any]:
     top = float(np.log10(max(largest, 2)))
-    ticks = [10**power for power in range(int(top) + 1)]
+    # Where there are few decades, ticks between them.
+    digits = (1, 2, 5) if top < 3 else (1,)
+    ticks = [digit * 10**power for power in range(int(top) + 1) for digit in digits]
+    ticks = [tick for tick in ticks if np.log10(tick) <= top + 0.04]
     return {
         "type": "log",
         "range": [0, top + 0.04],
@@ -235,7 +238,9 @@ def _bars(key: str, names: list[str], number: list[int]) -> Chart:
         # Their whole names would not fit: where some of them begin.
         some = names[::6]
         under |= {"tickvals": some, "ticktext": [name.split()[0] for name in some]}
-    images = axis("images", tickformat=",")
+    # Half an image is no tick.
+    whole = {"dtick": 1} if max(number, default=0) <= 6 else {}
+    images = axis("images", tickformat=",", **whole)
     return chart(key, [bar], under, images, bargap=0.15 if many else 0.4, hovermode="x")
 
 
