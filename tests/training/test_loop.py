@@ -75,6 +75,9 @@ def test_a_run_leaves_weights_metrics_and_a_summary(tmp_path: Path, faces: Path)
     assert summary["best"]["auc"] == result.best["auc"] == best["auc"]
     assert summary["steps"] == 9
     assert summary["train_identities"] == 4
+    if Path("/proc/self/status").exists():
+        (peak,) = summary["peak_memory_mb"]
+        assert 50 < peak < 10_000
     held_out = {f"P{number:02d}" for number in range(6)} - set(
         read_identities(config.run_dir / "people.txt")
     )

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
@@ -138,6 +139,17 @@ _SYNC_BUFFERS = (
     if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
     else "broadcast_buffers"
 )
+
+
+def _peak_memory(device: torch.device) -> int | None:
+    """The most memory that this process has held, in MB (10^6 bytes); on a GPU, of the GPU's."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 1e6)
+    status = Path("/proc/self/status")  # getrusage also counts what started this process
+    if not status.exists():
+        return None
+    lines = (line.split() for line in status.read_text().splitlines())
+    return next((round(int(line[1]) * 1024 / 1e6) for line in lines if line[0] == "VmHWM:"), None)
 
 
 class Trainer:
@@ -492,6 +504,7 @@ class Trainer:
             "train_identities": self.identity["identities"],
             "train_images": self.identity["images"],
             "stopped": self.callbacks.reason if self.step < self.total_steps else None,
+            "peak_memory_mb": self.processes.gather_objects(_peak_memory(self.processes.device)),
         }
 
         def write() -> None:
