@@ -57,8 +57,27 @@ def test_list_settings_shows_every_section(
 ) -> None:
     code, out, _ = _main(capsys, "train", str(config), "--list-settings", "--loss.m", "0.25")
     assert code == 0
-    for word in ("--loss.m ", "0.25", "--schedule.epochs", "--data.root", "--validation.pairs"):
-        assert word in out
+    for word in (
+        "--loss.m 0.25  (default 0.5)\n",
+        "--schedule.epochs 20\n",
+        "--data.root nowhere ",
+    ):
+        assert f"\n{word}" in out
+    assert "\n--validation none\n" not in out  # its fields are listed
+    assert "\n--validation.pairs none\n    " in out
+    assert "kind of images: folder, list, recordio, shards, synthetic, mixed" in out
+
+
+def test_list_settings_is_readable_in_80_columns(
+    capsys: pytest.CaptureFixture[str], config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = _main(capsys, "train", str(config), "--list-settings", "--run-dir", "x" * 90)
+    lines = out.splitlines()
+    assert "--run_dir " + "x" * 90 + "  (required)" in lines  # to be copied
+    meanings = [line for line in lines if not line.startswith("--")]
+    assert all(line.startswith("    ") and len(line) <= 80 for line in meanings)
+    assert len(lines) < 3 * sum(line.startswith("--") for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -146,6 +165,28 @@ def test_debug_shows_where_an_error_came_from(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.slow
 @pytest.mark.distributed
+def test_torchrun_ends_with_the_line_of_an_error(config: Path) -> None:
+    done = _torchrun("train", str(config))
+    assert done.returncode == 1
+    report = done.stderr[done.stderr.index("Root Cause") :]
+    assert "traceback : error: " in report
+    assert "nowhere" in report
+
+
+def _torchrun(*words: str) -> "subprocess.CompletedProcess[str]":
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    return subprocess.run(
+        [*launcher, "-m", "centerarc", *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_torchrun_trains(tmp_path: Path) -> None:
     from tests.training.helpers import write_faces
 
@@ -156,15 +197,7 @@ def test_torchrun_trains(tmp_path: Path) -> None:
         "model: {embedding_size: 8, image_size: 16}\n"
         "schedule: {epochs: 1, warmup_epochs: 0}\nbatch_size: 12\nworkers: 0\ndevice: cpu\n"
     )
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*launcher, "-m", "centerarc", "train", str(config)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=120,
-        check=False,
-    )
+    done = _torchrun("train", str(config))
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("on 2 x cpu") == 1, "only rank 0 speaks"
     assert (tmp_path / "run" / "last.safetensors").exists()

@@ -29,7 +29,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             _stop()
         if debug or isinstance(error, SystemError):
             raise
-        _say(f"error: {' '.join(str(error).split())}", "red")
+        line = f"error: {' '.join(str(error).split())}"
+        _say(line, "red")
+        _tell_launcher(line)
         sys.exit(2)
     sys.exit(result if isinstance(result, int) else 0)
 
@@ -59,6 +61,21 @@ def _broke_an_import(error: BaseException) -> bool:
 def _stop() -> NoReturn:
     _say("interrupted", "yellow")
     sys.exit(130)
+
+
+def _tell_launcher(line: str) -> None:
+    """Leaves an error where torchrun looks for it, to end its own report with.
+
+    Else that report, which is long and comes last, only says that a process failed.
+    """
+    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        import json
+        import time
+        from contextlib import suppress
+
+        extra = {"py_callstack": line, "timestamp": str(int(time.time()))}
+        with suppress(OSError), open(path, "w", encoding="utf-8") as file:
+            json.dump({"message": {"message": line, "extraInfo": extra}}, file)
 
 
 def _say(text: str, style: str) -> None:

@@ -53,31 +53,35 @@ def train(
 
 
 def _print_settings(config: "TrainConfig") -> None:
-    """Prints each field's flag, its value in `config`, its default and its meaning."""
+    """Prints each field's flag with its value in `config`, its default and its meaning."""
     from pydantic_core import PydanticUndefined
     from rich.console import Console
-    from rich.table import Table
+    from rich.padding import Padding
+    from rich.text import Text
 
-    from centerarc.training.settings import field_names
+    from centerarc.training.settings import field_names, source_kinds
 
     content = config.model_dump(mode="json")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("flag", "value", "default", "meaning"):
-        # A flag broken over two lines could not be copied.
-        table.add_column(title, overflow="fold", no_wrap=title == "flag")
+    console = Console(highlight=False, markup=False)
     for name, field in field_names(content).items():
         value: Any = content
         for part in name.split("."):
             # A section that is none, such as validation, has no values.
             value = value.get(part) if isinstance(value, dict) else None
         default = field.get_default(call_default_factory=True)
-        shown = "" if default is PydanticUndefined else _plain(default)
+        line = Text.assemble((f"--{name}", "bold"), f" {_plain(value)}")
+        if field.is_required():
+            line.append("  (required)", "dim")
+        elif default is not PydanticUndefined and _plain(default) != _plain(value):
+            line.append(f"  (default {_plain(default)})", "dim")
         meaning = field.description or ""
-        if typing.get_origin(field.annotation) is typing.Literal:
+        if name == "data.source":
+            meaning = f"kind of images: {', '.join(source_kinds(name))}"
+        elif typing.get_origin(field.annotation) is typing.Literal:
             meaning += f" ({', '.join(map(str, typing.get_args(field.annotation)))})"
-        required = field.is_required()
-        table.add_row(f"--{name}", _plain(value), "required" if required else shown, meaning)
-    Console(highlight=False, markup=False).print(table)
+        # Not wrapped: a flag broken over two lines could not be copied.
+        console.print(line, soft_wrap=True)
+        console.print(Padding(Text(meaning), (0, 0, 0, 4), expand=False))
 
 
 def _plain(value: Any) -> str:

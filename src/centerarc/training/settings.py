@@ -297,9 +297,9 @@ def _describe(first: ErrorDetails, name: str, content: Mapping[str, Any]) -> str
     if first["type"] == "missing":
         return f"{name} is missing; it is required"
     if first["type"] == "union_tag_not_found":
-        return f"{name} is missing; it must be one of {', '.join(_kinds(name))}"
+        return f"{name} is missing; it must be one of {', '.join(source_kinds(name))}"
     if first["type"] == "union_tag_invalid":
-        given, kinds = first["ctx"]["tag"], _kinds(name)
+        given, kinds = first["ctx"]["tag"], source_kinds(name)
         hint = "".join(
             f"; did you mean {c!r}?" for c in difflib.get_close_matches(given, kinds, n=1)
         )
@@ -326,8 +326,8 @@ def _describe(first: ErrorDetails, name: str, content: Mapping[str, Any]) -> str
     return f"{name} is {shown}; it must be {message}{hint}"
 
 
-def _kinds(name: str) -> list[str]:
-    # A part of a mixture cannot be a mixture.
+def source_kinds(name: str) -> list[str]:
+    """Returns what a field such as `data.source` may be; a part of a mixture is no mixture."""
     return [*list_sources(), *(["mixed"] if name == _SOURCE else [])]
 
 
