@@ -58,7 +58,7 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
     if chosen.images is None and FACES.is_dir() and not chosen.quick:
         chosen.images = FACES
     if chosen.images is not None and not chosen.images.is_dir():
-        parser.error(f"--images: {str(chosen.images)!r} is no folder")
+        parser.error(f"--images: {str(chosen.images)!r} is not a folder")
     return chosen
 
 

@@ -30,7 +30,7 @@ RATE = 0.5
 # The momentum before it, everywhere.
 SPEED = 0.01
 # Largest error allowed, over the largest entry. Reduced precision is another's choice in some of
-# the peers (bfloat16 logits): held only to be no other computation.
+# the peers (bfloat16 logits): held only to be the same computation.
 TOLERANCE = {"float32": 1e-4, "reduced": 0.1}
 
 

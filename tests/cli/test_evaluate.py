@@ -328,7 +328,7 @@ NAN = [("Ann/Ann_0001.png", "Ann", [1, 0]), ("Ann/Ann_0002.png", "Ann", [float("
         ([*ONNX, *PAIRS, "--folds", "3"], "pairs.txt: --folds must name some of [1, 2], got [3]"),
         ([*ONNX, *PAIRS, "--far", "2"], "--far must be in (0, 1), got 2"),
         ([*ONNX, *PAIRS, "--resamples", "7"], "--resamples must be 0 or at least 100, got 7"),
-        ([*ONNX, *PAIRS, "--json", "m.onnx/o.json"], "'m.onnx' is no folder"),
+        ([*ONNX, *PAIRS, "--json", "m.onnx/o.json"], "'m.onnx' is not a folder"),
         ([*ONNX, *PAIRS, "--report", "faces"], "'faces' is a folder; it must name a file"),
         ([*ONNX, *PAIRS, "--by", "age"], "pairs.txt: a file of this format has no columns"),
         ([*ONNX, "--pairs", "pairs.txt"], "--images must name the folder"),

@@ -112,7 +112,7 @@ def _look(*, pairs: object = None, images: object = None, size: int = 0) -> None
         ("image_size is 3, but it must be 4", "--size is 3, but it must be 4"),
         ("bootstrap must be 7", "bootstrap must be 7"),
         ("a/pairs.txt: pairs must be two", "a/pairs.txt: --pairs must be two"),
-        # Words that are no names of arguments stay, and so do paths.
+        # Words that are not names of arguments stay, and so do paths.
         ("the images must be sharp: pairs is wrong", "the images must be sharp: pairs is wrong"),
         ("images/pairs must exist", "images/pairs must exist"),
         ("folds must be whole", "folds must be whole"),
@@ -143,7 +143,7 @@ def test_help_of_evaluate_has_groups_and_an_example() -> None:
     at = [out.index(f" {name} ─") for name in names]
     assert at == sorted(at)
     assert "centerarc evaluate runs/mine --pairs pairs.txt --images faces" in out
-    # A line of the docstring that goes on is no new line of the help.
+    # A line of the docstring that goes on is not a new line of the help.
     assert "│ MODEL  A run folder, a weights file, an ONNX file, hf://owner/name on the    │" in out
     assert "│        Hugging Face Hub, a public checkpoint with --architecture" in out
     assert "0 beyond a million pairs" in " ".join(out.replace("│", " ").split())

@@ -170,7 +170,7 @@ def test_pixels_of_unknown_range_are_refused_and_not_black(tmp_path: Path, kind:
     ],
 )
 def test_what_is_no_image_is_called_what_it_is(tmp_path: Path, data: bytes, words: str) -> None:
-    said = re.escape(f"this is no image in a known format, but {words}") + "$"
+    said = re.escape(f"this is not an image in a known format, but {words}") + "$"
     with pytest.raises(ValueError, match=said):
         decode_image(data)
     (tmp_path / "face.jpg").write_bytes(data)

@@ -139,7 +139,7 @@ def _flag(name: str) -> str:
 def _flag_names(command: Callable[..., Any]) -> Iterator[str]:
     for name, parameter in inspect.signature(command).parameters.items():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
-            # A dataclass is no flag of its own: its fields are.
+            # A dataclass is not a flag of its own: its fields are.
             yield from _field_names(parameter.annotation) or (name,)
 
 

@@ -129,7 +129,7 @@ def check_image_header(path: str | os.PathLike[str]) -> None:
     """Checks that a file starts like an image of a sensible size, reading only its header.
 
     Raises:
-        ValueError: If it is empty, cannot be opened, is no known image, or has over 64 M pixels
+        ValueError: If it is empty, cannot be opened, is not a known image, or has over 64 M pixels
             or pixels of 32 bits.
     """
     start = b""
@@ -258,14 +258,14 @@ def _reason(error: Exception, start: bytes) -> str:
         return str(error)
     if isinstance(error, PIL.UnidentifiedImageError):
         found = _other_format(start)
-        return f"this is no image in a known format{found and f', but {found}'}"
+        return f"this is not an image in a known format{found and f', but {found}'}"
     if isinstance(error, PIL.Image.DecompressionBombError):
         return f"the image has too many pixels; at most {MAX_PIXELS} are decoded"
     return f"the image is damaged or cut off: {error}"
 
 
 def _other_format(start: bytes) -> str:
-    """What a file is that is no image, from its first bytes; "" where they do not say."""
+    """What a file is that is not an image, from its first bytes; "" where they do not say."""
     if not start.strip(b"\0"):
         return "zero bytes only"
     for magic, name in _OTHER_FORMATS.items():

@@ -32,7 +32,7 @@ class FolderSource(EncodedSource):
     """The images in `<root>/<identity>/<image>`, in natural order (2 before 10).
 
     Whatever is not a readable image of an identity is left out and listed, never silently:
-    other files, hidden files, deeper folders, empty files and files whose header is no image.
+    other files, hidden files, deeper folders, empty files and files whose header is not an image.
     Links are followed; one identity linked twice counts once.
 
     Args:
@@ -45,7 +45,7 @@ class FolderSource(EncodedSource):
         problems: Where people seem to be if most images lie too deep.
 
     Raises:
-        ValueError: If the root is no folder, the size is out of range, or there is no image.
+        ValueError: If the root is not a folder, the size is out of range, or there is no image.
     """
 
     def __init__(self, root: str | os.PathLike[str], *, image_size: int | None = None) -> None:

@@ -40,7 +40,7 @@ class ListSource(EncodedSource):
 
     Raises:
         ValueError: If a column is missing, there is no row, a field is empty, an image comes twice
-            or is not there, or the root is no folder; the message names the line.
+            or is not there, or the root is not a folder; the message names the line.
         ImportError: If the list is Parquet and pyarrow is missing.
         OSError: If the list cannot be read.
 
@@ -143,7 +143,7 @@ def write_list(path: str | os.PathLike[str], rows: Iterable[tuple[str, str]]) ->
             try:
                 (quoting if "\r" in "".join(row) else writer).writerow(row)
             except UnicodeEncodeError as error:
-                raise ValueError(f"row {number} is {row!r}, which is no text") from error
+                raise ValueError(f"row {number} is {row!r}, which is not text") from error
 
 
 def _check_once(table: Table, paths: list[str], lines: Sequence[int], files: list[str]) -> None:

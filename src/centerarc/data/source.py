@@ -217,7 +217,7 @@ _SOURCES = {
     "synthetic": ("centerarc.data.synthetic", "SyntheticFaces"),
 }
 BUILT_IN_SOURCES = tuple(_SOURCES)
-# Those that users register, and the name of a mixture in a configuration, which is no kind.
+# Those that users register, and the name of a mixture in a configuration, which is not a kind.
 _OWN = Registry("source", ("image_size",))
 _MIXED = "mixed"
 _Opener = TypeVar("_Opener", bound=Callable[..., Any])

@@ -58,7 +58,7 @@ class GallerySearch:
 
     @property
     def num_distractors(self) -> int:
-        """People of the gallery who are no probe's mate."""
+        """People of the gallery who are not a probe's mate."""
         return int(self.people.size - np.isin(self.people, self.probe_labels).sum())
 
 
@@ -80,7 +80,7 @@ def search_gallery(
 
     Args:
         gallery: (N, D) embeddings of any length but 0, several a person.
-        gallery_labels: (N,) integers or names. People who are no probe's mate, distractors, have
+        gallery_labels: (N,) integers or names. People who are not a probe's mate, distractors, have
             labels of their own.
         probes: (Q, D) embeddings.
         probe_labels: (Q,) of the same kind; a probe whose label the gallery lacks has no mate.

@@ -202,7 +202,7 @@ class IdentificationReport:
     num_galleries: int  # galleries that were searched, each by all probes
     gallery_people: list[int]  # in each gallery
     gallery_images: list[int]
-    distractors: list[int]  # people of each who are no probe's mate
+    distractors: list[int]  # people of each who are not a probe's mate
     mated: list[int]  # probes whose person is in it, for each
     nonmated: list[int]  # probes whose person is not, for each
     num_people: int  # distinct people among the probes

@@ -418,7 +418,7 @@ class WeightedCurves:
         high = np.full_like(low, size)
         for _ in range(size.bit_length()):
             middle = (low + high) >> 1
-            # Where low meets high the middle may be T, which is no point; it changes nothing there.
+            # Where low meets high the middle may be T, which is not a point; that changes nothing.
             yes = reached(np.minimum(middle, size - 1)) | (middle == size)
             high = np.where(yes, middle, high)
             low = np.where(yes, low, np.minimum(middle + 1, high))

@@ -250,7 +250,7 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
-    except Exception:  # a damaged zip file can fail in any way, and a .npy file is no container
+    except Exception:  # a damaged zip file can fail in any way, and a .npy file is not a container
         return {}
 
 

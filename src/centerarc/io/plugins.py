@@ -111,7 +111,7 @@ class Registry(dict[str, Callable[..., Any]]):
 
 
 def check_name(kind: str, name: str, before: Any, builder: Any) -> None:
-    """Refuses a name that is no text, or that another definition has.
+    """Refuses a name that is not text, or that another definition has.
 
     Raises:
         ValueError: If it is.

@@ -67,7 +67,7 @@ class Backbone(nn.Module):
         self.recipe: Recipe | None = None
 
     def no_weight_decay(self) -> set[str]:
-        """Returns the names of parameters that are not decayed though they are no vectors.
+        """Returns the names of parameters that are not decayed though they are not vectors.
 
         Those of at most one dimension never are; this adds position embeddings and tokens.
         """

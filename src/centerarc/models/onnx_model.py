@@ -392,5 +392,5 @@ def _file_beside(path: Path, location: str) -> Path:
     except (OSError, RuntimeError, ValueError):  # not a name, or links in a circle
         pass
     raise ValueError(
-        f"{str(path)!r} keeps weights in {location!r:.200}, which is no file in its folder"
+        f"{str(path)!r} keeps weights in {location!r:.200}, which is not a file in its folder"
     )

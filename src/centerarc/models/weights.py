@@ -47,7 +47,7 @@ PEOPLE_FILE = "people.txt"
 _RECIPE = {"name": str, "embedding_size": int, "image_size": int, "options": dict, "metadata": dict}
 _PARALLEL = "module."
 _SHOWN = 3
-# Arguments of `create_model` that are no options of a backbone.
+# Arguments of `create_model` that are not options of a backbone.
 _NO_OPTIONS = {"name", "embedding_size", "image_size", "generator"}
 
 
@@ -134,7 +134,7 @@ def _check_recipe(content: Any) -> dict[str, Any]:
         if not isinstance(value, kind) or isinstance(value, bool):
             raise ValueError(f"{key} is {value!r:.50}; it must be of type {kind.__name__}")
     if clash := sorted(_NO_OPTIONS & set(content["options"])):
-        raise ValueError(f"options holds {clash[0]!r}, which is no option of a backbone")
+        raise ValueError(f"options holds {clash[0]!r}, which is not an option of a backbone")
     return content
 
 

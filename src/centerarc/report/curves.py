@@ -122,7 +122,7 @@ def curve_charts(curves: Mapping[str, Curve], mark: Step | None = None) -> list[
         accepted.append(_marked(mark, floor, 0.0, rejects=False))
         rejected.append(_marked(mark, floor, lowest, rejects=True))
     far_axis = rate_axis("false accept rate (FAR)", floor, edge=_NONE)
-    # Below a floor that is no rate's half, a rate need not be 0.
+    # Below a floor that is not a rate's half, a rate need not be 0.
     edge = _NONE if lowest > _LOWEST_FRR else f"≤ {small_percent(_LOWEST_FRR)}"
     frr_axis = rate_axis("false reject rate (FRR)", lowest, edge=edge, room=_ROOM)
     return [

@@ -106,12 +106,12 @@ def test_checksums_find_every_change(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"version": 2}, "has version 2"),
-        ({"identities": [1]}, "identities is no list"),
+        ({"identities": [1]}, "identities is not a list"),
         ({"identities": ["a", "a"]}, "identity 'a' comes 2 times"),
         ({"shards": []}, "at least one shard"),
         (
             {"shards": [{"name": "../s-0.tar", "images": 1, "bytes": 1, "sha256": ""}]},
-            "no file name",
+            "not a file name",
         ),
         ({"shards": [{"name": "s-0.tar"}]}, "images of shard 's-0.tar' is None"),
     ],

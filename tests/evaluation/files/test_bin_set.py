@@ -290,7 +290,7 @@ HOSTILE = {
     ),
     "something else reconstructed": (
         by_hand("numpy.core.multiarray", "_reconstruct", b"(cnumpy\ndtype\n(tU\x01btR"),
-        "no numpy.ndarray",
+        "not a numpy.ndarray",
     ),
     "an array without a state": (
         by_hand("numpy.core.multiarray", "_reconstruct", b"(cnumpy\nndarray\n(I0\ntU\x01btR"),

@@ -83,7 +83,7 @@ def test_what_images_may_be_is_said(formats):
     with pytest.raises(ValueError, match=r"set\.bin' holds its own images: leave it out"):
         open_pair_set(formats["bin"][0], images=formats["txt"][1])
     # A CSV list finds its images from its own folder.
-    with pytest.raises(ValueError, match=r"pairs\.csv: 12 of 12 names are no images in"):
+    with pytest.raises(ValueError, match=r"pairs\.csv: 12 of 12 names are not images in"):
         open_pair_set(formats["csv"][0])
     for path, images in formats.values():
         with pytest.raises(ValueError, match=r"folds must name some of .*got \[11\]"):

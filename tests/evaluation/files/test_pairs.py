@@ -241,7 +241,7 @@ def test_people_by_name_and_no_people(tmp_path):
     flat = read_pair_list(put(tmp_path, "same,image_a,image_b\n1,1.png,2.png\n"))
     assert flat.people is None
     assert "without a folder" in flat.people_note
-    # Folders that are no people must not become people.
+    # Folders that are not people must not become people.
     mixed = read_pair_list(put(tmp_path, "same,image_a,image_b\n1,x/1.png,y/2.png\n"))
     assert mixed.people is None
     assert "do not part the people" in mixed.people_note
@@ -334,7 +334,7 @@ def test_images_that_are_all_elsewhere_are_asked_for(tmp_path):
     for root, there in ((tmp_path / "x", []), (None, ["ann/1.png"])):
         pictures(tmp_path, there)
         (tmp_path / "x").mkdir(exist_ok=True)
-        with pytest.raises(ValueError, match=r"are no images in .*\(line 5\)|more$"):
+        with pytest.raises(ValueError, match=r"are not images in .*\(line 5\)|more$"):
             PairImages(listed, root)
 
 
@@ -390,7 +390,7 @@ def test_the_images_of_a_list(tmp_path):
     (tmp_path / "bob" / "1.png").unlink()
     (tmp_path / "cyd" / "1.png").unlink()
     message = (
-        r"pairs\.csv: 2 of 5 names are no images in .*: 'bob/1\.png' \(line 3\), 'cyd/1.* \(line 4"
+        r"pairs\.csv: 2 of 5 names are not images in .*: 'bob/1\.png' \(line 3\), 'cyd/1.* \(line 4"
     )
     with pytest.raises(ValueError, match=message):
         PairImages(pairs)
@@ -462,7 +462,7 @@ def test_the_images_of_a_list_of_templates(tmp_path):
     assert [source.identities[label] for label in source.labels] == ["Ann", "Ann", "Ann", "Bob"]
     assert np.unique(source.labels).tolist() == [0, 1]
     (tmp_path / "d.png").unlink()
-    with pytest.raises(ValueError, match=r"1 of 4 names are no images .*'d\.png' \(line 6\)"):
+    with pytest.raises(ValueError, match=r"1 of 4 names are not images .*'d\.png' \(line 6\)"):
         ListedImages(listed)
     with pytest.raises(ValueError, match="images must be a folder"):
         ListedImages(listed, tmp_path / "gone")

@@ -212,7 +212,9 @@ def test_what_json_cannot_hold_is_refused_before_anything_is_touched(tmp_path):
 
 def test_a_folder_where_the_scores_belong_is_named(tmp_path):
     (tmp_path / "o.scores.npz").mkdir()
-    with pytest.raises(ValueError, match=r"o\.scores\.npz' is no file; the scores of '.*o\.json'"):
+    with pytest.raises(
+        ValueError, match=r"o\.scores\.npz' is not a file; the scores of '.*o\.json'"
+    ):
         write_evaluation(tmp_path / "o.json", judged(tmp_path, 0))
     assert not (tmp_path / "o.json").exists()
 

@@ -71,7 +71,7 @@ def image_keys(labels: npt.ArrayLike) -> range:
 
 
 def check_identity(name: str) -> None:
-    """Raises `ValueError` for a name that is no folder's in a line of a .lst, with tabs between."""
+    """Raises `ValueError` for a name that cannot be a folder in a line of a .lst, between tabs."""
     if not name or name in (".", "..") or set(name) & set("/\\\t\n\r"):
         raise ValueError(
             f"identity {name!r} is not the name of a folder, as a .rec needs: it must be without "
@@ -142,7 +142,7 @@ def finish(
         places: N paths of the images, of which the .lst gets the last component.
 
     Raises:
-        ValueError: If the arguments do not fit each other, a name is no folder's name or comes
+        ValueError: If the arguments do not fit each other, a name is not a folder's name or comes
             twice, the path does not end in `.rec`, or a part is not what its offsets say.
         OSError: If a file cannot be read or written.
     """

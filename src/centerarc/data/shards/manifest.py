@@ -250,9 +250,9 @@ def verify_checksums(
 def _from_json(content: dict[str, Any]) -> Manifest:
     identities, listed = content.get("identities"), content.get("shards")
     if not isinstance(identities, list) or not all(isinstance(n, str) for n in identities):
-        raise ValueError("identities is no list of names")
+        raise ValueError("identities is not a list of names")
     if not isinstance(listed, list) or not all(isinstance(shard, dict) for shard in listed):
-        raise ValueError("shards is no list of shards")
+        raise ValueError("shards is not a list of shards")
     kinds = {"name": str, "images": int, "bytes": int, "sha256": str}
     for shard in listed:
         for field, kind in kinds.items():
@@ -267,7 +267,7 @@ def _check(manifest: Manifest) -> None:
     names = [shard.name for shard in manifest.shards]
     for name in names:
         if not name or Path(name).name != name:
-            raise ValueError(f"shard {name!r} is no file name")
+            raise ValueError(f"shard {name!r} is not a file name")
     for what, values in (("shard", names), ("identity", manifest.identities)):
         value, count = Counter(values).most_common(1)[0]
         if count > 1:

@@ -266,7 +266,7 @@ def _members(shard: Path, file: BinaryIO) -> Iterator[_Member]:
             raise ValueError(f"{name} is damaged: {what} {_size_words(info.size)}")
         if not (info.isfile() or info.isdir()) or info.issparse():
             raise ValueError(
-                f"{name}: {what} is a link or another thing that is no plain file; pack with "
+                f"{name}: {what} is a link or something else that is not a plain file; pack with "
                 "tar --dereference --hard-dereference"
             )
         end = info.offset_data + (info.size if info.isfile() else 0)

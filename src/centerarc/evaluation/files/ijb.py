@@ -208,7 +208,7 @@ def read_ijb_subjects(path: str | os.PathLike[str]) -> tuple[IntArray, IntArray]
         Numbers of the distinct templates, rising, and the number of each one's subject.
 
     Raises:
-        ValueError: If a column is missing, a field is no number, or a template has two subjects;
+        ValueError: If a column is missing, a field is not a number, or a template has two subjects;
             the message names file and line.
         OSError: If the file cannot be read.
     """
@@ -273,7 +273,7 @@ def find_ijb_files(folder: str | os.PathLike[str]) -> IjbFiles:
     """Finds the metadata files of one set in a folder, such as `IJBC/meta`.
 
     Raises:
-        ValueError: If the path is no folder, a file is missing or there are two of a kind, or
+        ValueError: If the path is not a folder, a file is missing or there are two of a kind, or
             there are galleries without probes.
     """
     root = Path(folder)
@@ -314,7 +314,7 @@ class IjbFaces(FaceSource):
         identities: The number of each label's template, as text.
 
     Raises:
-        ValueError: If the root is no folder, or the two lists differ; the message names the line.
+        ValueError: If the root is not a folder, or the two lists differ; the message has the line.
     """
 
     def __init__(

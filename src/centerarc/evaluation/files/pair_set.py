@@ -47,7 +47,7 @@ class ListedImages(EncodedSource):
         identities: Name of each label.
 
     Raises:
-        ValueError: If the root is no folder or images are not there; the message has their lines.
+        ValueError: If the root is not a folder or images are missing; the message has their lines.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class ListedImages(EncodedSource):
             raise ValueError(f"images must be a folder, got {str(folder)!r}")
         self._names, missing = self._found(folder, listed.names)
         if missing:
-            said = listed.unknown(missing, f"are no images in {folder}")
+            said = listed.unknown(missing, f"are not images in {folder}")
             # One that is missing is missing; all of them are somewhere else.
             elsewhere = root is None and len(missing) == len(listed.names)
             raise ValueError(
@@ -106,7 +106,7 @@ class PairImages(ListedImages):
         index_a, index_b, same, fold, people, people_note, columns: As in `Pairs`.
 
     Raises:
-        ValueError: If the root is no folder or images are not there; the message has their lines.
+        ValueError: If the root is not a folder or images are missing; the message has their lines.
     """
 
     def __init__(
@@ -182,8 +182,8 @@ class BinSet(EncodedSource):
 
     Raises:
         UnsafePickleError: If the pickle asks for anything but bytes and plain arrays.
-        ValueError: If the file is cut off or damaged, is no pair of lists, the lists do not fit,
-            or an entry is no encoded image or no answer; the message names file and entry.
+        ValueError: If the file is cut off or damaged, is not a pair of lists, the lists do not fit,
+            or an entry is not an encoded image or an answer; the message names file and entry.
         OSError: If it cannot be read.
     """
 

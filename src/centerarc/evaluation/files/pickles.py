@@ -91,7 +91,7 @@ def _check_opcodes(data: mmap.mmap, size: int) -> None:
         start = data.tell()
         opcode = _BY_CODE.get(data[start]) if start < size else None
         if opcode is None:
-            raise ValueError(f"byte {start} of {size} is no opcode")
+            raise ValueError(f"byte {start} of {size} is not an opcode")
         data.seek(start + 1)
         name, kind = opcode.name, opcode.arg
         argument: Any = None
@@ -192,7 +192,7 @@ class _Kind:
 
 def _reconstruct(kind: Any, shape: Any, code: Any) -> _Array:
     if kind is not _NDARRAY:
-        raise UnsafePickleError("the pickle reconstructs something that is no numpy.ndarray")
+        raise UnsafePickleError("the pickle reconstructs something that is not a numpy.ndarray")
     return _Array()
 
 
@@ -214,7 +214,7 @@ def _array(data: Any, kind: Any, shape: Any, order: Any) -> npt.NDArray[Any]:
     if not isinstance(data, bytes | bytearray):
         raise UnsafePickleError(f"the pickle holds an array of {type(data).__name__}, not of bytes")
     if not isinstance(shape, tuple) or not all(isinstance(n, int) and n >= 0 for n in shape):
-        raise UnsafePickleError("the pickle holds an array whose shape is no tuple of numbers")
+        raise UnsafePickleError("the pickle holds an array whose shape is not a tuple of numbers")
     array = np.frombuffer(data, dtype=kind.dtype).reshape(shape, order=order)
     array.flags.writeable = False
     return array

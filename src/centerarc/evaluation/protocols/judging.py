@@ -323,7 +323,7 @@ def chosen_groups(
 
     Raises:
         ValueError: If there is no such column, a column comes twice, cuts do not rise, or a value
-            to be cut is no number; the message has the columns, or the value's line.
+            to be cut is not a number; the message has the columns, or the value's line.
     """
     sides = [name[:-2] for name in columns if name.endswith("_a") and f"{name[:-2]}_b" in columns]
     known = [*columns, *sides]
@@ -454,7 +454,7 @@ def shared_note(count: int, probes: int) -> tuple[str, ...]:
 def separability_of(images: JudgedImages, settings: Settings) -> Separability | None:
     """Measures how tight and how far apart people are.
 
-    None where it is not known who is on the images, there are not two people, or no one has two
+    None where it is not known who is on the images, there are no two people, or no one has two
     images.
     """
     if images.labels is None:

@@ -110,7 +110,7 @@ def check_place(path: str | os.PathLike[str]) -> None:
     if place.is_dir():
         raise ValueError(f"{str(path)!r} is a folder; it must name a file")
     if place.parent.exists() and not place.parent.is_dir():
-        raise ValueError(f"{str(place.parent)!r} is no folder; {place.name!r} cannot be in it")
+        raise ValueError(f"{str(place.parent)!r} is not a folder; {place.name!r} cannot be in it")
 
 
 def write_evaluation(path: str | os.PathLike[str], evaluation: Evaluation) -> None:
@@ -147,7 +147,7 @@ def write_evaluation(path: str | os.PathLike[str], evaluation: Evaluation) -> No
     except ValueError as error:
         raise ValueError(f"the evaluation cannot be written to {str(file)!r}: {error}") from error
     if scores.exists() and not scores.is_file():
-        raise ValueError(f"{str(scores)!r} is no file; the scores of {str(file)!r} belong there")
+        raise ValueError(f"{str(scores)!r} is not a file; the scores of {str(file)!r} belong there")
     before = _named_digest(file)
     try:
         with _written(scores, _waiting(scores, digest)) as temporary:

@@ -239,7 +239,7 @@ def _exponentials_kernel(
     inside = (row < samples)[:, None] & (column < classes)[None, :]
     dtype = z.dtype.element_ty
 
-    # What lies outside is read as minus infinity: its exponential is 0 and it is no maximum.
+    # What lies outside is read as minus infinity: its exponential is 0 and it is not a maximum.
     at = row.to(tl.int64)[:, None] * z_stride + column[None, :]
     length = tl.load(inverse + column, mask=column < classes, other=1.0)[None, :]
     v = tl.load(z + at, mask=inside, other=float("-inf")) * length

@@ -158,8 +158,8 @@ class PrototypeSGD(Optimizer):
                     raise RuntimeError(
                         "the fused PrototypeSGD found a gradient on a parameter that the backward "
                         "pass should have stepped: torch.compile, DistributedDataParallel, a "
-                        "parameter that is no prototype, or another term of the loss sent it; use "
-                        "fused=False"
+                        "parameter that is not a prototype, or another term of the loss sent it; "
+                        "use fused=False"
                     )
                 self._step_rows(parameter, parameter.grad, group)
         self._stepped.clear()
