@@ -43,7 +43,7 @@ def test_differences_are_those_of_the_single_evaluations(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "two minus one" in shown
     assert "Doubt: " in shown
-    assert "TAR at FAR 10 %" in shown
+    assert "TAR at FAR 10%" in shown
     found = loaded(out)
     single = [loaded(f"{name}.json")["verification"] for name in ("one", "two")]
     for rate in ("kfold_accuracy", "auc", "eer"):

@@ -85,11 +85,11 @@ def test_pairs_give_a_table_and_json_with_the_scores_beside(tmp_path, capsys):
     for words in ("2 folds", "EER", "compactness", "those that the pairs file names"):
         assert words in said
     assert f"threshold {numbers['threshold']:.4f}" in said
-    assert "always giving the more frequent answer: 50.00 %" in said
+    assert "always giving the more frequent answer: 50.00%" in said
     assert f"± {100 * numbers['fold_std']:.2f} points" in said
-    assert "TAR at FAR 10 % - FAR 10 % needs at least 10 impostor pairs, there are 6" in said
+    assert "TAR at FAR 10% - FAR 10% needs at least 10 impostor pairs, there are 6" in said
     assert (numbers["num_genuine"], numbers["num_impostor"], numbers["num_people"]) == (6, 6, 6)
-    assert f"{100 * numbers['kfold_accuracy']['value']:.2f} %" in said
+    assert f"{100 * numbers['kfold_accuracy']['value']:.2f}%" in said
     assert numbers["tar_at_far"]["0.1"]["value"] is None
     assert found["data"]["distinct_images"] == 12
     assert found["model"]["preprocessing"]["image_size"] == 4
@@ -260,7 +260,7 @@ def test_probes_are_looked_up_in_a_gallery(tmp_path, capsys):
     said = plain(capsys.readouterr().out)
     assert "2 of them distractors" in said
     assert f"threshold {found['tpir_at_fpir']['0.5']['thresholds'][0]:.4f}; 2 probes" in said
-    assert "FPIR 10 % needs at least 10 probes" in said
+    assert "FPIR 10% needs at least 10 probes" in said
     assert found["gallery_people"] == [4]
     assert found["distractors"] == [2]  # Cyd, without probes, and the one of that folder
     assert (found["mated_probes"], found["nonmated_probes"]) == ([4], [2])

@@ -104,7 +104,7 @@ def test_two_that_never_differ_are_not_certainly_equal():
 
 def test_a_rate_that_few_resamples_move_from_0_is_not_sure_to_be_0():
     values = np.zeros(1000)
-    values[:20] = 0.5  # 2 %, outside the percentiles
+    values[:20] = 0.5  # 2%, outside the percentiles
     interval = percentile_interval(values, 50)
     assert (interval.low, interval.high) == (0, wilson_reach(50))
     interval = percentile_interval(1 - values, 50)

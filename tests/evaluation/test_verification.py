@@ -164,7 +164,7 @@ def test_six_thousand_pairs_do_not_keep_anybody_waiting():
 
 @pytest.mark.slow
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
-    """95 % intervals of the AUC over 200 worlds; resampling pairs would cover far less often."""
+    """95% intervals of the AUC over 200 worlds; resampling pairs would cover far less often."""
     truth = np.mean([auc(*world(10_000 + k, 2000, 20_000, spread=1.5)[:2]) for k in range(20)])
     hits = 0
     for seed in range(200):

@@ -152,7 +152,7 @@ def test_the_threshold_moves_by_mouse_and_by_key(opened: Any, data: ReportData) 
     page.locator("#threshold-step").focus()
     page.keyboard.press("End")
     text = says.inner_text().replace("\xa0", " ")
-    assert "upwards 0 % of the pairs of one person are accepted and 0 %" in text
+    assert "upwards 0% of the pairs of one person are accepted and 0%" in text
     # At its end the line is still in the picture, and no cosine is beyond 1.
     line, (low, high) = page.evaluate(
         "[document.querySelector('[data-chart=scores]').layout.shapes[0].x0,"
@@ -203,13 +203,13 @@ def test_keys_tell_of_a_chart_what_pointing_does(opened: Any, data: ReportData) 
     assert "Arrow keys" in told.inner_text()
     page.keyboard.press("End")
     page.wait_for_timeout(150)
-    assert told.inner_text().replace("\xa0", " ") == "FAR 100 %, TAR 100.00 %"
+    assert told.inner_text().replace("\xa0", " ") == "FAR 100%, TAR 100.00%"
     page.keyboard.press("ArrowDown")  # the reported rates, from the nearest to the end
     page.wait_for_timeout(150)
     assert data.verification is not None
     tar = data.verification.tar_at_far[0.1].value
     assert tar is not None
-    expected = f"TAR {100 * tar:.2f} % at FAR 10 %"
+    expected = f"TAR {100 * tar:.2f}% at FAR 10%"
     assert told.inner_text().replace("\xa0", " ") == expected
     assert chart.locator(".hovertext").is_visible()
     page.keyboard.press("Tab")

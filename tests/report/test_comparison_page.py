@@ -29,7 +29,7 @@ def test_a_verdict_names_what_is_sure_and_what_is_not():
 
     sure = {"AUC": (0.036, 0.001, 0.07, 0.04), "EER": (0.02, 0.01, 0.03, 0.0)}
     (sentence,) = verdicts(compared(accuracy=unsure, **sure), ["a", "b"])
-    assert "b is better in AUC (+3.60 points, 95 % interval +0.10 to +7.00)" in sentence
+    assert "b is better in AUC (+3.60 points, 95% interval +0.10 to +7.00)" in sentence
     # More errors are worse.
     assert "and worse in EER (+2.00 points" in sentence
     assert sentence.endswith("The other measure cannot be told apart.")

@@ -30,8 +30,8 @@ def test_the_edge_that_stands_for_none_is_named_so():
     _, det = curve_charts({"": Curve.of(scores, same, report)})
     axis = det.layout["yaxis"]
     assert axis["tickvals"][0] == pytest.approx(10)  # half a pair of 5
-    assert axis["ticktext"][0] == "0\xa0%"
-    # A curve that runs along 100 % is not cut.
+    assert axis["ticktext"][0] == "0%"
+    # A curve that runs along 100% is not cut.
     assert axis["range"][1] > 2
 
 

@@ -150,8 +150,8 @@ def test_every_number_of_the_sections_is_in_the_page(page, data):
     text = own_markup(page).replace("\xa0", " ")
     calibrated = data.verification.calibrated[0.1]
     assert f"{calibrated.threshold:.4f}" in text
-    assert f"{data.search.report.cmc[1].value:.2%}".replace("%", " %") in text
-    assert "FPIR 1 % needs at least 100 probes" in text
+    assert f"{data.search.report.cmc[1].value:.2%}" in text
+    assert "FPIR 1% needs at least 100 probes" in text
     threshold = data.search.report.threshold_at_fpir[0.5][0]
     assert f"a cosine of {threshold:.4f}" in text
     assert f"{data.separability.compactness.mean.value:.3f}" in text
@@ -273,10 +273,10 @@ def test_the_accuracy_and_the_answers_at_the_sliders_start_are_told_apart(tmp_pa
     page = shown(tmp_path, ReportData("t", report, scores, same, "pairs"))
     right = ((scores >= report.threshold) == same).mean()
     assert (
-        f"The accuracy of {100 * report.accuracy.value:.2f} % does not come from a single threshold"
+        f"The accuracy of {100 * report.accuracy.value:.2f}% does not come from a single threshold"
         in page
     )
-    assert f"mean, {report.threshold:.3f}, where {100 * right:.2f} %" in page
+    assert f"mean, {report.threshold:.3f}, where {100 * right:.2f}%" in page
 
 
 def test_the_hash_of_embeddings_is_that_of_the_model_that_made_them():

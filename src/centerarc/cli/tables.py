@@ -81,7 +81,7 @@ def show_evaluation(result: "Evaluation") -> None:
         of = f"{result.separability.num_images:,} images of {result.separability.num_people:,}"
         table = _table(
             f"Identities: {of} people; means of cosines",
-            *("measure", "value", "95 % interval", "5 % to 95 %", "of"),
+            *("measure", "value", "95% interval", "5% to 95%", "of"),
         )
         for row in separability_rows(result.separability):
             spread, note = row.spread, row.note.replace(" of ", "\n", 1)
@@ -114,7 +114,7 @@ def show_comparison(result: "Comparison") -> None:
         _add(table, row.label, *map(_rate, row.estimates))
     console.print(table)
     for name in others:
-        columns = ("difference,\npoints", "95 % interval", "doubt")
+        columns = ("difference,\npoints", "95% interval", "doubt")
         table = _table(f"{name} minus {first}", "measure", *columns)
         for row in rows:
             if name in row.differences:
@@ -151,13 +151,13 @@ def _value(row: "Row") -> tuple[str, str]:
     value, interval = row.words
     if row.estimate.value is None:
         return _NONE, ""
-    return value, f"{interval} %" if interval and not row.cosine else interval
+    return value, f"{interval}%" if interval and not row.cosine else interval
 
 
 def _rates(title: str, rows: Iterable["Row"]) -> Table:
     from centerarc.report.numbers import small_percent
 
-    table = _table(title, "measure", "value", "95 % interval")
+    table = _table(title, "measure", "value", "95% interval")
     table.add_column("note")
     for row in rows:
         few = row.estimate.too_few
@@ -178,7 +178,7 @@ def _show_thresholds(console: Console, pairs: "Verified") -> None:
 
     rows = threshold_rows(pairs.report, pairs.held_out)
     held_out = ["held out"] if pairs.held_out else []
-    columns = ("threshold", "95 % interval", "FAR on new people", *held_out)
+    columns = ("threshold", "95% interval", "FAR on new people", *held_out)
     table = _table("Thresholds", "wanted FAR", *columns)
     for row in rows:
         cells = (row.wanted, row.threshold, row.threshold_range, row.new_people)
@@ -215,7 +215,7 @@ def _show_breakdown(console: Console, found: "Breakdown", column: str) -> None:
         _say(console, f"{_NONE}: {_few(short, 3)}.")
     if not found.gaps:
         return
-    table = _table("", "measure", "worst", "best", "gap,\npoints", "95 % interval", "doubt")
+    table = _table("", "measure", "worst", "best", "gap,\npoints", "95% interval", "doubt")
     table.columns[1].no_wrap = table.columns[2].no_wrap = False  # names of any length
     for measure, gap in found.gaps.items():
         name = measure if measure == "accuracy" else measure.upper()

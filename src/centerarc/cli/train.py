@@ -119,8 +119,8 @@ def demo(*, run_dir: str = "runs/demo", people: int = 240, epochs: int = 3, seed
     assert accuracy.value is not None
     assert accuracy.interval is not None
     print(
-        f"accuracy on unseen people {100 * accuracy.value:.2f} % "
-        f"(95 % interval {100 * accuracy.interval.low:.2f} to {100 * accuracy.interval.high:.2f})"
+        f"accuracy on unseen people {100 * accuracy.value:.2f}% "
+        f"(95% interval {100 * accuracy.interval.low:.2f} to {100 * accuracy.interval.high:.2f})"
     )
     print(f"page: {result.page.resolve()}")
     return 0

@@ -39,7 +39,7 @@ class Difference(Supported):
     """What one model has more than another, and how sure that is."""
 
     value: float | None  # the second model's rate minus the first one's; None without support
-    interval: Interval | None = None  # 95 % over people, both models on the same people
+    interval: Interval | None = None  # 95% over people, both models on the same people
     contrary_share: float | None = None  # see `intervals.contrary_share`; small is sure
     too_few: TooFew | None = None
 
@@ -66,7 +66,7 @@ def _differences(
 
 def _method(resamples: int, people: str, held: str) -> str:
     return (
-        f"95 % percentile intervals of the difference over {resamples:,} bootstrap "
+        f"95% percentile intervals of the difference over {resamples:,} bootstrap "
         f"resamples of the {people}, the same for both models{held}; Wilson's (1927) interval for "
         "as many people where hardly any resample tells them apart."
     )

@@ -52,7 +52,7 @@ class Gap:
     worst: str  # the group with the lowest accuracy or TAR, or the highest FAR
     best: str  # the group at the other end
     value: float  # how much worse the one is than the other, at least 0
-    # 95 % of the gap of these two groups over people; below 0 the order of the two turns round. It
+    # 95% of the gap of these two groups over people; below 0 the order of the two turns round. It
     # does not allow for the two having been picked out of many groups.
     interval: Interval | None
     contrary_share: float | None  # see `intervals.contrary_share`; small is sure

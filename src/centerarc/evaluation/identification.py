@@ -226,7 +226,7 @@ class IdentificationReport:
         if not self.resamples:
             return "None: no resamples were asked for."
         return (
-            f"95 % percentile intervals over {self.resamples:,} bootstrap resamples of the "
+            f"95% percentile intervals over {self.resamples:,} bootstrap resamples of the "
             f"{self.num_people:,} people of the probes; galleries stay, thresholds are set again; "
             f"{EXTREMES}"
         )
@@ -258,7 +258,7 @@ def evaluate_identification(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> IdentificationReport:
-    """Return CMC and TPIR at fixed FPIRs with 95 % intervals over the people of the probes.
+    """Return CMC and TPIR at fixed FPIRs with 95% intervals over the people of the probes.
 
     With several galleries, such as the two of IJB-B and IJB-C, every number is the mean over
     them; a resample draws a person's probes for all of them at once. The intervals say what other

@@ -1,4 +1,4 @@
-"""Numbers with 95 % intervals: people resampled, and the curves of their weighted pairs.
+"""Numbers with 95% intervals: people resampled, and the curves of their weighted pairs.
 
 Pairs that share a person are not independent, so resampling pairs makes intervals too narrow.
 People are drawn with replacement instead: a genuine pair of person a counts m_a times, an impostor
@@ -37,7 +37,7 @@ EXTREMES = "Wilson's (1927), with the people as trials, where resamples leave a 
 
 @dataclass(frozen=True)
 class Interval:
-    """A two-sided 95 % confidence interval."""
+    """A two-sided 95% confidence interval."""
 
     low: float
     high: float
@@ -114,10 +114,10 @@ class Supported:
 
 @dataclass(frozen=True)
 class Estimate(Supported):
-    """A rate and its 95 % interval."""
+    """A rate and its 95% interval."""
 
     value: float | None  # the rate in [0, 1]; None when the data cannot support it
-    interval: Interval | None = None  # 95 % over people; None without `people` or without a value
+    interval: Interval | None = None  # 95% over people; None without `people` or without a value
     too_few: TooFew | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def fields_of(record: object, *names: str) -> dict[str, Any]:
 
 
 def percentile_interval(values: FloatArray, num_people: int) -> Interval:
-    """The middle 95 % of the resampled values of a rate that rests on `num_people`.
+    """The middle 95% of the resampled values of a rate that rests on `num_people`.
 
     When hardly any resample moves the rate away from exactly 0 or exactly 1, both percentiles are
     there and would claim certainty. The interval is then Wilson's (1927) with the people as trials:
@@ -166,7 +166,7 @@ def estimate(value: float, values: FloatArray | None, num_people: int) -> Estima
 
 
 def difference_interval(values: FloatArray, num_people: int) -> Interval:
-    """The middle 95 % of the resampled differences (B,) of two rates, inside [-1, 1].
+    """The middle 95% of the resampled differences (B,) of two rates, inside [-1, 1].
 
     When hardly any resample tells the two apart, the interval reaches as far to both sides as
     `percentile_interval` does from a rate of 0.
@@ -178,13 +178,13 @@ def difference_interval(values: FloatArray, num_people: int) -> Interval:
 
 
 def spread(values: FloatArray) -> Interval:
-    """The middle 95 % of resampled values of any kind; NaN is left out."""
+    """The middle 95% of resampled values of any kind; NaN is left out."""
     low, high = np.quantile(_known(values), [(1 - 0.95) / 2, (1 + 0.95) / 2])
     return Interval(float(low), float(high))
 
 
 def wilson_reach(trials: int) -> float:
-    """The upper end of Wilson's 95 % interval for a rate of 0 among `trials`."""
+    """The upper end of Wilson's 95% interval for a rate of 0 among `trials`."""
     return _Z**2 / (trials + _Z**2)
 
 

@@ -45,7 +45,7 @@ _BLOCK_VALUES = 8_000_000
 
 @dataclass(frozen=True)
 class Measured:
-    """A number and its 95 % interval over people; None without resamples or below 5 people."""
+    """A number and its 95% interval over people; None without resamples or below 5 people."""
 
     value: float
     interval: Interval | None
@@ -110,7 +110,7 @@ class Separability:
         if not self.resamples:
             return "None: no resamples were asked for."
         return (
-            f"95 % percentile intervals over {self.resamples:,} bootstrap resamples of the "
+            f"95% percentile intervals over {self.resamples:,} bootstrap resamples of the "
             f"{self.num_people:,} people, each with all images; the others that they are compared "
             f"with are held fixed. No interval where fewer than {_FEWEST_PEOPLE} people carry it."
         )

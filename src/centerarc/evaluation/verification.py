@@ -62,9 +62,9 @@ class CalibratedThreshold(Supported):
     wanted_far: float  # the false accept rate that is not to be exceeded
     threshold: float | None  # accept `score >= threshold`, the lowest with `far <= wanted_far`
     far: float | None  # the rate of these very impostor pairs at the threshold
-    # 95 % of the thresholds that samples of as many people would give.
+    # 95% of the thresholds that samples of as many people would give.
     threshold_interval: Interval | None = None
-    # 95 % of the rates that such thresholds would have among all of the people: what to expect of
+    # 95% of the rates that such thresholds would have among all of the people: what to expect of
     # new people.
     far_interval: Interval | None = None
     too_few: TooFew | None = None
@@ -204,7 +204,7 @@ class VerificationReport:
         if not self.resamples:
             return "None: the people of the pairs were not given."
         return (
-            f"95 % percentile intervals over {self.resamples:,} bootstrap resamples of the "
+            f"95% percentile intervals over {self.resamples:,} bootstrap resamples of the "
             f"{self.num_people:,} people, with the thresholds of the accuracy held fixed; "
             f"{EXTREMES}"
         )
@@ -308,7 +308,7 @@ def evaluate_verification(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> VerificationReport:
-    """Accuracy, AUC, EER and TAR at fixed FARs, with 95 % intervals over people.
+    """Accuracy, AUC, EER and TAR at fixed FARs, with 95% intervals over people.
 
     The intervals come from `centerarc.evaluation.intervals`. For the accuracy each pair is
     right or wrong once, under the threshold chosen without its fold, and the resamples reweight

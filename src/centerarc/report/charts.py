@@ -63,7 +63,7 @@ def axis(title: str, **more: Any) -> dict[str, Any]:
 
 def percent_axis(title: str, **more: Any) -> dict[str, Any]:
     """An axis of values that are in per cent already."""
-    return axis(title, ticksuffix="\u00a0%", tickangle=0, **more)
+    return axis(title, ticksuffix="%", tickangle=0, **more)
 
 
 def names_axis(names: Sequence[str], low: float = -0.6) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def verdicts(rows: Sequence[ComparedRow], names: Sequence[str]) -> list[str]:
 
 def _shown(difference: Difference, *, bracketed: bool = False) -> str:
     value, interval, _ = difference_words(difference)
-    interval = f"95 % interval {interval}"
+    interval = f"95% interval {interval}"
     return f"{value} points ({interval})" if bracketed else f"{value} points, {interval}"
 
 

@@ -40,9 +40,9 @@ Floats = npt.NDArray[np.float64]
 # Operating points for each power of ten of the FAR, where there are more.
 _PER_DECADE = 120
 _LOWEST_FRR = 1e-4
-# Room above 100 %, so that a curve that runs along it is not cut.
+# Room above 100%, so that a curve that runs along it is not cut.
 _ROOM = 1.15
-_NONE = "0\u00a0%"
+_NONE = "0%"
 
 
 @dataclass(frozen=True)
@@ -103,15 +103,15 @@ def curve_charts(curves: Mapping[str, Curve], mark: Step | None = None) -> list[
         start = int(np.flatnonzero(curve.far <= floor)[-1])
         far, tar = curve.far[start:], curve.tar[start:]
         for data, rate, least, dots, what in (
-            (accepted, tar, 0.0, known, "TAR %{{{}:.2f}}\u00a0%"),
-            (rejected, 1.0 - tar, lowest, missed, "FRR %{{{}:.3~r}}\u00a0%"),
+            (accepted, tar, 0.0, known, "TAR %{{{}:.2f}}%"),
+            (rejected, 1.0 - tar, lowest, missed, "FRR %{{{}:.3~r}}%"),
         ):
             data += _model(
                 *(name, number, percents(np.maximum(far, floor)), np.maximum(rate, least)),
-                f"FAR %{{customdata[0]:.3~r}}\u00a0%<br>{what.format('customdata[1]')}",
+                f"FAR %{{customdata[0]:.3~r}}%<br>{what.format('customdata[1]')}",
                 percents(dots),
                 dots,
-                f"{what.format('y')} at FAR %{{x:.3~r}}\u00a0%",
+                f"{what.format('y')} at FAR %{{x:.3~r}}%",
                 # What is said of a point is where it is, not where it is drawn.
                 customdata=[*map(list, zip(percents(far), percents(rate), strict=True))],
             )
@@ -226,11 +226,11 @@ def search_charts(searches: Mapping[str, SearchCurves]) -> list[Chart]:
         ranks = _known(search.report.cmc)
         ranks = {rank: one for rank, one in ranks.items() if rank <= search.cmc.size}
         within = [float(rank) for rank in range(1, search.cmc.size + 1)]
-        hover = "rank %{x}: %{y:.2f}\u00a0%"
+        hover = "rank %{x}: %{y:.2f}%"
         dots = (hover, [float(rank) for rank in ranks], ranks, hover)
         found += _model(name, number, within, search.cmc, *dots, shape="linear")
         tpirs = _known(search.report.tpir_at_fpir)
-        hover = "FPIR %{x:.3~r}\u00a0%: %{y:.2f}\u00a0%"
+        hover = "FPIR %{x:.3~r}%: %{y:.2f}%"
         dots = (hover, percents(tpirs), tpirs, hover)
         strangers += _model(name, number, percents(search.fpir), search.tpir, *dots)
     ticks = [rank for rank in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if rank <= last]
@@ -333,7 +333,7 @@ def _judged(rows: Rows) -> list[dict[str, Any]]:
             if steps.size:
                 color = LINES[(number + (key != "auc")) % len(LINES)][0]
                 line = _over_steps(steps, 100 * values, plain_text(name), color)
-                hover = "step %{x:,}: %{y:.2f}\u00a0%<extra></extra>"
+                hover = "step %{x:,}: %{y:.2f}%<extra></extra>"
                 traces.append({**line, "mode": "lines+markers", "hovertemplate": hover})
     return traces
 

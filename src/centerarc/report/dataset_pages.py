@@ -181,7 +181,7 @@ def _groups(overview: Overview) -> Chart:
         ("identities", identities, "--second"),
         ("images", images, "--accent"),
     ):
-        hover = f"%{{customdata:,}} {name} (%{{y:.1f}}\u00a0%)<extra></extra>"
+        hover = f"%{{customdata:,}} {name} (%{{y:.1f}}%)<extra></extra>"
         # A space keeps plotly from reading numbers.
         shares = percents(value / sum(values) for value in values)
         bar = _bar([f"{group} " for group in names], shares, color, hovertemplate=hover)
@@ -199,7 +199,7 @@ def _share(counts: Ints) -> Chart:
         percents(held, 5),
         "--accent",
         line={"width": 2.5},
-        hovertemplate="the first %{x:.1f}\u00a0% have %{y:.1f}\u00a0% of the images<extra></extra>",
+        hovertemplate="the first %{x:.1f}% have %{y:.1f}% of the images<extra></extra>",
     )
     return chart(
         "share",

@@ -38,9 +38,9 @@ def with_sign(rate: float, digits: int = 2) -> str:
 
     Example:
         >>> with_sign(0.5)
-        '50.00\xa0%'
+        '50.00%'
     """
-    return f"{percent(rate, digits)}\u00a0%"
+    return f"{percent(rate, digits)}%"
 
 
 def small_percent(rate: float) -> str:
@@ -48,12 +48,12 @@ def small_percent(rate: float) -> str:
 
     Example:
         >>> small_percent(0.1), small_percent(1e-5), small_percent(0.01234)
-        ('10\xa0%', '0.001\xa0%', '1.23\xa0%')
+        ('10%', '0.001%', '1.23%')
     """
     text = f"{100 * rate:.3g}"
     if "e" in text:
         text = f"{100 * rate:.10f}".rstrip("0")
-    return f"{text}\u00a0%"
+    return f"{text}%"
 
 
 def one_in(rate: float) -> str:
@@ -95,7 +95,7 @@ def reason_words(too_few: TooFew | None) -> str:
 
     Example:
         >>> reason_words(TooFew("impostor", 2, rate=("FAR", 0.1)))
-        'FAR 10\xa0% needs at least 10 pairs of two people, there are 2.'
+        'FAR 10% needs at least 10 pairs of two people, there are 2.'
     """
     return "" if too_few is None else sentence(too_few.sentence(small_percent, _TRIALS))
 

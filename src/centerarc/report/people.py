@@ -76,7 +76,7 @@ def breakdown_parts(breakdowns: Mapping[str, Breakdown]) -> list[BreakdownPart]:
             less = " The worst are shown." if len(groups) > _MOST else ""
             caption = (
                 f"At the cosine threshold {found.threshold:.3f} that all groups share, the worst "
-                f"on top, with 95 % intervals over people.{less}"
+                f"on top, with 95% intervals over people.{less}"
             )
             charts.append((drawing, f"{_NAMES[measure]} by {column}", caption))
         parts.append(
@@ -133,13 +133,13 @@ def _gap_words(measure: str, gap: Gap) -> str:
     )
     if gap.interval is not None:
         doubt = "; with other people the order might be reversed" if gap.interval.low <= 0 else ""
-        text += f" (95 % interval {interval_words(gap.interval)}{doubt})"
+        text += f" (95% interval {interval_words(gap.interval)}{doubt})"
     return f"{text}."
 
 
 def _group_chart(key: str, measure: str, groups: list[GroupResult], rows: int, low: float) -> Chart:
     """The groups of a measure, as high as `rows` groups are, on an axis that begins at `low` and,
-    but for the FAR, ends at 100 %."""
+    but for the FAR, ends at 100%."""
     rates = sorted(
         ((group.name, _rate(group, measure)) for group in groups),
         key=lambda one: float(one[1].value or 0.0),
@@ -157,7 +157,7 @@ def _group_chart(key: str, measure: str, groups: list[GroupResult], rows: int, l
         ["--accent"] * (len(rates) - 1) + ["--second"],
         text=names,
         marker={"size": 10},
-        hovertemplate="%{text}: %{x:.2f}\u00a0%<extra></extra>",
+        hovertemplate="%{text}: %{x:.2f}%<extra></extra>",
     )
     bars = error_bars(values, intervals, "--muted")
     if bars is not None:
@@ -196,7 +196,7 @@ def _named(name: str) -> str:
 
 
 def identity_chart(found: Separability) -> Chart:
-    """Where most of each cosine lies: from 5 to 95 %, the middle half, and the median."""
+    """Where most of each cosine lies: from 5 to 95%, the middle half, and the median."""
     rows: list[tuple[str, Distribution]] = [
         ("margin", found.margin),
         ("nearest other center", found.separation),
@@ -209,7 +209,7 @@ def identity_chart(found: Separability) -> Chart:
     pad = 0.05 * max(high - low, 0.1)
     data = []
     for ends, width, opacity, name in (
-        ((0.05, 0.95), 3, 0.8, "90\u00a0%"),
+        ((0.05, 0.95), 3, 0.8, "90%"),
         ((0.25, 0.75), 11, 0.45, "half"),
     ):
         x: list[float | None] = []
@@ -227,7 +227,7 @@ def identity_chart(found: Separability) -> Chart:
             name="median",
             text=[
                 f"{name}: median {v[0.5]:.3f}<br>half from {v[0.25]:.3f} to {v[0.75]:.3f}<br>"
-                f"90\u00a0% from {v[0.05]:.3f} to {v[0.95]:.3f}"
+                f"90% from {v[0.05]:.3f} to {v[0.95]:.3f}"
                 for (name, _), v in zip(rows, values, strict=True)
             ],
             marker={"size": 9, "symbol": "diamond"},

@@ -25,7 +25,6 @@ Image = npt.NDArray[np.uint8]
 # What pages with charts need: names of packages by those of their modules.
 _EXTRA = {"plotly": "plotly", "sklearn": "scikit-learn"}
 # Of a text that is escaped already.
-_PERCENT = re.compile(r"(?<=\d) (?=%)")
 _UNBROKEN = re.compile(r"(?<![^\s(])(?:--[a-z][a-z-]*|-\d[\d.]*)")
 
 
@@ -60,18 +59,13 @@ def data_uri(image: Image, size: int = 112) -> str:
 
 
 def tied(text: str) -> Markup:
-    """A sentence, escaped, with no line break before a per cent sign nor inside a flag or a signed
-    number.
+    """A text, escaped, with no line break inside a flag or a signed number; a copy of it is the
+    text as it was.
 
     Example:
-        >>> tied("<95 % of --folds")
-        Markup('&lt;95&nbsp;% of <span class="tied">--folds</span>')
+        >>> tied("<95% of --folds")
+        Markup('&lt;95% of <span class="tied">--folds</span>')
     """
-    return Markup(_PERCENT.sub("&nbsp;", str(typed(text))))
-
-
-def typed(text: str) -> Markup:
-    """A command, escaped, with no line break inside a flag; a copy of it is what it was."""
     return Markup(_UNBROKEN.sub(r'<span class="tied">\g<0></span>', str(escape(text))))
 
 
@@ -120,7 +114,6 @@ def render(
         "percent": with_sign,
         "spaced": lambda name: name.replace("_", " "),
         "tied": tied,
-        "typed": typed,
     }
     environment.filters |= filters
     page = environment.get_template(template).render(

@@ -67,7 +67,7 @@ def score_chart(scores: ScoreArray, same: npt.NDArray[np.bool_], threshold: floa
                 "width": float(edges[1] - edges[0]),
                 "opacity": 0.65,
                 "marker": {"color": color, "line": {"width": 0}},
-                "hovertemplate": f"{name}<br>cosine %{{x:.2f}}: %{{y:.1f}}\u00a0%<extra></extra>",
+                "hovertemplate": f"{name}<br>cosine %{{x:.2f}}: %{{y:.1f}}%<extra></extra>",
             }
         )
     left = threshold <= (low + high) / 2
@@ -176,7 +176,7 @@ def kept_promise_chart(
         "--accent",
         size=10,
         name="all folds",
-        hovertemplate="wanted %{x:.3~r}\u00a0%, reached %{y:.3~r}\u00a0%<extra></extra>",
+        hovertemplate="wanted %{x:.3~r}%, reached %{y:.3~r}%<extra></extra>",
     )
     if "error_y" in together:
         # A logarithmic axis has no zero.
@@ -191,9 +191,9 @@ def kept_promise_chart(
         marker={"size": 7, "symbol": "circle-open"},
         cliponaxis=False,
         text=[name for _, _, name in folds],
-        hovertemplate="%{text}: FAR %{y:.3~r}\u00a0%<extra></extra>",
+        hovertemplate="%{text}: FAR %{y:.3~r}%<extra></extra>",
     )
     wanted = rate_axis("wanted false accept rate", min(tried) / 2, min(1.0, 2 * max(tried)))
     data = [dotted(percents([low, min(1.0, high)]), name="as wanted"), each, together]
-    reached = rate_axis("reached on people not seen", floor, high, edge="0\u00a0%")
+    reached = rate_axis("reached on people not seen", floor, high, edge="0%")
     return [chart("promise", data, wanted, reached)]

@@ -223,7 +223,7 @@ class Display:
         text = (
             f"{row['images_per_second']:.0f} images/s  arcface {row['arcface_loss']:.3f}  "
             f"center {row['center_loss']:.3f}  cosine {row['target_cosine']:.3f}  "
-            f"accuracy {100 * row['accuracy']:.1f} %"
+            f"accuracy {100 * row['accuracy']:.1f}%"
         )
         epoch = f"{row['epoch']}/{self.epochs}"
         if self._task is not None:

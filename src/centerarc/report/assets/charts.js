@@ -53,7 +53,7 @@
     const histogram = figures.scores.layout;
     const plot = document.querySelector('[data-chart="scores"]');
     const count = steps.far.length - 1;
-    const percent = (rate) => (rate >= 0.1 ? (100 * rate).toFixed(1) : `${+(100 * rate).toPrecision(3)}`) + "\u00a0%";
+    const percent = (rate) => (rate >= 0.1 ? (100 * rate).toFixed(1) : `${+(100 * rate).toPrecision(3)}`) + "%";
     const often = (rate) => (rate > 0.1 ? "" : rate > 0 ? ` (1 in ${Math.round(1 / rate).toLocaleString("en")})` : "");
     const mark = ({ threshold, far, tar }) => {
       for (const key of ["roc", "det"]) {
