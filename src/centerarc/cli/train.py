@@ -85,7 +85,9 @@ def _print_settings(config: "TrainConfig") -> None:
 
 
 def _plain(value: Any) -> str:
-    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return str(value) or repr("")
 
 
 @by_flags
