@@ -32,7 +32,7 @@ def main(runs: list[str]) -> None:
     compared = {}
     if len(scores) > 1:
         compared = compare_with_first(scores, pairs.same, pairs.fold, people)
-    print("| run | accuracy | 95 % interval | AUC | TAR at FAR 1 % | minus the first | contrary |")
+    print("| run | accuracy | 95% interval | AUC | TAR at FAR 1% | minus the first | contrary |")
     print("|---|---|---|---|---|---|---|")
     for run in scores:
         report = evaluate_verification(scores[run], pairs.same, pairs.fold, people)
@@ -40,7 +40,7 @@ def main(runs: list[str]) -> None:
         assert accuracy.value is not None
         assert accuracy.interval is not None
         assert auc.value is not None
-        shown = "-" if tar.value is None else f"{100 * tar.value:.1f} %"
+        shown = "-" if tar.value is None else f"{100 * tar.value:.1f}%"
         difference, contrary = "", ""
         if run in compared:
             gain = compared[run].accuracy
@@ -50,9 +50,9 @@ def main(runs: list[str]) -> None:
             difference = f"{100 * gain.value:+.2f} ({low:+.2f} to {high:+.2f})"
             contrary = f"{gain.contrary_share:.3f}"
         print(
-            f"| {Path(run).name} | {100 * accuracy.value:.2f} % "
+            f"| {Path(run).name} | {100 * accuracy.value:.2f}% "
             f"| {100 * accuracy.interval.low:.2f} to {100 * accuracy.interval.high:.2f} "
-            f"| {100 * auc.value:.2f} % | {shown} | {difference} | {contrary} |"
+            f"| {100 * auc.value:.2f}% | {shown} | {difference} | {contrary} |"
         )
 
 

@@ -32,8 +32,8 @@ def _times(value: float) -> str:
 
 
 def _percent(value: float) -> str:
-    # With a digit more than the bound, so that 79.9 % is seen to be less than 80 %.
-    return f"{100 * value:.1f} %"
+    # With a digit more than the bound, so that 79.9% is seen to be less than 80%.
+    return f"{100 * value:.1f}%"
 
 
 def _opening(what: str) -> Callable[[Record, str], Spread | None]:
@@ -56,14 +56,14 @@ GOALS = (
     ),
     Goal(
         "mirrored: images/s over the bare decode loop's",
-        "at least 80 %",
+        "at least 80%",
         lambda record, kind: over(record, f"{kind}: flip", "bare"),
         _percent,
         lambda value: value >= 0.8,
     ),
     Goal(
         "full augmentation: images/s over the bare decode loop's",
-        "at least 60 %",
+        "at least 60%",
         lambda record, kind: over(record, f"{kind}: everything", "bare"),
         _percent,
         lambda value: value >= 0.6,

@@ -96,13 +96,13 @@ def test_what_evaluate_writes_is_on_the_card(tmp_path: Path) -> None:
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     found = json.loads((tmp_path / "pairs.json").read_text())["verification"]
     accuracy, interval = found["kfold_accuracy"]["value"], found["kfold_accuracy"]["interval95"]
-    cells = f"{100 * accuracy:.2f} % | {100 * interval[0]:.2f} to {100 * interval[1]:.2f} %"
+    cells = f"{100 * accuracy:.2f}% | {100 * interval[0]:.2f} to {100 * interval[1]:.2f}%"
     assert f"| accuracy, 2 folds, each at the threshold of the others | {cells} |" in card
-    assert "| TAR at FAR 50 % |" in card
+    assert "| TAR at FAR 50% |" in card
     found = json.loads((tmp_path / "search.json").read_text())["identification"]
-    assert f"| rank 1 | {100 * found['cmc']['1']['value']:.2f} % |" in card
+    assert f"| rank 1 | {100 * found['cmc']['1']['value']:.2f}% |" in card
     results = json.loads(Path("runs/mine/results.json").read_text())
-    assert f"| AUC | {100 * results['best']['auc']:.2f} % |" in card
+    assert f"| AUC | {100 * results['best']['auc']:.2f}% |" in card
     assert "**12 of 12 probes are also in the gallery" in card
     assert f"after epoch {results['best']['epoch']}, chosen by the validation" in card
     assert f"{results['train_identities']} people, {results['train_images']} images" in card

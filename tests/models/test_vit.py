@@ -233,7 +233,7 @@ def test_gradient_checkpointing_computes_twice_and_changes_no_bit(precision: str
 
 @pytest.mark.parametrize("mask_ratio", [0.0, 0.01, 0.1])
 def test_every_trained_parameter_gets_a_gradient(mask_ratio: float) -> None:
-    # DDP waits for all of them; 1 % of 25 patches is still one.
+    # DDP waits for all of them; 1% of 25 patches is still one.
     model = small(mask_ratio=mask_ratio, drop_path=0.5)
     assert model.mask_token.requires_grad == (mask_ratio > 0)
     model.train()(images(2)).square().sum().backward()

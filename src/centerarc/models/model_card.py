@@ -325,7 +325,7 @@ def evaluation_part(content: Mapping[str, Any]) -> Iterator[str]:
         yield _table(_MEASURES, _separability_rows(apart))
 
 
-_MEASURES = ("measure", "value", "95 % interval")
+_MEASURES = ("measure", "value", "95% interval")
 _Measure = tuple[str, str, Mapping[str, Any]]
 
 
@@ -369,7 +369,7 @@ def _estimate(found: Mapping[str, Any], factor: float = 100, digits: int = 2) ->
     value, interval = found["value"], found.get("interval95")
     if value is None:
         return "not measurable", ""
-    sign = " %" if factor == 100 else ""
+    sign = "%" if factor == 100 else ""
     ends = "" if interval is None else " to ".join(f"{factor * v:.{digits}f}" for v in interval)
     return f"{factor * value:.{digits}f}{sign}", f"{ends}{sign}" if ends else ""
 
@@ -475,12 +475,12 @@ def _plain(text: object) -> str:
 
 
 def _percent(rate: float) -> str:
-    return f"{100 * rate:.2f} %"
+    return f"{100 * rate:.2f}%"
 
 
 def _rate(text: str) -> str:
-    """A rate that may be tiny, in per cent: "0.0001" is 0.01 %."""
-    return f"{100 * float(text):.6f}".rstrip("0").rstrip(".") + " %"
+    """A rate that may be tiny, in per cent: "0.0001" is 0.01%."""
+    return f"{100 * float(text):.6f}".rstrip("0").rstrip(".") + "%"
 
 
 def _short(value: Any) -> str:
