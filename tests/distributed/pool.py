@@ -13,8 +13,11 @@ import pytest
 
 WORLD_SIZE = 2
 
-# Imported once, in the process that all workers are forked from.
+# Imported once, in the process that all workers are forked from. Said before any test runs, since
+# the library starts that process too; ranks that each import torch first meet late, or too late.
 PRELOADED = ["torch.distributed.checkpoint", "torch.nn.parallel", "centerarc.distributed"]
+if "forkserver" in multiprocessing.get_all_start_methods():
+    multiprocessing.set_forkserver_preload(PRELOADED)
 
 # A rank that waits for one which failed gives up, and the pool a little later.
 COLLECTIVE_SECONDS = 30
@@ -63,8 +66,6 @@ class Pool:
         if self.joined != world_size:
             self.groups += 1
             store = str(self.folder / f"store{self.groups}")
-        # Left so if anything fails, so that the next run gets a group of its own.
-        self.joined = 0
         for pipe in self.pipes[:world_size]:
             pipe.send((store, world_size, function, arguments))
         answers = []
@@ -77,14 +78,14 @@ class Pool:
             except EOFError:
                 self.kill()
                 pytest.fail(f"rank {rank} died")
-        complaints = [text for good, text in answers if not good]
-        assert not complaints, "\n".join(complaints)
+        if complaints := [text for good, text in answers if not good]:
+            self.kill()  # ranks that count their groups differently would never meet again
+            pytest.fail("\n".join(complaints))
         self.joined = world_size
         return [answer for _, answer in answers]
 
     def _start(self, world_size: int) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOADED)
         for rank in range(len(self.workers), world_size):
             here, there = context.Pipe()
             worker = context.Process(target=_serve, args=(rank, there), daemon=True)
@@ -95,7 +96,7 @@ class Pool:
     def kill(self) -> None:
         for worker in self.workers:
             worker.kill()
-        self.pipes, self.workers = [], []
+        self.pipes, self.workers, self.joined = [], [], 0
 
 
 @pytest.fixture(scope="session")
