@@ -109,7 +109,7 @@ def test_another_size_is_an_error_of_its_own(kind: str) -> None:
 def test_damage_names_the_place() -> None:
     source = Files([file("JPEG")[:-50], b"", b"text"])
     row = np.zeros((10, 20, 3), dtype=np.uint8)
-    for index, reason in enumerate(["damaged or cut off", "empty", "no image"]):
+    for index, reason in enumerate(["damaged or cut off", "empty", "not an image"]):
         with pytest.raises(ValueError, match=f"^cannot read 'ann/{index}': .*{reason}"):
             source.image(index)
         with pytest.raises(ValueError, match=f"^cannot read 'ann/{index}': .*{reason}"):

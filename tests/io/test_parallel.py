@@ -28,8 +28,11 @@ def squares(context: int, numbers: range, tick: Tick) -> list[int]:
     return found
 
 
-def slow_first(context: None, task: int, tick: Tick) -> int:
-    time.sleep(0.3 if task == 0 else 0)
+def first_after(context: tuple[Path, int], task: int, tick: Tick) -> int:
+    folder, other = context
+    while task == 0 and not (folder / f"{other}").exists():
+        time.sleep(0.001)
+    (folder / f"{task}").touch()
     return task
 
 
@@ -75,9 +78,10 @@ def test_all_is_done_once_and_counted_whatever_works(
     assert sum(counts) == size
 
 
-def test_results_come_run_tasks_or_as_they_are_done() -> None:
-    assert list(run_tasks(slow_first, None, range(30), workers=2)) == [*range(30)]
-    done = list(run_tasks(slow_first, None, range(30), ordered=False, workers=2))
+def test_results_come_in_order_or_as_they_are_done(tmp_path: Path) -> None:
+    assert list(run_tasks(first_after, (tmp_path, 5), range(30), workers=2)) == [*range(30)]
+    (tmp_path / "29").unlink()
+    done = list(run_tasks(first_after, (tmp_path, 29), range(30), ordered=False, workers=2))
     assert sorted(done) == [*range(30)]
     assert done[0] != 0
 

@@ -12,7 +12,7 @@ from centerarc.models import Backbone, create_model, list_models, register_model
 from centerarc.models.backbone import _BUILDERS
 from tests.models.public import PUBLIC
 
-TRAINING = Path(__file__).parents[2] / "docs" / "training.md"
+MODELS = Path(__file__).parents[2] / "docs" / "models.md"
 # From the published sizes, at 112 x 112 with 512 numbers out: millions of parameters ...
 MILLIONS = {
     "iresnet18": 24.0,
@@ -59,7 +59,7 @@ def test_sizes_are_the_published_and_the_documented_ones(name: str) -> None:
         assert millions == pytest.approx(MILLIONS[name], abs=0.05 if millions > 3 else 0.005)
     if name in BILLIONS:
         assert billions == pytest.approx(BILLIONS[name], rel=0.03)
-    assert f"| `{name}` | {millions:.1f} | {billions:.2f} |" in TRAINING.read_text("utf-8")
+    assert f"| `{name}` | {millions:.1f} | {billions:.2f} |" in MODELS.read_text("utf-8")
 
 
 # vit_l is vit_b with longer tokens, and would fill four gigabytes here.
