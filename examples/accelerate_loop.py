@@ -1,4 +1,4 @@
-"""Accelerate: python examples/accelerate_loop.py, or torchrun --nproc-per-node 2 in its place"""
+"""Accelerate (`pip install accelerate`): python examples/accelerate_loop.py, or with torchrun"""
 
 import torch
 from accelerate import Accelerator

@@ -1,4 +1,4 @@
-"""Lightning, the criterion as a submodule: python examples/lightning_module.py [processes]"""
+"""Lightning (`pip install lightning`): python examples/lightning_module.py [processes]"""
 
 import sys
 

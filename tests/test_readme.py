@@ -9,6 +9,7 @@ from PIL import Image
 
 from centerarc.cli import main
 from centerarc.data import create_source
+from centerarc.evaluation.files import read_pairs
 from centerarc.training import load_config
 
 README = Path(__file__).parents[1] / "README.md"
@@ -90,6 +91,14 @@ def test_the_commands_run_one_after_the_other(
         assert not end.value.code, line
     assert "P0" not in (tmp_path / "runs/mine/people.txt").read_text(encoding="utf-8").split()
     assert (tmp_path / "mine.html").stat().st_size > 10_000
+
+
+def test_the_pairs_that_are_shown_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.txt"
+    path.write_text(next(code for kind, code in BLOCKS if kind == "text"), encoding="utf-8")
+    pairs = read_pairs(path)
+    assert pairs.names == ["Ann_Lee/Ann_Lee_0001", "Ann_Lee/Ann_Lee_0002", "Bob_Ray/Bob_Ray_0004"]
+    assert pairs.same.tolist() == [True, False]
 
 
 def shape(path: Path) -> list[str]:

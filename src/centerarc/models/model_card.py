@@ -117,7 +117,7 @@ def _use(facts: Facts) -> Iterator[str]:
     recipe = facts.recipe
     size, length = recipe["image_size"], recipe["embedding_size"]
     yield "## Use"
-    yield '```bash\npip install "centerarc[hub]"\n```'
+    yield 'In a clone of centerarc:\n\n```bash\npip install ".[hub]"\n```'
     yield f"""```python
 import numpy as np
 from centerarc.models import open_model
