@@ -87,7 +87,9 @@ def test_list_settings_is_readable_in_80_columns(
         (["train", "CONFIG", "--loss.n", "1"], "unknown field --loss.n; did you mean --loss."),
         (["train", "CONFIG", "--resum"], "did you mean --resume?"),
         (["train", "CONFIG"], "nowhere"),
-        (["train"], "CONFIG"),
+        (["train"], "give a configuration: centerarc train CONFIG.yaml"),
+        (["train", "--list-settings"], "give a configuration: centerarc train CONFIG.yaml"),
+        (["data", "pack"], "SOURCE requires an argument (see centerarc data pack --help)"),
         (["trian"], "did you mean 'train'?"),
     ],
 )

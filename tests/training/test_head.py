@@ -75,12 +75,21 @@ def content(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "names"),
     [
-        ({"head": {"fused": True}, "clip_norm": 5}, ("head.fused is true", "clip_norm is 5")),
-        ({"head": {"fused": True}, "precision": "fp16"}, ("head.fused", "precision is fp16")),
-        ({"head": {"fused": True}, "accumulate": 2}, ("head.fused", "accumulate is 2")),
+        (
+            {"head": {"fused": True}, "clip_norm": 5},
+            ("head.fused is true", "clip_norm is 5", "use clip_norm: 0 or head.fused: false"),
+        ),
+        (
+            {"head": {"fused": True}, "precision": "fp16"},
+            ("head.fused", "precision is fp16", "precision: bf16"),
+        ),
+        (
+            {"head": {"fused": True}, "accumulate": 2},
+            ("head.fused", "accumulate is 2", "accumulate: 1"),
+        ),
         (
             {"head": {"fused": True}, "optimizer": {"name": "adamw"}},
-            ("head.fused", "optimizer.name is adamw"),
+            ("head.fused", "optimizer.name is adamw", "optimizer.name: sgd or head.fused: false"),
         ),
         (
             {"head": {"fused": True}, "loss": {"separation_weight": 0.5}},
@@ -88,7 +97,7 @@ def content(**changes: Any) -> dict[str, Any]:
         ),
         (
             {"loss": {"sample_rate": 0.1}, "optimizer": {"name": "adamw"}},
-            ("loss.sample_rate is 0.1", "optimizer.name is adamw"),
+            ("loss.sample_rate is 0.1", "optimizer.name is adamw", "or loss.sample_rate: 1"),
         ),
         (
             {"loss": {"sample_rate": 0.1, "separation_weight": 1}},

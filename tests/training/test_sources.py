@@ -199,5 +199,42 @@ def test_a_fraction_that_holds_out_one_person_is_refused_by_name(
     tmp_path: Path, faces: Path
 ) -> None:
     config = make_config(tmp_path / "run", faces, validation={"identities": 0.01})
-    with pytest.raises(ValueError, match=r"validation.identities is 0.01, which holds out 1 of \d"):
+    said = (
+        r"validation.identities is 0.01, which holds out 1 of \d.*; .* --validation.identities 2,"
+    )
+    with pytest.raises(ValueError, match=said):
         make_sources(config)
+
+
+@pytest.mark.parametrize(
+    ("data", "setting"),
+    [
+        ({"source": "folder", "root": "gone"}, "data.root"),
+        ({"source": "recordio", "path": "gone"}, "data.path"),
+        ({"source": "shards", "path": "gone"}, "data.path"),
+        (
+            {
+                "source": "mixed",
+                "parts": [{"source": "synthetic"}, {"source": "folder", "root": "gone"}],
+            },
+            "data.parts.1.root",
+        ),
+    ],
+)
+def test_a_source_that_is_not_there_names_its_setting(
+    tmp_path: Path, data: dict[str, Any], setting: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"^{setting} (must|is) .*'gone', which is n"):
+        make_sources(with_data(tmp_path, data))
+
+
+def test_pairs_whose_images_are_not_there_name_their_setting(tmp_path: Path, faces: Path) -> None:
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("image_a,image_b,same\na/1.jpg,a/2.jpg,1\na/1.jpg,b/1.jpg,0\n")
+    one = {"pairs": str(pairs), "images": "gone"}
+    for validation, where in ((one, "validation"), ({"sets": [one]}, "validation.sets.0")):
+        config = make_config(tmp_path / "run", faces, validation=validation)
+        with pytest.raises(
+            ValueError, match=rf"^{where}\.images must .*'gone', which is not there"
+        ):
+            make_sources(config)

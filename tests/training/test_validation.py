@@ -142,8 +142,11 @@ def test_sets_are_paths_or_sections_and_come_back_from_yaml(tmp_path: Path) -> N
     [
         ({}, r"validation: give pairs \(and images\), identities or sets"),
         ({"pairs": "a.bin", "identities": 2}, "give pairs or identities, not both"),
-        ({"pairs": "pairs.txt"}, "pairs needs images, the folder that holds them"),
-        ({"sets": ["pairs.txt"]}, r"validation\.sets\.0: pairs needs images"),
+        ({"pairs": "pairs.txt"}, "pairs is 'pairs.txt', which needs images, the folder"),
+        (
+            {"sets": ["a/pairs.txt"]},
+            r"validation\.sets\.0: pairs is .*: \{pairs: a/pairs\.txt, images: FOLDER\}",
+        ),
         ({"sets": [{"pairs": "a.bin", "images": "b"}]}, r"sets\.0: images goes with pairs\.txt"),
         ({"sets": [{"name": "a"}]}, r"validation\.sets\.0\.pairs is missing"),
         ({"sets": ["a.bin", "b/a.bin"]}, "a set is named 'a', as is another set; give it another"),

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Sequence
 from typing import Any, get_args
 
-from cyclopts import App, CycloptsError, Parameter, Token, convert
+from cyclopts import App, CycloptsError, MissingArgumentError, Parameter, Token, convert
 
 from centerarc import __version__
 from centerarc.cli.data import app as data_app
@@ -69,6 +69,13 @@ def run(words: Sequence[str]) -> Any:
         _check_word(data_app, words[1:2], "data command")
     try:
         return app(words)
+    except MissingArgumentError as error:
+        chain = error.command_chain or ()
+        if chain == ("train",):
+            raise ValueError("give a configuration: centerarc train CONFIG.yaml") from error
+        raise ValueError(
+            f"{str(error).rstrip('.')} (see centerarc {' '.join(chain)} --help)"
+        ) from error
     except CycloptsError as error:
         raise ValueError(str(error)) from error
 

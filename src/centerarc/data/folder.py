@@ -10,7 +10,7 @@ import numpy as np
 
 from centerarc.data.decode import check_image_header
 from centerarc.data.source import EncodedSource, Skipped
-from centerarc.io.files import read_file
+from centerarc.io.files import read_file, require_folder
 from centerarc.io.tables import Texts
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
@@ -49,9 +49,7 @@ class FolderSource(EncodedSource):
     """
 
     def __init__(self, root: str | os.PathLike[str], *, image_size: int | None = None) -> None:
-        self.root = Path(root)
-        if not self.root.is_dir():
-            raise ValueError(f"root must be a folder, got {str(root)!r}")
+        self.root = require_folder("root", root)
         super().__init__(image_size)
         self.identities = []
         self.skipped: list[Skipped] = []

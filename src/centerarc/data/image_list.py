@@ -11,7 +11,7 @@ import numpy as np
 
 from centerarc.data.folder import natural_key
 from centerarc.data.source import EncodedSource
-from centerarc.io.files import atomic_path, read_file
+from centerarc.io.files import atomic_path, read_file, require_folder
 from centerarc.io.tables import CsvTable, ParquetTable, Table, Texts
 
 # From so many files of one folder on, listing it is cheaper than asking for each.
@@ -66,9 +66,7 @@ class ListSource(EncodedSource):
     ) -> None:
         super().__init__(image_size)
         self.path = Path(path)
-        self.root = self.path.parent if root is None else Path(root)
-        if not self.root.is_dir():
-            raise ValueError(f"root must be a folder, got {str(self.root)!r}")
+        self.root = require_folder("root", self.path.parent if root is None else root)
         columns = (path_column, identity_column)
         table: Table
         if self.path.suffix.lower() == ".parquet":

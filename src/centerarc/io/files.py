@@ -11,6 +11,30 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+
+def require_folder(name: str, path: str | os.PathLike[str]) -> Path:
+    """Returns the path of a folder that must be there.
+
+    Args:
+        name: What the user calls it.
+        path: The folder.
+
+    Raises:
+        ValueError: If there is none, or something else; says which.
+
+    Example:
+        >>> require_folder("root", "nofaces")
+        Traceback (most recent call last):
+        ...
+        ValueError: root must be a folder, got 'nofaces', which is not there
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        why = "is not a folder" if folder.exists() else "is not there"
+        raise ValueError(f"{name} must be a folder, got {str(folder)!r}, which {why}")
+    return folder
+
+
 # Files that are complete or absent.
 
 

@@ -58,7 +58,10 @@ class PairsFields(Section):
     def _images_fit_pairs(self) -> Self:
         kind = None if self.pairs is None else self.pairs.suffix.lower()
         if self.images is None and kind not in (None, ".bin", ".csv", ".tsv"):
-            raise ValueError("pairs needs images, the folder that holds them")
+            raise ValueError(
+                f"pairs is {str(self.pairs)!r}, which needs images, the folder that its images "
+                f"are in: {{pairs: {self.pairs}, images: FOLDER}}"
+            )
         if self.images is not None and kind == ".bin":
             raise ValueError("images goes with pairs.txt and .csv; a .bin set holds its images")
         return self
@@ -99,8 +102,14 @@ class ValidationConfig(PairsFields):
     @property
     def all_sets(self) -> list[PairsFields]:
         """What is judged: this section's own set, if it has one, and the further ones."""
-        own = [] if self.pairs is None and self.identities is None else [self]
-        return [*own, *self.sets]
+        return list(self.settings_of_sets.values())
+
+    @property
+    def settings_of_sets(self) -> dict[str, PairsFields]:
+        """`all_sets` by the names of their settings, such as `validation.sets.0`."""
+        own = self.pairs is not None or self.identities is not None
+        further = {f"validation.sets.{number}": one for number, one in enumerate(self.sets)}
+        return {"validation": self, **further} if own else {**further}
 
     @property
     def deciding_set(self) -> str:
@@ -378,27 +387,46 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _head_fits(self) -> Self:
-        loss, fused, sampled = self.loss, self.head.fused, self.loss.sample_rate < 1
-        adamw = self.optimizer.name == "adamw"
+        loss = self.loss
         separation = (
-            f"loss.separation_weight is {loss.separation_weight:g}, which needs a gradient of all "
-            "prototypes; use 0, or loss.centers: separate with loss.center_update: gradient"
+            loss.separates_prototypes,
+            f"loss.separation_weight is {loss.separation_weight:g}",
+            "the separation term needs a gradient of all prototypes",
+            "loss.separation_weight: 0, loss.centers: separate with loss.center_update: gradient",
         )
-        share = f"loss.sample_rate is {loss.sample_rate:g}"
-        step = "head.fused is true"
-        clipped = f"clip_norm is {self.clip_norm:g}, but no gradient is there to clip; use 0"
-        scaled = "precision is fp16, whose scaled loss would scale the step; use bf16 or fp32"
-        parts = f"accumulate is {self.accumulate}, but the first backward pass steps; use 1"
-        moved = "optimizer.name is adamw, which moves people who took no part; use sgd"
-        for there, option, other in (
-            (fused and adamw, step, "optimizer.name is adamw, which cannot step so; use sgd"),
-            (fused and self.clip_norm > 0, step, clipped),
-            (fused and self.precision == "fp16", step, scaled),
-            (fused and self.accumulate > 1, step, parts),
-            (fused and loss.separates_prototypes, step, separation),
-            (sampled and adamw, share, moved),
-            (sampled and loss.separates_prototypes, share, separation),
+        adamw = self.optimizer.name == "adamw", "optimizer.name is adamw"
+        fused = (
+            (*adamw, "a fused step is one of SGD", "optimizer.name: sgd"),
+            (
+                self.clip_norm > 0,
+                f"clip_norm is {self.clip_norm:g}",
+                "a fused step leaves no gradient to clip",
+                "clip_norm: 0",
+            ),
+            (
+                self.precision == "fp16",
+                "precision is fp16",
+                "the scale of its loss would scale a fused step",
+                "precision: bf16",
+            ),
+            (
+                self.accumulate > 1,
+                f"accumulate is {self.accumulate}",
+                "the first part of a batch would make the fused step",
+                "accumulate: 1",
+            ),
+            separation,
+        )
+        sampled = (
+            (*adamw, "AdamW also moves people who are not sampled", "optimizer.name: sgd"),
+            separation,
+        )
+        rate = f"loss.sample_rate is {loss.sample_rate:g}"
+        for chosen, option, without, excluded in (
+            (self.head.fused, "head.fused is true", "head.fused: false", fused),
+            (loss.sample_rate < 1, rate, "loss.sample_rate: 1", sampled),
         ):
-            if there:
-                raise ValueError(f"{option} and {other}")
+            for there, other, why, instead in excluded:
+                if chosen and there:
+                    raise ValueError(f"{option} and {other}; {why}: use {instead} or {without}")
         return self

@@ -2,7 +2,9 @@
 
 import datetime
 import difflib
+import itertools
 import re
+import shlex
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -112,6 +114,10 @@ def _unknown(name: str, content: Mapping[str, Any], prefix: str = "") -> str:
         leaves = {other.rpartition(".")[2]: other for other in reversed(names)}
         close = [leaves[match] for match in difflib.get_close_matches(leaf, leaves, n=1)]
     hint = f"did you mean {prefix}{close[0]}?" if close else "see centerarc train --help"
+    data = content.get("data") if section == "data" else None
+    kind = data.get("source") if isinstance(data, Mapping) else None
+    if kind and any(leaf in other.model_fields for other in _sections(_field_at("data", {})[1])):
+        return f"{prefix}{name} is not a setting of the source {kind}; {hint}"
     return f"unknown field {prefix}{name}; {hint}"
 
 
@@ -222,10 +228,17 @@ def dump_config(config: TrainConfig) -> str:
 
 def _parse_flags(flags: Sequence[str]) -> list[tuple[str, str]]:
     """Splits `--name value` and `--name=value` words into (dotted path, text) pairs."""
-    pairs = []
+    pairs: list[tuple[str, str]] = []
     words = iter(flags)
     for word in words:
         if not word.startswith("--") or len(word) < 3:
+            if pairs and pairs[-1][1][:1] in ("[", "{"):
+                rest = itertools.takewhile(lambda other: not other.startswith("--"), words)
+                name, begin = pairs[-1]
+                whole = shlex.quote(" ".join([begin, word, *rest]))
+                raise ValueError(
+                    f"--{name} is cut at a blank: {begin!r}; quote its value: --{name} {whole}"
+                )
             raise ValueError(
                 f"got {word!r}; expected a flag such as --loss.m 0.4 (see centerarc train --help)"
             )
@@ -303,7 +316,12 @@ def _describe(first: ErrorDetails, name: str, content: Mapping[str, Any]) -> str
         hint = "".join(
             f"; did you mean {c!r}?" for c in difflib.get_close_matches(given, kinds, n=1)
         )
-        return f"{name} is {given!r}; it must be one of {', '.join(kinds)}{hint}"
+        own = (
+            ""
+            if content.get("plugins")
+            else ("; for one of your own, set plugins to the module or .py file that registers it")
+        )
+        return f"{name} is {given!r}; it must be one of {', '.join(kinds)}{own}{hint}"
     message = first["msg"].removeprefix("Value error, ")
     message = message.removeprefix("Input should be ").removeprefix("Input should ")
     if first["type"] == "value_error":

@@ -2,7 +2,9 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,9 +70,11 @@ def make_sources(config: TrainConfig, *, quiet: bool = False) -> RunSources:
     sets: list[ValidationPairs] = []
     excluded: set[str] = set()
     notes: list[str] = []
-    for listed in validation.all_sets if validation is not None else ():
+    listings = {} if validation is None else validation.settings_of_sets
+    for where, listed in listings.items():
         if listed.pairs is not None:
-            pairs, everyone = listed_pairs(listed, config.model.image_size, notes)
+            with _naming_settings(where, ("images", "folds")):
+                pairs, everyone = listed_pairs(listed, config.model.image_size, notes)
             sets.append(pairs)
             excluded |= everyone
     train = _open(config, excluded, notes, quiet)
@@ -86,7 +90,8 @@ def make_sources(config: TrainConfig, *, quiet: bool = False) -> RunSources:
         if len(others) < 2:
             raise ValueError(
                 f"validation.identities is {validation.identities:g}, which holds out "
-                f"{len(others)} of {people} people; pairs need at least 2"
+                f"{len(others)} of {people} people; pairs need at least 2: give "
+                "--validation.identities 2, or none to hold out no one"
             )
         train, held_out = subset(train, names), subset(train, others)
         sets.insert(0, drawn_pairs(held_out, validation, config.seed, notes))
@@ -105,7 +110,9 @@ def _open(config: TrainConfig, excluded: set[str], notes: list[str], quiet: bool
         parts = []
         for number, fields in enumerate(data.parts, 1):
             name = fields.name or f"{fields.source}-{number}"
-            part = _without(_create(fields, size, quiet, notes), fields.leave_out, notes)
+            with _naming_settings(f"data.parts.{number - 1}", _PLACES):
+                part = _create(fields, size, quiet, notes)
+            part = _without(part, fields.leave_out, notes)
             people = counted(len(part.identities), "person", "people")
             notes.append(
                 f"part {name}: {people}, {counted(len(part), 'image')}, weight {fields.weight:g}"
@@ -113,7 +120,8 @@ def _open(config: TrainConfig, excluded: set[str], notes: list[str], quiet: bool
             parts.append(Part(part, fields.weight, name))
         source: FaceSource = MixedSource(parts, merge=data.merge)
     else:
-        source = _create(data, size, quiet, notes)
+        with _naming_settings("data", _PLACES):
+            source = _create(data, size, quiet, notes)
     source = _without(source, data.leave_out, notes)
     if data.exclude_pairs is not None:
         named = read_pairs(data.exclude_pairs).select_folds(data.exclude_folds)
@@ -138,6 +146,23 @@ def _open(config: TrainConfig, excluded: set[str], notes: list[str], quiet: bool
     if few is not None:
         notes.append(str(few))
     return source
+
+
+# The settings that say where a source is.
+_PLACES = ("root", "path")
+
+
+@contextmanager
+def _naming_settings(section: str, names: Sequence[str]) -> Iterator[None]:
+    """Makes errors about an argument name the setting that it comes from."""
+    try:
+        yield
+    except ValueError as error:
+        named = rf"(^|[;:] )({'|'.join(names)})(?= (?:must|is) )"
+        said = re.sub(named, rf"\1{section}.\2", str(error))
+        if said == str(error):
+            raise
+        raise ValueError(said) from error
 
 
 def _without(source: FaceSource, path: Path | None, notes: list[str]) -> FaceSource:

@@ -33,7 +33,7 @@ def find_shards(location: str | os.PathLike[str]) -> list[Path]:
     elif "*" in text or _GROUP.search(text):
         found = _matching(text)
     else:
-        raise ValueError(f"location is {text!r}, which is not there")
+        raise ValueError(f"path is {text!r}, which is not there")
     if compressed := [path for path in found if path.name.lower().endswith(_COMPRESSED)]:
         raise ValueError(
             f"{str(compressed[0])!r} is a compressed tar file, in which no image can be found "

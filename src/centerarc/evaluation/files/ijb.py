@@ -15,6 +15,7 @@ from centerarc.data.alignment import arcface_template, similarity_transform, war
 from centerarc.data.decode import Image, read_image
 from centerarc.data.source import FaceSource
 from centerarc.evaluation.scores import BoolArray, IntArray
+from centerarc.io.files import require_folder
 from centerarc.io.tables import CsvTable, open_text
 
 _POINTS = 10
@@ -276,9 +277,7 @@ def find_ijb_files(folder: str | os.PathLike[str]) -> IjbFiles:
         ValueError: If the path is not a folder, a file is missing or there are two of a kind, or
             there are galleries without probes.
     """
-    root = Path(folder)
-    if not root.is_dir():
-        raise ValueError(f"the metadata must be a folder, got {str(folder)!r}")
+    root = require_folder("the metadata", folder)
 
     def one(pattern: str) -> Path:
         found = sorted(root.glob(pattern))
@@ -325,9 +324,7 @@ class IjbFaces(FaceSource):
         *,
         image_size: int = 112,
     ) -> None:
-        self.root = Path(root)
-        if not self.root.is_dir():
-            raise ValueError(f"images must be a folder, got {str(root)!r}")
+        self.root = require_folder("images", root)
         if image_size < 1:
             raise ValueError(f"image_size must be at least 1, got {image_size}")
         check_same_images(images, landmarks)

@@ -13,7 +13,7 @@ from centerarc.data.source import EncodedSource
 from centerarc.evaluation.files.pairs import Pairs, read_pair_list, read_pairs, rows_of_folds
 from centerarc.evaluation.files.pickles import UnsafePickleError, read_plain_pickle, short
 from centerarc.evaluation.scores import BoolArray, IntArray, StrArray
-from centerarc.io.files import read_file
+from centerarc.io.files import read_file, require_folder
 
 # Suffixes of LFW's images, the first that is there wins.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -58,9 +58,7 @@ class ListedImages(EncodedSource):
         image_size: int | None = None,
     ) -> None:
         super().__init__(image_size)
-        folder = Path(listed.source).parent if root is None else Path(root)
-        if not folder.is_dir():
-            raise ValueError(f"images must be a folder, got {str(folder)!r}")
+        folder = require_folder("images", Path(listed.source).parent if root is None else root)
         self._names, missing = self._found(folder, listed.names)
         if missing:
             said = listed.unknown(missing, f"are not images in {folder}")
