@@ -104,7 +104,8 @@ def test_what_evaluate_writes_is_on_the_card(tmp_path: Path) -> None:
     results = json.loads(Path("runs/mine/results.json").read_text())
     assert f"| AUC | {100 * results['best']['auc']:.2f}% |" in card
     assert "**12 of 12 probes are also in the gallery" in card
-    assert f"after epoch {results['best']['epoch']}, chosen by the validation" in card
+    best = results["best"]
+    assert f"of epoch {best['epoch']}, after {best['step']} steps, chosen by" in card
     assert f"{results['train_identities']} people, {results['train_images']} images" in card
     assert "Ann" not in card  # one of the faces
 

@@ -486,7 +486,7 @@ def test_the_card_says_what_is_known(run_dir: Path, tmp_path: Path) -> None:
         "ArcFace (m = 0.5, s = 30) + 1 x center",
         "sgd, learning rate 0.1, momentum 0.9, weight decay 0.0005",
         "4 epochs: 1 of warm-up, then cosine decay to 0",
-        "after epoch 3, chosen by the validation; their running average, which decays by 0.99",
+        "of epoch 3, chosen by the validation; their running average, which decays by 0.99",
         "| measure | lfw | held\\_out |",
         "| AUC | 97.50% | 98.50% |",
         "| TAR at FAR 0.1% | 50.00% |  |",

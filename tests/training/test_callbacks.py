@@ -269,6 +269,7 @@ def test_states_go_to_the_callbacks_that_they_came_from(tmp_path: Path, faces: P
     assert (first.count, second.count) == (3, 4)
     trainer = Trainer(config, Processes(0, 1, torch.device("cpu")), resume=True, overwrite=False)
     assert "the state of callback 'Counter 2' is dropped" in " ".join(trainer.notes)
+    trainer.run()
 
     class Broken(Counter):
         def load_state_dict(self, state: dict[str, Any]) -> None:

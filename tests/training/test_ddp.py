@@ -12,9 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from centerarc.distributed import Processes
-from centerarc.training import Trainer, train
+from centerarc.models import backbone
+from centerarc.training import Trainer, checkpoint, loop, train
 from tests.distributed.pool import Pool
 from tests.training.helpers import (
+    Tiny,
     full_disk,
     make_config,
     register_tiny,
@@ -193,6 +195,58 @@ def test_sampled_classes_resume_to_the_last_bit_and_need_shards(
     fused = {**CHANGES, "clip_norm": 0, "head": {"sharded": False, "fused": True}}
     for answer in pool.run(_train_on_rank, 2, tmp_path / "c", faces, fused):
         assert answer.startswith("head.fused is true, which with 2 processes needs head.sharded")
+
+
+def _train_apart(rank: int, folder: Path, faces: Path, changes: dict[str, Any]) -> str:
+    return _train_on_rank(rank, 2, folder / str(rank), faces, changes)
+
+
+def test_a_folder_that_is_not_shared_is_refused(pool: Pool, tmp_path: Path, faces: Path) -> None:
+    answers = pool.run(_train_apart, tmp_path, faces, CHANGES)
+    assert all("must be in storage that all processes share" in answer for answer in answers)
+    assert "1'" in answers[0]  # that of the process which does not see it
+    assert not list((tmp_path / "0").glob(".shared-*"))
+
+
+def test_a_state_that_one_process_cannot_read_ends_all(
+    pool: Pool, tmp_path: Path, faces: Path
+) -> None:
+    folder = tmp_path / "run"
+    short = {**CHANGES, "schedule": {**STEADY, "epochs": 1}}
+    assert pool.run(_train_on_rank, 2, folder, faces, short) == ["done"] * 2
+    answers = pool.run(_resume_blind, folder, faces, {**CHANGES, "schedule": STEADY})
+    assert answers[1].startswith("cannot read the state") or "nothing to resume" in answers[1]
+    assert answers[0] == f"rank 1: {answers[1]}"
+
+
+def _resume_blind(rank: int, folder: Path, faces: Path, changes: dict[str, Any]) -> str:
+    if rank == 0:
+        return _train_on_rank(rank, 2, folder, faces, changes, resume=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "load_state", lambda run_dir: checkpoint.load_state(run_dir / "none"))
+        return _train_on_rank(rank, 2, folder, faces, changes, resume=True)
+
+
+class Idle(Tiny):
+    """Has a parameter that its forward pass does not use."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.unused = torch.nn.Parameter(torch.zeros(3))
+
+
+def _train_idle(rank: int, folder: Path, faces: Path) -> str:
+    register_tiny()
+    backbone._BUILDERS["idle"] = Idle
+    changes = {**CHANGES, "model": {"name": "idle", "options": {"norm": True}}}
+    return _train_on_rank(rank, 2, folder, faces, changes)
+
+
+def test_a_backbone_with_an_unused_parameter_is_refused_by_name(
+    pool: Pool, tmp_path: Path, faces: Path
+) -> None:
+    for answer in pool.run(_train_idle, tmp_path / "run", faces):
+        assert answer.startswith("step 1: the backbone does not use its parameter 'unused'")
 
 
 def test_a_full_folder_is_refused_by_every_rank(pool: Pool, tmp_path: Path, faces: Path) -> None:

@@ -44,7 +44,11 @@ def test_weights_of_a_file_go_by_name(tmp_path: Path) -> None:
     assert torch.equal(weights_of(path), torch.tensor([0.5, 10.0, 2.0]))  # type: ignore[arg-type]
     for text, message in (
         ("identity,weight\nAnn,1\nCy,1\n", r"no weight for 1 person of the training, first 'Bob'"),
-        ("identity,weight\nAnn,0\n", r"line 2: weight is '0'; it must be a number above 0"),
+        (
+            "identity,weight\nAnn,0\n",
+            r"weight is '0'; it must be a number from 1e-6 to 1e6",
+        ),
+        ("identity,weight\nAnn,1e39\n", r"line 2: weight is '1e39'"),
         ("identity,weight\nAnn,nan\n", r"line 2: weight is 'nan'"),
         ("identity,weight\nAnn,x\n", r"line 2: weight is 'x'"),
         ("identity,weight\nAnn,1\nAnn,2\n", r"line 3: 'Ann' has a weight already"),

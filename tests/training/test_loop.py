@@ -21,6 +21,7 @@ from centerarc.training import (
     TrainingInterrupted,
     dump_config,
     load_config,
+    rundir,
     train,
     validation,
 )
@@ -144,6 +145,86 @@ def test_interrupted_and_resumed_equals_uninterrupted_to_the_last_bit(
     for name in ("best.safetensors", "last.safetensors"):
         assert same_bits(tmp_path / "whole" / name, tmp_path / "cut" / name)
     assert _rows(tmp_path / "whole") == _rows(tmp_path / "cut")
+
+
+def test_what_a_resumed_run_changes_is_said_and_kept(
+    tmp_path: Path, faces: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make_config(tmp_path / "run", faces, schedule=SHORT)
+    train(config)
+    faster: dict[str, Any] = {"optimizer": {"lr": 0.5}, "schedule": {**SHORT, "epochs": 2}}
+    longer = make_config(tmp_path / "run", faces, **faster)
+    capsys.readouterr()
+    train(longer, resume=True)
+    summary = json.loads((tmp_path / "run/results.json").read_text())
+    changes = {"optimizer.lr": [0.1, 0.5], "schedule.epochs": [1, 2]}
+    first = summary["steps"] // 2
+    assert summary["resumed_with_changes"] == [{"step": first, "changes": changes}]
+    said = " ".join(capsys.readouterr().err.split())
+    assert "changed since the last start: optimizer.lr 0.1 -> 0.5, schedule.epochs 1 -> 2" in said
+
+
+@pytest.mark.parametrize("max_steps", [None, 6], ids=["whole", "cut"])
+def test_a_finished_run_that_is_resumed_stays_as_it_is(
+    tmp_path: Path, faces: Path, capsys: pytest.CaptureFixture[str], max_steps: int | None
+) -> None:
+    schedule = {"epochs": 2, "max_steps": max_steps}
+    changes: dict[str, Any] = {"schedule": schedule, "validation": VALIDATION}
+    first = train(make_config(tmp_path / "run", faces, **changes))
+    before = _content(tmp_path / "run")
+    other = make_config(tmp_path / "run", faces, **changes, optimizer={"lr": 0.5})
+    again = train(other, resume=True)
+    assert "steps are done already" in capsys.readouterr().err
+    assert _content(tmp_path / "run") == before
+    assert (again.best, again.summary) == (first.best, json.loads(json.dumps(first.summary)))
+
+
+def test_a_run_that_was_cut_short_keeps_its_validations_when_it_is_extended(
+    tmp_path: Path, faces: Path
+) -> None:
+    def config(max_steps: int | None) -> TrainConfig:
+        schedule = {"epochs": 3, "max_steps": max_steps}
+        return make_config(tmp_path / "run", faces, schedule=schedule, validation=VALIDATION)
+
+    train(config(4))  # of 3 steps an epoch
+    train(config(None), resume=True)
+    rows = [(row["kind"], row["step"]) for row in _rows(tmp_path / "run")]
+    assert [step for kind, step in rows if kind == "validation"] == [3, 4, 6, 9]
+    assert [step for kind, step in rows if kind == "train"] == list(range(1, 10))
+
+
+def test_a_schedule_that_ends_before_the_saved_step_is_refused(tmp_path: Path, faces: Path) -> None:
+    train(make_config(tmp_path / "run", faces, schedule={"epochs": 2}))
+    before = _content(tmp_path / "run")
+    shorter = make_config(tmp_path / "run", faces, schedule={"epochs": 2, "max_steps": 3})
+    with pytest.raises(ValueError, match=r"8 steps are done, and the schedule ends after 3; raise"):
+        train(shorter, resume=True)
+    assert _content(tmp_path / "run") == before
+
+
+def test_two_runs_cannot_train_in_one_folder(tmp_path: Path, faces: Path) -> None:
+    config = make_config(tmp_path / "run", faces, schedule=SHORT)
+    train(config)
+    with rundir.locked(config.run_dir), pytest.raises(ValueError, match=r"run' is in use: another"):
+        train(config, resume=True)
+    train(config, resume=True)
+
+
+def test_other_class_weights_are_refused_on_resume(tmp_path: Path, faces: Path) -> None:
+    path = tmp_path / "weights.csv"
+
+    def config(epochs: int) -> TrainConfig:
+        loss = {"class_weights": path}
+        return make_config(tmp_path / "run", faces, loss=loss, schedule={"epochs": epochs})
+
+    rows = [f"{folder.name},1.5" for folder in faces.iterdir()]
+    path.write_text("\n".join(["identity,weight", *rows]))
+    train(config(1))
+    path.write_text(path.read_text().replace("1.5", "2.5", 1))
+    with pytest.raises(ValueError, match=r"loss\.class_weights, '.*weights.csv', are others"):
+        train(config(2), resume=True)
+    path.write_text(path.read_text().replace("2.5", "1.5"))
+    train(config(2), resume=True)
 
 
 def test_a_crash_costs_the_steps_since_the_last_save_and_nothing_else(

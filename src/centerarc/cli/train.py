@@ -1,5 +1,6 @@
 """`centerarc train` and `centerarc demo`."""
 
+import os
 import sys
 import typing
 from pathlib import Path
@@ -47,7 +48,8 @@ def train(
     try:
         run(loaded, resume=resume, overwrite=overwrite)
     except TrainingInterrupted as stopped:
-        print(stopped, file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print(stopped, file=sys.stderr)
         return 130
     return 0
 

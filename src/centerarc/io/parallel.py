@@ -1,4 +1,4 @@
-"""Work divided among processes: how many, how they start, and what their death means."""
+"""Work divided among processes: how many, how they start, what their death means, and signals."""
 
 import multiprocessing
 import os
@@ -12,7 +12,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
 from multiprocessing import connection
-from typing import Any, TypeVar
+from types import FrameType
+from typing import Any, Self, TypeVar
 
 import cv2
 
@@ -269,3 +270,51 @@ def _end_with(sentinel: int) -> None:
 
 def _run(task: Any) -> Any:
     return _work(task)
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest:
+    """Within the block, the first SIGINT or SIGTERM only sets `requested`; a second one kills.
+
+    Outside the main thread, where Python allows no signal handlers, it does nothing.
+
+    Example:
+        >>> with StopRequest() as stop:
+        ...     stop.requested
+        False
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    @contextmanager
+    def held_back(self) -> Iterator[None]:
+        """Delays signals until the block ends; processes started in it never get them.
+
+        A terminal and many job systems signal a whole group, and a data loader whose workers die
+        takes the training process with it in the middle of a step.
+        """
+        with signals_held_back(*(_SIGNALS if self._previous else ())):
+            yield
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.requested = True
+        if os.environ.get("RANK", "0") == "0":
+            # A step may take long. Not print: the signal may have come in the middle of one.
+            os.write(2, b"\nstopping after this step; press again to stop at once\n")

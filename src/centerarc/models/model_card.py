@@ -191,7 +191,9 @@ def _training(facts: Facts) -> Iterator[str]:
     if facts.of("batch_size"):
         rows.append(("batch", f"{facts.of('batch_size')} images, {facts.of('precision')}"))
     if "epoch" in metadata:
-        text = f"after epoch {metadata['epoch']}"
+        text = f"of epoch {metadata['epoch']}"
+        if "step" in metadata:
+            text += f", after {_several(metadata['step'], 'step')}"
         if facts.config and metadata.get("metrics"):
             text += ", chosen by the validation"
         if decay := metadata.get("ema_decay"):

@@ -8,7 +8,7 @@ added its own classes.
 import pickle
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,10 @@ def check_saved(run_dir: Path) -> Path:
     """Returns where the state of a run is; raises `ValueError` if there is none."""
     path = state_path(run_dir)
     if not path.exists():
-        raise ValueError(f"nothing to resume: there is no {str(path)!r}; start without --resume")
+        raise ValueError(
+            f"nothing to resume: there is no {str(path)!r}; "
+            "start without --resume, or with --overwrite where a run has begun"
+        )
     return path
 
 
@@ -59,7 +62,7 @@ def save_state(
         OSError: If it cannot be written, as on a full disk; on all ranks.
     """
     path = state_path(run_dir)
-    there = processes.gather_objects([old.name for old in path.parent.glob(f"{_HEAD}*")])[0]
+    there = processes.gather_objects([old.name for old in _heads(path)])[0]
     numbers = [int(name.removeprefix(_HEAD)) for name in there]
     folder = path.parent / f"{_HEAD}{max(numbers, default=0) + 1}"  # one that no state names
     alone = processes.world_size == 1
@@ -84,11 +87,18 @@ def save_state(
             except (OSError, RuntimeError) as error:  # torch's archive writer raises the latter
                 shutil.rmtree(folder, ignore_errors=True)
                 raise OSError(f"cannot write {str(path)!r}; is the disk full? ({error})") from error
-        for old in path.parent.glob(f"{_HEAD}*"):
+        for old in _heads(path):
             if old != folder:
                 shutil.rmtree(old, ignore_errors=True)
+        for part in path.parent.glob(f".{path.stem}.*{path.suffix}"):  # of a save that was killed
+            part.unlink(missing_ok=True)
 
     processes.on_main(write)
+
+
+def _heads(path: Path) -> list[Path]:
+    folders = path.parent.glob(f"{_HEAD}*")
+    return [folder for folder in folders if folder.name.removeprefix(_HEAD).isdecimal()]
 
 
 def load_state(run_dir: Path) -> dict[str, Any]:
@@ -107,6 +117,41 @@ def load_state(run_dir: Path) -> dict[str, Any]:
     return state
 
 
+def check_state(
+    run_dir: Path,
+    state: dict[str, Any],
+    model: nn.Module,
+    criterion: CenterArcFaceLoss,
+    optimizers: Sequence[Optimizer],
+    processes: Processes,
+) -> None:
+    """Checks that what `load_state` read fits what is trained, and that this process sees the head.
+
+    Raises:
+        ValueError: If the state is of another model.
+        OSError: If the head is missing, or its table of contents is damaged.
+    """
+    del processes
+    try:
+        expected = model.state_dict()
+        for name in sorted(expected.keys() | state["model"].keys()):
+            sizes = [
+                tuple(d[name].shape) if name in d else None for d in (expected, state["model"])
+            ]
+            if sizes[0] != sizes[1]:
+                raise ValueError(f"{name} must be {sizes[0]}, got {sizes[1]}")
+        folder = _head_of(run_dir, state)
+        with _explained(f"cannot resume: the state {str(folder)!r} cannot be read"):
+            saved = _Reader(folder).read_metadata().state_dict_metadata
+        for name, tensor in _wanted(saved, criterion, optimizers).items():
+            size = getattr(saved.get(name), "size", None)
+            if size != tensor.shape:
+                found = None if size is None else tuple(size)
+                raise ValueError(f"{name} must be {tuple(tensor.shape)}, got {found}")
+    except ValueError as error:  # a config.yaml changed by hand
+        raise ValueError(f"cannot resume: the state is of another model: {error}") from error
+
+
 def restore(
     run_dir: Path,
     state: dict[str, Any],
@@ -115,35 +160,35 @@ def restore(
     optimizers: Sequence[Optimizer],
     processes: Processes,
 ) -> None:
-    """Puts what `load_state` read, and the classes that this rank holds, into what is trained.
+    """Puts a state that was checked, and the classes that this rank holds, into what is trained.
 
     Raises:
-        ValueError: If the state is of another model, or a part of it is missing or damaged.
+        OSError: If a part of the head is missing or damaged; on all ranks.
     """
-    try:
-        model.load_state_dict(state["model"])
-        _restore_kept(model, optimizers, state["optimizer"])
-    except (RuntimeError, ValueError) as error:  # a config.yaml changed by hand
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"cannot resume: the state is of another model: {reason}") from error
-    folder = state_path(run_dir).parent / Path(state["head"]).name
+    model.load_state_dict(state["model"])
+    _restore_kept(model, optimizers, state["optimizer"])
+    folder = _head_of(run_dir, state)
     reader = _Reader(folder)
-    wanted = class_state(criterion, *optimizers)
     with _explained(f"cannot resume: the state {str(folder)!r} cannot be read"):
-        saved = reader.read_metadata().state_dict_metadata
-    # An optimizer with other settings may not have kept all that this one wants: that starts from
-    # zeros, as in a new run.
-    needed = criterion.state_dict().keys()
-    wanted = {name: rows for name, rows in wanted.items() if name in saved or name in needed}
-    for name, tensor in wanted.items():
-        size = getattr(saved.get(name), "size", None)
-        if size != tensor.shape:
-            raise ValueError(
-                f"cannot resume: the state is of another model: {name} must be "
-                f"{tuple(tensor.shape)}, got {None if size is None else tuple(size)}"
-            )
-    with _explained(f"cannot resume: the state {str(folder)!r} cannot be read"):
+        wanted = _wanted(reader.read_metadata().state_dict_metadata, criterion, optimizers)
         load(wanted, storage_reader=reader, no_dist=processes.world_size == 1)
+
+
+def _head_of(run_dir: Path, state: dict[str, Any]) -> Path:
+    return state_path(run_dir).parent / Path(state["head"]).name
+
+
+def _wanted(
+    saved: Mapping[str, Any], criterion: CenterArcFaceLoss, optimizers: Sequence[Optimizer]
+) -> dict[str, Tensor]:
+    """What is to be read of a head.
+
+    An optimizer with other settings may not have kept all that this one wants: that starts from
+    zeros, as in a new run.
+    """
+    needed = criterion.state_dict().keys()
+    state = class_state(criterion, *optimizers)
+    return {name: rows for name, rows in state.items() if name in saved or name in needed}
 
 
 def _kept_of(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, dict[str, Tensor]]:

@@ -231,7 +231,7 @@ class OptimizerConfig(Section):
     """The optimizer of the backbone and the prototypes."""
 
     name: Literal["sgd", "adamw"] = Field(default="sgd", description="optimizer")
-    lr: float = Field(default=0.1, gt=0, allow_inf_nan=False, description="peak learning rate")
+    lr: float = Field(default=0.1, gt=0, le=1e6, description="peak learning rate")
     weight_decay: NotNegative = Field(
         default=5e-4,
         description="decay of weights; never of norms, biases, PReLU slopes, position embeddings",

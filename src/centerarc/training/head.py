@@ -127,8 +127,8 @@ def class_weights(config: LossConfig, source: FaceSource) -> Tensor | None:
     `balanced`: in proportion to one over a person's images, 1 on average over the images. Each
     person then counts alike over an epoch, however many images there are.
 
-    A file is CSV with the columns `identity` and `weight`; it must have a weight above 0 for each
-    person that is trained on, and may name others.
+    A file is CSV with the columns `identity` and `weight`; it must have a weight from 1e-6 to 1e6
+    for each person that is trained on, and may name others.
 
     Raises:
         ValueError: If the file lacks a person or holds what is not a weight.
@@ -155,8 +155,8 @@ def _listed_weights(path: Path, people: list[str]) -> Tensor:
             weight = float(text)
         except ValueError:
             weight = float("nan")
-        if not 0 < weight < float("inf"):
-            raise table.error(line, f"weight is {text!r}; it must be a number above 0")
+        if not 1e-6 <= weight <= 1e6:
+            raise table.error(line, f"weight is {text!r}; it must be a number from 1e-6 to 1e6")
         if weights[place]:
             raise table.error(line, f"{name!r} has a weight already")
         weights[place] = weight

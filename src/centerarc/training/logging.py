@@ -91,7 +91,7 @@ class MetricsLog:
     Args:
         run_dir: Folder of the run.
         keep_steps: Rows of later steps are dropped: a resumed run writes them again.
-        keep_epochs: Validation rows of later epochs are dropped likewise.
+        keep_validations: Validation rows of later steps are dropped likewise.
         tensorboard: Also write TensorBoard files to `<run>/tensorboard`.
 
     Raises:
@@ -99,13 +99,13 @@ class MetricsLog:
     """
 
     def __init__(
-        self, run_dir: Path, *, keep_steps: int, keep_epochs: int, tensorboard: bool = False
+        self, run_dir: Path, *, keep_steps: int, keep_validations: int, tensorboard: bool = False
     ) -> None:
         path = run_dir / METRICS
         writer = require_tensorboard(tensorboard)
         self._board = writer and writer(run_dir / "tensorboard", purge_step=keep_steps + 1)
         if path.exists():
-            _drop_later(path, keep_steps, keep_epochs)
+            _drop_later(path, keep_steps, keep_validations)
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
@@ -152,13 +152,12 @@ def require_tensorboard(wanted: bool = True) -> Any:
     return SummaryWriter
 
 
-def _drop_later(path: Path, keep_steps: int, keep_epochs: int) -> None:
+def _drop_later(path: Path, keep_steps: int, keep_validations: int) -> None:
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             row = json.loads(line)
-            kind, step, epoch = row["kind"], row["step"], row["epoch"]
-            if epoch <= keep_epochs or (kind == "train" and step <= keep_steps):
+            if row["step"] <= (keep_steps if row["kind"] == "train" else keep_validations):
                 kept.append(line)
         except (ValueError, KeyError, TypeError):
             continue  # the last line of a run that was killed while writing

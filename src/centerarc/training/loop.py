@@ -1,18 +1,16 @@
-"""The training loop, and how it is interrupted."""
+"""The training loop."""
 
+import hashlib
 import inspect
 import itertools
-import os
-import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -21,14 +19,14 @@ from centerarc.data.augmentation import Augmentation
 from centerarc.data.loader import TrainLoader
 from centerarc.distributed.batchnorm import convert_batchnorm
 from centerarc.distributed.process import Processes, init_from_env
-from centerarc.io.parallel import explain_dead_workers, signals_held_back
+from centerarc.io.parallel import StopRequest, explain_dead_workers
 from centerarc.losses.center_arcface import CenterArcFaceLoss
 from centerarc.models.backbone import create_model
 from centerarc.models.weights import save_weights
 from centerarc.training import rundir
 from centerarc.training.averaging import WeightAverage
 from centerarc.training.callbacks import Callback, Callbacks
-from centerarc.training.checkpoint import load_state, restore, save_state
+from centerarc.training.checkpoint import check_state, load_state, restore, save_state
 from centerarc.training.config import TrainConfig
 from centerarc.training.head import (
     class_weights,
@@ -43,56 +41,9 @@ from centerarc.training.rundir import RunResult
 from centerarc.training.sources import describe, make_sampler, make_sources
 from centerarc.training.step import Precision, TrainStep, check_parts, seed_step
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
 
 class TrainingInterrupted(Exception):
     """The run was asked to stop, and its state is saved; the message says how to resume."""
-
-
-class StopRequest:
-    """Within the block, the first SIGINT or SIGTERM only sets `requested`; a second one kills.
-
-    Outside the main thread, where Python allows no signal handlers, it does nothing.
-
-    Example:
-        >>> with StopRequest() as stop:
-        ...     stop.requested
-        False
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
-                self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    @contextmanager
-    def held_back(self) -> Iterator[None]:
-        """Delays signals until the block ends; processes started in it never get them.
-
-        A terminal and many job systems signal a whole group, and a data loader whose workers die
-        takes the training process with it in the middle of a step.
-        """
-        with signals_held_back(*(_SIGNALS if self._previous else ())):
-            yield
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        self.requested = True
-        if os.environ.get("RANK", "0") == "0":
-            # A step may take long. Not print: the signal may have come in the middle of one.
-            os.write(2, b"\nstopping after this step; press again to stop at once\n")
 
 
 def train(
@@ -129,6 +80,16 @@ def train(
             config, processes, resume=resume, overwrite=overwrite, callbacks=callbacks
         )
         return trainer.run()
+    except (RuntimeError, dist.DistError) as error:
+        if processes.world_size == 1 or (
+            not isinstance(error, dist.DistError)
+            and ("gloo" not in str(error) and "NCCL" not in str(error))
+        ):
+            raise
+        raise ValueError(
+            f"process {processes.rank} lost another one, which says why it ended "
+            f"({str(error).splitlines()[0]})"
+        ) from error
     finally:
         processes.close()
 
@@ -268,16 +229,39 @@ class Trainer:
         self.best: dict[str, Any] | None = None
         self.seconds = {"train": 0.0, "validation": 0.0}
         self.epochs_done = 0
+        self.ended = False  # whether nothing is left to do, the last validation included
+        self.validated = 0  # the step of the last validation
+        self._held = ExitStack()  # the run folder, while this process writes to it
+        # Settings that a resumed run changed, with the step from which on.
+        self.history: list[dict[str, Any]] = []
         self.meter = Meter()
         self._prepare_folder(source.identities, resume, overwrite)
 
     def _prepare_folder(self, people: list[str], resume: bool, overwrite: bool) -> None:
         # Nothing is written before all is checked: a refused start leaves the folder as it was.
         if resume:
-            self.processes.on_all(self._load_state)
-        self.processes.on_main(
-            lambda: rundir.prepare(self.config, people, resume=resume, overwrite=overwrite)
-        )
+            self._load_state()
+            self.processes.on_main(self._note_changes)
+
+        def prepare() -> None:
+            self._held.enter_context(rundir.locked(self.config.run_dir))
+            # What no step was taken with is no setting of the run.
+            keep = resume and self.step == self.total_steps
+            rundir.prepare(
+                self.config, people, resume=resume, overwrite=overwrite, keep_config=keep
+            )
+
+        self.processes.on_main(prepare)
+        rundir.check_shared(self.config.run_dir, self.processes)
+
+    def _note_changes(self) -> None:
+        """Says what is different from the last start, and keeps it for the summary."""
+        if self.step == self.total_steps:
+            self.notes.append(f"all {self.total_steps} steps are done already")
+        elif changes := rundir.changes(self.config):
+            said = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in changes.items())
+            self.notes.append(f"changed since the last start: {said}")
+            self.history.append({"step": self.step, "changes": changes})
 
     def request_stop(self, reason: str) -> None:
         """Ends the run after this step or epoch, as if it were the last; for callbacks.
@@ -293,16 +277,24 @@ class Trainer:
 
     def run(self) -> RunResult:
         """Trains to the end of the schedule, or until a callback asks to stop."""
+        with self._held:
+            return self._run()
+
+    def _run(self) -> RunResult:
         main = self.processes.is_main
+        display = Display(self.total_steps, self.step, self.epochs, quiet=not main)
+        if self.ended and (summary := rundir.read_summary(self.config.run_dir)) is not None:
+            for line in self.notes:
+                display.say(line)
+            return RunResult(self.config.run_dir, self.best, summary)
         log = None
         if main:
             log = MetricsLog(
                 self.config.run_dir,
                 keep_steps=self.step,
-                keep_epochs=self.epochs_done,
+                keep_validations=self.validated,
                 tensorboard=self.config.log.tensorboard,
             )
-        display = Display(self.total_steps, self.step, self.epochs, quiet=not main)
         try:
             # PyTorch reports a dead worker in whatever the main process is doing.
             with StopRequest() as stop, display, explain_dead_workers(self.config.workers):
@@ -311,7 +303,7 @@ class Trainer:
                 if self.callbacks and self.step == 0:
                     self._write_state()  # whichever hook fails, there is a run to resume
                 self.callbacks.everywhere("on_train_start", self)
-                for epoch in range(self.epochs_done, self.epochs):
+                for epoch in range(self.epochs_done, 0 if self.ended else self.epochs):
                     # Between epochs all processes know of a reason to stop.
                     if self.callbacks.reason is not None:
                         break
@@ -320,6 +312,7 @@ class Trainer:
                     self._validate(epoch, log, display)
                     self.epochs_done = self.step // self.steps_per_epoch  # not one cut short
                     self.callbacks.everywhere("on_epoch_end", self)
+                    self.ended = self.step == self.total_steps
                     self._save_state()
         finally:
             self.loader.close()
@@ -344,7 +337,10 @@ class Trainer:
             for group in (group for each in self.optimizers for group in each.param_groups):
                 group["lr"] = lr
             seed_step(config.seed, self.processes.rank, self.step)
-            report = self.train_step(images, labels, stop=stop.requested or callbacks.stopping)
+            try:
+                report = self.train_step(images, labels, stop=stop.requested or callbacks.stopping)
+            except ValueError as problem:
+                raise ValueError(f"step {self.step + 1}: {problem}") from problem
             self.step += 1
             self.meter.add(self.step, report)
             logged = self.step % config.log.every == 0 or self.step == self.total_steps
@@ -376,9 +372,12 @@ class Trainer:
         """Ends the run where a stop was wanted by a signal, not only by a callback."""
         if any(self.processes.gather_objects(stop.requested)) or self.callbacks.reason is None:
             self.callbacks.everywhere("on_interrupt", self)
+            world = self.processes.world_size
+            under = f"torchrun --nproc-per-node {world} -m " if world > 1 else ""
+            command = f"{under}centerarc train {self.config.run_dir / 'config.yaml'} --resume"
             raise TrainingInterrupted(
                 f"stopped after step {self.step} of {self.total_steps}; the state is saved, "
-                f"resume with: centerarc train {self.config.run_dir / 'config.yaml'} --resume"
+                f"resume with: {command}"
             )
 
     def _log_train(
@@ -420,6 +419,7 @@ class Trainer:
         except ValueError as problem:
             raise ValueError(f"validation after epoch {done}: {problem}") from problem
         self.seconds["validation"] += time.perf_counter() - start
+        self.validated = self.step
         decides = validation.decides
         best = validation.is_better(results, self.best["sets"] if self.best else {})
         if best:
@@ -440,7 +440,7 @@ class Trainer:
 
     def _save_weights(self, name: str, metrics: dict[str, Any]) -> None:
         metadata = {
-            "epoch": self.step // self.steps_per_epoch,
+            "epoch": -(-self.step // self.steps_per_epoch),  # which the last one may be within
             "step": self.step,
             "metrics": metrics,
             "ema_decay": self.config.ema_decay,
@@ -456,12 +456,16 @@ class Trainer:
         state = {
             "step": self.step,
             "epochs_done": self.epochs_done,
+            "ended": self.ended,
+            "validated": self.validated,
             "identity": self.identity,
+            "class_weights": self._class_weights(),
             "average": None if self.average is None else self.average.state_dict(),
             "scaler": self.precision.scaler.state_dict(),
             "best": self.best,
             "window": dict(self.meter.window),
             "seconds": dict(self.seconds),
+            "history": self.history,
             "callbacks": self.callbacks.state(),
         }
         save_state(self.config.run_dir, state, *self._trained())
@@ -469,7 +473,33 @@ class Trainer:
     def _trained(self) -> tuple[nn.Module, CenterArcFaceLoss, list[Optimizer], Processes]:
         return self.model, self.criterion, self.optimizers, self.processes
 
+    def _class_weights(self) -> str | None:
+        """A digest of the class weights, which may be from a file."""
+        weight = self.criterion.arcface.weight
+        return (
+            None if weight is None else hashlib.sha256(weight.cpu().numpy().tobytes()).hexdigest()
+        )
+
     def _load_state(self) -> None:
+        state: dict[str, Any] = {}
+        # Whatever one process cannot read ends them all, before they read the head together.
+        self.processes.on_all(lambda: state.update(self._read_state()))
+        restore(self.config.run_dir, state, *self._trained())
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.precision.scaler.load_state_dict(state["scaler"])
+        self.step = state["step"]
+        # An epoch that was cut short, and is not now, is not over.
+        self.epochs_done = min(state["epochs_done"], self.step // self.steps_per_epoch)
+        self.ended = state["ended"] and self.step == self.total_steps
+        self.validated = state["validated"]
+        self.best = state["best"]
+        self.meter.window = state["window"]
+        self.seconds = state["seconds"]
+        self.history = state["history"]
+        self.notes += self.callbacks.load(state.get("callbacks", {}))
+
+    def _read_state(self) -> dict[str, Any]:
         state = load_state(self.config.run_dir)
         if state["identity"] != self.identity:
             raise ValueError(
@@ -477,16 +507,18 @@ class Trainer:
                 f"{state['identity']['identities']} people, data and validation now leave "
                 f"others ({self.identity['images']} of {self.identity['identities']})"
             )
-        restore(self.config.run_dir, state, *self._trained())
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        self.precision.scaler.load_state_dict(state["scaler"])
-        self.step = state["step"]
-        self.epochs_done = state["epochs_done"]
-        self.best = state["best"]
-        self.meter.window = state["window"]
-        self.seconds = state["seconds"]
-        self.notes += self.callbacks.load(state.get("callbacks", {}))
+        if state["class_weights"] != self._class_weights():
+            raise ValueError(
+                f"cannot resume: loss.class_weights, {str(self.config.loss.class_weights)!r}, are "
+                "others than before"
+            )
+        if state["step"] > self.total_steps:
+            raise ValueError(
+                f"cannot resume: {state['step']} steps are done, and the schedule ends after "
+                f"{self.total_steps}; raise schedule.max_steps or schedule.epochs"
+            )
+        check_state(self.config.run_dir, state, *self._trained())
+        return state
 
     def _finish(self, display: Display) -> RunResult:
         images = self.step * self.config.batch_size
@@ -503,6 +535,7 @@ class Trainer:
             "torch": torch.__version__,
             "train_identities": self.identity["identities"],
             "train_images": self.identity["images"],
+            "resumed_with_changes": self.history,
             "stopped": self.callbacks.reason if self.step < self.total_steps else None,
             "peak_memory_mb": self.processes.gather_objects(_peak_memory(self.processes.device)),
         }

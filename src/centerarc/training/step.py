@@ -183,6 +183,7 @@ class TrainStep:
         self.accumulate = accumulate
         self.clip_norm = clip_norm
         self.sharded = criterion.arcface.shards is not None
+        self._seen = False  # whether a first backward pass was looked at
         self._updates_centers = weights.centers == "separate" and weights.center_update == "paper"
 
     def __call__(self, images: Tensor, labels: Tensor, *, stop: bool = False) -> StepReport:
@@ -224,6 +225,8 @@ class TrainStep:
             sums[:4] += torch.stack([value.to(sums.dtype) for value in values])
             if self._updates_centers:
                 features.append(embedding.detach())
+        if not self._seen:
+            self._check_gradients()
         separation = self._separate(labels)
         if not self.sharded:
             self._sum_head_gradients()
@@ -237,6 +240,20 @@ class TrainStep:
         sums = self.processes.sum(sums)
         sums[4], sums[5] = count, mass
         return StepReport(sums, separation, grad_norm)
+
+    def _check_gradients(self) -> None:
+        """Refuses what DistributedDataParallel cannot train, after the first backward pass."""
+        self._seen = True
+        if self.processes.world_size == 1:
+            return
+        model = getattr(self.model, "module", self.model)
+        idle = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        if idle:
+            raise ValueError(
+                f"the backbone does not use its parameter {idle[0]!r}"
+                + (f" and {len(idle) - 1} more" if len(idle) > 1 else "")
+                + ", which several processes cannot train; freeze it with requires_grad_(False)"
+            )
 
     def _counts(self, labels: Tensor) -> Tensor:
         """(2,) valid labels of this rank, and the sum of their class weights."""
