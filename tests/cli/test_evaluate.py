@@ -88,6 +88,8 @@ def test_pairs_give_a_table_and_json_with_the_scores_beside(tmp_path, capsys):
     assert "always giving the more frequent answer: 50.00%" in said
     assert f"± {100 * numbers['fold_std']:.2f} points" in said
     assert "TAR at FAR 10% - FAR 10% needs at least 10 impostor pairs, there are 6" in said
+    assert "There are no own thresholds: " in said
+    assert "own threshold, FAR" not in said  # a row that would hold nothing
     assert (numbers["num_genuine"], numbers["num_impostor"], numbers["num_people"]) == (6, 6, 6)
     assert f"{100 * numbers['kfold_accuracy']['value']:.2f}%" in said
     assert numbers["tar_at_far"]["0.1"]["value"] is None

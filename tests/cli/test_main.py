@@ -65,6 +65,7 @@ def test_list_settings_shows_every_section(
         assert f"\n{word}" in out
     assert "\n--validation none\n" not in out  # its fields are listed
     assert "\n--validation.pairs none\n    " in out
+    assert "\n--validation.name none\n    " in out
     assert "kind of images: folder, list, recordio, shards, synthetic, mixed" in out
 
 
@@ -77,6 +78,7 @@ def test_list_settings_is_readable_in_80_columns(
     assert "--run_dir " + "x" * 90 + "  (required)" in lines  # to be copied
     meanings = [line for line in lines if not line.startswith("--")]
     assert all(line.startswith("    ") and len(line) <= 80 for line in meanings)
+    assert all(line == line.rstrip() for line in lines)
     assert len(lines) < 3 * sum(line.startswith("--") for line in lines)
 
 

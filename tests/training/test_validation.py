@@ -236,9 +236,9 @@ def test_sets_stand_in_columns_on_the_terminal() -> None:
     }
     display.validation_rows(12, results, "x")
     assert shown.getvalue().splitlines() == [
-        "epoch 12  lfw       auc 0.5000       accuracy 0.7500  tar@0.001 0.1250",
-        "epoch 12  agedb_30  auc 1.0000       accuracy 1.0000",
-        "epoch 12  x         auc 1.0000  best_accuracy 1.0000  tar@0.001 0.5000  best",
+        "epoch 12  lfw       auc 0.5000        accuracy 75.00%  tar@0.001 12.50%",
+        "epoch 12  agedb_30  auc 1.0000       accuracy 100.00%",
+        "epoch 12  x         auc 1.0000  best accuracy 100.00%  tar@0.001 50.00%  best",
     ]
 
 

@@ -84,6 +84,8 @@ def show_evaluation(result: "Evaluation") -> None:
             *("measure", "value", "95% interval", "5% to 95%", "of"),
         )
         for row in separability_rows(result.separability):
+            if row.estimate.value is None:
+                continue  # why is said below
             spread, note = row.spread, row.note.replace(" of ", "\n", 1)
             _add(table, row.name, *_value(row), spread, note)
         console.print(table)
@@ -96,7 +98,8 @@ def show_evaluation(result: "Evaluation") -> None:
             "deviation.",
         )
         if result.separability.too_few is not None:
-            _say(console, sentence(result.separability.too_few.sentence(small_percent)))
+            few = result.separability.too_few.sentence(small_percent)
+            _say(console, f"There are no own thresholds: {few}.")
     if result.templates:
         _say(console, str(result.templates["convention"]))
 
@@ -144,7 +147,9 @@ def _add(table: Table, *cells: str) -> None:
 
 def _say(console: Console, text: str) -> None:
     """Prints what belongs to a table, below it."""
-    console.print(Text(text.replace("\u00a0", " ")), style="dim", soft_wrap=False)
+    for line in Text(text.replace("\u00a0", " ")).wrap(console, console.width):
+        line.rstrip()  # of the blank at which it was broken
+        console.print(line, style="dim")
 
 
 def _value(row: "Row") -> tuple[str, str]:

@@ -58,7 +58,6 @@ def _print_settings(config: "TrainConfig") -> None:
     """Prints each field's flag with its value in `config`, its default and its meaning."""
     from pydantic_core import PydanticUndefined
     from rich.console import Console
-    from rich.padding import Padding
     from rich.text import Text
 
     from centerarc.training.settings import field_names, source_kinds
@@ -83,7 +82,9 @@ def _print_settings(config: "TrainConfig") -> None:
             meaning += f" ({', '.join(map(str, typing.get_args(field.annotation)))})"
         # Not wrapped: a flag broken over two lines could not be copied.
         console.print(line, soft_wrap=True)
-        console.print(Padding(Text(meaning), (0, 0, 0, 4), expand=False))
+        for wrapped in Text(meaning).wrap(console, console.width - 4):
+            wrapped.rstrip()  # of the blank at which it was broken
+            console.print(Text("    ").append_text(wrapped))
 
 
 def _plain(value: Any) -> str:

@@ -235,17 +235,17 @@ def register_source(name: str) -> Callable[[_Opener], _Opener]:
         ValueError: If the name belongs to another kind, or `image_size` is not an argument.
 
     Example:
-        >>> @register_source("grey")
-        ... class Grey(FaceSource):
+        >>> @register_source("gray")
+        ... class Gray(FaceSource):
         ...     def __init__(self, *, people: int, image_size: int | None = None):
         ...         self.identities = [f"P{number}" for number in range(people)]
         ...         self.labels = np.arange(people)
         ...         self.side = image_size or 112
         ...     def image(self, index):
         ...         return np.full((self.side, self.side, 3), 127, np.uint8)
-        >>> create_source("grey", people=2, image_size=16).image(0).shape
+        >>> create_source("gray", people=2, image_size=16).image(0).shape
         (16, 16, 3)
-        >>> del _OWN["grey"]
+        >>> del _OWN["gray"]
     """
 
     def registered(opener: _Opener) -> _Opener:

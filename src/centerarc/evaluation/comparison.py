@@ -67,8 +67,8 @@ def _differences(
 def _method(resamples: int, people: str, held: str) -> str:
     return (
         f"95% percentile intervals of the difference over {resamples:,} bootstrap "
-        f"resamples of the {people}, the same for both models{held}; Wilson's (1927) interval for "
-        "as many people where hardly any resample tells them apart."
+        f"resamples of the {people}, the same for both models{held}; where hardly any resample "
+        "tells them apart, Wilson's interval (1927) for as many people."
     )
 
 

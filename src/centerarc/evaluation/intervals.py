@@ -32,7 +32,9 @@ _MOST_VALUES = 4_000_000
 _ROUNDING = 1e-12
 _Z = 1.959964
 # For sentences about intervals of rates.
-EXTREMES = "Wilson's (1927), with the people as trials, where resamples leave a rate at 0 or 1."
+EXTREMES = (
+    "where resamples leave a rate at 0 or 1, Wilson's interval (1927) with the people as trials."
+)
 
 
 @dataclass(frozen=True)

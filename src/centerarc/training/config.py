@@ -47,7 +47,7 @@ class PairsFields(Section):
     folds: list[Positive] | None = Field(
         default=None, description="folds of pairs to use; none is all"
     )
-    name: str = Field(default="", description="name of the set; none is that of its file")
+    name: str | None = Field(default=None, description="name of the set; none is that of its file")
 
     @property
     def title(self) -> str:
@@ -254,7 +254,8 @@ class ScheduleConfig(Section):
 
     epochs: Positive = Field(default=20, description="passes over the data")
     warmup_epochs: NotNegative = Field(
-        default=1.0, description="epochs of linear warm-up; may be broken; at most half by default"
+        default=1.0,
+        description="epochs of linear warm-up; may be a fraction; at most half by default",
     )
     shape: Literal["polynomial", "cosine"] = Field(
         default="polynomial", description="fall to 0 after warm-up"

@@ -125,7 +125,9 @@ class LeaveOut(Section):
 class Part(LeaveOut):
     """How a source takes part in a mixture."""
 
-    name: str = Field(default="", description="name in messages; none is the kind and a number")
+    name: str | None = Field(
+        default=None, description="name in messages; none is the kind and a number"
+    )
     weight: Weight = Field(
         default=1.0, description="how often an epoch shows each of its images, on average"
     )

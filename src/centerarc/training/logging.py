@@ -242,7 +242,8 @@ class Display:
             for name, value in result.items():
                 if isinstance(value, float):
                     column = name.removeprefix("best_")  # either kind of accuracy
-                    shown = f"{name.replace('_at_far_', '@')} {value:.4f}"
+                    number = f"{100 * value:.2f}%" if name != "auc" else f"{value:.4f}"
+                    shown = f"{name.replace('_at_far_', '@').replace('_', ' ')} {number}"
                     cells.setdefault(column, {})[set_name] = shown
         width = max(map(len, results))
         for set_name in results:

@@ -28,6 +28,17 @@ def test_it_shows_counts_sizes_and_what_is_left_out(
         assert words in shown
 
 
+def test_equal_counts_have_no_chart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for person in ("ann", "bob"):
+        for number in range(2):
+            save(tmp_path / person / f"{number}.png", scene(number, 32))
+    inspect(tmp_path, workers=0)
+    shown = capsys.readouterr().out
+    assert "Gini" in shown
+    assert "logarithmic" not in shown
+    assert "█" not in shown
+
+
 def test_a_terminal_without_block_characters_gets_ascii(
     faces: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

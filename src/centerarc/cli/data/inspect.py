@@ -67,14 +67,16 @@ def _print(console: "Console", overview: "Overview", name: str) -> None:
 
     found = overview.statistics
     print(f"{name}: {found.images:,} images of {found.identities:,} identities\n")
-    print("images of each identity, the one with most at the left (both axes logarithmic)")
-    try:
-        "▁█│└─".encode(console.encoding or "ascii")
-        unicode = True
-    except (UnicodeEncodeError, LookupError):
-        unicode = False
-    width = max(min(console.width, _PLOT_WIDTH), 20)
-    print(tail_plot(overview.counts[overview.counts > 0], width=width, unicode=unicode), end="\n\n")
+    if found.minimum < found.maximum:  # else there is nothing to be seen
+        print("images of each identity, the one with most at the left (both axes logarithmic)")
+        try:
+            "▁█│└─".encode(console.encoding or "ascii")
+            unicode = True
+        except (UnicodeEncodeError, LookupError):
+            unicode = False
+        width = max(min(console.width, _PLOT_WIDTH), 20)
+        counts = overview.counts[overview.counts > 0]
+        print(tail_plot(counts, width=width, unicode=unicode), end="\n\n")
     numbers = {
         "fewest": f"{found.minimum:,}",
         "median": f"{found.median:,g}",
