@@ -31,7 +31,8 @@ def test_there_is_something_to_run() -> None:
 
 @pytest.mark.usefixtures("plugins_undone")
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
-def test_python_blocks_run(path: Path) -> None:
+def test_python_blocks_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {}
     for number, (kind, code) in enumerate(blocks(path)):
         if kind == "python":
@@ -91,6 +92,18 @@ def test_the_commands_run_one_after_the_other(
         assert not end.value.code, line
     assert "P0" not in (tmp_path / "runs/mine/people.txt").read_text(encoding="utf-8").split()
     assert (tmp_path / "mine.html").stat().st_size > 10_000
+
+
+def test_drawn_faces_are_written_as_a_folder_of_people(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = blocks(README.parent / "docs" / "data.md")
+    exec(next(code for kind, code in page if kind == "python" and '"drawn"' in code), {})
+    source = create_source("folder", root="drawn")
+    assert (len(source.identities), len(source)) == (8, 32)
+    for place in map(Path, map(source.place, range(len(source)))):
+        assert re.fullmatch(rf"{place.parent.name}_000[1-4]\.png", place.name)
 
 
 def test_the_pairs_that_are_shown_are_read(tmp_path: Path) -> None:
