@@ -218,7 +218,9 @@ def describe_head(config: TrainConfig, num_classes: int, processes: Processes) -
     listed = ", ".join(
         f"{name} {size / 1e6:,.0f}" for name, size in [*parts, ("else", rest)] if size
     )
-    line += f", {found.memory / 1e6:,.0f} MB ({listed})"
+    line += f", {found.memory / 1e6:,.0f} MB"
+    if found.weights >= 5e5:
+        line += f" ({listed})"
     if sharded:
         line += f", {found.wire_sent * config.accumulate / 1e6:,.1f} MB sent a step"
     elif processes.world_size > 1:
