@@ -123,7 +123,6 @@ def check_state(
     model: nn.Module,
     criterion: CenterArcFaceLoss,
     optimizers: Sequence[Optimizer],
-    processes: Processes,
 ) -> None:
     """Checks that what `load_state` read fits what is trained, and that this process sees the head.
 
@@ -131,7 +130,6 @@ def check_state(
         ValueError: If the state is of another model.
         OSError: If the head is missing, or its table of contents is damaged.
     """
-    del processes
     try:
         expected = model.state_dict()
         for name in sorted(expected.keys() | state["model"].keys()):

@@ -517,7 +517,7 @@ class Trainer:
                 f"cannot resume: {state['step']} steps are done, and the schedule ends after "
                 f"{self.total_steps}; raise schedule.max_steps or schedule.epochs"
             )
-        check_state(self.config.run_dir, state, *self._trained())
+        check_state(self.config.run_dir, state, self.model, self.criterion, self.optimizers)
         return state
 
     def _finish(self, display: Display) -> RunResult:
