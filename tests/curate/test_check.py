@@ -5,18 +5,29 @@ import os
 import struct
 import unicodedata
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from centerarc.curate import check_checksums, check_source, judge_labels, write_problems
+from centerarc.curate import (
+    check_checksums,
+    check_source,
+    inspect_source,
+    judge_labels,
+    write_problems,
+)
 from centerarc.curate.check import two_spellings
 from centerarc.curate.duplicates import damage
-from centerarc.data import FolderSource, create_source, leave_out, read_leave_out
+from centerarc.curate.inspect import tail_plot
+from centerarc.data import FaceSource, FolderSource, create_source, leave_out, read_leave_out
+from centerarc.data.decode import Image
+from centerarc.data.views import Subset
+from centerarc.report.dataset_pages import write_check_page, write_inspect_page
 from tests.curate.pictures import save, scene
 
 AS_ROOT = not hasattr(os, "geteuid") or os.geteuid() == 0
@@ -313,3 +324,69 @@ def test_two_folders_of_one_person_are_a_warning_of_their_own(tmp_path: Path) ->
     assert [(p.problem, p.severity) for p in problems] == [
         ("one identity under two spellings", "warning")
     ]
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> FaceSource:
+    """Drawn faces, 8 of each of 20 people, and some of nearly every odd kind."""
+    root = tmp_path_factory.mktemp("drawn")
+    faces = create_source("synthetic", num_identities=20, images_per_identity=8, image_size=32)
+    for number, label in enumerate(faces.labels):
+        save(root / faces.identities[label] / f"{number}.jpg", faces.image(number), quality=90)
+    k, x = np.mgrid[:8, :32]
+    waves = np.cos(np.pi * (x + 0.5) * k / 32)
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        # Signs of its frequencies, of which hashes are made, as the others'; amplitudes its own.
+        amplitudes = np.abs(rng.normal(size=(8, 8)))
+        amplitudes[0, 0] = 0
+        striped = np.clip(128 + 12 * waves.T @ amplitudes @ waves, 0, 255).astype(np.uint8)
+        save(root / "signs" / f"{number}.png", striped)
+        image = faces.image(0).astype(float)
+        save(root / "alike" / f"same{number}.png", faces.image(0))
+        save(root / "alike" / f"dark{number}.png", (image * (0.9 - 0.1 * number)).astype(np.uint8))
+        save(root / "odd" / f"blank{number}.png", np.full((32, 32, 3), 60 * number, np.uint8))
+        save(root / "odd" / f"dot{number}.png", scene(number, 1))
+        save(root / "odd" / f"line{number}.png", scene(number, 40)[:1])
+        (root / "odd" / f"damaged{number}.jpg").write_bytes(b"\xff\xd8\xff" + bytes(number))
+    return FolderSource(root)
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_any_part_of_a_set_is_inspected_and_checked(
+    drawn: FaceSource, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    people = data.draw(st.sets(st.integers(0, len(drawn.identities) - 1), min_size=1))
+    most = data.draw(st.sampled_from([1, 2, 5, len(drawn)]))
+    chosen = np.random.default_rng(data.draw(st.integers(0, 999))).permutation(len(drawn))
+    chosen = chosen[np.isin(drawn.labels[chosen], list(people))][:most]
+    kept = np.zeros(len(drawn), dtype=bool)
+    kept[chosen] = True
+    source = Subset(drawn, images=kept)
+
+    result = check_source(source, workers=0)
+    damaged = sum("damaged" in source.place(index) for index in range(len(source)))
+    assert (result.images, result.decoded) == (len(chosen), len(chosen) - damaged)
+    assert all(p.other is None or p.other != p.index for p in result.problems)
+    copies = [source.place(index).startswith("alike/same") for index in range(len(source))]
+    assert result.counts().get("duplicate", 0) == max(sum(copies) - 1, 0)
+    overview = inspect_source(source, workers=0)
+    assert (overview.counts.sum(), len(overview.unreadable)) == (len(chosen), damaged)
+    assert tail_plot(overview.counts).count("\n") == 11
+    folder = tmp_path_factory.mktemp("pages")
+    write_check_page(folder / "check.html", source, result, name="part")
+    write_inspect_page(folder / "inspect.html", source, overview, name="part")
+
+
+def test_a_set_without_images_has_no_problems_and_is_not_inspected() -> None:
+    class Empty(FaceSource):
+        identities: Sequence[str] = ()
+        labels = np.zeros(0, dtype=np.int64)
+
+        def image(self, index: int) -> Image:
+            raise IndexError(index)
+
+    assert check_source(Empty(), workers=0).problems == []
+    with pytest.raises(ValueError, match="source has no image"):
+        inspect_source(Empty(), workers=0)

@@ -303,6 +303,8 @@ def inspect_source(
         Counter({(112, 112): 6})
     """
     source = as_source(source)
+    if not len(source):
+        raise ValueError("source has no image")
     counts = np.bincount(source.labels, minlength=len(source.identities)).astype(np.int64)
     statistics = count_statistics(counts[counts > 0])
     chunks = in_chunks(len(source), _CHUNK)

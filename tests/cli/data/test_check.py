@@ -122,3 +122,16 @@ def test_people_one_level_too_deep_are_said_to_be_so(
     assert "people seem to lie one level deeper" in shown.err
     assert f"'{tmp_path / 'set' / 'part'}'" in shown.err
     assert "out of reach" in shown.out
+
+
+def test_labels_that_too_few_readable_images_are_left_to_judge_cost_nothing_else(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for person in ("p0", "p1", "p2"):
+        (faces / person / "0.png").write_bytes((faces / person / "0.png").read_bytes()[:200])
+    found = tmp_path / "all.json"
+    model = tiny(tmp_path / "means.onnx")
+    assert check(faces, workers=0, model=model, json=found, device="cpu") == 1
+    assert "labels not judged: only 18 identities" in capsys.readouterr().err
+    content = json.loads(found.read_text(encoding="utf-8"))
+    assert (content["counts"]["truncated"], content["labels_judged"]) == (3, None)

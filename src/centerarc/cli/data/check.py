@@ -1,5 +1,6 @@
 """`centerarc data check`: every image decoded, and what is wrong with it."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -10,7 +11,6 @@ if TYPE_CHECKING:
 
     from centerarc.curate.check import CheckResult
     from centerarc.data.source import FaceSource
-    from centerarc.data.views import Subset
     from centerarc.models.embedder import Embedder
 
 
@@ -67,7 +67,6 @@ def check(
     from centerarc.cli.flags import opened, opened_model, reopened
     from centerarc.curate.check import check_checksums, check_source, write_problems
     from centerarc.curate.label_errors import check_enough_people
-    from centerarc.data.views import Subset
     from centerarc.io.progress import counting, waiting
     from centerarc.report.dataset_pages import write_check_page
 
@@ -81,8 +80,13 @@ def check(
     with waiting("checksums") as progress:
         result = result.with_problems(check_checksums(faces, progress=progress))
     if network is not None:
-        readable = Subset(reopened(source, network.image_size, columns), images=result.readable)
-        result = _judged(faces, readable, result, network.embedder, workers)
+        try:
+            check_enough_people(faces.labels[result.readable])
+        except ValueError as error:  # what was found without the model stays
+            print(f"labels not judged: {error}", file=sys.stderr)
+        else:
+            resized = reopened(source, network.image_size, columns)
+            result = _judged(faces, resized, result, network.embedder, workers)
     line = f"{source}: {result.decoded:,} of {result.images:,} images decoded, "
     line += f"{result.identities:,} identities"
     if result.left_out:
@@ -106,7 +110,7 @@ def check(
 
 def _judged(
     faces: "FaceSource",
-    readable: "Subset",
+    resized: "FaceSource",
     result: "CheckResult",
     embedder: "Embedder",
     workers: int | None,
@@ -116,10 +120,12 @@ def _judged(
 
     from centerarc.curate.check import judge_labels
     from centerarc.curate.label_errors import judgement
+    from centerarc.data.views import Subset
     from centerarc.evaluation.embedding import embed
     from centerarc.io.parallel import explain_dead_workers, workers_for_a_model
     from centerarc.io.progress import counting
 
+    readable = Subset(resized, images=result.readable)
     processes = workers_for_a_model() if workers is None else workers
     with (
         counting("embedding", "images", len(readable)) as advance,
