@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 
 from centerarc.data import read_identities
 from centerarc.distributed import Processes
+from centerarc.models import backbone as registry
 from centerarc.models import load_weights
 from centerarc.training import (
     TrainConfig,
     Trainer,
     TrainingInterrupted,
-    dump_config,
     load_config,
     rundir,
     train,
@@ -28,7 +28,7 @@ from centerarc.training import (
 from centerarc.training.checkpoint import load_state
 from centerarc.training.sources import make_sources
 from centerarc.training.step import StepReport, TrainStep
-from tests.training.helpers import full_disk, make_config, same_bits
+from tests.training.helpers import Tiny, full_disk, make_config, same_bits
 
 VALIDATION = {"identities": 2, "num_pairs": 20}
 SHORT = {"epochs": 1, "warmup_epochs": 0}
@@ -161,7 +161,11 @@ def test_what_a_resumed_run_changes_is_said_and_kept(
     first = summary["steps"] // 2
     assert summary["resumed_with_changes"] == [{"step": first, "changes": changes}]
     said = " ".join(capsys.readouterr().err.split())
-    assert "changed since the last start: optimizer.lr 0.1 -> 0.5, schedule.epochs 1 -> 2" in said
+    changed = "optimizer.lr 0.1 -> 0.5, schedule.epochs 1 -> 2"
+    assert f"changed from now on: {changed}" in said
+    header = (tmp_path / "run/config.yaml").read_text().splitlines()[0]
+    assert header == f"# from step {first + 1}: {changed}"
+    assert load_config(tmp_path / "run/config.yaml") == longer
 
 
 @pytest.mark.parametrize("max_steps", [None, 6], ids=["whole", "cut"])
@@ -173,7 +177,10 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(
     first = train(make_config(tmp_path / "run", faces, **changes))
     before = _content(tmp_path / "run")
     other = make_config(tmp_path / "run", faces, **changes, optimizer={"lr": 0.5})
-    again = train(other, resume=True)
+    with pytest.raises(ValueError, match=r"done, and nothing .* optimizer\.lr 0\.1 -> 0\.5; raise"):
+        train(other, resume=True)
+    assert _content(tmp_path / "run") == before
+    again = train(make_config(tmp_path / "run", faces, **changes), resume=True)
     assert "steps are done already" in capsys.readouterr().err
     assert _content(tmp_path / "run") == before
     assert (again.best, again.summary) == (first.best, json.loads(json.dumps(first.summary)))
@@ -415,14 +422,35 @@ def test_a_refused_resume_leaves_the_folder_as_it_was(tmp_path: Path, faces: Pat
     train(again, resume=True)
 
 
-def test_a_state_of_another_model_is_refused_in_one_line(tmp_path: Path, faces: Path) -> None:
+class Wider(Tiny):
+    """Of one more number than was asked for."""
+
+    def __init__(self, *, embedding_size: int, **options: Any) -> None:
+        super().__init__(embedding_size=embedding_size + 1, **options)
+
+
+def test_a_state_of_another_model_is_refused_in_one_line(
+    tmp_path: Path, faces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = make_config(tmp_path / "run", faces, schedule=SHORT)
     train(config)
-    other = make_config(tmp_path / "run", faces, model={"embedding_size": 9})
-    (tmp_path / "run/config.yaml").write_text(dump_config(other))
+    monkeypatch.setitem(registry._BUILDERS, "tiny", Wider)  # the plugin was edited meanwhile
     with pytest.raises(ValueError, match="cannot resume: the state is of another model") as error:
-        train(other, resume=True)
+        train(config, resume=True)
     assert "\n" not in str(error.value)
+
+
+def test_a_configuration_edited_in_the_folder_of_the_run_is_no_way_around(
+    tmp_path: Path, faces: Path
+) -> None:
+    config = make_config(tmp_path / "run", faces, schedule=SHORT)
+    train(config)
+    path = tmp_path / "run/config.yaml"
+    path.write_text(path.read_text().replace("s: 30.0", "s: 16.0"))
+    before = _content(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"another loss\.s: it was 30\.0, now it is 16\.0; start"):
+        train(load_config(path), resume=True)
+    assert _content(tmp_path / "run") == before
 
 
 @pytest.mark.parametrize(("batch_size", "accumulate"), [(1, 1), (4, 4), (3, 2)])

@@ -25,27 +25,17 @@ from torch.optim import Optimizer
 from centerarc.distributed.process import Processes
 from centerarc.io.files import atomic_path
 from centerarc.losses.center_arcface import CenterArcFaceLoss
+from centerarc.losses.head.prototype_sgd import MOMENTUM
 from centerarc.losses.head.shards import class_state
 from centerarc.models.weights import read_torch_file
 
-_FORMAT = 2
+_FORMAT = 3
 _HEAD = "head-"
 
 
 def state_path(run_dir: Path) -> Path:
     """Where the state of a run is, if there is one."""
     return run_dir / "state" / "state.pt"
-
-
-def check_saved(run_dir: Path) -> Path:
-    """Returns where the state of a run is; raises `ValueError` if there is none."""
-    path = state_path(run_dir)
-    if not path.exists():
-        raise ValueError(
-            f"nothing to resume: there is no {str(path)!r}; "
-            "start without --resume, or with --overwrite where a run has begun"
-        )
-    return path
 
 
 def save_state(
@@ -107,7 +97,12 @@ def load_state(run_dir: Path) -> dict[str, Any]:
     Raises:
         ValueError: If there is none, or it is damaged, or of another version.
     """
-    path = check_saved(run_dir)
+    path = state_path(run_dir)
+    if not path.exists():
+        raise ValueError(
+            f"nothing to resume: there is no {str(path)!r}; "
+            "start without --resume, or with --overwrite where a run has begun"
+        )
     try:
         state: dict[str, Any] = read_torch_file(path)
     except ValueError as error:
@@ -208,6 +203,8 @@ def _restore_kept(
             for parameter in group["params"]:
                 values = kept.get(names.get(parameter, ""), {})
                 for key, value in values.items():  # counts of steps stay on the CPU
+                    if key == MOMENTUM and not group["momentum"]:
+                        continue  # which would come back, old, with a momentum
                     optimizer.state[parameter][key] = (
                         value.to(parameter.device) if value.dim() else value
                     )

@@ -150,8 +150,11 @@ class Trainer:
         processes.on_main(
             lambda: rundir.check_folder(config.run_dir, resume=resume, overwrite=overwrite)
         )
+        self._saved: dict[str, Any] = {}
+        self._changes: dict[str, tuple[Any, Any]] = {}
         if resume:
-            processes.on_main(lambda: rundir.check_resumable(config))
+            processes.on_all(lambda: self._saved.update(load_state(config.run_dir)))
+            self._changes = rundir.changed_settings(config, self._saved["settings"])
         # The same first weights on every rank.
         generator = torch.Generator().manual_seed(config.seed)
         model = create_model(
@@ -241,27 +244,22 @@ class Trainer:
         # Nothing is written before all is checked: a refused start leaves the folder as it was.
         if resume:
             self._load_state()
-            self.processes.on_main(self._note_changes)
 
         def prepare() -> None:
             self._held.enter_context(rundir.locked(self.config.run_dir))
             # What no step was taken with is no setting of the run.
-            keep = resume and self.step == self.total_steps
+            keep = resume and self.step == self.total_steps and not self._changes
             rundir.prepare(
-                self.config, people, resume=resume, overwrite=overwrite, keep_config=keep
+                self.config,
+                people,
+                resume=resume,
+                overwrite=overwrite,
+                history=self.history,
+                keep_config=keep,
             )
 
         self.processes.on_main(prepare)
         rundir.check_shared(self.config.run_dir, self.processes)
-
-    def _note_changes(self) -> None:
-        """Says what is different from the last start, and keeps it for the summary."""
-        if self.step == self.total_steps:
-            self.notes.append(f"all {self.total_steps} steps are done already")
-        elif changes := rundir.changes(self.config):
-            said = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in changes.items())
-            self.notes.append(f"changed since the last start: {said}")
-            self.history.append({"step": self.step, "changes": changes})
 
     def request_stop(self, reason: str) -> None:
         """Ends the run after this step or epoch, as if it were the last; for callbacks.
@@ -454,6 +452,7 @@ class Trainer:
 
     def _write_state(self) -> None:
         state = {
+            "settings": self.config.model_dump(mode="json"),
             "step": self.step,
             "epochs_done": self.epochs_done,
             "ended": self.ended,
@@ -463,6 +462,7 @@ class Trainer:
             "average": None if self.average is None else self.average.state_dict(),
             "scaler": self.precision.scaler.state_dict(),
             "best": self.best,
+            "judged_on": self._judged_on(),
             "window": dict(self.meter.window),
             "seconds": dict(self.seconds),
             "history": self.history,
@@ -480,14 +480,18 @@ class Trainer:
             None if weight is None else hashlib.sha256(weight.cpu().numpy().tobytes()).hexdigest()
         )
 
+    def _judged_on(self) -> str | None:
+        return None if self.validation is None else self.validation.fingerprint()
+
     def _load_state(self) -> None:
-        state: dict[str, Any] = {}
+        state, self._saved = self._saved, {}
         # Whatever one process cannot read ends them all, before they read the head together.
-        self.processes.on_all(lambda: state.update(self._read_state()))
+        self.processes.on_all(lambda: self._check_state(state))
         restore(self.config.run_dir, state, *self._trained())
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        self.precision.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # of fp16, which the run may not have had before
+            self.precision.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
         # An epoch that was cut short, and is not now, is not over.
         self.epochs_done = min(state["epochs_done"], self.step // self.steps_per_epoch)
@@ -498,9 +502,18 @@ class Trainer:
         self.seconds = state["seconds"]
         self.history = state["history"]
         self.notes += self.callbacks.load(state.get("callbacks", {}))
+        if self.step == self.total_steps:
+            self.notes.append(f"all {self.total_steps} steps are done already")
+        if self._changes:
+            self.notes.append(f"changed from now on: {rundir.said_changes(self._changes)}")
+            self.history = [*self.history, {"step": self.step, "changes": self._changes}]
+        if self.best and self.validation and state["judged_on"] != self._judged_on():
+            self.notes.append(
+                "other pairs choose the best weights now: the best so far is forgotten"
+            )
+            self.best = None
 
-    def _read_state(self) -> dict[str, Any]:
-        state = load_state(self.config.run_dir)
+    def _check_state(self, state: dict[str, Any]) -> None:
         if state["identity"] != self.identity:
             raise ValueError(
                 f"cannot resume: the run was trained on {state['identity']['images']} images of "
@@ -512,13 +525,9 @@ class Trainer:
                 f"cannot resume: loss.class_weights, {str(self.config.loss.class_weights)!r}, are "
                 "others than before"
             )
-        if state["step"] > self.total_steps:
-            raise ValueError(
-                f"cannot resume: {state['step']} steps are done, and the schedule ends after "
-                f"{self.total_steps}; raise schedule.max_steps or schedule.epochs"
-            )
+        ended = state["ended"]
+        rundir.check_steps_left(state["step"], self.total_steps, self._changes, ended=ended)
         check_state(self.config.run_dir, state, self.model, self.criterion, self.optimizers)
-        return state
 
     def _finish(self, display: Display) -> RunResult:
         images = self.step * self.config.batch_size

@@ -5,7 +5,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,10 @@ from centerarc.data.views import write_identities
 from centerarc.distributed.process import Processes
 from centerarc.io.files import atomic_path, locked_folder
 from centerarc.models.weights import PEOPLE_FILE
-from centerarc.training.checkpoint import check_saved, state_path
+from centerarc.training.checkpoint import state_path
 from centerarc.training.config import TrainConfig
 from centerarc.training.logging import METRICS
-from centerarc.training.settings import dump_config, load_config
+from centerarc.training.settings import check_config, dump_config, load_config
 
 # Seconds that a file written by one machine may take to appear on another.
 _PATIENCE = 10.0
@@ -32,6 +32,9 @@ _FIXED = (
     *("seed", "model", "data", "loss", "batch_size", "optimizer.name", "ema_decay"),
     "validation.identities",
 )
+_FREE = ("data.cache_gb",)
+# What acts after the last step too, where its validation is still to come.
+_OF_VALIDATION = ("validation", "workers", "device", "log", "callbacks")
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ def prepare(
     *,
     resume: bool,
     overwrite: bool,
+    history: Sequence[Mapping[str, Any]] = (),
     keep_config: bool = False,
 ) -> None:
     """Makes the folder of a run ready: its configuration, and who is trained on.
@@ -83,6 +87,7 @@ def prepare(
         people: Names of the people that are trained on.
         resume: The run that is there is resumed.
         overwrite: The run that is there is deleted, but only files that a run writes.
+        history: Settings that earlier steps were trained with, see `Trainer.history`.
         keep_config: The configuration that is there stays.
 
     Raises:
@@ -98,7 +103,10 @@ def prepare(
     folder.mkdir(parents=True, exist_ok=True)
     if not keep_config:
         with atomic_path(folder / CONFIG) as temporary:
-            temporary.write_text(dump_config(config), encoding="utf-8")
+            lines = [
+                f"# from step {h['step'] + 1}: {said_changes(h['changes'])}\n" for h in history
+            ]
+            temporary.write_text("".join(lines) + dump_config(config), encoding="utf-8")
     # A name with a line break cannot be listed, which is no reason to refuse the training.
     write_identities(folder / PEOPLE_FILE, (name for name in people if name.splitlines() == [name]))
 
@@ -150,40 +158,72 @@ def unfinished(config: TrainConfig) -> bool:
     return (folder / CONFIG).exists() and load_config(folder / CONFIG) == config
 
 
-def check_resumable(config: TrainConfig) -> None:
-    """Checks that the run in the folder can be resumed with a configuration.
+def changed_settings(config: TrainConfig, saved: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Compares a configuration with the one that a saved state was trained with.
 
-    Schedule, optimizer settings, precision, device and the like may differ from before; what the
-    saved weights depend on may not.
+    Schedule, optimizer settings, precision, device and the like may differ; what the saved weights
+    depend on may not. The file in the run's folder is not asked: it may have been edited.
+
+    Args:
+        config: The run that is to be resumed.
+        saved: The settings in its state.
+
+    Returns:
+        Name -> old and new value of what differs.
 
     Raises:
-        ValueError: If there is no state, or a field differs that must not.
+        ValueError: If a field differs that must not.
     """
-    check_saved(config.run_dir)
-    old, new = _before(config), config.model_dump(mode="json")
+    # Its plugins may be elsewhere now; those that register the names are imported already.
+    before = check_config({**saved, "plugins": []}, "the saved settings").model_dump(mode="json")
+    now = config.model_dump(mode="json")
     for name in _FIXED:
-        for where, was, now in _differences(name, _value(old, name), _value(new, name)):
-            raise ValueError(
-                f"cannot resume with another {where}: it was {was!r}, now it is {now!r}"
-            )
-
-
-def changes(config: TrainConfig) -> dict[str, tuple[Any, Any]]:
-    """Returns what a configuration changes of the one in its folder: name -> old and new value."""
-    old, new = _before(config), config.model_dump(mode="json")
-    left_out = ("run_dir", "plugins")
+        for where, old, new in _differences(name, _value(before, name), _value(now, name)):
+            if where not in _FREE:
+                raise ValueError(
+                    f"cannot resume with another {where}: it was {old!r}, now it is {new!r}; "
+                    "start a new run with another run_dir"
+                )
     return {
-        where: (was, now)
-        for name in new
-        if name not in left_out
-        for where, was, now in _differences(name, old.get(name), new[name])
+        where: (old, new)
+        for name in now
+        if name not in ("run_dir", "plugins")
+        for where, old, new in _differences(name, before.get(name), now[name])
     }
 
 
-def _before(config: TrainConfig) -> dict[str, Any]:
-    # Its plugins may be elsewhere now; those that register the names are imported already.
-    before = load_config(config.run_dir / CONFIG, ["--plugins", "[]"])
-    return before.model_dump(mode="json")
+def check_steps_left(
+    step: int, total_steps: int, changes: Mapping[str, tuple[Any, Any]], *, ended: bool
+) -> None:
+    """Refuses to resume where the schedule is over, or other settings would train nothing.
+
+    Args:
+        step: Steps that are done.
+        total_steps: Where the schedule ends.
+        changes: From `changed_settings`.
+        ended: Whether the validation after the last step is done too.
+
+    Raises:
+        ValueError: If so; it says what to change.
+    """
+    more = "raise schedule.epochs or schedule.max_steps, or start a new run with another run_dir"
+    if step > total_steps:
+        raise ValueError(
+            f"cannot resume: {step} steps are done, and the schedule ends after "
+            f"{total_steps}; {more}"
+        )
+    acting = () if ended else _OF_VALIDATION
+    idle = {k: v for k, v in changes.items() if not k.startswith(acting)}
+    if step == total_steps and idle:
+        raise ValueError(
+            f"cannot resume: all {step} steps are done, and nothing would be trained with "
+            f"{said_changes(idle)}; {more}"
+        )
+
+
+def said_changes(changes: Mapping[str, Sequence[Any]]) -> str:
+    """Settings with their old and new values, in words."""
+    return ", ".join(f"{name} {old} -> {new}" for name, (old, new) in changes.items())
 
 
 def _value(content: Any, name: str) -> Any:

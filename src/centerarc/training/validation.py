@@ -1,5 +1,6 @@
 """What judges a run: pairs of people who are not trained on, and the score that picks weights."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -195,6 +196,16 @@ class Validation:
         if self.decides == MEAN:
             results[MEAN] = _mean(list(results.values()))
         return results
+
+    def fingerprint(self) -> str:
+        """A digest of the pairs that choose the best weights, which is other for other pairs."""
+        digest = hashlib.sha256()
+        for pairs in self.sets:
+            if self.decides in (pairs.name, MEAN):
+                digest.update(f"{pairs.name} {len(pairs.source)}".encode())
+                for column in (pairs.index_a, pairs.index_b, pairs.same):
+                    digest.update(np.ascontiguousarray(column).tobytes())
+        return digest.hexdigest()
 
     def is_better(self, results: dict[str, Result], best: dict[str, Result]) -> bool:
         """Whether results beat the best so far, empty for none; of equals, the earlier is better.
