@@ -1,5 +1,6 @@
 """Decoding: every common kind of file comes out as upright RGB, a bad one says what is wrong."""
 
+import base64
 import re
 import struct
 import zlib
@@ -7,15 +8,19 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import PIL.Image
+import PIL.PngImagePlugin
 import pytest
 import simplejpeg
 from hypothesis import given
 from hypothesis import strategies as st
 
-from centerarc.data import decode_image
-from centerarc.data.decode import check_image_header, plain_jpeg_size
+from centerarc.curate import inspect_source
+from centerarc.data import FolderSource, decode_image
+from centerarc.data.decode import check_image_header, decode_into, plain_jpeg_size
+from tests.data.pictures import sampled_jpeg
 
 # Four flat quarters: red, green / blue, white; JPEG keeps their insides nearly exact.
 QUARTERS = np.zeros((32, 48, 3), dtype=np.uint8)
@@ -29,6 +34,10 @@ def encoded(picture: PIL.Image.Image, kind: str, **options: Any) -> bytes:
     buffer = BytesIO()
     picture.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def jpeg(width: int, height: int, mode: str = "RGB", **options: Any) -> bytes:
+    return encoded(PIL.Image.new(mode, (width, height)), "JPEG", **options)
 
 
 def centers(image: np.ndarray) -> np.ndarray:
@@ -76,6 +85,72 @@ def test_exif_orientation_is_applied(kind: str, orientation: int) -> None:
     assert image.shape == QUARTERS.shape
     assert np.abs(centers(image) - centers(QUARTERS)).max() <= 70  # chroma is stored coarsely
     assert (np.argmax(centers(image)[:3], axis=1) == [0, 1, 2]).all()
+
+
+XMP = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    "</rdf:RDF></x:xmpmeta>"
+)
+
+
+def app1(content: bytes) -> bytes:
+    return b"\xff\xe1" + struct.pack(">H", 2 + len(content)) + content
+
+
+def exif_of(tag: int, value: int | str) -> bytes:
+    exif = PIL.Image.Exif()
+    exif[tag] = value
+    return exif.tobytes()
+
+
+def with_xmp(kind: str, exif: bytes) -> bytes:
+    """QUARTERS with an orientation in its XMP data."""
+    container, _, place = kind.partition(" ")
+    picture = PIL.Image.fromarray(QUARTERS)
+    options: dict[str, Any] = {"exif": exif} if exif else {}
+    if container == "JPEG":
+        picture = picture.convert({"gray": "L", "CMYK": "CMYK"}.get(place, "RGB"))
+        data = encoded(picture, "JPEG", progressive=place == "progressive", **options)
+        segment = app1(b"http://ns.adobe.com/xap/1.0/\0" + XMP.encode())
+        at = data.index(b"\xff\xc4") if place == "late" else 2
+        return data[:at] + segment + data[at:]
+    if container == "PNG":
+        notes = PIL.PngImagePlugin.PngInfo()
+        notes.add_itxt("XML:com.adobe.xmp", XMP)
+        data = encoded(picture, "PNG", pnginfo=notes, **options)
+        if place == "late":
+            at = data.index(b"iTXt") - 4
+            end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+            data = data[:at] + data[end:-12] + data[at:end] + data[-12:]
+        return data
+    if container == "TIFF":
+        tags = PIL.Image.Exif()
+        tags.load(exif)
+        return encoded(picture, "TIFF", tiffinfo={**tags, 700: XMP.encode()})
+    return encoded(picture, container, xmp=XMP.encode(), **options)
+
+
+KINDS = [
+    *("JPEG", "JPEG late", "JPEG progressive", "JPEG gray", "JPEG CMYK"),
+    *("PNG", "PNG late", "WEBP", "TIFF"),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_orientation_is_that_of_exif_in_every_container(kind: str) -> None:
+    stored = (32, 48, 3)
+    assert decode_image(with_xmp(kind, b"")).shape == stored
+    assert decode_image(with_xmp(kind, exif_of(0x010F, "camera"))).shape == stored
+    assert decode_image(with_xmp(kind, exif_of(0x0112, 1))).shape == stored
+    assert decode_image(with_xmp(kind, exif_of(0x0112, 8))).shape == (48, 32, 3)
+
+
+def test_exif_data_of_a_jpeg_may_stand_anywhere_before_its_pixels() -> None:
+    plain, exif = jpeg(8, 6), app1(exif_of(0x0112, 6))
+    for mark in (b"\xff\xdb", b"\xff\xc0", b"\xff\xc4", b"\xff\xda"):
+        at = plain.index(mark)
+        assert decode_image(plain[:at] + exif + plain[at:]).shape == (8, 6, 3)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
@@ -199,11 +274,81 @@ def test_a_rotation_behind_long_segments_is_applied_and_a_bomb_with_exif_refused
         decode_image(bomb)
 
 
+# Rare kinds of JPEG: what any decoder reads is read, what none reads is not called damaged.
+
+EVEN = (1, 1), (1, 1)
+SAMPLINGS = [
+    *(((h, v), *EVEN) for h, v in ((4, 2), (2, 4), (3, 1), (1, 3), (3, 2), (2, 3), (4, 1), (1, 4))),
+    ((2, 2), (1, 2), (2, 1)),
+    ((2, 2), (2, 1), (1, 1)),
+    ((1, 1), (2, 2), (2, 2)),
+    ((1, 1), (1, 1), (2, 2)),
+]
+
+
+@pytest.mark.parametrize("exif", [b"", app1(exif_of(0x010F, "camera"))])
+@pytest.mark.parametrize("factors", SAMPLINGS)
+def test_any_sampling_of_the_colors(
+    tmp_path: Path, factors: list[tuple[int, int]], exif: bytes
+) -> None:
+    data = sampled_jpeg(50, 37, factors, exif)
+    image = decode_image(data)
+    assert image.std() > 20
+    np.testing.assert_array_equal(image, np.asarray(PIL.Image.open(BytesIO(data))))
+    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(image, np.asarray(bgr)[:, :, ::-1])
+    row = np.zeros_like(image)
+    decode_into(data, row, resize=False)
+    np.testing.assert_array_equal(row, image)
+    with pytest.raises(ValueError, match="damaged or cut off"):
+        decode_image(data[: len(data) // 2])
+
+
+def test_a_later_revision_of_jfif_and_a_lossless_picture() -> None:
+    data = jpeg(8, 6)
+    at = data.index(b"JFIF") + 5
+    assert decode_image(data[:at] + b"\x03\x00" + data[at + 2 :]).shape == (6, 8, 3)
+    lossless = base64.b64decode(
+        "/9j/xAAXAAEBAQEAAAAAAAAAAAAAAAAABgEH/8MACwgAEAAQAQARAP/aAAgBAAAGAACeAd6AAAAAAAAAAAAAAAAA"
+        "AABy+Xl5eXl5eXpszMzMAAAAAAAAAAAAAAAAAAD/2Q=="
+    )
+    assert len(np.unique(decode_image(lossless))) == 4
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (sampled_jpeg(16, 16, ((1, 1), *EVEN)).replace(b"\x11\x08\0", b"\x11\x0c\0"), "12 bits a"),
+        (sampled_jpeg(16, 16, ((3, 1), (2, 1), (1, 1))), "samples its colors 3x1, 2x1, 1x1, which"),
+        (sampled_jpeg(16, 16, ((4, 3), *EVEN)), "samples its colors 4x3, 1x1, 1x1, which"),
+        (jpeg(8, 8).replace(b"\xff\xc0", b"\xff\xc5"), "lossless or hierarchical"),
+    ],
+)
+def test_what_no_decoder_reads_is_not_called_damaged(
+    tmp_path: Path, data: bytes, words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        decode_image(data)
+    for name, content in (("1.jpg", jpeg(8, 8)), ("2.jpg", data)):
+        (tmp_path / "Ann").mkdir(exist_ok=True)
+        (tmp_path / "Ann" / name).write_bytes(content)
+    source = FolderSource(tmp_path)
+    said = [str(item) for item in source.skipped]
+    said += [reason for _, reason in inspect_source(source, workers=0).unreadable]
+    assert said or "12 bits" not in words
+    assert all(words in line for line in said)
+
+
+def test_damaged_pixels_are_refused_though_the_slow_decoder_passes_over_them() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    data = bytearray(simplejpeg.encode_jpeg(noise))
+    data[-3000:-2000] = bytes(range(250)) * 4
+    PIL.Image.open(BytesIO(data)).load()
+    with pytest.raises(ValueError, match="damaged or cut off"):
+        decode_image(bytes(data))
+
+
 # The size of a JPEG from its first bytes: what a decoder says, or nothing.
-
-
-def jpeg(width: int, height: int, mode: str = "RGB", **options: Any) -> bytes:
-    return encoded(PIL.Image.new(mode, (width, height)), "JPEG", **options)
 
 
 @given(

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import PIL.Image
 
-from centerarc.data.decode import Image, decode_image
+from centerarc.data.decode import Image, decode_image, opened_image
 from centerarc.data.source import FaceSource
 from centerarc.io.parallel import Tick
 
@@ -263,9 +263,9 @@ def _file_oddities(data: bytes, source: FaceSource, number: int) -> Iterator[tup
     if data[:3] == b"\xff\xd8\xff" and suffix in _EXTENSIONS["JPEG"]:
         return
     try:
-        with PIL.Image.open(BytesIO(data)) as picture:
+        with opened_image(BytesIO(data)) as picture:
             format_, frames = picture.format or "", getattr(picture, "n_frames", 1)
-    except Exception:  # decoding says what is wrong with it
+    except ValueError:  # decoding says what is wrong with it
         return
     if suffix in _ANY and suffix not in _EXTENSIONS.get(format_, {suffix}):
         yield "wrong extension", f"{format_} named .{suffix}"

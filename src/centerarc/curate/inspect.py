@@ -12,8 +12,8 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import PIL.Image
 
+from centerarc.data.decode import opened_image
 from centerarc.data.folder import FolderSource
 from centerarc.data.source import FaceSource, Skipped, as_source
 from centerarc.io.parallel import Tick, in_chunks, run_tasks
@@ -154,9 +154,7 @@ def _read_header(source: FaceSource, number: int) -> _Header:
 
 
 def _parse(file: IO[bytes], size: int) -> _Header:
-    if size == 0:
-        raise ValueError("the file is empty")
-    with PIL.Image.open(file) as picture:
+    with opened_image(file) as picture:
         color = _COLORS.get(picture.mode, "color")
         return _Header(picture.format or "", *picture.size, color, size)
 

@@ -1,7 +1,10 @@
 """From the bytes of an image file to pixels."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +24,19 @@ _EXIF = b"Exif\0\0"
 _JPEG = b"\xff\xd8\xff"
 # Start of frame: baseline, extended, progressive; the other kinds are rare and left to decoders.
 _FRAMES = (0xC0, 0xC1, 0xC2)
-_FIRST_SEGMENT, _APP1 = 0xC0, 0xE1
-# Markers without a length, and the start of the scan, before which a frame must have come.
+_READ_FRAMES = (*_FRAMES, 0xC9, 0xCA)  # the latter with arithmetic coding
+_TABLES = (0xC4, 0xC8, 0xCC)  # no frames, between their numbers
+_MOST_BLOCKS = 10  # of a scan, of 8 x 8 pixels
+_FIRST_SEGMENT, _LAST_FRAME, _APP1 = 0xC0, 0xCF, 0xE1
+# Markers without a length, and the start of the scan, before which all that matters must have come.
 _NO_SEGMENT = range(0xD0, 0xDB)
 # Enough for the header of a JPEG without EXIF data.
 _HEADER = 8192
+# Within so many bytes a JPEG says what kind it is.
+_MOST_HEADER = 1 << 20
+# What the fast decoder says of damage, which the slow one passes over. Whatever else it refuses is
+# rare and not wrong: a sampling of the colors, a revision of JFIF.
+_DAMAGE = ("Corrupt", "Premature", "Inconsistent")
 # Modes of 32-bit pixels, of which no file says what is black and what is white.
 _NO_RANGE = {"I": "32-bit whole-number", "F": "floating-point"}
 # What is often found among images, by its first bytes.
@@ -58,7 +69,8 @@ def copy_into(image: Image, out: Image) -> None:
 def decode_image(data: bytes, size: int | None = None) -> Image:
     """Decodes an image file of any common format to upright RGB.
 
-    EXIF orientation is applied; gray, palette and CMYK become RGB; 16-bit keeps its upper
+    The orientation of EXIF data is applied, and no other, as browsers and OpenCV have it: one that
+    is in XMP data alone does not count. Gray, palette and CMYK become RGB; 16-bit keeps its upper
     bits; transparency is laid on white. The size is read and checked before any pixel is.
 
     Args:
@@ -69,8 +81,9 @@ def decode_image(data: bytes, size: int | None = None) -> Image:
         `(H, W, 3)` uint8 RGB.
 
     Raises:
-        ValueError: If the data is empty, no image, damaged, cut off, has over 64 M pixels,
-            or pixels of 32 bits, whose range is unknown.
+        ValueError: If the data is empty, no image, damaged, cut off, of a kind of JPEG that no
+            decoder here reads (12 bits a channel), has over 64 M pixels, or pixels of 32 bits,
+            whose range is unknown.
     """
     pixels = _decode(data)
     if size is None or pixels.shape[:2] == (size, size):
@@ -132,24 +145,44 @@ def check_image_header(path: str | os.PathLike[str]) -> None:
         ValueError: If it is empty, cannot be opened, is not a known image, or has over 64 M pixels
             or pixels of 32 bits.
     """
-    start = b""
     try:
         start = read_file(path, first=_HEADER)
-        if not start:
-            raise ValueError("the file is empty")
         if start[:3] == _JPEG and (size := plain_jpeg_size(start)) is not None:
             _check_size(size[1], size[0])
             return
-        with PIL.Image.open(path) as picture:
-            _check_header(picture)
+        with open(path, "rb") as file, opened_image(file):
+            pass
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from error
+
+
+@contextmanager
+def opened_image(file: IO[bytes]) -> Iterator[PIL.Image.Image]:
+    """Opens an image file by Pillow and reads its header, which says its format, size and mode.
+
+    Raises:
+        ValueError: If it is empty, not a known image, has over 64 M pixels or pixels of 32 bits, or
+            the block fails at it, which means that it is damaged.
+    """
+    try:
+        with PIL.Image.open(file) as picture:
+            _check_size(*picture.size)
+            # Pillow gives 16-bit PGM the mode of 32 bits, scaled to 16.
+            if picture.mode in _NO_RANGE and picture.format != "PPM":
+                raise ValueError(
+                    f"the image has {_NO_RANGE[picture.mode]} pixels, whose range is unknown; "
+                    "save it with 8 or 16 bits"
+                )
+            yield picture
     except Exception as error:  # decoders of damaged data raise almost anything
-        raise ValueError(_reason(error, start)) from error
+        file.seek(0)
+        raise ValueError(_reason(error, file.read(_MOST_HEADER))) from error
 
 
 def plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
     """Finds the size of a gray or color JPEG that has no EXIF data, and so no orientation.
 
-    This takes a quarter of the time that asking a decoder takes.
+    This takes less time than asking a decoder.
 
     Args:
         data: The file, or its beginning.
@@ -163,22 +196,30 @@ def plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
         >>> plain_jpeg_size(b"\\xff\\xd8" + frame)
         (112, 96)
     """
-    at = 2  # after the start of the image
+    at, exif = _frame(data)
+    # Four components are CMYK.
+    if exif or not at or data[at] not in _FRAMES or data[at + 3] != 8 or data[at + 8] not in (1, 3):
+        return None
+    return data[at + 4] << 8 | data[at + 5], data[at + 6] << 8 | data[at + 7]
+
+
+def _frame(data: bytes) -> tuple[int, bool]:
+    """Finds the marker of a JPEG's frame header, 0 if none, and whether it has EXIF data."""
+    at, frame, exif = 2, 0, False  # after the start of the image
     try:
         while data[at] == 0xFF:
             marker = data[at + 1]
-            if marker in _FRAMES:
-                height, width = data[at + 5] << 8 | data[at + 6], data[at + 7] << 8 | data[at + 8]
-                # Four components are CMYK.
-                return (height, width) if data[at + 9] in (1, 3) else None
-            if marker < _FIRST_SEGMENT or marker in _NO_SEGMENT:
-                return None
-            if marker == _APP1 and data.startswith(_EXIF, at + 4):
-                return None
+            if marker == _APP1:
+                exif = exif or data.startswith(_EXIF, at + 4)
+            elif marker not in _TABLES:
+                if marker < _FIRST_SEGMENT or marker in _NO_SEGMENT:
+                    break
+                if marker <= _LAST_FRAME and at + 9 < len(data):
+                    frame = at + 1
             at += 2 + (data[at + 2] << 8 | data[at + 3])
     except IndexError:
         pass
-    return None
+    return frame, exif
 
 
 def _decode(data: bytes, out: Image | None = None) -> Image:
@@ -191,14 +232,12 @@ def _decode(data: bytes, out: Image | None = None) -> Image:
         try:
             pixels: Image = simplejpeg.decode_jpeg(data, "RGB", buffer=buffer)
         except ValueError as error:
-            raise ValueError(f"the JPEG is damaged or cut off: {error}") from error
-        return pixels if buffer is None else buffer
-    try:
-        with PIL.Image.open(BytesIO(data)) as picture:
-            _check_header(picture)
-            return _to_rgb(picture)
-    except Exception as error:  # decoders of damaged data raise almost anything
-        raise ValueError(_reason(error, data)) from error
+            if str(error).startswith(_DAMAGE):
+                raise ValueError(f"the JPEG is damaged or cut off: {error}") from error
+        else:
+            return pixels if buffer is None else buffer
+    with opened_image(BytesIO(data)) as picture:
+        return _to_rgb(picture)
 
 
 def _upright_jpeg_size(data: bytes) -> tuple[int, int] | None:
@@ -207,24 +246,32 @@ def _upright_jpeg_size(data: bytes) -> tuple[int, int] | None:
         return size
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
+    except (ValueError, KeyError):  # simplejpeg 1.9 has no name for a sampling of 1 x 4
         return None
     if colorspace not in ("YCbCr", "RGB", "Gray"):
         return None
     _check_size(width, height)
     if data.find(_EXIF) >= 0:
         try:
-            with PIL.Image.open(BytesIO(data)) as picture:
-                if picture.getexif().get(_ORIENTATION, 1) != 1:
+            with opened_image(BytesIO(data)) as picture:
+                exif = PIL.Image.Exif()
+                exif.load(picture.info.get("exif", b""))
+                if exif.get(_ORIENTATION, 1) != 1:
                     return None
-        except Exception:  # as above; decoding it all says what is wrong
+        except ValueError:  # decoding it all says what is wrong
             return None
     return height, width
 
 
 def _to_rgb(picture: PIL.Image.Image) -> Image:
+    # Pillow takes the orientation of XMP data too: of a TIFF when it loads it, of others from notes
+    # that may follow the pixels. A copy has not read them yet.
+    picture.info.pop("xmp", None)
     picture.load()
-    upright = PIL.ImageOps.exif_transpose(picture)
+    upright = picture.copy()
+    for name in ("xmp", "XML:com.adobe.xmp"):
+        upright.info.pop(name, None)
+    PIL.ImageOps.exif_transpose(upright, in_place=True)
     if upright.mode.startswith("I"):
         # Pillow clips 16-bit gray when it converts; the upper byte is what is meant.
         values = np.asarray(upright).astype(np.int64)
@@ -236,16 +283,6 @@ def _to_rgb(picture: PIL.Image.Image) -> Image:
     return np.array(upright.convert("RGB"))
 
 
-def _check_header(picture: PIL.Image.Image) -> None:
-    _check_size(*picture.size)
-    # Pillow gives 16-bit PGM the mode of 32 bits, scaled to 16.
-    if picture.mode in _NO_RANGE and picture.format != "PPM":
-        raise ValueError(
-            f"the image has {_NO_RANGE[picture.mode]} pixels, whose range is unknown; "
-            "save it with 8 or 16 bits"
-        )
-
-
 def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise ValueError(
@@ -253,15 +290,39 @@ def _check_size(width: int, height: int) -> None:
         )
 
 
-def _reason(error: Exception, start: bytes) -> str:
+def _reason(error: Exception, data: bytes) -> str:
+    if not data:
+        return "the file is empty"
     if isinstance(error, ValueError):
         return str(error)
-    if isinstance(error, PIL.UnidentifiedImageError):
-        found = _other_format(start)
-        return f"this is not an image in a known format{found and f', but {found}'}"
     if isinstance(error, PIL.Image.DecompressionBombError):
         return f"the image has too many pixels; at most {MAX_PIXELS} are decoded"
+    if unread := _unread_jpeg(data):
+        return unread
+    if isinstance(error, PIL.UnidentifiedImageError):
+        if data[:3] == _JPEG:
+            return "the JPEG is damaged or cut off before its pixels"
+        found = _other_format(data[:_HEADER])
+        return f"this is not an image in a known format{found and f', but {found}'}"
     return f"the image is damaged or cut off: {error}"
+
+
+def _unread_jpeg(data: bytes) -> str:
+    """Why no decoder here reads a JPEG that may well be sound; "" for any other file."""
+    at = _frame(data)[0] if data[:3] == _JPEG else 0
+    if not at:
+        return ""
+    if data[at + 3] != 8:
+        return f"the JPEG has {data[at + 3]} bits a channel, which are not read; save it with 8"
+    if data[at] not in _READ_FRAMES:
+        return "the JPEG is lossless or hierarchical, of a kind that is not read, or damaged"
+    factors = [divmod(both, 16) for both in data[at + 10 : at + 9 + 3 * data[at + 8] : 3]]
+    wide, high = (max(side) for side in zip((1, 1), *factors, strict=True))
+    uneven = any(not h or not v or wide % h or high % v for h, v in factors)
+    if uneven or sum(h * v for h, v in factors) > _MOST_BLOCKS:
+        shown = ", ".join(f"{h}x{v}" for h, v in factors)
+        return f"the JPEG samples its colors {shown}, which is not read; save it with 4:2:0"
+    return ""
 
 
 def _other_format(start: bytes) -> str:
