@@ -2,7 +2,9 @@
 
 import functools
 import json
+import math
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -317,10 +319,69 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step(
 
     monkeypatch.setattr(StepReport, "read", read)
     config = make_config(tmp_path / "run", faces, log={"every": 5})
-    with pytest.raises(ValueError, match="not finite in step 6: arcface nan"):
+    with pytest.raises(ValueError, match=rf"^step 6: the loss is not .*arcface nan.*{ADVICE}"):
         train(config)
     state = torch.load(config.run_dir / "state/state.pt", weights_only=True)
     assert state["step"] == 4  # the end of the epoch before
+
+
+ADVICE = (
+    r" at a learning rate of 0\.\d+; the training diverges: try a lower optimizer\.lr, a longer"
+)
+
+
+def test_every_way_to_diverge_names_step_rate_and_what_to_do(
+    tmp_path: Path, faces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def said(**changes: Any) -> str:
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        with pytest.raises(ValueError, match="the training diverges: try a lower optim") as error:
+            train(make_config(tmp_path / "run", faces, **changes))
+        return str(error.value)
+
+    options = {"options": {"norm": False}}
+    wild: dict[str, Any] = {"optimizer": {"lr": 1e6}, "model": options}
+    assert re.match(r"step [2-9]: the (embeddings|weights|loss)", said(**wild))
+    assert said(**wild, precision="bf16").endswith("a clip_norm such as 5, precision: fp32")
+
+    original = StepReport.read
+    with monkeypatch.context() as patch:
+        patch.setattr(StepReport, "read", lambda self: {**original(self), "grad_norm": math.inf})
+        told = said(clip_norm=5.0)
+    assert re.match(rf"step 1: the norm of the gradients is not finite{ADVICE}", told)
+
+    call = TrainStep.__call__
+
+    def poison(self: TrainStep, *arguments: Any, **more: Any) -> StepReport:
+        report = call(self, *arguments, **more)
+        if self.model.steps == 8:  # type: ignore[attr-defined]
+            next(self.model.parameters()).data[0] = math.nan
+        return report
+
+    class Counting(Tiny):
+        steps = 0
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            self.steps += self.training
+            return super().forward(images)
+
+    monkeypatch.setitem(registry._BUILDERS, "tiny", Counting)
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainStep, "__call__", poison)
+        told = said(schedule={"epochs": 2})
+    assert re.match(rf"step 8: the weights are not finite \(layers\.0\.weight\){ADVICE}", told)
+    assert load_state(tmp_path / "run")["step"] == 4  # the last that is of use
+
+    class Overflowing(Tiny):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return super().forward(images) * (1 if self.training else math.inf)
+
+    monkeypatch.setitem(registry._BUILDERS, "tiny", Overflowing)
+    told = said(validation=VALIDATION)
+    place = (
+        "validation after epoch 1: held_out: model gave an embedding that is not finite for image 0"
+    )
+    assert re.match(rf"{place} after step 3,{ADVICE}", told)
 
 
 def test_people_of_excluded_folds_and_of_the_validation_are_not_trained_on(

@@ -17,6 +17,7 @@ from centerarc.evaluation.scores import (
     Float32Array,
     FloatArray,
     IntArray,
+    UnusableEmbedding,
     check_embeddings,
     check_labels,
     row_blocks,
@@ -113,7 +114,7 @@ def embed(
     embeddings = np.concatenate(parts)
     bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
     if bad.size:
-        raise ValueError(f"model gave an embedding that is not finite for image {bad[0]}")
+        raise UnusableEmbedding(f"model gave an embedding that is not finite for image {bad[0]}")
     return embeddings
 
 

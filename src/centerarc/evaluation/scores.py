@@ -105,6 +105,10 @@ def held_out_folds(folds: IntArray, same: BoolArray) -> Iterator[tuple[int, Bool
         yield fold, held_out
 
 
+class UnusableEmbedding(ValueError):
+    """An embedding that is not finite, or has length 0, so that it has no direction."""
+
+
 def check_embeddings(embeddings: npt.ArrayLike, name: str) -> tuple[npt.NDArray[Any], FloatArray]:
     """Return embeddings (N, D) as floats or whole numbers, and their lengths (N,) in float64.
 
@@ -126,7 +130,7 @@ def embedding_lengths(values: npt.NDArray[Any], name: str) -> FloatArray:
         result[part] = np.linalg.norm(values[part].astype(np.float64), axis=1)
     bad = np.flatnonzero(~(np.isfinite(result) & (result > 0)))
     if bad.size:
-        raise ValueError(
+        raise UnusableEmbedding(
             f"{name} must be finite and longer than 0, row {bad[0]} has length {result[bad[0]]}"
         )
     return result

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from centerarc.io.files import atomic_path
 from centerarc.io.progress import duration
-from centerarc.training.step import StepReport
+from centerarc.training.step import Diverged, StepReport
 
 METRICS = "metrics.jsonl"
 _LOSSES = ("arcface_loss", "center_loss", "separation")
@@ -21,13 +21,17 @@ _LOSSES = ("arcface_loss", "center_loss", "separation")
 class Meter:
     """Collects the reports of steps and the time that they took.
 
+    Args:
+        scaled: Whether a gradient scaler leaves out the steps whose gradient is not finite.
+
     Attributes:
         window: Sums since the last row, by name; part of a run's state, so that a resumed run
             logs the same rows.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, scaled: bool = False) -> None:
         self.window: dict[str, float] = {}
+        self._scaled = scaled
         self._unread: list[tuple[int, StepReport]] = []
         self._start = 0.0
 
@@ -53,19 +57,21 @@ class Meter:
             Whether a rank wants to stop.
 
         Raises:
-            ValueError: If a loss is not finite. Every rank reads the same sums, so all of them
-                raise.
+            Diverged: If a loss or the norm of the gradients is not finite. Every rank reads the
+                same sums, so all of them raise.
         """
         wanted = False
         for step, report in self._unread:
             values = report.read()
             wanted = wanted or values.pop("stop") > 0
             if not all(math.isfinite(values[name]) for name in _LOSSES):
-                raise ValueError(
-                    f"the loss is not finite in step {step}: arcface {values['arcface_loss']:g}, "
-                    f"center {values['center_loss']:g}, separation {values['separation']:g}; "
-                    "try a lower optimizer.lr, more schedule.warmup_epochs or clip_norm"
+                raise Diverged(
+                    f"the loss is not finite (arcface {values['arcface_loss']:g}, "
+                    f"center {values['center_loss']:g}, separation {values['separation']:g})",
+                    step,
                 )
+            if not (self._scaled or math.isfinite(values.get("grad_norm", 0.0))):
+                raise Diverged("the norm of the gradients is not finite", step)
             count = values.pop("count")
             for name, value in values.items():
                 self._add(name, value * count)

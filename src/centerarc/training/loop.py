@@ -1,23 +1,19 @@
 """The training loop."""
 
 import hashlib
-import inspect
 import itertools
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from centerarc.data.augmentation import Augmentation
 from centerarc.data.loader import TrainLoader
-from centerarc.distributed.batchnorm import convert_batchnorm
 from centerarc.distributed.process import Processes, init_from_env
 from centerarc.io.parallel import StopRequest, explain_dead_workers
 from centerarc.losses.center_arcface import CenterArcFaceLoss
@@ -39,7 +35,15 @@ from centerarc.training.logging import Display, Meter, MetricsLog, require_tenso
 from centerarc.training.optimizer import lr_factor, make_optimizers
 from centerarc.training.rundir import RunResult
 from centerarc.training.sources import describe, make_sampler, make_sources
-from centerarc.training.step import Precision, TrainStep, check_parts, seed_step
+from centerarc.training.step import (
+    Diverged,
+    Precision,
+    TrainStep,
+    check_finite,
+    check_parts,
+    in_parallel,
+    seed_step,
+)
 
 
 class TrainingInterrupted(Exception):
@@ -92,25 +96,6 @@ def train(
         ) from error
     finally:
         processes.close()
-
-
-# What newer versions of PyTorch call it; the old name warns there.
-_SYNC_BUFFERS = (
-    "forward_sync_buffers"
-    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
-    else "broadcast_buffers"
-)
-
-
-def _peak_memory(device: torch.device) -> int | None:
-    """The most memory that this process has held, in MB (10^6 bytes); on a GPU, of the GPU's."""
-    if device.type == "cuda":
-        return round(torch.cuda.max_memory_allocated(device) / 1e6)
-    status = Path("/proc/self/status")  # getrusage also counts what started this process
-    if not status.exists():
-        return None
-    lines = (line.split() for line in status.read_text().splitlines())
-    return next((round(int(line[1]) * 1024 / 1e6) for line in lines if line[0] == "VmHWM:"), None)
 
 
 class Trainer:
@@ -201,17 +186,8 @@ class Trainer:
         self.model = model.to(device)
         nn.Module.to(self.model, memory_format=layout)  # type: ignore[call-overload]
         self.criterion = criterion.to(device)
-        if processes.world_size > 1:
-            convert_batchnorm(self.model)
         # Validation and the saved weights use the plain model; it shares the parameters.
-        parallel: nn.Module = self.model
-        if config.compile:
-            parallel = torch.compile(parallel)  # type: ignore[assignment]
-        if processes.world_size > 1:
-            # The buffers are equal on all ranks already: their statistics are global.
-            own_buffers: dict[str, Any] = {_SYNC_BUFFERS: False}
-            parallel = DistributedDataParallel(parallel, **own_buffers)
-        self.parallel = parallel.train()
+        parallel = in_parallel(self.model, processes, compiled=config.compile)
         self.optimizers = make_optimizers(
             self.model, self.criterion, config.optimizer, fused=config.head.fused
         )
@@ -237,7 +213,7 @@ class Trainer:
         self._held = ExitStack()  # the run folder, while this process writes to it
         # Settings that a resumed run changed, with the step from which on.
         self.history: list[dict[str, Any]] = []
-        self.meter = Meter()
+        self.meter = Meter(scaled=self.precision.scaler.is_enabled())
         self._prepare_folder(source.identities, resume, overwrite)
 
     def _prepare_folder(self, people: list[str], resume: bool, overwrite: bool) -> None:
@@ -276,7 +252,26 @@ class Trainer:
     def run(self) -> RunResult:
         """Trains to the end of the schedule, or until a callback asks to stop."""
         with self._held:
-            return self._run()
+            try:
+                return self._run()
+            except Diverged as problem:
+                step = self.step + 1 if problem.step is None else problem.step
+                raise ValueError(f"step {step}: {problem}{self._advice(step)}") from problem
+
+    def _lr(self, done: int) -> float:
+        """The learning rate of the step after `done` ones."""
+        schedule = self.config.schedule
+        factor = lr_factor(done, self.total_steps, self.steps_per_epoch, schedule)
+        return self.config.optimizer.lr * factor
+
+    def _advice(self, step: int) -> str:
+        """What to say where the numbers after a step are not finite."""
+        other = {"bf16": ", precision: fp32", "fp16": ", precision: bf16"}
+        return (
+            f" at a learning rate of {self._lr(max(step, 1) - 1):.3g}; the training diverges: try "
+            "a lower optimizer.lr, a longer schedule.warmup_epochs, a clip_norm such as 5"
+            + other.get(self.config.precision, "")
+        )
 
     def _run(self) -> RunResult:
         main = self.processes.is_main
@@ -330,14 +325,16 @@ class Trainer:
         with stop.held_back():  # the loader's workers start with the first batch
             first = next(batches, None)
         for images, labels in itertools.chain([] if first is None else [first], batches):
-            factor = lr_factor(self.step, self.total_steps, self.steps_per_epoch, config.schedule)
-            lr = config.optimizer.lr * factor
+            lr = self._lr(self.step)
             for group in (group for each in self.optimizers for group in each.param_groups):
                 group["lr"] = lr
             seed_step(config.seed, self.processes.rank, self.step)
             try:
                 report = self.train_step(images, labels, stop=stop.requested or callbacks.stopping)
             except ValueError as problem:
+                self.meter.read()  # on a GPU an earlier step may be the reason
+                if isinstance(problem, Diverged):
+                    raise
                 raise ValueError(f"step {self.step + 1}: {problem}") from problem
             self.step += 1
             self.meter.add(self.step, report)
@@ -412,7 +409,11 @@ class Trainer:
         start = time.perf_counter()
         try:
             results = validation.judge(
-                self.judged, self.processes, config.batch_size, config.workers
+                self.judged,
+                self.processes,
+                config.batch_size,
+                config.workers,
+                f" after step {self.step},{self._advice(self.step)}",
             )
         except ValueError as problem:
             raise ValueError(f"validation after epoch {done}: {problem}") from problem
@@ -450,7 +451,15 @@ class Trainer:
         self._write_state()
         self.callbacks.everywhere("on_save", self)
 
+    def _check_finite(self) -> None:
+        """Keeps weights that are of no use from replacing what was saved before."""
+        try:
+            check_finite(self.processes, self.model, self.criterion)
+        except Diverged as problem:
+            raise Diverged(str(problem), self.step) from problem
+
     def _write_state(self) -> None:
+        self._check_finite()
         state = {
             "settings": self.config.model_dump(mode="json"),
             "step": self.step,
@@ -546,7 +555,9 @@ class Trainer:
             "train_images": self.identity["images"],
             "resumed_with_changes": self.history,
             "stopped": self.callbacks.reason if self.step < self.total_steps else None,
-            "peak_memory_mb": self.processes.gather_objects(_peak_memory(self.processes.device)),
+            "peak_memory_mb": self.processes.gather_objects(
+                rundir.peak_memory(self.processes.device)
+            ),
         }
 
         def write() -> None:

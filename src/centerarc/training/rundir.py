@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from centerarc.data.views import write_identities
 from centerarc.distributed.process import Processes
 from centerarc.io.files import atomic_path, locked_folder
@@ -254,3 +256,14 @@ def write_summary(run_dir: Path, content: dict[str, Any]) -> None:
     """Writes `results.json`, complete or not at all."""
     with atomic_path(run_dir / RESULTS) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Returns the most memory held by this process, in MB (10^6 bytes); on a GPU, of the GPU's."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 1e6)
+    status = Path("/proc/self/status")  # getrusage also counts what started this process
+    if not status.exists():
+        return None
+    lines = (line.split() for line in status.read_text().splitlines())
+    return next((round(int(line[1]) * 1024 / 1e6) for line in lines if line[0] == "VmHWM:"), None)

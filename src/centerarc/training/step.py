@@ -1,9 +1,11 @@
 """One optimizer step: micro-batches, precision, gradients of all ranks, clipping, centers."""
 
 import hashlib
+import inspect
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from centerarc.data.loader import to_input
+from centerarc.distributed.batchnorm import convert_batchnorm
 from centerarc.distributed.process import Processes
 from centerarc.losses.center_arcface import CenterArcFaceLoss
 from centerarc.training.config import LossConfig
@@ -78,6 +81,30 @@ class Precision:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
 
 
+class Diverged(ValueError):
+    """Numbers of a training that are not finite any more.
+
+    Args:
+        what: What is not finite.
+        step: After how many steps; None is the present one.
+    """
+
+    def __init__(self, what: str, step: int | None = None) -> None:
+        super().__init__(what)
+        self.step = step
+
+
+def check_finite(processes: Processes, *modules: nn.Module) -> None:
+    """Raises `Diverged`, on all processes, if a tensor of a module is not finite on any."""
+    named = [item for module in modules for item in module.state_dict().items()]
+    # A sum is finite unless a term is not: one pass, and no mask of the tensor's size.
+    sums = {name: t.sum() for name, t in named if t.is_floating_point()}
+    found = next((name for name, total in sums.items() if not bool(total.isfinite())), None)
+    for name in processes.gather_objects(found):
+        if name is not None:
+            raise Diverged(f"the weights are not finite ({name})")
+
+
 # What a step measures, in this order; sums over the valid labels of all ranks but for the last.
 _SUMS = ("arcface_loss", "center_loss", "cosine", "correct", "count", "mass", "stop")
 IGNORED = -100
@@ -115,6 +142,31 @@ class StepReport:
         if self.grad_norm is not None:
             means["grad_norm"] = float(self.grad_norm)
         return means
+
+
+# What newer versions of PyTorch call it; the old name warns there.
+_SYNC_BUFFERS = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    else "broadcast_buffers"
+)
+
+
+def in_parallel(model: nn.Module, processes: Processes, *, compiled: bool) -> nn.Module:
+    """Returns what trains a model on all processes, in training mode; it shares the parameters.
+
+    With several processes the model's batch normalization becomes that of the whole batch.
+    """
+    parallel = model
+    if processes.world_size > 1:
+        convert_batchnorm(model)
+    if compiled:
+        parallel = torch.compile(parallel)  # type: ignore[assignment]
+    if processes.world_size > 1:
+        # The buffers are equal on all ranks already: their statistics are global.
+        own_buffers: dict[str, Any] = {_SYNC_BUFFERS: False}
+        parallel = DistributedDataParallel(parallel, **own_buffers)
+    return parallel.train()
 
 
 def check_parts(model: nn.Module, batch_size: int, accumulate: int, world_size: int) -> None:
@@ -214,6 +266,9 @@ class TrainStep:
                 self.model.require_backward_grad_sync = last
             with self.precision.autocast():
                 embedding = self.model(to_input(part))
+                # Elsewhere that would wait for the device; the loss is looked at later.
+                if embedding.device.type == "cpu" and not bool(embedding.detach().isfinite().all()):
+                    raise Diverged("the embeddings are not finite")
                 arcface, center = self.criterion(embedding, part_labels)
             loss = arcface * arcface_scale + self.weights.center_weight * center * scale
             self.precision.scaler.scale(loss).backward()

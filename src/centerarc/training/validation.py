@@ -16,7 +16,7 @@ from centerarc.evaluation.embedding import embed, make_pairs, pair_scores
 from centerarc.evaluation.files.pair_set import open_pair_set
 from centerarc.evaluation.files.pairs import check_both_kinds
 from centerarc.evaluation.intervals import TooFew
-from centerarc.evaluation.scores import BoolArray, IntArray
+from centerarc.evaluation.scores import BoolArray, IntArray, UnusableEmbedding
 from centerarc.evaluation.verification import evaluate_verification
 from centerarc.io.parallel import explain_dead_workers
 from centerarc.training.config import MEAN, PairsFields, ValidationConfig
@@ -168,9 +168,21 @@ class Validation:
                     )
 
     def judge(
-        self, model: nn.Module, processes: Processes, batch_size: int, workers: int
+        self,
+        model: nn.Module,
+        processes: Processes,
+        batch_size: int,
+        workers: int,
+        advice: str = "",
     ) -> dict[str, Result]:
         """Judges the model on all sets: rank r of W on the sets r, r + W, ...
+
+        Args:
+            model: The backbone.
+            processes: The processes of the run.
+            batch_size: Images at once.
+            workers: Processes that decode them.
+            advice: What to add to the error where an embedding has no direction.
 
         Returns:
             The results by set, in order, on every rank; with their mean if that decides.
@@ -188,7 +200,8 @@ class Validation:
                             model, pairs, processes.device, batch_size, workers, self.far
                         )
                 except (ValueError, OSError) as problem:
-                    raise ValueError(f"{pairs.name}: {problem}") from problem
+                    more = advice if isinstance(problem, UnusableEmbedding) else ""
+                    raise ValueError(f"{pairs.name}: {problem}{more}") from problem
 
         processes.on_all(judge_own)
         found = {k: v for part in processes.gather_objects(own) for k, v in part.items()}
