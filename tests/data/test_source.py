@@ -23,6 +23,7 @@ from centerarc.data import (
     subset,
 )
 from centerarc.data.decode import WrongSizeError
+from centerarc.data.source import chosen_people, namesakes, one_list
 from tests.data.pictures import put
 
 
@@ -165,3 +166,38 @@ def test_a_class_of_four_members_is_a_source_everywhere(tmp_path: Path) -> None:
 def test_what_is_not_a_source_is_refused_by_what_it_lacks() -> None:
     with pytest.raises(ValueError, match="source must have labels, got list without"):
         TrainLoader([], batch_size=2, augmentation=None, seed=0)  # type: ignore[arg-type]
+
+
+# One name in Unicode's composed and decomposed form, and in another case.
+COMPOSED, DECOMPOSED, OTHER_CASE = "Zo\u00eb L\u00e9a", "Zoe\u0308 Le\u0301a", "zo\u00eb l\u00e9a"
+
+
+def test_names_of_several_places_are_one_persons_whatever_their_form() -> None:
+    found = one_list([COMPOSED, "Bob"], [DECOMPOSED, "bob", "Cyd", "bob"])
+    assert found.names == [COMPOSED, "Bob", "Cyd"]
+    assert [numbers.tolist() for numbers in found.numbers] == [[0, 1], [0, 1, 2, 1]]
+    assert found.by_case == [("Bob", "bob")]
+    (note,) = found.note()
+    assert "1 name" in note
+    assert "'bob' for 'Bob'" in note
+    assert one_list([COMPOSED], [DECOMPOSED]).note() == []
+
+
+def test_case_tells_people_apart_where_one_place_says_so() -> None:
+    found = one_list(["aB", "Ab", DECOMPOSED], ["ab", "aB", OTHER_CASE])
+    assert found.names == ["aB", "Ab", DECOMPOSED, "ab"]
+    assert [numbers.tolist() for numbers in found.numbers] == [[0, 1, 2], [3, 0, 2]]
+
+
+def test_a_namesake_is_found_in_any_form_case_or_part_of_a_mixture() -> None:
+    there = [DECOMPOSED, OTHER_CASE, f"web/{DECOMPOSED}", "Zoe Lea", f"x/{COMPOSED}s"]
+    assert namesakes(there, [COMPOSED]) == there[:3]
+    assert namesakes([COMPOSED, "Bob"], [f"web/{DECOMPOSED}"]) == [COMPOSED]
+    # Two folders that end alike may be two people's.
+    assert namesakes(["Ann/old"], ["Bob/old"]) == []
+
+
+def test_people_chosen_by_a_list_may_have_another_form_and_not_another_case() -> None:
+    assert chosen_people([COMPOSED], [DECOMPOSED, "Bob"], "l") == {DECOMPOSED}
+    with pytest.raises(ValueError, match=r"l names 1 people .* first 'bob'; 'Bob' differs in case"):
+        chosen_people(["bob"], [DECOMPOSED, "Bob"], "l")

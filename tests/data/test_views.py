@@ -2,6 +2,7 @@
 
 import csv
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from centerarc.curate import Problem, write_problems
+from centerarc.curate import Problem, check_source, write_problems
 from centerarc.data import (
     CachedSource,
     FaceSource,
@@ -447,3 +448,50 @@ def test_a_damaged_first_image_does_not_refuse_the_others() -> None:
     assert cached.image(4).shape == (4, 4, 3)
     with pytest.raises(ValueError, match="cannot read image 0"):
         cached.image(0)
+
+
+# Names in Unicode's composed form, as most lists have them, and decomposed, as a Mac's folders.
+COMPOSED, DECOMPOSED = "Zo\u00eb", "Zoe\u0308"
+
+
+def test_one_person_of_two_parts_is_one_whatever_the_form_or_case_of_the_name() -> None:
+    parts = [Part(Plain(0, [COMPOSED, "Bob"]), 1, "a"), Part(Plain(1, [DECOMPOSED, "bob"]), 1, "B")]
+    mixed = MixedSource(parts, merge=True)
+    assert whom(mixed) == [COMPOSED, "Bob", COMPOSED, "Bob"]
+    assert mixed.problems == mixed.by_case
+    assert "'bob' for 'Bob'" in mixed.by_case[0]
+    apart = [replace(parts[0], name="b"), parts[1]]
+    names = [f"b/{COMPOSED}", "b/Bob", f"B/{DECOMPOSED}", "B/bob"]
+    assert whom(MixedSource(apart, merge=False)) == names
+
+
+def test_a_mixture_says_what_its_parts_left_out(tmp_path: Path) -> None:
+    put(tmp_path / "ann" / "1.png")
+    put(tmp_path / "ann" / "2.heic")
+    folder = FolderSource(tmp_path)
+    mixed = MixedSource([Part(folder, 1, "a"), Part(folder, 1, "b")], merge=True)
+    assert [item.place for item in mixed.skipped] == ["a/ann/2.heic", "b/ann/2.heic"]
+    assert "left out 2 (2 a format that is not read)" in mixed.summary()
+    assert check_source(mixed, workers=0).counts()["unread format"] == 2
+    assert subset(mixed, ["ann"]).skipped == mixed.skipped
+    rest = leave_out(mixed, {"a/ann/2.heic", "a/ann/1.png"})
+    assert [item.place for item in rest.skipped] == ["b/ann/2.heic"]
+
+
+def test_a_split_is_of_people_whatever_the_form_or_case_of_their_names() -> None:
+    people = [COMPOSED, "ann", "bob", "cyd", "dan"]
+    other = [DECOMPOSED, *people[1:]]
+    for seed in range(8):
+        one, two = split_identities(people, 0.4, seed), split_identities(other, 0.4, seed)
+        assert [[n.replace(DECOMPOSED, COMPOSED) for n in part] for part in two] == list(one)
+        sides = split_identities([*people, DECOMPOSED, "Ann", "ANN"], 0.4, seed)
+        for same in ({COMPOSED, DECOMPOSED}, {"ann", "Ann", "ANN"}):
+            assert sum(bool(same & set(side)) for side in sides) == 1
+        assert len(sides[1]) >= 2
+
+
+def test_images_are_left_out_whatever_the_form_of_their_names(tmp_path: Path) -> None:
+    put(tmp_path / DECOMPOSED / "1.png")
+    put(tmp_path / DECOMPOSED / "2.png")
+    rest = leave_out(FolderSource(tmp_path), {f"{COMPOSED}/1.png"})
+    assert [rest.place(i) for i in range(len(rest))] == [f"{DECOMPOSED}/2.png"]

@@ -44,6 +44,7 @@ def test_weights_of_a_file_go_by_name(tmp_path: Path) -> None:
     assert torch.equal(weights_of(path), torch.tensor([0.5, 10.0, 2.0]))  # type: ignore[arg-type]
     for text, message in (
         ("identity,weight\nAnn,1\nCy,1\n", r"no weight for 1 person of the training, first 'Bob'"),
+        ("identity,weight\nAnn,1\nCy,1\nbob,1\n", r"first 'Bob'; 'bob' in it differs in case"),
         (
             "identity,weight\nAnn,0\n",
             r"weight is '0'; it must be a number from 1e-6 to 1e6",
@@ -57,6 +58,18 @@ def test_weights_of_a_file_go_by_name(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(ValueError, match=message):
             weights_of(path)
+
+
+def test_weights_of_a_file_go_by_name_in_any_unicode_form(tmp_path: Path) -> None:
+    path = tmp_path / "weights.csv"
+    path.write_text("identity,weight\nZo\u00eb,2\nBob,3\n", encoding="utf-8")
+
+    class Decomposed(Named):
+        identities = ("Bob", "Zoe\u0308")
+
+    found = class_weights(LossConfig(class_weights=path), Decomposed())  # type: ignore[arg-type]
+    assert found is not None
+    assert found.tolist() == [3, 2]
 
 
 def test_the_criterion_has_the_configured_options() -> None:

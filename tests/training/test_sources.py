@@ -238,3 +238,88 @@ def test_pairs_whose_images_are_not_there_name_their_setting(tmp_path: Path, fac
             ValueError, match=rf"^{where}\.images must .*'gone', which is not there"
         ):
             make_sources(config)
+
+
+# A name in Unicode's composed form, as most lists have it, and decomposed, as a Mac's folders.
+COMPOSED, DECOMPOSED = "Zo\u00eb", "Zoe\u0308"
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> Path:
+    """Six people, of whom one has a decomposed name and one that of a title in small letters."""
+    root = write_faces(tmp_path / "odd", people=6, images=3)
+    (root / "P00").rename(root / DECOMPOSED)
+    (root / "P01").rename(root / "p01")
+    return root
+
+
+def pairs_of(path: Path, a: str, b: str) -> Path:
+    path.write_text(f"1\n{a}\t1\t2\n{a}\t1\t{b}\t1\n", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["folder", "mixed", "apart"])
+def test_people_of_pairs_are_left_out_whatever_the_form_of_their_names(
+    tmp_path: Path, odd: Path, kind: str
+) -> None:
+    pairs = pairs_of(tmp_path / "pairs.txt", COMPOSED, "P01")
+    data: dict[str, Any] = {"source": "folder", "root": str(odd)}
+    if kind != "folder":
+        data = {"source": "mixed", "parts": [data], "merge": kind == "mixed"}
+    sources = make_sources(with_data(tmp_path, {**data, "exclude_pairs": str(pairs)}))
+    names = [name.rpartition("/")[2] for name in sources.train.identities]
+    assert names == ["P02", "P03", "P04", "P05"]
+    assert "left out 2 people of the 2 that the pairs name" in sources.notes
+    assert sum("write" in note and "otherwise" in note for note in sources.notes) == 1
+    held = with_data(tmp_path, {**data, "exclude_pairs": str(pairs)}, validation={"identities": 2})
+    assert {name.rpartition("/")[2] for name in make_sources(held).train.identities} < set(names)
+
+
+def test_pairs_that_leave_out_no_one_are_refused_with_both_spellings(
+    tmp_path: Path, odd: Path
+) -> None:
+    pairs = pairs_of(tmp_path / "pairs.txt", "Ann", "Bob")
+    message = r"data\.exclude_pairs, '.*pairs\.txt', would leave out no one.* 'Ann', .*'P02'"
+    with pytest.raises(ValueError, match=message):
+        make_sources(make_config(tmp_path / "run", odd, data={"exclude_pairs": pairs}))
+
+
+def test_pairs_that_leave_out_most_people_are_told(tmp_path: Path, odd: Path) -> None:
+    lines = ["2\t1", "P02\t1\t2", "P02\t1\tP03\t1", "P04\t1\t2", "P04\t1\tP05\t1"]
+    pairs = tmp_path / "pairs.txt"
+    pairs.write_text("\n".join(lines), encoding="utf-8")
+    notes = make_sources(make_config(tmp_path / "run", odd, data={"exclude_pairs": pairs})).notes
+    assert any("most of the 6 people of the training images; 2 are left" in note for note in notes)
+
+
+def test_people_who_validate_and_are_no_ones_namesake_are_told(tmp_path: Path, odd: Path) -> None:
+    others = write_faces(tmp_path / "others", people=2, images=2)
+    (others / "P00").rename(others / "Ann")
+    for image in (others / "Ann").iterdir():
+        image.rename(image.with_name(image.name.replace("P00", "Ann")))
+    pairs = tmp_path / "pairs.csv"
+    rows = ["Ann/Ann_0001.png,Ann/Ann_0002.png,1", "Ann/Ann_0001.png,P01/P01_0001.png,0"]
+    (others / "P01").rename(others / "Q01")
+    rows = [row.replace("P01/", "Q01/") for row in rows]
+    pairs.write_text("\n".join(["image_a,image_b,same", *rows]), encoding="utf-8")
+    listed = {"pairs": pairs, "images": others}
+    notes = make_sources(make_config(tmp_path / "run", odd, validation=listed)).notes
+    assert any("left out no one" in n and "'Ann'" in n and "'P02'" in n for n in notes)
+
+
+def test_two_spellings_in_one_source_are_told_before_the_training(
+    tmp_path: Path, odd: Path
+) -> None:
+    (odd / "P02").rename(odd / COMPOSED)
+    notes = make_sources(make_config(tmp_path / "run", odd)).notes
+    assert any(COMPOSED in note and DECOMPOSED in note for note in notes)
+
+
+def test_a_list_of_people_may_have_another_form(tmp_path: Path, odd: Path) -> None:
+    people = tmp_path / "people.txt"
+    people.write_text(f"{COMPOSED}\nP02\n", encoding="utf-8")
+    config = make_config(tmp_path / "run", odd, data={"identities": people})
+    assert make_sources(config).train.identities == ["P02", DECOMPOSED]
+    people.write_text("P01\nP02\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"data\.identities, .* first .P01.; .p01. differs in"):
+        make_sources(config)

@@ -26,12 +26,12 @@ from centerarc.curate.photos import (
     check_face_rule,
     choose_faces,
     face_separators,
-    folded_name,
     output_names,
 )
 from centerarc.data.alignment import TEMPLATE_SIZE, transform_scale, warp
 from centerarc.data.decode import Image, decode_image
 from centerarc.data.folder import natural_key
+from centerarc.data.source import folded
 from centerarc.io.files import atomic_path, read_file
 from centerarc.io.jobs import changed, locked_job
 from centerarc.io.parallel import Tick, check_workers, run_tasks
@@ -331,9 +331,9 @@ def _remove_outdated(out: Path, earlier: Sequence[Row], now: Sequence[Row]) -> N
     A face whose landmarks were taken away or given to someone else would otherwise stay among the
     faces of the one it is not. Nothing outside the folder is removed, whatever a report says.
     """
-    kept = {folded_name(row["aligned"]) for row in now}
+    kept = {folded(row["aligned"]) for row in now}
     for row in earlier:
-        if row["aligned"] and folded_name(row["aligned"]) not in kept:
+        if row["aligned"] and folded(row["aligned"]) not in kept:
             path = out / row["aligned"]
             if _is_within(path.parent, out) and ".." not in path.parts:
                 path.unlink(missing_ok=True)

@@ -1,7 +1,6 @@
 """Every image of a source decoded, and all that is wrong with the data listed."""
 
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -15,8 +14,8 @@ import numpy.typing as npt
 
 from centerarc.curate.duplicates import Examined, examine, find_duplicates
 from centerarc.curate.label_errors import Judgement, find_label_errors
-from centerarc.data.folder import UNLISTED, UNREAD, UNREADABLE, natural_key
-from centerarc.data.source import FaceSource, as_source
+from centerarc.data.folder import UNLISTED, UNREADABLE, natural_key
+from centerarc.data.source import UNREAD, FaceSource, as_source, composed, spelled_twice
 from centerarc.io.parallel import in_chunks, run_tasks
 from centerarc.io.tables import write_csv
 
@@ -370,23 +369,14 @@ def two_spellings(identities: Sequence[str]) -> list[Problem]:
         >>> [problem.detail for problem in two_spellings(["Ann Lee", "Bob", "ann lee"])]
         ["'Ann Lee' differs in case only"]
     """
-    first: dict[str, str] = {}
-    problems = []
-    for name in identities:
-        # Folding case may take a letter's composed form apart, so it is composed again.
-        other = first.setdefault(_composed(_composed(name).casefold()), name)
-        if other != name:
-            detail = f"{other!r} {_difference(name, other)}"
-            problems.append(Problem(name, name, "one identity under two spellings", detail))
-    return problems
-
-
-def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
+    return [
+        Problem(name, name, "one identity under two spellings", f"{o!r} {_difference(name, o)}")
+        for o, name in spelled_twice(identities)
+    ]
 
 
 def _difference(name: str, other: str) -> str:
-    if _composed(name) == _composed(other):
+    if composed(name) == composed(other):
         a, b = next(pair for pair in zip(other, name, strict=False) if pair[0] != pair[1])
         forms = f"U+{ord(a):04X}, U+{ord(b):04X}"
         return f"looks the same and is encoded otherwise (Unicode normal form: {forms})"

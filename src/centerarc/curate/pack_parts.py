@@ -15,11 +15,10 @@ import PIL.Image
 import simplejpeg
 
 from centerarc.data.decode import Image, decode_image, resized
-from centerarc.data.folder import EXTENSIONS
 from centerarc.data.recordio.writer import check_identity, finish, image_keys, write_part
 from centerarc.data.shards.manifest import ShardInfo, write_manifest
 from centerarc.data.shards.writer import ShardSample, write_shard
-from centerarc.data.source import FaceSource
+from centerarc.data.source import EXTENSIONS, FaceSource
 from centerarc.io.files import atomic_path, write_checksums
 from centerarc.io.jobs import read_json, write_json
 from centerarc.io.parallel import Tick

@@ -21,7 +21,7 @@ from centerarc.curate.pack_parts import (
     create_format,
     is_own_file,
 )
-from centerarc.data.source import FaceSource, Skipped, as_source
+from centerarc.data.source import FaceSource, Skipped, as_source, chosen_people
 from centerarc.data.views import Subset
 from centerarc.data.views import leave_out as without_places
 from centerarc.io.files import full_disk_explained
@@ -301,12 +301,7 @@ def _select(
         raise ValueError(f"shuffle must be a seed of at least 0 or None, got {shuffle}")
     reasons = np.zeros(len(source), dtype=np.int8)
     if identities is not None:
-        names = set(identities)
-        if unknown := names.difference(source.identities):
-            raise ValueError(
-                f"identities names {len(unknown)} people that the source lacks, first "
-                f"{min(unknown)!r}"
-            )
+        names = chosen_people(identities, source.identities, "identities")
         chosen = np.array([name in names for name in source.identities])
         reasons[~chosen[source.labels]] = _NOT_ASKED_FOR
     rest = without_places(source, leave_out)

@@ -4,7 +4,6 @@ import math
 import os
 import posixpath
 import re
-import unicodedata
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +25,8 @@ from centerarc.data.alignment import (
     transform_scale,
 )
 from centerarc.data.decode import Image
-from centerarc.data.folder import EXTENSIONS, natural_key
+from centerarc.data.folder import natural_key
+from centerarc.data.source import EXTENSIONS, composed, folded
 from centerarc.io.files import read_file
 from centerarc.io.tables import CsvTable
 
@@ -118,10 +118,10 @@ def output_names(photos: Sequence[tuple[str, str]]) -> list[str]:
             parts = place.parts[1:] if place.parts[0] == identity else place.parts
             place = PurePosixPath(identity, "_".join(parts or place.parts))
         name, number = place.with_suffix("").as_posix(), 1
-        while folded_name(name) in taken:
+        while folded(name) in taken:
             name = place.as_posix() if number == 1 else f"{place.as_posix()}~{number}"
             number += 1
-        taken.add(folded_name(name))
+        taken.add(folded(name))
         names.append(name)
     return names
 
@@ -135,12 +135,12 @@ def face_separators(names: Iterable[str]) -> dict[str, str]:
         >>> face_separators(["ann/1", "ann/1-2", "bob/1"])
         {'ann': '--'}
     """
-    folded = {folded_name(name): name for name in names}
+    by_key = {folded(name): name for name in names}
     unusable: dict[str, set[int]] = {}
-    for key, name in folded.items():
+    for key, name in by_key.items():
         if found := re.search(r"(-+)([0-9]+)$", key):
             before, run = key[: found.start()], len(found[1])
-            clashes = {n for n in range(1, run + 1) if before + "-" * (run - n) in folded}
+            clashes = {n for n in range(1, run + 1) if before + "-" * (run - n) in by_key}
             folder = PurePosixPath(name).parent.as_posix()
             unusable.setdefault(folder, set()).update(clashes)
     return {
@@ -148,11 +148,6 @@ def face_separators(names: Iterable[str]) -> dict[str, str]:
         for folder, clashes in unusable.items()
         if 1 in clashes
     }
-
-
-def folded_name(name: str) -> str:
-    """Returns what is equal for names that some machine takes for one file."""
-    return unicodedata.normalize("NFC", name).casefold()
 
 
 # The faces of a photo, and which of them to take.
@@ -334,7 +329,7 @@ class LandmarkTable:
 
 def _key(path: str) -> str:
     # Files written on Windows have backslashes, those of a Mac accents as characters of their own.
-    return posixpath.normpath(unicodedata.normalize("NFC", path.replace("\\", "/")))
+    return posixpath.normpath(composed(path.replace("\\", "/")))
 
 
 def read_landmarks(

@@ -9,18 +9,19 @@ from pathlib import Path
 import numpy as np
 
 from centerarc.data.decode import check_image_header
-from centerarc.data.source import EncodedSource, Skipped
+from centerarc.data.source import (
+    EXTENSIONS,
+    OUTSIDE,
+    PICTURES,
+    TOO_DEEP,
+    UNREAD,
+    EncodedSource,
+    Skipped,
+)
 from centerarc.io.files import read_file, require_folder
 from centerarc.io.tables import Texts
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
-# Pictures as well, which a camera, a phone or a browser saves and this library does not read.
-_UNREAD_EXTENSIONS = frozenset(
-    {".heic", ".heif", ".avif", ".gif", ".jfif", ".jp2", ".jxl", ".dng", ".cr2", ".nef", ".arw"}
-)
-_PICTURES = EXTENSIONS | _UNREAD_EXTENSIONS
 # Reasons that a check takes for a mistake of the user's, unlike those for a stray `.DS_Store`.
-UNREAD = "a format that is not read"
 UNLISTED = "a folder that cannot be listed"
 UNREADABLE = "unreadable"
 # Images are looked for so far below the folder of an identity: a root named by mistake may be a
@@ -120,7 +121,7 @@ class FolderSource(EncodedSource):
         images = []
         for name in self._listed(folder, os.DirEntry.is_file):
             file, extension = f"{folder}/{name}", _extension(name)
-            if extension in _UNREAD_EXTENSIONS:
+            if extension in PICTURES - EXTENSIONS:
                 self._skip(file, UNREAD, extension, images=1)
                 continue
             if extension not in EXTENSIONS:
@@ -154,12 +155,11 @@ class FolderSource(EncodedSource):
                 kept.append(entry.name)
             elif entry.is_dir():
                 if images := self._count_deeper(entry.path):
-                    reason = "a folder of images inside an identity's folder"
-                    self._skip(name, reason, images=images)
+                    self._skip(name, TOO_DEEP, images=images)
                 else:
                     self._skip(name, "a folder inside an identity's folder")
             elif _is_picture(name):
-                self._skip(name, "an image outside an identity's folder", images=1)
+                self._skip(name, OUTSIDE, images=1)
             else:
                 self._skip(name, "not in an identity's folder")
         return kept
@@ -197,7 +197,7 @@ def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
 
 
 def _is_picture(name: str) -> bool:
-    return _extension(name) in _PICTURES and not os.path.basename(name).startswith(".")
+    return _extension(name) in PICTURES and not os.path.basename(name).startswith(".")
 
 
 def _extension(name: str) -> str:

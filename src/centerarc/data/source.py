@@ -1,19 +1,32 @@
 """What a set of labeled face images is to the rest of the library, and how each kind is opened."""
 
 import os
+import unicodedata
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from centerarc.data.decode import Image, WrongSizeError, copy_into, decode_image, decode_into
 from centerarc.io.plugins import Registry, parameters_of
+from centerarc.io.tables import counted
+
+# Of the names of image files.
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+# Pictures as well: what a camera, a phone or a browser saves and this library does not read.
+PICTURES = EXTENSIONS | frozenset(
+    {".heic", ".heif", ".avif", ".gif", ".jp2", ".jxl", ".dng", ".cr2", ".nef", ".arw"}
+)
+# Why an image is left out; sources say it in the same words.
+UNREAD = "a format that is not read"
+TOO_DEEP = "a folder of images inside an identity's folder"
+OUTSIDE = "an image outside an identity's folder"
 
 
 @dataclass(frozen=True)
@@ -205,6 +218,124 @@ def first_shape(source: FaceSource, indices: Iterable[int]) -> tuple[int, ...]:
         except ValueError as error:
             first = first or error
     raise first or ValueError("there is no image to read")
+
+
+# Names of people: which of two places are one person's. Names are shown as they are written.
+
+
+def composed(name: str) -> str:
+    """Returns a name in Unicode's composed form (NFC): equal names become equal texts."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def folded(name: str) -> str:
+    """Returns what is equal for names that differ in case or in Unicode form only."""
+    # Folding case may take a letter's composed form apart, so it is composed again.
+    return composed(composed(name).casefold())
+
+
+def spelled_twice(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Returns (first, other) of names of one place that differ in case or Unicode form only."""
+    first: dict[str, str] = {}
+    pairs = [(first.setdefault(folded(name), name), name) for name in names]
+    return [pair for pair in pairs if pair[0] != pair[1]]
+
+
+def namesakes(names: Iterable[str], others: Iterable[str]) -> list[str]:
+    """Returns which names may belong to somebody among others, in the order of the names.
+
+    This keeps people apart, such as those of a test from those of a training, where taking two
+    people for one does little harm: case and Unicode form do not count, and neither does what
+    stands before the last slash (the part of a mixture, a folder above) if one side lacks it.
+
+    Example:
+        >>> namesakes(["ann lee", "web/Bob", "Cyd"], ["Ann Lee", "Bob"])
+        ['ann lee', 'web/Bob']
+    """
+    whole = set(map(folded, others))
+    last = {name.rpartition("/")[2] for name in whole}
+
+    def known(name: str) -> bool:
+        return name in whole or name in last or name.rpartition("/")[2] in whole
+
+    return [name for name in names if known(folded(name))]
+
+
+def chosen_people(wanted: Iterable[str], there: Collection[str], what: str) -> set[str]:
+    """Returns those of the names `there` that a list names, whatever their Unicode form.
+
+    Raises:
+        ValueError: If a name is not there, with one that differs in case only; starts with `what`.
+    """
+    keys = {composed(name): name for name in wanted}
+    chosen = {name for name in there if composed(name) in keys}
+    if unknown := sorted(keys.keys() - map(composed, chosen)):
+        name = keys[unknown[0]]
+        alike = next((other for other in there if folded(other) == folded(name)), None)
+        hint = "" if alike is None else f"; {alike!r} differs in case only: write it alike"
+        raise ValueError(
+            f"{what} names {len(unknown)} people that the source lacks, first {name!r}{hint}"
+        )
+    return chosen
+
+
+class OneList(NamedTuple):
+    """The people of several places in one list.
+
+    Args:
+        names: Name of each person, as the first place writes it.
+        numbers: For each place, `(n,)` the person of each of its names, a number into `names`.
+        by_case: Names of two places that differ in case only and are taken for one person.
+    """
+
+    names: list[str]
+    numbers: list[npt.NDArray[np.int64]]
+    by_case: list[tuple[str, str]]
+
+    def note(self) -> list[str]:
+        """Returns a line about names that differ in case only; none if there is no such name."""
+        if not self.by_case:
+            return []
+        first, other = self.by_case[0]
+        many = counted(len(self.by_case), "name")
+        return [
+            f"{many} taken for that of another place although the case differs, such as {other!r} "
+            f"for {first!r}"
+        ]
+
+
+def one_list(*places: Sequence[str]) -> OneList:
+    """Numbers the people of several places, each person once.
+
+    Names that differ in Unicode form are one person's. So are those that differ in case, unless
+    one of the places has both: there case tells people apart.
+
+    Args:
+        places: The names of each place, any name any number of times.
+
+    Example:
+        >>> one_list(["Ann", "Bob"], ["bob", "Cyd"]).names
+        ['Ann', 'Bob', 'Cyd']
+        >>> one_list(["Ann", "Bob"], ["bob", "BOB"]).names
+        ['Ann', 'Bob', 'bob', 'BOB']
+    """
+    distinct = [list(dict.fromkeys(names)) for names in places]
+    forms = [dict.fromkeys(map(composed, names)) for names in distinct]
+    apart = {folded(name) for names in forms for pair in spelled_twice(names) for name in pair}
+    number_of: dict[str, int] = {}
+    found = OneList([], [], [])
+    for names, each in zip(distinct, places, strict=True):
+        own = {}
+        for name in names:
+            key = folded(name)
+            key = composed(name) if key in apart else key
+            own[name] = number = number_of.setdefault(key, len(number_of))
+            if number == len(found.names):
+                found.names.append(name)
+            elif composed(first := found.names[number]) != composed(name):
+                found.by_case.append((first, name))
+        found.numbers.append(np.array([own[name] for name in each], dtype=np.int64))
+    return found
 
 
 # The kinds of sources. They are imported when asked for: a run on a folder does not pay for the

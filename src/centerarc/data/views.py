@@ -13,7 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from centerarc.data.decode import Image, WrongSizeError
-from centerarc.data.source import FaceSource, as_source, first_shape
+from centerarc.data.source import (
+    FaceSource,
+    OneList,
+    as_source,
+    composed,
+    first_shape,
+    folded,
+    one_list,
+)
 from centerarc.io.files import atomic_path
 from centerarc.io.tables import CsvTable, counted, open_text
 
@@ -112,6 +120,7 @@ class Subset(_View):
         self.labels = labels[self.indices]
         self.weights = None if source.weights is None else source.weights[self.indices]
         self.image_size = source.image_size
+        self.skipped = source.skipped
 
     def _find(self, index: int) -> tuple[FaceSource, int]:
         return self.source, int(self.indices[index])
@@ -173,9 +182,12 @@ def split_identities(
 ) -> tuple[list[str], list[str]]:
     """Splits people, not images, so that no one held out was seen in training.
 
+    Neither the order of the names nor their Unicode form matters. Names that differ in form or in
+    case only go to one side together.
+
     Args:
-        identities: Names; their order does not matter.
-        fraction: Part to hold out, in (0, 1); at least one person goes to each side.
+        identities: Names.
+        fraction: Part of the people to hold out, in (0, 1); at least one goes to each side.
         seed: Chooses who is held out.
 
     Returns:
@@ -191,12 +203,17 @@ def split_identities(
     """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must be between 0 and 1, both excluded, got {fraction}")
-    names = sorted(set(identities))
-    if len(names) < 2:
-        raise ValueError(f"identities must hold at least 2 different names, got {len(names)}")
+    people: dict[str, list[str]] = {}
+    for name in sorted(set(identities), key=lambda name: (composed(name), name)):
+        people.setdefault(folded(name), []).append(name)
+    if len(people) < 2:
+        raise ValueError(f"identities must hold at least 2 different names, got {len(people)}")
+    names = list(people.values())
     count = min(max(round(fraction * len(names)), 1), len(names) - 1)
     order = np.random.default_rng(seed).permutation(len(names))
-    return sorted(names[i] for i in order[count:]), sorted(names[i] for i in order[:count])
+    sides = order[count:], order[:count]
+    train, held_out = (sorted(name for i in side for name in names[i]) for side in sides)
+    return train, held_out
 
 
 # Similar names are looked for among so many; comparing with millions would take minutes.
@@ -240,8 +257,8 @@ def leave_out(source: FaceSource, places: Collection[str]) -> FaceSource:
 
     Args:
         source: The whole source, before it is split.
-        places: The images' places, as `FaceSource.place` gives them. What the source left out
-            itself when it was opened may be among them.
+        places: The images' places, as `FaceSource.place` gives them, in any Unicode form. What the
+            source left out itself when it was opened may be among them.
 
     Returns:
         The source without them; the source itself if that changes nothing.
@@ -257,22 +274,22 @@ def leave_out(source: FaceSource, places: Collection[str]) -> FaceSource:
     """
     if not places:
         return source
-    wanted = set(places)
-    kept = np.ones(len(source), dtype=bool)
-    for index in range(len(source)):
-        if (place := source.place(index)) in wanted:
-            kept[index] = False
-            wanted.discard(place)
-    if wanted and (unknown := wanted - {item.place for item in source.skipped}):
+    wanted = {composed(place): place for place in places}
+    kept = np.array([composed(source.place(n)) not in wanted for n in range(len(source))])
+    found = {composed(source.place(n)) for n in np.flatnonzero(~kept).tolist()}
+    found.update(composed(item.place) for item in source.skipped)
+    if unknown := sorted(wanted[place] for place in wanted.keys() - found):
         raise ValueError(
             f"{len(unknown)} of {len(places)} places to leave out are not in the source, first "
-            f"{min(unknown)!r}; {_hint(source, min(unknown))}"
+            f"{unknown[0]!r}; {_hint(source, unknown[0])}"
         )
     if kept.all():
         return source
     if not kept.any():
         raise ValueError(f"all {len(kept)} images of the source are to be left out; none is left")
-    return Subset(source, images=kept)
+    rest = Subset(source, images=kept)
+    rest.skipped = [item for item in source.skipped if composed(item.place) not in wanted]
+    return rest
 
 
 def _hint(source: FaceSource, unknown: str) -> str:
@@ -306,6 +323,7 @@ class CachedSource(_View):
         self.identities = source.identities
         self.weights = source.weights
         self.image_size = source.image_size
+        self.skipped = source.skipped
         self._shape = first_shape(source, range(len(source)))
         needed = len(source) * int(np.prod(self._shape))
         if needed > limit_bytes:
@@ -377,15 +395,19 @@ class MixedSource(_View):
 
     Args:
         parts: The sources, at least one, each with a name of its own.
-        merge: True takes people of one name for one person: those of the first part keep their
-            labels and who is new in a later part comes after them. False keeps the parts' people
-            apart; all are called `<part>/<name>`, so a further part renames no one.
+        merge: True takes people of one name, as `one_list` compares them, for one person: those of
+            the first part keep their labels and who is new in a later part comes after them. False
+            keeps the parts' people apart; all are called `<part>/<name>`, so a further part renames
+            no one.
 
     Attributes:
         weights: `(len,)` float64, how often each image is shown in an epoch, on average: the weight
             of its part, times its weight in the part where that has weights itself.
         names: The names of the parts.
         sources: The sources.
+        by_case: A line about people whose names differ in case only, if there are some.
+        skipped: What the parts left out, its places after the name of the part and a slash.
+        problems: The same, and what is wrong with the parts.
 
     Raises:
         ValueError: If there is no part, a name is empty, has a slash or comes twice, or a weight is
@@ -420,17 +442,29 @@ class MixedSource(_View):
         parts = [replace(part, source=as_source(part.source)) for part in parts]
         self.sources = [part.source for part in parts]
         self._starts = np.cumsum([0, *(len(source) for source in self.sources)])
-        label_of: dict[str, int] = {}
-        labels, weights = [], []
+        if merge:
+            people = one_list(*(source.identities for source in self.sources))
+        else:
+            names = [f"{part.name}/{who}" for part in parts for who in part.source.identities]
+            ends = np.cumsum([len(source.identities) for source in self.sources])
+            people = OneList(names, np.split(np.arange(len(names)), ends[:-1]), [])
+        numbered = zip(people.numbers, self.sources, strict=True)
+        labels = [numbers[source.labels] for numbers, source in numbered]
+        weights = []
         for part in parts:
-            prefix = "" if merge else f"{part.name}/"
-            names = [prefix + name for name in part.source.identities]
-            new = [label_of.setdefault(name, len(label_of)) for name in names]
-            labels.append(np.array(new, dtype=np.int64)[part.source.labels])
             inner = part.source.weights
             weights.append(part.weight * (np.ones(len(part.source)) if inner is None else inner))
-        self.identities = list(label_of)
+        self.identities = people.names
         self.labels = np.concatenate(labels)
+        self.skipped = [
+            replace(item, place=f"{part.name}/{item.place}")
+            for part in parts
+            for item in part.source.skipped
+        ]
+        self.by_case = people.note()
+        self.problems = self.by_case + [
+            f"{part.name}: {problem}" for part in parts for problem in part.source.problems
+        ]
         self.weights = np.concatenate(weights)
         sizes = (source.image_size for source in self.sources)
         self.image_size = next((size for size in sizes if size is not None), None)
@@ -529,7 +563,7 @@ def read_identities(path: str | os.PathLike[str]) -> list[str]:
         raise ValueError(f"{os.fspath(path)!r} names no one; it must have one name a line")
     seen: set[str] = set()
     for name in names:
-        if name in seen:
+        if composed(name) in seen:
             raise ValueError(f"{os.fspath(path)!r} names {name!r} twice")
-        seen.add(name)
+        seen.add(composed(name))
     return names

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from centerarc.data.source import FaceSource
+from centerarc.data.source import FaceSource, composed, folded
 from centerarc.distributed.process import Processes
 from centerarc.io.plugins import load_installed
 from centerarc.io.tables import CsvTable, counted
@@ -128,7 +128,7 @@ def class_weights(config: LossConfig, source: FaceSource) -> Tensor | None:
     person then counts alike over an epoch, however many images there are.
 
     A file is CSV with the columns `identity` and `weight`; it must have a weight from 1e-6 to 1e6
-    for each person that is trained on, and may name others.
+    for each person that is trained on, in any Unicode form, and may name others.
 
     Raises:
         ValueError: If the file lacks a person or holds what is not a weight.
@@ -146,10 +146,11 @@ def class_weights(config: LossConfig, source: FaceSource) -> Tensor | None:
 
 def _listed_weights(path: Path, people: list[str]) -> Tensor:
     places = {name: place for place, name in enumerate(people)}
+    places = {composed(name): place for name, place in places.items()} | places
     weights = torch.zeros(len(people))
     table = CsvTable(path, ("identity", "weight"))
     for line, (name, text) in table.rows(("identity", "weight")):
-        if (place := places.get(name)) is None:
+        if (place := places.get(name, places.get(composed(name)))) is None:
             continue
         try:
             weight = float(text)
@@ -162,9 +163,12 @@ def _listed_weights(path: Path, people: list[str]) -> Tensor:
         weights[place] = weight
     if missing := int((weights == 0).sum()):
         first = people[int((weights == 0).int().argmax())]
+        names = (name for _, (name,) in table.rows(("identity",)))
+        alike = next((name for name in names if folded(name) == folded(first)), None)
+        hint = "" if alike is None else f"; {alike!r} in it differs in case: write names alike"
         raise ValueError(
             f"loss.class_weights, {os.fspath(path)!r}, has no weight for "
-            f"{counted(missing, 'person', 'people')} of the training, first {first!r}"
+            f"{counted(missing, 'person', 'people')} of the training, first {first!r}{hint}"
         )
     return weights
 

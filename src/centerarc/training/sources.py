@@ -18,7 +18,14 @@ from centerarc.data.samplers import (
     Shuffled,
     image_weights,
 )
-from centerarc.data.source import FaceSource, create_source
+from centerarc.data.source import (
+    FaceSource,
+    chosen_people,
+    composed,
+    create_source,
+    namesakes,
+    spelled_twice,
+)
 from centerarc.data.views import (
     CachedSource,
     MixedSource,
@@ -96,6 +103,12 @@ def make_sources(config: TrainConfig, *, quiet: bool = False) -> RunSources:
         train, held_out = subset(train, names), subset(train, others)
         sets.insert(0, drawn_pairs(held_out, validation, config.seed, notes))
     _check_people(train.identities)
+    if twice := spelled_twice(train.identities):
+        first, other = map(repr, twice[0])
+        notes.append(
+            f"{counted(len(twice), 'name')} of people differ from another in spelling only, such "
+            f"as {other} from {first}: they are learned as different people (centerarc data check)"
+        )
     if config.data.cache_gb:
         train = CachedSource(train, limit_bytes=int(config.data.cache_gb * 1e9))
     judges = None if validation is None else Validation(sets, validation)
@@ -113,32 +126,37 @@ def _open(config: TrainConfig, excluded: set[str], notes: list[str], quiet: bool
             with _naming_settings(f"data.parts.{number - 1}", _PLACES):
                 part = _create(fields, size, quiet, notes)
             part = _without(part, fields.leave_out, notes)
-            people = counted(len(part.identities), "person", "people")
+            of = counted(len(part.identities), "person", "people")
             notes.append(
-                f"part {name}: {people}, {counted(len(part), 'image')}, weight {fields.weight:g}"
+                f"part {name}: {of}, {counted(len(part), 'image')}, weight {fields.weight:g}"
             )
             parts.append(Part(part, fields.weight, name))
-        source: FaceSource = MixedSource(parts, merge=data.merge)
+        mixed = MixedSource(parts, merge=data.merge)
+        notes += mixed.by_case
+        source: FaceSource = mixed
     else:
         with _naming_settings("data", _PLACES):
             source = _create(data, size, quiet, notes)
     source = _without(source, data.leave_out, notes)
+    people = source.identities
     if data.exclude_pairs is not None:
-        named = read_pairs(data.exclude_pairs).select_folds(data.exclude_folds)
-        excluded = excluded | named.everyone()
-    names = [name for name in source.identities if name not in excluded]
-    if excluded:
-        # None of them in the source may mean that the names are written in another way.
-        left = counted(len(source.identities) - len(names), "person", "people")
-        notes.append(f"left out {left} of the {len(excluded):,} that the pairs name")
-    if data.identities is not None:
-        wanted = read_identities(data.identities)
-        if unknown := sorted(set(wanted) - set(source.identities)):
+        named = read_pairs(data.exclude_pairs).select_folds(data.exclude_folds).everyone()
+        if not namesakes(people, named):
             raise ValueError(
-                f"data.identities, {str(data.identities)!r}, names {len(unknown)} people that the "
-                f"source lacks, first {unknown[0]!r}"
+                f"data.exclude_pairs, {str(data.exclude_pairs)!r}, would leave out no one: none of "
+                f"the {len(named):,} people that it names, such as {min(named)!r}, is among the "
+                f"{len(people):,} of the training images, such as {people[0]!r}. Both must write "
+                "names alike; leave data.exclude_pairs out if these are different people"
             )
-        names = [name for name in names if name in set(wanted)]
+        excluded = excluded | named
+    left_out = set(namesakes(people, excluded))
+    names = [name for name in people if name not in left_out]
+    if excluded:
+        notes += _exclusion(people, left_out, excluded)
+    if data.identities is not None:
+        setting = f"data.identities, {str(data.identities)!r},"
+        wanted = chosen_people(read_identities(data.identities), people, setting)
+        names = [name for name in names if name in wanted]
     _check_people(names)
     if len(names) < len(source.identities):
         source = subset(source, names)
@@ -146,6 +164,31 @@ def _open(config: TrainConfig, excluded: set[str], notes: list[str], quiet: bool
     if few is not None:
         notes.append(str(few))
     return source
+
+
+def _exclusion(people: Sequence[str], left_out: set[str], excluded: set[str]) -> list[str]:
+    """Says whom pairs keep out of the training, and what is odd about that."""
+    if not left_out:
+        # Not an error: people who validate may well be others than those who are trained on.
+        return [
+            f"left out no one: none of the {len(excluded):,} people whom the pairs name, such as "
+            f"{min(excluded)!r}, has the name of somebody trained on, such as {people[0]!r}; if "
+            "the names are of another kind, the same people may be trained on and judged"
+        ]
+    some = counted(len(left_out), "person", "people")
+    notes = [f"left out {some} of the {len(excluded):,} that the pairs name"]
+    exact = {*map(composed, excluded)}
+    if others := sorted(n for n in left_out if composed(n) not in exact):
+        notes.append(
+            f"of these, the pairs write {len(others):,} otherwise, such as {others[0]!r}: they are "
+            "taken for the same people"
+        )
+    if (rest := len(people) - len(left_out)) < len(left_out):
+        notes.append(
+            f"the pairs name most of the {len(people):,} people of the training images; {rest:,} "
+            "are left to train on"
+        )
+    return notes
 
 
 # The settings that say where a source is.
@@ -191,10 +234,9 @@ def _create(fields: Section, image_size: int, quiet: bool, notes: list[str]) -> 
         # Without an index, or the first time, that may take a pass over all that is there.
         options["progress"] = Lines(f"opening {options['path']}")
     source = create_source(kind, **options, image_size=image_size)
-    if source.skipped:
+    if source.skipped or source.problems:
         place = options.get("root") or options.get("path", kind)
         notes.append(f"{place}: {source.summary()}")
-    notes += source.problems
     return source
 
 

@@ -4,13 +4,16 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
 from centerarc.curate import embed_to_file
 from centerarc.data import FolderSource, write_identities
+from centerarc.evaluation.files import open_pair_set
 from centerarc.evaluation.protocols import (
     ModelSubject,
+    SearchSettings,
     evaluate_galleries,
     evaluate_pairs,
 )
@@ -18,7 +21,7 @@ from centerarc.evaluation.protocols.subject import trained_people, warn_of_train
 from centerarc.models import OpenedModel, Preprocessing, create_model, open_model, save_weights
 from centerarc.models.onnx_model import METADATA_KEY
 from centerarc.report import write_evaluation_page
-from tests.evaluation.protocols.faces import folder, model, picture, subject
+from tests.evaluation.protocols.faces import embeddings, folder, model, picture, subject
 
 
 @pytest.fixture
@@ -87,3 +90,65 @@ def test_a_gallery_of_another_model_is_refused_and_one_of_the_same_weights_is_no
     assert found.notes[0].startswith("5 of 6 probes are also in the gallery")
     with pytest.raises(ValueError, match="are of different mirror sums"):
         evaluate_galleries(ModelSubject(one, mirror=True), tmp_path / "known.npz", probes)
+
+
+# A name in Unicode's composed form, as most lists have it, and decomposed, as a Mac's folders.
+COMPOSED, DECOMPOSED = "Zo\u00eb", "Zoe\u0308"
+
+
+def known_and_asked(tmp_path, known, asked, others=()):
+    """Files of embeddings: a gallery, probes, and distractors if there are some."""
+    rng = np.random.default_rng(0)
+    files = {}
+    for name, people in {"gallery": known, "probes": asked, "distractors": others}.items():
+        if people:
+            rows = [(f"{name}/{n}", who, rng.normal(size=4)) for n, who in enumerate(people)]
+            files[name] = embeddings(tmp_path / f"{name}.npz", rows)
+    return files
+
+
+def test_enrolled_people_are_found_whatever_the_form_or_case_of_their_names(tmp_path):
+    files = known_and_asked(tmp_path, ["Bob", COMPOSED, "Cyd"], [DECOMPOSED, "bob", "Dan"])
+    found = evaluate_galleries(None, **files, settings=SearchSettings(ranks=(1,), resamples=0))
+    assert found.identification.report.mated == [2]
+    assert found.identification.report.nonmated == [1]
+    (note,) = found.notes
+    assert "'bob' for 'Bob'" in note
+
+
+def test_distractors_with_the_name_of_an_enrolled_person_are_told(tmp_path):
+    files = known_and_asked(tmp_path, ["Bob", COMPOSED], ["Bob", "Cyd"], [DECOMPOSED, "Eve", "cyd"])
+    found = evaluate_galleries(None, **files, settings=SearchSettings(ranks=(1,), resamples=0))
+    assert found.identification.report.distractors == [4]
+    (note,) = found.notes
+    assert note.startswith("2 people of the distractors have the name of somebody in the gallery")
+    assert repr(DECOMPOSED) in note
+
+
+@pytest.mark.parametrize("trained", [DECOMPOSED, COMPOSED.upper(), f"web/{DECOMPOSED}"])
+def test_people_trained_on_are_known_by_any_spelling_of_their_names(tmp_path, trained):
+    rows = [(f"{COMPOSED}/1", COMPOSED, [3, 1]), (f"{COMPOSED}/2", COMPOSED, [2, 1])]
+    rows.append(("Bob/1", "Bob", [1, 3]))
+    pairs = tmp_path / "pairs.csv"
+    lines = [f"{COMPOSED}/1,{COMPOSED}/2,1", f"{COMPOSED}/1,Bob/1,0"]
+    pairs.write_text("\n".join(["image_a,image_b,same", *lines]), encoding="utf-8")
+    found = warn_of_trained_people(evaluate_pairs(subject(rows), pairs), [trained])
+    assert found.data["people_trained_on"] == [COMPOSED]
+
+
+def test_images_are_found_whatever_the_form_of_their_names(tmp_path):
+    rows = [(f"{DECOMPOSED}/{DECOMPOSED}_{n:04d}.png", "Z", [n, 1]) for n in (1, 2)]
+    rows.append(("Bob/Bob_0001.png", "Bob", [1, 9]))
+    pairs = tmp_path / "pairs.txt"
+    pairs.write_text(f"1\n{COMPOSED}\t1\t2\n{COMPOSED}\t1\tBob\t1\n", encoding="utf-8")
+    by_place = evaluate_pairs(subject(rows), pairs)
+    for place, _, _ in rows:
+        picture(tmp_path / "faces" / place, "Ann", len(place))
+    by_file = open_pair_set(pairs, images=tmp_path / "faces")
+    assert [by_file.place(n) for n in range(3)] == [place for place, _, _ in rows]
+    assert by_place.images.places == by_file._names
+    listed = tmp_path / "pairs.csv"
+    line = f"{COMPOSED}/{COMPOSED}_0001.png,{COMPOSED}/{COMPOSED}_0002.png,1"
+    listed.write_text(f"image_a,image_b,same\n{line}\n", encoding="utf-8")
+    found = open_pair_set(listed, images=tmp_path / "faces")
+    assert found.image(1).shape == (8, 8, 3)

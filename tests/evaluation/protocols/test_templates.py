@@ -72,6 +72,14 @@ def test_searches_that_cannot_be_are_refused_before_the_work(tmp_path, rows, mes
     assert not given.asked
 
 
+def test_people_of_templates_are_found_whatever_the_form_or_case_of_their_names(tmp_path):
+    rows = ["A,a1,Zo\u00eb,gallery", "B,b1,Bob,gallery", "C,a2,Zoe\u0308,probe", "D,b2,bob,probe"]
+    found = evaluate_templates(LISTED, listed(tmp_path, rows), search=SEARCH)
+    assert found.identification.report.mated == [2]
+    (note,) = found.notes
+    assert "'bob' for 'Bob'" in note
+
+
 def test_probes_with_an_image_of_the_gallery_are_noted(tmp_path):
     # C has two of them and is one probe.
     rows = [*LIST, "A,a2,Ann,gallery", "C,b1,Ann,probe"]

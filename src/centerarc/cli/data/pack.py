@@ -175,16 +175,13 @@ def split(
 
     from centerarc.cli.flags import opened
     from centerarc.curate.split import split_source, write_split
+    from centerarc.data.source import chosen_people
     from centerarc.data.views import read_identities, subset
 
     found = opened(source, columns=columns)
     if identities is not None:
-        chosen = set(read_identities(identities))
-        if unknown := chosen.difference(found.identities):
-            raise ValueError(
-                f"{str(identities)!r} names {len(unknown)} people that the source lacks, first "
-                f"{min(unknown)!r}"
-            )
+        wanted = read_identities(identities)
+        chosen = chosen_people(wanted, found.identities, repr(str(identities)))
         found = subset(found, [name for name in found.identities if name in chosen])
     parts = split_source(found, fraction=fraction, count=count, seed=seed, min_images=min_images)
     written = write_split(out, found, parts, overwrite=overwrite)

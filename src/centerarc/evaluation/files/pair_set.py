@@ -1,22 +1,20 @@
 """The images that pairs and templates are of: files that a list names, or a `.bin` set."""
 
 import os
+import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from centerarc.data.source import EncodedSource
+from centerarc.data.source import EXTENSIONS, EncodedSource, composed
 from centerarc.evaluation.files.pairs import Pairs, read_pair_list, read_pairs, rows_of_folds
 from centerarc.evaluation.files.pickles import UnsafePickleError, read_plain_pickle, short
 from centerarc.evaluation.scores import BoolArray, IntArray, StrArray
 from centerarc.io.files import read_file, require_folder
-
-# Suffixes of LFW's images, the first that is there wins.
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 class NamedImages(Protocol):
@@ -74,7 +72,8 @@ class ListedImages(EncodedSource):
 
     def _found(self, folder: Path, names: list[str]) -> tuple[list[str], list[str]]:
         """The images' paths below a folder, and those that are not there."""
-        return names, [name for name in names if not (folder / name).is_file()]
+        found = [_spelled_there(folder, name) for name in names]
+        return found, [name for name, file in zip(names, found, strict=True) if not file]
 
     def encoded(self, index: int) -> bytes:
         """Returns the file of image `index`; see `EncodedSource.encoded`."""
@@ -134,18 +133,27 @@ class PairImages(ListedImages):
         for name in names:
             person = name.rpartition("/")[0]
             if person not in listings:
-                listings[person] = _images_in(folder / person, person)
-            found.append(listings[person].get(name, ""))
+                listings[person] = _images_in(folder, person)
+            found.append(listings[person].get(composed(name), ""))
         there = zip(names, found, strict=True)
         return found, [name for name, path in there if not path]
 
 
-def _images_in(folder: Path, person: str) -> dict[str, str]:
-    """The images of a folder by name without suffix; the first of several suffixes wins."""
-    if not folder.is_dir():
+def _images_in(root: Path, person: str) -> dict[str, str]:
+    """Images of a person by composed name without suffix; the first of several suffixes wins."""
+    folder = _spelled_there(root, person, Path.is_dir)
+    if not folder:
         return {}
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    return {f"{person}/{path.stem}": f"{person}/{path.name}" for path in reversed(files)}
+    names = sorted(path.name for path in (root / folder).iterdir())
+    files = [name for name in names if os.path.splitext(name)[1].lower() in EXTENSIONS]
+    stems = ((os.path.splitext(name)[0], name) for name in reversed(files))
+    return {composed(f"{person}/{stem}"): f"{folder}/{name}" for stem, name in stems}
+
+
+def _spelled_there(folder: Path, name: str, wanted: Callable[[Path], bool] = Path.is_file) -> str:
+    """A path below a folder in the Unicode form in which it is there; empty if in none."""
+    forms = (name, composed(name), unicodedata.normalize("NFD", name))
+    return next((form for form in forms if wanted(folder / form)), "")
 
 
 # Insightface's `.bin` files: encoded images and which pairs match.

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from centerarc.data.source import composed
 from centerarc.evaluation.scores import BoolArray, IntArray, StrArray
 from centerarc.io.files import read_file
 from centerarc.io.tables import CsvTable
@@ -100,8 +101,8 @@ class Pairs:
         """Returns the pairs as numbers into `names`, such as the places of given embeddings.
 
         Args:
-            names: Of images or templates; suffixes do not count where the pairs are LFW's, and
-                the first of equal ones is taken.
+            names: Of images or templates, in any Unicode form; suffixes do not count where the
+                pairs are LFW's, and the first of equal ones is taken.
             what: What to say of names that are not there.
 
         Returns:
@@ -113,10 +114,10 @@ class Pairs:
         given = [os.path.splitext(name)[0] for name in names] if self.lfw else names
         number_of: dict[str, int] = {}
         for number, name in enumerate(given):
-            number_of.setdefault(name, number)
-        if missing := [name for name in self.names if name not in number_of]:
+            number_of.setdefault(composed(name), number)
+        if missing := [name for name in self.names if composed(name) not in number_of]:
             raise ValueError(self.unknown(missing, what))
-        numbers = np.array([number_of[name] for name in self.names], dtype=np.int64)
+        numbers = np.array([number_of[composed(name)] for name in self.names], dtype=np.int64)
         return numbers[self.index_a], numbers[self.index_b]
 
     def unknown(self, missing: Sequence[str], what: str) -> str:

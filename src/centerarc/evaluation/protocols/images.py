@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from centerarc.data.source import open_source
+from centerarc.data.source import namesakes, one_list, open_source
 from centerarc.evaluation.embedding import is_embedding_file, pair_scores
 from centerarc.evaluation.files.pair_set import (
     PairImages,
@@ -40,6 +40,7 @@ from centerarc.evaluation.protocols.subject import (
     opened_embeddings,
 )
 from centerarc.evaluation.scores import IntArray
+from centerarc.io.tables import counted
 
 
 def evaluate_pairs(
@@ -181,7 +182,7 @@ def evaluate_galleries(
         paths["distractors"] = Path(distractors)
     parts = {name: _embedded(name, path, subject, progress) for name, path in paths.items()}
     _check_alike(parts)
-    people, labels = _numbered(parts)
+    people, labels, name_notes = _numbered(parts)
     known = [name for name in ("gallery", "distractors") if name in parts]
     search = search_gallery(
         np.concatenate([parts[name].embedding for name in known]),
@@ -215,7 +216,11 @@ def evaluate_galleries(
         images=judged,
         identification=judge_searches([search], chosen),
         separability=separability_of(judged, Settings(resamples=chosen.resamples)),
-        notes=(*_shared(parts), *(note for part in parts.values() for note in part.notes)),
+        notes=(
+            *_shared(parts),
+            *name_notes,
+            *(note for part in parts.values() for note in part.notes),
+        ),
     )
 
 
@@ -298,16 +303,24 @@ def _shared(parts: dict[str, _Part]) -> tuple[str, ...]:
     return shared_note(int(found.sum()), found.size)
 
 
-def _numbered(parts: dict[str, _Part]) -> tuple[list[str], dict[str, IntArray]]:
-    """Names of all people, and the number of each image's person."""
-    number_of: dict[tuple[bool, str], int] = {}
-    labels = {}
-    for name, part in parts.items():
-        # A distractor who happens to share a name is somebody else.
-        keys = [(name == "distractors", identity) for identity in part.identities]
-        numbers = [number_of.setdefault(key, len(number_of)) for key in keys]
-        labels[name] = np.array(numbers, dtype=np.int64)
-    return [identity for _, identity in number_of], labels
+def _numbered(parts: dict[str, _Part]) -> tuple[list[str], dict[str, IntArray], list[str]]:
+    """Names of all people, the number of each image's person, and what is odd about names."""
+    both = [parts[name].identities for name in ("gallery", "probes")]
+    people = one_list(*both)
+    labels, notes = dict(zip(("gallery", "probes"), people.numbers, strict=True)), people.note()
+    if (others := parts.get("distractors")) is None:
+        return people.names, labels, notes
+    # A distractor who happens to share a name is somebody else.
+    strangers = one_list(others.identities)
+    labels["distractors"] = len(people.names) + strangers.numbers[0]
+    if same := namesakes(strangers.names, people.names):
+        many = counted(len(same), "person", "people")
+        notes.append(
+            f"{many} of the distractors {'has' if len(same) == 1 else 'have'} the name of somebody "
+            f"in the gallery or among the probes, such as {same[0]!r}: they count as others, and "
+            "ranks are worse than they should be if they are the same people"
+        )
+    return [*people.names, *strangers.names], labels, notes
 
 
 def _pictures(gallery: _Part, probes: _Part) -> Picture | None:

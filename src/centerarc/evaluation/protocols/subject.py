@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from centerarc.data.source import FaceSource
+from centerarc.data.source import FaceSource, composed, namesakes
 from centerarc.data.views import read_identities
 from centerarc.evaluation.embedding import Embeddings, check_usable, embed, read_embeddings
 from centerarc.evaluation.protocols.judging import Evaluation
@@ -36,7 +36,7 @@ def warn_of_trained_people(evaluation: Evaluation, trained: Sequence[str]) -> Ev
     if images.labels is None or not trained:
         return evaluation
     judged = {images.identities[label] for label in np.unique(images.labels).tolist()}
-    both = sorted(judged & set(trained))
+    both = sorted(namesakes(judged, trained))
     data = {**evaluation.data, "people_trained_on": both}
     if not both:
         return replace(evaluation, data=data)
@@ -158,19 +158,20 @@ class EmbeddingsSubject:
             )
 
     def rows(self, names: Sequence[str]) -> IntArray:
-        """Returns the rows of places.
+        """Returns the rows of places, in any Unicode form.
 
         Raises:
             ValueError: If some of them are not there; the message has the first few.
         """
-        missing = [name for name in names if name not in self.row_of]
-        if missing:
+        row_of = {composed(name): row for name, row in self.row_of.items()} | self.row_of
+        rows = [row_of.get(name, row_of.get(composed(name))) for name in names]
+        if missing := [name for name, row in zip(names, rows, strict=True) if row is None]:
             shown = ", ".join(map(repr, missing[:_SHOWN]))
             more = ", ..." if len(missing) > _SHOWN else ""
             raise ValueError(
                 f"{str(self.path)!r} lacks {len(missing)} of {len(names)} images: {shown}{more}"
             )
-        return np.array([self.row_of[name] for name in names], dtype=np.int64)
+        return np.array(rows, dtype=np.int64)
 
     def embed(self, source: FaceSource, progress: Progress | None = None) -> Matrix:
         """Returns the embeddings of a source's images, by their places; as `ModelSubject.embed`."""

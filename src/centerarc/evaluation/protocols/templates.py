@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from centerarc.data.source import one_list
 from centerarc.evaluation.files.ijb import (
     IjbFaces,
     IjbPairs,
@@ -133,7 +134,7 @@ def evaluate_templates(
         identification=identified,
         separability=separability_of(judged, chosen),
         templates=templates.to_dict(),
-        notes=() if roles is None else _shared(listed, *roles),
+        notes=() if roles is None else (*_shared(listed, *roles[:2]), *roles[2]),
     )
 
 
@@ -323,19 +324,23 @@ def _first_images(listed: TemplateList) -> IntArray:
     return listed.image[np.unique(of_row, return_index=True)[1]]
 
 
-def _roles(listed: TemplateList) -> tuple[_Known, _Known] | None:
-    """The templates of the gallery and of the probes, if the list has roles and people."""
+def _roles(listed: TemplateList) -> tuple[_Known, _Known, list[str]] | None:
+    """The templates of the gallery and of the probes, if the list has roles and people; notes."""
     if listed.gallery is None or listed.identity is None:
         return None
     if listed.gallery.all() or not listed.gallery.any():
         there = "gallery" if listed.gallery.all() else "probe"
         raise ValueError(f"{listed.source}: every template has the role {there}; both are needed")
+    parts = (listed.gallery, ~listed.gallery)
+    people = one_list(*(listed.identity[part].tolist() for part in parts))
+    names = np.array(people.names, dtype=np.str_)
     known, asked = (
-        (listed.ids[part], listed.identity[part]) for part in (listed.gallery, ~listed.gallery)
+        (listed.ids[part], names[numbers])
+        for part, numbers in zip(parts, people.numbers, strict=True)
     )
     if not np.isin(asked[1], known[1]).any():
         raise ValueError(f"{listed.source}: no probe is of a person in the gallery")
-    return known, asked
+    return known, asked, people.note()
 
 
 def _shared(listed: TemplateList, known: _Known, asked: _Known) -> tuple[str, ...]:
