@@ -352,6 +352,8 @@ BUILT_IN_SOURCES = tuple(_SOURCES)
 _OWN = Registry("source", ("image_size",))
 _MIXED = "mixed"
 _Opener = TypeVar("_Opener", bound=Callable[..., Any])
+_TARS = ".tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .tar.zst .tar.lz4"
+COMPRESSED_TARS = tuple(_TARS.split())
 _LISTS = (".csv", ".tsv", ".parquet")
 _KNOWN = "a folder of identity folders, a .rec file, .tar shards, or a .csv or .parquet list"
 
@@ -458,11 +460,16 @@ def source_kind(path: str | os.PathLike[str]) -> str:
     suffix = place.suffix.lower()
     if place.is_dir():
         with os.scandir(place) as entries:  # a person's folder may be named p.rec
-            suffixes = {Path(entry.name).suffix.lower() for entry in entries if entry.is_file()}
+            files = {entry.name.lower(): entry.is_file() for entry in entries}
+        names = [name for name, is_file in files.items() if is_file]
+        suffixes = {Path(name).suffix for name in names}
         if ".rec" in suffixes:
             return "recordio"
-        return "shards" if ".tar" in suffixes else "folder"
-    if suffix == ".tar":  # also where the name is a pattern
+        # Beside folders such a file is an archive that someone left there.
+        packed = all(files.values()) and any(name.endswith(COMPRESSED_TARS) for name in names)
+        return "shards" if packed or ".tar" in suffixes else "folder"
+    # Also where the name is a pattern; compressed ones are refused with the reason.
+    if suffix == ".tar" or place.name.lower().endswith(COMPRESSED_TARS):
         return "shards"
     if not place.exists():
         raise ValueError(f"there is no {os.fspath(path)!r}; a source is {_KNOWN}")

@@ -260,7 +260,9 @@ def test_labels_and_names_come_from_an_im2rec_lst(tmp_path: Path) -> None:
     assert RecordIOSource(tmp_path).identities == ["2", "7"]
 
 
-@pytest.mark.parametrize("text", ["3,112,96", "3, 112 ,96\n", "3 112\t96\n"])
+@pytest.mark.parametrize(
+    "text", ["3,112,96", "3, 112 ,96\n", "3 112\t96\n", "3,112,96\n9\n", "3\n112\n96\n"]
+)
 def test_property_is_read(rec: Path, text: str) -> None:
     rec.with_name("property").write_text(text)
     source = RecordIOSource(rec)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import webdataset
 
-from centerarc.data import ShardSource
+from centerarc.data import ShardSource, open_source
 from centerarc.data.shards import ShardSample, scan_shard, write_index, write_shard
 from tests.data.pictures import picture, tar
 
@@ -123,6 +123,12 @@ def test_compressed_shards_are_refused_with_the_reason(tmp_path: Path) -> None:
     for location in (tmp_path, tmp_path / "b.tar.gz", f"{tmp_path}/b*"):
         with pytest.raises(ValueError, match=r"b\.tar\.gz' is a compressed tar file"):
             ShardSource(location)
+    with pytest.raises(ValueError, match=r"without unpacking all before it; decompress"):
+        open_source(tmp_path / "b.tar.gz")
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "b.tgz").write_bytes(gzip.compress(plain))
+    with pytest.raises(ValueError, match=r"b\.tgz' is a compressed tar file"):
+        open_source(tmp_path / "only")
     (tmp_path / "c.tar").write_bytes(gzip.compress(plain))
     with pytest.raises(ValueError, match=r"c\.tar' is compressed by gzip"):
         ShardSource(tmp_path / "c.tar")
@@ -142,6 +148,11 @@ def test_compressed_shards_are_refused_with_the_reason(tmp_path: Path) -> None:
         ([("1.png", b"x"), ("1.cls", b"")], r"'1\.cls' at byte 1024 is ''"),
         ([("1.png", b"x"), ("1.cls", b"9" * 30)], r"must be below 2"),
         ([("1.png", b"x"), ("1.cls", b"9" * 90)], r"must be a whole number"),
+        ([("1.png", b"x"), ("1.txt", b"Ann\nLee")], r"the name in '1\.txt'.* it must be one line"),
+        (
+            [("1.png", b"x"), ("1.txt", b" \n")],
+            r"the name in '1\.txt'.* is ''; it must be one line",
+        ),
         ([("1.png", b"x"), ("1.json", b"{")], r"'1\.json' at byte 1024 is no JSON"),
         ([("1.png", b"x"), ("1.json", b'{"label": true}')], r"label in '1\.json'.* is True"),
         ([("1.png", b"x"), ("1.json", b'{"identity": ""}')], r"identity in '1\.json'.* is ''"),
@@ -324,6 +335,21 @@ def test_json_without_a_label_leaves_it_to_the_folder(tmp_path: Path) -> None:
     note = json.dumps({"caption": "a face"}).encode()
     tar(tmp_path / "s.tar", [("Ann/1.png", picture(1)), ("Ann/1.json", note)])
     assert ShardSource(tmp_path).identities == ["Ann"]
+
+
+def test_names_in_text_files_are_labels(tmp_path: Path) -> None:
+    with webdataset.TarWriter(str(tmp_path / "s.tar")) as writer:
+        for key, name in (("1", "Bob\n"), ("2", "Ann Lee"), ("3", "Bob"), ("4", "7")):
+            writer.write({"__key__": f"all/{key}", "png": picture(int(key)), "txt": name})
+    source = ShardSource(tmp_path / "s.tar")
+    assert source.identities == ["Ann Lee", "Bob", "7"]
+    assert source.labels.tolist() == [1, 0, 1, 2]
+    write_index(tmp_path / "s.tar", scan_shard(tmp_path / "s.tar"))
+    assert named(ShardSource(tmp_path / "s.tar")) == named(source)
+    # Notes to people that belong to no image are no samples.
+    tar(tmp_path / "s.tar", [("Ann/1.png", picture(1)), ("README.txt", b"one\ntwo")])
+    source = ShardSource(tmp_path / "s.tar")
+    assert (source.identities, source.without_image) == (["Ann"], 0)
 
 
 @pytest.mark.parametrize(("at", "value"), [(8, 1), (10, 99), (10, 1)])

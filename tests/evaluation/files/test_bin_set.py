@@ -48,8 +48,12 @@ def check(source: BinSet) -> None:
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize(
     "images",
-    [IMAGES, [np.frombuffer(image, np.uint8).copy() for image in IMAGES]],
-    ids=["bytes", "arrays"],
+    [
+        IMAGES,
+        [np.frombuffer(image, np.uint8).copy() for image in IMAGES],
+        [np.frombuffer(image, np.uint8).reshape(-1, 1).copy() for image in IMAGES],
+    ],
+    ids=["bytes", "arrays", "columns"],
 )
 @pytest.mark.parametrize(
     "same",

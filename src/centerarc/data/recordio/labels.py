@@ -37,9 +37,10 @@ class Property(NamedTuple):
 
 
 def read_property(path: Path) -> Property:
-    """Three numbers with commas or spaces between them."""
+    """Three numbers with commas or spaces between them; what follows their line is passed over."""
     text = path.read_bytes()[:200].decode("utf-8", "backslashreplace").strip()
-    fields = re.split(r"\s*,\s*|\s+", text)
+    first = re.split(r"\s*,\s*|\s+", text.partition("\n")[0].strip())
+    fields = first if len(first) > 1 else re.split(r"\s*,\s*|\s+", text)
     if len(fields) != 3 or not all(re.fullmatch(r"[0-9]{1,9}", field) for field in fields):
         raise ValueError(
             f"{path.name} holds {text!r}; it must be the number of identities, the height and "

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from centerarc.data.folder import natural_key
+from centerarc.data.source import COMPRESSED_TARS
 from centerarc.io import files
 from centerarc.io.files import atomic_path
 
@@ -18,7 +19,6 @@ from centerarc.io.files import atomic_path
 
 _GROUP = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
-_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
 _MOST_SHARDS = 100_000
 
 
@@ -34,10 +34,11 @@ def find_shards(location: str | os.PathLike[str]) -> list[Path]:
         found = _matching(text)
     else:
         raise ValueError(f"path is {text!r}, which is not there")
-    if compressed := [path for path in found if path.name.lower().endswith(_COMPRESSED)]:
+    if compressed := [path for path in found if path.name.lower().endswith(COMPRESSED_TARS)]:
         raise ValueError(
             f"{str(compressed[0])!r} is a compressed tar file, in which no image can be found "
-            "without unpacking all before it; decompress the shards (images hardly shrink)"
+            "without unpacking all before it; decompress the shards, as gunzip does (images hardly "
+            "shrink)"
         )
     return sorted(dict.fromkeys(found), key=lambda path: natural_key(path.as_posix()))
 
@@ -82,7 +83,7 @@ def _in_folder(folder: Path) -> list[Path]:
         paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise ValueError(f"cannot list {str(folder)!r}: {error.strerror}") from error
-    compressed = [path for path in paths if path.name.lower().endswith(_COMPRESSED)]
+    compressed = [path for path in paths if path.name.lower().endswith(COMPRESSED_TARS)]
     shards = [path for path in paths if path.suffix.lower() == ".tar" and path.is_file()]
     if not shards and not compressed:
         raise ValueError(f"{str(folder)!r} holds no shard (*.tar)")

@@ -40,9 +40,10 @@ class ShardSource(EncodedSource):
     """The images in tar shards that follow WebDataset's convention, in any order.
 
     Members whose names agree up to the first dot of the base name are a sample: `<key>.jpg` (or
-    png, webp, ...) and who is on it, `<key>.cls` (a number) or `<key>.json` (`{"identity": name}`
-    or `{"label": number}`); with neither, the folder of the key is the identity. Other members are
-    not looked at. Images are read where they lie; nothing is unpacked.
+    png, webp, ...) and who is on it, `<key>.cls` (a number), `<key>.json` (`{"identity": name}`
+    or `{"label": number}`) or `<key>.txt` (a name, digits or not); with none of them, the folder of
+    the key is the identity. Other members are not looked at. Images are read where they
+    lie; nothing is unpacked.
 
     A shard with its index beside it, as our packer writes it, opens at once; others are read
     through. The `dataset.json` of the packer names the identities. Without it a number is named by

@@ -291,10 +291,10 @@ def _members(shard: Path, file: BinaryIO) -> Iterator[_Member]:
 
 # The images of a shard, and who is on them.
 
-_MOST_DIGITS = 40
+_MOST_DIGITS = _MOST_SHOWN = 40
 _WORDS: dict[Kind, str] = {
     "number": "a number (.cls or .json)",
-    "name": "a name (.json)",
+    "name": "a name (.txt or .json)",
     "folder": "its folder alone",
 }
 
@@ -315,7 +315,7 @@ def scan_shard(path: str | os.PathLike[str]) -> ShardIndex:
     """
     shard = repr(os.fspath(path))
     images: dict[str, tuple[_Member, int]] = {}
-    labels: dict[str, dict[str, tuple[_Member, bytes]]] = {"cls": {}, "json": {}}
+    labels: dict[str, dict[str, tuple[_Member, bytes]]] = {"cls": {}, "json": {}, "txt": {}}
     with open(path, "rb") as file:
         for member in _members(Path(path), file):
             key = member.key
@@ -338,7 +338,7 @@ def scan_shard(path: str | os.PathLike[str]) -> ShardIndex:
     kinds: list[Kind] = []
     for key, (image, check) in images.items():
         try:
-            kind, label = _label(image, labels["cls"].get(key), labels["json"].get(key))
+            kind, label = _label(image, *(found.get(key) for found in labels.values()))
         except ValueError as error:
             raise ValueError(f"{shard}: {error}") from error
         kinds = kinds or [kind]
@@ -348,14 +348,19 @@ def scan_shard(path: str | os.PathLike[str]) -> ShardIndex:
                 f"at byte {image.header} {_WORDS[kind]}; every image needs the same"
             )
         entries.append(Entry(image.name, image.data, image.size, check, label, image.folder))
-    without = len((labels["cls"].keys() | labels["json"].keys()) - images.keys())
+    if not labels["txt"].keys() & images.keys():  # notes to people, not labels
+        labels["txt"].clear()
+    without = len(set().union(*labels.values()) - images.keys())
     return ShardIndex.of(shard_bytes, kinds[0] if kinds else "folder", entries, without)
 
 
 def _label(
-    image: _Member, cls: tuple[_Member, bytes] | None, note: tuple[_Member, bytes] | None
+    image: _Member,
+    cls: tuple[_Member, bytes] | None,
+    note: tuple[_Member, bytes] | None,
+    line: tuple[_Member, bytes] | None,
 ) -> tuple[Kind, int | str]:
-    """Finds who is on an image: its .cls, else its .json, else its folder."""
+    """Finds who is on an image: its .cls, else its .json, else its .txt, else its folder."""
     if cls is not None:
         member, data = cls
         text = data[:_MOST_DIGITS].decode("utf-8", "replace").strip()
@@ -376,11 +381,17 @@ def _label(
             return "name", name
         if isinstance(values, dict) and "label" in values:
             return "number", _number(member, "label", values["label"])
+    if line is not None:
+        member, data = line
+        name = data.decode("utf-8-sig", "surrogateescape").strip()
+        if not name or len(name.splitlines()) > 1:
+            raise ValueError(_wrong(member, "the name", name[:_MOST_SHOWN], "one line, not empty"))
+        return "name", name
     if image.folder:
         return "folder", image.folder
     raise ValueError(
-        f"image {image.key!r} at byte {image.header} has no label: no {image.key}.cls, no .json "
-        "with identity or label, and no folder"
+        f"image {image.key!r} at byte {image.header} has no label: no {image.key}.cls or .txt, no "
+        ".json with identity or label, and no folder"
     )
 
 

@@ -296,10 +296,11 @@ def _bytes(image: Any, entry: int) -> bytes:
         except UnicodeEncodeError:
             raise ValueError(f"image {entry} is a text, not the bytes of an image file") from None
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 1:
+        # A column, as OpenCV's imencode gave it, is read as well.
+        if image.dtype != np.uint8 or image.size != max(image.shape, default=0):
             raise ValueError(
                 f"image {entry} is an array of {image.dtype} of shape {image.shape}; an image "
-                "file's bytes, uint8 (n,), are read"
+                "file's bytes, uint8 (n,) or (n, 1), are read"
             )
         image = image.tobytes()
     if not isinstance(image, bytes | bytearray):
