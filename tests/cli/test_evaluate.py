@@ -107,7 +107,7 @@ def test_the_recorded_command_repeats_the_evaluation(tmp_path):
     command = shlex.split(first["command"])
     assert command[0] == "centerarc"
     (tmp_path / "a.json").unlink()
-    assert run(*command[1:]) == 0
+    assert run(*command[1:], "--overwrite") == 0
     assert loaded(tmp_path / "a.json") == first
     assert first["data"]["folds"] == [2]
     assert "best_accuracy" in first["verification"]
@@ -195,9 +195,13 @@ def test_a_value_that_cannot_be_cut_is_one_line(tmp_path, capsys):
 
 def test_several_numbers_may_have_commas_or_blanks_between(tmp_path):
     found = [
-        evaluated(tmp_path / "o.json", *ONNX, *PAIRS, "--far", *far, "--folds", *folds)
-        for far, folds in ((["0.5", "0.25"], ["1", "2"]), (["0.5,0.25"], ["1,2"]))
+        evaluated(tmp_path / name / "o.json", *ONNX, *PAIRS, "--far", *far, "--folds", *folds)
+        for name, far, folds in (
+            ("blanks", ["0.5", "0.25"], ["1", "2"]),
+            ("commas", ["0.5,0.25"], ["1,2"]),
+        )
     ]
+    assert found[0].pop("command") != found[1].pop("command")
     assert found[0] == found[1]
     assert found[0]["data"]["folds"] == [1, 2]
     assert found[0]["verification"]["settings"]["far"] == [0.5, 0.25]
@@ -227,7 +231,7 @@ def test_a_page_without_pictures_has_no_faces_and_no_names(tmp_path):
     pytest.importorskip("plotly")
     pages = []
     for flag in ([], ["--no-pictures"]):
-        words = [*ONNX, *PAIRS, *flag, "--report", tmp_path / "r.html"]
+        words = [*ONNX, *PAIRS, *flag, "--overwrite", "--report", tmp_path / "r.html"]
         command = evaluated(tmp_path / "o.json", *words)["command"]
         pages.append((tmp_path / "r.html").read_text(encoding="utf-8"))
     with_pictures, without = (
@@ -330,8 +334,11 @@ NAN = [("Ann/Ann_0001.png", "Ann", [1, 0]), ("Ann/Ann_0002.png", "Ann", [float("
         ([*ONNX, *PAIRS, "--folds", "3"], "pairs.txt: --folds must name some of [1, 2], got [3]"),
         ([*ONNX, *PAIRS, "--far", "2"], "--far must be in (0, 1), got 2"),
         ([*ONNX, *PAIRS, "--resamples", "7"], "--resamples must be 0 or at least 100, got 7"),
-        ([*ONNX, *PAIRS, "--json", "m.onnx/o.json"], "'m.onnx' is not a folder"),
-        ([*ONNX, *PAIRS, "--report", "faces"], "'faces' is a folder; it must name a file"),
+        ([*ONNX, *PAIRS, "--json", "m.onnx/o.json"], "but 'm.onnx' is a file, not a folder"),
+        (
+            [*ONNX, *PAIRS, "--report", "faces"],
+            "'faces', a folder; it must name a file",
+        ),
         ([*ONNX, *PAIRS, "--by", "age"], "pairs.txt: a file of this format has no columns"),
         ([*ONNX, "--pairs", "pairs.txt"], "--images must name the folder"),
         ([*ONNX, "--pairs", "gone.txt", "--images", "faces"], "gone.txt"),

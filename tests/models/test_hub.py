@@ -402,8 +402,13 @@ def test_a_folder_with_other_things_is_not_written_to(run_dir: Path, tmp_path: P
     clone = tmp_path / "clone"
     (clone / ".git").mkdir(parents=True)
     (clone / ".gitattributes").touch()
-    for _ in range(2):  # the second time over the first
+    save_pretrained(run_dir, clone, repo_id="ann/faces")
+    (clone / "README.md").write_text("edited")
+    with pytest.raises(ValueError, match="a card that may have been edited; --overwrite"):
         save_pretrained(run_dir, clone, repo_id="ann/faces")
+    assert (clone / "README.md").read_text() == "edited"
+    save_pretrained(run_dir, clone, repo_id="ann/faces", overwrite=True)
+    assert (clone / "README.md").read_text() != "edited"
 
 
 def test_settings_of_another_model_are_refused(run_dir: Path, tmp_path: Path) -> None:
@@ -468,7 +473,7 @@ def card_of(source: Path, tmp_path: Path, *evaluations: dict[str, Any], **more: 
     for number, content in enumerate(evaluations):
         files.append(tmp_path / f"{number}.json")
         files[-1].write_text(json.dumps(content))
-    folder = tmp_path / "card"
+    folder = tmp_path / f"card of {source.name}"
     save_pretrained(source, folder, repo_id="ann/my_faces", evaluations=files, **more)
     text = (folder / "README.md").read_text(encoding="utf-8")
     assert not any(secret in text for secret in SECRETS)

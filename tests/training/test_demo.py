@@ -27,7 +27,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(demo, name, value)
 
 
-def test_writes_one_page_and_replaces_it(
+def test_one_page_is_written_and_replaced_only_where_asked_for(
     tmp_path: Path, small: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_dir = tmp_path / "run"
@@ -46,10 +46,37 @@ def test_writes_one_page_and_replaces_it(
     assert "person-000009" not in text
     config = load_config(run_dir / "config.yaml", [])
     assert config.loss.center_weight > 0
-    with pytest.raises(SystemExit) as end:
-        main([*words, "--seed", "1"])
-    assert not end.value.code
+
+    def run(*more: str, code: int = 0) -> str:
+        with pytest.raises(SystemExit) as end:
+            main([*words, *more])
+        assert (end.value.code or 0) == code
+        said = capsys.readouterr()
+        return said.err if code else said.out
+
+    weights = run_dir / "last.safetensors"
+    written = weights.stat().st_mtime_ns
+    shown = run()  # the same command again
+    assert "finished; --overwrite trains it again" in shown
+    assert shown.splitlines()[-2:] == out.splitlines()[-2:]  # the numbers and the page
+    refused = run("--seed", "1", code=2)
+    assert "which holds another run; --overwrite replaces it, or give another --run-dir" in refused
+    assert page.read_text(encoding="utf-8") == text
+    assert weights.stat().st_mtime_ns == written
+    page.unlink()
+    run()  # only what is missing
+    assert page.read_text(encoding="utf-8") == text
+    assert weights.stat().st_mtime_ns == written
+    run("--seed", "1", "--overwrite")
     assert page.read_text(encoding="utf-8") != text
+
+
+def test_a_page_of_something_else_is_not_replaced(tmp_path: Path, small: None) -> None:
+    (tmp_path / "report.html").write_text("precious")
+    config = demo.demo_config(tmp_path, people=6, epochs=1)
+    with pytest.raises(ValueError, match=r"report\.html', which exists already; --overwrite"):
+        demo.run_demo(config)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
 def test_says_before_training_what_is_missing(

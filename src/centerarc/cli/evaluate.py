@@ -9,6 +9,7 @@ from centerarc.cli.flags import (
     MODEL,
     OUTPUT,
     ModelFlags,
+    Overwrite,
     Workers,
     by_flags,
     check_outputs,
@@ -70,6 +71,7 @@ def evaluate(
     report: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
     title: Annotated[str, Parameter(group=OUTPUT, show_default=False)] = "",
     no_pictures: Annotated[bool, flag(OUTPUT)] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Measure how well a model tells people apart.
 
@@ -132,6 +134,8 @@ def evaluate(
         Heading of the page; "Evaluation of" the model by default.
     no_pictures
         Leave all faces out of the page, and the names of those on them.
+    overwrite
+        Replace the files of --json and --report if they are there.
     batch_size
         Images at once.
     workers
@@ -143,12 +147,19 @@ def evaluate(
 
     from centerarc.cli.tables import show_evaluation
     from centerarc.evaluation.protocols.request import Request, evaluate_request
-    from centerarc.evaluation.protocols.result_files import write_evaluation
+    from centerarc.evaluation.protocols.result_files import scores_path, write_evaluation
     from centerarc.io.progress import stages
     from centerarc.report.evaluation_page import write_evaluation_page
+    from centerarc.report.rendering import require_report_extra
 
-    given = dict(locals())
-    check_outputs(json, report, (model, pairs, gallery, probes, distractors, templates))
+    given = locals() | {"overwrite": False}
+    check_outputs(
+        [("json", json), ("json", json and scores_path(json)), ("report", report)],
+        (model, pairs, gallery, probes, distractors, templates),
+        overwrite=overwrite,
+    )
+    if report is not None:
+        require_report_extra()
     request = Request(
         pairs=pairs,
         images=images,
@@ -223,6 +234,7 @@ def compare(
     report: Path | None = None,
     json: Path | None = None,
     title: Annotated[str, Parameter(show_default=False)] = "",
+    overwrite: Overwrite = False,
 ) -> None:
     """Show evaluations side by side, and how sure their differences are.
 
@@ -244,6 +256,8 @@ def compare(
         Also write everything to this file.
     title
         Heading of the page.
+    overwrite
+        Replace the files of --json and --report if they are there.
     """
     from dataclasses import replace
     from json import dumps
@@ -252,9 +266,14 @@ def compare(
     from centerarc.evaluation.protocols.side_by_side import compare_files
     from centerarc.io.files import atomic_path
     from centerarc.report.comparison_page import write_comparison_page
+    from centerarc.report.rendering import require_report_extra
 
-    given = dict(locals())
-    check_outputs(json, report, (baseline, other, *more))
+    given = locals() | {"overwrite": False}
+    check_outputs(
+        [("json", json), ("report", report)], (baseline, other, *more), overwrite=overwrite
+    )
+    if report is not None:
+        require_report_extra()
     result = compare_files((baseline, other, *more))
     result = replace(result, command=spoken(compare, given))
     try:  # before anything is printed, which a closed pipe may end

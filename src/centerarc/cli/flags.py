@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -183,36 +183,41 @@ def numbers(kind: Callable[[str], Any], example: str, group: Group) -> Parameter
     )
 
 
+Overwrite = Annotated[bool, Parameter.combine(flag(), Parameter(group=OUTPUT))]
+
+
 def check_outputs(
-    json: Path | None, report: Path | None, inputs: Sequence[str | Path | None]
+    outputs: Iterable[tuple[str, Path | None]],
+    inputs: Sequence[str | Path | None],
+    *,
+    overwrite: bool,
 ) -> None:
-    """Checks what a result is to be written to, before the work.
+    """Checks the files that a result is to be written to, before the work.
 
     Args:
-        json: The file of all numbers; scores are written to another next to it.
-        report: The page.
+        outputs: The name of the flag and each file, None where it is not asked for; that of
+            "report" is a page.
         inputs: What is read; none of it may be written over.
-    """
-    from centerarc.evaluation.protocols.result_files import check_place, scores_path
-    from centerarc.report.rendering import require_report_extra
+        overwrite: What is there may be replaced.
 
-    if report is not None:
-        require_report_extra()
-    for path in (json, report):
-        if path is not None:
-            check_place(path)
-    outputs = [] if json is None else [json, scores_path(json)]
-    outputs += [] if report is None else [report]
+    Raises:
+        ValueError: If a file is there, would be written twice, or cannot be written.
+    """
+    from centerarc.io.files import check_place
+
     taken = {os.path.realpath(path): path for path in inputs if path is not None}
-    for path in outputs:
+    for name, path in outputs:
+        if path is None:
+            continue
         place = os.path.realpath(path)
         if place in taken:
             raise ValueError(f"{str(path)!r} would be written over {str(taken[place])!r}")
         taken[place] = path
-    if report is not None and report.suffix.lower() not in _PAGES:
-        raise ValueError(
-            f"report must end in {' or '.join(_PAGES)}, since it is a page; got {str(report)!r}"
-        )
+        check_place(name, path, overwrite=overwrite)
+        if name == "report" and path.suffix.lower() not in _PAGES:
+            raise ValueError(
+                f"report must end in {' or '.join(_PAGES)}, since it is a page; got {str(path)!r}"
+            )
 
 
 # How the commands open a source, while the user waits.

@@ -11,8 +11,10 @@ from centerarc.cli.flags import (
     OUTPUT,
     ListFlags,
     ModelFlags,
+    Overwrite,
     Workers,
     by_flags,
+    check_outputs,
     flag,
     opened,
     opened_model,
@@ -37,7 +39,7 @@ def embed(
     device: Annotated[str, Parameter(group=MODEL)] = "auto",
     columns: Annotated[ListFlags | None, Parameter(group=_LIST)] = None,
     out: Annotated[Path, Parameter(name=["--out", "-o"], group=OUTPUT)],
-    overwrite: Annotated[bool, flag(OUTPUT)] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Embed all images of a source into one file, by any model.
 
@@ -69,12 +71,11 @@ def embed(
     from rich.text import Text
 
     from centerarc.cli.tables import facts_table, work_facts
-    from centerarc.curate.embed import embed_to_file
-    from centerarc.evaluation.embedding import file_format
+    from centerarc.curate.embed import check_out, embed_to_file
     from centerarc.io.parallel import workers_for_a_model
     from centerarc.io.progress import waiting
 
-    file_format(out)  # before a large model is loaded
+    check_out(out, overwrite=overwrite)  # before a large model is loaded
     network = opened_model(model, flags, device)
     faces = opened(source, network.image_size, columns)
     try:
@@ -122,6 +123,7 @@ def export(
     plugin: Annotated[
         tuple[str, ...], Parameter(consume_multiple=True, negative="", show_default=False)
     ] = (),
+    overwrite: Annotated[bool, flag()] = False,
 ) -> None:
     """Write a model to one ONNX file, checked against PyTorch.
 
@@ -147,6 +149,8 @@ def export(
         Side of the images that such a checkpoint takes, 112 by default.
     plugin
         Module or .py file that registers the backbone, if it is your own.
+    overwrite
+        Replace the file if it is there.
     """
     from rich.console import Console
     from rich.text import Text
@@ -158,6 +162,7 @@ def export(
     require_export_extra()
     if out.suffix.lower() != ".onnx":
         raise ValueError(f"out must end in .onnx, got {str(out)!r}")
+    check_outputs([("out", out)], (model, images), overwrite=overwrite)
     network = opened_model(model, ModelFlags(architecture=architecture, size=size, plugin=plugin))
     if network.network is None:
         raise ValueError(f"{model!r} is an ONNX file already")

@@ -22,6 +22,7 @@ def push(
     ] = (),
     license: str | None = None,
     to: Path | None = None,
+    overwrite: Annotated[bool, flag()] = False,
 ) -> None:
     """Share a model on the Hugging Face Hub, with a model card.
 
@@ -50,6 +51,8 @@ def push(
         License of the model in the Hub's spelling, e.g. apache-2.0; none is stated by default.
     to
         Write the files to this folder and upload nothing.
+    overwrite
+        Of --to: replace the model that the folder holds, and its card.
     """
     from rich.console import Console
     from rich.text import Text
@@ -61,9 +64,16 @@ def push(
             if value:
                 raise ValueError(f"{name} is for an upload; leave it out with --to")
         left_out = save_pretrained(
-            model, to, repo_id=repo_id, evaluations=evaluation, license=license
+            model,
+            to,
+            repo_id=repo_id,
+            evaluations=evaluation,
+            license=license,
+            overwrite=overwrite,
         )
         lines = [f"wrote {model} to {to}; read {to / 'README.md'}, then push the folder"]
+    elif overwrite:
+        raise ValueError("overwrite is for --to; a repository keeps what was there before")
     else:
         report = push_to_hub(
             model,

@@ -94,11 +94,18 @@ def _plain(value: Any) -> str:
 
 
 @by_flags
-def demo(*, run_dir: str = "runs/demo", people: int = 240, epochs: int = 3, seed: int = 0) -> int:
+def demo(
+    *,
+    run_dir: str = "runs/demo",
+    people: int = 240,
+    epochs: int = 3,
+    seed: int = 0,
+    overwrite: Annotated[bool, flag()] = False,
+) -> int:
     """Train on drawn faces and show the result.
 
     Takes a few minutes and ends with a page; needs no data and no network. Resumes where the same
-    command was stopped; replaces a finished or another demonstration in the folder.
+    command was stopped, and shows the result of one that is finished.
 
     Parameters
     ----------
@@ -110,13 +117,15 @@ def demo(*, run_dir: str = "runs/demo", people: int = 240, epochs: int = 3, seed
         Passes over their images.
     seed
         Of the weights and the batches.
+    overwrite
+        Replace the run that run_dir holds, finished or not.
     """
     from centerarc.training.demo import demo_config, run_demo
     from centerarc.training.loop import TrainingInterrupted
 
     config = demo_config(run_dir, people=people, epochs=epochs, seed=seed)
     try:
-        result = run_demo(config)
+        result = run_demo(config, overwrite=overwrite)
     except TrainingInterrupted:
         print("stopped; the same command resumes")
         return 130

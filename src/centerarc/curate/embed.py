@@ -29,7 +29,7 @@ from centerarc.evaluation.embedding import (
     write_npz,
     write_parquet,
 )
-from centerarc.io.files import atomic_path, full_disk_explained
+from centerarc.io.files import atomic_path, check_place, full_disk_explained
 from centerarc.io.jobs import DamagedError, Job, locked_job, stopped_between_batches
 from centerarc.io.parallel import (
     check_workers,
@@ -208,6 +208,18 @@ class EmbedReport:
     seconds: float
 
 
+def check_out(path: Path, *, overwrite: bool) -> str:
+    """Returns the format of a file to embed into, if it may be written.
+
+    Raises:
+        ValueError: If the name has another ending, or a file is there and may not be replaced.
+    """
+    kind = file_format(path)
+    if not Job.publishing(work_folder(path)):  # else the file is that of the job being resumed
+        check_place("out", path, overwrite=overwrite)
+    return kind
+
+
 def embed_to_file(
     model: "OpenedModel",
     source: FaceSource,
@@ -252,12 +264,10 @@ def embed_to_file(
     begun = time.monotonic()
     source = as_source(source)
     path = Path(out)
-    kind = file_format(path)
+    kind = check_out(path, overwrite=overwrite)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     check_workers(workers)
-    if path.is_dir():
-        raise ValueError(f"out must name a file, got {str(path)!r}, a folder")
     if kind == "parquet":
         require_parquet_extra()
         _check_names(source)
@@ -269,8 +279,7 @@ def embed_to_file(
     }
     work = work_folder(path)
     with locked_job(work, path), full_disk_explained(path):
-        if path.exists() and not overwrite and not Job.publishing(work):
-            raise ValueError(f"out is {str(path)!r}, which exists already; --overwrite replaces it")
+        check_out(path, overwrite=overwrite)
         request = {**facts, **fingerprint(source)}
         job = Job(work, request, out=path, overwrite=overwrite)
         embedded = 0

@@ -35,6 +35,38 @@ def require_folder(name: str, path: str | os.PathLike[str]) -> Path:
     return folder
 
 
+def check_place(name: str, path: str | os.PathLike[str], *, overwrite: bool) -> None:
+    """Sees before long work that its result can be written, and is not there already.
+
+    Args:
+        name: What the user calls the result.
+        path: The file that is to be written.
+        overwrite: A file that is there may be replaced.
+
+    Raises:
+        ValueError: If something is there that may not be replaced, or its folder is a file.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile() as file:
+        ...     check_place("json", file.name, overwrite=True)
+        >>> check_place("report", ".", overwrite=True)
+        Traceback (most recent call last):
+        ...
+        ValueError: report is '.', a folder; it must name a file
+    """
+    place = Path(path)
+    if place.is_dir():
+        raise ValueError(f"{name} is {str(path)!r}, a folder; it must name a file")
+    above = next((folder for folder in place.parents if folder.exists()), place.parent)
+    if above.exists() and not above.is_dir():
+        raise ValueError(f"{name} is {str(path)!r}, but {str(above)!r} is a file, not a folder")
+    if place.exists() and not place.is_file():
+        raise ValueError(f"{name} is {str(path)!r}, a device or pipe; it must name a file")
+    if not overwrite and os.path.lexists(place):
+        raise ValueError(f"{name} is {str(path)!r}, which exists already; --overwrite replaces it")
+
+
 # Files that are complete or absent.
 
 

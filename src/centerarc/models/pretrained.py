@@ -126,6 +126,7 @@ def save_pretrained(
     repo_id: str,
     evaluations: Sequence[str | os.PathLike[str]] = (),
     license: str | None = None,
+    overwrite: bool = False,
 ) -> list[str]:
     """Writes the folder that `push_to_hub` uploads.
 
@@ -143,10 +144,11 @@ def save_pretrained(
     Args:
         model: A run folder, a weights file, or a folder that this function wrote. The card of the
             last is kept as it is, so it can be edited before it is published.
-        folder: Where to write; new, empty, or a folder that this function wrote.
+        folder: Where to write; new, empty, or with `overwrite` a folder that this function wrote.
         repo_id: `owner/name`, what the card tells users to load.
         evaluations: Files of `centerarc evaluate --json` to show on the card.
         license: Of the model, in the Hub's spelling, such as "apache-2.0"; None states none.
+        overwrite: Replace the model of `folder`, and its card, which may have been edited.
 
     Returns:
         Names of the settings and metadata that stayed here.
@@ -163,10 +165,10 @@ def save_pretrained(
         )
     if hub_model(model) is not None:
         raise ValueError(f"model must be on this machine, got {os.fspath(model)!r}")
+    target = Path(folder)
+    _check_folder(target, overwrite=overwrite)
     weights = weights_file(Path(model))
     recipe = read_metadata(weights)
-    target = Path(folder)
-    _check_folder(target)
     metadata, hidden = public_part(recipe["metadata"], METADATA)
     recipe["metadata"] = metadata
     settings = _settings_of(weights, recipe)
@@ -254,7 +256,7 @@ def push_to_hub(
     return PushReport(pushed, url, left_out)
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path, *, overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"folder is {str(folder)!r}, a file; it must be a folder")
     there = {path.name for path in folder.iterdir()} if folder.exists() else set()
@@ -266,6 +268,11 @@ def _check_folder(folder: Path) -> None:
     # A run without weights yet has a config.yaml, which would be lost.
     if CONFIG in there and HUB_WEIGHTS not in there:
         raise ValueError(f"folder is {str(folder)!r}, whose {CONFIG} is not of a shared model")
+    if there & set(_FILES) and not overwrite:
+        raise ValueError(
+            f"folder is {str(folder)!r}, which holds a model already, with a card that may have "
+            "been edited; --overwrite replaces both"
+        )
 
 
 def _settings_of(weights: Path, recipe: Mapping[str, Any]) -> dict[str, Any] | None:

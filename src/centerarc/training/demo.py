@@ -13,6 +13,7 @@ from centerarc.data.synthetic.source import SyntheticFaces
 from centerarc.distributed.process import choose_device
 from centerarc.evaluation.embedding import ImagePairs, embed, make_pairs, pair_scores
 from centerarc.evaluation.verification import VerificationReport, evaluate_verification
+from centerarc.io.files import check_place
 from centerarc.models.weights import load_weights
 from centerarc.report.evaluation_page import ReportData, write_report
 from centerarc.report.people import FaceSample
@@ -21,7 +22,7 @@ from centerarc.training.config import TrainConfig
 from centerarc.training.data_config import SyntheticData
 from centerarc.training.logging import METRICS
 from centerarc.training.loop import train
-from centerarc.training.rundir import unfinished
+from centerarc.training.rundir import progress_of
 from centerarc.training.settings import check_config
 from centerarc.training.step import fast_bf16
 
@@ -44,12 +45,10 @@ class DemoResult:
     Args:
         page: The HTML page.
         verification: The numbers on unseen people.
-        seconds: Wall time of the training with its validation.
     """
 
     page: Path
     verification: VerificationReport
-    seconds: float
 
 
 def demo_config(
@@ -83,9 +82,12 @@ def demo_config(
 
 
 def run_demo(
-    config: TrainConfig, *, overwrite: bool = True, say: Callable[[str], Any] = print
+    config: TrainConfig, *, overwrite: bool = False, say: Callable[[str], Any] = print
 ) -> DemoResult:
     """Trains, evaluates on unseen people, and writes the page; resumes the same demonstration.
+
+    Of one that is finished, nothing is trained and its page stays; the numbers are those of its
+    weights.
 
     Args:
         config: From `demo_config`; its data must be synthetic.
@@ -97,15 +99,26 @@ def run_demo(
 
     Raises:
         ImportError: If the extra `report` is not installed; said before training starts.
-        ValueError: If the run folder or an argument does not fit.
+        ValueError: If an argument does not fit, or the run folder holds something else.
     """
     require_report_extra()
     if not isinstance(config.data, SyntheticData):
         raise ValueError(f"data.source must be synthetic, got {config.data.source!r}")
-    if unfinished(config):
-        result = train(config, resume=True)
+    folder, page = config.run_dir, config.run_dir / PAGE
+    stage = progress_of(config)
+    if stage == "finished" and not overwrite:
+        say(f"{str(folder)!r} holds this demonstration, finished; --overwrite trains it again")
+    elif stage == "saved" and not overwrite:
+        train(config, resume=True)
+    elif overwrite or stage in ("none", "begun"):
+        check_place("page", page, overwrite=overwrite)
+        page.unlink(missing_ok=True)
+        train(config, overwrite=stage != "none")
     else:
-        result = train(config, overwrite=overwrite and config.run_dir.exists())
+        raise ValueError(
+            f"run_dir is {str(folder)!r}, which holds another run; --overwrite replaces it, or "
+            "give another --run-dir"
+        )
     say(f"judging on {_TEST_PEOPLE} people that the model has never seen")
     test = SyntheticFaces(
         _TEST_PEOPLE,
@@ -119,10 +132,10 @@ def run_demo(
     scores = pair_scores(embeddings, pairs.index_a, pairs.index_b)
     people = (test.labels[pairs.index_a], test.labels[pairs.index_b])
     report = evaluate_verification(scores, pairs.same, pairs.fold, people)
-    page = config.run_dir / PAGE
-    say("drawing the page")
-    write_report(page, _page(config, report, scores, pairs, test, embeddings))
-    return DemoResult(page, report, float(result.summary["train_seconds"]))
+    if not page.exists():
+        say("drawing the page")
+        write_report(page, _page(config, report, scores, pairs, test, embeddings))
+    return DemoResult(page, report)
 
 
 def _page(

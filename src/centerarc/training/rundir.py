@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -152,12 +152,19 @@ def check_shared(folder: Path, processes: Processes) -> None:
             marker.unlink(missing_ok=True)
 
 
-def unfinished(config: TrainConfig) -> bool:
-    """Whether the folder holds an unfinished run of this very configuration."""
+def progress_of(config: TrainConfig) -> Literal["none", "begun", "saved", "finished", "other"]:
+    """How far the folder's run of this very configuration is; "other" if it holds another run.
+
+    "begun" has no saved state yet, so nothing is lost if it starts again.
+    """
     folder = config.run_dir
-    if not state_path(folder).exists() or (folder / RESULTS).exists():
-        return False
-    return (folder / CONFIG).exists() and load_config(folder / CONFIG) == config
+    if not any((folder / name).exists() for name in (*_FILES, *_FOLDERS)):
+        return "none"
+    if not (folder / CONFIG).exists() or load_config(folder / CONFIG) != config:
+        return "other"
+    if (folder / RESULTS).exists():
+        return "finished"
+    return "saved" if state_path(folder).exists() else "begun"
 
 
 def changed_settings(config: TrainConfig, saved: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

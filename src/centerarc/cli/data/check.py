@@ -2,9 +2,9 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from centerarc.cli.flags import ListFlags, ModelFlags, by_flags
+from centerarc.cli.flags import ListFlags, ModelFlags, by_flags, flag
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,6 +29,7 @@ def check(
     workers: int | None = None,
     device: str = "auto",
     flags: ModelFlags | None = None,
+    overwrite: Annotated[bool, flag()] = False,
 ) -> int:
     """Decode every image and report what is wrong: damage, duplicates, wrong labels.
 
@@ -61,15 +62,19 @@ def check(
         Processes that decode; 0 decodes in this one. One for each core by default.
     device
         Where PyTorch computes: auto, cpu, cuda or mps. ONNX models run on the CPU.
+    overwrite
+        Replace the files of --problems, --json and --report if they are there.
     """
     from rich.console import Console
 
-    from centerarc.cli.flags import opened, opened_model, reopened
+    from centerarc.cli.flags import check_outputs, opened, opened_model, reopened
     from centerarc.curate.check import check_checksums, check_source, write_problems
     from centerarc.curate.label_errors import check_enough_people
     from centerarc.io.progress import counting, waiting
     from centerarc.report.dataset_pages import write_check_page
 
+    outputs = [("problems", problems), ("json", json), ("report", report)]
+    check_outputs(outputs, [source, model], overwrite=overwrite)
     faces = opened(source, columns=columns)
     network = None
     if model is not None:  # before the hours of decoding

@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from centerarc.cli.flags import ListFlags, by_flags
+from centerarc.cli.flags import ListFlags, by_flags, flag
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,6 +25,7 @@ def inspect(
     report: Path | None = None,
     columns: ListFlags | None = None,
     workers: int | None = None,
+    overwrite: Annotated[bool, flag()] = False,
 ) -> None:
     """Show what a set of images holds; reads headers only, decodes nothing.
 
@@ -42,15 +43,18 @@ def inspect(
         Also write a page with charts and sample images to this file (needs the extra report).
     workers
         Processes that read; 0 reads in this one. One for each core by default.
+    overwrite
+        Replace the page if it is there.
     """
     from rich.console import Console
 
-    from centerarc.cli.flags import opened
+    from centerarc.cli.flags import check_outputs, opened
     from centerarc.curate.inspect import inspect_source
     from centerarc.io.progress import counting
     from centerarc.report.dataset_pages import write_inspect_page
     from centerarc.report.rendering import require_report_extra
 
+    check_outputs([("report", report)], [source], overwrite=overwrite)
     if report is not None:
         require_report_extra(["plotly"])
     faces = opened(source, columns=columns)

@@ -12,7 +12,6 @@ from centerarc.evaluation.protocols.judging import (
 from centerarc.evaluation.protocols.request import Request, RequestError, evaluate_request
 from centerarc.evaluation.protocols.result_files import (
     StoredEvaluation,
-    check_place,
     read_evaluation,
     write_evaluation,
 )
@@ -38,7 +37,6 @@ __all__ = [
     "StoredEvaluation",
     "Subject",
     "Verified",
-    "check_place",
     "compare_files",
     "evaluate_galleries",
     "evaluate_ijb",

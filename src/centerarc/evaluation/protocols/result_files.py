@@ -100,19 +100,6 @@ def scores_path(path: str | os.PathLike[str]) -> Path:
     return place.with_name(stem + ending)
 
 
-def check_place(path: str | os.PathLike[str]) -> None:
-    """See before long work that its result can be written.
-
-    Raises:
-        ValueError: the path is a folder, or its folder is a file.
-    """
-    place = Path(path)
-    if place.is_dir():
-        raise ValueError(f"{str(path)!r} is a folder; it must name a file")
-    if place.parent.exists() and not place.parent.is_dir():
-        raise ValueError(f"{str(place.parent)!r} is not a folder; {place.name!r} cannot be in it")
-
-
 def write_evaluation(path: str | os.PathLike[str], evaluation: Evaluation) -> None:
     """Write an evaluation as JSON, and its scores beside it.
 
