@@ -1,5 +1,6 @@
 """Tables of any spreadsheet are read with their lines; packed texts are those put in."""
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -54,3 +55,17 @@ def test_the_delimiter_that_finds_the_wanted_columns_wins(tmp_path: Path) -> Non
 def test_a_row_of_another_length_is_refused_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"t\.csv, line 4: 1 fields and 2 columns; .* a tab in it"):
         read(tmp_path / "t.csv", '"a"\tb\n"1\n"\t2\n3\n', "a")
+
+
+def test_a_compressed_table_is_read_and_a_damaged_one_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv.gz"
+    random = np.random.default_rng(0).integers(0, 1 << 60, 2000).tolist()
+    text = "path,identity\n" + "".join(f"{number}.png,Ann\n" for number in random)
+    data = gzip.compress(text.encode())
+    path.write_bytes(data)
+    assert [row for _, row in CsvTable(path).rows()] == [(f"{n}.png", "Ann") for n in random]
+    middle = len(data) // 2
+    for damaged in (data[:middle], data[:-6]):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"t\.csv\.gz: the gzip file is damaged or cut off"):
+            list(CsvTable(path).rows())

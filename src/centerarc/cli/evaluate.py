@@ -85,10 +85,10 @@ def evaluate(
         public checkpoint with --architecture, or a file of embeddings from centerarc embed. Not
         needed where gallery and probes are such files.
     pairs
-        Pairs: LFW's pairs.txt, a .csv list, or a .bin set. With --templates, a .csv list of
-        template_a, template_b and same.
+        Pairs: LFW's pairs.txt, a .bin set, or a list (image_a, image_b and same, and other forms).
+        With --templates, a list of template_a, template_b and same.
     images
-        Folder of the images. pairs.txt needs it; a .csv list has its own folder by default.
+        Folder of the images. pairs.txt needs it; a list has its own folder by default.
     folds
         Use these folds of the pairs only, e.g. 7,8.
     convention

@@ -12,7 +12,7 @@ import numpy as np
 from centerarc.data.folder import natural_key
 from centerarc.data.source import EncodedSource
 from centerarc.io.files import atomic_path, read_file, require_folder
-from centerarc.io.tables import CsvTable, ParquetTable, Table, Texts
+from centerarc.io.tables import Table, Texts, open_table
 
 # From so many files of one folder on, listing it is cheaper than asking for each.
 _WORTH_LISTING = 4
@@ -68,11 +68,7 @@ class ListSource(EncodedSource):
         self.path = Path(path)
         self.root = require_folder("root", self.path.parent if root is None else root)
         columns = (path_column, identity_column)
-        table: Table
-        if self.path.suffix.lower() == ".parquet":
-            table = ParquetTable(path, whole_numbers=(identity_column,))
-        else:
-            table = CsvTable(path, columns)
+        table = open_table(path, columns, whole_numbers=(identity_column,))
         paths: list[str] = []
         people: list[str] = []
         lines = array("q")

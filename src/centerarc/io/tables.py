@@ -3,7 +3,9 @@
 import codecs
 import csv
 import difflib
+import gzip
 import os
+import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -99,23 +101,31 @@ def counted(number: int, one: str, more: str | None = None) -> str:
 _DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
 
 
-def open_text(path: str | os.PathLike[str]) -> TextIO:
+@contextmanager
+def open_text(path: str | os.PathLike[str]) -> Iterator[TextIO]:
     """Opens a text file in UTF-8, with or without a byte order mark, as `csv` wants it.
 
-    Bytes that are not UTF-8 become lone surrogates, so that a name is as good as the bytes it is
-    from: names of files may hold any.
+    A file that gzip compressed, whatever its name, is read as what is in it. Bytes that are not
+    UTF-8 become lone surrogates, so that a name is as good as the bytes it is from: names of files
+    may hold any.
 
     Raises:
-        ValueError: If the file is UTF-16.
+        ValueError: If the file is UTF-16, or compressed and damaged.
         OSError: If it cannot be read.
     """
+    name = os.fspath(path)
     try:
-        with open(path, "rb") as file:
-            if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-                raise ValueError(f"{os.fspath(path)}: the file is UTF-16; save it as UTF-8")
-        return open(path, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        with open(path, "rb") as binary:
+            start = binary.read(2)
+        if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise ValueError(f"{name}: the file is UTF-16; save it as UTF-8")
+        opened = gzip.open if start == b"\x1f\x8b" else open
+        with opened(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            yield file
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{name}: the gzip file is damaged or cut off: {error}") from error
     except OSError as error:
-        raise OSError(f"cannot read {os.fspath(path)!r}: {error.strerror or error}") from error
+        raise OSError(f"cannot read {name!r}: {error.strerror or error}") from error
 
 
 class Table:
@@ -242,12 +252,63 @@ class CsvTable(Table):
                 raise self.error(reader.line_num, f"this is not CSV ({error})") from error
 
 
+class PlainTable(Table):
+    """A text file without names of columns: fields between tabs, commas, semicolons or blanks.
+
+    The first of these that is in the first line stands between all fields. Empty lines are left
+    out.
+
+    Args:
+        path: The file; see `open_text`.
+        columns: The names by which fields are asked for, in the order of each line.
+        skip: Lines to leave out at the start.
+
+    Raises:
+        ValueError: If a row has too few or too many fields; it names the line. Rows raise it as
+            they are read.
+        OSError: If the file cannot be read.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], columns: Sequence[str], *, skip: int = 0
+    ) -> None:
+        super().__init__(os.fspath(path), list(columns))
+        self._skip = skip
+
+    def rows(self, wanted: Sequence[str] | None = None) -> Iterator[tuple[int, tuple[str, ...]]]:
+        at = range(len(self.columns)) if wanted is None else self.at(*wanted)
+        for line, fields in plain_fields(self.path, self._skip):
+            if len(fields) != len(self.columns):
+                raise self.error(
+                    line,
+                    f"{len(fields)} fields, and each line must have {len(self.columns)}: "
+                    f"{', '.join(self.columns)}; where one has blanks in it, put tabs between them",
+                )
+            yield line, tuple(fields[column] for column in at)
+
+
+def plain_fields(path: str | os.PathLike[str], skip: int = 0) -> Iterator[tuple[int, list[str]]]:
+    """Yields the number and the fields of each line that is not empty; see `PlainTable`."""
+    with open_text(path) as file:
+        delimiter = ""
+        for number, text in islice(enumerate(file, 1), skip, None):
+            if not text.strip():
+                continue
+            delimiter = delimiter or next((mark for mark in "\t,;" if mark in text), " ")
+            if delimiter == " ":
+                yield number, text.split()
+            else:
+                fields = next(csv.reader([text], delimiter=delimiter))
+                yield number, [field.strip() for field in fields]
+
+
 class ParquetTable(Table):
     """A Parquet file with columns of text; needs pyarrow.
 
     Args:
         path: The file.
-        whole_numbers: Columns that may hold whole numbers instead of text.
+        whole_numbers: Columns that may hold whole numbers or truth values instead of text; None is
+            all.
 
     Raises:
         ValueError: If the file is damaged, or a column that is asked for holds something else.
@@ -258,7 +319,7 @@ class ParquetTable(Table):
     unit = "row"
 
     def __init__(
-        self, path: str | os.PathLike[str], *, whole_numbers: Collection[str] = ()
+        self, path: str | os.PathLike[str], *, whole_numbers: Collection[str] | None = ()
     ) -> None:
         try:
             import pyarrow
@@ -290,8 +351,8 @@ class ParquetTable(Table):
         values = batch.column(name)
         kind = values.type.value_type if types.is_dictionary(values.type) else values.type
         text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
-        numbers = name in self._whole_numbers
-        if not text and not (numbers and types.is_integer(kind)):
+        numbers = self._whole_numbers is None or name in self._whole_numbers
+        if not text and not (numbers and (types.is_integer(kind) or types.is_boolean(kind))):
             allowed = "text or whole numbers" if numbers else "text"
             raise ValueError(f"{self.path}: column {name!r} must hold {allowed}, got {values.type}")
         # null becomes an empty text
@@ -309,6 +370,19 @@ class ParquetTable(Table):
             raise ValueError(f"{path}: not a Parquet file or damaged: {reason}") from error
         except OSError as error:
             raise OSError(f"cannot read {path!r}: {error.strerror or error}") from error
+
+
+def open_table(
+    path: str | os.PathLike[str],
+    wanted: Iterable[str] = (),
+    *,
+    strip: bool = False,
+    whole_numbers: Collection[str] | None = None,
+) -> Table:
+    """Opens a table with names of columns, by the file's name: `ParquetTable`, else `CsvTable`."""
+    if Path(path).suffix.lower() == ".parquet":
+        return ParquetTable(path, whole_numbers=whole_numbers)
+    return CsvTable(path, wanted, strip=strip)
 
 
 def write_csv(

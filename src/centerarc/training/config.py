@@ -34,15 +34,19 @@ class ModelConfig(Section):
 MEAN = "mean"
 
 
+# Pairs whose images may be in the list's own folder.
+_LISTS = (".csv", ".tsv", ".parquet", ".gz")
+
+
 class PairsFields(Section):
     """Pairs of images in any format that `centerarc evaluate` reads."""
 
     pairs: NamedPath | None = Field(
-        default=None, description="pairs.txt in the format of LFW, a .bin set, or a .csv list"
+        default=None, description="pairs.txt in the format of LFW, a .bin set, or a list"
     )
     images: NamedPath | None = Field(
         default=None,
-        description="folder of the images that pairs names; none is a .csv list's own folder",
+        description="folder of the images that pairs names; none is a list's own folder",
     )
     folds: list[Positive] | None = Field(
         default=None, description="folds of pairs to use; none is all"
@@ -57,7 +61,7 @@ class PairsFields(Section):
     @model_validator(mode="after")
     def _images_fit_pairs(self) -> Self:
         kind = None if self.pairs is None else self.pairs.suffix.lower()
-        if self.images is None and kind not in (None, ".bin", ".csv", ".tsv"):
+        if self.images is None and kind not in (None, ".bin", *_LISTS):
             raise ValueError(
                 f"pairs is {str(self.pairs)!r}, which needs images, the folder that its images "
                 f"are in: {{pairs: {self.pairs}, images: FOLDER}}"

@@ -37,7 +37,7 @@ from centerarc.data.views import (
     subset,
     with_enough_images,
 )
-from centerarc.evaluation.files.pairs import read_pairs
+from centerarc.evaluation.files.pair_set import read_named_pairs
 from centerarc.io.progress import Lines
 from centerarc.io.tables import counted
 from centerarc.training.config import TrainConfig
@@ -140,7 +140,7 @@ def _open(config: TrainConfig, excluded: set[str], notes: list[str], quiet: bool
     source = _without(source, data.leave_out, notes)
     people = source.identities
     if data.exclude_pairs is not None:
-        named = read_pairs(data.exclude_pairs).select_folds(data.exclude_folds).everyone()
+        named = read_named_pairs(data.exclude_pairs, data.exclude_folds).everyone()
         if not namesakes(people, named):
             raise ValueError(
                 f"data.exclude_pairs, {str(data.exclude_pairs)!r}, would leave out no one: none of "

@@ -1,16 +1,20 @@
-"""Pairs of LFW's format and of CSV lists: what they say is kept, and mistakes are found by line."""
+"""Pairs of LFW's format and of lists: what they say is kept, and mistakes are found by line."""
 
 import csv
+import gzip
 import pickle
 
 import numpy as np
 import PIL.Image
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from centerarc.evaluation import PairImages, make_pairs, read_pairs
 from centerarc.evaluation.files import ListedImages, read_pair_list, read_template_list
+from centerarc.evaluation.files.pair_set import read_named_pairs
 from centerarc.evaluation.files.pairs import check_both_kinds
 
 TWO_FOLDS = (
@@ -287,7 +291,6 @@ BROKEN = [
         "'label', 'same'; the closest to 'image_a' is 'Image_A'",
     ),
     ("image_1,image_b,same\n", "line 1: there is no column 'image_a'; .* closest is 'image_b'"),
-    ("Image_A,image_b,same\n", "line 1: there is no column 'image_a'; .* closest is 'Image_A'"),
     ("image_a,image_b,smae\n", "line 1: there is no column 'same'; .* closest is 'smae'"),
     ("image_a,image_b,same,person_a\n", "line 1: there is no column 'person_b'"),
     ("image_a,image_b,same,same\n", "line 1: there are 2 columns 'same'"),
@@ -314,6 +317,59 @@ BROKEN = [
 def test_a_broken_list_is_named_with_its_line(tmp_path, text, message):
     with pytest.raises(ValueError, match=f"pairs.csv(, |: ){message}"):
         read_pair_list(put(tmp_path, text))
+
+
+FLAT = "Ann_Lee_0001.jpg", "Ann_Lee_0002.jpg", "Bo_0001.jpg"
+FORMS = [
+    ("pairs.txt", "{0} {1} 1\n{0} {2} 0\n"),
+    ("pairs.txt", "{0}\t{1}\tTrue\n{0}\t{2}\tFalse\n"),
+    ("pairs.csv", "{0},{1},1\n\n{0},{2},-1\n"),
+    ("pairs.lst", "1 {0} {1}\n0 {0} {2}\n"),
+    ("pairs_CPLFW.txt", "{0} 1\n{1} 1\n{0} 0\n{2} 0\n"),
+    ("pairs_CALFW.txt", "{0} 7\n{1} 7\n{0} 0\n{2} 0\n"),
+    ("pairs.csv", "img1,img2,is_same\n{0},{1},1\n{0},{2},0\n"),
+    ("pairs.tsv", "Image_1\tImage_2\tLabel\n{0}\t{1}\t1\n{0}\t{2}\t0\n"),
+    ("pairs.csv", "id,path_0,path_1,issame\n5,{0},{1},yes\n6,{0},{2},no\n"),
+    ("pairs.txt", "file_a\tfile_b\tsame\n{0}\t{1}\t1\n{0}\t{2}\t0\n"),
+]
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize(("name", "text"), FORMS)
+def test_lists_that_others_write(tmp_path, name, text, compressed):
+    path = tmp_path / (f"{name}.gz" if compressed else name)
+    data = text.format(*FLAT).encode()
+    path.write_bytes(gzip.compress(data) if compressed else data)
+    pairs = read_named_pairs(path)
+    assert pairs.names == list(FLAT)
+    assert (pairs.index_a.tolist(), pairs.index_b.tolist()) == ([0, 0], [1, 2])
+    assert pairs.same.tolist() == [True, False]
+    assert [side.tolist() for side in pairs.people] == [["Ann_Lee"] * 2, ["Ann_Lee", "Bo"]]
+    assert not pairs.lfw
+
+
+@pytest.mark.parametrize("answers", [[1, 0], [True, False], ["1", "0"]])
+def test_a_list_in_a_parquet_file(tmp_path, answers):
+    columns = {"img1": [FLAT[0]] * 2, "img2": FLAT[1:], "is_same": answers, "age": [3, 4]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "pairs.parquet")
+    pairs = read_named_pairs(tmp_path / "pairs.parquet")
+    assert pairs.same.tolist() == [True, False]
+    assert pairs.columns["age"].tolist() == ["3", "4"]
+
+
+def test_a_list_in_no_known_form_says_which_would_be_read(tmp_path):
+    for text, message in (
+        ("x/1.jpg y/2.jpg\n", r"has two images and 0 or 1 a line: x/1\.jpg y/2\.jpg 1$"),
+        ("hello\n", r"0 or 1 a line: a\.jpg b\.jpg 1$"),
+        ("a.jpg 1\nb.jpg 0\n", "line 1: both images of a pair must have one number, got '1' and"),
+        ("a.jpg 1\n", "line 1: both images .* got '1' and ''"),
+        (
+            "a.jpg b.jpg 1\na b.jpg c.jpg 1\n",
+            "line 2: 4 fields, and each line must have 3: .* tabs",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read_named_pairs(put(tmp_path, text, "pairs.txt"))
 
 
 def test_a_list_of_one_kind_is_refused(tmp_path):

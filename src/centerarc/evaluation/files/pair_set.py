@@ -11,7 +11,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from centerarc.data.source import EXTENSIONS, EncodedSource, composed
-from centerarc.evaluation.files.pairs import Pairs, read_pair_list, read_pairs, rows_of_folds
+from centerarc.evaluation.files.pairs import (
+    Pairs,
+    is_pair_list,
+    read_pair_list,
+    read_pairs,
+    rows_of_folds,
+)
 from centerarc.evaluation.files.pickles import UnsafePickleError, read_plain_pickle, short
 from centerarc.evaluation.scores import BoolArray, IntArray, StrArray
 from centerarc.io.files import read_file, require_folder
@@ -366,6 +372,6 @@ def open_pair_set(
 
 
 def read_named_pairs(path: str | os.PathLike[str], folds: Iterable[int] | None = None) -> Pairs:
-    """Reads pairs of named images, by the file's name: a CSV list, or LFW's format."""
-    read = read_pair_list if Path(path).suffix.lower() in (".csv", ".tsv") else read_pairs
+    """Reads pairs of named images: a list in any form, or LFW's format."""
+    read = read_pair_list if is_pair_list(path) else read_pairs
     return read(path).select_folds(folds)

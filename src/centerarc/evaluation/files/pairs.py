@@ -1,11 +1,12 @@
-"""Pairs to verify, from LFW's `pairs.txt` or from a CSV list."""
+"""Pairs to verify, from LFW's `pairs.txt` or from lists."""
 
 import os
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from centerarc.data.source import composed
 from centerarc.evaluation.scores import BoolArray, IntArray, StrArray
 from centerarc.io.files import read_file
-from centerarc.io.tables import CsvTable
+from centerarc.io.tables import PlainTable, Table, open_table, plain_fields
 
 _SHOWN = 3
 _People = tuple[StrArray, StrArray]
@@ -249,8 +250,11 @@ def _lfw_header(lines: Sequence[str], source: str) -> tuple[int, int]:
     fields = lines[0].split() if lines else []
     if len(fields) not in (1, 2) or not all(map(_is_number, fields)):
         found = repr(lines[0][:60]) if lines else "an empty file"
+        pictures = [field for field in fields if re.search(r"[./]", field)]
+        first, second = pictures if len(pictures) == 2 else ("a.jpg", "b.jpg")
         raise ValueError(
-            f"{source}, line 1: expected the number of folds and of pairs a fold, got {found}"
+            f"{source}, line 1: expected the number of folds and of pairs a fold, got {found}; "
+            f"a list without them has two images and 0 or 1 a line: {first} {second} 1"
         )
     num_folds, each = (1, *map(int, fields)) if len(fields) == 1 else map(int, fields)
     if num_folds < 1 or each < 1:
@@ -285,24 +289,47 @@ def _lfw_pair(text: str, genuine: bool, where: str) -> tuple[str, str, str, str]
     return name_a, name_b, first, f"{name_b}/{name_b}_{int(number_b):04d}"
 
 
-# CSV lists: two images or templates a row, and what is known about them.
+# Lists: two images or templates a row, and what is known about them.
 
-_ANSWERS = {"1": True, "true": True, "0": False, "false": False}
+_ANSWERS = {
+    **dict.fromkeys(("1", "true", "yes", "same", "genuine"), True),
+    **dict.fromkeys(("0", "-1", "false", "no", "different", "impostor"), False),
+}
 _PEOPLE = ("person_a", "person_b")
+# What others call the columns, without case and punctuation: two images by a common part and what
+# tells them apart, and the answer.
+_SIDES = ("image", "img", "path", "imagepath", "imgpath", "file", "filename", "photo", "template")
+_ENDS = (("a", "b"), ("1", "2"), ("0", "1"))
+_SAME = ("same", "issame", "issameperson", "sameperson", "match", "ismatch", "label")
+
+
+def is_pair_list(path: str | os.PathLike[str]) -> bool:
+    """Whether `read_pair_list` reads a file: by its name, or by its first line; else LFW's."""
+    suffixes = {suffix.lower() for suffix in Path(path).suffixes[-2:]}
+    if suffixes & {".csv", ".tsv", ".parquet"} or _plain_columns(path) is not None:
+        return True
+    _, fields = next(plain_fields(path), (0, []))
+    return any(_plain(field) in _SAME for field in fields)
 
 
 def read_pair_list(path: str | os.PathLike[str], *, of: str = "image") -> Pairs:
-    """Reads a CSV list of pairs: columns `image_a`, `image_b`, `same`, and optional ones.
+    """Reads a list of pairs: columns `image_a`, `image_b`, `same`, and optional ones.
 
     `same` is 0, 1, true or false. `fold` is a whole number. `person_a` and `person_b` name the
     people, and must then agree with `same`. Without them a person is the folder of the image
-    (`Ann_Lee/1.jpg`: Ann_Lee), where every image has one and all pairs agree with that; else the
-    people are unknown. Further columns are kept as they are, for breakdowns.
+    (`Ann_Lee/1.jpg`: Ann_Lee), or its name without a number (`Ann_Lee_0001.jpg`: Ann_Lee), where
+    every image has one and all pairs agree with that; else the people are unknown. Further columns
+    are kept as they are, for breakdowns.
+
+    The list is a CSV or Parquet file with names of columns, also others' names such as `img1`,
+    `img2` and `is_same`; or a text file without, whose lines are two images and the answer, with
+    tabs, commas or blanks between; or two lines a pair, each an image and an answer that both
+    share, where any number but 0 is the same person, as for CALFW and CPLFW.
 
     A pair may appear once only, in either order, and never an image with itself.
 
     Args:
-        path: The file; see `centerarc.io.tables.CsvTable` for its form.
+        path: The file; see `centerarc.io.tables.CsvTable` and `PlainTable` for its form.
         of: "image", or "template" for columns `template_a` and `template_b`.
 
     Returns:
@@ -310,15 +337,15 @@ def read_pair_list(path: str | os.PathLike[str], *, of: str = "image") -> Pairs:
 
     Raises:
         ValueError: If a column is missing, or a row is wrong; the message names file and line.
+        ImportError: If the list is Parquet and pyarrow is missing.
         OSError: If the file cannot be read.
     """
     if of not in ("image", "template"):
         raise ValueError(f"of must be image or template, got {of!r}")
-    sides = (f"{of}_a", f"{of}_b")
-    table = CsvTable(path, (*sides, "same", "fold", *_PEOPLE), strip=True)
+    table, sides, answers = _pair_table(path, of)
     there = set(table.columns)
     people = list(_PEOPLE) if there & {*_PEOPLE} else []
-    others = [name for name in table.columns if name not in (*sides, "same", "fold", *_PEOPLE)]
+    others = [name for name in table.columns if name not in (*sides, answers, "fold", *_PEOPLE)]
     folds = ["fold"] if "fold" in there else []
     names: defaultdict[str, int] = defaultdict(count().__next__)
     texts: defaultdict[str, int] = defaultdict(count().__next__)
@@ -326,7 +353,7 @@ def read_pair_list(path: str | os.PathLike[str], *, of: str = "image") -> Pairs:
     person_of: dict[int, tuple[str, int]] = {}
     numbers: list[tuple[int, int, bool, int, int]] = []
     coded: list[list[int]] = []
-    for line, row in table.rows([*sides, "same", *people, *others, *folds]):
+    for line, row in table.rows([*sides, answers, *people, *others, *folds]):
         first, second, answer = row[:3]
         a = names[table.filled(first, sides[0], line)]
         b = names[table.filled(second, sides[1], line)]
@@ -334,10 +361,10 @@ def read_pair_list(path: str | os.PathLike[str], *, of: str = "image") -> Pairs:
             raise table.error(line, f"{first!r} is paired with itself")
         first_line = line_of.setdefault((min(a, b), max(a, b)), line)
         if first_line != line:
-            raise table.error(line, f"the pair of line {first_line} again")
+            raise table.error(line, f"the pair of {table.unit} {first_line} again")
         same = _ANSWERS.get(answer.lower())
         if same is None:
-            raise table.error(line, f"same must be 0, 1, true or false, got {answer[:40]!r}")
+            raise table.error(line, f"{answers} must be 0, 1, true or false, got {answer[:40]!r}")
         if people:
             _check_people(table, line, row[3:5], (a, b), same, person_of)
         numbers.append((a, b, same, _fold(table, line, row[-1]) if folds else 1, line))
@@ -354,7 +381,7 @@ def read_pair_list(path: str | os.PathLike[str], *, of: str = "image") -> Pairs:
         first_of, second_of = (columns.pop(name).astype(np.str_) for name in people)
         people_of = first_of, second_of
     else:
-        people_of, note = _people_of_folders(list(names), (index_a, index_b), same_of == 1)
+        people_of, note = _people_of_names(list(names), (index_a, index_b), same_of == 1)
     return Pairs(
         list(names),
         index_a,
@@ -369,7 +396,54 @@ def read_pair_list(path: str | os.PathLike[str], *, of: str = "image") -> Pairs:
     )
 
 
-def _fold(table: CsvTable, line: int, text: str) -> int:
+def _pair_table(path: str | os.PathLike[str], of: str) -> tuple[Table, tuple[str, str], str]:
+    """A table of pairs, and its columns of the two sides and of the answer."""
+    usual, same = (f"{of}_a", f"{of}_b"), "same"
+    parquet = Path(path).suffix.lower() == ".parquet"
+    if not parquet and (columns := _plain_columns(path)):
+        plain = PlainTable(path, columns) if len(columns) == 3 else _TwoLineTable(path)
+        return plain, ("image_a", "image_b"), same
+    table = open_table(path, (*usual, same, "fold", *_PEOPLE), strip=True)
+    there = {_plain(name): name for name in table.columns}
+    both = [usual, *((side + a, side + b) for a, b in _ENDS for side in _SIDES)]
+    sides = next(((there[a], there[b]) for a, b in both if a in there and b in there), usual)
+    return table, sides, next((there[name] for name in _SAME if name in there), same)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.lower())
+
+
+def _plain_columns(path: str | os.PathLike[str]) -> list[str] | None:
+    """The columns of a list of pairs that does not name them; None for any other file."""
+    _, fields = next(plain_fields(path), (0, [""]))
+    answers = [field.lower() in _ANSWERS and field.lower() not in _SAME for field in fields]
+    if len(fields) == 3 and answers.count(True) == 1 and not answers[1]:
+        return ["image_a", "image_b", "same"] if answers[2] else ["same", "image_a", "image_b"]
+    if len(fields) == 2 and _is_number(fields[1]) and not _is_number(fields[0]):
+        return ["image", "same"]
+    return None
+
+
+class _TwoLineTable(Table):
+    """Pairs whose images are on two lines, each with the answer or with a number of the pair."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(os.fspath(path), ["image_a", "image_b", "same"])
+
+    def rows(self, wanted: Sequence[str] | None = None) -> Iterator[tuple[int, tuple[str, ...]]]:
+        lines = PlainTable(self.path, ("image", "same")).rows()
+        for line, (first, answer) in lines:
+            _, (second, other) = next(lines, (line, ("", "")))
+            if other != answer or not _is_number(answer):
+                raise self.error(
+                    line,
+                    f"both images of a pair must have one number, got {answer!r} and {other!r}",
+                )
+            yield line, (first, second, str(int(int(answer) > 0)))
+
+
+def _fold(table: Table, line: int, text: str) -> int:
     # By length first: int() itself refuses thousands of digits.
     if not (text.removeprefix("-").isdecimal() and len(text) <= 18):
         raise table.error(line, f"fold must be a whole number, got {text[:40]!r}")
@@ -377,7 +451,7 @@ def _fold(table: CsvTable, line: int, text: str) -> int:
 
 
 def _check_people(
-    table: CsvTable,
+    table: Table,
     line: int,
     people: Sequence[str],
     pair: tuple[int, int],
@@ -395,14 +469,18 @@ def _check_people(
             raise table.error(line, f"the person is {person!r}, but {known!r} on line {first}")
 
 
-def _people_of_folders(
+def _people_of_names(
     names: list[str], index: tuple[IntArray, IntArray], same: BoolArray
 ) -> tuple[_People | None, str]:
-    folders = [str(PurePath(name).parent) for name in names]
-    if "." in folders:
-        return None, "no columns person_a and person_b, and images without a folder"
-    folder = np.array(folders, dtype=np.str_)
-    first, second = folder[index[0]], folder[index[1]]
+    found = [str(PurePath(name).parent) for name in names]
+    what = "folders"
+    if "." in found:
+        what = "names without their numbers"
+        found = [re.sub(r"_[0-9]+$", "", PurePath(name).stem) for name in names]
+        if any(person == PurePath(name).stem for person, name in zip(found, names, strict=True)):
+            return None, "no columns person_a and person_b, and images without a folder"
+    person = np.array(found, dtype=np.str_)
+    first, second = person[index[0]], person[index[1]]
     if ((first == second) != same).any():
-        return None, "no columns person_a and person_b, and folders that do not part the people"
-    return (first, second), "people are the folders of the images"
+        return None, f"no columns person_a and person_b, and {what} that do not part the people"
+    return (first, second), f"people are the {what} of the images"

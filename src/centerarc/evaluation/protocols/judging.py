@@ -32,7 +32,7 @@ from centerarc.evaluation.verification import (
     evaluate_verification,
     held_out_fars,
 )
-from centerarc.io.tables import CsvTable, Table
+from centerarc.io.tables import Table, open_table
 
 # Gives image `index` of what was evaluated.
 Picture = Callable[[int], Image]
@@ -336,9 +336,9 @@ def chosen_groups(
                 raise ValueError(
                     f"{source}, line 1: there is no column {name!r} to break down by; there are "
                     "none beside those of the pairs"
-                    if Path(source).suffix.lower() in (".csv", ".tsv")
+                    if Path(source).suffix.lower() in (".csv", ".tsv", ".parquet", ".gz")
                     else f"{source}: a file of this format has no columns, so none to break down "
-                    f"by such as {name!r}; a .csv list of pairs can have some"
+                    f"by such as {name!r}; a list of pairs with names of columns can have some"
                 )
             Table(source, known).at(name)  # raises with what there is
         of = [name] if name in columns else [f"{name}_a", f"{name}_b"]
@@ -381,7 +381,7 @@ def _cut(columns: dict[str, npt.NDArray[np.str_]], cuts: list[str], source: str)
         texts, number = np.unique(values, return_inverse=True)
         bad = next((text for text in texts.tolist() if not is_number(text)), None)
         if bad is not None:
-            table = CsvTable(source, (column,), strip=True)
+            table = open_table(source, (column,), strip=True)
             line = next(line for line, (text,) in table.rows((column,)) if text == bad)
             raise table.error(line, f"{column} must be a number to be cut, got {bad[:40]!r}")
         band = np.searchsorted(ends, [float(text) for text in texts.tolist()], side="right")
