@@ -36,6 +36,13 @@ def test_other_files_are_counted_and_hidden_folders_left_alone(tmp_path: Path) -
     assert tree.others == 2
 
 
+def test_photos_that_are_not_read_are_listed(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.jfif", "a/2.HEIC", "a/.3.heic")
+    tree = PhotoTree(tmp_path)
+    assert [photo.path for photo in tree.photos] == ["a/1.jfif"]
+    assert (tree.left_out, tree.others) == ([("a/2.HEIC", "a format that is not read: .heic")], 1)
+
+
 def test_links_are_followed_once_and_broken_ones_listed(tmp_path: Path) -> None:
     touch(tmp_path, "elsewhere/1.jpg", "root/a/2.jpg")
     root = tmp_path / "root"

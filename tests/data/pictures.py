@@ -26,6 +26,7 @@ def put(path: Path, value: int = 0, size: int = 8) -> Path:
 def tar(
     path: Path, members: Iterable[tuple[str, bytes]], tar_format: int = tarfile.GNU_FORMAT
 ) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w", format=tar_format) as archive:
         for name, data in members:
             info = tarfile.TarInfo(name)

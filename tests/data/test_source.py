@@ -177,10 +177,8 @@ def test_names_of_several_places_are_one_persons_whatever_their_form() -> None:
     assert found.names == [COMPOSED, "Bob", "Cyd"]
     assert [numbers.tolist() for numbers in found.numbers] == [[0, 1], [0, 1, 2, 1]]
     assert found.by_case == [("Bob", "bob")]
-    (note,) = found.note()
-    assert "1 name" in note
-    assert "'bob' for 'Bob'" in note
-    assert one_list([COMPOSED], [DECOMPOSED]).note() == []
+    assert found.notes() == ["1 name is taken for that of another place although the case differs"]
+    assert one_list([COMPOSED], [DECOMPOSED]).notes() == []
 
 
 def test_case_tells_people_apart_where_one_place_says_so() -> None:

@@ -75,7 +75,8 @@ KINDS: dict[str, Kind] = {
     "out of reach": Kind(
         "warning",
         "Images, by their names, that are not trained on because they lie outside a person's "
-        "folder or in a folder inside it, or because a link or a folder cannot be followed.",
+        "folder or in a folder inside it, because a link or a folder cannot be followed, or "
+        "because further dots in the name make them a field of a sample in a shard.",
         of_image=False,
     ),
     "unread format": Kind(

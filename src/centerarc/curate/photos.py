@@ -26,7 +26,7 @@ from centerarc.data.alignment import (
 )
 from centerarc.data.decode import Image
 from centerarc.data.folder import natural_key
-from centerarc.data.source import EXTENSIONS, composed, folded
+from centerarc.data.source import EXTENSIONS, PICTURES, UNREAD, composed, folded
 from centerarc.io.files import read_file
 from centerarc.io.tables import CsvTable
 
@@ -84,8 +84,10 @@ class PhotoTree:
             if entry.is_dir():
                 if not hidden:
                     folders.append(entry)
-            elif hidden or place.suffix.lower() not in EXTENSIONS:
+            elif hidden or (extension := place.suffix.lower()) not in PICTURES:
                 self.others += 1
+            elif extension not in EXTENSIONS:
+                self.left_out.append((place.as_posix(), f"{UNREAD}: {extension}"))
             else:
                 try:
                     facts = entry.stat()

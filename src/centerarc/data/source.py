@@ -27,6 +27,7 @@ PICTURES = EXTENSIONS | frozenset(
 UNREAD = "a format that is not read"
 TOO_DEEP = "a folder of images inside an identity's folder"
 OUTSIDE = "an image outside an identity's folder"
+DOTTED = "an image with further dots in its name"
 
 
 @dataclass(frozen=True)
@@ -292,16 +293,12 @@ class OneList(NamedTuple):
     numbers: list[npt.NDArray[np.int64]]
     by_case: list[tuple[str, str]]
 
-    def note(self) -> list[str]:
-        """Returns a line about names that differ in case only; none if there is no such name."""
+    def notes(self) -> list[str]:
+        """Returns a line about names that differ in case only, if there are some."""
         if not self.by_case:
             return []
-        first, other = self.by_case[0]
-        many = counted(len(self.by_case), "name")
-        return [
-            f"{many} taken for that of another place although the case differs, such as {other!r} "
-            f"for {first!r}"
-        ]
+        many = counted(len(self.by_case), "name is", "names are")
+        return [f"{many} taken for that of another place although the case differs"]
 
 
 def one_list(*places: Sequence[str]) -> OneList:

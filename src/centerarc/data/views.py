@@ -461,7 +461,10 @@ class MixedSource(_View):
             for part in parts
             for item in part.source.skipped
         ]
-        self.by_case = people.note()
+        self.by_case = [
+            f"{note}, such as {other!r} for {first!r}"
+            for note, (first, other) in zip(people.notes(), people.by_case, strict=False)
+        ]
         self.problems = self.by_case + [
             f"{part.name}: {problem}" for part in parts for problem in part.source.problems
         ]

@@ -439,7 +439,7 @@ def _pictures_note(evaluation: Evaluation) -> str:
 
 def _facts(evaluation: Evaluation) -> list[tuple[str, str]]:
     """How the numbers came about, as pairs of a word and a sentence."""
-    hidden = ("protocol", "folds", "files", "people_trained_on")
+    hidden = ("protocol", "folds", "files", "people_trained_on", "names_alike", "same_pictures")
     judged_on = [
         f"{_COUNTED.get(name, name.replace('_', ' '))}: "
         f"{f'{value:,}' if isinstance(value, int) else value}"

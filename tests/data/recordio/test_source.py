@@ -133,6 +133,22 @@ def test_a_rec_cut_off_is_refused_with_idx_and_read_as_far_as_it_goes_without(re
     assert f"damaged record at byte {offsets[3]}" in source.problems[0]
 
 
+def test_records_after_the_last_one_of_the_idx_are_told(tmp_path: Path) -> None:
+    rec = tmp_path / "train.rec"
+    payloads = {n: by_hand.payload(float(n), n, by_hand.picture(n)) for n in range(1, 7)}
+    by_hand.write(rec, payloads, idx=True)
+    assert RecordIOSource(rec).problems == []
+    idx = rec.with_suffix(".idx")
+    lines = idx.read_text().splitlines(keepends=True)
+    idx.write_text("".join(lines[:4]))
+    source = RecordIOSource(rec)
+    assert len(source) == 4
+    rest = rec.stat().st_size - int(lines[4].split()[1])
+    assert source.problems == [
+        f"train.idx lists no record of the last {rest:,} bytes of the .rec, which are left out"
+    ]
+
+
 def test_what_cannot_be_opened_is_refused_in_a_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="neither a file nor a folder"):
         RecordIOSource(tmp_path / "absent.rec")

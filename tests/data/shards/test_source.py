@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import webdataset
 
-from centerarc.data import ShardSource, open_source
+from centerarc.curate import check_source, inspect_source, pack
+from centerarc.data import FolderSource, ShardSource, open_source
 from centerarc.data.shards import ShardSample, scan_shard, write_index, write_shard
+from centerarc.data.shards.tar import read_index
 from tests.data.pictures import picture, tar
 
 
@@ -183,7 +185,7 @@ def test_shards_that_label_differently_are_not_mixed(tmp_path: Path) -> None:
 
 def test_links_are_refused_and_samples_without_an_image_counted(tmp_path: Path) -> None:
     tar(tmp_path / "a.tar", [("1.png", b"x"), ("1.cls", b"0"), ("2.cls", b"0"), ("3.cls", b"1")])
-    assert "left out 2 samples without an image" in ShardSource(tmp_path).summary()
+    assert "left out 2 (2 a sample without an image)" in ShardSource(tmp_path).summary()
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         link = tarfile.TarInfo("p/1.png")
         link.type, link.linkname = tarfile.SYMTYPE, "elsewhere.png"
@@ -363,3 +365,101 @@ def test_an_index_whose_zip_directory_is_damaged_is_scanned_again(
     data[data.index(b"PK\1\2") + at] = value  # flags (8: encrypted) or method (10)
     kept.write_bytes(data)
     assert values(ShardSource(tmp_path)) == [5]
+
+
+def left_out(source: ShardSource) -> dict[str, str]:
+    return {item.place: str(item) for item in source.skipped}
+
+
+def test_pictures_that_are_not_read_are_left_out_as_in_folders(tmp_path: Path) -> None:
+    picture_of = {
+        "Ann/1.jpg": picture(1, "jpeg"),
+        "Ann/2.jfif": picture(2, "jpeg"),
+        "Ann/3.JPE": picture(3, "jpeg"),
+        "Ann/4.heic": b"....ftypheic",
+        "Bob/x.input.jpg": picture(5, "jpeg"),
+        "Bob/y.v2.avif": b"....ftypavif",
+        "Bob/1.png": picture(6),
+        "Bob/._1.png": b"\0",
+        ".trash/2.png": picture(7),
+    }
+    tar(tmp_path / "a.tar", picture_of.items())
+    source = ShardSource(tmp_path)
+    assert values(source) == [1, 2, 3, 6]
+    assert named(source) == ["Ann", "Ann", "Ann", "Bob"]
+    assert left_out(source) == {
+        "a.tar/Ann/4.heic": "a format that is not read: .heic",
+        "a.tar/Bob/x.input.jpg": "an image with further dots in its name: 'input.jpg' is a field "
+        "of the sample 'Bob/x'",
+        "a.tar/Bob/y.v2.avif": "a format that is not read: .avif",
+        "a.tar/Bob/._1.png": "hidden",
+        "a.tar/.trash/2.png": "hidden",
+    }
+    assert source.summary().startswith("4 images of 2 identities in 1 shards; left out 5 (")
+    write_index(tmp_path / "a.tar", scan_shard(tmp_path / "a.tar"))
+    assert left_out(ShardSource(tmp_path)) == left_out(source)
+    # The same tree as a folder: what is read and what is left out is the same, dots apart.
+    with tarfile.open(tmp_path / "a.tar") as archive:
+        archive.extractall(tmp_path / "faces", filter="data")
+    folder = FolderSource(tmp_path / "faces")
+    assert [folder.place(i) for i in range(3)] == ["Ann/1.jpg", "Ann/2.jfif", "Ann/3.JPE"]
+    reasons = {item.place: item.reason for item in folder.skipped}
+    assert reasons["Ann/4.heic"] == source.skipped[0].reason
+
+
+def test_a_check_a_pack_and_an_inspection_name_what_shards_left_out(tmp_path: Path) -> None:
+    good = [(f"Ann/{n}.png", picture(n)) for n in range(3)]
+    bad = [("Ann/7.heic", b"...."), ("Ann/8.b.png", picture(8)), ("Ann/old/9.png", picture(9))]
+    tar(tmp_path / "in" / "a.tar", good + bad)
+    source = ShardSource(tmp_path / "in")
+    checked = check_source(source, workers=0, min_side=1)
+    assert (checked.decoded, checked.left_out) == (3, 3)
+    assert checked.counts()["unread format"] == 1
+    assert checked.counts()["out of reach"] == 2
+    overview = inspect_source(source, workers=0)
+    assert len(overview.left_out) == 3
+    report = pack(source, tmp_path / "out", format="shards", workers=0)
+    assert (report.images, sum(report.left_out.values())) == (3, 3)
+    rows = report.left_out_file.read_text().splitlines()
+    assert rows[1] == "a.tar/Ann/7.heic,Ann,a format that is not read: .heic"
+
+
+def test_a_folder_in_a_persons_folder_is_no_person(tmp_path: Path) -> None:
+    tar(tmp_path / "a-0.tar", [("Ann/1.png", picture(1)), ("Bob/1.png", picture(2))])
+    tar(tmp_path / "a-1.tar", [("Ann/old/2.png", picture(3)), ("Cyd/new/1.png", picture(4))])
+    source = ShardSource(tmp_path)
+    assert source.identities == ["Ann", "Bob", "Cyd/new"]
+    assert named(source) == source.identities
+    assert values(source) == [1, 2, 4]
+    assert source.place(2) == "a-1.tar/Cyd/new/1.png"
+    (item,) = source.skipped
+    assert (item.place, item.images, item.identity) == ("a-1.tar/Ann/old", 1, "Ann")
+    assert item.reason == "a folder of images inside an identity's folder"
+    (problem,) = source.problems
+    assert "'Cyd/new' beside 'Ann'" in problem
+
+
+def test_a_picture_beside_the_peoples_folders_is_no_person(tmp_path: Path) -> None:
+    people = [(f"set/{name}/1.png", picture(1)) for name in ("Ann", "Bob")]
+    tar(tmp_path / "a.tar", [("set/cover.png", picture(9)), *people])
+    source = ShardSource(tmp_path)
+    assert source.identities == ["set/Ann", "set/Bob"]
+    assert left_out(source) == {"a.tar/set": "an image outside an identity's folder"}
+    assert not source.problems
+
+
+def test_shards_of_pictures_that_are_not_read_say_which(tmp_path: Path) -> None:
+    tar(tmp_path / "a.tar", [("Ann/1.heic", b"...."), ("Ann/2.x.jpg", b"....")])
+    with pytest.raises(ValueError, match=r"hold no image: .*left out 2 \(1 a format that is not"):
+        ShardSource(tmp_path)
+
+
+def test_an_index_of_the_version_before_is_read(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", [ShardSample("Ann/1", picture(1), 0)])
+    file = tmp_path / "a.index.npz"
+    with np.load(file) as arrays:
+        before = {name: arrays[name] for name in arrays if "skipped" not in name}
+    kind, size = before["about"][1:3].tolist()
+    for without_image in (0, 1):  # which ones there are, it did not say
+        np.savez(file, **{**before, "about": np.array([2, kind, size, without_image])})
+        assert (read_index(tmp_path / "a.tar") is None) == bool(without_image)

@@ -112,8 +112,10 @@ def test_enrolled_people_are_found_whatever_the_form_or_case_of_their_names(tmp_
     found = evaluate_galleries(None, **files, settings=SearchSettings(ranks=(1,), resamples=0))
     assert found.identification.report.mated == [2]
     assert found.identification.report.nonmated == [1]
-    (note,) = found.notes
-    assert "'bob' for 'Bob'" in note
+    assert found.notes[0].startswith("1 name is taken for that of another place")
+    assert found.to_dict()["data"]["names_alike"] == {"taken_for_one": [("Bob", "bob")]}
+    write_evaluation_page(tmp_path / "page.html", found)
+    assert "bob" not in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_distractors_with_the_name_of_an_enrolled_person_are_told(tmp_path):
@@ -122,7 +124,15 @@ def test_distractors_with_the_name_of_an_enrolled_person_are_told(tmp_path):
     assert found.identification.report.distractors == [4]
     (note,) = found.notes
     assert note.startswith("2 people of the distractors have the name of somebody in the gallery")
-    assert repr(DECOMPOSED) in note
+    assert found.data["names_alike"] == {"distractors": [DECOMPOSED, "cyd"]}
+
+
+def test_what_a_gallery_left_out_is_told(tmp_path):
+    faces, probes = folder(tmp_path / "known"), folder(tmp_path / "asked", "Ann Bob", images=3)
+    (faces / "Ann" / "phone.heic").write_bytes(b"....ftypheic")
+    judged_by = ModelSubject(exported(tmp_path / "m.onnx", "ab" * 32))
+    found = evaluate_galleries(judged_by, faces, probes)
+    assert any("known: 12 images" in n and "1 a format that is not read" in n for n in found.notes)
 
 
 @pytest.mark.parametrize("trained", [DECOMPOSED, COMPOSED.upper(), f"web/{DECOMPOSED}"])

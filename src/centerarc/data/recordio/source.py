@@ -248,6 +248,7 @@ class RecordIOSource(EncodedSource):
         kept = KeptFinds(self._file, progress)
         if (idx := self._beside(".idx")) is not None:
             index = read_index(idx, self._file.size)
+            self.problems += _unlisted(self._file, index, idx.name)
         else:
             index, self.problems = kept.index()
         images, people = find_layout(self._file, index)
@@ -322,6 +323,18 @@ class RecordIOSource(EncodedSource):
                 f"{len(self.identities)}"
             )
         return found
+
+
+def _unlisted(file: RecordFile, index: Index, name: str) -> list[str]:
+    """Says how much of a .rec lies after the last record that its .idx lists."""
+    last = int(index.offsets.max())
+    try:
+        end = max(start + length for start, length in file.parts(last))
+    except ValueError:  # reading it says what is wrong
+        return []
+    if (rest := file.size - (end + -end % 4)) <= 0:
+        return []
+    return [f"{name} lists no record of the last {rest:,} bytes of the .rec, which are left out"]
 
 
 def _find_rec(path: Path) -> Path:

@@ -4,8 +4,9 @@ import os
 import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,9 @@ from centerarc.data.shards.tar import (
     read_index,
     scan_shard,
 )
-from centerarc.data.source import EncodedSource
+from centerarc.data.source import OUTSIDE, TOO_DEEP, EncodedSource, Skipped
 from centerarc.io.files import RandomAccessFile
-from centerarc.io.tables import Texts
+from centerarc.io.tables import Texts, counted
 
 _MOST_OPEN = 64
 
@@ -42,8 +43,10 @@ class ShardSource(EncodedSource):
     Members whose names agree up to the first dot of the base name are a sample: `<key>.jpg` (or
     png, webp, ...) and who is on it, `<key>.cls` (a number), `<key>.json` (`{"identity": name}`
     or `{"label": number}`) or `<key>.txt` (a name, digits or not); with none of them, the folder of
-    the key is the identity. Other members are not looked at. Images are read where they
-    lie; nothing is unpacked.
+    the key is the identity, and images outside the people's folders or in folders inside them are
+    left out. So are pictures of a type that is not read or with further dots in their names, which
+    are fields of a sample; other members are not looked at. Images are read where they lie;
+    nothing is unpacked.
 
     A shard with its index beside it, as our packer writes it, opens at once; others are read
     through. The `dataset.json` of the packer names the identities. Without it a number is named by
@@ -60,7 +63,8 @@ class ShardSource(EncodedSource):
             for names in natural order.
         labels: `(len,)` int64 label of each image.
         shards: The shards, in natural order.
-        without_image: How many samples were left out because they have a label and no image.
+        skipped: What was left out, by shard and member: pictures, labels without an image, hidden
+            files.
 
     Raises:
         ValueError: If a shard is missing, compressed, cut off, damaged or not that of the
@@ -103,18 +107,37 @@ class ShardSource(EncodedSource):
                 raise ValueError(f"cannot read {str(shard)!r}: {reason}") from error
             if progress is not None:
                 progress(number, len(self.shards))
-        self.without_image = sum(index.without_image for index in indexes)
-        # A list, because bisecting one takes a tenth of the time of asking an array.
-        self._starts: list[int] = np.cumsum([0, *map(len, indexes)]).tolist()
-        if not self._starts[-1]:
-            raise ValueError(f"the shards of {self.location!r} hold no image")
-        self._offsets, self._sizes, self._checks = (
-            np.concatenate([index.images[name] for index in indexes])
-            for name in ("offset", "size", "check")
-        )
-        self._members = Texts.joined([index.members for index in indexes])
+        self.skipped: list[Skipped] = [
+            replace(item, place=f"{name}/{item.place}")
+            for name, index in zip(self._names, indexes, strict=True)
+            for item in index.skipped
+        ]
         used = [pair for pair in zip(self.shards, indexes, strict=True) if len(pair[1])]
+        images = np.concatenate([index.images for index in indexes])
+        self._members = Texts.joined([index.members for index in indexes])
+        at = np.repeat(np.arange(len(indexes)), list(map(len, indexes)))  # shard of each image
+        if not used:
+            self.identities, self.labels = [], np.zeros(0, dtype=np.int64)
+            raise ValueError(f"the shards of {self.location!r} hold no image: {self.summary()}")
         self.identities, self.labels = _people(used, manifest)
+        if used[0][1].kind == "folder":
+            counts = np.bincount(self.labels)
+            wrong, self.problems = _misplaced(self.identities, counts)
+            firsts = np.unique(self.labels, return_index=True)[1]
+            for label, (reason, owner) in wrong.items():
+                place = f"{self._names[at[firsts[label]]]}/{self.identities[label]}"
+                self.skipped.append(Skipped(place, reason, "", int(counts[label]), owner))
+            kept = np.flatnonzero(~np.isin(self.labels, [*wrong]))
+            if wrong:
+                images, at = images[kept], at[kept]
+                self._members = Texts.of(self._members[number] for number in kept.tolist())
+                people, self.labels = np.unique(self.labels[kept], return_inverse=True)
+                self.identities = [self.identities[label] for label in people.tolist()]
+        # A list, because bisecting one takes a tenth of the time of asking an array.
+        self._starts: list[int] = np.searchsorted(at, np.arange(len(indexes) + 1)).tolist()
+        self._offsets, self._sizes, self._checks = (
+            np.ascontiguousarray(images[name]) for name in ("offset", "size", "check")
+        )
         self._open_files()
 
     def _open_files(self) -> None:
@@ -163,12 +186,7 @@ class ShardSource(EncodedSource):
 
     def summary(self) -> str:
         """Returns one line: how much there is, and how much was left out."""
-        line = (
-            f"{len(self)} images of {len(self.identities)} identities in {len(self.shards)} shards"
-        )
-        if self.without_image:
-            line += f"; left out {self.without_image} samples without an image"
-        return line
+        return super().summary().replace("ies", f"ies in {len(self.shards)} shards", 1)
 
     def _shard(self, index: int) -> int:
         return bisect_right(self._starts, index if index >= 0 else index + len(self)) - 1
@@ -229,6 +247,41 @@ def _people(used: Used, manifest: Manifest | None) -> tuple[list[str], npt.NDArr
             names = [manifest.identities[number] for number in numbers]
     labels = [of[person] for of, person in zip(own, persons, strict=True)]
     return names, np.concatenate(labels).astype(np.int64)
+
+
+def _misplaced(
+    folders: list[str], counts: npt.NDArray[np.int64]
+) -> tuple[dict[int, tuple[str, str]], list[str]]:
+    """Folders that are no person's, above or inside those of people, and problems with the rest.
+
+    People's folders are as deep as most images are. Of each other folder, by its label, the reason
+    and the person's folder that it lies in.
+    """
+    there = set(folders)
+    above = [
+        next((str(part) for part in PurePosixPath(name).parents if str(part) in there), "")
+        for name in folders
+    ]
+    levels = np.array([name.count("/") for name in folders])
+    usual = int(np.bincount(levels, weights=counts).argmax())
+    wrong = {
+        label: (TOO_DEEP, above[label])
+        for label in np.flatnonzero(levels > usual).tolist()
+        if above[label]
+    } | {
+        label: (OUTSIDE, "")
+        for label in np.flatnonzero(levels < usual).tolist()
+        if folders[label] in above
+    }
+    odd = [n for n in np.flatnonzero(levels != usual).tolist() if n not in wrong]
+    if not odd:
+        return wrong, []
+    usual_name = folders[int(np.argmax(levels == usual))]
+    few = counted(len(odd), "folder of images is", "folders of images are")
+    return wrong, [
+        f"{few} not as deep as those of most people, such as {folders[odd[0]]!r} beside "
+        f"{usual_name!r}; each counts as a person"
+    ]
 
 
 def _folder_names(used: Used) -> list[str] | None:

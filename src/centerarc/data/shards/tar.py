@@ -5,14 +5,16 @@ import os
 import re
 import tarfile
 import zlib
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from centerarc.data.source import DOTTED, EXTENSIONS, PICTURES, UNREAD, Skipped
 from centerarc.io.files import atomic_path, read_arrays
 from centerarc.io.tables import Texts
 
@@ -22,7 +24,7 @@ Kind = Literal["number", "name", "folder"]
 BLOCK = 512  # tar files are made of blocks; the one before an image is its header
 # Of an image: its first byte, its number of bytes, CRC-32 of the header before it, who is on it.
 IMAGE = np.dtype([("offset", "<i8"), ("size", "<i8"), ("check", "<u4"), ("person", "<i8")])
-_VERSION = 2
+_VERSION = 3
 
 
 class Entry(NamedTuple):
@@ -42,8 +44,8 @@ class ShardIndex:
 
     shard_bytes: int
     kind: Kind
-    # Samples with a label and no image, which are left out.
-    without_image: int
+    # What is left out: pictures that are not read, labels without an image, hidden files.
+    skipped: tuple[Skipped, ...]
     # (n,) of IMAGE; person is in [0, p).
     images: npt.NDArray[np.void]
     # (p,) the label that the shard writes for each person; -1 for names.
@@ -59,7 +61,11 @@ class ShardIndex:
 
     @classmethod
     def of(
-        cls, shard_bytes: int, kind: Kind, entries: Sequence[Entry], without_image: int = 0
+        cls,
+        shard_bytes: int,
+        kind: Kind,
+        entries: Sequence[Entry],
+        skipped: Sequence[Skipped] = (),
     ) -> Self:
         """The index of a shard from its images."""
         person_of: dict[int | str, int] = {}
@@ -77,7 +83,7 @@ class ShardIndex:
         return cls(
             shard_bytes,
             kind,
-            without_image,
+            tuple(skipped),
             images,
             np.array(numbers, dtype=np.int64),
             Texts.of(people),
@@ -94,16 +100,20 @@ def index_path(shard: str | os.PathLike[str]) -> Path:
 def write_index(shard: str | os.PathLike[str], index: ShardIndex) -> None:
     """Writes what `scan_shard` found in a shard beside it, to spare the next scan."""
     kind = get_args(Kind).index(index.kind)
+    fields = (text for item in index.skipped for text in map(str, astuple(item)))
+    skipped = Texts.of(fields)
     with atomic_path(index_path(shard)) as temporary:
         np.savez(
             temporary,
-            about=np.array([_VERSION, kind, index.shard_bytes, index.without_image]),
+            about=np.array([_VERSION, kind, index.shard_bytes, len(index.skipped)]),
             images=index.images,
             numbers=index.numbers,
             people=index.people.data,
             people_ends=index.people.ends,
             members=index.members.data,
             member_ends=index.members.ends,
+            skipped=skipped.data,
+            skipped_ends=skipped.ends,
         )
 
 
@@ -128,23 +138,31 @@ def read_index(shard: str | os.PathLike[str]) -> ShardIndex | None:
 
 def _unpacked(arrays: dict[str, npt.NDArray[Any]]) -> ShardIndex:
     """Takes an index from its arrays; raises an error if they cannot be one."""
-    version, kind, shard_bytes, without_image = arrays["about"].astype(int).tolist()
+    version, kind, shard_bytes, left_out = arrays["about"].astype(int).tolist()
+    if version == _VERSION - 1 and not left_out:  # of a packer, which leaves nothing out
+        none = np.zeros(0, dtype=np.int64)
+        arrays = {**arrays, "skipped": none.astype(np.uint8), "skipped_ends": none}
+    elif version != _VERSION:
+        raise ValueError("another version")
     ends = {
         name: arrays[name].astype(np.int64, casting="safe") for name in arrays if "ends" in name
     }
-    text = {name: arrays[name].astype(np.uint8, casting="safe") for name in ("people", "members")}
+    text = {
+        name: arrays[name].astype(np.uint8, casting="safe")
+        for name in ("people", "members", "skipped")
+    }
     index = ShardIndex(
         shard_bytes,
         get_args(Kind)[kind],
-        without_image,
+        tuple(_as_skipped(Texts(text["skipped"], ends["skipped_ends"]))),
         arrays["images"],
         arrays["numbers"].astype(np.int64, casting="safe"),
         Texts(text["people"], ends["people_ends"]),
         Texts(text["members"], ends["member_ends"]),
     )
     images, people = index.images, len(index.people)
-    if version != _VERSION or images.dtype != IMAGE:
-        raise ValueError("another version")
+    if images.dtype != IMAGE or len(index.skipped) != left_out:
+        raise ValueError("another layout")
     if images.shape != (len(index.members),) or index.numbers.shape != (people,):
         raise ValueError("lengths differ")
     offsets, sizes, persons = images["offset"], images["size"], images["person"]
@@ -154,10 +172,15 @@ def _unpacked(arrays: dict[str, npt.NDArray[Any]]) -> ShardIndex:
     return index
 
 
+def _as_skipped(texts: Texts) -> Iterator[Skipped]:
+    for place, reason, detail, images, identity in zip(*[iter(texts)] * 5, strict=True):
+        yield Skipped(place, reason, detail, int(images), identity)
+
+
 # Members' names: which belong together.
 
 # By the extension, in lower case and without its dot.
-IMAGES = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif"})
+IMAGES = frozenset({extension[1:] for extension in EXTENSIONS} | {"gif"})
 
 
 class _Member(NamedTuple):
@@ -173,14 +196,27 @@ class _Member(NamedTuple):
 
 
 def _member(info: tarfile.TarInfo) -> _Member | None:
-    """None for what belongs to no sample: no extension, hidden, or `__notes__/...` to readers."""
+    """None for what is no file, and for `__notes__/...` to readers."""
     name = info.name.removeprefix("./").lstrip("/")
-    folder, slash, base = name.rpartition("/")
-    stem, dot, field = base.partition(".")
-    if not info.isfile() or not stem or not dot or re.match(r"__[^/]*__(/|$)", name):
+    if not info.isfile() or re.match(r"__[^/]*__(/|$)", name):
         return None
+    folder, slash, base = name.rpartition("/")
+    stem, _, field = base.partition(".")
     key = f"{folder}{slash}{stem}"
     return _Member(name, folder, key, field.lower(), info.offset, info.offset_data, info.size)
+
+
+def _left_out(member: _Member) -> Skipped | None:
+    """Says why a member is left out that is a picture or hidden; None for an image or a label."""
+    if re.search(r"(^|/)\.", member.name):
+        return Skipped(member.name, "hidden")
+    extension = f".{member.field.rpartition('.')[2]}"
+    if extension not in PICTURES or member.field in IMAGES:
+        return None
+    reason, detail = UNREAD, extension
+    if extension in EXTENSIONS:
+        reason, detail = DOTTED, f"{member.field!r} is a field of the sample {member.key!r}"
+    return Skipped(member.name, reason, detail, images=1, identity=member.folder)
 
 
 # The members of a tar file by `tarfile`, guarded against what no tar would write.
@@ -316,11 +352,14 @@ def scan_shard(path: str | os.PathLike[str]) -> ShardIndex:
     shard = repr(os.fspath(path))
     images: dict[str, tuple[_Member, int]] = {}
     labels: dict[str, dict[str, tuple[_Member, bytes]]] = {"cls": {}, "json": {}, "txt": {}}
+    skipped: dict[str, list[Skipped]] = defaultdict(list)  # by key
     with open(path, "rb") as file:
         for member in _members(Path(path), file):
             key = member.key
             before: tuple[_Member, Any] | None = None
-            if member.field in IMAGES:
+            if (reason := _left_out(member)) is not None:
+                skipped[key].append(reason)
+            elif member.field in IMAGES:
                 before = images.get(key)
                 file.seek(member.data - BLOCK)
                 images[key] = member, zlib.crc32(file.read(BLOCK))
@@ -350,8 +389,11 @@ def scan_shard(path: str | os.PathLike[str]) -> ShardIndex:
         entries.append(Entry(image.name, image.data, image.size, check, label, image.folder))
     if not labels["txt"].keys() & images.keys():  # notes to people, not labels
         labels["txt"].clear()
-    without = len(set().union(*labels.values()) - images.keys())
-    return ShardIndex.of(shard_bytes, kinds[0] if kinds else "folder", entries, without)
+    for key in dict.fromkeys(key for found in labels.values() for key in found):
+        if key not in images and key not in skipped:
+            skipped[key].append(Skipped(key, "a sample without an image"))
+    left_out = [item for key in skipped for item in skipped[key]]
+    return ShardIndex.of(shard_bytes, kinds[0] if kinds else "folder", entries, left_out)
 
 
 def _label(

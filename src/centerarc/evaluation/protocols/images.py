@@ -182,7 +182,8 @@ def evaluate_galleries(
         paths["distractors"] = Path(distractors)
     parts = {name: _embedded(name, path, subject, progress) for name, path in paths.items()}
     _check_alike(parts)
-    people, labels, name_notes = _numbered(parts)
+    people = _people(parts)
+    labels = people.labels
     known = [name for name in ("gallery", "distractors") if name in parts]
     search = search_gallery(
         np.concatenate([parts[name].embedding for name in known]),
@@ -200,7 +201,7 @@ def evaluate_galleries(
     judged = JudgedImages(
         np.concatenate([parts[name].embedding for name in ("gallery", "probes")]),
         np.concatenate([labels[name] for name in ("gallery", "probes")]),
-        people,
+        people.names,
         [*parts["gallery"].places, *parts["probes"].places],
         _pictures(parts["gallery"], parts["probes"]),
     )
@@ -211,6 +212,7 @@ def evaluate_galleries(
             "protocol": "identification of probes in a gallery",
             **{name: str(path) for name, path in paths.items()},
             **{f"{name}_images": len(part.places) for name, part in parts.items()},
+            **({"names_alike": people.alike} if people.alike else {}),
         },
         dataset=f"{paths['probes'].name} in {' and '.join(paths[name].name for name in known)}",
         images=judged,
@@ -218,7 +220,7 @@ def evaluate_galleries(
         separability=separability_of(judged, Settings(resamples=chosen.resamples)),
         notes=(
             *_shared(parts),
-            *name_notes,
+            *people.notes,
             *(note for part in parts.values() for note in part.notes),
         ),
     )
@@ -246,6 +248,8 @@ def _embedded(name: str, path: Path, subject: Subject | None, progress: Progress
         raise ValueError(f"{name} is {str(path)!r}, which holds images: give a model")
     opening = None if progress is None else partial(progress, "opening")
     source = open_source(path, image_size=subject.image_size, progress=opening)
+    missed = any(item.images for item in source.skipped)
+    problems = [source.summary()] if missed else source.problems
     return _Part(
         path,
         subject.embed(source, progress),
@@ -253,7 +257,7 @@ def _embedded(name: str, path: Path, subject: Subject | None, progress: Progress
         [source.place(number) for number in range(len(source))],
         pictures_of(partial(open_source, path)),
         subject.facts(),
-        tuple(f"{path}: {problem}" for problem in source.problems),
+        tuple(f"{path}: {problem}" for problem in problems),
     )
 
 
@@ -303,24 +307,39 @@ def _shared(parts: dict[str, _Part]) -> tuple[str, ...]:
     return shared_note(int(found.sum()), found.size)
 
 
-def _numbered(parts: dict[str, _Part]) -> tuple[list[str], dict[str, IntArray], list[str]]:
-    """Names of all people, the number of each image's person, and what is odd about names."""
-    both = [parts[name].identities for name in ("gallery", "probes")]
-    people = one_list(*both)
-    labels, notes = dict(zip(("gallery", "probes"), people.numbers, strict=True)), people.note()
-    if (others := parts.get("distractors")) is None:
-        return people.names, labels, notes
-    # A distractor who happens to share a name is somebody else.
-    strangers = one_list(others.identities)
-    labels["distractors"] = len(people.names) + strangers.numbers[0]
-    if same := namesakes(strangers.names, people.names):
-        many = counted(len(same), "person", "people")
-        notes.append(
-            f"{many} of the distractors {'has' if len(same) == 1 else 'have'} the name of somebody "
-            f"in the gallery or among the probes, such as {same[0]!r}: they count as others, and "
-            "ranks are worse than they should be if they are the same people"
-        )
-    return [*people.names, *strangers.names], labels, notes
+@dataclass(frozen=True, eq=False)
+class _People:
+    """Everyone: names, the number of each image's person by part, notes without names, and which
+    names of two parts are alike."""
+
+    names: list[str]
+    labels: dict[str, IntArray]
+    notes: list[str]
+    alike: dict[str, object]
+
+
+def _people(parts: dict[str, _Part]) -> _People:
+    sides = ("gallery", "probes")
+    known = one_list(*(parts[name].identities for name in sides))
+    labels = dict(zip(sides, known.numbers, strict=True))
+    names, notes = known.names, known.notes()
+    alike: dict[str, object] = {}
+    if known.by_case:
+        alike["taken_for_one"] = known.by_case
+    if (others := parts.get("distractors")) is not None:
+        # A distractor who happens to share a name is somebody else.
+        strangers = one_list(others.identities)
+        labels["distractors"] = len(names) + strangers.numbers[0]
+        names = [*names, *strangers.names]
+        if same := namesakes(strangers.names, known.names):
+            alike["distractors"] = same
+            many = counted(len(same), "person", "people")
+            notes.append(
+                f"{many} of the distractors {'has' if len(same) == 1 else 'have'} the name of "
+                "somebody in the gallery or among the probes and count as others: if they are the "
+                "same people, ranks are worse than they should be (--json has the names)"
+            )
+    return _People(names, labels, notes, alike)
 
 
 def _pictures(gallery: _Part, probes: _Part) -> Picture | None:

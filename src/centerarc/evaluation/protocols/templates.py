@@ -340,7 +340,7 @@ def _roles(listed: TemplateList) -> tuple[_Known, _Known, list[str]] | None:
     )
     if not np.isin(asked[1], known[1]).any():
         raise ValueError(f"{listed.source}: no probe is of a person in the gallery")
-    return known, asked, people.note()
+    return known, asked, people.notes()
 
 
 def _shared(listed: TemplateList, known: _Known, asked: _Known) -> tuple[str, ...]:
