@@ -10,6 +10,7 @@ from centerarc.curate import pack
 from centerarc.data import Balanced, FolderSource, IdentityBatches, InBlocks, Shuffled, write_list
 from centerarc.training import TrainConfig, check_config, dump_config, load_config, train
 from centerarc.training.sources import make_sampler, make_sources
+from tests.data.pictures import tar
 from tests.training.helpers import make_config, same_bits, write_faces
 
 
@@ -323,3 +324,14 @@ def test_a_list_of_people_may_have_another_form(tmp_path: Path, odd: Path) -> No
     people.write_text("P01\nP02\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"data\.identities, .* first .P01.; .p01. differs in"):
         make_sources(config)
+
+
+def test_what_shards_left_out_is_told_before_the_training(tmp_path: Path, faces: Path) -> None:
+    members = [(place.relative_to(faces).as_posix(), place) for place in faces.rglob("*.png")]
+    files = [(name, place.read_bytes()) for name, place in members]
+    tar(tmp_path / "in" / "a.tar", [*files, ("P00/phone.heic", b"...."), ("P00/x.2.png", b"....")])
+    shards = {"source": "shards", "path": str(tmp_path / "in")}
+    mixed = {"source": "mixed", "parts": [shards]}
+    for data in (shards, mixed):
+        notes = make_sources(with_data(tmp_path, data)).notes
+        assert any("left out 2 (" in n and "1 a format that is not read" in n for n in notes)
