@@ -351,7 +351,7 @@ def test_names_in_text_files_are_labels(tmp_path: Path) -> None:
     # Notes to people that belong to no image are no samples.
     tar(tmp_path / "s.tar", [("Ann/1.png", picture(1)), ("README.txt", b"one\ntwo")])
     source = ShardSource(tmp_path / "s.tar")
-    assert (source.identities, source.without_image) == (["Ann"], 0)
+    assert (source.identities, source.skipped) == (["Ann"], [])
 
 
 @pytest.mark.parametrize(("at", "value"), [(8, 1), (10, 99), (10, 1)])
