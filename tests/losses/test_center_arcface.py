@@ -171,19 +171,6 @@ def test_autocast_and_half_precision_embeddings(options: dict, dtype: torch.dtyp
     assert all(g is not None and g.isfinite().all() for g in gradients)
 
 
-@pytest.mark.parametrize("options", VARIANTS, ids=str)
-def test_compiles(options: dict) -> None:
-    x, y = batch()
-    criterion = CenterArcFaceLoss(C, D, **options)
-    twin = copy.deepcopy(criterion)
-    expected = twin(x, y)
-    out = torch.compile(criterion, backend="aot_eager", fullgraph=True)(x, y)
-    torch.testing.assert_close(out, expected)
-    torch.testing.assert_close(criterion.centers, twin.centers)
-    ours = torch.autograd.grad(sum(out), x)
-    torch.testing.assert_close(ours, torch.autograd.grad(sum(expected), x))
-
-
 def test_metrics_come_with_the_forward_pass() -> None:
     x, y = batch()
     y[0] = -100

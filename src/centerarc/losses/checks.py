@@ -89,14 +89,31 @@ def classes_held(shards: "ClassShards | None", num_classes: int) -> int:
     return shards.stop - shards.start
 
 
-def check_values(features: Tensor, labels: Tensor, num_classes: int, ignore_index: int) -> None:
-    """Raises for labels out of range or features that are not finite, on the CPU.
+@torch.library.custom_op("centerarc::checked_labels", mutates_args=())
+def _checked_labels(
+    features: Tensor, labels: Tensor, num_classes: int, ignore_index: int
+) -> Tensor:
+    """`check_values` as part of a compiled graph, which would leave out what it has no use for."""
+    check_values(features, labels, num_classes, ignore_index)
+    return labels.clone()
+
+
+@_checked_labels.register_fake
+def _(features: Tensor, labels: Tensor, *_: int) -> Tensor:
+    return torch.empty_like(labels)
+
+
+def check_values(features: Tensor, labels: Tensor, num_classes: int, ignore_index: int) -> Tensor:
+    """The labels; raises if one is out of range or features are not finite, on the CPU.
 
     Reading a value back from an accelerator would stall it. There a bad row makes the loss NaN, and
     the modules report it a few batches later by `DeferredChecks`.
     """
-    if features.device.type != "cpu" or torch.compiler.is_compiling():
-        return
+    if features.device.type != "cpu":
+        return labels
+    if torch.compiler.is_compiling():
+        checked: Tensor = _checked_labels(features.detach(), labels, num_classes, ignore_index)
+        return checked
     kept = labels != ignore_index
     outside = kept & ((labels < 0) | (labels >= num_classes))
     if bool(outside.any()):
@@ -111,6 +128,7 @@ def check_values(features: Tensor, labels: Tensor, num_classes: int, ignore_inde
         if bool(wrong.any()):
             row = int(wrong.nonzero()[0])
             raise ValueError(f"features must be finite, got NaN or infinity at row {row}")
+    return labels
 
 
 class Batch(NamedTuple):
@@ -140,7 +158,7 @@ def place_batch(
     if not features.is_floating_point():
         raise ValueError(f"features must be floating point, got {features.dtype}")
     labels = as_labels(labels, features)
-    check_values(features, labels, classes, ignore_index)
+    labels = check_values(features, labels, classes, ignore_index)
     # An ignored row becomes a zero vector, so that not even a NaN in it reaches a gradient.
     known = (labels != ignore_index) & (labels >= 0) & (labels < classes)
     features = features.to(wide_dtype(features, rows)).where(known.unsqueeze(1), 0.0)

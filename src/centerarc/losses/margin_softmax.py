@@ -30,7 +30,7 @@ from centerarc.losses.head.class_pass import (
     sample_classes,
     settings_of,
 )
-from centerarc.losses.head.products import unit
+from centerarc.losses.head.products import product, unit
 from centerarc.losses.head.prototype_sgd import has_fused_step
 from centerarc.losses.margins import ArcFace, Margin, Target, target_angle
 
@@ -226,7 +226,7 @@ def margin_softmax_terms(
         losses = losses * share
         if found.mean is not None:
             total = torch.logaddexp(found.logsumexp, logit)
-            flat = s * (unit(features) @ found.mean)
+            flat = s * product(unit(features), found.mean.unsqueeze(0)).squeeze(1)
             flat = flat if shards is None else shards.sum(flat)
             flat = flat + share * (logit - s * target.cos)
             mass = classes if weight is None else weight.to(dtype).sum()
@@ -439,7 +439,8 @@ class MarginSoftmaxLoss(nn.Module):
         """
         dtype = torch.promote_types(features.dtype, self.prototypes.dtype)
         with torch.autocast(features.device.type, enabled=False):
-            cosines = unit(features.to(dtype)) @ unit(self.prototypes.to(dtype)).flatten(0, -2).T
+            rows = unit(self.prototypes.to(dtype)).flatten(0, -2)
+            cosines = product(unit(features.to(dtype)), rows)
             if self.sub_centers > 1:
                 cosines = cosines.view(len(features), -1, self.sub_centers).amax(dim=2)
             return self.s * cosines

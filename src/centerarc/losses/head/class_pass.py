@@ -7,7 +7,7 @@ from torch import Tensor
 
 from centerarc.losses.checks import as_labels, check_positive, is_number, wide_dtype
 from centerarc.losses.head.chunked import Chunked, ChunkedPass, logsumexp_operator
-from centerarc.losses.head.products import inverse_norm, own_rows, reduced_products, unit
+from centerarc.losses.head.products import inverse_norm, own_rows, product, reduced_products, unit
 from centerarc.losses.head.prototype_sgd import has_fused_step
 
 Implementation = Literal["auto", "reference", "chunked", "triton"] | Chunked
@@ -135,7 +135,7 @@ def _reference(
     classes = torch.arange(weight.shape[0], device=labels.device)
     if sample is not None:
         weight, classes = weight[sample], classes[sample]
-    cosines = unit(features) @ unit(weight.to(features.dtype)).flatten(0, -2).T
+    cosines = product(unit(features), unit(weight.to(features.dtype)).flatten(0, -2))
     if weight.dim() == 3:
         cosines = cosines.view(len(features), *weight.shape[:2]).max(dim=2).values
     if len(classes) == 0:
@@ -154,7 +154,8 @@ def _reference(
 def _mean(features: Tensor, weight: Tensor, mean_weight: Tensor | None) -> Tensor:
     rows = weight.to(features.dtype)
     factors = inverse_norm(rows)
-    return (factors if mean_weight is None else factors * mean_weight) @ rows
+    factors = factors if mean_weight is None else factors * mean_weight
+    return product(factors.unsqueeze(0), rows.T).squeeze(0)
 
 
 def negative_logsumexp(

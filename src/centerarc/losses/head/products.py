@@ -10,9 +10,13 @@ have no bfloat16 product with float32 logits, and bfloat16 logits are off by up 
 import contextlib
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
+
+# Asked once: the question would break a compiled graph.
+_CPU_HAS_BFLOAT16 = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 # Shorter vectors have no direction: one over their length, times exp(64), would leave float32.
 SMALLEST_NORM = 1e-10
@@ -34,6 +38,69 @@ def unit(vectors: Tensor) -> Tensor:
     return vectors * inverse_norm(vectors).unsqueeze(-1)
 
 
+class _Product(torch.autograd.Function):
+    """a b', whose gradients keep the operands' dtype also where autocast is on."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor) -> Tensor:
+        return a @ b.T
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        a, b = ctx.saved_tensors
+        (gradient,) = gradients
+        with torch.autocast(gradient.device.type, enabled=False):
+            to_a = gradient @ b if ctx.needs_input_grad[0] else None
+            to_b = gradient.T @ a if ctx.needs_input_grad[1] else None
+        return to_a, to_b
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a b', (N, M) of (N, D) and (M, D); for a region without autocast.
+
+    A graph of torch.compile makes the gradients in the state in which the criterion was called, and
+    so does a `backward()` inside autocast: those of `a @ b.T` would be of half precision there.
+    """
+    return _Product.apply(a, b)  # type: ignore[no-untyped-call, no-any-return]
+
+
+@torch.library.custom_op("centerarc::take_rows", mutates_args=())
+def _take_rows(weight: Tensor, places: Tensor) -> Tensor:
+    """(N, D) rows of (R, D) as they are now.
+
+    A compiled graph makes simple operations again in its backward pass instead of saving their
+    results, and would then read centers that its forward pass has moved; an operator it cannot see
+    into is saved.
+    """
+    return weight[places]
+
+
+@_take_rows.register_fake
+def _(weight: Tensor, places: Tensor) -> Tensor:
+    return weight.new_empty(places.shape[0], weight.shape[1])
+
+
+def _save_places(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    weight, places = inputs
+    ctx.rows = weight.shape[0]
+    ctx.save_for_backward(places)
+
+
+def _rows_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    (places,) = ctx.saved_tensors
+    nothing = gradient.new_zeros(ctx.rows, gradient.shape[1])
+    return nothing.index_put((places,), gradient, accumulate=True), None
+
+
+_take_rows.register_autograd(_rows_gradient, setup_context=_save_places)
+
+
 def own_rows(features: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """(N, D) prototype of each label, its nearest sub-center, and its (N,) place among C K rows.
 
@@ -48,7 +115,9 @@ def own_rows(features: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, 
             rows = weight[places].to(features.dtype)
             cosines = (rows @ features.unsqueeze(2)).squeeze(2) * inverse_norm(rows)
             places = places * weight.shape[1] + cosines.argmax(dim=1)
-    own = weight.flatten(0, -2)[places].to(features.dtype)
+    rows = weight.flatten(0, -2)
+    rows = _take_rows(rows, places) if torch.compiler.is_compiling() else rows[places]
+    own = rows.to(features.dtype)
     return own.where((labels >= 0).unsqueeze(1), 0.0), places
 
 
@@ -63,7 +132,7 @@ def reduced_products(device: torch.device) -> bool:
     if torch.get_autocast_dtype(kind) != torch.bfloat16:
         return False
     # Without the instructions a bfloat16 product on the CPU is many times slower than float32.
-    return kind == "cuda" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return kind == "cuda" or _CPU_HAS_BFLOAT16
 
 
 class _MediumPrecision:
