@@ -169,6 +169,40 @@ def test_a_run_of_two_processes_resumes_on_one_two_and_three(
             assert same_bits(whole / "last.safetensors", resumed / "last.safetensors")
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"loss": {"centers": "separate", "center_space": "raw", "center_weight": 0.01}},
+        {**ADAMW, "loss": {"sub_centers": 2}},
+        {"head": REPLICATED, "loss": GRADIENT},
+        {"head": {"fused": True}, "clip_norm": 0},
+    ],
+    ids=["sgd", "adamw", "replicated", "fused"],
+)
+def test_fine_tuning_on_several_processes_equals_that_on_one(
+    pool: Pool, tmp_path: Path, faces: Path, changes: dict[str, Any]
+) -> None:
+    """Prototypes that stay and that are new, a frozen epoch, then rates by layer."""
+    changes = {**CHANGES, **{name: _merged(name, value) for name, value in changes.items()}}
+    people = sorted(folder.name for folder in faces.iterdir())
+    (tmp_path / "some.txt").write_text("\n".join(people[1:]))
+    some = {"data": {"identities": tmp_path / "some.txt"}, "validation": None}
+    train(make_config(tmp_path / "before", faces, **{**changes, **some}))
+    model = {**changes["model"], "weights": str(tmp_path / "before")}
+    rates = {"backbone_lr_scale": 0.5, "layer_decay": 0.5}
+    tuned = {
+        **{**changes, "model": model, "validation": None},
+        "optimizer": {**changes["optimizer"], **rates},
+        "schedule": {"epochs": 2, "warmup_epochs": 0, "freeze_epochs": 1},
+    }
+    train(make_config(tmp_path / "one", faces, **tuned))
+    for world in (2, 3):
+        folder = tmp_path / str(world)
+        answers = pool.run(_train_on_rank, world, folder, faces, tuned, world_size=world)
+        assert answers == ["done"] * world
+        _same_run(tmp_path / "one", folder)
+
+
 def test_sampled_classes_resume_to_the_last_bit_and_need_shards(
     pool: Pool, tmp_path: Path, faces: Path
 ) -> None:

@@ -1,6 +1,6 @@
 """What every backbone has in common, and the registry of their names."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,6 +73,15 @@ class Backbone(nn.Module):
         """
         return set()
 
+    def ordered_layers(self) -> Iterator[nn.Module]:
+        """Yields the layers from the image to the embedding, each of which is one deep.
+
+        For rates that fall with the depth, see `parameter_depths`. Here, each module that the
+        backbone holds is a layer, in the order in which they were assigned; instead of a
+        `Sequential`, a `ModuleList` or a module that only wraps another one, what is in it.
+        """
+        yield from _unwrapped(self)
+
     def check_images(self, images: Tensor) -> None:
         """Raises a `ValueError` unless `images` is a float tensor `(N, 3, S, S)`."""
         expected = (3, self.image_size, self.image_size)
@@ -85,6 +94,40 @@ class Backbone(nn.Module):
             raise ValueError(
                 f"images has dtype {images.dtype}; it must be float, scaled as to_input does"
             )
+
+
+def _unwrapped(module: nn.Module) -> Iterator[nn.Module]:
+    children = list(module.children())
+    wraps = len(children) == 1 and not list(module.parameters(recurse=False))
+    if isinstance(module, Backbone | nn.Sequential | nn.ModuleList) or wraps:
+        for child in children:
+            yield from _unwrapped(child)
+    else:
+        yield module
+
+
+def parameter_depths(model: Backbone) -> dict[str, int]:
+    """Returns how deep each parameter lies: 0 at the image, the largest number at the embedding.
+
+    A norm or an activation has the depth of the layer before it. What no layer holds, such as a
+    position embedding, has depth 0.
+
+    Example:
+        >>> model = create_model("vit_t", image_size=32)
+        >>> depths = parameter_depths(model)
+        >>> depths["pos_embed"], depths["blocks.0.mlp.fc1.bias"], depths["blocks.11.norm1.weight"]
+        (0, 1, 12)
+        >>> max(depths.values())  # of 12 blocks, the patches before and two linear layers after
+        14
+    """
+    found: dict[Tensor, int] = {}
+    depth = -1
+    for layer in model.ordered_layers():
+        parameters = list(layer.parameters())
+        depth += any(parameter.ndim > 1 for parameter in parameters)
+        for parameter in parameters:
+            found.setdefault(parameter, max(depth, 0))
+    return {name: found.get(parameter, 0) for name, parameter in model.named_parameters()}
 
 
 def apply_in_full_precision(x: Tensor, *layers: nn.Module) -> Tensor:

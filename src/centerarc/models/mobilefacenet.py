@@ -7,7 +7,7 @@ and parameter names are those of the public arcface_torch checkpoints, which the
 they are twice as wide as the paper's table 1 in the early stages.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
@@ -93,6 +93,14 @@ class MobileFaceNet(Backbone):
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def ordered_layers(self) -> Iterator[nn.Module]:
+        """Yields the convolutions before and after the bottlenecks, and each bottleneck."""
+        for layer in self.layers:
+            assert isinstance(layer, _Layers)
+            stage = isinstance(layer.layers[0], _Bottleneck)
+            yield from layer.layers if stage else (layer,)
+        yield from (self.conv_sep, self.features)
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps `(N, 3, S, S)` float images, scaled to [-1, 1], to `(N, D)` raw embeddings."""

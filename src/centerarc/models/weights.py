@@ -5,6 +5,7 @@ import math
 import os
 import pickle
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,43 @@ def weights_file(path: Path) -> Path:
     if not found:
         raise ValueError(f"{str(path)!r} holds no weights: neither {' nor '.join(_IN_FOLDERS)}")
     return found[0]
+
+
+def load_start(model: Backbone, name: str | os.PathLike[str]) -> Path:
+    """Loads the weights that a training starts from: a run, any file of weights, or the Hub.
+
+    Args:
+        model: The backbone to train.
+        name: As of `load_weights`, or a public checkpoint, as of `load_pretrained`.
+
+    Returns:
+        The file.
+
+    Raises:
+        ImportError, OSError: As `load_weights`.
+        ValueError: If they are not of this backbone; says what the file holds, if it says so.
+    """
+    file = find_weights(name)
+    try:
+        load_pretrained(model, file)
+    except ValueError as error:
+        hint = ""
+        if file.suffix.lower() == ".onnx":
+            hint = "; an ONNX file cannot be trained, give the weights that it was made of"
+        elif file.is_file():
+            hint = "; the settings of the model must be those of the file"
+            with suppress(ValueError):
+                held = read_metadata(file)
+                said = ", ".join(f"{key}: {held[key]}" for key in _RECIPE if key != "metadata")
+                hint += f": {said}"
+        raise ValueError(f"{error}{hint}") from error
+    return file
+
+
+def find_weights(name: str | os.PathLike[str]) -> Path:
+    """Returns the file that a user names: itself, the best of a folder, or one of the Hub."""
+    shared = hub_model(name)
+    return weights_file(Path(name)) if shared is None else download(shared)
 
 
 def load_weights(path: str | os.PathLike[str]) -> Backbone:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
@@ -31,6 +31,8 @@ from centerarc.models.weights import read_torch_file
 
 _FORMAT = 3
 _HEAD = "head-"
+# What a criterion has of each class, by the names in its state.
+ROWS = ("arcface.prototypes", "center.centers")
 
 
 def state_path(run_dir: Path) -> Path:
@@ -165,6 +167,24 @@ def restore(
     with _explained(f"cannot resume: the state {str(folder)!r} cannot be read"):
         wanted = _wanted(reader.read_metadata().state_dict_metadata, criterion, optimizers)
         load(wanted, storage_reader=reader, no_dist=processes.world_size == 1)
+
+
+def load_rows(run_dir: Path, state: dict[str, Any]) -> dict[str, Tensor]:
+    """Reads the tensors of all classes in a state's criterion, without what optimizers keep.
+
+    Raises:
+        OSError: If it is missing or damaged.
+    """
+    reader = _Reader(_head_of(run_dir, state))
+    with _explained(f"the state {str(reader.path)!r} cannot be read"):
+        saved = reader.read_metadata().state_dict_metadata
+        rows = {
+            name: torch.empty(item.size, dtype=item.properties.dtype)
+            for name, item in saved.items()
+            if name in ROWS and isinstance(item, TensorStorageMetadata)
+        }
+        load(rows, storage_reader=reader, no_dist=True)
+    return rows
 
 
 def _head_of(run_dir: Path, state: dict[str, Any]) -> Path:

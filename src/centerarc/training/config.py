@@ -1,5 +1,6 @@
 """The configuration of a training run. Importing this module does not import torch."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -18,7 +19,12 @@ from centerarc.training.data_config import (
     Positive,
     Section,
     Seed,
+    not_empty,
 )
+
+
+def _path_or_hub(given: Any) -> Any:
+    return os.fspath(not_empty(given)) if isinstance(given, str | Path) else given
 
 
 class ModelConfig(Section):
@@ -28,6 +34,10 @@ class ModelConfig(Section):
     embedding_size: int = Field(default=512, ge=1, le=65536, description="length of the embedding")
     image_size: Positive = Field(default=112, description="side of the input image in pixels")
     options: dict[str, Any] = Field(default={}, description="further options of this backbone")
+    weights: Annotated[str, BeforeValidator(_path_or_hub)] | None = Field(
+        default=None,
+        description="what to start from: a run, .safetensors, arcface_torch's .pt, hf://owner/name",
+    )
 
 
 # What the mean over all sets is called where sets have names.
@@ -245,6 +255,18 @@ class OptimizerConfig(Section):
     )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of sgd, beta1 of adamw")
     nesterov: bool = Field(default=False, description="Nesterov's momentum (sgd only)")
+    backbone_lr_scale: float = Field(
+        default=1.0,
+        gt=0,
+        le=1000,
+        description="times lr: rate of the backbone, below 1 to fine-tune",
+    )
+    layer_decay: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="times the rate of the next layer: rate of each layer of the backbone",
+    )
 
     @model_validator(mode="after")
     def _nesterov_is_sgd(self) -> Self:
@@ -265,6 +287,9 @@ class ScheduleConfig(Section):
         default="polynomial", description="fall to 0 after warm-up"
     )
     power: float = Field(default=2.0, gt=0, description="exponent of the polynomial")
+    freeze_epochs: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="epochs in which only the head learns; the backbone stays as it is"
+    )
     max_steps: Positive | None = Field(
         default=None, description="end after this many optimizer steps; none trains all epochs"
     )
@@ -277,6 +302,10 @@ class ScheduleConfig(Section):
         if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:
             raise ValueError(
                 f"warmup_epochs is {self.warmup_epochs:g}; it must be below epochs, {self.epochs}"
+            )
+        if self.freeze_epochs >= self.epochs:
+            raise ValueError(
+                f"freeze_epochs is {self.freeze_epochs}; it must be below epochs, {self.epochs}"
             )
         return self
 

@@ -25,14 +25,14 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 
-def _not_empty(path: Any) -> Any:
+def not_empty(path: Any) -> Any:
     if path == "":
         raise ValueError("the path is empty; write . for the current folder")
     return path
 
 
 # pathlib takes an empty text for the current folder, which no one means.
-NamedPath = Annotated[Path, BeforeValidator(_not_empty)]
+NamedPath = Annotated[Path, BeforeValidator(not_empty)]
 
 
 class Section(BaseModel):

@@ -1,22 +1,39 @@
-"""The head of a run: its criterion, the weights of its classes, and what it costs a process."""
+"""The head of a run: its criterion, what it starts from, class weights, and what it costs."""
 
 import os
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from centerarc.data.loader import TrainLoader, to_input
 from centerarc.data.source import FaceSource, composed, folded
+from centerarc.data.views import read_identities
 from centerarc.distributed.process import Processes
 from centerarc.io.plugins import load_installed
+from centerarc.io.progress import Lines
 from centerarc.io.tables import CsvTable, counted
 from centerarc.losses.center_arcface import CenterArcFaceLoss
 from centerarc.losses.head.chunked import Chunked
 from centerarc.losses.head.costs import HeadCosts, head_costs
+from centerarc.losses.head.products import unit
 from centerarc.losses.head.shards import ClassShards
 from centerarc.losses.margins import Margin, create_margin, list_margins, margin_parameters
+from centerarc.models.backbone import Backbone
+from centerarc.models.weights import PEOPLE_FILE
+from centerarc.training.checkpoint import ROWS, load_rows, load_state, state_path
 from centerarc.training.config import HeadConfig, LossConfig, TrainConfig
+from centerarc.training.sources import describe_names
+
+# Images that a new person's first prototype is the mean of.
+_MEAN_OF = 20
+# People of the same names who are looked at, and how often they must be nearer to their own
+# prototype than to another: by chance half the time, with a model of any use nearly always.
+_TRIED, _ALIKE = 100, 0.75
+# How far several sub-centers of a person lie apart at first, in lengths of their mean.
+_APART = 0.1
 
 
 def make_margin(config: LossConfig) -> Margin:
@@ -171,6 +188,205 @@ def _listed_weights(path: Path, people: list[str]) -> Tensor:
             f"{counted(missing, 'person', 'people')} of the training, first {first!r}{hint}"
         )
     return weights
+
+
+@torch.no_grad()
+def start_head(
+    criterion: CenterArcFaceLoss,
+    model: Backbone,
+    source: FaceSource,
+    config: TrainConfig,
+    weights: Path,
+    processes: Processes,
+) -> str:
+    """Gives a criterion prototypes, and centers, that fit a backbone which is trained already.
+
+    People whom a run has trained on keep theirs, by name. Those of others are the mean of the
+    embeddings of 20 of their images at most. All have length 1, as they roughly have when trained
+    (the short ones of a new head would turn away in the first steps), except where the center term
+    of raw space needs the length of the embeddings.
+
+    Args:
+        criterion: Of the new run, on its device.
+        model: The backbone, likewise.
+        source: The images to train on.
+        config: The new run.
+        weights: The file that the backbone is from; if it is in the folder of a run, that has the
+            prototypes.
+        processes: The processes of the run; each does its share of the people.
+
+    Returns:
+        What was done, in a line.
+
+    Raises:
+        ValueError: If no image of a person can be read.
+
+    Source:
+        Prototypes from means: Qi et al. 2018, "Low-Shot Learning with Imprinted Weights".
+    """
+    loss, classes, world = config.loss, len(source.identities), processes.world_size
+    size = -(-classes // world)
+    first = min(classes, processes.rank * size)
+    mine = range(first, min(classes, first + size))
+    known, old, note = _known_people(weights.parent)
+    names = [composed(name) for name in source.identities]
+    kept = np.array([name in known for name in names])
+    prototypes = criterion.arcface.prototypes
+    wanted: dict[str, tuple[Tensor, bool]]
+    wanted = {ROWS[0]: (prototypes, criterion.center is None and loss.center_space == "raw")}
+    if criterion.center is not None:
+        wanted[ROWS[1]] = (criterion.center.centers, loss.center_space == "raw")
+    for name, (tensor, _) in wanted.items():
+        if kept.any() and (name not in old or old[name].shape[1:] != tensor.shape[1:]):
+            kept[:] = False
+            note = f" (those of {str(weights.parent)!r} are of another shape)"
+    if processes.is_main and not _look_alike(
+        kept, known, old, names, model, source, config, processes
+    ):
+        kept[:] = False
+        note = f" (those of the same names in {str(weights.parent)!r} are other people)"
+    kept, note = processes.gather_objects((kept, note))[0]
+    here = kept[mine.start : mine.stop]
+    new = np.flatnonzero(~here)
+    means: dict[bool, Tensor] = {}
+
+    def embed_new() -> None:
+        raw = any(is_raw for _, is_raw in wanted.values())
+        means.update(_mean_embeddings(model, source, new + first, config, processes, raw))
+
+    processes.on_all(embed_new)
+    for name, (tensor, is_raw) in wanted.items():
+        shared = world > 1 and criterion.arcface.shards is None
+        rows = tensor[mine.start : mine.stop] if shared else tensor
+        drawn = rows.clone()
+        places = torch.from_numpy(np.flatnonzero(here))
+        if len(places):
+            theirs = [known[names[first + place]] for place in places.tolist()]
+            rows[places.to(rows.device)] = old[name][theirs].to(rows)
+        at = torch.from_numpy(new).to(rows.device)
+        mean = means[is_raw].to(rows)
+        if rows.dim() == 3:
+            length = mean.norm(dim=1)[:, None, None]
+            mean = mean.unsqueeze(1) + _APART * length * unit(drawn[at])
+        rows[at] = mean
+        if not is_raw:
+            rows.copy_(unit(rows))
+        rows.copy_(torch.where(rows.norm(dim=-1, keepdim=True) > 0, rows, drawn))
+        if shared:
+            tensor[: mine.start].zero_()
+            tensor[mine.stop :].zero_()
+            processes.sum(tensor.data)
+    return (
+        f"prototypes: {counted(int(kept.sum()), 'person', 'people')} as before, by name{note}; "
+        f"{counted(int((~kept).sum()), 'person', 'people')} from the mean of their embeddings"
+    )
+
+
+def _known_people(run_dir: Path) -> tuple[dict[str, int], dict[str, Tensor], str]:
+    """The places and the rows of the people that a run was trained on; and why there are none."""
+    if not state_path(run_dir).exists():
+        return {}, {}, ""
+    try:
+        state = load_state(run_dir)
+        names = read_identities(run_dir / PEOPLE_FILE)
+        if describe_names(names) != state["identity"]["names"]:
+            raise ValueError(
+                f"{str(run_dir / PEOPLE_FILE)!r} does not name the people of the state"
+            )
+        rows = load_rows(run_dir, state)
+    except (ValueError, OSError) as error:
+        return {}, {}, f" ({error})"
+    return {composed(name): place for place, name in enumerate(names)}, rows, ""
+
+
+def _look_alike(
+    kept: npt.NDArray[np.bool_],
+    known: dict[str, int],
+    old: dict[str, Tensor],
+    names: list[str],
+    model: Backbone,
+    source: FaceSource,
+    config: TrainConfig,
+    processes: Processes,
+) -> bool:
+    """Whether people are nearer to the prototype of their name than to others', for a sample.
+
+    Many sets number their people: a name alone does not say that it is the same person.
+    """
+    people = np.flatnonzero(kept)[:: max(1, int(kept.sum()) // _TRIED)][:_TRIED]
+    if len(people) < 2:
+        return True
+    means = _mean_embeddings(model, source, people, config, processes, False)[False].cpu()
+    rows = old[ROWS[0]][[known[names[person]] for person in people.tolist()]]
+    rows = unit(rows.float()).reshape(len(people), -1, means.shape[1])
+    cosines = torch.einsum("pd,qkd->pqk", unit(means), rows).amax(dim=2)
+    nearer = (cosines.diagonal()[:, None] > cosines).float().sum() / (cosines.numel() - len(people))
+    return float(nearer) > _ALIKE
+
+
+class _FirstImages:
+    """The first images of each of some people, as a sampler."""
+
+    note = ""
+    batch_size = None
+
+    def __init__(self, source: FaceSource, people: npt.NDArray[np.int64]) -> None:
+        labels = np.asarray(source.labels)
+        order = np.argsort(labels, kind="stable")
+        ranked = labels[order]
+        number = np.arange(len(order)) - np.searchsorted(ranked, ranked)
+        self._indices = order[(number < _MEAN_OF) & np.isin(ranked, people)].astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def order(self, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+        return self._indices
+
+
+def _mean_embeddings(
+    model: Backbone,
+    source: FaceSource,
+    people: npt.NDArray[np.int64],
+    config: TrainConfig,
+    processes: Processes,
+    raw: bool,
+) -> dict[bool, Tensor]:
+    """(P, D) means of the people's unit embeddings (False) and, if wanted, raw ones (True)."""
+    device = processes.device
+    kinds = (False, True) if raw else (False,)
+    sums = {k: torch.zeros(len(people), model.embedding_size, device=device) for k in kinds}
+    counts = torch.zeros(len(people), 1, device=device)
+    sampler = _FirstImages(source, people)
+    if len(sampler):
+        places = torch.zeros(len(source.identities), dtype=torch.int64)
+        places[torch.from_numpy(people)] = torch.arange(len(people))
+        loader = TrainLoader(
+            source,
+            batch_size=max(1, config.batch_size // processes.world_size),
+            augmentation=None,
+            seed=config.seed,
+            sampler=sampler,
+            workers=config.workers,
+            drop_last=False,
+        )
+        tell = Lines("embedding new people", "images") if processes.is_main else None
+        done, training = 0, model.training
+        model.eval()
+        try:
+            for images, labels in loader:
+                embeddings = model(to_input(images.to(device))).float()
+                at = places[labels].to(device)
+                counts.index_add_(0, at, torch.ones(len(at), 1, device=device))
+                for kind, total in sums.items():
+                    total.index_add_(0, at, embeddings if kind else unit(embeddings))
+                done += len(labels)
+                if tell is not None:
+                    tell(done, len(sampler))
+        finally:
+            model.train(training)
+            loader.close()
+    return {kind: total / counts.clamp(min=1) for kind, total in sums.items()}
 
 
 def costs(config: TrainConfig, num_classes: int, processes: Processes) -> HeadCosts:

@@ -5,6 +5,7 @@ import itertools
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from centerarc.distributed.process import Processes, init_from_env
 from centerarc.io.parallel import StopRequest, explain_dead_workers
 from centerarc.losses.center_arcface import CenterArcFaceLoss
 from centerarc.models.backbone import create_model
-from centerarc.models.weights import save_weights
+from centerarc.models.weights import load_start, save_weights
 from centerarc.training import rundir
 from centerarc.training.averaging import WeightAverage
 from centerarc.training.callbacks import Callback, Callbacks
@@ -30,9 +31,10 @@ from centerarc.training.head import (
     make_criterion,
     make_margin,
     make_shards,
+    start_head,
 )
 from centerarc.training.logging import Display, Meter, MetricsLog, require_tensorboard
-from centerarc.training.optimizer import lr_factor, make_optimizers
+from centerarc.training.optimizer import lr_factor, make_optimizers, set_rate
 from centerarc.training.rundir import RunResult
 from centerarc.training.sources import describe, make_sampler, make_sources
 from centerarc.training.step import (
@@ -149,6 +151,13 @@ class Trainer:
             generator=generator,
             **config.model.options,
         )
+        start: list[Path] = []
+        if config.model.weights is not None and not resume:
+            name = config.model.weights
+            try:
+                processes.on_all(lambda: start.append(load_start(model, name)))
+            except ValueError as error:
+                raise ValueError(f"model.weights: {error}") from error
         check_parts(model, config.batch_size, config.accumulate, processes.world_size)
         sources = make_sources(config, quiet=not processes.is_main)
         source, self.validation = sources.train, sources.validation
@@ -191,6 +200,11 @@ class Trainer:
         self.optimizers = make_optimizers(
             self.model, self.criterion, config.optimizer, fused=config.head.fused
         )
+        if start:
+            self.notes.append(f"weights: {start[0]}")
+            self.notes.append(
+                start_head(self.criterion, self.model, source, config, start[0], processes)
+            )
         decay = config.ema_decay
         self.average = WeightAverage(self.model, self.optimizers[0], decay) if decay else None
         self.judged = self.model if self.average is None else self.average.module
@@ -319,6 +333,7 @@ class Trainer:
         """Trains to the end of an epoch, or returns True where a callback asked to stop."""
         config, callbacks = self.config, self.callbacks
         # A state saved after an epoch's last step but before its validation has nothing left.
+        self.train_step.freeze(epoch < config.schedule.freeze_epochs)
         self.loader.set_epoch(epoch, start_batch=self.step - epoch * self.steps_per_epoch)
         self.meter.start_clock()
         batches = itertools.islice(self.loader, self.total_steps - self.step)
@@ -326,8 +341,7 @@ class Trainer:
             first = next(batches, None)
         for images, labels in itertools.chain([] if first is None else [first], batches):
             lr = self._lr(self.step)
-            for group in (group for each in self.optimizers for group in each.param_groups):
-                group["lr"] = lr
+            set_rate(self.optimizers, lr)
             seed_step(config.seed, self.processes.rank, self.step)
             try:
                 report = self.train_step(images, labels, stop=stop.requested or callbacks.stopping)

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Container, Iterable
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from centerarc.losses.center_arcface import CenterArcFaceLoss
 from centerarc.losses.head.prototype_sgd import PrototypeSGD
-from centerarc.models.backbone import Backbone
+from centerarc.models.backbone import Backbone, parameter_depths
 from centerarc.training.config import OptimizerConfig, ScheduleConfig
 
 
@@ -21,7 +22,8 @@ def make_optimizers(
     decay would pull a PReLU towards a ReLU and a norm's gain towards 0. Nor is what the backbone's
     `no_weight_decay` names: a transformer's position embedding and tokens. The prototypes are a
     group of their own: only their direction counts for the loss, so decay acts on them as a raise
-    of the learning rate, and the best amount differs from the backbone's.
+    of the learning rate, and the best amount differs from the backbone's. With `layer_decay` the
+    first two are several, one for each layer of the backbone.
 
     Args:
         model: The backbone.
@@ -30,17 +32,18 @@ def make_optimizers(
             own: the same rule, but it needs no array of their size for a step, and leaves those
             alone that took no part in it.
         fused: Step the prototypes in their backward pass; sgd only.
+
+    Raises:
+        ValueError: If `layer_decay` is below 1 and the backbone has a single layer.
     """
-    spared = model.no_weight_decay() if isinstance(model, Backbone) else ()
-    decayed, plain = _split(model.named_parameters(), spared)
     head, head_plain = _split(criterion.named_parameters())
     prototypes = [criterion.arcface.prototypes] if config.name == "sgd" else []
     rest = [parameter for parameter in head if not any(parameter is p for p in prototypes)]
     head_decay = config.weight_decay * config.head_decay
     groups = [
-        {"name": "backbone", "params": decayed, "weight_decay": config.weight_decay},
-        {"name": "no_decay", "params": plain + head_plain, "weight_decay": 0.0},
+        *_backbone_groups(model, config),
         {"name": "head", "params": rest, "weight_decay": head_decay},
+        {"name": "no_decay", "params": head_plain, "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     if config.name == "adamw":
@@ -51,6 +54,38 @@ def make_optimizers(
         SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov),
         PrototypeSGD([own], lr=lr, momentum=momentum, nesterov=nesterov, fused=fused),
     ]
+
+
+def _backbone_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
+    """Groups by rate: `lr_scale` is `backbone_lr_scale layer_decay^(layers after it)`."""
+    spared = model.no_weight_decay() if isinstance(model, Backbone) else ()
+    depths: dict[str, int] = {}
+    if config.layer_decay < 1 and isinstance(model, Backbone):
+        depths = parameter_depths(model)
+    last = max(depths.values(), default=0)
+    if config.layer_decay < 1 and last == 0:
+        raise ValueError(
+            f"optimizer.layer_decay is {config.layer_decay:g}, but the backbone is a single layer; "
+            "let its ordered_layers() yield several, or use optimizer.backbone_lr_scale"
+        )
+    groups: list[dict[str, Any]] = []
+    for depth in range(last + 1):
+        scale = config.backbone_lr_scale * config.layer_decay ** (last - depth)
+        named = [(n, p) for n, p in model.named_parameters() if depths.get(n, 0) == depth]
+        for name, parameters, decay in zip(
+            ("backbone", "no_decay"), _split(named, spared), (config.weight_decay, 0.0), strict=True
+        ):
+            groups.append(
+                {"name": name, "params": parameters, "weight_decay": decay, "lr_scale": scale}
+            )
+    return groups
+
+
+def set_rate(optimizers: Iterable[Optimizer], lr: float) -> None:
+    """Sets the learning rate of all groups, each times its `lr_scale`."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 def _split(

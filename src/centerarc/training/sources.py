@@ -264,10 +264,14 @@ def make_sampler(config: TrainConfig, source: FaceSource) -> Sampler:
 
 def describe(source: FaceSource) -> dict[str, int | str]:
     """What must be the same when a run is resumed: how many people and images, and who."""
-    names = "\n".join(source.identities)
     return {
         "identities": len(source.identities),
         "images": len(source),
-        "names": hashlib.sha256(os.fsencode(names)).hexdigest(),
+        "names": describe_names(source.identities),
         "labels": hashlib.sha256(np.ascontiguousarray(source.labels).tobytes()).hexdigest(),
     }
+
+
+def describe_names(names: Sequence[str]) -> str:
+    """Returns a digest of the names of people, in their order."""
+    return hashlib.sha256(os.fsencode("\n".join(names))).hexdigest()

@@ -18,6 +18,7 @@ from centerarc.data.loader import to_input
 from centerarc.distributed.batchnorm import convert_batchnorm
 from centerarc.distributed.process import Processes
 from centerarc.losses.center_arcface import CenterArcFaceLoss
+from centerarc.losses.head.prototype_sgd import PrototypeSGD
 from centerarc.training.config import LossConfig
 
 
@@ -235,6 +236,7 @@ class TrainStep:
         self.accumulate = accumulate
         self.clip_norm = clip_norm
         self.sharded = criterion.arcface.shards is not None
+        self.frozen = False
         self._seen = False  # whether a first backward pass was looked at
         self._updates_centers = weights.centers == "separate" and weights.center_update == "paper"
 
@@ -265,7 +267,7 @@ class TrainStep:
             if isinstance(self.model, DistributedDataParallel):
                 self.model.require_backward_grad_sync = last
             with self.precision.autocast():
-                embedding = self.model(to_input(part))
+                embedding = self._embed(to_input(part))
                 # Elsewhere that would wait for the device; the loss is looked at later.
                 if embedding.device.type == "cpu" and not bool(embedding.detach().isfinite().all()):
                     raise Diverged("the embeddings are not finite")
@@ -280,7 +282,7 @@ class TrainStep:
             sums[:4] += torch.stack([value.to(sums.dtype) for value in values])
             if self._updates_centers:
                 features.append(embedding.detach())
-        if not self._seen:
+        if not (self._seen or self.frozen):
             self._check_gradients()
         separation = self._separate(labels)
         if not self.sharded:
@@ -295,6 +297,23 @@ class TrainStep:
         sums = self.processes.sum(sums)
         sums[4], sums[5] = count, mass
         return StepReport(sums, separation, grad_norm)
+
+    def freeze(self, frozen: bool) -> None:
+        """Keeps the backbone as it is from now on, in eval mode, or lets it learn again."""
+        if frozen != self.frozen:
+            self.model.train(not frozen)
+            self.frozen = frozen
+
+    def _embed(self, images: Tensor) -> Tensor:
+        if not self.frozen:
+            output: Tensor = self.model(images)
+            return output
+        # DistributedDataParallel would wait for gradients.
+        ddp = isinstance(self.model, DistributedDataParallel)
+        model: nn.Module = self.model.module if ddp else self.model  # type: ignore[assignment]
+        with torch.no_grad():
+            frozen: Tensor = model(images)
+        return frozen
 
     def _check_gradients(self) -> None:
         """Refuses what DistributedDataParallel cannot train, after the first backward pass."""
@@ -341,11 +360,13 @@ class TrainStep:
     def _update(self) -> Tensor | None:
         scaler = self.precision.scaler
         grad_norm = None
+        # One without any gradient, as where only the backbone is in it and frozen, is left out.
+        optimizers = [one for one in self.optimizers if not self.frozen or _has_gradient(one)]
         if self.clip_norm > 0:
-            for optimizer in self.optimizers:
+            for optimizer in optimizers:
                 scaler.unscale_(optimizer)
             grad_norm = self._clip()
-        for optimizer in self.optimizers:
+        for optimizer in optimizers:
             scaler.step(optimizer)
         scaler.update()
         for optimizer in self.optimizers:
@@ -365,6 +386,12 @@ class TrainStep:
         factor = (self.clip_norm / (grad_norm + 1e-6)).clamp(max=1.0)
         torch._foreach_mul_([*shared, *own], factor)
         return grad_norm
+
+
+def _has_gradient(optimizer: Optimizer) -> bool:
+    if isinstance(optimizer, PrototypeSGD):
+        return True  # a fused step keeps none
+    return any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
 
 
 def _gradients(module: nn.Module) -> list[Tensor]:
