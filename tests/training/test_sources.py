@@ -196,15 +196,84 @@ def test_an_epoch_is_not_lost_when_its_validation_fails(
         assert same_bits(whole.run_dir / name, config.run_dir / name)
 
 
-def test_a_fraction_that_holds_out_one_person_is_refused_by_name(
-    tmp_path: Path, faces: Path
+def held_out(run_dir: Path, root: Path, identities: float) -> tuple[list[str], list[str]]:
+    """Whom a run holds out and what it says."""
+    config = make_config(run_dir, root, validation={"identities": identities})
+    sources = make_sources(config)
+    if sources.validation is None:
+        return [], sources.notes
+    (pairs,) = sources.validation.sets
+    assert pairs.same.any()
+    assert not pairs.same.all()
+    people = list(pairs.source.identities)
+    assert set(people).isdisjoint(sources.train.identities)
+    assert len(sources.train.identities) >= 2
+    return people, sources.notes
+
+
+def test_two_people_with_several_images_are_held_out_at_least(tmp_path: Path) -> None:
+    root = write_faces(tmp_path / "faces", people=12, images=2)
+    for number in range(9):
+        (root / f"P{number:02d}" / f"P{number:02d}_0001.png").unlink()
+    people, _ = held_out(tmp_path / "run", root, 0.01)
+    assert len(people) == 2
+    assert set(people) <= {"P09", "P10", "P11"}  # the others have an image each, and make no pair
+    people, _ = held_out(tmp_path / "run", root, 5)
+    assert len(people) == 5
+    assert {"P09", "P10", "P11"} <= set(people)
+
+
+@pytest.mark.parametrize(("people", "images"), [(2, 2), (3, 2), (4, 1), (9, 1)])
+def test_too_few_people_to_hold_out_are_trained_on_alone(
+    tmp_path: Path, people: int, images: int
 ) -> None:
-    config = make_config(tmp_path / "run", faces, validation={"identities": 0.01})
-    said = (
-        r"validation.identities is 0.01, which holds out 1 of \d.*; .* --validation.identities 2,"
-    )
-    with pytest.raises(ValueError, match=said):
-        make_sources(config)
+    root = write_faces(tmp_path / "faces", people=people, images=images)
+    assert held_out(tmp_path / "run", root, 0.5)[0] == []
+    (note,) = held_out(tmp_path / "run", root, 0.5)[1]
+    assert note.startswith("no validation: it takes ")
+    with pytest.raises(ValueError, match=r"validation\.identities is 2, .*; --validation none"):
+        held_out(tmp_path / "run", root, 2)
+
+
+def test_messages_about_few_people_have_a_value_that_works(tmp_path: Path) -> None:
+    root = write_faces(tmp_path / "faces", people=7, images=3)
+
+    def run(**changes: Any) -> int:
+        return len(make_sources(make_config(tmp_path / "run", root, **changes)).train.identities)
+
+    for wanted in (6, 0.9):
+        with pytest.raises(ValueError, match=r"identities is .* at most [\d.]+$") as found:
+            run(validation={"identities": wanted})
+        value = float(str(found.value).rsplit(" ", 1)[1])
+        assert run(validation={"identities": value}) == 2
+    (root / "P00" / "P00_0001.png").unlink()
+    for person in range(2, 7):
+        for number in (1, 2):
+            (root / f"P{person:02d}" / f"P{person:02d}_000{number}.png").unlink()
+    for wanted in (9, 3):
+        with pytest.raises(ValueError, match=rf"data\.min_images is {wanted}, .* at most 2$"):
+            run(data={"source": "folder", "root": root, "min_images": wanted})
+    pairs = tmp_path / "pairs.txt"
+    three = [("P00", "P01", "P02"), ("P03", "P04", "P05"), ("P06", "P06", "P01")]
+    lines = [f"{a} 1 2\n{b} 1 {c} 1\n" for a, b, c in three]
+    pairs.write_text("3 1\n" + "".join(lines))
+    data = {"source": "folder", "root": root, "exclude_pairs": pairs}
+    with pytest.raises(ValueError, match=r"must have 2: .*; --data\.exclude_folds 3 leaves 5 "):
+        run(data=data)
+    assert run(data={**data, "exclude_folds": [3]}) == 5
+
+
+def test_few_images_fill_a_batch_several_times(tmp_path: Path) -> None:
+    root = write_faces(tmp_path / "faces", people=3, images=3)
+    config = make_config(tmp_path / "run", root, batch_size=32, schedule={"epochs": 2})
+    sampler = make_sampler(config, make_sources(config).train)
+    assert "9 images, fewer than a batch of 32, which shows each up to 4 times" in sampler.note
+    for epoch in range(2):
+        shown = np.bincount(sampler.order(0, epoch), minlength=9)
+        assert shown.sum() == 32
+        assert set(shown) == {3, 4}
+    assert not np.array_equal(sampler.order(0, 0), sampler.order(0, 1))
+    assert train(config).summary["steps"] == 2
 
 
 @pytest.mark.parametrize(

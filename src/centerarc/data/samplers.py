@@ -74,7 +74,8 @@ class Shuffled:
             self._batches = self._size // distinct
             if self._batches < 1:
                 raise ValueError(
-                    f"an epoch has {self._size} images, too few for one batch of {distinct}"
+                    f"an epoch has {self._size} images, too few for one batch of {distinct} in "
+                    f"which people are distinct; batch_size must be at most {self._size}"
                 )
             counts = np.bincount(self._labels, weights=weights)
             crowded = int((counts > self._batches).sum())
@@ -189,6 +190,35 @@ class InBlocks:
         return np.concatenate(parts)
 
 
+class Repeated:
+    """One whole batch an epoch from fewer images than that: several epochs of another sampler.
+
+    Where those have n images and a batch N, each image comes N / n times, rounded up or down.
+
+    Args:
+        sampler: The order of the images.
+        batch_size: N, of all processes together.
+    """
+
+    def __init__(self, sampler: Sampler, batch_size: int) -> None:
+        self._sampler = sampler
+        self._turns = -(-batch_size // len(sampler))
+        self.batch_size: int | None = batch_size
+        self.note = (
+            f"an epoch has {len(sampler)} images, fewer than a batch of {batch_size}, which shows "
+            f"each up to {self._turns} times, changed otherwise each time, so an epoch is one step"
+        )
+
+    def __len__(self) -> int:
+        assert self.batch_size is not None
+        return self.batch_size
+
+    def order(self, seed: int, epoch: int) -> Indices:
+        """Returns the epoch's image numbers; see `Sampler`."""
+        turns = range(epoch * self._turns, (epoch + 1) * self._turns)
+        return np.concatenate([self._sampler.order(seed, turn) for turn in turns])[: len(self)]
+
+
 class IdentityBatches:
     """P identities with K images each in every batch, as metric learning has it.
 
@@ -217,7 +247,8 @@ class IdentityBatches:
         if self._people > len(source.identities):
             raise ValueError(
                 f"a batch of {batch_size} with images_per_identity {images_per_identity} needs "
-                f"{self._people} identities, but the source has {len(source.identities)}"
+                f"{self._people} identities, but the source has {len(source.identities)}; "
+                f"batch_size must be at most {len(source.identities) * images_per_identity}"
             )
         self._batches = max(len(source) // batch_size, 1)
         few = int((self._turns.counts < images_per_identity).sum())

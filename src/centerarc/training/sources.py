@@ -14,6 +14,7 @@ from centerarc.data.samplers import (
     Balanced,
     IdentityBatches,
     InBlocks,
+    Repeated,
     Sampler,
     Shuffled,
     image_weights,
@@ -40,8 +41,14 @@ from centerarc.data.views import (
 from centerarc.evaluation.files.pair_set import read_named_pairs
 from centerarc.io.progress import Lines
 from centerarc.io.tables import counted
-from centerarc.training.config import TrainConfig
-from centerarc.training.data_config import COMMON_FIELDS, MixedFields, OwnFields, Section
+from centerarc.training.config import TrainConfig, ValidationConfig
+from centerarc.training.data_config import (
+    COMMON_FIELDS,
+    DataFields,
+    MixedFields,
+    OwnFields,
+    Section,
+)
 from centerarc.training.validation import Validation, ValidationPairs, drawn_pairs, listed_pairs
 
 
@@ -86,23 +93,11 @@ def make_sources(config: TrainConfig, *, quiet: bool = False) -> RunSources:
             excluded |= everyone
     train = _open(config, excluded, notes, quiet)
     if validation is not None and validation.identities is not None:
-        people = len(train.identities)
-        wanted = float(validation.identities)
-        fraction = wanted if wanted < 1 else wanted / people
-        if fraction >= 1:
-            raise ValueError(
-                f"validation.identities is {validation.identities:g}, but there are {people} people"
-            )
-        names, others = split_identities(train.identities, fraction, config.seed)
-        if len(others) < 2:
-            raise ValueError(
-                f"validation.identities is {validation.identities:g}, which holds out "
-                f"{len(others)} of {people} people; pairs need at least 2: give "
-                "--validation.identities 2, or none to hold out no one"
-            )
-        train, held_out = subset(train, names), subset(train, others)
-        sets.insert(0, drawn_pairs(held_out, validation, config.seed, notes))
-    _check_people(train.identities)
+        others = _held_out(train, validation, config.seed, notes)
+        if others:
+            names = sorted(set(train.identities).difference(others))
+            train, held_out = subset(train, names), subset(train, others)
+            sets.insert(0, drawn_pairs(held_out, validation, config.seed, notes))
     if twice := spelled_twice(train.identities):
         first, other = map(repr, twice[0])
         notes.append(
@@ -111,8 +106,46 @@ def make_sources(config: TrainConfig, *, quiet: bool = False) -> RunSources:
         )
     if config.data.cache_gb:
         train = CachedSource(train, limit_bytes=int(config.data.cache_gb * 1e9))
-    judges = None if validation is None else Validation(sets, validation)
+    judges = Validation(sets, validation) if validation is not None and sets else None
     return RunSources(train, judges, notes)
+
+
+def _held_out(
+    source: FaceSource, validation: ValidationConfig, seed: int, notes: list[str]
+) -> list[str]:
+    """Chooses whom to hold out, 2 at least, of those with several images; no one if too few are.
+
+    A fraction is what a recipe says before the people are known. Where they are too few for it,
+    the run has no validation, and a note says so. A number of people is meant as it is.
+    """
+    assert validation.identities is not None
+    wanted = float(validation.identities)
+    counts = np.bincount(source.labels, minlength=len(source.identities))
+    several = [name for name, n in zip(source.identities, counts, strict=True) if n > 1]
+    people = len(source.identities)
+    number = max(round(wanted * people), 2) if wanted < 1 else int(wanted)
+    setting = f"validation.identities is {validation.identities:g}"
+    if not several or people < 4:
+        why = (
+            f"it takes 2 people to hold out and 2 to train on, and there are {people}"
+            if several
+            else f"it takes someone with two images, and none of {people} people has"
+        )
+        if wanted < 1 and not validation.sets:
+            notes.append(f"no validation: {why}; the last weights are those to use")
+            return []
+        raise ValueError(f"{setting}, but {why}; --validation none trains without")
+    if number > people - 2:
+        most = people - 2 if wanted >= 1 else 1 - 2 / people
+        raise ValueError(
+            f"{setting}, but there are {people} people, 2 of whom must be left to train on; it "
+            f"must be at most {most:.3g}"
+        )
+    if number < len(several):
+        return split_identities(several, number / len(several), seed)[1]
+    single = sorted(set(source.identities).difference(several))
+    order = np.random.default_rng(seed).permutation(len(single))
+    return sorted([*several, *(single[i] for i in order[: number - len(several)])])
 
 
 def _open(config: TrainConfig, excluded: set[str], notes: list[str], quiet: bool) -> FaceSource:
@@ -152,18 +185,56 @@ def _open(config: TrainConfig, excluded: set[str], notes: list[str], quiet: bool
     left_out = set(namesakes(people, excluded))
     names = [name for name in people if name not in left_out]
     if excluded:
+        few = len(names) < len(left_out)
+        advice = _fewer_folds(data, people) if few else ""
+        _check_people(
+            names,
+            f"the pairs name {len(left_out):,} of {len(people):,}"
+            + (advice or "; list pairs of fewer people, or add images of people who are in none"),
+        )
         notes += _exclusion(people, left_out, excluded)
+        if few:
+            notes.append(
+                f"the pairs name most of the {len(people):,} people of the training images; "
+                f"{len(names):,} are left to train on{advice}"
+            )
     if data.identities is not None:
         setting = f"data.identities, {str(data.identities)!r},"
         wanted = chosen_people(read_identities(data.identities), people, setting)
         names = [name for name in names if name in wanted]
-    _check_people(names)
+        _check_people(names, f"{setting} names {len(wanted):,} people; name more of them")
+    _check_people(names, "add people to data, a folder, or an entry of the list, for each")
     if len(names) < len(source.identities):
         source = subset(source, names)
-    source, few = with_enough_images(source, data.min_images)
-    if few is not None:
-        notes.append(str(few))
+    enough = np.sort(np.bincount(source.labels))[-2]
+    if data.min_images > enough:
+        raise ValueError(
+            f"data.min_images is {data.min_images}, which leaves fewer than 2 of "
+            f"{counted(len(names), 'person', 'people')} to train on; it must be at most {enough}"
+        )
+    source, too_few = with_enough_images(source, data.min_images)
+    if too_few is not None:
+        notes.append(str(too_few))
     return source
+
+
+def _fewer_folds(data: DataFields, people: Sequence[str]) -> str:
+    """Which fold of the pairs alone leaves most people to train on, if that is of use."""
+    if data.exclude_pairs is None:
+        return ""
+    pairs = read_named_pairs(data.exclude_pairs)
+    folds = np.unique(pairs.fold).tolist()
+    if len(folds) < 2 or (data.exclude_folds is not None and len(data.exclude_folds) < 2):
+        return ""
+    named = {fold: set(namesakes(people, pairs.select_folds([fold]).everyone())) for fold in folds}
+    fold = min(folds, key=lambda one: (len(named[one]), one))
+    left = len(people) - len(named[fold])
+    if left < 2:
+        return ""
+    return (
+        f"; --data.exclude_folds {fold} leaves {left:,} to train on, for an evaluation with "
+        f"--folds {fold}"
+    )
 
 
 def _exclusion(people: Sequence[str], left_out: set[str], excluded: set[str]) -> list[str]:
@@ -182,11 +253,6 @@ def _exclusion(people: Sequence[str], left_out: set[str], excluded: set[str]) ->
         notes.append(
             f"of these, the pairs write {len(others):,} otherwise, such as {others[0]!r}: they are "
             "taken for the same people"
-        )
-    if (rest := len(people) - len(left_out)) < len(left_out):
-        notes.append(
-            f"the pairs name most of the {len(people):,} people of the training images; {rest:,} "
-            "are left to train on"
         )
     return notes
 
@@ -217,10 +283,10 @@ def _without(source: FaceSource, path: Path | None, notes: list[str]) -> FaceSou
     return rest
 
 
-def _check_people(names: Sequence[str]) -> None:
+def _check_people(names: Sequence[str], why: str) -> None:
     if len(names) < 2:
         people = counted(len(names), "person", "people")
-        raise ValueError(f"data has {people} to train on; it must have 2")
+        raise ValueError(f"data has {people} to train on, and must have 2: {why}")
 
 
 def _create(fields: Section, image_size: int, quiet: bool, notes: list[str]) -> FaceSource:
@@ -252,14 +318,17 @@ def make_sampler(config: TrainConfig, source: FaceSource) -> Sampler:
             f"data.sampler.kind is {sampler.kind}, but data.parts have weights, which only "
             "shuffled heeds; leave out one of them"
         )
+    made: Sampler
     if sampler.kind == "identities":
         each = sampler.images_per_identity or 4
-        return IdentityBatches(source, batch_size=config.batch_size, images_per_identity=each)
-    if sampler.kind == "balanced":
-        return Balanced(source)
-    if sampler.kind == "blocks":
-        return InBlocks(source, block=sampler.block or 1000)
-    return Shuffled(source, distinct=config.batch_size if sampler.distinct else None)
+        made = IdentityBatches(source, batch_size=config.batch_size, images_per_identity=each)
+    elif sampler.kind == "balanced":
+        made = Balanced(source)
+    elif sampler.kind == "blocks":
+        made = InBlocks(source, block=sampler.block or 1000)
+    else:
+        made = Shuffled(source, distinct=config.batch_size if sampler.distinct else None)
+    return made if len(made) >= config.batch_size else Repeated(made, config.batch_size)
 
 
 def describe(source: FaceSource) -> dict[str, int | str]:
