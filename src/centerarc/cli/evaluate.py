@@ -42,6 +42,7 @@ def evaluate(
     *,
     pairs: Annotated[Path | None, Parameter(group=_WHAT)] = None,
     images: Annotated[Path | None, Parameter(group=_WHAT)] = None,
+    missing: Annotated[Literal["error", "skip"] | None, Parameter(group=_WHAT)] = None,
     folds: Annotated[tuple[int, ...] | None, numbers(int, "7,8", _WHAT)] = None,
     gallery: Annotated[Path | None, Parameter(group=_WHAT)] = None,
     probes: Annotated[Path | None, Parameter(group=_WHAT)] = None,
@@ -89,6 +90,9 @@ def evaluate(
         With --templates, a list of template_a, template_b and same.
     images
         Folder of the images. pairs.txt needs it; a list has its own folder by default.
+    missing
+        What to do about images of a list that are not there: error (default), or skip, which leaves
+        out the pairs and templates that need them and counts them.
     folds
         Use these folds of the pairs only, e.g. 7,8.
     convention
@@ -163,6 +167,7 @@ def evaluate(
     request = Request(
         pairs=pairs,
         images=images,
+        missing=missing,
         folds=folds,
         convention=convention,
         by=by,

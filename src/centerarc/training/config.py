@@ -58,6 +58,10 @@ class PairsFields(Section):
         default=None,
         description="folder of the images that pairs names; none is a list's own folder",
     )
+    missing: Literal["error", "skip"] = Field(
+        default="error",
+        description="pairs of which an image is not there: an error, or left out and counted",
+    )
     folds: list[Positive] | None = Field(
         default=None, description="folds of pairs to use; none is all"
     )
@@ -78,6 +82,8 @@ class PairsFields(Section):
             )
         if self.images is not None and kind == ".bin":
             raise ValueError("images goes with pairs.txt and .csv; a .bin set holds its images")
+        if self.missing != "error" and kind in (None, ".bin"):
+            raise ValueError("missing goes with pairs that name images: pairs.txt, or a list")
         return self
 
 
@@ -101,7 +107,7 @@ class ValidationConfig(PairsFields):
         default=None, description="pairs to make of held-out people; none is 2000"
     )
     sets: list[Annotated[PairsConfig, BeforeValidator(_path_alone)]] = Field(
-        default=[], description="further sets: paths, or sections of pairs, images, folds, name"
+        default=[], description="further sets: paths, or sections of pairs, images, folds, name ..."
     )
     best_set: str | None = Field(
         default=None,

@@ -58,8 +58,13 @@ def listed_pairs(
     """
     assert listed.pairs is not None
     found = open_pair_set(
-        listed.pairs, images=listed.images, folds=listed.folds, image_size=image_size
+        listed.pairs,
+        images=listed.images,
+        folds=listed.folds,
+        image_size=image_size,
+        missing=listed.missing,
     )
+    notes += [f"validation set {listed.title}: {note}" for note in found.notes]
     check_both_kinds(found.same, str(listed.pairs))
     for index in range(len(found)):
         found.image(index)

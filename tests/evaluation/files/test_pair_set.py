@@ -88,3 +88,61 @@ def test_what_images_may_be_is_said(formats):
     for path, images in formats.values():
         with pytest.raises(ValueError, match=r"folds must name some of .*got \[11\]"):
             open_pair_set(path, images=images, folds=[11])
+
+
+@pytest.mark.parametrize("kind", ["txt", "csv"])
+def test_pairs_whose_picture_is_gone_are_left_out_if_asked(formats, kind):
+    path, images = formats[kind]
+    whole = open_pair_set(path, images=images, missing="skip")
+    assert (len(whole.same), whole.notes) == (20, [])
+    gone = whole.place(0)
+    (images / gone).unlink()
+    with pytest.raises(ValueError, match="1 of 12 names are not images in"):
+        open_pair_set(path, images=images)
+    found = open_pair_set(path, images=images, missing="skip")
+    places = [whole.place(i) for i in range(len(whole))]
+    kept = [i for i, (a, b) in enumerate(zip(whole.index_a, whole.index_b, strict=True)) if a and b]
+    assert 0 < len(kept) < 20
+    for side in ("index_a", "index_b"):
+        names = [places[i] for i in getattr(whole, side)[kept]]
+        assert [found.place(i) for i in getattr(found, side)] == names
+    assert found.same.tolist() == whole.same[kept].tolist()
+    assert found.fold.tolist() == whole.fold[kept].tolist()
+    assert len(found.notes) == 1
+    assert found.notes[0].startswith(f"left out {20 - len(kept)} of 20 pairs; ")
+    assert "1 of 12 names are not images in" in found.notes[0]
+    for file in images.rglob("*.png"):
+        file.unlink()
+    with pytest.raises(ValueError, match="12 of 12 names are not images"):
+        open_pair_set(path, images=images, missing="skip")
+
+
+def test_missing_images_are_for_lists_alone(formats):
+    with pytest.raises(ValueError, match=r"missing is for lists of images, but .* holds its own"):
+        open_pair_set(formats["bin"][0], missing="skip")
+
+
+@pytest.mark.parametrize("kind", ["txt", "csv"])
+@pytest.mark.parametrize("behind", ["_0.png", "-0.png", ".jpg", "_0.JPG"])
+def test_images_named_by_an_aligner_are_found_with_a_note(formats, kind, behind):
+    path, images = formats[kind]
+    before = open_pair_set(path, images=images)
+    names = [before.place(i) for i in range(len(before))]
+    expected = scored(before)
+    for name in names:
+        (images / name).rename(images / name.replace(".png", behind))
+    found = open_pair_set(path, images=images)
+    assert [found.place(i) for i in range(len(found))] == [
+        name.replace(".png", behind) for name in names
+    ]
+    np.testing.assert_allclose(scored(found), expected, atol=1e-12)
+    if kind == "csv" or behind.startswith(("_", "-")):  # pairs.txt has no endings
+        assert found.notes[0].startswith("12 of 12 images have another name than the list says")
+    # Of two faces no one knows which is meant.
+    first = images / found.place(0)
+    stem = names[0].removesuffix(".png")
+    for number in (1, 2):
+        (images / f"{stem}_{number}.png").write_bytes(first.read_bytes())
+    first.unlink()
+    with pytest.raises(ValueError, match=r"1 of 12 .*; there is '.*_1\.png', as an aligner names"):
+        open_pair_set(path, images=images)

@@ -72,6 +72,21 @@ def test_searches_that_cannot_be_are_refused_before_the_work(tmp_path, rows, mes
     assert not given.asked
 
 
+def test_images_that_are_gone_take_their_templates_and_pairs_along(tmp_path):
+    path = listed(tmp_path, [*LIST, "A,gone,Ann,gallery", "E,gone,Cyd,probe"])
+    pairs = tmp_path / "p.csv"
+    pairs.write_text("template_a,template_b,same\nA,C,1\nA,B,0\nE,B,0\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="lacks 1 of 5 images: 'gone'"):
+        evaluate_templates(LISTED, path, pairs=pairs, search=SEARCH)
+    found = evaluate_templates(LISTED, path, pairs=pairs, missing="skip", search=SEARCH)
+    assert found.identification.report.cmc[1].value == 1.0
+    counts = ("left_out_images", "left_out_templates", "left_out_pairs")
+    assert [found.to_dict()["data"][name] for name in counts] == [1, 1, 1]
+    assert found.notes[0].startswith("left out 1 images and 1 of 5 templates; ")
+    assert "left out 1 of 3 pairs" in found.notes[1]
+    assert len(found.verification.scores) == 2
+
+
 def test_people_of_templates_are_found_whatever_the_form_or_case_of_their_names(tmp_path):
     rows = ["A,a1,Zo\u00eb,gallery", "B,b1,Bob,gallery", "C,a2,Zoe\u0308,probe", "D,b2,bob,probe"]
     found = evaluate_templates(LISTED, listed(tmp_path, rows), search=SEARCH)

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -36,16 +36,29 @@ class NamedImages(Protocol):
 
     def unknown(self, missing: Sequence[str], what: str) -> str: ...
 
+    def without(self, missing: Sequence[str], what: str) -> tuple[Self, str]: ...
 
-class ListedImages(EncodedSource):
+
+Listed = TypeVar("Listed", bound=NamedImages)
+# What is done about images that are not there.
+Missing = Literal["error", "skip"]
+
+
+class ListedImages(EncodedSource, Generic[Listed]):
     """The images that a list of pairs or templates names, each once; a `FaceSource`.
+
+    An image that is there under the name that an aligner gave it, with another ending or `_0`
+    behind it (`Ann_0001_0.jpg` for `Ann_0001.jpg`), is taken if only one file can be meant.
 
     Args:
         listed: From `read_pair_list` or `read_template_list`.
         root: Folder from which names start; None is the list's own folder.
         image_size: Side in pixels to which images are resized; None leaves them as they are.
+        missing: "skip" leaves out what needs an image that is not there.
 
     Attributes:
+        listed: The list, without what was left out.
+        notes: What was left out and which images were found under another name, in sentences.
         paths: File of each image.
         labels: `(len,)` int64, each image's person; without people, the image or template.
         identities: Name of each label.
@@ -56,30 +69,47 @@ class ListedImages(EncodedSource):
 
     def __init__(
         self,
-        listed: NamedImages,
+        listed: Listed,
         root: str | os.PathLike[str] | None = None,
         *,
         image_size: int | None = None,
+        missing: Missing = "error",
     ) -> None:
         super().__init__(image_size)
         folder = require_folder("images", Path(listed.source).parent if root is None else root)
-        self._names, missing = self._found(folder, listed.names)
-        if missing:
-            said = listed.unknown(missing, f"are not images in {folder}")
+        file_of = dict(zip(listed.names, self._found(folder, listed.names), strict=True))
+        stems = _Stems(folder)
+        renamed = stems.renamed([name for name, file in file_of.items() if not file])
+        file_of |= renamed
+        self.notes: list[str] = []
+        if absent := [name for name, file in file_of.items() if not file]:
+            what = f"are not images in {folder}"
             # One that is missing is missing; all of them are somewhere else.
-            elsewhere = root is None and len(missing) == len(listed.names)
-            raise ValueError(
-                f"{said}; images must name the folder that they start from" if elsewhere else said
+            if len(absent) == len(file_of) and root is None:
+                raise ValueError(
+                    f"{listed.unknown(absent, what)}; images must name the folder that they start "
+                    "from"
+                )
+            if missing == "error":
+                raise ValueError(listed.unknown(absent, what) + stems.longer(absent[0]))
+            listed, note = listed.without(absent, what)
+            self.notes.append(note)
+        if renamed := {name: file for name, file in renamed.items() if name in {*listed.names}}:
+            name, file = next(iter(renamed.items()))
+            self.notes.append(
+                f"{len(renamed):,} of {len(listed.names):,} images have another name than the list "
+                f"says, such as {file!r} for {name!r}"
             )
+        self.listed = listed
+        self._names = [file_of[name] for name in listed.names]
         self.paths = [folder / name for name in self._names]
         labels: defaultdict[str, int] = defaultdict(count().__next__)
         self.labels = np.array([labels[name] for name in listed.owners().tolist()], dtype=np.int64)
         self.identities = list(labels)
 
-    def _found(self, folder: Path, names: list[str]) -> tuple[list[str], list[str]]:
-        """The images' paths below a folder, and those that are not there."""
-        found = [_spelled_there(folder, name) for name in names]
-        return found, [name for name, file in zip(names, found, strict=True) if not file]
+    def _found(self, folder: Path, names: list[str]) -> list[str]:
+        """The images' paths below a folder; empty for those that are not there."""
+        return [_spelled_there(folder, name) for name in names]
 
     def encoded(self, index: int) -> bytes:
         """Returns the file of image `index`; see `EncodedSource.encoded`."""
@@ -90,7 +120,7 @@ class ListedImages(EncodedSource):
         return self._names[index]
 
 
-class PairImages(ListedImages):
+class PairImages(ListedImages[Pairs]):
     """The images that pairs name, each once, and the pairs.
 
     Embed the source once, then score `pair_scores(embeddings, index_a, index_b)` against `same`,
@@ -99,10 +129,12 @@ class PairImages(ListedImages):
 
     Args:
         pairs: From `read_pairs` or `read_pair_list`.
-        root: Folder from which names start; None is a CSV list's own folder.
+        root: Folder from which names start; None is a list's own folder.
         image_size: Side in pixels to which images are resized; None leaves them as they are.
+        missing: "skip" leaves out pairs of which an image is not there.
 
     Attributes:
+        listed, notes: As in `ListedImages`.
         paths: File of each image.
         labels: `(len,)` int64, each image's person; without people every image has its own label.
         identities: Name of each label.
@@ -118,11 +150,13 @@ class PairImages(ListedImages):
         root: str | os.PathLike[str] | None = None,
         *,
         image_size: int | None = None,
+        missing: Missing = "error",
     ) -> None:
         if root is None and pairs.lfw:
             raise ValueError(f"images must name the folder of the images of {pairs.source!r}")
         self._lfw = pairs.lfw
-        super().__init__(pairs, root, image_size=image_size)
+        super().__init__(pairs, root, image_size=image_size, missing=missing)
+        pairs = self.listed
         self.index_a = pairs.index_a
         self.index_b = pairs.index_b
         self.same = pairs.same
@@ -131,29 +165,49 @@ class PairImages(ListedImages):
         self.people_note = pairs.people_note
         self.columns = pairs.columns
 
-    def _found(self, folder: Path, names: list[str]) -> tuple[list[str], list[str]]:
+    def _found(self, folder: Path, names: list[str]) -> list[str]:
         if not self._lfw:
             return super()._found(folder, names)
-        listings: dict[str, dict[str, str]] = {}
-        found = []
-        for name in names:
-            person = name.rpartition("/")[0]
-            if person not in listings:
-                listings[person] = _images_in(folder, person)
-            found.append(listings[person].get(composed(name), ""))
-        there = zip(names, found, strict=True)
-        return found, [name for name, path in there if not path]
+        there = _Stems(folder)
+        return [next(iter(there.of(name)), "") for name in names]
 
 
-def _images_in(root: Path, person: str) -> dict[str, str]:
-    """Images of a person by composed name without suffix; the first of several suffixes wins."""
-    folder = _spelled_there(root, person, Path.is_dir)
-    if not folder:
-        return {}
-    names = sorted(path.name for path in (root / folder).iterdir())
-    files = [name for name in names if os.path.splitext(name)[1].lower() in EXTENSIONS]
-    stems = ((os.path.splitext(name)[0], name) for name in reversed(files))
-    return {composed(f"{person}/{stem}"): f"{folder}/{name}" for stem, name in stems}
+class _Stems(dict[str, dict[str, list[str]]]):
+    """The images in folders below a root by their composed names without endings."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__()
+        self._root = root
+
+    def __missing__(self, parent: str) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        folder = _spelled_there(self._root, parent, Path.is_dir) if parent else "."
+        for file in sorted(os.listdir(self._root / folder)) if folder else ():
+            stem, ending = os.path.splitext(file)
+            if ending.lower() in EXTENSIONS:
+                path = f"{folder}/{file}" if parent else file
+                found.setdefault(composed(stem), []).append(path)
+        self[parent] = found
+        return found
+
+    def of(self, name: str, *behind: str) -> list[str]:
+        """The files of an image whose name may lack its ending, or with one of `behind` at it."""
+        parent, _, base = name.rpartition("/")
+        stem, ending = os.path.splitext(base)
+        stem = composed(stem if ending.lower() in EXTENSIONS else base)
+        return [path for more in behind or ("",) for path in self[parent].get(stem + more, [])]
+
+    def renamed(self, names: Sequence[str]) -> dict[str, str]:
+        """The files of images that are there under one other name; see `ListedImages`."""
+        found = ((name, self.of(name)) for name in names)
+        either = ((name, files or self.of(name, "_0", "-0")) for name, files in found)
+        return {name: files[0] for name, files in either if len(files) == 1}
+
+    def longer(self, name: str) -> str:
+        """What to say of an absent image where faces have its name with a number behind it."""
+        files = self.of(name, *(f"{mark}{number}" for number in range(10) for mark in "_-"))
+        named = "as an aligner names faces; name one of them as the list does"
+        return f"; there is {files[0]!r}, {named}" if files else ""
 
 
 def _spelled_there(folder: Path, name: str, wanted: Callable[[Path], bool] = Path.is_file) -> str:
@@ -199,6 +253,7 @@ class BinSet(EncodedSource):
         OSError: If it cannot be read.
     """
 
+    notes: Sequence[str] = ()
     people: tuple[StrArray, StrArray] | None = None
     people_note = "a .bin file does not say who is on an image"
 
@@ -347,6 +402,7 @@ def open_pair_set(
     images: str | os.PathLike[str] | None = None,
     folds: Iterable[int] | None = None,
     image_size: int | None = None,
+    missing: Missing = "error",
 ) -> PairSet:
     """Opens pairs of any format, by the file's name: `.bin`, `.csv`/`.tsv`, or else `pairs.txt`.
 
@@ -356,6 +412,7 @@ def open_pair_set(
             for CSV, not allowed for `.bin`, which holds its images.
         folds: Folds to keep; None keeps all.
         image_size: Side in pixels to which images are resized; None leaves them as they are.
+        missing: "skip" leaves out pairs of which an image is not there; not for `.bin`.
 
     Raises:
         ValueError: If `images` is missing or out of place, or the file is broken; the message
@@ -367,8 +424,11 @@ def open_pair_set(
             raise ValueError(
                 f"images is {str(images)!r}, but {str(path)!r} holds its own images: leave it out"
             )
+        if missing != "error":
+            raise ValueError(f"missing is for lists of images, but {str(path)!r} holds its own")
         return BinSet(path, folds=folds, image_size=image_size)
-    return PairImages(read_named_pairs(path, folds), images, image_size=image_size)
+    pairs = read_named_pairs(path, folds)
+    return PairImages(pairs, images, image_size=image_size, missing=missing)
 
 
 def read_named_pairs(path: str | os.PathLike[str], folds: Iterable[int] | None = None) -> Pairs:

@@ -80,6 +80,9 @@ class Pairs:
             rows = rows_of_folds(self.fold, folds)
         except ValueError as error:
             raise ValueError(f"{self.source}: {error}") from error
+        return self._of(rows)
+
+    def _of(self, rows: IntArray) -> "Pairs":
         sides = np.stack([self.index_a[rows], self.index_b[rows]])
         flat = sides.ravel() if self.lfw else sides.T.ravel()
         used, first, number = np.unique(flat, return_index=True, return_inverse=True)
@@ -112,14 +115,37 @@ class Pairs:
         Raises:
             ValueError: If a name is not there; the message has its line.
         """
+        number_of = self._numbered(names)
+        if missing := self.absent(names):
+            raise ValueError(self.unknown(missing, what))
+        numbers = np.array([number_of[composed(name)] for name in self.names], dtype=np.int64)
+        return numbers[self.index_a], numbers[self.index_b]
+
+    def absent(self, names: Sequence[str]) -> list[str]:
+        """Returns the names of pairs that are not among those given, as `among` takes them."""
+        there = self._numbered(names)
+        return [name for name in self.names if composed(name) not in there]
+
+    def _numbered(self, names: Sequence[str]) -> dict[str, int]:
         given = [os.path.splitext(name)[0] for name in names] if self.lfw else names
         number_of: dict[str, int] = {}
         for number, name in enumerate(given):
             number_of.setdefault(composed(name), number)
-        if missing := [name for name in self.names if composed(name) not in number_of]:
-            raise ValueError(self.unknown(missing, what))
-        numbers = np.array([number_of[composed(name)] for name in self.names], dtype=np.int64)
-        return numbers[self.index_a], numbers[self.index_b]
+        return number_of
+
+    def without(self, missing: Sequence[str], what: str) -> tuple["Pairs", str]:
+        """Returns the pairs that need none of some names, and a sentence about the others.
+
+        Raises:
+            ValueError: If no pair is left.
+        """
+        said = self.unknown(missing, what)
+        gone = np.isin(np.array(self.names, dtype=np.object_), [*missing])
+        rows = np.flatnonzero(~(gone[self.index_a] | gone[self.index_b])).astype(np.int64)
+        if not rows.size:
+            raise ValueError(f"{said}; without them no pair is left")
+        left = len(self) - rows.size
+        return self._of(rows), f"left out {left:,} of {len(self):,} pairs; {said}"
 
     def unknown(self, missing: Sequence[str], what: str) -> str:
         """Says which names are missing, the first few with their first line."""

@@ -3,7 +3,7 @@
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 import numpy as np
@@ -51,6 +51,37 @@ class TemplateList:
             return first
         of = dict(zip(self.ids.tolist(), self.identity.tolist(), strict=True))
         return np.array([of[name] for name in first.tolist()], dtype=np.str_)
+
+    def without(self, missing: Sequence[str], what: str) -> tuple["TemplateList", str]:
+        """Returns the templates of the other images, and a sentence about those left out.
+
+        Raises:
+            ValueError: If no template is left.
+        """
+        said = self.unknown(missing, what)
+        gone = {*missing}
+        kept = np.array([name not in gone for name in self.names])
+        rows = kept[self.image]
+        there = np.isin(self.ids, self.template[rows])
+        if not there.any():
+            raise ValueError(f"{said}; without them no template is left")
+        left = replace(
+            self,
+            names=[name for name in self.names if name not in gone],
+            image=(np.cumsum(kept) - 1)[self.image[rows]],
+            template=self.template[rows],
+            media=self.media[rows],
+            weight=None if self.weight is None else self.weight[rows],
+            ids=self.ids[there],
+            identity=None if self.identity is None else self.identity[there],
+            gallery=None if self.gallery is None else self.gallery[there],
+            line=self.line[rows],
+        )
+        lost = there.size - int(there.sum())
+        return (
+            left,
+            f"left out {len(gone):,} images and {lost:,} of {there.size:,} templates; {said}",
+        )
 
     def unknown(self, missing: Sequence[str], what: str) -> str:
         """Says which names are missing, the first few with their first line."""

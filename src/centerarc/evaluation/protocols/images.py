@@ -12,6 +12,7 @@ import numpy.typing as npt
 from centerarc.data.source import namesakes, one_list, open_source
 from centerarc.evaluation.embedding import is_embedding_file, pair_scores
 from centerarc.evaluation.files.pair_set import (
+    Missing,
     PairImages,
     PairSet,
     open_pair_set,
@@ -49,6 +50,7 @@ def evaluate_pairs(
     *,
     images: str | os.PathLike[str] | None = None,
     folds: Iterable[int] | None = None,
+    missing: Missing = "error",
     settings: Settings | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -61,6 +63,7 @@ def evaluate_pairs(
         images: Folder of the images, as there; embeddings need none, but then the page has no
             pictures.
         folds: Folds to keep; None keeps all.
+        missing: "skip" leaves out pairs of which an image or embedding is not there.
         settings: How to judge.
         progress: Called with the stage, the steps done and all of them.
 
@@ -73,29 +76,42 @@ def evaluate_pairs(
     wanted = None if folds is None else list(folds)
     by_name = isinstance(subject, EmbeddingsSubject) and images is None
     pairs: PairSet | Pairs
+    notes: list[str] = []
     if Path(path).suffix.lower() != ".bin":
         pairs = read_named_pairs(path, wanted)
+        # Before the work: a wrong list or name should not cost minutes.
+        check_both_kinds(pairs.same, str(path))
     elif by_name:
         raise ValueError(
             f"the images of {str(path)!r} have no names to find embeddings by; give a model"
         )
     else:
-        pairs = open_pair_set(path, images=images, folds=wanted, image_size=subject.image_size)
-    # Before the work: a wrong list or name should not cost minutes.
+        pairs = open_pair_set(
+            path, images=images, folds=wanted, image_size=subject.image_size, missing=missing
+        )
+    listed = len(pairs.same)
+    if isinstance(pairs, Pairs) and not by_name:
+        pairs = PairImages(pairs, images, image_size=subject.image_size, missing=missing)
+        notes += pairs.notes
+    elif isinstance(pairs, Pairs) and isinstance(subject, EmbeddingsSubject):
+        absent = pairs.absent(subject.found.places) if missing == "skip" else []
+        if absent:
+            pairs, note = pairs.without(absent, f"are not in {subject.path}")
+            notes.append(note)
     check_both_kinds(pairs.same, str(path))
     groups = chosen_groups(pairs.columns, chosen.by, str(path))
     index = pairs.index_a, pairs.index_b
-    if isinstance(subject, EmbeddingsSubject) and isinstance(pairs, Pairs) and by_name:
+    if isinstance(subject, EmbeddingsSubject) and isinstance(pairs, Pairs):
         judged, index = _looked_up(subject, pairs)
     else:
-        if isinstance(pairs, Pairs):
-            pairs = PairImages(pairs, images, image_size=subject.image_size)
+        assert not isinstance(pairs, Pairs)
+        again = partial(open_pair_set, path, images=images, folds=wanted, missing=missing)
         judged = JudgedImages(
             subject.embed(pairs, progress),
             None if pairs.people is None else pairs.labels,
             list(pairs.identities),
             [pairs.place(number) for number in range(len(pairs))],
-            pictures_of(partial(open_pair_set, path, images=images, folds=wanted)),
+            pictures_of(again),
         )
     verified = judge_pairs(
         pair_scores(judged.embedding, *index),
@@ -115,11 +131,13 @@ def evaluate_pairs(
             "images": None if images is None else str(images),
             "folds": np.unique(pairs.fold).tolist(),
             "distinct_images": len(judged.places),
+            **({"left_out_pairs": listed - len(pairs.same)} if missing == "skip" else {}),
         },
         dataset=_dataset(path, wanted),
         images=judged,
         verification=verified,
         separability=separability_of(judged, chosen),
+        notes=tuple(notes),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from centerarc.evaluation.accuracy import Convention
 from centerarc.evaluation.embedding import is_embedding_file
+from centerarc.evaluation.files.pair_set import Missing
 from centerarc.evaluation.protocols.images import evaluate_galleries, evaluate_pairs
 from centerarc.evaluation.protocols.judging import Evaluation, SearchSettings, Settings
 from centerarc.evaluation.protocols.subject import (
@@ -20,8 +21,10 @@ from centerarc.evaluation.protocols.templates import evaluate_ijb, evaluate_temp
 
 # What each protocol takes, by the field that stands for it.
 _TAKES = {
-    "pairs": ("images", "folds", "convention", "by", "far"),
-    "templates": ("pairs", "images", "weighting", "convention", "by", "far", "ranks", "fpir"),
+    "pairs": ("images", "missing", "folds", "convention", "by", "far"),
+    "templates": (
+        *("pairs", "images", "missing", "weighting", "convention", "by", "far", "ranks", "fpir"),
+    ),
     "ijb": ("images", "weighting", "far", "ranks", "fpir"),
     "gallery": ("probes", "distractors", "person_score", "ranks", "fpir"),
 }
@@ -52,6 +55,7 @@ class Request:
     Attributes:
         pairs: Pairs of images, or with `templates` of templates.
         images: Folder of the images.
+        missing: What is done about images that are not there: "error" or "skip".
         folds: Folds to keep.
         convention: Of the k-fold accuracy.
         by: Columns to break down by, as `chosen_groups` takes them.
@@ -72,6 +76,7 @@ class Request:
 
     pairs: Path | None = None
     images: Path | None = None
+    missing: Missing | None = None
     folds: tuple[int, ...] | None = None
     convention: Convention | None = None
     by: tuple[str, ...] = ()
@@ -181,9 +186,10 @@ def evaluate_request(
         )
     else:
         assert subject is not None  # or the check above had found that one is missing
+        missing = request.missing or "error"
         protocols: dict[str, Callable[..., Evaluation]] = {
-            "pairs": partial(evaluate_pairs, folds=request.folds),
-            "templates": partial(evaluate_templates, pairs=request.pairs),
+            "pairs": partial(evaluate_pairs, folds=request.folds, missing=missing),
+            "templates": partial(evaluate_templates, pairs=request.pairs, missing=missing),
             "ijb": evaluate_ijb,
         }
         evaluate = protocols[kind]

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,15 +164,23 @@ class EmbeddingsSubject:
         Raises:
             ValueError: If some of them are not there; the message has the first few.
         """
-        row_of = {composed(name): row for name, row in self.row_of.items()} | self.row_of
-        rows = [row_of.get(name, row_of.get(composed(name))) for name in names]
-        if missing := [name for name, row in zip(names, rows, strict=True) if row is None]:
+        if missing := self.absent(names):
             shown = ", ".join(map(repr, missing[:_SHOWN]))
             more = ", ..." if len(missing) > _SHOWN else ""
             raise ValueError(
                 f"{str(self.path)!r} lacks {len(missing)} of {len(names)} images: {shown}{more}"
             )
+        rows = [self._any_form.get(name, self._any_form.get(composed(name), -1)) for name in names]
         return np.array(rows, dtype=np.int64)
+
+    def absent(self, names: Sequence[str]) -> list[str]:
+        """Returns the places that are not there, in any Unicode form."""
+        known = self._any_form
+        return [name for name in names if name not in known and composed(name) not in known]
+
+    @cached_property
+    def _any_form(self) -> dict[str, int]:
+        return {composed(name): row for name, row in self.row_of.items()} | self.row_of
 
     def embed(self, source: FaceSource, progress: Progress | None = None) -> Matrix:
         """Returns the embeddings of a source's images, by their places; as `ModelSubject.embed`."""

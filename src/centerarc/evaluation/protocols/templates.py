@@ -19,7 +19,7 @@ from centerarc.evaluation.files.ijb import (
     read_ijb_pairs,
     read_ijb_subjects,
 )
-from centerarc.evaluation.files.pair_set import ListedImages
+from centerarc.evaluation.files.pair_set import ListedImages, Missing
 from centerarc.evaluation.files.pairs import Pairs, check_both_kinds, read_pair_list
 from centerarc.evaluation.files.templates import TemplateList, read_template_list
 from centerarc.evaluation.protocols.judging import (
@@ -59,6 +59,7 @@ def evaluate_templates(
     pairs: str | os.PathLike[str] | None = None,
     images: str | os.PathLike[str] | None = None,
     weighting: str = "plain",
+    missing: Missing = "error",
     settings: Settings | None = None,
     search: SearchSettings | None = None,
     progress: Progress | None = None,
@@ -73,6 +74,8 @@ def evaluate_templates(
         images: Folder of the images; the list's own by default.
         weighting: Of the images, as in `centerarc.evaluation.pool_templates`; the detector scores
             are the column `weight`.
+        missing: "skip" leaves out images that are not there, templates without any, and their
+            pairs.
         settings: How to judge pairs.
         search: How to judge searches.
         progress: Called with the stage, the steps done and all of them.
@@ -85,6 +88,11 @@ def evaluate_templates(
     _check_weighting(weighting)
     chosen = Settings() if settings is None else settings
     listed = read_template_list(path)
+    named = None if pairs is None else read_pair_list(pairs, of="template")
+    notes: list[str] = []
+    left_out: dict[str, int] = {}
+    if missing == "skip":
+        listed, named, notes, left_out = _without_missing(subject, listed, named, images)
     roles = _roles(listed)
     if pairs is None and roles is None:
         raise ValueError(
@@ -94,7 +102,6 @@ def evaluate_templates(
         raise ValueError(
             f"{listed.source}, line 1: the weighting {weighting!r} needs a column weight"
         )
-    named = None if pairs is None else read_pair_list(pairs, of="template")
     if named is not None:
         check_both_kinds(named.same, named.source)
         a, b = named.among(listed.ids.tolist())
@@ -127,6 +134,7 @@ def evaluate_templates(
             "pairs": None if pairs is None else str(pairs),
             "images": None if images is None else str(images),
             "distinct_images": len(judged.places),
+            **left_out,
         },
         dataset=Path(path).name if pairs is None else f"{Path(pairs).name} of {Path(path).name}",
         images=judged,
@@ -134,7 +142,7 @@ def evaluate_templates(
         identification=identified,
         separability=separability_of(judged, chosen),
         templates=templates.to_dict(),
-        notes=() if roles is None else (*_shared(listed, *roles[:2]), *roles[2]),
+        notes=(*notes, *(() if roles is None else (*_shared(listed, *roles[:2]), *roles[2]))),
     )
 
 
@@ -277,6 +285,36 @@ def _searched(
 
 
 # Of a CSV list.
+
+
+def _without_missing(
+    subject: Subject,
+    listed: TemplateList,
+    named: Pairs | None,
+    images: str | os.PathLike[str] | None,
+) -> tuple[TemplateList, Pairs | None, list[str], dict[str, int]]:
+    """The templates and pairs for which there is an image or embedding; notes, and counts."""
+    notes: list[str] = []
+    if isinstance(subject, EmbeddingsSubject) and images is None:
+        left = listed
+        if absent := subject.absent(listed.names):
+            left, note = listed.without(absent, f"are not in {subject.path}")
+            notes.append(note)
+    else:
+        there = ListedImages(listed, images, missing="skip")
+        left, notes = there.listed, there.notes
+    counts = {
+        "left_out_images": len(listed.names) - len(left.names),
+        "left_out_templates": len(listed.ids) - len(left.ids),
+    }
+    if named is not None:
+        named.among(listed.ids.tolist())  # templates that were never listed are a mistake
+        every = len(named)
+        if gone := named.absent(left.ids.tolist()):
+            named, note = named.without(gone, "have no image left")
+            notes.append(note)
+        counts["left_out_pairs"] = every - len(named)
+    return left, named, notes, counts
 
 
 def _images(
