@@ -13,7 +13,7 @@ from centerarc.evaluation.comparison import compare_with_first
 from centerarc.evaluation.embedding import embed, pair_scores
 from centerarc.evaluation.files import PairImages, read_pairs
 from centerarc.evaluation.verification import evaluate_verification
-from centerarc.models.weights import load_weights
+from centerarc.models.opened import load_weights
 
 IMAGES, PAIRS, FOLDS = Path("data/lfw112"), Path("data/pairs.txt"), [7, 8]
 

@@ -86,11 +86,11 @@ def test_the_file_is_there_though_no_one_reads_what_is_printed(
     ("words", "message"),
     [
         (["--model", "w.safetensors", "-o", "e.csv"], "must end in .parquet or .npz"),
-        (["--model", "gone.onnx", "-o", "e.npz"], "there is no ONNX file"),
+        (["--model", "gone.onnx", "-o", "e.npz"], "there is no model"),
         (["--model", "m.onnx", "-o", "e.npz"], "leaves the size of the images open"),
         (["--model", "m.onnx", "-o", "e.npz", "--mean", "a"], "--mean must be one number or three"),
         (["--model", "m.onnx", "-o", "e.npz", "--channels", "xyz"], "channels"),
-        (["--model", "w.safetensors", "-o", "e.npz", "--std", "1"], "--std is for ONNX files"),
+        (["--model", "w.safetensors", "-o", "e.npz", "--layout", "nchw"], "--layout is for ONNX"),
         (["--model", "w.safetensors"], "--out"),
     ],
 )

@@ -230,6 +230,7 @@ def test_a_missing_or_damaged_file_is_named(path: Path) -> None:
         with pytest.raises(ValueError, match="cannot read") as caught:
             read_embeddings(path)
         assert "\n" not in str(caught.value)
+    path.with_suffix(".txt").write_text("place,identity,embedding")
     with pytest.raises(ValueError, match="must end in"):
         read_embeddings(path.with_suffix(".txt"))
 

@@ -64,6 +64,26 @@ def test_a_public_checkpoint_needs_its_architecture(tmp_path: Path) -> None:
         open_model(path, architecture="resnet50")
 
 
+@pytest.mark.parametrize("channels", ["rgb", "bgr"])
+def test_weights_of_others_are_given_images_as_they_were_trained_on(
+    tmp_path: Path, channels: Any, model: Backbone, images: np.ndarray
+) -> None:
+    torch.save(model.state_dict(), tmp_path / "m.pth")
+    save_weights(tmp_path / "m.safetensors", model)
+    mean, std = (10.0, 20.0, 30.0), (64.0, 128.0, 256.0)
+    seen = images if channels == "rgb" else images[..., ::-1]
+    inputs = ((seen.astype(np.float64) - mean) / std).transpose(0, 3, 1, 2).astype(np.float32)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(inputs)).numpy()
+    for name in ("m.pth", "m.safetensors"):
+        public = "mobilefacenet_small" if name == "m.pth" else None
+        opened = open_model(
+            tmp_path / name, architecture=public, mean=mean, std=std, channels=channels
+        )
+        assert opened.preprocessing.to_dict()["channels"] == channels
+        np.testing.assert_allclose(opened.embedder.embed(images), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_an_onnx_file_is_opened_with_its_preprocessing(tmp_path: Path) -> None:
     path = tiny(tmp_path / "m.onnx", ("n", 3, "h", "w"))
     opened = open_model(path, image_size=4, mean=1, std=2, channels="bgr")
@@ -79,13 +99,10 @@ def test_an_onnx_file_is_opened_with_its_preprocessing(tmp_path: Path) -> None:
     [
         ("m.onnx", {"architecture": "iresnet50"}, "architecture is 'iresnet50', but the ONNX"),
         ("m.onnx", {"device": "cuda"}, "device is 'cuda'; ONNX files run on the CPU"),
-        ("w.safetensors", {"mean": 1}, "mean is for ONNX files"),
-        ("w.safetensors", {"channels": "bgr"}, "channels is for ONNX files"),
-        ("w.safetensors", {"layout": "nchw"}, "layout is for ONNX files"),
+        ("w.safetensors", {"layout": "nchw"}, "layout is for ONNX files; .* is weights of PyTorch"),
         ("w.safetensors", {"image_size": 64}, r"image_size is 64, but .*w\.safetensors"),
-        ("none.onnx", {}, "there is no ONNX file"),
         ("none", {}, "there is no model"),
-        (".", {}, "holds no weights: neither best"),
+        (".", {}, "holds no weights: it holds ONNX models; name one of them: m.onnx"),
     ],
 )
 def test_what_does_not_fit_is_named(

@@ -21,7 +21,9 @@ from centerarc.models import (
     Backbone,
     ExportReport,
     OnnxModel,
+    Preprocessing,
     Recipe,
+    TorchEmbedder,
     create_model,
     export_onnx,
     list_models,
@@ -132,6 +134,20 @@ def test_the_file_says_how_to_feed_it(exported: Exported) -> None:
     assert (model.metadata, model.image_size, model.embedding_size) == (facts, SIZE, 16)
     with pytest.raises(ValueError, match=r"channels is 'bgr', but .* takes 'rgb'"):
         OnnxModel(exported.path, channels="bgr")
+
+
+def test_a_model_of_others_is_exported_with_how_it_takes_images(
+    tmp_path: Path, exported: Exported
+) -> None:
+    path = tmp_path / "m.onnx"
+    wanted = Preprocessing(SIZE, mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0), channels="bgr")
+    export_onnx(exported.model, path, samples=exported.samples, preprocessing=wanted)
+    assert OnnxModel(path).preprocessing == wanted
+    expected = TorchEmbedder(exported.model.eval(), preprocessing=wanted).embed(exported.samples)
+    np.testing.assert_allclose(
+        OnnxModel(path).embed(exported.samples), expected, rtol=1e-4, atol=1e-5
+    )
+    assert "BGR, (x - (1, 2, 3)) / (4, 5, 6)" in onnx.load(str(path)).doc_string
 
 
 def test_it_is_one_file_that_tells_nothing_of_the_machine(exported: Exported) -> None:

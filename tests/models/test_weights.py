@@ -5,6 +5,7 @@ import functools
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from centerarc.models import (
     create_model,
     load_pretrained,
     load_weights,
+    open_model,
     read_metadata,
     save_weights,
 )
@@ -128,6 +130,55 @@ def test_a_torch_checkpoint_loads(tmp_path: Path, wrapped: bool, prefix: str) ->
     torch.save(state, tmp_path / "model.pt")
     load_pretrained(model, tmp_path / "model.pt")
     assert_same(model, source)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: {f"model.{k}": t for k, t in s.items()},
+        lambda s: {f"module.backbone.{k}": t for k, t in s.items()},
+        lambda s: {f"_orig_mod.{k}": t for k, t in s.items()},
+        lambda s: {f"module._orig_mod.{k}": t for k, t in s.items()},
+        lambda s: {k.replace("layers.", "layers._orig_mod.", 1): t for k, t in s.items()},
+        lambda s: {"state_dict": {f"net.{k}": t for k, t in s.items()}, "epoch": 3},
+        lambda s: {"model": {"net": s}, "optimizer": {"state": {0: {"step": torch.ones(1)}}}},
+        # What was trained with the backbone does not matter.
+        lambda s: {**{f"backbone.{k}": t for k, t in s.items()}, "head.weight": torch.ones(9, 16)},
+    ],
+)
+def test_prefixes_and_nesting_of_checkpoints_are_seen_through(tmp_path: Path, wrap: Any) -> None:
+    source, model = small(1), small(2)
+    torch.save(wrap(dict(source.state_dict())), tmp_path / "model.pt")
+    load_pretrained(model, tmp_path / "model.pt")
+    assert_same(model, source)
+    opened = open_model(tmp_path / "model.pt", architecture="mobilefacenet_small")
+    assert opened.network is not None
+    assert_same(opened.network, source)
+
+
+def test_of_two_models_in_a_checkpoint_neither_is_guessed(tmp_path: Path) -> None:
+    state = small(1).state_dict()
+    both = {f"{name}.{k}": t for name in ("model", "ema") for k, t in state.items()}
+    torch.save({"state_dict": both}, tmp_path / "model.pt")
+    with pytest.raises(
+        ValueError, match=r"of 2 such models \(state_dict.model., state_dict.ema.\)"
+    ):
+        load_pretrained(small(), tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("name", ["mobilefacenet_small", "iresnet18", "vit_t"])
+@pytest.mark.parametrize(("size", "side"), [(256, 112), (40, 32)])
+def test_the_sizes_of_a_checkpoint_are_seen_from_its_tensors(
+    tmp_path: Path, name: str, size: int, side: int
+) -> None:
+    model = create_model(name, embedding_size=size, image_size=side)
+    torch.save({f"module.{k}": t for k, t in model.state_dict().items()}, tmp_path / "model.pt")
+    found = open_model(tmp_path / "model.pt", architecture=name).network
+    assert found is not None
+    assert (found.embedding_size, found.image_size) == (size, side)
+    assert_same(found, model)
+    with pytest.raises(ValueError, match=r"does not fit the model: .* of another shape"):
+        open_model(tmp_path / "model.pt", architecture=name, image_size=side + 16)
 
 
 def test_a_checkpoint_that_does_not_fit_is_explained_and_changes_nothing(tmp_path: Path) -> None:

@@ -294,8 +294,8 @@ class ModelFlags:
     size
         Side of the images that the model takes, where its file leaves that open.
     mean
-        Of an ONNX model of others: taken from each pixel value, 0 to 255; one number or three
-        with commas between. 127.5 by default.
+        Of a model of others: taken from each pixel value, 0 to 255; one number or three with
+        commas between. 127.5 by default.
     std
         Likewise: what the difference is divided by. 127.5 by default.
     channels
@@ -321,14 +321,12 @@ class ModelFlags:
 
 def opened_model(path: str | Path, flags: ModelFlags | None, device: str = "cpu") -> "OpenedModel":
     """Opens what a user calls a model; for an ONNX file the device auto is the CPU."""
-    from centerarc.distributed.process import choose_device
     from centerarc.io.plugins import UnknownNameError, import_plugin
     from centerarc.models.opened import open_model
 
     given = ModelFlags() if flags is None else flags
     for plugin in given.plugin:
         import_plugin(plugin)
-    on_cpu = str(path).lower().endswith(".onnx") and device == "auto"
     try:
         return open_model(
             path,
@@ -339,7 +337,7 @@ def opened_model(path: str | Path, flags: ModelFlags | None, device: str = "cpu"
             channels=given.channels,
             layout=given.layout,
             output=given.output_name or None,
-            device="cpu" if on_cpu else str(choose_device(device)),
+            device=device,
         )
     except UnknownNameError as error:
         raise ValueError(f"{error}; {_plugins_wanted(Path(path))}") from error

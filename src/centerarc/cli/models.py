@@ -118,11 +118,7 @@ def export(
     out: Annotated[Path, Parameter(name=["--out", "-o"])],
     images: Path | None = None,
     opset: int = 20,
-    architecture: Annotated[str, Parameter(show_default=False)] = "",
-    size: int | None = None,
-    plugin: Annotated[
-        tuple[str, ...], Parameter(consume_multiple=True, negative="", show_default=False)
-    ] = (),
+    flags: Annotated[ModelFlags | None, Parameter(group=MODEL, show_default=False)] = None,
     overwrite: Annotated[bool, flag()] = False,
 ) -> None:
     """Write a model to one ONNX file, checked against PyTorch.
@@ -143,12 +139,6 @@ def export(
         .parquet list; drawn faces by default.
     opset
         Version of ONNX's operators, 18 to 23.
-    architecture
-        Backbone of a public checkpoint that does not name it, e.g. iresnet50.
-    size
-        Side of the images that such a checkpoint takes, 112 by default.
-    plugin
-        Module or .py file that registers the backbone, if it is your own.
     overwrite
         Replace the file if it is there.
     """
@@ -163,13 +153,18 @@ def export(
     if out.suffix.lower() != ".onnx":
         raise ValueError(f"out must end in .onnx, got {str(out)!r}")
     check_outputs([("out", out)], (model, images), overwrite=overwrite)
-    network = opened_model(model, ModelFlags(architecture=architecture, size=size, plugin=plugin))
+    network = opened_model(model, flags)
     if network.network is None:
         raise ValueError(f"{model!r} is an ONNX file already")
     samples, words = _samples(images, network.image_size)
     with Console(stderr=True).status("exporting and comparing, about half a minute"):
         report = export_onnx(
-            network.network, out, samples=samples, opset=opset, weights_sha256=network.sha256
+            network.network,
+            out,
+            samples=samples,
+            opset=opset,
+            weights_sha256=network.sha256,
+            preprocessing=network.preprocessing,
         )
     console = Console()
     console.print(Text(f"exported {network.name} to {out}"), soft_wrap=True)

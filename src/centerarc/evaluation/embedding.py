@@ -4,6 +4,7 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     Images: TypeAlias = FaceSource | npt.NDArray[np.uint8]
 
 # What zip files begin with, those without a member too.
+_PARQUET = b"PAR1"
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 # Columns of a Parquet file, arrays of an npz file; `metadata` is JSON in both.
 PLACE, IDENTITY, EMBEDDING, METADATA = "place", "identity", "embedding", "centerarc"
@@ -297,11 +299,15 @@ def file_format(path: Path) -> str:
 
 
 def is_embedding_file(path: Path) -> bool:
-    """Tells whether a file is one of embeddings, by its name and, of Parquet, by its columns."""
+    """Tells whether a file is one of embeddings, by its arrays or columns."""
     suffix = path.suffix.lower()
-    if suffix == ".npz":
-        return True
-    if suffix != ".parquet" or not path.is_file():
+    if suffix == ".npz" or not path.is_file():
+        return suffix == ".npz"
+    kind = _content_format(path)
+    if kind == "npz":
+        with suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as file:
+            return f"{EMBEDDING}.npy" in file.namelist()
+    if "parquet" not in (kind, suffix[1:]):
         return False
     require_parquet_extra()
     import pyarrow as pa
@@ -311,6 +317,13 @@ def is_embedding_file(path: Path) -> bool:
         return EMBEDDING in pq.read_schema(path).names
     except (pa.ArrowException, OSError):
         return True  # whoever reads it says what is wrong
+
+
+def _content_format(path: Path) -> str:
+    """Returns "parquet" or "npz" by how a file begins, whatever its name; "" for others."""
+    with open(path, "rb") as file:
+        head = file.read(4)
+    return "parquet" if head == _PARQUET else "npz" if head in _ZIP else ""
 
 
 def load_npz(path: Path) -> Any:
@@ -436,9 +449,9 @@ def read_embeddings(path: str | os.PathLike[str]) -> Embeddings:
             message names the row and its place.
     """
     file = Path(path)
-    kind = file_format(file)
     if not file.is_file():
         raise ValueError(f"there is no file of embeddings {str(file)!r}")
+    kind = _content_format(file) or file_format(file)
     found = _read_parquet(file) if kind == "parquet" else _read_npz(file)
     embedding = found.embedding
     if embedding.ndim != 2 or embedding.shape[1] < 1 or embedding.dtype.kind != "f":

@@ -9,9 +9,9 @@ from centerarc.models.embedder import Embedder, Preprocessing, TorchEmbedder
 from centerarc.models.hub import HubModel
 from centerarc.models.onnx_export import ExportReport, export_onnx
 from centerarc.models.onnx_model import OnnxModel, require_export_extra
-from centerarc.models.opened import OpenedModel, open_model
+from centerarc.models.opened import OpenedModel, load_weights, open_model
 from centerarc.models.pretrained import PushReport, from_pretrained, push_to_hub, save_pretrained
-from centerarc.models.weights import load_pretrained, load_weights, read_metadata, save_weights
+from centerarc.models.weights import load_pretrained, read_metadata, save_weights
 
 __all__ = [
     "Backbone",

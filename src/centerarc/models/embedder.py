@@ -17,6 +17,8 @@ Channels = Literal["rgb", "bgr"]
 Layout = Literal["nchw", "nhwc"]
 # Larger than any face model's input; keeps a slip, or a hostile file, from asking for all memory.
 _MAX_SIZE = 4096
+# What `to_input` does: channels, mean and std.
+_USUAL = ("rgb", *(127.5,) * 6)
 
 
 @runtime_checkable
@@ -49,9 +51,10 @@ class TorchEmbedder:
     """A PyTorch module as an embedder.
 
     Args:
-        model: Maps float32 `(N, 3, S, S)`, scaled as `to_input` does, to `(N, D)`. It is moved to
-            `device` and stays there; the mode of each part of it is restored after each batch.
+        model: Maps float32 `(N, 3, S, S)` to `(N, D)`. It is moved to `device` and stays there; the
+            mode of each part of it is restored after each batch.
         device: Where to compute.
+        preprocessing: How images become its input; None is as `to_input` does it.
 
     Attributes:
         model: The module.
@@ -64,9 +67,15 @@ class TorchEmbedder:
         (2, 64)
     """
 
-    def __init__(self, model: nn.Module, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        device: str | torch.device = "cpu",
+        preprocessing: "Preprocessing | None" = None,
+    ) -> None:
         self.model = model.to(device)
         self.device = torch.device(device)
+        self._preprocessing = preprocessing
         size = getattr(model, "image_size", None)
         self.image_size: int | None = size if isinstance(size, int) else None
 
@@ -75,12 +84,20 @@ class TorchEmbedder:
     ) -> npt.NDArray[np.float32]:
         """Embeds a batch; see `Embedder.embed`."""
         with _evaluating(self.model), torch.inference_mode():
-            inputs = to_input(torch.from_numpy(np.ascontiguousarray(images)).to(self.device))
+            inputs = self._inputs(torch.from_numpy(np.ascontiguousarray(images)).to(self.device))
             features: torch.Tensor = self.model(inputs).float()
             if mirror:
                 features = features + self.model(inputs.flip(-1)).float()
             result: npt.NDArray[np.float32] = features.cpu().numpy()
         return result
+
+    def _inputs(self, images: torch.Tensor) -> torch.Tensor:
+        wanted = self._preprocessing
+        if wanted is None or (wanted.channels, *wanted.mean, *wanted.std) == _USUAL:
+            return to_input(images)
+        pixels = images.flip(-1) if wanted.channels == "bgr" else images
+        mean, std = (pixels.new_tensor(v, dtype=torch.float32) for v in (wanted.mean, wanted.std))
+        return ((pixels.float() - mean) / std).permute(0, 3, 1, 2).contiguous()
 
 
 @contextmanager
@@ -178,9 +195,13 @@ class Preprocessing:
             raise ValueError(f"{missing[0]} is missing")
         return cls(**{name: content[name] for name in names})
 
+    @property
+    def scaling(self) -> str:
+        """What becomes of pixels, in words."""
+        return f"{self.channels.upper()}, (x - {_short(self.mean)}) / {_short(self.std)}"
+
     def __str__(self) -> str:
-        side = f"{self.image_size} x {self.image_size}"
-        return f"{side} {self.channels.upper()}, (x - {_short(self.mean)}) / {_short(self.std)}"
+        return f"{self.image_size} x {self.image_size} {self.scaling}"
 
 
 def _short(values: tuple[float, ...]) -> str:

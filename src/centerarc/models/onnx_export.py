@@ -92,10 +92,11 @@ def export_onnx(
     opset: int = DEFAULT_OPSET,
     tolerance: float = 1e-3,
     weights_sha256: str | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> ExportReport:
     """Writes a backbone to one ONNX file and holds it to PyTorch on images.
 
-    Input `images` is float32 `(N, 3, S, S)` for any N, RGB scaled to (x - 127.5) / 127.5; output
+    Input `images` is float32 `(N, 3, S, S)` for any N, scaled as `preprocessing` says; output
     `embedding` is `(N, D)`, not normalized. The file's metadata holds that under the key
     "centerarc", as JSON: image_size, mean, std, channels, layout, embedding_size, recipe,
     version and weights_sha256. It holds no path of the machine that it was made on.
@@ -111,6 +112,8 @@ def export_onnx(
         tolerance: The largest difference of a number from PyTorch's, as a part of the largest
             number of PyTorch's embeddings.
         weights_sha256: Of the file that the weights came from, to be recorded.
+        preprocessing: How the model takes images; None is RGB, (x - 127.5) / 127.5, as all that
+            is trained here.
 
     Returns:
         What was written.
@@ -125,7 +128,7 @@ def export_onnx(
         raise ValueError(f"opset is {opset}; it must be from {OPSETS[0]} to {OPSETS[-1]}")
     if not 0 < tolerance < 1:
         raise ValueError(f"tolerance is {tolerance}; it must be between 0 and 1, both excluded")
-    preprocessing = Preprocessing(model.image_size)
+    preprocessing = preprocessing or Preprocessing(model.image_size)
     wanted = (model.image_size, model.image_size, 3)
     if samples.dtype != np.uint8 or samples.ndim != 4 or samples.shape[1:] != wanted:
         raise ValueError(
@@ -146,7 +149,7 @@ def export_onnx(
     with atomic_path(path) as temporary:
         onnx.save_model(content, str(temporary))
         onnx.checker.check_model(str(temporary), full_check=True)
-        results = list(_compare(network, temporary, samples))
+        results = list(_compare(network, temporary, samples, preprocessing))
         worst = max(results, key=lambda result: result.relative_difference)
         if not worst.relative_difference <= tolerance:
             raise ValueError(
@@ -205,15 +208,17 @@ def _describe(
     content.metadata_props.add(key=METADATA_KEY, value=json.dumps(facts))
     side = network.image_size
     content.doc_string = (
-        f"Face recognition. {INPUT}: float32 (N, 3, {side}, {side}), aligned faces, RGB, "
-        f"(x - 127.5) / 127.5. {OUTPUT}: float32 (N, {network.embedding_size}), not normalized; "
-        "compare by cosine."
+        f"Face recognition. {INPUT}: float32 (N, 3, {side}, {side}), aligned faces, "
+        f"{preprocessing.scaling}. {OUTPUT}: float32 (N, {network.embedding_size}), not "
+        "normalized; compare by cosine."
     )
 
 
-def _compare(network: Backbone, path: Path, samples: npt.NDArray[np.uint8]) -> Iterator[Comparison]:
+def _compare(
+    network: Backbone, path: Path, samples: npt.NDArray[np.uint8], preprocessing: Preprocessing
+) -> Iterator[Comparison]:
     """Embeds images with both, one at a time and all at once."""
-    truth, model = TorchEmbedder(network), OnnxModel(path)
+    truth, model = TorchEmbedder(network, preprocessing=preprocessing), OnnxModel(path)
     alone = [truth.embed(samples[i : i + 1]) for i in range(len(samples))]
     wide = np.concatenate(alone).astype(np.float64)
     for size in sorted({1, len(samples)}):

@@ -1,19 +1,127 @@
 """Any model by what the user names: a run, weights, a public checkpoint, an ONNX file, the Hub."""
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from centerarc.distributed.process import choose_device
 from centerarc.io.files import files_sha256
-from centerarc.models.backbone import Backbone, create_model, list_models
+from centerarc.io.plugins import UnknownNameError
+from centerarc.models.backbone import STRIDE, Backbone, create_model, is_built_in, list_models
 from centerarc.models.embedder import Channels, Embedder, Layout, Preprocessing, TorchEmbedder
 from centerarc.models.hub import HubModel, download, hub_model, named
-from centerarc.models.weights import load_pretrained, load_weights, weights_file
+from centerarc.models.weights import (
+    file_kind,
+    load_pretrained,
+    load_states,
+    named_as,
+    read_metadata,
+    read_states,
+    weights_file,
+)
 
-# What public checkpoints were trained on.
+# What most public checkpoints were trained on, and the sizes that are tried besides.
 _USUAL_SIZE = 112
+_SIZES = (_USUAL_SIZE, *range(STRIDE, 513, STRIDE))
+
+
+def load_weights(path: str | os.PathLike[str]) -> Backbone:
+    """Rebuilds a saved model with its weights, ready to embed.
+
+    A backbone of one's own must be registered before, or by an installed plugin; the file is not
+    trusted to name a module to import.
+
+    Args:
+        path: A file that `save_weights` wrote; a run folder, of which `best.safetensors` is
+            taken, else `last.safetensors`; a folder of `save_pretrained`; or a model on the Hub,
+            `hf://owner/name` or `hf://owner/name@revision`.
+
+    Returns:
+        The model on the CPU, in eval mode.
+
+    Raises:
+        ImportError: If it is on the Hub and the extra `hub` is not installed.
+        ValueError: If there is no such file, or it is damaged or not one of ours.
+        OSError: If the Hub cannot be reached.
+    """
+    if (shared := hub_model(path)) is not None:
+        file = download(shared)
+        with named(shared):
+            return load_weights(file)
+    file = weights_file(Path(path))
+    recipe = read_metadata(file)
+    sizes = {name: recipe[name] for name in ("embedding_size", "image_size")}
+    try:
+        if is_built_in(recipe["name"]):
+            # Sizes that a stranger wrote must not ask for all memory.
+            with torch.device("meta"):
+                _check_size(create_model(recipe["name"], **sizes, **recipe["options"]), file)
+        model = create_model(recipe["name"], **sizes, **recipe["options"])
+    except ValueError as error:
+        kind = UnknownNameError if isinstance(error, UnknownNameError) else ValueError
+        raise kind(f"cannot build the model of {str(file)!r}: {error}") from error
+    load_pretrained(model, file)
+    return model.eval()
+
+
+def _check_size(model: nn.Module, path: Path) -> None:
+    """Refuses a model that is larger than what a file holds; its tensors may be on no device."""
+    wanted = sum(tensor.numel() for tensor in model.state_dict().values())
+    with safe_open(str(path), framework="pt") as file:
+        held = sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
+    if wanted > held:
+        raise ValueError(f"it has {wanted:,} numbers, and the file holds {held:,}")
+
+
+def load_checkpoint(
+    path: str | os.PathLike[str], name: str, image_size: int | None = None
+) -> Backbone:
+    """Builds a backbone in the sizes of a public checkpoint's tensors, with its weights.
+
+    Args:
+        path: The checkpoint; see `load_pretrained`.
+        name: Of the backbone, one of `list_models()`.
+        image_size: Side of its images in pixels; None finds it, too, 112 where the tensors leave
+            it open.
+
+    Returns:
+        The model on the CPU, in eval mode.
+
+    Raises:
+        ValueError: As of `create_model` and `load_pretrained`.
+    """
+    place = Path(path)
+    states = read_states(place)
+    sizes: dict[str, Any] = {"embedding_size": 512, "image_size": image_size or _USUAL_SIZE}
+    # A dimension that follows the size of the embedding says it.
+    shapes, others = (_shapes(name, sizes | {"embedding_size": size}) for size in (512, 256))
+    state = named_as(shapes, states, place)
+    found = {key: tuple(state[key].shape) for key in shapes if key in state}
+    for key, shape in found.items():
+        for length, one, other in zip(shape, shapes[key], others[key], strict=False):
+            if one != other:
+                sizes["embedding_size"] = length
+    if image_size is None and found.keys() == shapes.keys():
+        fitting = (s for s in _SIZES if _shapes(name, sizes | {"image_size": s}) == found)
+        sizes["image_size"] = next(fitting, _USUAL_SIZE)
+    model = create_model(name, **sizes)
+    load_states(model, states, place)
+    return model.eval()
+
+
+def _shapes(name: str, sizes: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a backbone's weights."""
+    # Others' may compute with numbers when they are built.
+    with torch.device("meta" if is_built_in(name) else "cpu"):
+        model = create_model(name, **sizes)
+    return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
 
 
 @dataclass(frozen=True)
@@ -76,17 +184,18 @@ def open_model(
     Args:
         path: A run folder (`best.safetensors`, else `last.safetensors`), a folder of
             `save_pretrained`, a file of `save_weights`, a public checkpoint of arcface_torch with
-            its `architecture`, a `.onnx` file, or `hf://owner/name` or
-            `hf://owner/name@revision` on the Hub.
+            its `architecture`, an ONNX file, or `hf://owner/name` or
+            `hf://owner/name@revision` on the Hub. What a file is says its content, not its name.
         architecture: Name in the registry of a checkpoint that does not say it, e.g. "iresnet50".
         image_size: Side of the input in pixels: of an ONNX file that leaves it open, or of the
-            architecture.
-        mean: Of another tool's ONNX file; see `OnnxModel`.
-        std: Likewise.
-        channels: Likewise.
-        layout: Likewise.
+            architecture where it is not to be found from the checkpoint.
+        mean: Taken from each pixel value, for models of others; see `OnnxModel`.
+        std: Likewise: what the difference is divided by.
+        channels: Likewise: "rgb" or "bgr".
+        layout: Of another tool's ONNX file; see `OnnxModel`.
         output: Name of the output of an ONNX file that has several.
-        device: Where a PyTorch model computes, e.g. "cuda". ONNX files run on the CPU.
+        device: Where a PyTorch model computes: "cpu", "cuda", "mps", or "auto" for the best one.
+            ONNX files run on the CPU.
         threads: Number of threads of an ONNX model; all cores by default.
 
     Returns:
@@ -98,18 +207,29 @@ def open_model(
         ValueError: If there is nothing, it cannot be read, or an argument is not for its kind.
         OSError: If the Hub cannot be reached.
     """
-    for_onnx = {"mean": mean, "std": std, "channels": channels, "layout": layout, "output": output}
-    given: dict[str, Any] = {name: v for name, v in for_onnx.items() if v is not None}
+    scaling: dict[str, Any] = {"mean": mean, "std": std, "channels": channels}
+    scaling = {name: value for name, value in scaling.items() if value is not None}
+    form: dict[str, Any] = {"layout": layout, "output": output}
+    form = {name: value for name, value in form.items() if value is not None}
     if (shared := hub_model(path)) is not None:
         file = download(shared)
         with named(shared):
             found = open_model(
-                file, architecture=architecture, image_size=image_size, device=device, **given
+                file,
+                architecture=architecture,
+                image_size=image_size,
+                device=device,
+                **scaling,
+                **form,
             )
         # The folder of a download has the name of its commit.
         return replace(found, hub=HubModel(shared.repo_id, file.parent.name))
     place = Path(path)
-    if place.suffix.lower() == ".onnx" and not place.is_dir():
+    if not place.exists():
+        raise ValueError(f"there is no model {str(place)!r}")
+    place = weights_file(place)
+    kind = file_kind(place)
+    if kind == "onnx":
         from centerarc.models.onnx_model import OnnxModel
 
         if architecture is not None:
@@ -118,33 +238,27 @@ def open_model(
             )
         if device not in ("cpu", "auto"):
             raise ValueError(f"device is {device!r}; ONNX files run on the CPU")
-        model = OnnxModel(place, image_size=image_size, threads=threads, **given)
+        model = OnnxModel(place, image_size=image_size, threads=threads, **scaling, **form)
         return OpenedModel(place, "onnx", model.sha256, model, None, model.preprocessing)
-    if not place.exists():
-        raise ValueError(f"there is no model {str(place)!r}")
-    if given:
-        raise ValueError(
-            f"{min(given)} is for ONNX files; {str(place)!r} says itself how it takes images"
-        )
+    if form:
+        raise ValueError(f"{min(form)} is for ONNX files; {str(place)!r} is weights of PyTorch")
     if architecture is not None:
-        size = _USUAL_SIZE if image_size is None else image_size
-        network = create_model(architecture, image_size=size).eval()
-        load_pretrained(network, place)
+        network = load_checkpoint(place, architecture, image_size)
     else:
-        if not place.is_dir() and place.suffix != ".safetensors":
+        if kind != "safetensors":
             raise ValueError(
                 f"{str(place)!r} does not say which model it holds; give its architecture, one of "
                 f"{', '.join(list_models())}"
             )
         if image_size is not None:
             raise ValueError(f"image_size is {image_size}, but {str(place)!r} says it itself")
-        place = weights_file(place)
         network = load_weights(place)
+    preprocessing = Preprocessing(network.image_size, **scaling)
     return OpenedModel(
         place,
         "weights" if architecture is None else "checkpoint",
         files_sha256(place),
-        TorchEmbedder(network, device),
+        TorchEmbedder(network, choose_device(device), preprocessing),
         network,
-        Preprocessing(network.image_size),
+        preprocessing,
     )

@@ -32,7 +32,8 @@ from centerarc.models.model_card import (
     evaluation_part,
     model_card,
 )
-from centerarc.models.weights import METADATA_KEY, load_weights, read_metadata, weights_file
+from centerarc.models.opened import load_weights
+from centerarc.models.weights import METADATA_KEY, read_metadata, weights_file
 
 CONFIG, CARD = "config.yaml", "README.md"
 _RESULTS = "results.json"

@@ -1,13 +1,16 @@
-"""Weights of backbones on disk: safetensors of our own, and public checkpoints."""
+"""Files of weights: safetensors of our own, public checkpoints, and what others are."""
 
 import json
-import math
 import os
 import pickle
-from collections.abc import Iterable, Mapping
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,9 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from centerarc.io.files import atomic_path
-from centerarc.io.plugins import UnknownNameError
-from centerarc.models.backbone import Backbone, create_model, is_built_in
-from centerarc.models.hub import HUB_WEIGHTS, download, hub_model, named
+from centerarc.models.backbone import Backbone
+from centerarc.models.hub import HUB_WEIGHTS, download, hub_model
 
 
 def read_torch_file(path: Path) -> Any:
@@ -28,11 +30,15 @@ def read_torch_file(path: Path) -> Any:
             which, but not the path.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # Opened here: by its name, torch would take some files for safetensors.
+        with open(path, "rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's own text advises to load the file unsafely.
         if "global" in str(error).lower():
-            reason = "the file holds objects that are not tensors, which could run code; refused"
+            name = _GLOBAL.search(str(error))
+            held = f" ({name[1]})" if name else ""
+            reason = f"it holds objects that are not tensors{held}, which could run code"
         else:
             reason = "the file is damaged, or no file of torch"
         raise ValueError(reason) from error
@@ -45,8 +51,12 @@ METADATA_KEY = "centerarc"
 _IN_FOLDERS = ("best.safetensors", "last.safetensors", HUB_WEIGHTS)
 # Beside them, who was trained on: one name a line.
 PEOPLE_FILE = "people.txt"
+_GLOBAL = re.compile(r"GLOBAL (\S+)")
 _RECIPE = {"name": str, "embedding_size": int, "image_size": int, "options": dict, "metadata": dict}
-_PARALLEL = "module."
+# What wrappers of PyTorch put inside names: torch.compile, FSDP, activation checkpointing.
+_WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+# How deep weights lie in a checkpoint, at most.
+_DEPTH = 4
 _SHOWN = 3
 # Arguments of `create_model` that are not options of a backbone.
 _NO_OPTIONS = {"name", "embedding_size", "image_size", "generator"}
@@ -108,9 +118,13 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         ValueError: If the file is missing, damaged, or not one of ours.
     """
+    if (kind := file_kind(path)) == "onnx":
+        raise ValueError(f"{str(path)!r} is an ONNX model, which open_model opens")
+    text = None
     try:
-        with safe_open(str(path), framework="pt") as file:
-            text = (file.metadata() or {}).get(METADATA_KEY)
+        if kind == "safetensors":
+            with safe_open(str(path), framework="pt") as file:
+                text = (file.metadata() or {}).get(METADATA_KEY)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"cannot read weights from {str(path)!r}: {error}") from error
     if text is None:
@@ -145,7 +159,8 @@ def weights_file(path: Path) -> Path:
         return path
     found = [path / name for name in _IN_FOLDERS if (path / name).is_file()]
     if not found:
-        raise ValueError(f"{str(path)!r} holds no weights: neither {' nor '.join(_IN_FOLDERS)}")
+        reason = foreign_folder(path) or f"neither {' nor '.join(_IN_FOLDERS)}"
+        raise ValueError(f"{str(path)!r} holds no weights: {reason}")
     return found[0]
 
 
@@ -168,11 +183,11 @@ def load_start(model: Backbone, name: str | os.PathLike[str]) -> Path:
         load_pretrained(model, file)
     except ValueError as error:
         hint = ""
-        if file.suffix.lower() == ".onnx":
-            hint = "; an ONNX file cannot be trained, give the weights that it was made of"
-        elif file.is_file():
-            hint = "; the settings of the model must be those of the file"
-            with suppress(ValueError):
+        with suppress(ValueError):  # what is no weights at all, or does not say which
+            if file_kind(file) == "onnx":
+                hint = "; an ONNX file cannot be trained, give the weights that it was made of"
+            else:
+                hint = "; the settings of the model must be those of the file"
                 held = read_metadata(file)
                 said = ", ".join(f"{key}: {held[key]}" for key in _RECIPE if key != "metadata")
                 hint += f": {said}"
@@ -186,74 +201,30 @@ def find_weights(name: str | os.PathLike[str]) -> Path:
     return weights_file(Path(name)) if shared is None else download(shared)
 
 
-def load_weights(path: str | os.PathLike[str]) -> Backbone:
-    """Rebuilds a saved model with its weights, ready to embed.
-
-    A backbone of one's own must be registered before, or by an installed plugin; the file is not
-    trusted to name a module to import.
-
-    Args:
-        path: A file that `save_weights` wrote; a run folder, of which `best.safetensors` is
-            taken, else `last.safetensors`; a folder of `save_pretrained`; or a model on the Hub,
-            `hf://owner/name` or `hf://owner/name@revision`.
-
-    Returns:
-        The model on the CPU, in eval mode.
-
-    Raises:
-        ImportError: If it is on the Hub and the extra `hub` is not installed.
-        ValueError: If there is no such file, or it is damaged or not one of ours.
-        OSError: If the Hub cannot be reached.
-    """
-    if (shared := hub_model(path)) is not None:
-        file = download(shared)
-        with named(shared):
-            return load_weights(file)
-    file = weights_file(Path(path))
-    recipe = read_metadata(file)
-    sizes = {name: recipe[name] for name in ("embedding_size", "image_size")}
-    try:
-        if is_built_in(recipe["name"]):
-            # Sizes that a stranger wrote must not ask for all memory.
-            with torch.device("meta"):
-                _check_size(create_model(recipe["name"], **sizes, **recipe["options"]), file)
-        model = create_model(recipe["name"], **sizes, **recipe["options"])
-    except ValueError as error:
-        kind = UnknownNameError if isinstance(error, UnknownNameError) else ValueError
-        raise kind(f"cannot build the model of {str(file)!r}: {error}") from error
-    load_pretrained(model, file)
-    return model.eval()
-
-
-def _check_size(model: nn.Module, path: Path) -> None:
-    """Refuses a model that is larger than what a file holds; its tensors may be on no device."""
-    wanted = sum(tensor.numel() for tensor in model.state_dict().values())
-    with safe_open(str(path), framework="pt") as file:
-        held = sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
-    if wanted > held:
-        raise ValueError(f"it has {wanted:,} numbers, and the file holds {held:,}")
-
-
 def load_pretrained(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Loads a checkpoint's weights into a model, all of them or none.
 
-    Takes safetensors files and torch checkpoints: a state dict, as the public arcface_torch
-    backbones are, or its training checkpoints, of which the backbone is taken. The `module.` that
-    DDP puts before each name is taken away. Nothing in a checkpoint is executed.
+    Takes safetensors files and torch checkpoints, whatever their names: a state dict, as the public
+    arcface_torch backbones are, or a training checkpoint that holds one (`state_dict_backbone`,
+    `state_dict`, `model`, ...). A prefix that all names share (`module.`, `model.`, `backbone.`)
+    and what wrappers add (`_orig_mod.`) are taken away; what is then left over beside a prefixed
+    backbone, such as a head, does not matter. Nothing in a checkpoint is executed.
 
     Args:
         model: The model that the checkpoint was saved from, e.g. `create_model("iresnet50")`.
         path: The checkpoint.
 
     Raises:
-        ValueError: If the file cannot be read as weights, or its names or shapes are not the
-            model's; the model is unchanged then.
+        ValueError: If the file cannot be read as weights, its names or shapes are not the
+            model's, or it holds several sets of them; the model is unchanged then.
     """
-    state = _read_state(Path(path))
+    load_states(model, read_states(Path(path)), Path(path))
+
+
+def load_states(model: nn.Module, states: Mapping[str, dict[str, Tensor]], path: Path) -> None:
+    """Loads those weights of a checkpoint that are the model's; see `load_pretrained`."""
     expected = model.state_dict()
-    if not any(key in expected for key in state):
-        # What was saved through DDP has this before each name.
-        state = {str(key).removeprefix(_PARALLEL): tensor for key, tensor in state.items()}
+    state = named_as(expected, states, path)
     problems = []
     if missing := [key for key in expected if key not in state]:
         problems.append(f"{len(missing)} missing ({_first(missing)})")
@@ -270,23 +241,264 @@ def load_pretrained(model: nn.Module, path: str | os.PathLike[str]) -> None:
     model.load_state_dict(state)
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def read_states(path: Path) -> dict[str, dict[str, Tensor]]:
+    """All dictionaries of tensors in a checkpoint, by the names that lead to them."""
+    kind = file_kind(path)
+    if kind == "onnx":
+        raise ValueError(f"{str(path)!r} is an ONNX model, which open_model opens")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = read_torch_file(path)
+        content = load_file(path) if kind == "safetensors" else read_torch_file(path)
     except Exception as error:  # a damaged file can fail in any way
         reason = (str(error) or type(error).__name__).splitlines()[0]
+        if "objects that are not tensors" in reason:
+            reason += "; in the program that made it, save the weights alone: "
+            reason += "torch.save(model.state_dict(), 'weights.pt')"
         raise ValueError(f"cannot read weights from {str(path)!r}: {reason}") from error
-    # arcface_torch's training checkpoints keep the backbone under this name.
-    if isinstance(content, dict) and "state_dict_backbone" in content:
-        content = content["state_dict_backbone"]
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+    states = dict(_states(content, "", _DEPTH))
+    if not states:
         held = _first(content) if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"{str(path)!r} holds no state dict of tensors; it holds {held}")
-    return content
+    return states
+
+
+def _states(content: Any, name: str, depth: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    if not isinstance(content, Mapping) or not depth:
+        return
+    tensors = {
+        _WRAPPERS.sub("", str(key)): value
+        for key, value in content.items()
+        if isinstance(value, Tensor)
+    }
+    if tensors:
+        yield name, tensors
+    for key, value in content.items():
+        yield from _states(value, f"{name}{key}.", depth - 1)
+
+
+def named_as(
+    expected: Mapping[str, Any], states: Mapping[str, dict[str, Tensor]], path: Path
+) -> dict[str, Tensor]:
+    """The state with most of the expected names, without what stands before each of them."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for where, state in states.items():
+        counts[where, ""] = 0
+        for key in state:
+            dots = [-1, *(at for at, letter in enumerate(key) if letter == ".")]
+            for at in dots:
+                if key[at + 1 :] in expected:
+                    counts[where, key[: at + 1]] += 1
+    (best, most), *_ = counts.most_common(1)
+    whole = [where + prefix for (where, prefix), count in counts.items() if count == len(expected)]
+    if len(whole) > 1:
+        raise ValueError(
+            f"{str(path)!r} holds the weights of {len(whole)} such models "
+            f"({_first(name or 'its own' for name in whole)}); save the one that is meant alone"
+        )
+    where, prefix = best
+    state = states[where]
+    if not most:
+        state = max(states.values(), key=len)
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 def _first(items: Iterable[object]) -> str:
     shown = [str(item) for item in items]
     return ", ".join(shown[:_SHOWN]) + (", ..." if len(shown) > _SHOWN else "")
+
+
+# What a file is, by its content.
+
+Kind = Literal["safetensors", "torch", "onnx"]
+
+_HEAD = 4096
+# No sensible header of safetensors is longer.
+_LONGEST_HEADER = 100_000_000
+# What torch.save wrote before it wrote zip files, and how other pickles begin.
+_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+_PICKLES = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
+# Of protobuf: the wire type of what has a length, and the fields of ONNX's ModelProto.
+_LENGTH = 2
+_ONNX_FIELDS = {*range(1, 9), 14, 20, 25, 26}
+_GRAPH = 7
+
+_CONVERT = "convert it to ONNX:"
+_TF2ONNX = f"{_CONVERT} python -m tf2onnx.convert"
+_KERAS = f"{_CONVERT} keras.models.load_model('FILE').export('model.onnx', format='onnx')"
+_MXNET = (
+    f"{_CONVERT} mxnet.onnx.export_model('SYMBOL', 'PARAMS', [(1, 3, 112, 112)], "
+    "numpy.float32, 'model.onnx')"
+)
+_SOURCE = "give the ONNX model that it was made from"
+_UNPACK = "unpack it and give the model in it"
+# What a file is by its first bytes, or those from a place on, and what to do about it.
+_STARTS = (
+    (4, b"TFL3", "a TensorFlow Lite model", f"{_TF2ONNX} --tflite FILE --output model.onnx"),
+    (4, b"ORTM", "a model in onnxruntime's own format", _SOURCE),
+    (0, b"\x12\x01\0\0\0\0\0\0", "a file of MXNet parameters", _MXNET),
+    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes", _KERAS),
+    (0, b"ftrt", "a TensorRT engine", _SOURCE),
+    (0, b"7767517", "an ncnn model", _SOURCE),
+    (0, b"version https://git-lfs", "a pointer of Git LFS, not the model", "run git lfs pull"),
+    (0, b"\x1f\x8b", "a gzip archive", _UNPACK),
+    (257, b"ustar", "a tar archive", _UNPACK),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK),
+)
+# Likewise by what stands early in a text of XML, HTML or JSON.
+_TEXTS = (
+    (b"<!doctype html", "a web page, not the model", "download it again"),
+    (b"<html", "a web page, not the model", "download it again"),
+    (b"<net ", "an OpenVINO model", _SOURCE),
+    (b'"nodes"', "the symbol file of an MXNet model", _MXNET),
+)
+
+
+def file_kind(path: str | os.PathLike[str]) -> Kind:
+    """Returns what a model file is: of safetensors, of `torch.save`, or ONNX.
+
+    The content decides; a name counts only for ONNX files that are damaged. Nothing is unpickled.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: If there is none, or it is something else; says what it is and what to do.
+        OSError: If it cannot be read.
+    """
+    place, named = Path(path), repr(os.fspath(path))
+    if not place.is_file():
+        raise ValueError(f"there is no model file {named}")
+    with open(place, "rb") as file:
+        head, size = file.read(_HEAD), os.fstat(file.fileno()).st_size
+        length = int.from_bytes(head[:8], "little")
+        if head[8:9] == b"{" and length <= min(size - 8, _LONGEST_HEADER):
+            return "safetensors"
+        in_zip = _zip_names(file)
+        if head.startswith(_LEGACY) or _is_of_torch(in_zip):
+            return "torch"
+        if _is_onnx(file, size):
+            return "onnx"
+        frozen = _is_frozen_graph(file, size)
+    what, advice = _foreign(head, in_zip, frozen=frozen)
+    if not what and size and place.suffix.lower() == ".onnx":
+        return "onnx"
+    if not what:
+        what = "damaged, or not a model" if size else "empty"
+        advice = "weights are safetensors or of torch.save, other models ONNX"
+    stem = re.sub(r"(-symbol\.json|(-\d{4})?\.params)$", "", str(place))
+    words = {"SYMBOL": f"{stem}-symbol.json", "PARAMS": f"{stem}-0000.params", "FILE": str(place)}
+    if place.suffix == ".params":
+        words["PARAMS"] = str(place)
+    advice = re.sub("|".join(words), lambda found: words[found[0]], advice)
+    raise ValueError(f"{named} is {what}; {advice}")
+
+
+def foreign_folder(path: Path) -> str:
+    """What models of others a folder without weights holds, and what to do; "" for none."""
+    if (path / "saved_model.pb").is_file():
+        how = f"{_TF2ONNX} --saved-model {path} --output model.onnx"
+        return f"it is a TensorFlow SavedModel; {how}"
+    found = sorted(entry.name for entry in path.iterdir() if entry.suffix.lower() == ".onnx")
+    return f"it holds ONNX models; name one of them: {', '.join(found)}" if found else ""
+
+
+def _zip_names(file: BinaryIO) -> list[str]:
+    """The members of a zip file; none of any other."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return archive.namelist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):
+        return []
+
+
+def _inner(names: Iterable[str]) -> set[str]:
+    """Members without the folder of the archive's name, in which PyTorch puts all."""
+    return {name.partition("/")[2] for name in names}
+
+
+def _is_torchscript(names: Iterable[str]) -> bool:
+    return any(name == "constants.pkl" or name.startswith("code/") for name in _inner(names))
+
+
+def _is_of_torch(names: Sequence[str]) -> bool:
+    return "data.pkl" in _inner(names) and not _is_torchscript(names)
+
+
+def _foreign(head: bytes, in_zip: Sequence[str], *, frozen: bool) -> tuple[str, str]:
+    """What a file is that must be converted or fetched first, and how; empty where unknown."""
+    for at, magic, what, advice in _STARTS:
+        if head.startswith(magic, at):
+            return what, advice
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    for word, what, advice in _TEXTS:
+        if text[:1] in (b"<", b"{") and word in text:
+            return what, advice
+    if head.startswith(_PICKLES):
+        advice = "in the program that made it, save torch.save(model.state_dict(), 'weights.pt')"
+        return "a pickle of Python objects, which could run code", advice
+    if frozen:
+        how = "--graphdef FILE --inputs IN:0 --outputs OUT:0 --output model.onnx"
+        return "a frozen TensorFlow graph", f"{_TF2ONNX} {how}"
+    if _is_torchscript(in_zip):
+        example = "torch.zeros(1, 3, 112, 112), 'model.onnx', dynamo=False"
+        how = f"torch.onnx.export(torch.jit.load('FILE').eval(), {example})"
+        return "a TorchScript model", f"{_CONVERT} {how}"
+    if _inner(in_zip) & {"models/model.json", "archive_format", "archive_version"}:
+        how = "torch.onnx.export(torch.export.load('FILE'), (), 'model.onnx')"
+        return "a program of torch.export", f"{_CONVERT} {how}"
+    if "model.weights.h5" in in_zip:
+        return "a Keras model", _KERAS
+    if in_zip:
+        inside = [n for n in in_zip if n.lower().endswith((".onnx", ".safetensors", ".pth"))]
+        return "a zip archive", f"{_UNPACK}{'' if not inside else f', {inside[0]}'}"
+    return "", ""
+
+
+def _is_frozen_graph(file: BinaryIO, size: int) -> bool:
+    """Whether a file begins with a node of a TensorFlow GraphDef: its name, then its operation."""
+    try:
+        number, start, length = next(_fields(file, 0, size))
+        (name, *_), (operation, at, count) = islice(_fields(file, start, start + length), 2)
+        file.seek(at)
+        return (number, name, operation) == (1, 1, 2) and file.read(min(count, 99)).isalnum()
+    except (ValueError, StopIteration):
+        return False
+
+
+def _is_onnx(file: BinaryIO, size: int) -> bool:
+    """Whether a whole file is fields of ONNX's ModelProto, the graph among them."""
+    try:
+        numbers = {number for number, *_ in _fields(file, 0, size)}
+    except ValueError:
+        return False
+    return _GRAPH in numbers and numbers <= _ONNX_FIELDS
+
+
+def _fields(file: BinaryIO, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Yields number, place and length of each field of a protobuf message, by headers alone."""
+    while start < end:
+        file.seek(start)
+        header = file.read(20)
+        tag, used = _varint(header, 0)
+        value, used = _varint(header, used)
+        if tag & 7 == _LENGTH:
+            start += used
+            yield tag >> 3, start, value
+            start += value
+        elif tag & 7 == 0:
+            yield tag >> 3, start, 0
+            start += used
+        else:
+            raise ValueError("a field that no message here has")
+    if start != end:
+        raise ValueError("it is cut off")
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """A whole number of seven bits a byte, and where the next begins."""
+    value = shift = 0
+    for place in range(at, len(data)):
+        value |= (data[place] & 0x7F) << shift
+        shift += 7
+        if data[place] < 0x80:
+            return value, place + 1
+    raise ValueError("it is cut off")

@@ -14,7 +14,7 @@ from centerarc.distributed.process import choose_device
 from centerarc.evaluation.embedding import ImagePairs, embed, make_pairs, pair_scores
 from centerarc.evaluation.verification import VerificationReport, evaluate_verification
 from centerarc.io.files import check_place
-from centerarc.models.weights import load_weights
+from centerarc.models.opened import load_weights
 from centerarc.report.evaluation_page import ReportData, write_report
 from centerarc.report.people import FaceSample
 from centerarc.report.rendering import require_report_extra

@@ -26,9 +26,7 @@ def trained_people(weights: Path) -> list[str]:
     from centerarc.models.weights import PEOPLE_FILE
 
     file = weights.parent / PEOPLE_FILE
-    if weights.suffix != ".safetensors" or not file.is_file():
-        return []
-    return read_identities(file)
+    return read_identities(file) if file.is_file() else []
 
 
 def warn_of_trained_people(evaluation: Evaluation, trained: Sequence[str]) -> Evaluation:
@@ -78,7 +76,7 @@ class ModelSubject:
     ) -> None:
         self.model = model
         self.mirror = mirror
-        self.trained_on = trained_people(model.path)
+        self.trained_on = trained_people(model.path) if model.kind == "weights" else []
         self._batch_size = batch_size
         self._workers = workers
 
