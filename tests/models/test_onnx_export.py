@@ -27,6 +27,7 @@ from centerarc.models import (
     create_model,
     export_onnx,
     list_models,
+    open_model,
     require_export_extra,
 )
 from centerarc.models.backbone import apply_in_full_precision
@@ -123,6 +124,7 @@ def test_the_file_says_how_to_feed_it(exported: Exported) -> None:
             "options": {},
         },
         "weights_sha256": "ab" * 32,
+        "graph_sha256": OnnxModel(exported.path).graph_sha256,
     }
     assert [(entry.domain, entry.version) for entry in file.opset_import] == [("", 20)]
     assert "float32 (N, 3, 32, 32)" in file.doc_string
@@ -148,6 +150,21 @@ def test_a_model_of_others_is_exported_with_how_it_takes_images(
         OnnxModel(path).embed(exported.samples), expected, rtol=1e-4, atol=1e-5
     )
     assert "BGR, (x - (1, 2, 3)) / (4, 5, 6)" in onnx.load(str(path)).doc_string
+
+
+def test_what_tools_made_of_an_exported_file_is_another_model(
+    tmp_path: Path, exported: Exported
+) -> None:
+    quantization = pytest.importorskip("onnxruntime.quantization")
+    assert open_model(exported.path).identity == {"weights_sha256": "ab" * 32}
+    path = tmp_path / "int8.onnx"
+    quantization.quantize_dynamic(exported.path, path)
+    again = onnx.load(str(exported.path))
+    onnx.save(again, str(tmp_path / "outside.onnx"), save_as_external_data=True, size_threshold=256)
+    assert OnnxModel(path).metadata == OnnxModel(exported.path).metadata
+    found = open_model(path).identity
+    assert found["origin_sha256"] == "ab" * 32 != found["weights_sha256"]
+    assert open_model(tmp_path / "outside.onnx").identity == {"weights_sha256": "ab" * 32}
 
 
 def test_it_is_one_file_that_tells_nothing_of_the_machine(exported: Exported) -> None:

@@ -208,6 +208,30 @@ def test_the_hash_covers_weights_in_files_of_their_own(tmp_path: Path) -> None:
         OnnxModel(path, mean=0, std=1)
 
 
+def test_what_a_model_computes_is_hashed_wherever_its_weights_are(tmp_path: Path) -> None:
+    whole = OnnxModel(tiny(tmp_path / "whole.onnx", scales=True), mean=0, std=1)
+    content = onnx.load(str(tmp_path / "whole.onnx"))
+    content.metadata_props.add(key="note", value="something")
+    content.graph.node[0].doc_string = content.producer_name = "somebody"
+    for tensor in content.graph.initializer:
+        if tensor.name == "number":  # as text tools write it
+            tensor.float_data[:] = onnx.numpy_helper.to_array(tensor)
+            tensor.ClearField("raw_data")
+    onnx.save(content, str(tmp_path / "noted.onnx"))
+    path = weights_outside(tmp_path / "outside.onnx", "weights.bin")
+    (tmp_path / "weights.bin").write_bytes(np.array([127.5], np.float32).tobytes())
+    alike = [OnnxModel(tmp_path / "noted.onnx", mean=0, std=1), OnnxModel(path, mean=0, std=1)]
+    assert {model.graph_sha256 for model in alike} == {whole.graph_sha256}
+    assert len({model.sha256 for model in (whole, *alike)}) == 3
+    (tmp_path / "weights.bin").write_bytes(np.array([127.0], np.float32).tobytes())
+    assert OnnxModel(path, mean=0, std=1).graph_sha256 != whole.graph_sha256
+    others = [tiny(tmp_path / "m.onnx", scales=True, nhwc=True, shape=("n", 4, 4, 3))]
+    others.append(tiny(tmp_path / "n.onnx"))
+    assert whole.graph_sha256 not in {
+        OnnxModel(other, mean=0, std=1).graph_sha256 for other in others
+    }
+
+
 @pytest.mark.skipif(os.name != "posix", reason="devices and links")
 @pytest.mark.parametrize(
     "location", ["", ".", "/dev/zero", "../secret", "link", "pipe", "x" * 5000, "round", "a\0b"]

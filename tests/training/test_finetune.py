@@ -173,7 +173,7 @@ def test_weights_that_do_not_fit_are_refused_before_anything_is_written(
     assert (
         "the settings of the model must be those of the file: name: tiny, embedding_size: 8" in told
     )
-    assert "cannot read weights from" in refused(tmp_path / "none.pt")
+    assert "there is no model file" in refused(tmp_path / "none.pt")
     assert "holds no weights" in refused(tmp_path)
     (tmp_path / "a.onnx").write_bytes(b"onnx")
     assert "an ONNX file cannot be trained" in refused(tmp_path / "a.onnx")

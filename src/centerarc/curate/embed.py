@@ -273,7 +273,7 @@ def embed_to_file(
         _check_names(source)
     facts = {
         "model": model.sha256,
-        "weights_sha256": model.weights_sha256,
+        **model.identity,
         "preprocessing": model.preprocessing.to_dict(),
         "mirror": mirror,
     }

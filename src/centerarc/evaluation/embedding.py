@@ -41,7 +41,7 @@ _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 PLACE, IDENTITY, EMBEDDING, METADATA = "place", "identity", "embedding", "centerarc"
 _SHOWN = 3
 # What metadata says of the model, which results repeat.
-_TEXTS = ("model", "weights_sha256", "model_file", "version")
+_TEXTS = ("model", "weights_sha256", "origin_sha256", "model_file", "version")
 
 
 def embed(
@@ -427,8 +427,9 @@ class Embeddings:
     identities: list[str]  # (N,) name of the person on it
     embedding: Float32Array  # (N, D) float32, finite, not normalized, of a length above 0
     # What `centerarc embed` recorded: `model` (SHA-256), `weights_sha256` (the same for weights and
-    # an ONNX file made of them), `model_file`, `preprocessing`, `mirror`, `left_out`, `version`;
-    # empty in files of others.
+    # an ONNX file made of them), `origin_sha256` (of the weights that were quantized or changed
+    # since), `model_file`, `preprocessing`, `mirror`, `left_out`, `version`; empty in files of
+    # others.
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:

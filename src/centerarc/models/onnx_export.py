@@ -19,7 +19,8 @@ from centerarc import __version__
 from centerarc.io.files import atomic_path
 from centerarc.models.backbone import Backbone
 from centerarc.models.embedder import Preprocessing, TorchEmbedder
-from centerarc.models.onnx_model import METADATA_KEY, OnnxModel, require_export_extra
+from centerarc.models.onnx_graph import METADATA_KEY, graph_sha256
+from centerarc.models.onnx_model import OnnxModel, require_export_extra
 
 INPUT, OUTPUT = "images", "embedding"
 DEFAULT_OPSET = 20
@@ -99,7 +100,8 @@ def export_onnx(
     Input `images` is float32 `(N, 3, S, S)` for any N, scaled as `preprocessing` says; output
     `embedding` is `(N, D)`, not normalized. The file's metadata holds that under the key
     "centerarc", as JSON: image_size, mean, std, channels, layout, embedding_size, recipe,
-    version and weights_sha256. It holds no path of the machine that it was made on.
+    version, weights_sha256, and graph_sha256, by which one sees
+    whether it was changed since. It holds no path of the machine that it was made on.
 
     The file is read back by onnxruntime and compared with PyTorch on the samples, one at a time and
     all at once. If they differ by more than `tolerance`, no file is left.
@@ -204,6 +206,7 @@ def _describe(
         "embedding_size": network.embedding_size,
         "recipe": network.recipe.to_dict() if network.recipe is not None else None,
         "weights_sha256": weights_sha256,
+        "graph_sha256": graph_sha256(copy.deepcopy(content), Path()),
     }
     content.metadata_props.add(key=METADATA_KEY, value=json.dumps(facts))
     side = network.image_size

@@ -1,8 +1,7 @@
 """Face models in ONNX files, whoever made them, run by onnxruntime."""
 
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,7 @@ import numpy.typing as npt
 
 from centerarc.io.files import files_sha256
 from centerarc.models.embedder import Channels, Layout, Preprocessing, three_numbers
-
-# Key in the metadata of an ONNX file under which ours is, as JSON.
-METADATA_KEY = "centerarc"
+from centerarc.models.onnx_graph import read_graph
 
 _MODULES = ("onnx", "onnxruntime", "onnxscript")
 _DTYPES = {
@@ -23,9 +20,6 @@ _DTYPES = {
     "tensor(double)": np.float64,
     "tensor(uint8)": np.uint8,
 }
-# What a graph begins with that scales pixels itself, as those converted from MXNet do.
-_SCALING = {"Sub", "Mul", "Div", "Add", "BatchNormalization"}
-_MOVING = {"Cast", "Identity", "Transpose"}
 # Of onnxruntime's log, what ends the process: models whose declared output is (1, D) warn at each
 # batch, and errors are raised as well.
 _FATAL = 4
@@ -72,6 +66,7 @@ class OnnxModel:
         batch_size: The number of images that it takes at a time; None for any number.
         metadata: What `export_onnx` recorded in the file; None in other tools' files.
         sha256: Of the file, with the files of weights beside it if it has any.
+        graph_sha256: Of the weights and operations alone, whatever else the file says.
 
     Raises:
         ImportError: If the extra `export` is not installed.
@@ -96,12 +91,13 @@ class OnnxModel:
         if threads is not None and threads < 1:
             raise ValueError(f"threads is {threads}; it must be at least 1 or None")
         self.path = Path(path)
-        self.metadata, scales_input, files = _read_graph(self.path)
         try:
-            self.sha256 = files_sha256(*files)
+            graph = read_graph(self.path)
+            self.sha256 = files_sha256(*graph.files)
         except OSError as error:
             reason = error.strerror or error
             raise OSError(f"cannot read {error.filename or str(path)!r}: {reason}") from error
+        self.metadata, self.graph_sha256 = graph.metadata, graph.sha256
         self._session = _session(self.path, threads)
         self._input = self._only_input()
         self._output = self._chosen_output(output)
@@ -113,7 +109,7 @@ class OnnxModel:
             "layout": layout,
         }
         given = {name: value for name, value in given.items() if value is not None}
-        self.preprocessing = self._preprocessing(scales_input, given)
+        self.preprocessing = self._preprocessing(graph.scales_input, given)
         self.batch_size, self.embedding_size = self._tried()
 
     @property
@@ -318,79 +314,3 @@ def _names(values: Sequence[Any]) -> str:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-# What an ONNX file says of itself, read without running it.
-
-
-def _read_graph(path: Path) -> tuple[dict[str, Any] | None, bool, list[Path]]:
-    """Metadata of ours, whether the graph begins with arithmetic on pixels, and all its files."""
-    import onnx
-    from onnx.external_data_helper import uses_external_data
-
-    file = repr(str(path))
-    if not path.is_file():
-        raise ValueError(f"there is no ONNX file {file}")
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # protobuf's errors have no base of their own
-        raise ValueError(f"{file} is damaged or no ONNX file: {_first_line(error)}") from error
-    if not model.graph.node:
-        raise ValueError(f"{file} is damaged or no ONNX file: it has no graph")
-    locations = {
-        location
-        for graph in (model.graph, *model.functions)
-        for tensor in _tensors(graph)
-        if uses_external_data(tensor)
-        for location in [e.value for e in tensor.external_data if e.key == "location"] or [""]
-    }
-    outside = {_file_beside(path, location) for location in locations}
-    pixels = {value.name for value in model.graph.input}
-    pixels -= {tensor.name for tensor in model.graph.initializer}
-    first = set()
-    for node in model.graph.node:  # in the order of computation
-        if pixels & set(node.input):
-            first.add(node.op_type)
-            pixels |= set(node.output) if node.op_type in _MOVING else set()
-    texts = {entry.key: entry.value for entry in model.metadata_props}
-    metadata = None
-    if METADATA_KEY in texts:
-        try:
-            metadata = json.loads(texts[METADATA_KEY])
-            if not isinstance(metadata, dict):
-                raise ValueError(f"it is {metadata!r:.50}; it must be an object with names")
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{file} holds no valid metadata of ours: {error}") from error
-    return metadata, bool(first & _SCALING), [path, *sorted(outside)]
-
-
-def _tensors(graph: Any) -> Iterator[Any]:
-    """All constants of a graph or function, those in branches and loops too."""
-    yield from getattr(graph, "initializer", ())
-    for sparse in getattr(graph, "sparse_initializer", ()):
-        yield from (sparse.values, sparse.indices)
-    for node in graph.node:
-        for attribute in node.attribute:
-            yield from (attribute.t, *attribute.tensors)
-            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-                yield from (sparse.values, sparse.indices)
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _tensors(inner)
-
-
-def _file_beside(path: Path, location: str) -> Path:
-    """The file that a model keeps weights in; the model may come from anyone."""
-    place = path.parent / location
-    # A model may itself be a link to where it and its weights are, as in download caches.
-    folders = {path.parent.resolve(), path.resolve().parent}
-    try:
-        target = place.resolve()
-        inside = any(target.is_relative_to(folder) for folder in folders)
-        # One that is missing is named where it is read.
-        if inside and (target.is_file() or not target.exists()):
-            return place
-    except (OSError, RuntimeError, ValueError):  # not a name, or links in a circle
-        pass
-    raise ValueError(
-        f"{str(path)!r} keeps weights in {location!r:.200}, which is not a file in its folder"
-    )

@@ -153,12 +153,31 @@ class OpenedModel:
 
     @property
     def weights_sha256(self) -> str:
-        """Of the weights that it rests on, the same for ours and for an ONNX file made of them."""
+        """Of the weights as they are: those that `export_onnx` took, while its file is as it was.
+
+        Of any other ONNX file, such as one that was quantized since, that of its graph.
+        """
         from centerarc.models.onnx_model import OnnxModel
 
-        metadata = self.embedder.metadata if isinstance(self.embedder, OnnxModel) else None
-        recorded = (metadata or {}).get("weights_sha256")
-        return recorded if isinstance(recorded, str) and recorded else self.sha256
+        model = self.embedder
+        if not isinstance(model, OnnxModel):
+            return self.sha256
+        unchanged = (model.metadata or {}).get("graph_sha256") == model.graph_sha256
+        return (self.origin_sha256 if unchanged else None) or model.graph_sha256
+
+    @property
+    def origin_sha256(self) -> str | None:
+        """Of the weights that an ONNX file says it was once made of; None where it does not say."""
+        metadata: Any = getattr(self.embedder, "metadata", None) or {}
+        recorded = metadata.get("weights_sha256")
+        return recorded if isinstance(recorded, str) and recorded else None
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """`weights_sha256`, and `origin_sha256` where the weights were changed since."""
+        origin, weights = self.origin_sha256, self.weights_sha256
+        changed = {} if origin in (None, weights) else {"origin_sha256": str(origin)}
+        return {"weights_sha256": weights, **changed}
 
     @property
     def image_size(self) -> int:

@@ -1,5 +1,6 @@
 """A model judged on people that it was trained on, or with embeddings of another model."""
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -19,7 +20,7 @@ from centerarc.evaluation.protocols import (
 )
 from centerarc.evaluation.protocols.subject import trained_people, warn_of_trained_people
 from centerarc.models import OpenedModel, Preprocessing, create_model, open_model, save_weights
-from centerarc.models.onnx_model import METADATA_KEY
+from centerarc.models.onnx_graph import METADATA_KEY, graph_sha256
 from centerarc.report import write_evaluation_page
 from tests.evaluation.protocols.faces import embeddings, folder, model, picture, subject
 
@@ -67,7 +68,10 @@ def test_names_are_those_beside_the_weights(tmp_path):
 def exported(path: Path, made_of: str, note: str = "") -> OpenedModel:
     """An ONNX file as ours that says of which weights it was made."""
     content = onnx.load(model(path))
+    content.graph.initializer.add(name=made_of, data_type=1, dims=[1], float_data=[1])
+    graph = graph_sha256(copy.deepcopy(content), path)
     facts = {**Preprocessing(4).to_dict(), "weights_sha256": made_of, "note": note}
+    facts["graph_sha256"] = graph
     content.metadata_props.add(key=METADATA_KEY, value=json.dumps(facts))
     onnx.save(content, path)
     return open_model(path)
@@ -90,6 +94,35 @@ def test_a_gallery_of_another_model_is_refused_and_one_of_the_same_weights_is_no
     assert found.notes[0].startswith("5 of 6 probes are also in the gallery")
     with pytest.raises(ValueError, match="are of different mirror sums"):
         evaluate_galleries(ModelSubject(one, mirror=True), tmp_path / "known.npz", probes)
+
+
+def halved(path: Path, source: Path) -> OpenedModel:
+    """A copy with one weight in half precision, with all metadata kept, as other tools keep it."""
+    content = onnx.load(source)
+    for tensor in content.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            values = onnx.numpy_helper.to_array(tensor) + np.float32(2**-20)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    onnx.save(content, path)
+    return open_model(path)
+
+
+def test_a_quantized_copy_is_another_model_though_its_metadata_says_the_same(tmp_path):
+    faces, probes = folder(tmp_path / "known"), folder(tmp_path / "asked", images=1)
+    whole = exported(tmp_path / "whole.onnx", "ab" * 32)
+    copied = halved(tmp_path / "half.onnx", tmp_path / "whole.onnx")
+    assert whole.identity == {"weights_sha256": "ab" * 32}
+    assert copied.identity == {
+        "weights_sha256": copied.embedder.graph_sha256,
+        "origin_sha256": "ab" * 32,
+    }
+    for first, second in ((whole, copied), (copied, whole)):
+        out = tmp_path / f"{first.path.stem}.npz"
+        embed_to_file(first, FolderSource(faces, image_size=4), out, workers=0)
+        with pytest.raises(ValueError, match="different models: one was quantized or changed"):
+            evaluate_galleries(ModelSubject(second), out, probes)
+        found = evaluate_galleries(ModelSubject(first), out, probes)
+        assert found.model.get("origin_sha256") == first.identity.get("origin_sha256")
 
 
 # A name in Unicode's composed form, as most lists have it, and decomposed, as a Mac's folders.

@@ -290,7 +290,13 @@ def _check_alike(parts: dict[str, _Part]) -> None:
             )
         made_by = _digests(first), _digests(part)
         other_model = all(made_by) and not made_by[0] & made_by[1]
-        different = ["models"] if other_model else []
+        origins = [
+            p.model.get("origin_sha256", p.model.get("weights_sha256")) for p in (first, part)
+        ]
+        changed = "models: one was quantized or changed after it was made of the same weights"
+        different = []
+        if other_model:
+            different.append(changed if origins[0] == origins[1] is not None else "models")
         for fact, words in (("mirror", "mirror sums"), ("preprocessing", "preprocessing")):
             known = [piece.model[fact] for piece in (first, part) if fact in piece.model]
             if len(known) == 2 and known[0] != known[1]:

@@ -116,7 +116,7 @@ class ModelSubject:
             "file": self.model.name,
             "kind": self.model.kind,
             "sha256": self.model.sha256,
-            "weights_sha256": self.model.weights_sha256,
+            **self.model.identity,
             "preprocessing": self.model.preprocessing.to_dict(),
             "mirror": self.mirror,
         }
