@@ -18,6 +18,7 @@ from centerarc.data.loader import to_input
 from centerarc.distributed.batchnorm import convert_batchnorm
 from centerarc.distributed.process import Processes
 from centerarc.losses.center_arcface import CenterArcFaceLoss
+from centerarc.losses.head.products import CPU_HAS_BFLOAT16
 from centerarc.losses.head.prototype_sgd import PrototypeSGD
 from centerarc.training.config import LossConfig
 
@@ -38,7 +39,7 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 def fast_bf16(device: torch.device) -> bool:
     """Whether a device computes in bfloat16 itself; where a CPU does not, PyTorch emulates it."""
-    return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return device.type != "cpu" or CPU_HAS_BFLOAT16
 
 
 class Precision:

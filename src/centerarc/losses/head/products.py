@@ -15,8 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Asked once: the question would break a compiled graph.
-_CPU_HAS_BFLOAT16 = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+# Asked once: the question would break a compiled graph. Some builds, those for
+# macOS among them, have no mkldnn to ask.
+CPU_HAS_BFLOAT16: bool = torch.backends.mkldnn.is_available() and bool(  # type: ignore[no-untyped-call]
+    torch.ops.mkldnn._is_mkldnn_bf16_supported()
+)
 
 # Shorter vectors have no direction: one over their length, times exp(64), would leave float32.
 SMALLEST_NORM = 1e-10
@@ -132,7 +135,7 @@ def reduced_products(device: torch.device) -> bool:
     if torch.get_autocast_dtype(kind) != torch.bfloat16:
         return False
     # Without the instructions a bfloat16 product on the CPU is many times slower than float32.
-    return kind == "cuda" or _CPU_HAS_BFLOAT16
+    return kind == "cuda" or CPU_HAS_BFLOAT16
 
 
 class _MediumPrecision:
