@@ -8,14 +8,21 @@ import numpy as np
 import pytest
 import torch
 
+from centerarc.cli import main
+from centerarc.curate import embed_to_file
+from centerarc.data import FolderSource
+from centerarc.evaluation import embed
+from centerarc.evaluation.protocols import ModelSubject
 from centerarc.models import (
     Backbone,
     OnnxModel,
     TorchEmbedder,
     create_model,
+    export_onnx,
     open_model,
     save_weights,
 )
+from tests.evaluation.protocols.faces import FLAGS, folder, lfw_pairs
 from tests.models.tiny import tiny
 
 
@@ -112,3 +119,69 @@ def test_what_does_not_fit_is_named(
     save_weights(tmp_path / "w.safetensors", model)
     with pytest.raises(ValueError, match=message):
         open_model(tmp_path / file, **arguments)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 64])
+def test_a_model_whose_embedding_depends_on_the_batch_is_refused(
+    tmp_path: Path, batch_size: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = FolderSource(folder(tmp_path / "faces"), image_size=4)
+    opened = open_model(tiny(tmp_path / "m.onnx", of_batch=0.9), mean=0, std=1)
+    expected = r"one image another embedding alone than among 4, by \d+ degrees.* model\.eval\(\)"
+    with pytest.raises(ValueError, match=f"m.onnx gives {expected}"):
+        embed_to_file(opened, source, tmp_path / "e.npz", batch_size=batch_size)
+    with pytest.raises(ValueError, match=f"m.onnx gives {expected}"):
+        ModelSubject(opened, batch_size=batch_size).embed(source)
+    with pytest.raises(ValueError, match=expected):
+        embed(opened.embedder, source, batch_size=batch_size)
+    words = ["evaluate", str(tmp_path / "m.onnx"), "--batch-size", str(batch_size), *FLAGS]
+    words += ["--pairs", str(lfw_pairs(tmp_path / "pairs.txt")), "--images", str(source.root)]
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--workers", "0"])
+    assert stop.value.code == 2
+    assert "m.onnx gives one image another embedding" in capsys.readouterr().err
+    assert not list(tmp_path.glob("e.*"))
+
+
+def test_a_model_that_moves_a_little_with_the_batch_warns(tmp_path: Path) -> None:
+    source = FolderSource(folder(tmp_path / "faces"), image_size=4)
+    opened = open_model(tiny(tmp_path / "m.onnx", of_batch=0.1), mean=0, std=1)
+    with pytest.warns(UserWarning, match=r"m.onnx gives .* so results depend on the batch size"):
+        embed_to_file(opened, source, tmp_path / "e.npz")
+
+
+class Stubborn(Backbone):
+    """Stays in training mode, whatever it is asked."""
+
+    def __init__(self, random: bool) -> None:
+        super().__init__(embedding_size=3, image_size=16)
+        self.norm = torch.nn.BatchNorm2d(3, track_running_stats=False, affine=False)
+        self.random = random
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.random:
+            return torch.nn.functional.dropout(images.flatten(1), 0.5, training=True)
+        return self.norm(images).mean(dim=(2, 3)) + 0.3
+
+
+@pytest.mark.parametrize(("random", "reason"), [(True, "is dropout active"), (False, "normalizes")])
+def test_a_backbone_that_stays_in_training_mode_is_refused(
+    tmp_path: Path, random: bool, reason: str
+) -> None:
+    torch.manual_seed(1)
+    source = FolderSource(folder(tmp_path / "faces"), image_size=16)
+    with pytest.raises(ValueError, match=reason):
+        embed(TorchEmbedder(Stubborn(random)), source)
+    samples = np.stack([source.image(number) for number in range(8)])
+    with pytest.raises(ValueError, match=f"the Stubborn gives .*{reason}"):
+        export_onnx(Stubborn(random), tmp_path / "m.onnx", samples=samples)
+
+
+def test_a_damaged_or_lone_first_image_is_no_reason(tmp_path: Path) -> None:
+    root = folder(tmp_path / "faces", "Ann", images=3)
+    (root / "Ann" / "Ann_0000.png").write_bytes(b"damaged")
+    opened = open_model(tiny(tmp_path / "m.onnx"), mean=0, std=1)
+    report = embed_to_file(opened, FolderSource(root, image_size=4), tmp_path / "e.npz")
+    assert (report.images, sum(report.left_out.values())) == (3, 1)
+    one = FolderSource(folder(tmp_path / "one", "Bob", images=1), image_size=4)
+    assert embed(opened.embedder, one).shape == (1, 3)

@@ -27,8 +27,13 @@ def tiny(
     keep_dims: bool = False,
     second_output: bool = False,
     second_input: bool = False,
+    of_batch: float = 0.0,
 ) -> Path:
-    """Writes the model `(N, 3, 4, 4)` to `(N, 3)`; what is asked for makes it worse."""
+    """Writes the model `(N, 3, 4, 4)` to `(N, 3)`; what is asked for makes it worse.
+
+    `of_batch` is the part of the mean over the batch that it subtracts, as a model does that was
+    exported in training mode.
+    """
     constants = {
         "begin": np.array([0]),
         "middle": np.array([2]),
@@ -55,6 +60,12 @@ def tiny(
     if fixed_inside:
         nodes.append(helper.make_node("Reshape", ["mean", "one_row"], ["row"]))
         final = "row"
+    if of_batch:
+        constants |= {"first": np.array([0]), "part": np.array(of_batch, np.float32)}
+        nodes.append(helper.make_node("ReduceMean", [final, "first"], ["whole"], keepdims=1))
+        nodes.append(helper.make_node("Mul", ["whole", "part"], ["shared"]))
+        nodes.append(helper.make_node("Sub", [final, "shared"], ["normalized"]))
+        final = "normalized"
     if second_input:
         inputs.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, [3]))
         nodes.append(helper.make_node("Add", [final, "more"], ["sum"]))

@@ -37,6 +37,7 @@ from centerarc.io.parallel import (
     start_worker,
     starting_workers,
 )
+from centerarc.models.embedder import check_alone
 
 if TYPE_CHECKING:
     from centerarc.models.opened import OpenedModel
@@ -257,7 +258,8 @@ def embed_to_file(
         ImportError: If it is a Parquet file and pyarrow is not installed.
         ValueError: If an argument is out of range, `out` exists already or was begun with something
             else, no image is sound, or the model gives an embedding that is not finite or of
-            length 0, which nothing can be compared with; the message names the image.
+            length 0, which nothing can be compared with; the message names the image. If the
+            embedding of an image depends on the batch.
         OSError: If a file cannot be read or written; the same call resumes. If what is there of an
             unfinished run is damaged; with `overwrite` it starts over.
     """
@@ -293,6 +295,7 @@ def embed_to_file(
                 job = Job(work, request, out=path, overwrite=True)
                 chunks = _Chunks(work)
             embedded = len(source) - chunks.done
+            check_alone(model.embedder, source.image, len(source), model.name, mirror=mirror)
             _fill(chunks, model, source, mirror, batch_size, workers, progress)
             file = model.path.name if model.hub is None else model.name
             metadata = {"version": __version__, **facts, "model_file": file}

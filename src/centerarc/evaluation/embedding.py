@@ -75,7 +75,8 @@ def embed(
 
     Raises:
         ValueError: `batch_size` or `workers` out of range, no images, images that are not
-            uint8 (N, H, W, 3) or not of `model.image_size`, or an embedding that is not finite.
+            uint8 (N, H, W, 3) or not of `model.image_size`, an embedding that is not finite, or
+            one that depends on the batch (see `centerarc.models.embedder.check_alone`).
 
     Example:
         >>> import numpy as np
@@ -90,7 +91,7 @@ def embed(
         raise ValueError("images must hold at least one image")
     from torch import nn
 
-    from centerarc.models.embedder import Embedder, TorchEmbedder
+    from centerarc.models.embedder import Embedder, TorchEmbedder, check_alone
 
     if isinstance(model, nn.Module):
         embedder: Embedder = TorchEmbedder(model, "cpu" if device is None else device)
@@ -102,6 +103,9 @@ def embed(
         raise ValueError(f"device is {device}, but a {type(model).__name__} has a device already")
     else:
         embedder = model
+        image = images.__getitem__ if isinstance(images, np.ndarray) else images.image
+        name = str(getattr(model, "path", "the model"))
+        check_alone(model, image, len(images), name, mirror=mirror)
     size = embedder.image_size
     parts: list[Float32Array] = []
     for batch in _batches(images, batch_size, workers):

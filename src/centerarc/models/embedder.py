@@ -1,8 +1,9 @@
 """Embedders: anything that maps images to embeddings, and what becomes of an image before."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self, runtime_checkable
 
@@ -111,6 +112,79 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
         # Not model.train(): a frozen part of a training model was in eval mode before.
         for module in training:
             module.training = True
+
+
+# How many images are embedded together, and how far one of them may move from where it is alone:
+# as a part of its distance to the others, and of its length, below which it is rounding.
+_COMPANY = 4
+_REFUSED, _TOLD, _ROUNDING = 0.25, 0.02, 3e-3
+
+
+def check_alone(
+    embedder: Embedder,
+    image: Callable[[int], npt.NDArray[np.uint8]],
+    count: int,
+    name: str,
+    *,
+    mirror: bool = False,
+) -> None:
+    """Checks on the first images that one has the same embedding alone as in company.
+
+    A model that was exported in training mode, or normalizes over the batch, gives an image another
+    embedding in every batch. Dynamic quantization does so a little.
+
+    Args:
+        embedder: What is checked.
+        image: Reads an image by its number, `(S, S, 3)` uint8 RGB; 4 that can be read are used.
+        count: Number of images.
+        name: Of the model, for the message.
+        mirror: As of `Embedder.embed`.
+
+    Raises:
+        ValueError: If the first image moves by over a quarter of its distance to the others. Above
+            a fiftieth it is a warning.
+    """
+    first: list[npt.NDArray[np.uint8]] = []
+    for number in range(min(count, 4 * _COMPANY)):
+        if len(first) < _COMPANY:
+            with suppress(OSError, ValueError):  # damaged ones are named where all are read
+                first.append(image(number))
+    size = embedder.image_size
+    kinds = {(one.shape, one.dtype) for one in first}
+    if kinds != {((size, size, 3), np.dtype(np.uint8))} and (size is not None or len(kinds) != 1):
+        return
+    images = np.stack(first)
+    together = _unit(embedder.embed(images, mirror=mirror))
+    alone, again = (_unit(embedder.embed(images[:1], mirror=mirror))[0] for _ in range(2))
+    if len(images) < 2 or not np.isfinite(together).all() or not np.isfinite(alone).all():
+        return  # whatever is wrong is said of each image
+    moved = float(np.linalg.norm(alone - together[0]))
+    apart = float(np.median(np.linalg.norm(together[1:] - together[0], axis=1)))
+    if moved <= max(_TOLD * apart, _ROUNDING):
+        return
+    degrees = math.degrees(2 * math.asin(min(moved / 2, 1)))
+    measured = f"by {degrees:.2g} degrees, where other images are {apart / moved:.2g} times as far"
+    if np.linalg.norm(alone - again) > moved / 10:
+        raise ValueError(
+            f"{name} gives one image another embedding each time, {measured}: is dropout active? "
+            "Export it in evaluation mode, after model.eval()"
+        )
+    said = f"{name} gives one image another embedding alone than among {len(images)}, {measured}"
+    if moved > max(_REFUSED * apart, _ROUNDING):
+        raise ValueError(
+            f"{said}: it normalizes over the batch; export it in evaluation mode, after "
+            "model.eval(), and without batch statistics"
+        )
+    warnings.warn(
+        f"{said}, so results depend on the batch size: it normalizes or quantizes over the batch; "
+        "export it after model.eval(), quantize it statically",
+        stacklevel=3,
+    )
+
+
+def _unit(embedding: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    wide = embedding.astype(np.float64)
+    return np.asarray(wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-300))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import torch
 from centerarc import __version__
 from centerarc.io.files import atomic_path
 from centerarc.models.backbone import Backbone
-from centerarc.models.embedder import Preprocessing, TorchEmbedder
+from centerarc.models.embedder import Preprocessing, TorchEmbedder, check_alone
 from centerarc.models.onnx_graph import METADATA_KEY, graph_sha256
 from centerarc.models.onnx_model import OnnxModel, require_export_extra
 
@@ -144,6 +144,8 @@ def export_onnx(
         raise ValueError(f"the model has {size / 1e9:.1f} GB of weights; one ONNX file holds 2 GB")
     # What is exported is float32 on the CPU, whatever the caller continues with.
     network = copy.deepcopy(model).to("cpu", torch.float32).eval()
+    truth = TorchEmbedder(network, preprocessing=preprocessing)
+    check_alone(truth, samples.__getitem__, len(samples), f"the {type(model).__name__}")
     content = _onnx_proto(network, opset)
     _describe(content, network, preprocessing, weights_sha256)
     import onnx

@@ -90,6 +90,7 @@ class ModelSubject:
 
         Raises:
             ValueError: If one of them is neither, or there is none; the message names the image.
+                If the embedding of an image depends on the batch.
         """
         done = 0
 
@@ -102,7 +103,7 @@ class ModelSubject:
         advance(0)
         with explain_dead_workers(self._workers):
             return embed(
-                _Checked(self.model, source),
+                _Checked(self.model, lambda row: source.place(done + row)),
                 source,
                 batch_size=self._batch_size,
                 mirror=self.mirror,
@@ -204,12 +205,12 @@ def opened_embeddings(path: str | os.PathLike[str]) -> EmbeddingsSubject:
 
 
 class _Checked:
-    """An embedder whose bad embeddings are named by the image; images come in order."""
+    """An embedder whose bad embeddings are named by the image in a row of a batch."""
 
-    def __init__(self, model: "OpenedModel", source: FaceSource) -> None:
+    def __init__(self, model: "OpenedModel", place: Callable[[int], str]) -> None:
+        self.path = model.name
         self._model = model
-        self._source = source
-        self._done = 0
+        self._place = place
 
     @property
     def image_size(self) -> int | None:
@@ -217,6 +218,5 @@ class _Checked:
 
     def embed(self, images: npt.NDArray[np.uint8], *, mirror: bool = False) -> Matrix:
         found = self._model.embedder.embed(images, mirror=mirror)
-        check_usable(found, lambda row: self._source.place(self._done + row), self._model.name)
-        self._done += len(images)
+        check_usable(found, self._place, self._model.name)
         return found
