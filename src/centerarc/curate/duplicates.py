@@ -12,6 +12,7 @@ import PIL.Image
 
 from centerarc.data.decode import Image, decode_image, opened_image
 from centerarc.data.source import FaceSource
+from centerarc.evaluation.same_pictures import picture_digest
 from centerarc.io.parallel import Tick
 
 # Images that look almost alike, found among millions without comparing each with each.
@@ -220,7 +221,7 @@ def examine(source: FaceSource, numbers: range, tick: Tick, *, min_side: int) ->
             result.found.append((row, kind, " ".join(str(error).split())))
             continue
         result.readable[row] = True
-        result.pixels[row] = _hash(image.tobytes(), np.array(image.shape, dtype="<i8").tobytes())
+        result.pixels[row] = picture_digest(image)
         result.thumbnails[row] = thumbnail(image)
         for kind, detail in _pixel_oddities(image, min_side):
             result.blank[row] |= kind == "blank"
@@ -250,11 +251,8 @@ def thumbnail(image: Image) -> Thumbnails:
     return np.asarray(luma.resize((SIDE, SIDE), PIL.Image.Resampling.BOX))
 
 
-def _hash(*parts: bytes) -> npt.NDArray[np.uint64]:
-    digest = blake2b(digest_size=16)
-    for part in parts:
-        digest.update(part)
-    return np.frombuffer(digest.digest(), dtype=np.uint64)
+def _hash(data: bytes) -> npt.NDArray[np.uint64]:
+    return np.frombuffer(blake2b(data, digest_size=16).digest(), dtype=np.uint64)
 
 
 def _file_oddities(data: bytes, source: FaceSource, number: int) -> Iterator[tuple[str, str]]:

@@ -287,7 +287,7 @@ class BinSet(EncodedSource):
         self.same: BoolArray = same[rows]
         self.fold: IntArray = fold[rows]
         self.columns: dict[str, StrArray] = {}
-        self.labels = _linked(self.index_a[self.same], self.index_b[self.same], len(distinct))
+        self.labels = linked(self.index_a[self.same], self.index_b[self.same], len(distinct))
         self.identities = [f"unknown {label}" for label in range(int(self.labels.max()) + 1)]
 
     def __repr__(self) -> str:
@@ -371,7 +371,7 @@ def _bytes(image: Any, entry: int) -> bytes:
     return bytes(image)
 
 
-def _linked(first: IntArray, second: IntArray, count: int) -> IntArray:
+def linked(first: IntArray, second: IntArray, count: int) -> IntArray:
     """Numbers the sets of images that genuine pairs link, in order of first use."""
     parent = list(range(count))
 

@@ -2,12 +2,11 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from centerarc.data.source import namesakes, one_list, open_source
 from centerarc.evaluation.embedding import is_embedding_file, pair_scores
@@ -30,6 +29,7 @@ from centerarc.evaluation.protocols.judging import (
     chosen_groups,
     judge_pairs,
     judge_searches,
+    pairs_of_one_picture,
     pictures_of,
     separability_of,
     shared_note,
@@ -40,7 +40,8 @@ from centerarc.evaluation.protocols.subject import (
     Subject,
     opened_embeddings,
 )
-from centerarc.evaluation.scores import IntArray
+from centerarc.evaluation.same_pictures import SHOWN, Embedded, number_pictures
+from centerarc.evaluation.scores import BoolArray, IntArray
 from centerarc.io.tables import counted
 
 
@@ -106,12 +107,14 @@ def evaluate_pairs(
     else:
         assert not isinstance(pairs, Pairs)
         again = partial(open_pair_set, path, images=images, folds=wanted, missing=missing)
+        found = subject.embed(pairs, progress)
         judged = JudgedImages(
-            subject.embed(pairs, progress),
+            found.embedding,
             None if pairs.people is None else pairs.labels,
             list(pairs.identities),
             [pairs.place(number) for number in range(len(pairs))],
             pictures_of(again),
+            number_pictures(found)[0],
         )
     verified = judge_pairs(
         pair_scores(judged.embedding, *index),
@@ -123,6 +126,13 @@ def evaluate_pairs(
         groups,
         chosen,
     )
+    assert judged.number is not None
+    sides = [judged.number[side] for side in index]
+    twice, odd = pairs_of_one_picture(
+        sides[0] == sides[1],
+        pairs.same,
+        lambda row: [judged.places[int(side[row])] for side in index],
+    )
     return Evaluation(
         model=subject.facts(),
         data={
@@ -132,12 +142,13 @@ def evaluate_pairs(
             "folds": np.unique(pairs.fold).tolist(),
             "distinct_images": len(judged.places),
             **({"left_out_pairs": listed - len(pairs.same)} if missing == "skip" else {}),
+            **({"same_pictures": twice} if twice else {}),
         },
         dataset=_dataset(path, wanted),
         images=judged,
         verification=verified,
         separability=separability_of(judged, chosen),
-        notes=tuple(notes),
+        notes=(*notes, *odd),
     )
 
 
@@ -153,7 +164,9 @@ def _looked_up(subject: EmbeddingsSubject, pairs: Pairs) -> tuple[JudgedImages, 
         labels[index_a], labels[index_b] = codes.reshape(2, -1)
         identities = names.tolist()
     places = [subject.found.places[row] for row in rows.tolist()]
-    judged = JudgedImages(subject.found.embedding[rows], labels, identities, places, None)
+    embedding = subject.found.embedding[rows]
+    number = number_pictures(Embedded(embedding))[0]
+    judged = JudgedImages(embedding, labels, identities, places, None, number)
     return judged, (index_a, index_b)
 
 
@@ -201,27 +214,35 @@ def evaluate_galleries(
     parts = {name: _embedded(name, path, subject, progress) for name, path in paths.items()}
     _check_alike(parts)
     people = _people(parts)
-    labels = people.labels
-    known = [name for name in ("gallery", "distractors") if name in parts]
-    search = search_gallery(
-        np.concatenate([parts[name].embedding for name in known]),
-        np.concatenate([labels[name] for name in known]),
-        parts["probes"].embedding,
-        labels["probes"],
-        person_score=chosen.person_score,
-    )
-    if not search.mated.any():
+    if not np.isin(people.labels["probes"], people.labels["gallery"]).any():
         raise ValueError(
             f"no one of {str(probes)!r} is in {str(gallery)!r}: people must have the same name in "
             f"both; probes have {parts['probes'].identities[0]!r}, the gallery "
             f"{parts['gallery'].identities[0]!r}"
         )
+    counts = {f"{name}_images": len(part.places) for name, part in parts.items()}
+    copies = _copies(parts, people.labels)
+    parts = {name: part.only(copies.kept[name]) for name, part in parts.items()}
+    labels, number = (
+        {name: each[name][copies.kept[name]] for name in parts}
+        for each in (people.labels, copies.number)
+    )
+    known = [name for name in ("gallery", "distractors") if name in parts]
+    search = search_gallery(
+        np.concatenate([parts[name].found.embedding for name in known]),
+        np.concatenate([labels[name] for name in known]),
+        parts["probes"].found.embedding,
+        labels["probes"],
+        person_score=chosen.person_score,
+    )
+    shown = ("gallery", "probes")
     judged = JudgedImages(
-        np.concatenate([parts[name].embedding for name in ("gallery", "probes")]),
-        np.concatenate([labels[name] for name in ("gallery", "probes")]),
+        np.concatenate([parts[name].found.embedding for name in shown]),
+        np.concatenate([labels[name] for name in shown]),
         people.names,
         [*parts["gallery"].places, *parts["probes"].places],
         _pictures(parts["gallery"], parts["probes"]),
+        np.concatenate([number[name] for name in shown]),
     )
     facts = [part.model for part in parts.values() if part.model]
     return Evaluation(
@@ -229,7 +250,8 @@ def evaluate_galleries(
         data={
             "protocol": "identification of probes in a gallery",
             **{name: str(path) for name, path in paths.items()},
-            **{f"{name}_images": len(part.places) for name, part in parts.items()},
+            **counts,
+            **({"same_pictures": copies.facts} if copies.notes else {}),
             **({"names_alike": people.alike} if people.alike else {}),
         },
         dataset=f"{paths['probes'].name} in {' and '.join(paths[name].name for name in known)}",
@@ -237,7 +259,7 @@ def evaluate_galleries(
         identification=judge_searches([search], chosen),
         separability=separability_of(judged, Settings(resamples=chosen.resamples)),
         notes=(
-            *_shared(parts),
+            *copies.notes,
             *people.notes,
             *(note for part in parts.values() for note in part.notes),
         ),
@@ -249,19 +271,34 @@ class _Part:
     """The embeddings of a gallery, of probes or of distractors."""
 
     path: Path
-    embedding: npt.NDArray[np.float32]
+    found: Embedded
     identities: list[str]
     places: list[str]
     picture: Picture | None
     model: dict[str, object]
     notes: tuple[str, ...]
 
+    def only(self, kept: BoolArray) -> "_Part":
+        """The part with some of its images; itself if these are all."""
+        if kept.all():
+            return self
+        rows = np.flatnonzero(kept).tolist()
+        picture = self.picture
+        return replace(
+            self,
+            found=Embedded(self.found.embedding[kept]),
+            identities=[self.identities[row] for row in rows],
+            places=[self.places[row] for row in rows],
+            picture=None if picture is None else lambda index: picture(rows[index]),
+        )
+
 
 def _embedded(name: str, path: Path, subject: Subject | None, progress: Progress | None) -> _Part:
     if is_embedding_file(path):
         given = opened_embeddings(path)
         found = given.found
-        return _Part(path, found.embedding, found.identities, found.places, None, given.facts(), ())
+        embedded = Embedded(found.embedding)
+        return _Part(path, embedded, found.identities, found.places, None, given.facts(), ())
     if subject is None:
         raise ValueError(f"{name} is {str(path)!r}, which holds images: give a model")
     opening = None if progress is None else partial(progress, "opening")
@@ -282,7 +319,7 @@ def _embedded(name: str, path: Path, subject: Subject | None, progress: Progress
 def _check_alike(parts: dict[str, _Part]) -> None:
     first, *others = parts.values()
     for part in others:
-        a, b = first.embedding.shape[1], part.embedding.shape[1]
+        a, b = first.found.embedding.shape[1], part.found.embedding.shape[1]
         if a != b:
             raise ValueError(
                 f"embeddings of {str(first.path)!r} have {a} numbers, those of "
@@ -314,21 +351,55 @@ def _digests(part: _Part) -> set[object]:
     return {part.model[name] for name in names if part.model.get(name)}
 
 
-def _shared(parts: dict[str, _Part]) -> tuple[str, ...]:
-    """A note on probes that are looked up among themselves."""
-    asked = parts["probes"]
-    found = np.zeros(len(asked.places), dtype=np.bool_)
-    for name, part in parts.items():
-        if name == "probes":
-            continue
-        row_of = {place: row for row, place in enumerate(part.places)}
-        rows = np.array([row_of.get(place, -1) for place in asked.places], dtype=np.int64)
-        both = np.flatnonzero(rows >= 0)
-        # The same name in another folder may be another picture; a model tells.
-        first, second = asked.embedding[both], part.embedding[rows[both]]
-        lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-        found[both] |= np.einsum("nd,nd->n", first, second) > (1 - 1e-6) * lengths
-    return shared_note(int(found.sum()), found.size)
+@dataclass(frozen=True, eq=False)
+class _Copies:
+    """Pictures that come twice: the number of each picture by part, which images are searched
+    with, facts for the result, and notes."""
+
+    number: dict[str, IntArray]
+    kept: dict[str, BoolArray]
+    facts: dict[str, object]
+    notes: list[str]
+
+
+def _copies(parts: dict[str, _Part], labels: dict[str, IntArray]) -> _Copies:
+    """Finds probes that are in the gallery, and distractors that are pictures of the others."""
+    found = number_pictures(*(part.found for part in parts.values()))
+    number = dict(zip(parts, found, strict=True))
+    kept = {name: np.ones(each.size, dtype=np.bool_) for name, each in number.items()}
+    known, asked = number["gallery"], number["probes"]
+    where = {picture: row for row, picture in enumerate(known.tolist())}
+    rows = np.array([where.get(picture, -1) for picture in asked.tolist()])
+    seen = rows >= 0
+    facts: dict[str, object] = {"probes_in_the_gallery": int(seen.sum())}
+    notes: list[str] = []
+    if seen.any():
+        places = parts["probes"].places, parts["gallery"].places
+        at = np.flatnonzero(seen)
+        facts["examples"] = [[places[0][n], places[1][rows[n]]] for n in at[:SHOWN].tolist()]
+        others = int((labels["probes"][at] != labels["gallery"][rows[at]]).sum())
+        mated = np.isin(labels["probes"], labels["gallery"])
+        then = "they are kept, because no other probe is of a person in the gallery"
+        if (mated & ~seen).any():
+            kept["probes"] = ~seen
+            then = "they are left out"
+        if others:
+            then += f"; {others:,} of them are there under another name"
+        facts["probes_left_out"] = int((~kept["probes"]).sum())
+        notes += shared_note(at.size, seen.size, f"{then} (--json has examples)")
+    if "distractors" in parts:
+        strangers = ~np.isin(number["distractors"], np.concatenate([known, asked]))
+        if gone := int((~strangers).sum()):
+            kept["distractors"] = strangers
+            facts["distractors_left_out"] = gone
+            place = parts["distractors"].places
+            facts["distractor_examples"] = [place[n] for n in np.flatnonzero(~strangers)[:SHOWN]]
+            are = "is a picture" if gone == 1 else "are pictures"
+            notes.append(
+                f"{gone:,} of {strangers.size:,} distractors {are} of the gallery or the probes, "
+                "so of no one else; left out (--json has examples)"
+            )
+    return _Copies(number, kept, facts, notes)
 
 
 @dataclass(frozen=True, eq=False)

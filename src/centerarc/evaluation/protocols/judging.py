@@ -24,6 +24,7 @@ from centerarc.evaluation.identification import (
     evaluate_identification,
 )
 from centerarc.evaluation.intervals import rate_key
+from centerarc.evaluation.same_pictures import SHOWN, first_of_each
 from centerarc.evaluation.scores import BoolArray, FloatArray, IntArray, ScoreArray, StrArray
 from centerarc.evaluation.separability import Separability, measure_separability
 from centerarc.evaluation.verification import (
@@ -149,6 +150,7 @@ class JudgedImages:
         identities: Name of each label.
         places: Name of each image.
         picture: Gives an image; None where there are embeddings only.
+        number: `(N,)` int64, equal for images that are the same picture.
     """
 
     embedding: npt.NDArray[np.float32]
@@ -156,6 +158,7 @@ class JudgedImages:
     identities: list[str]
     places: list[str]
     picture: Picture | None
+    number: IntArray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -440,31 +443,67 @@ class SearchSettings:
             raise ValueError(f"seed must be at least 0, got {self.seed}")
 
 
-def shared_note(count: int, probes: int) -> tuple[str, ...]:
-    """Returns a note on `count` of the probes, which are in the gallery too; none for 0."""
+def shared_note(count: int, probes: int, then: str = "") -> tuple[str, ...]:
+    """Returns a note on `count` of the probes, which are in the gallery too; none for 0.
+
+    Args:
+        count: How many.
+        probes: Of how many.
+        then: What is done with them.
+    """
     if not count:
         return ()
     are = "is" if count == 1 else "are"
     return (
         f"{count:,} of {probes:,} probes {are} also in the gallery: any model finds an image that "
-        "it has seen, so these say nothing of it",
+        f"it has seen, so these say nothing of it{then and f'; {then}'}",
     )
 
 
+def pairs_of_one_picture(
+    one: BoolArray, same: BoolArray, examples: Callable[[int], object], of: str = "pairs"
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Returns what a result says of pairs whose sides show one picture, and a note; none for none.
+
+    They are kept, so that numbers on a published list of pairs can be compared with others'.
+
+    Args:
+        one: `(P,)` which pairs these are.
+        same: `(P,)` which pairs are genuine.
+        examples: Gives the names of the sides of a pair.
+        of: What the pairs are called in the note.
+    """
+    rows = np.flatnonzero(one)
+    if not rows.size:
+        return {}, ()
+    genuine = int(same[rows].sum())
+    counts = {"pairs": int(rows.size), "genuine": genuine, "impostor": int(rows.size) - genuine}
+    shown = [examples(row) for row in rows[:SHOWN].tolist()]
+    note = (
+        f"{rows.size:,} of {one.size:,} {of} have the same picture on both sides ({genuine:,} "
+        f"genuine, {counts['impostor']:,} impostor): any model accepts them, so they say nothing "
+        "of it; they are kept, as they are listed (--json has examples)"
+    )
+    return {**counts, "pair_examples": shown}, (note,)
+
+
 def separability_of(images: JudgedImages, settings: Settings) -> Separability | None:
-    """Measures how tight and how far apart people are.
+    """Measures how tight and how far apart people are; a picture that comes twice counts once.
 
     None where it is not known who is on the images, there are no two people, or no one has two
     images.
     """
     if images.labels is None:
         return None
-    sizes = np.unique(images.labels, return_counts=True)[1]
+    embedding, labels = images.embedding, images.labels
+    if images.number is not None and (rows := first_of_each(images.number)).size < labels.size:
+        embedding, labels = embedding[rows], labels[rows]
+    sizes = np.unique(labels, return_counts=True)[1]
     if sizes.size < 2 or sizes.max() < 2:
         return None
     return measure_separability(
-        images.embedding,
-        images.labels,
+        embedding,
+        labels,
         bootstrap=RESAMPLES if settings.resamples is None else settings.resamples,
         seed=settings.seed,
     )

@@ -14,6 +14,7 @@ from centerarc.data.source import FaceSource, composed, namesakes
 from centerarc.data.views import read_identities
 from centerarc.evaluation.embedding import Embeddings, check_usable, embed, read_embeddings
 from centerarc.evaluation.protocols.judging import Evaluation
+from centerarc.evaluation.same_pictures import Embedded, picture_digest
 from centerarc.evaluation.scores import IntArray
 from centerarc.io.parallel import explain_dead_workers
 
@@ -85,8 +86,8 @@ class ModelSubject:
         """Side of the images that the model takes."""
         return self.model.image_size
 
-    def embed(self, source: FaceSource, progress: Progress | None = None) -> Matrix:
-        """Returns the embedding of each image of a source, `(N, D)`, finite and longer than 0.
+    def embed(self, source: FaceSource, progress: Progress | None = None) -> Embedded:
+        """Returns the images of a source embedded; each embedding is finite and longer than 0.
 
         Raises:
             ValueError: If one of them is neither, or there is none; the message names the image.
@@ -101,15 +102,18 @@ class ModelSubject:
                 progress("embedding", done, len(source))
 
         advance(0)
+        checked = _Checked(self.model, lambda row: source.place(done + row))
         with explain_dead_workers(self._workers):
-            return embed(
-                _Checked(self.model, lambda row: source.place(done + row)),
+            embedding = embed(
+                checked,
                 source,
                 batch_size=self._batch_size,
                 mirror=self.mirror,
                 workers=self._workers,
                 progress=advance,
             )
+        # Before these come the images that it is tried on.
+        return Embedded(embedding, np.array(checked.digests[-len(source) :]))
 
     def facts(self) -> dict[str, Any]:
         """Returns the file, its digest and what becomes of an image."""
@@ -181,10 +185,10 @@ class EmbeddingsSubject:
     def _any_form(self) -> dict[str, int]:
         return {composed(name): row for name, row in self.row_of.items()} | self.row_of
 
-    def embed(self, source: FaceSource, progress: Progress | None = None) -> Matrix:
+    def embed(self, source: FaceSource, progress: Progress | None = None) -> Embedded:
         """Returns the embeddings of a source's images, by their places; as `ModelSubject.embed`."""
         rows = self.rows([source.place(number) for number in range(len(source))])
-        return self.found.embedding[rows]
+        return Embedded(self.found.embedding[rows])
 
     def facts(self) -> dict[str, Any]:
         """Returns the file, and what it says of the model that made it."""
@@ -205,12 +209,13 @@ def opened_embeddings(path: str | os.PathLike[str]) -> EmbeddingsSubject:
 
 
 class _Checked:
-    """An embedder whose bad embeddings are named by the image in a row of a batch."""
+    """An embedder that names the image in a row of a bad embedding, and digests all images."""
 
     def __init__(self, model: "OpenedModel", place: Callable[[int], str]) -> None:
         self.path = model.name
         self._model = model
         self._place = place
+        self.digests: list[npt.NDArray[np.uint64]] = []
 
     @property
     def image_size(self) -> int | None:
@@ -219,4 +224,5 @@ class _Checked:
     def embed(self, images: npt.NDArray[np.uint8], *, mirror: bool = False) -> Matrix:
         found = self._model.embedder.embed(images, mirror=mirror)
         check_usable(found, self._place, self._model.name)
+        self.digests += map(picture_digest, images)
         return found

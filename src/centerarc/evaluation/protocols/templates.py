@@ -1,6 +1,7 @@
 """Templates of a CSV list or of IJB: verification of pairs, identification of probes."""
 
 import os
+from collections import defaultdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,13 @@ from centerarc.evaluation.protocols.judging import (
     chosen_groups,
     judge_pairs,
     judge_searches,
+    pairs_of_one_picture,
     pictures_of,
     separability_of,
     shared_note,
 )
 from centerarc.evaluation.protocols.subject import EmbeddingsSubject, Progress, Subject
+from centerarc.evaluation.same_pictures import SHOWN, Embedded, number_pictures
 from centerarc.evaluation.scores import IntArray
 from centerarc.evaluation.templates import (
     WEIGHTINGS,
@@ -117,6 +120,9 @@ def evaluate_templates(
         listed.weight,
     )
     verified = None
+    facts: dict[str, Any] = {}
+    assert judged.number is not None
+    picture = judged.number[listed.image]
     if named is not None:
         shown = _first_images(listed)
         scores = template_pair_scores(
@@ -125,6 +131,19 @@ def evaluate_templates(
         verified = judge_pairs(
             scores, named.same, named.fold, people, note, (shown[a], shown[b]), groups, chosen
         )
+        pictures: defaultdict[str, set[int]] = defaultdict(set)
+        for name, number in zip(listed.template.tolist(), picture.tolist(), strict=True):
+            pictures[name].add(number)
+        sides = [(listed.ids[x], listed.ids[y]) for x, y in zip(a, b, strict=True)]
+        both = [not pictures[x].isdisjoint(pictures[y]) for x, y in sides]
+        facts, found = pairs_of_one_picture(
+            np.array(both), named.same, lambda row: list(map(str, sides[row])), "pairs of templates"
+        )
+        notes += found
+    if roles is not None:
+        found_probes, found = _shared(listed.template, picture, roles[0][0], roles[1][0])
+        facts = facts | found_probes
+        notes += [*found, *roles[2]]
     identified = None if roles is None else _searched(templates, [roles[0]], roles[1], search)
     return Evaluation(
         model=subject.facts(),
@@ -135,6 +154,7 @@ def evaluate_templates(
             "images": None if images is None else str(images),
             "distinct_images": len(judged.places),
             **left_out,
+            **({"same_pictures": facts} if facts else {}),
         },
         dataset=Path(path).name if pairs is None else f"{Path(pairs).name} of {Path(path).name}",
         images=judged,
@@ -142,7 +162,7 @@ def evaluate_templates(
         identification=identified,
         separability=separability_of(judged, chosen),
         templates=templates.to_dict(),
-        notes=(*notes, *(() if roles is None else (*_shared(listed, *roles[:2]), *roles[2]))),
+        notes=tuple(notes),
     )
 
 
@@ -198,17 +218,17 @@ def evaluate_ijb(
         if not np.isin(known[-1][1], people).any():
             raise ValueError(f"{path}: no probe is of a person in the gallery")
     if isinstance(subject, EmbeddingsSubject):
-        embedding, picture = subject.found.embedding[subject.rows(listed.names)], None
+        found, picture = Embedded(subject.found.embedding[subject.rows(listed.names)]), None
     else:
         assert images is not None
         faces = partial(IjbFaces, listed, landmarks, images)
         size = subject.image_size or _PAGE_PIXELS
-        embedding = subject.embed(faces(image_size=size), progress)
+        found = subject.embed(faces(image_size=size), progress)
         picture = pictures_of(partial(faces, image_size=_PAGE_PIXELS))
     templates = _pooled(
         str(files.images),
         weighting,
-        embedding,
+        found.embedding,
         listed.template,
         listed.media,
         landmarks.detector_score,
@@ -226,8 +246,13 @@ def evaluate_ijb(
         Settings() if settings is None else settings,
     )
     identified = None
+    facts: dict[str, Any] = {}
+    notes: tuple[str, ...] = ()
     if files.galleries:
         identified = _searched(templates, known[:-1], known[-1], search)
+        pictures = number_pictures(found)[0]
+        enrolled = np.concatenate([gallery[0] for gallery in known[:-1]])
+        facts, notes = _shared(listed.template, pictures, enrolled, known[-1][0])
     return Evaluation(
         model=subject.facts(),
         data={
@@ -242,12 +267,14 @@ def evaluate_ijb(
                 "probes": None if files.probes is None else files.probes.name,
             },
             "distinct_images": len(listed.names),
+            **({"same_pictures": facts} if facts else {}),
         },
         dataset=files.pairs.name.removesuffix("_template_pair_label.txt").upper(),
-        images=JudgedImages(embedding, None, [], listed.names, picture),
+        images=JudgedImages(found.embedding, None, [], listed.names, picture),
         verification=verified,
         identification=identified,
         templates=templates.to_dict(),
+        notes=notes,
     )
 
 
@@ -282,6 +309,26 @@ def _searched(
 ) -> Identified:
     settings = SearchSettings() if search is None else search
     return judge_searches(search_templates(templates, galleries, probes), settings)
+
+
+def _shared(
+    template: npt.NDArray[Any],
+    picture: IntArray,
+    known: npt.NDArray[Any],
+    asked: npt.NDArray[Any],
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Facts and a note on probes that have a picture of a template of the gallery.
+
+    Args:
+        template: Template of each of some images.
+        picture: Number of the picture that each is.
+        known, asked: Templates of the gallery and of the probes.
+    """
+    seen = np.isin(picture, picture[np.isin(template, known)])
+    probes = np.unique(template[seen & np.isin(template, asked)])
+    facts = {"probes_in_the_gallery": int(probes.size), "examples": probes[:SHOWN].tolist()}
+    then = "they are kept, as they are listed (--json has examples)"
+    return facts if probes.size else {}, shared_note(int(probes.size), asked.size, then)
 
 
 # Of a CSV list.
@@ -329,15 +376,18 @@ def _images(
         except ValueError as error:
             raise ValueError(f"{listed.source}: {error}") from error
         people, labels = np.unique(listed.owners(), return_inverse=True)
-        embedding, picture, identities = subject.found.embedding[rows], None, people.tolist()
+        found, picture = Embedded(subject.found.embedding[rows]), None
+        identities = people.tolist()
     else:
         source = ListedImages(listed, images, image_size=subject.image_size)
-        embedding, labels = subject.embed(source, progress), source.labels
+        found, labels = subject.embed(source, progress), source.labels
         picture = pictures_of(partial(ListedImages, listed, images))
         identities = source.identities
+    number = number_pictures(found)[0]
     if listed.identity is None:
-        return JudgedImages(embedding, None, [], listed.names, picture)
-    return JudgedImages(embedding, labels.astype(np.int64), identities, listed.names, picture)
+        return JudgedImages(found.embedding, None, [], listed.names, picture, number)
+    of = labels.astype(np.int64)
+    return JudgedImages(found.embedding, of, identities, listed.names, picture, number)
 
 
 def _people(listed: TemplateList, sides: Sides, pairs: Pairs) -> tuple[Sides | None, str]:
@@ -379,13 +429,6 @@ def _roles(listed: TemplateList) -> tuple[_Known, _Known, list[str]] | None:
     if not np.isin(asked[1], known[1]).any():
         raise ValueError(f"{listed.source}: no probe is of a person in the gallery")
     return known, asked, people.notes()
-
-
-def _shared(listed: TemplateList, known: _Known, asked: _Known) -> tuple[str, ...]:
-    """A note on probes that have an image of a template of the gallery."""
-    enrolled = np.isin(listed.template, known[0])
-    seen = np.isin(listed.image, listed.image[enrolled])
-    return shared_note(np.unique(listed.template[~enrolled & seen]).size, asked[0].size)
 
 
 # Of IJB.
