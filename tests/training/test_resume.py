@@ -54,7 +54,7 @@ ELSEWHERE: dict[str, Any] = {
     "data.cache_gb": 1.0,
     "validation.pairs": None,
     "validation.images": None,
-    "validation.missing": "error",
+    "validation.missing": None,
     "validation.folds": None,
     "validation.name": "mine",
     "validation.num_pairs": 12,

@@ -58,9 +58,9 @@ class PairsFields(Section):
         default=None,
         description="folder of the images that pairs names; none is a list's own folder",
     )
-    missing: Literal["error", "skip"] = Field(
-        default="error",
-        description="pairs of which an image is not there: an error, or left out and counted",
+    missing: Literal["skip"] | None = Field(
+        default=None,
+        description="skip leaves out pairs of which an image is not there; none refuses them",
     )
     folds: list[Positive] | None = Field(
         default=None, description="folds of pairs to use; none is all"
@@ -82,7 +82,7 @@ class PairsFields(Section):
             )
         if self.images is not None and kind == ".bin":
             raise ValueError("images goes with pairs.txt and .csv; a .bin set holds its images")
-        if self.missing != "error" and kind in (None, ".bin"):
+        if self.missing is not None and kind in (None, ".bin"):
             raise ValueError("missing goes with pairs that name images: pairs.txt, or a list")
         return self
 

@@ -62,7 +62,7 @@ def listed_pairs(
         images=listed.images,
         folds=listed.folds,
         image_size=image_size,
-        missing=listed.missing,
+        missing=listed.missing or "error",
     )
     notes += [f"validation set {listed.title}: {note}" for note in found.notes]
     check_both_kinds(found.same, str(listed.pairs))
