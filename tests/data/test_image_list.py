@@ -1,6 +1,7 @@
 """Lists of images: what is wrong with one is said with its line before anything is trained."""
 
 import csv
+import gzip
 import os
 import pickle
 import sys
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from centerarc.data import ListSource, write_list
+from centerarc.data import ListSource, open_source, write_list
 from tests.data.pictures import put
 
 
@@ -51,6 +52,60 @@ def test_a_csv_of_any_spreadsheet_is_read(tmp_path: Path, delimiter: str, encodi
     assert listed(pickle.loads(pickle.dumps(source))) == ROWS
     assert ListSource(tmp_path / "l.csv", image_size=5).image(0).shape == (5, 5, 3)
     assert source.summary() == "4 images of 3 identities"
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("l.txt", "{path}\t{name}\n"),
+        ("l.csv", "{path},{name}\n"),
+        ("identity.txt", "{path} {name}\n"),
+        ("l.tsv", "{name}\t{path}\n\n"),
+        ("train.lst", "{number}\t{name}\t{path}\n"),
+    ],
+)
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_list_without_names_of_columns(
+    tmp_path: Path, name: str, line: str, compressed: bool
+) -> None:
+    put_rows(tmp_path)
+    text = "".join(line.format(path=p, name=n, number=i) for i, (p, n, _) in enumerate(ROWS))
+    path = tmp_path / (f"{name}.gz" if compressed else name)
+    path.write_bytes(gzip.compress(text.encode()) if compressed else text.encode())
+    source = open_source(path)
+    assert listed(source) == ROWS
+    assert source.identities == ["p2", "p10", "é"]
+
+
+def test_lists_in_no_known_form_say_which_would_be_read(tmp_path: Path) -> None:
+    for text, message in (
+        ("1 2 3\n", r"without names of columns, lines are such as 'Ann/1\.jpg\\tAnn'"),
+        ("a.png Ann\nb.png Bo Lee\n", r"line 2: 3 fields, .*path, identity; .* put tabs between"),
+    ):
+        (tmp_path / "l.txt").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            ListSource(tmp_path / "l.txt")
+
+
+def test_images_that_are_gone_are_left_out_if_asked(tmp_path: Path) -> None:
+    put_rows(tmp_path)
+    write_list(tmp_path / "l.csv", [row[:2] for row in ROWS])
+    (tmp_path / "p2/b.png").unlink()
+    (tmp_path / "x.png").unlink()
+    with pytest.raises(ValueError, match="2 of 4 images are not there"):
+        ListSource(tmp_path / "l.csv")
+    source = open_source(tmp_path / "l.csv", missing="skip")
+    assert listed(source) == [ROWS[0], ROWS[2]]
+    assert source.identities == ["p2", "p10"]
+    assert source.summary().endswith("; left out 2 (2 an image that is not there)")
+    assert [(item.place, item.identity) for item in source.skipped] == [
+        ("p2/b.png", "p2"),
+        ("x.png", "é"),
+    ]
+    for row in ROWS:
+        (tmp_path / row[0]).unlink(missing_ok=True)
+    with pytest.raises(ValueError, match="4 of 4 images are not there"):
+        ListSource(tmp_path / "l.csv", missing="skip")
 
 
 @pytest.mark.parametrize(

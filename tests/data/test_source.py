@@ -39,7 +39,7 @@ def test_sources_are_opened_by_name() -> None:
 
 
 def test_a_path_tells_the_kind(tmp_path: Path) -> None:
-    for name in ("faces.rec", "list.csv", "LIST.Parquet", "one.tar", "notes.txt"):
+    for name in ("faces.rec", "list.csv", "LIST.Parquet", "one.tar", "notes.md"):
         (tmp_path / name).touch()
     for folder, name in (("r", "train.rec"), ("t", "a-0.tar"), ("f", "ann/1.jpg")):
         (tmp_path / folder / name).parent.mkdir(parents=True)
@@ -59,8 +59,8 @@ def test_a_path_tells_the_kind(tmp_path: Path) -> None:
         assert source_kind(tmp_path / name) == kind
     with pytest.raises(ValueError, match=r"there is no .*nowhere.*a source is a folder of"):
         source_kind(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"a source must be a folder of .*, got .*notes\.txt'"):
-        source_kind(tmp_path / "notes.txt")
+    with pytest.raises(ValueError, match=r"a source must be a folder of .*, got .*notes\.md'"):
+        source_kind(tmp_path / "notes.md")
 
 
 class Files(EncodedSource):

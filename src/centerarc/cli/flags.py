@@ -226,7 +226,7 @@ def check_outputs(
 @Parameter(name="*")
 @dataclass(frozen=True)
 class ListFlags:
-    """How a list is read; for a .csv, .tsv or .parquet SOURCE only.
+    """How a list is read; for a SOURCE that is a list only.
 
     Parameters
     ----------
@@ -236,11 +236,14 @@ class ListFlags:
         Of a list: the column with the path of each image, path by default.
     identity_column
         Of a list: the column with the name of the person, identity by default.
+    missing
+        Of a list: error (default), or skip, which leaves out images that are not there.
     """
 
     root: Path | None = None
     path_column: str | None = None
     identity_column: str | None = None
+    missing: Literal["error", "skip"] | None = None
 
 
 def opened(

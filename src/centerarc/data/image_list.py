@@ -1,4 +1,4 @@
-"""Faces in a list: a CSV or Parquet file of paths and people."""
+"""Faces in a list: a CSV, Parquet or text file of paths and people."""
 
 import csv
 import os
@@ -6,17 +6,20 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from centerarc.data.folder import natural_key
-from centerarc.data.source import EncodedSource
+from centerarc.data.source import EXTENSIONS, EncodedSource, Skipped
 from centerarc.io.files import atomic_path, read_file, require_folder
-from centerarc.io.tables import Table, Texts, open_table
+from centerarc.io.tables import PlainTable, Table, Texts, open_table, plain_fields
 
 # From so many files of one folder on, listing it is cheaper than asking for each.
 _WORTH_LISTING = 4
 _SHOWN = 3
+_GONE = "an image that is not there"
+_EXAMPLE = "Ann/1.jpg\tAnn"
 
 
 class ListSource(EncodedSource):
@@ -26,13 +29,17 @@ class ListSource(EncodedSource):
 
     Args:
         path: A CSV file (UTF-8, column names in the first line; commas, semicolons or tabs between
-            columns) or a `.parquet` file.
+            columns), a `.parquet` file, or a text file without column names: a path and a name a
+            line, in either order, with tabs, commas or blanks between, or im2rec's .lst. All but
+            Parquet may be compressed by gzip.
         root: Folder from which relative paths start; None is the list's own. Absolute paths stay.
         path_column: Column with the path of each image.
         identity_column: Column with the name of who is on it.
         image_size: Side in pixels to which images are resized; None leaves them as they are.
+        missing: "skip" leaves out images that are not there; "error" refuses the list.
 
     Attributes:
+        skipped: The images that were left out.
         identities: Names of the identities, by label, in natural order.
         labels: `(len,)` int64 label of each image.
         path: The list.
@@ -63,12 +70,13 @@ class ListSource(EncodedSource):
         path_column: str = "path",
         identity_column: str = "identity",
         image_size: int | None = None,
+        missing: Literal["error", "skip"] = "error",
     ) -> None:
         super().__init__(image_size)
         self.path = Path(path)
         self.root = require_folder("root", self.path.parent if root is None else root)
         columns = (path_column, identity_column)
-        table = open_table(path, columns, whole_numbers=(identity_column,))
+        table = _table(path, columns)
         paths: list[str] = []
         people: list[str] = []
         lines = array("q")
@@ -84,7 +92,16 @@ class ListSource(EncodedSource):
         base = os.path.abspath(self.root)
         files = [os.path.join(base, listed) for listed in paths]
         _check_once(table, paths, lines, files)
-        _check_present(table, paths, lines, files)
+        if absent := _absent(files):
+            said = _missing(table, paths, lines, absent)
+            if missing == "error" or len(absent) == len(paths):
+                raise ValueError(said)
+            self.skipped = [Skipped(paths[row], _GONE, "", 1, people[row]) for row in absent]
+            gone = {*absent}
+            paths, people = (
+                [text for row, text in enumerate(texts) if row not in gone]
+                for texts in (paths, people)
+            )
         self._listed = Texts.of(paths)
         self.identities = sorted(set(people), key=natural_key)
         label_of = {name: label for label, name in enumerate(self.identities)}
@@ -151,7 +168,31 @@ def _check_once(table: Table, paths: list[str], lines: Sequence[int], files: lis
             raise table.error(lines[row], f"{what}; each image may come once")
 
 
-def _check_present(table: Table, paths: list[str], lines: Sequence[int], files: list[str]) -> None:
+def _table(path: str | os.PathLike[str], columns: tuple[str, str]) -> Table:
+    """The table of a list, with names of columns or without."""
+    if Path(path).suffix.lower() == ".parquet":
+        return open_table(path, whole_numbers=columns[1:])
+    _, fields = next(plain_fields(path), (0, []))
+    images = [os.path.splitext(field)[1].lower() in EXTENSIONS for field in fields]
+    path_column, identity_column = columns
+    if images == [True, False]:
+        return PlainTable(path, columns)
+    if images == [False, True]:
+        return PlainTable(path, (identity_column, path_column))
+    if images == [False, False, True] and fields[0].isdecimal():  # im2rec's
+        return PlainTable(path, ("number", identity_column, path_column))
+    table = open_table(path, columns)
+    if fields and not {*columns} & {*table.columns}:
+        try:
+            table.at(*columns)
+        except ValueError as error:
+            form = f"without names of columns, lines are such as {_EXAMPLE!r}"
+            raise ValueError(f"{error}; {form}") from None
+    return table
+
+
+def _absent(files: list[str]) -> list[int]:
+    """The rows whose file is not there."""
     by_folder: defaultdict[str, list[int]] = defaultdict(list)
     for row, file in enumerate(files):
         by_folder[os.path.dirname(file)].append(row)
@@ -164,16 +205,16 @@ def _check_present(table: Table, paths: list[str], lines: Sequence[int], files: 
             for row in rows
             if os.path.basename(files[row]) not in there and not os.path.exists(files[row])
         ]
-    if not absent:
-        return
-    absent.sort()
+    return sorted(absent)
+
+
+def _missing(table: Table, paths: list[str], lines: Sequence[int], absent: list[int]) -> str:
     shown = ", ".join(f"{paths[row]!r} ({table.unit} {lines[row]})" for row in absent[:_SHOWN])
     more = ", ..." if len(absent) > _SHOWN else ""
     backslashes = os.sep == "/" and all("\\" in paths[row] for row in absent)
     hint = "; folders must be separated by /, not by backslashes" if backslashes else ""
-    raise ValueError(
-        f"{table.path}: {len(absent)} of {len(files)} images are not there: {shown}{more}{hint}"
-    )
+    counts = f"{len(absent)} of {len(paths)} images are not there"
+    return f"{table.path}: {counts}: {shown}{more}{hint}"
 
 
 def _listed(folder: str) -> frozenset[str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar, cast
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -351,8 +351,8 @@ _MIXED = "mixed"
 _Opener = TypeVar("_Opener", bound=Callable[..., Any])
 _TARS = ".tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .tar.zst .tar.lz4"
 COMPRESSED_TARS = tuple(_TARS.split())
-_LISTS = (".csv", ".tsv", ".parquet")
-_KNOWN = "a folder of identity folders, a .rec file, .tar shards, or a .csv or .parquet list"
+_LISTS = (".csv", ".tsv", ".parquet", ".txt", ".lst")
+_KNOWN = "a folder of identity folders, a .rec file, .tar shards, or a list (.csv, .parquet, .txt)"
 
 
 def register_source(name: str) -> Callable[[_Opener], _Opener]:
@@ -472,7 +472,7 @@ def source_kind(path: str | os.PathLike[str]) -> str:
         raise ValueError(f"there is no {os.fspath(path)!r}; a source is {_KNOWN}")
     if suffix == ".rec":
         return "recordio"
-    if suffix in _LISTS:
+    if suffix in _LISTS or (suffix == ".gz" and Path(place.stem).suffix.lower() in _LISTS):
         return "list"
     raise ValueError(f"a source must be {_KNOWN}, got {os.fspath(path)!r}")
 
@@ -485,6 +485,7 @@ def open_source(
     root: str | os.PathLike[str] | None = None,
     path_column: str | None = None,
     identity_column: str | None = None,
+    missing: Literal["error", "skip"] | None = None,
 ) -> FaceSource:
     """Opens the source at a path; see `source_kind`.
 
@@ -496,6 +497,7 @@ def open_source(
         root: Of a list: where its relative paths start; None is its own folder.
         path_column: Of a list: the column with the path of each image; None is `path`.
         identity_column: Of a list: the column with the name of who is on it; None is `identity`.
+        missing: Of a list: "skip" leaves out images that are not there; None is "error".
 
     Returns:
         The source.
@@ -505,7 +507,8 @@ def open_source(
             for another kind.
     """
     kind = source_kind(path)
-    of_list = {"root": root, "path_column": path_column, "identity_column": identity_column}
+    of_list: dict[str, Any] = {"root": root, "missing": missing}
+    of_list |= {"path_column": path_column, "identity_column": identity_column}
     options: dict[str, Any] = {k: v for k, v in of_list.items() if v is not None}
     if options and kind != "list":
         name, value = next(iter(options.items()))

@@ -298,7 +298,11 @@ def plain_fields(path: str | os.PathLike[str], skip: int = 0) -> Iterator[tuple[
             if delimiter == " ":
                 yield number, text.split()
             else:
-                fields = next(csv.reader([text], delimiter=delimiter))
+                try:
+                    fields = next(csv.reader([text], delimiter=delimiter))
+                except csv.Error as error:
+                    where = f"{os.fspath(path)}, line {number}"
+                    raise ValueError(f"{where}: this is not CSV ({error})") from error
                 yield number, [field.strip() for field in fields]
 
 

@@ -52,16 +52,19 @@ class FolderFields(Section):
 
 
 class ListFields(Section):
-    """A CSV or Parquet list of images and people."""
+    """A CSV, Parquet or text list of images and people."""
 
-    source: Literal["list"] = Field(description="a CSV or Parquet list of images and people")
-    path: NamedPath = Field(description="the list, .csv or .parquet")
+    source: Literal["list"] = Field(description="a list of images and people")
+    path: NamedPath = Field(description="the list: .csv, .parquet, or text of path and person")
     root: NamedPath | None = Field(
         default=None, description="folder that relative paths start from; none is the list's own"
     )
     path_column: str = Field(default="path", min_length=1, description="column of the images")
     identity_column: str = Field(
         default="identity", min_length=1, description="column of the people"
+    )
+    missing: Literal["error", "skip"] = Field(
+        default="error", description="images that are not there: an error, or left out and counted"
     )
 
 
