@@ -325,6 +325,25 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step(
     assert state["step"] == 4  # the end of the epoch before
 
 
+@pytest.mark.parametrize(("weight", "idle"), [(0.01, True), (1.0, False), (0.0, False)])
+def test_the_log_tells_the_share_of_each_loss_and_that_one_does_nothing(
+    tmp_path: Path, faces: Path, capsys: pytest.CaptureFixture[str], weight: float, idle: bool
+) -> None:
+    config = make_config(tmp_path / "run", faces, loss={"center_weight": weight}, log={"every": 4})
+    train(config)
+    rows = _rows(config.run_dir)
+    assert [row["step"] for row in rows] == [4, 8, 12]
+    for row in rows:
+        if weight:
+            assert 0 < row["center_share"] < (0.001 if idle else 0.2)
+            assert row["center_share"] + row["arcface_share"] == pytest.approx(1)
+        else:
+            assert "center_share" not in row
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("% of the gradient)") == (3 if weight else 0)
+    assert said.count("does nothing visible: raise loss.center_weight") == idle
+
+
 ADVICE = (
     r" at a learning rate of 0\.\d+; the training diverges: try a lower optimizer\.lr, a longer"
 )

@@ -1,5 +1,6 @@
 """An optimizer step does not depend on how its batch is cut."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -147,3 +148,38 @@ def test_bf16_gives_nearly_the_same_step() -> None:
     for a, b in zip(exact_model.parameters(), half_model.parameters(), strict=True):
         assert b.dtype == torch.float32
         torch.testing.assert_close(a, b, rtol=0.1, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        LossConfig(center_weight=0.01),
+        LossConfig(center_weight=0.01, center_space="raw"),
+        LossConfig(center_weight=0.5, centers="separate", center_space="raw"),
+        LossConfig(centers="separate", center_update="gradient", class_weights="balanced"),
+        LossConfig(sub_centers=2),
+    ],
+    ids=["unit", "raw", "separate", "gradient", "sub-centers"],
+)
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_shares_of_the_gradient_are_those_of_two_backward_passes(
+    loss: LossConfig, parts: int, frozen: bool
+) -> None:
+    step, model, criterion = _setup(loss, accumulate=parts)
+    step.freeze(frozen)
+    images, labels = _batch()
+    with torch.no_grad():
+        features = model((images.permute(0, 3, 1, 2) - 127.5) / 127.5)
+    features = features.double().requires_grad_()
+    twin = copy.deepcopy(criterion).double()
+    lengths = [
+        float(torch.autograd.grad(weight * term, features, retain_graph=True)[0].norm())
+        for weight, term in zip((1, loss.center_weight), twin(features, labels), strict=True)
+    ]
+    assert "center_share" not in copy.deepcopy(step)(images, labels).read()
+    step.measures = True
+    report = step(images, labels).read()
+    assert report["center_share"] == pytest.approx(lengths[1] / sum(lengths), rel=1e-3)
+    assert report["arcface_share"] == pytest.approx(lengths[0] / sum(lengths), rel=1e-3)
+    assert all(p.grad is None for p in model.parameters())

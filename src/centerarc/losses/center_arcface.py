@@ -12,7 +12,7 @@ from centerarc.losses.center import (
     center_separation,
     pull_rows,
 )
-from centerarc.losses.checks import Reduction, check_choice, reduce
+from centerarc.losses.checks import Reduction, check_choice, place_batch, reduce
 from centerarc.losses.head.class_pass import Implementation
 from centerarc.losses.head.products import own_rows
 from centerarc.losses.head.prototype_sgd import has_fused_step
@@ -118,10 +118,10 @@ class CenterArcFaceLoss(nn.Module):
     example `arcface_loss + 1.0 * center_loss`. Give `criterion.parameters()` to the optimizer.
 
     The centers are ArcFace's prototypes (`"shared"`) or separate vectors (`"separate"`). In unit
-    space, the center term is 1 - cos to the sample's center, at most 2, and needs a weight of about
-    s / 30 to s / 5. In raw space, it is half the squared distance, grows with the length of the
-    embeddings, and needs the paper's 0.003 to 0.01. docs/losses.md explains how to choose, and what
-    to expect of the term.
+    space, the default, the center term is 1 - cos to the sample's center, at most 2, and needs a
+    weight of about s / 30 to s / 5; the often quoted 0.01 does nothing visible there. In raw space,
+    it is half the squared distance, grows with the length of the embeddings, and needs the paper's
+    0.003 to 0.01. docs/losses.md explains how to choose, and what to expect of the term.
 
     Args:
         num_classes: C, at least 1.
@@ -159,7 +159,7 @@ class CenterArcFaceLoss(nn.Module):
         >>> criterion = CenterArcFaceLoss(num_classes=10, feat_dim=16)
         >>> features = torch.randn(8, 16, requires_grad=True)
         >>> arcface_loss, center_loss = criterion(features, torch.arange(8))
-        >>> (arcface_loss + 1.0 * center_loss).backward()
+        >>> (arcface_loss + 1.0 * center_loss).backward()  # 0.01 is for center_space="raw"
     """
 
     def __init__(
@@ -247,6 +247,19 @@ class CenterArcFaceLoss(nn.Module):
         if self.center is not None and self.training and self.center.update_on_forward:
             self.center.follow(terms.batch)
         return losses
+
+    def center_pull(self, features: Tensor, labels: Tensor) -> Tensor:
+        """(N,) center terms alone, differentiable in the features only; of all ranks with shards.
+
+        O(N D): its gradient beside that of the whole loss tells the share of the term, before the
+        backward pass of the loss if a fused step moves the prototypes there.
+        """
+        shards = self.arcface.shards
+        batch = place_batch(
+            features, labels, self.centers.detach(), self.arcface.ignore_index, shards
+        )
+        own, _ = own_rows(batch.features, self.centers.detach(), batch.places)
+        return pull_rows(batch, own, self.center_space, shards)
 
     def update_centers(self, features: Tensor, labels: Tensor) -> None:
         """Applies the paper's update to separate centers, see `CenterLoss.update_centers`."""

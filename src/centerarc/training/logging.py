@@ -18,6 +18,12 @@ METRICS = "metrics.jsonl"
 _LOSSES = ("arcface_loss", "center_loss", "separation")
 
 
+# Of the gradient at the embedding.
+_SHARES = ("arcface_share", "center_share")
+# Below this share of the gradient a loss moves nothing that a validation could show.
+_IDLE = 1e-3
+
+
 class Meter:
     """Collects the reports of steps and the time that they took.
 
@@ -32,6 +38,7 @@ class Meter:
     def __init__(self, *, scaled: bool = False) -> None:
         self.window: dict[str, float] = {}
         self._scaled = scaled
+        self._shares: dict[str, float] = {}  # of the last step that measured them
         self._unread: list[tuple[int, StepReport]] = []
         self._start = 0.0
 
@@ -73,6 +80,7 @@ class Meter:
             if not (self._scaled or math.isfinite(values.get("grad_norm", 0.0))):
                 raise Diverged("the norm of the gradients is not finite", step)
             count = values.pop("count")
+            self._shares |= {k: values.pop(k) for k in _SHARES if k in values}
             for name, value in values.items():
                 self._add(name, value * count)
             self._add("count", count)
@@ -84,7 +92,7 @@ class Meter:
         """Returns the means over the window's samples, its steps and seconds, and empties it."""
         window, self.window = self.window, {}
         count, steps, seconds = (window.pop(name) for name in ("count", "steps", "seconds"))
-        means = {name: value / max(count, 1.0) for name, value in window.items()}
+        means = {name: value / max(count, 1.0) for name, value in window.items()} | self._shares
         return means, steps, seconds
 
     def _add(self, name: str, value: float) -> None:
@@ -195,6 +203,7 @@ class Display:
         self.total_steps = total_steps
         self.epochs = epochs
         self._done = done_steps
+        self._told = False
         self._task: TaskID | None = None
         self._progress = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
@@ -225,11 +234,20 @@ class Display:
 
     def train_row(self, step: int, row: dict[str, Any], seconds_left: float) -> None:
         """Shows a logged step."""
+        share = row.get("center_share")
+        pull = "" if share is None else f" ({100 * share:.2g}% of the gradient)"
         text = (
             f"{row['images_per_second']:.0f} images/s  arcface {row['arcface_loss']:.3f}  "
-            f"center {row['center_loss']:.3f}  cosine {row['target_cosine']:.3f}  "
+            f"center {row['center_loss']:.3f}{pull}  cosine {row['target_cosine']:.3f}  "
             f"accuracy {100 * row['accuracy']:.1f}%"
         )
+        if share is not None and share < _IDLE and not self._told:
+            self._told = True
+            self.say(
+                f"the center loss is {100 * share:.2g}% of the gradient at the embedding and does "
+                "nothing visible: raise loss.center_weight (in unit space to about s / 30 to s / "
+                "5), or set it to 0"
+            )
         epoch = f"{row['epoch']}/{self.epochs}"
         if self._task is not None:
             self._progress.update(self._task, completed=step, epoch=epoch, text=text)

@@ -343,6 +343,8 @@ class Trainer:
             lr = self._lr(self.step)
             set_rate(self.optimizers, lr)
             seed_step(config.seed, self.processes.rank, self.step)
+            logged = (self.step + 1) % config.log.every == 0 or self.step + 1 == self.total_steps
+            self.train_step.measures = logged
             try:
                 report = self.train_step(images, labels, stop=stop.requested or callbacks.stopping)
             except ValueError as problem:
@@ -352,7 +354,6 @@ class Trainer:
                 raise ValueError(f"step {self.step + 1}: {problem}") from problem
             self.step += 1
             self.meter.add(self.step, report)
-            logged = self.step % config.log.every == 0 or self.step == self.total_steps
             saved = config.save_every > 0 and self.step % config.save_every == 0
             wanted = False
             # Reading waits for the device: at once on the CPU, on a GPU only now and then.

@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -109,6 +110,7 @@ def check_finite(processes: Processes, *modules: nn.Module) -> None:
 
 # What a step measures, in this order; sums over the valid labels of all ranks but for the last.
 _SUMS = ("arcface_loss", "center_loss", "cosine", "correct", "count", "mass", "stop")
+_SQUARES = ("arcface_square", "center_square")
 IGNORED = -100
 
 
@@ -117,9 +119,9 @@ class StepReport:
     """What one step measured, still on the device.
 
     Args:
-        sums: (7,) float64 or float32: arcface and center loss, target cosine, right answers, valid
-            labels and their class weights, each summed over all ranks; and how many ranks want to
-            stop.
+        sums: (9,) float64 or float32: arcface and center loss, target cosine, right answers, valid
+            labels and their class weights, each summed over all ranks; how many ranks want to stop;
+            and the squared gradients of the two losses at the embedding, 0 if not measured.
         separation: The separation term.
         grad_norm: Norm of all gradients before clipping; None without clipping.
     """
@@ -130,7 +132,7 @@ class StepReport:
 
     def read(self) -> dict[str, float]:
         """Waits for the device and returns means by name, with `count` and `stop`."""
-        sums = dict(zip(_SUMS, self.sums.tolist(), strict=True))
+        sums = dict(zip((*_SUMS, *_SQUARES), self.sums.tolist(), strict=True))
         count = max(sums["count"], 1.0)
         means = {
             "arcface_loss": sums["arcface_loss"] / (sums["mass"] or 1.0),
@@ -143,6 +145,10 @@ class StepReport:
         }
         if self.grad_norm is not None:
             means["grad_norm"] = float(self.grad_norm)
+        arcface, center = (math.sqrt(sums[name]) for name in _SQUARES)
+        if 0 < arcface + center < math.inf:
+            means["arcface_share"] = arcface / (arcface + center)
+            means["center_share"] = center / (arcface + center)
         return means
 
 
@@ -238,6 +244,7 @@ class TrainStep:
         self.clip_norm = clip_norm
         self.sharded = criterion.arcface.shards is not None
         self.frozen = False
+        self.measures = False  # the share of each loss in the gradient at the embedding
         self._seen = False  # whether a first backward pass was looked at
         self._updates_centers = weights.centers == "separate" and weights.center_update == "paper"
 
@@ -261,6 +268,7 @@ class TrainStep:
         scale = (1 if self.sharded else ranks) / count.clamp(min=1)
         arcface_scale = scale * (count / mass.where(mass > 0, 1))
         sums = torch.zeros(len(_SUMS), device=device)
+        squares = torch.zeros(len(_SQUARES), device=device)
         features = []
         parts = list(zip(images.chunk(self.accumulate), labels.chunk(self.accumulate), strict=True))
         for number, (part, part_labels) in enumerate(parts):
@@ -272,9 +280,17 @@ class TrainStep:
                 # Elsewhere that would wait for the device; the loss is looked at later.
                 if embedding.device.type == "cpu" and not bool(embedding.detach().isfinite().all()):
                     raise Diverged("the embeddings are not finite")
+                if self.measures:
+                    embedding.requires_grad_().retain_grad()  # a frozen backbone needs none
                 arcface, center = self.criterion(embedding, part_labels)
             loss = arcface * arcface_scale + self.weights.center_weight * center * scale
+            pulled = self._center_gradient(embedding, part_labels, scale)
             self.precision.scaler.scale(loss).backward()
+            if pulled is not None:
+                assert embedding.grad is not None
+                squares += torch.stack(
+                    [(embedding.grad.float() - pulled).square().sum(), pulled.square().sum()]
+                )
             metrics = self.criterion.metrics
             assert metrics is not None
             right = metrics.accuracy * metrics.count
@@ -295,9 +311,17 @@ class TrainStep:
         if self.sharded and not self.processes.is_main:
             sums.zero_()  # every rank has measured all samples
         sums[6] = float(stop)
-        sums = self.processes.sum(sums)
+        sums = self.processes.sum(torch.cat([sums, squares]))
         sums[4], sums[5] = count, mass
         return StepReport(sums, separation, grad_norm)
+
+    def _center_gradient(self, embedding: Tensor, labels: Tensor, scale: Tensor) -> Tensor | None:
+        """(N, D) gradient of the center term at the embedding, by a graph of its own, if wanted."""
+        if not self.measures or self.weights.center_weight == 0:
+            return None
+        leaf = embedding.detach().float().requires_grad_()
+        pull = self.criterion.center_pull(leaf, labels).sum() * self.weights.center_weight * scale
+        return torch.autograd.grad(self.precision.scaler.scale(pull), leaf)[0]
 
     def freeze(self, frozen: bool) -> None:
         """Keeps the backbone as it is from now on, in eval mode, or lets it learn again."""
