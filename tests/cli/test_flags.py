@@ -17,5 +17,5 @@ def test_every_question_about_an_onnx_file_has_a_flag(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=asked):
             opened_model(path, flags)
-    opened = opened_model(path, ModelFlags(output_name="mean", layout="nchw", size=4))
+    opened = opened_model(path, ModelFlags(output_name="mean", layout="nchw", size="4"))
     assert opened.preprocessing.layout == "nchw"

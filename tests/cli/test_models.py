@@ -60,6 +60,71 @@ def test_any_onnx_model_embeds_a_folder(files: Path, capsys: pytest.CaptureFixtu
     np.testing.assert_allclose(found.embedding[:1], expected, rtol=1e-5)
 
 
+def embedded(files: Path, name: str, *flags: object) -> np.ndarray:
+    """What the command makes of the folder without its damaged image."""
+    (files / "faces" / "p1" / "2.jpg").unlink(missing_ok=True)
+    words = ["embed", files / "faces", "--model", files / "m.onnx", "-o", files / name, *flags]
+    assert run(*words, "--mean", 0, "--std", 1, "--workers", 0) == 0
+    return read_embeddings(files / name).embedding
+
+
+def test_forms_that_a_file_does_not_tell_are_flags(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from centerarc.data import FolderSource
+
+    source = FolderSource(files / "faces", image_size=8)
+    found = embedded(files, "e.npz", "--size", "8x6")
+    expected = source.image(0)[None, :, 1:7][:, :, :2].mean(axis=(1, 2))
+    np.testing.assert_allclose(found[:1], expected, rtol=1e-5)
+    tiny(files / "m.onnx", ("n", 3, "h", "w"), second_input=True)
+    more = embedded(files, "more.npz", "--size", "8x6", "--constant", "more=1,2,3")
+    np.testing.assert_allclose(more, found + np.array([1, 2, 3]), rtol=1e-6)
+    for words, message in (
+        (["--size", "8x6"], "--constant must give all but the images, such as more=0"),
+        (["--size", "8x6", "--constant", "more"], "--constant must be NAME=NUMBER"),
+        (["--size", "8by6"], "--size must be a number of pixels, or height x width"),
+    ):
+        assert (
+            run("embed", files / "faces", "--model", files / "m.onnx", "-o", "x.npz", *words) == 2
+        )
+        assert message in capsys.readouterr().err
+
+
+def test_mirror_images_are_concatenated_and_a_mean_is_subtracted(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = embedded(files, "e.npz", "--size", 4)
+    both = embedded(files, "both.npz", "--size", 4, "--concat-mirror")
+    summed = embedded(files, "sum.npz", "--size", 4, "--mirror")
+    np.testing.assert_allclose(both[:, :3], plain, rtol=1e-6)
+    np.testing.assert_allclose(both[:, :3] + both[:, 3:], summed, rtol=1e-6)
+    less = embedded(files, "less.npz", "--size", 4, "--subtract", files / "e.npz")
+    np.testing.assert_allclose(less, plain - plain.mean(axis=0), rtol=1e-4, atol=1e-4)
+    words = ["--concat-mirror", "--subtract", files / "both.npz"]
+    less = embedded(files, "bothless.npz", "--size", 4, *words)
+    np.testing.assert_allclose(less, both - both.mean(axis=0), rtol=1e-4, atol=1e-4)
+    command = ["evaluate", files / "m.onnx", "--size", 4, "--mean", 0, "--std", 1, "--workers", 0]
+    command += ["--gallery", files / "e.npz", "--probes", files / "faces", "--resamples", 0]
+    assert run(*command) == 0
+    capsys.readouterr()
+    for flags, message in (
+        (
+            ["--subtract", files / "e.npz"],
+            "are of different features (as they are and less the mean",
+        ),
+        (["--subtract", files / "sum.npz"], "differ in mirror: True, here False"),
+        (["--mirror", "--concat-mirror"], "--mirror must not be given with --concat-mirror"),
+    ):
+        assert run(*command, *flags) == 2
+        assert message in capsys.readouterr().err
+    assert run("evaluate", "--gallery", files / "e.npz", "--probes", files / "less.npz") == 2
+    assert "are of different features" in capsys.readouterr().err
+    out = files / "n.onnx"
+    assert run("export", files / "w.safetensors", "-o", out, "--concat-mirror") == 2
+    assert "a file holds no --concat-mirror" in capsys.readouterr().err
+
+
 def test_a_run_embeds_too_and_a_second_time_only_when_told(
     files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

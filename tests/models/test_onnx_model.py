@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
 from centerarc.evaluation import embed
 from centerarc.models import OnnxModel, Preprocessing
@@ -115,13 +116,114 @@ def test_of_several_outputs_one_must_be_named(tmp_path: Path, images: np.ndarray
     np.testing.assert_allclose(found, -left_means(images, HALF, HALF), atol=1e-6)
 
 
+@pytest.mark.parametrize("form", ["(N, 1, D)", "(N, D, 1, 1)", "(D,)", "(1, D) inside"])
+def test_an_output_with_dimensions_of_one_is_an_embedding(
+    tmp_path: Path, images: np.ndarray, form: str
+) -> None:
+    shapes = {"(N, 1, D)": [-1, 1, 3], "(N, D, 1, 1)": [-1, 3, 1, 1], "(D,)": [3]}
+    model = OnnxModel(tiny(tmp_path / "m.onnx", output_shape=shapes.get(form, [1, 3])))
+    np.testing.assert_allclose(model.embed(images), left_means(images, HALF, HALF), atol=1e-6)
+    assert model.batch_size == (None if "N" in form else 1)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "mean", "std"),
+    [
+        ("int32", None, None),
+        ("int64", None, None),
+        ("int16", None, None),
+        ("uint16", None, None),
+        ("int8", None, None),
+        ("int8", 128, 2),
+        ("int32", 128, 1),
+    ],
+)
+def test_whole_numbers_are_the_pixels_unless_said_otherwise(
+    tmp_path: Path, images: np.ndarray, dtype: str, mean: float | None, std: float | None
+) -> None:
+    model = OnnxModel(tiny(tmp_path / "m.onnx", dtype=dtype), mean=mean, std=std)
+    less = mean if mean is not None else 128 if dtype == "int8" else 0
+    wanted = np.round((images[:, :, :2].astype(np.float64) - less) / (std or 1))
+    np.testing.assert_allclose(model.embed(images), wanted.mean(axis=(1, 2)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("nhwc", [False, True])
+def test_gray_is_what_pillow_makes_of_colors(
+    tmp_path: Path, images: np.ndarray, nhwc: bool
+) -> None:
+    shape = ("n", 4, 4, 1) if nhwc else ("n", 1, 4, 4)
+    model = OnnxModel(tiny(tmp_path / "m.onnx", shape, nhwc=nhwc), mean=127.5, std=128)
+    gray = np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in images])
+    expected = ((gray[:, :, :2] - 127.5) / 128).mean(axis=(1, 2))[:, None]
+    assert str(model.preprocessing) == "4 x 4 GRAY, (x - 127.5) / 128"
+    np.testing.assert_allclose(model.embed(images), expected, atol=1e-6)
+    opened = tiny(
+        tmp_path / "o.onnx", ("n", "h", "w", "c") if nhwc else ("n", "c", "h", "w"), nhwc=nhwc
+    )
+    layout: Any = "nhwc" if nhwc else "nchw"
+    found = OnnxModel(opened, mean=127.5, std=128, image_size=4, layout=layout, channels="gray")
+    np.testing.assert_allclose(found.embed(images), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 2), (2, 4), (3, 4)])
+@pytest.mark.parametrize("declared", [True, False])
+def test_of_images_that_are_not_square_the_middle_is_taken(
+    tmp_path: Path, images: np.ndarray, height: int, width: int, declared: bool
+) -> None:
+    if declared:
+        model = OnnxModel(tiny(tmp_path / "m.onnx", ("n", 3, height, width)))
+    else:
+        path = tiny(tmp_path / "m.onnx", ("n", 3, "h", "w"))
+        model = OnnxModel(path, image_size=(height, width))
+    assert (model.image_size, model.preprocessing.crop) == (4, (height, width))
+    top, left = (4 - height) // 2, (4 - width) // 2
+    for mirror in (False, True):
+        middle = images[:, top : top + height, left : left + width]
+        expected = left_means(middle, HALF, HALF)
+        if mirror:
+            expected = expected + left_means(middle[:, :, ::-1], HALF, HALF)
+        np.testing.assert_allclose(model.embed(images, mirror=mirror), expected, atol=1e-6)
+    written = model.preprocessing.to_dict()
+    assert written["crop"] == [height, width]
+    assert Preprocessing.from_dict(written) == model.preprocessing
+
+
+def test_a_model_without_a_batch_gets_one_image_at_a_time(
+    tmp_path: Path, images: np.ndarray
+) -> None:
+    model = OnnxModel(tiny(tmp_path / "m.onnx", (3, 4, 4), unbatched=True))
+    assert model.batch_size == 1
+    np.testing.assert_allclose(model.embed(images), left_means(images, HALF, HALF), atol=1e-6)
+
+
+@pytest.mark.parametrize("given", [2, [1, 2, 3]])
+def test_further_inputs_get_constants(tmp_path: Path, images: np.ndarray, given: Any) -> None:
+    model = OnnxModel(tiny(tmp_path / "m.onnx", second_input=True), constants={"more": given})
+    expected = left_means(images, HALF, HALF) + np.array(given)
+    np.testing.assert_allclose(model.embed(images), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("bad", "arguments", "message"),
     [
-        ({"second_input": True}, {}, r"has 2 inputs \(data \(any, 3, 4, 4\), more \(3\)\)"),
-        ({"keep_dims": True}, {}, r"output 'mean' .* has shape \(1, 3, 1, 1\) for 1 image;"),
-        ({"shape": ("n", 3, 4, 8)}, {}, r"shape \(any, 3, 4, 8\): 4 x 8 pixels; only square"),
-        ({"shape": ("n", 1, 4, 4)}, {"layout": "nchw"}, "it has 1 channels; it must have 3"),
+        ({"second_input": True}, {}, r"has 2 inputs .*more \(3\)\); constant must give .* more=0"),
+        ({"second_input": True}, {"constants": {"x": 1}}, "has no input 'x'; it has data"),
+        (
+            {"second_input": True},
+            {"constants": {"more": [1, 2]}},
+            r"'more' .*one number or all, got \[1",
+        ),
+        ({"second_input": True}, {"constants": {"data": 1}}, r"input 'more' .* of shape \(3\);"),
+        ({"shape": ("n", 2, 4, 4)}, {"layout": "nchw"}, "it has 2 channels; it must have 3, or 1"),
+        ({"shape": ("n", 1, 4, 4)}, {"channels": "rgb"}, "channels is 'rgb', but .* takes 'gray'"),
+        ({}, {"channels": "gray"}, r"channels is 'gray', but .* has shape \(any, 3, 4, 4\)"),
+        ({"dtype": "int32"}, {"mean": 127.5, "std": 127.5}, "pixels become -1 to 1 by mean 127.5"),
+        ({"dtype": "int8"}, {"mean": 0}, "takes int8, and pixels become 0 to 255 by mean 0"),
+        (
+            {"feature_map": True},
+            {},
+            r"has shape \(1, 3, 4, 2\) for 1 image; an embedding has \(1, D\)",
+        ),
         ({}, {"image_size": 112}, "image_size is 112, but .* takes 4"),
         ({}, {"layout": "nhwc"}, "as nhwc it has 4 channels"),
         ({}, {"std": 0}, "std is .*must not be 0"),

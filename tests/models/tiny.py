@@ -12,6 +12,11 @@ TYPES = {
     "float32": TensorProto.FLOAT,
     "float16": TensorProto.FLOAT16,
     "uint8": TensorProto.UINT8,
+    "int8": TensorProto.INT8,
+    "int16": TensorProto.INT16,
+    "uint16": TensorProto.UINT16,
+    "int32": TensorProto.INT32,
+    "int64": TensorProto.INT64,
 }
 
 
@@ -24,7 +29,9 @@ def tiny(
     declared_output: Sequence[Dim] = ("batch", 3),
     scales: bool = False,
     fixed_inside: bool = False,
-    keep_dims: bool = False,
+    output_shape: Sequence[int] | None = None,
+    feature_map: bool = False,
+    unbatched: bool = False,
     second_output: bool = False,
     second_input: bool = False,
     of_batch: float = 0.0,
@@ -41,6 +48,7 @@ def tiny(
         "axes": np.array([1, 2] if nhwc else [2, 3]),
         "one_row": np.array([1, -1]),
         "number": np.array([127.5], np.float32),
+        "new_shape": np.array(output_shape or [1, -1]),
     }
     kind = TYPES[dtype]
     inputs = [helper.make_tensor_value_info("data", kind, list(shape))]
@@ -52,11 +60,17 @@ def tiny(
     if scales:
         nodes.append(helper.make_node("Sub", [pixels, "number"], ["scaled"]))
         pixels = "scaled"
+    if unbatched:
+        nodes.append(helper.make_node("Unsqueeze", [pixels, "begin"], ["batch"]))
+        pixels = "batch"
     nodes += [
         helper.make_node("Slice", [pixels, "begin", "middle", "axis"], ["left"]),
-        helper.make_node("ReduceMean", ["left", "axes"], ["mean"], keepdims=int(keep_dims)),
+        helper.make_node("ReduceMean", ["left", "axes"], ["mean"], keepdims=0),
     ]
-    final = "mean"
+    final = "left" if feature_map else "mean"
+    if output_shape:
+        nodes.append(helper.make_node("Reshape", ["mean", "new_shape"], ["reshaped"]))
+        final = "reshaped"
     if fixed_inside:
         nodes.append(helper.make_node("Reshape", ["mean", "one_row"], ["row"]))
         final = "row"
@@ -70,7 +84,9 @@ def tiny(
         inputs.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, [3]))
         nodes.append(helper.make_node("Add", [final, "more"], ["sum"]))
         final = "sum"
-    outputs = [helper.make_tensor_value_info(final, TensorProto.FLOAT, list(declared_output))]
+    free = feature_map or output_shape or unbatched or 1 in shape[1:]
+    declared = None if free else list(declared_output)
+    outputs = [helper.make_tensor_value_info(final, TensorProto.FLOAT, declared)]
     if second_output:
         nodes.append(helper.make_node("Neg", [final], ["negative"]))
         outputs.append(

@@ -223,7 +223,7 @@ def _subject(
             raise ValueError(f"{model!r} holds embeddings; flags of a model are not for it")
         return opened_embeddings(model)
     return ModelSubject(
-        opened_model(model, flags, device),
+        opened_model(model, flags, device, mirror=mirror),
         mirror=mirror,
         batch_size=batch_size,
         workers=workers_for_a_model() if workers is None else workers,

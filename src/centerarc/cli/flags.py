@@ -30,6 +30,7 @@ _CALLED = {
     "evaluations": "evaluation",
     "folder": "to",
     "image_size": "size",
+    "constants": "constant",
     "output": "output_name",
 }
 
@@ -295,34 +296,46 @@ class ModelFlags:
     architecture
         Backbone of a public checkpoint that does not name it, e.g. iresnet50.
     size
-        Side of the images that the model takes, where its file leaves that open.
+        Side of the images that the model takes, where its file leaves that open; of an ONNX model
+        also height x width, e.g. 112x96.
     mean
         Of a model of others: taken from each pixel value, 0 to 255; one number or three with
         commas between. 127.5 by default.
     std
         Likewise: what the difference is divided by. 127.5 by default.
     channels
-        Likewise: rgb by default, or bgr.
+        Likewise: rgb by default, or bgr; gray for an ONNX model whose input leaves that open.
     layout
         Of an ONNX model whose input's shape leaves it open: nchw for N x 3 x H x W, nhwc for
         N x H x W x 3.
     output_name
         Of an ONNX model with several outputs: the one that is the embedding.
+    constant
+        Of an ONNX model with further inputs: their values, e.g. keep_prob=1 or is_training=false.
+    concat_mirror
+        Put the embedding of the mirror image after that of the image; --mirror sums them.
+    subtract
+        A file of embeddings by the same model, whose mean is taken from each embedding.
     plugin
         Module or .py file that registers the backbone, if it is your own.
     """
 
     architecture: str = ""
-    size: int | None = None
+    size: str = ""
     mean: str = ""
     std: str = ""
-    channels: Literal["rgb", "bgr"] | None = None
+    channels: Literal["rgb", "bgr", "gray"] | None = None
     layout: Literal["nchw", "nhwc"] | None = None
     output_name: str = ""
+    constant: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = ()
+    concat_mirror: Annotated[bool, Parameter(negative="")] = False
+    subtract: Path | None = None
     plugin: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = ()
 
 
-def opened_model(path: str | Path, flags: ModelFlags | None, device: str = "cpu") -> "OpenedModel":
+def opened_model(
+    path: str | Path, flags: ModelFlags | None, device: str = "cpu", *, mirror: bool = False
+) -> "OpenedModel":
     """Opens what a user calls a model; for an ONNX file the device auto is the CPU."""
     from centerarc.io.plugins import UnknownNameError, import_plugin
     from centerarc.models.opened import open_model
@@ -331,19 +344,42 @@ def opened_model(path: str | Path, flags: ModelFlags | None, device: str = "cpu"
     for plugin in given.plugin:
         import_plugin(plugin)
     try:
-        return open_model(
+        model = open_model(
             path,
             architecture=given.architecture or None,
-            image_size=given.size,
+            image_size=_size(given.size),
             mean=_numbers("mean", given.mean),
             std=_numbers("std", given.std),
             channels=given.channels,
             layout=given.layout,
             output=given.output_name or None,
+            constants=dict(map(_constant, given.constant)),
             device=device,
         )
     except UnknownNameError as error:
         raise ValueError(f"{error}; {_plugins_wanted(Path(path))}") from error
+    if mirror and given.concat_mirror:
+        raise ValueError("mirror must not be given with --concat-mirror: sum or concatenate")
+    whole = model.finished(concat_mirror=given.concat_mirror)
+    if given.subtract is None:
+        return whole
+    mean = _mean_of(given.subtract, whole, mirror)
+    return model.finished(concat_mirror=given.concat_mirror, subtract=mean)
+
+
+def _mean_of(path: Path, model: "OpenedModel", mirror: bool) -> Any:
+    """The mean of embeddings, which must be those of this model."""
+    from centerarc.evaluation.embedding import read_embeddings
+
+    found = read_embeddings(path)
+    here = {**model.identity, "mirror": mirror, "preprocessing": model.preprocessing.to_dict()}
+    for fact in (*here, "features") if found.metadata else ():
+        if found.metadata.get(fact) != here.get(fact):
+            raise ValueError(
+                f"subtract must name embeddings as this command makes them, but those of "
+                f"{str(path)!r} differ in {fact}: {found.metadata.get(fact)}, here {here.get(fact)}"
+            )
+    return found.embedding.mean(axis=0, dtype="float64").astype("float32")
 
 
 def _plugins_wanted(path: Path) -> str:
@@ -358,6 +394,34 @@ def _plugins_wanted(path: Path) -> str:
         return "a backbone of your own needs --plugin, the module or .py file that registers it"
     named = " ".join(shlex.quote(str(plugin)) for plugin in plugins)
     return f"its run imported plugins; if you trust them, add --plugin {named}"
+
+
+def _size(text: str) -> int | tuple[int, int] | None:
+    try:
+        sizes = [int(part) for part in text.split("x")] if text else [0]
+        if len(sizes) > 2:
+            raise ValueError("of more than two numbers")
+    except ValueError:
+        raise ValueError(
+            f"size must be a number of pixels, or height x width such as 112x96; got {text!r}"
+        ) from None
+    return (sizes[0], sizes[1]) if len(sizes) == 2 else sizes[0] if text else None
+
+
+def _constant(text: str) -> tuple[str, Any]:
+    name, _, value = text.rpartition("=")
+    if name and value.lower() in ("true", "false"):
+        return name, value.lower() == "true"
+    try:
+        numbers = [float(part) for part in value.split(",")]
+    except ValueError:
+        numbers = []
+    if not name or not numbers:
+        raise ValueError(
+            f"constant must be NAME=NUMBER, NAME=true or NAME=false, or numbers with commas "
+            f"between; got {text!r}"
+        )
+    return name, numbers[0] if len(numbers) == 1 else numbers
 
 
 def _numbers(name: str, text: str) -> Any:

@@ -76,7 +76,7 @@ def embed(
     from centerarc.io.progress import waiting
 
     check_out(out, overwrite=overwrite)  # before a large model is loaded
-    network = opened_model(model, flags, device)
+    network = opened_model(model, flags, device, mirror=mirror)
     faces = opened(source, network.image_size, columns)
     try:
         with waiting("embedding", "images") as progress:
@@ -154,6 +154,10 @@ def export(
         raise ValueError(f"out must end in .onnx, got {str(out)!r}")
     check_outputs([("out", out)], (model, images), overwrite=overwrite)
     network = opened_model(model, flags)
+    if network.features:
+        raise ValueError(
+            "a file holds no --concat-mirror and no --subtract; give them to embed and evaluate"
+        )
     if network.network is None:
         raise ValueError(f"{model!r} is an ONNX file already")
     samples, words = _samples(images, network.image_size)

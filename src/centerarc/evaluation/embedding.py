@@ -41,7 +41,7 @@ _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 PLACE, IDENTITY, EMBEDDING, METADATA = "place", "identity", "embedding", "centerarc"
 _SHOWN = 3
 # What metadata says of the model, which results repeat.
-_TEXTS = ("model", "weights_sha256", "origin_sha256", "model_file", "version")
+_TEXTS = ("model", "weights_sha256", "origin_sha256", "features", "model_file", "version")
 
 
 def embed(

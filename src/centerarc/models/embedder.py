@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Self, runtime_checkable
+from typing import Any, Literal, Protocol, Self, get_args, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +14,12 @@ from torch import nn
 
 from centerarc.data.loader import to_input
 
-Channels = Literal["rgb", "bgr"]
+Channels = Literal["rgb", "bgr", "gray"]
 Layout = Literal["nchw", "nhwc"]
 # Larger than any face model's input; keeps a slip, or a hostile file, from asking for all memory.
 _MAX_SIZE = 4096
+# Parts of red, green and blue in gray, as ITU-R BT.601 has them and Pillow rounds them.
+_LUMA = np.array([19595, 38470, 7471], np.uint32)
 # What `to_input` does: channels, mean and std.
 _USUAL = ("rgb", *(127.5,) * 6)
 
@@ -187,17 +189,75 @@ def _unit(embedding: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     return np.asarray(wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-300))
 
 
+class Finished:
+    """An embedder with what is done to embeddings before they are compared.
+
+    Args:
+        embedder: What embeds.
+        concat_mirror: Put the embedding of the mirror image after that of the image, `(N, 2 D)`.
+        subtract: Taken from each embedding, such as the mean of a set.
+
+    Attributes:
+        inner: The embedder itself.
+    """
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        *,
+        concat_mirror: bool = False,
+        subtract: npt.NDArray[np.float32] | None = None,
+    ) -> None:
+        self.inner = embedder
+        self._concat_mirror = concat_mirror
+        self._subtract = subtract
+
+    @property
+    def image_size(self) -> int | None:
+        """Side of the images that it takes, in pixels."""
+        return self.inner.image_size
+
+    def embed(
+        self, images: npt.NDArray[np.uint8], *, mirror: bool = False
+    ) -> npt.NDArray[np.float32]:
+        """Embeds a batch; see `Embedder.embed`.
+
+        Raises:
+            ValueError: If mirror images are to be summed and concatenated, or what is subtracted
+                is of another size.
+        """
+        if self._concat_mirror:
+            if mirror:
+                raise ValueError("mirror must not be given with concat_mirror: sum or concatenate")
+            flipped = np.ascontiguousarray(images[:, :, ::-1])
+            halves = [self.inner.embed(part) for part in (images, flipped)]
+            found = np.concatenate(halves, axis=1)
+        else:
+            found = self.inner.embed(images, mirror=mirror)
+        if self._subtract is None:
+            return found
+        if found.shape[1:] != self._subtract.shape:
+            raise ValueError(
+                f"subtract must have the size of the embeddings, {found.shape[1]}, got "
+                f"{self._subtract.size}"
+            )
+        return found - self._subtract
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """How uint8 RGB images become the input of a model: `(x - mean) / std` of each channel.
 
     Args:
-        image_size: Side of the square input in pixels.
+        image_size: Side of the square images in pixels.
         mean: Taken from each pixel value in [0, 255]; three numbers in the order of `channels`,
             or one for all.
         std: What the difference is divided by; as `mean`, not 0.
-        channels: Order of the channels, "rgb" or "bgr" (as OpenCV reads images).
+        channels: Order of the channels, "rgb" or "bgr" (as OpenCV reads images), or "gray" for one
+            of 0.299 R + 0.587 G + 0.114 B, rounded.
         layout: "nchw" for `(N, 3, H, W)`, "nhwc" for `(N, H, W, 3)`.
+        crop: Height and width of the middle of the image that the model takes, where it does not
+            take all: (112, 96) of 112 x 112 pixels.
 
     Raises:
         ValueError: If a value is not that.
@@ -205,6 +265,9 @@ class Preprocessing:
     Example:
         >>> Preprocessing(2)(np.full((1, 2, 2, 3), 255, np.uint8)).shape
         (1, 3, 2, 2)
+        >>> narrow = Preprocessing(112, channels="gray", crop=(112, 96))
+        >>> narrow(np.zeros((1, 112, 112, 3), np.uint8)).shape
+        (1, 1, 112, 96)
     """
 
     image_size: int
@@ -212,18 +275,25 @@ class Preprocessing:
     std: tuple[float, float, float] = (127.5, 127.5, 127.5)
     channels: Channels = "rgb"
     layout: Layout = "nchw"
+    crop: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        size = self.image_size
-        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= _MAX_SIZE:
-            raise ValueError(f"image_size is {size!r}; it must be from 1 to {_MAX_SIZE} pixels")
+        for size in (self.image_size, *(self.crop or ())):
+            if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= _MAX_SIZE:
+                raise ValueError(f"image_size is {size!r}; it must be from 1 to {_MAX_SIZE} pixels")
+        if self.crop is not None and (len(self.crop) != 2 or max(self.crop) > self.image_size):
+            raise ValueError(
+                f"crop is {self.crop}; it must be height and width, up to {self.image_size} pixels"
+            )
         object.__setattr__(self, "mean", three_numbers("mean", self.mean))
         object.__setattr__(self, "std", three_numbers("std", self.std))
         if 0.0 in self.std:
             raise ValueError(f"std is {self.std}; it must not be 0, which pixels are divided by")
-        if self.channels not in ("rgb", "bgr"):
-            raise ValueError(f"channels is {self.channels!r}; it must be 'rgb' or 'bgr'")
-        if self.layout not in ("nchw", "nhwc"):
+        if self.channels not in get_args(Channels):
+            raise ValueError(f"channels is {self.channels!r}; it must be 'rgb', 'bgr' or 'gray'")
+        if self.channels == "gray" and len({*self.mean}) + len({*self.std}) > 2:
+            raise ValueError("mean and std must be one number each for gray images")
+        if self.layout not in get_args(Layout):
             raise ValueError(f"layout is {self.layout!r}; it must be 'nchw' or 'nhwc'")
 
     def __call__(
@@ -234,12 +304,22 @@ class Preprocessing:
         Args:
             images: `(N, S, S, 3)` uint8 RGB.
             mirror: Mirror each image, left to right.
-            dtype: Of the result; for uint8 neither mean nor std is applied.
+            dtype: Of the result; whole numbers are rounded, and for uint8 neither mean nor std is
+                applied.
 
         Returns:
-            `(N, 3, S, S)` or `(N, S, S, 3)`, contiguous.
+            `(N, C, H, W)` or `(N, H, W, C)`, contiguous.
         """
-        pixels = images[..., ::-1] if self.channels == "bgr" else images
+        pixels = images
+        if self.crop is not None:
+            height, width = self.crop
+            top, left = (self.image_size - height) // 2, (self.image_size - width) // 2
+            pixels = pixels[:, top : top + height, left : left + width]
+        if self.channels == "bgr":
+            pixels = pixels[..., ::-1]
+        elif self.channels == "gray":
+            weighted = pixels.astype(np.uint32) @ _LUMA + np.uint32(1 << 15)
+            pixels = (weighted >> np.uint32(16)).astype(np.uint8)[..., None]
         if mirror:
             pixels = pixels[:, :, ::-1]
         if self.layout == "nchw":
@@ -247,15 +327,20 @@ class Preprocessing:
         if dtype == np.uint8:
             return np.ascontiguousarray(pixels)
         floats = pixels.astype(np.float32, order="C")
-        shape = (3, 1, 1) if self.layout == "nchw" else (3,)
-        floats -= np.array(self.mean, np.float32).reshape(shape)
+        shape = (-1, 1, 1) if self.layout == "nchw" else (-1,)
+        count = 1 if self.channels == "gray" else 3
+        floats -= np.array(self.mean[:count], np.float32).reshape(shape)
         # Divided, not multiplied by the inverse: the same rounding as in training.
-        floats /= np.array(self.std, np.float32).reshape(shape)
+        floats /= np.array(self.std[:count], np.float32).reshape(shape)
+        if np.issubdtype(dtype, np.integer):
+            return floats.round().astype(dtype)
         return floats if dtype == np.float32 else floats.astype(dtype)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns a plain dictionary, ready for JSON."""
-        return {**vars(self), "mean": list(self.mean), "std": list(self.std)}
+        content = {**vars(self), "mean": list(self.mean), "std": list(self.std)}
+        crop = content.pop("crop")
+        return content if crop is None else {**content, "crop": list(crop)}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Self:
@@ -267,7 +352,11 @@ class Preprocessing:
         names = ("image_size", "mean", "std", "channels", "layout")
         if missing := [name for name in names if name not in content]:
             raise ValueError(f"{missing[0]} is missing")
-        return cls(**{name: content[name] for name in names})
+        crop = content.get("crop")
+        if crop is not None and not isinstance(crop, list | tuple):
+            raise ValueError(f"crop is {crop!r:.50}; it must be height and width")
+        given = {name: content[name] for name in names}
+        return cls(**given, crop=None if crop is None else tuple(crop))
 
     @property
     def scaling(self) -> str:
@@ -275,7 +364,8 @@ class Preprocessing:
         return f"{self.channels.upper()}, (x - {_short(self.mean)}) / {_short(self.std)}"
 
     def __str__(self) -> str:
-        return f"{self.image_size} x {self.image_size} {self.scaling}"
+        height, width = self.crop or (self.image_size, self.image_size)
+        return f"{height} x {width} {self.scaling}"
 
 
 def _short(values: tuple[float, ...]) -> str:

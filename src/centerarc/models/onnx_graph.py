@@ -51,7 +51,8 @@ def read_graph(path: Path) -> OnnxGraph:
         raise ValueError(f"{file} is damaged or no ONNX file: {reason}") from error
     if not model.graph.node:
         raise ValueError(f"{file} is damaged or no ONNX file: it has no graph")
-    pixels = {value.name for value in model.graph.input}
+    images = (v for v in model.graph.input if len(v.type.tensor_type.shape.dim) in (0, 3, 4))
+    pixels = {value.name for value in images}
     pixels -= {tensor.name for tensor in model.graph.initializer}
     first = set()
     for node in model.graph.node:  # in the order of computation

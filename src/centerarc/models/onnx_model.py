@@ -19,7 +19,15 @@ _DTYPES = {
     "tensor(float16)": np.float16,
     "tensor(double)": np.float64,
     "tensor(uint8)": np.uint8,
+    "tensor(int8)": np.int8,
+    "tensor(int16)": np.int16,
+    "tensor(uint16)": np.uint16,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+    "tensor(bool)": np.bool_,
 }
+# Steps between black and white, below which pixels rounded to whole numbers are a mistake.
+_FEWEST = 16
 # Of onnxruntime's log, what ends the process: models whose declared output is (1, D) warn at each
 # batch, and errors are raised as well.
 _FATAL = 4
@@ -46,17 +54,22 @@ class OnnxModel:
 
     A file of `export_onnx` says itself how it wants its images. Of any other the size and the order
     of dimensions come from the shape of its input where that tells them, and the rest from the
-    arguments, which stand for `(x - 127.5) / 127.5` of RGB unless given. A model that takes a
-    fixed number of images gets them so many at a time. It runs on the CPU.
+    arguments, which stand for `(x - 127.5) / 127.5` of RGB unless given, or for the pixels
+    themselves where the input is whole numbers (less 128 where it is int8). Of images that are not
+    square it takes the middle of a square one. A model that takes a fixed number of images, or one
+    without a batch, gets them so many at a time. Dimensions of 1 in its output are left out. It
+    runs on the CPU.
 
     Args:
         path: The file.
-        image_size: Side of the input in pixels, where the file leaves it open.
+        image_size: Side of the input in pixels, or height and width, where the file leaves it open.
         mean: Taken from each value in [0, 255]; one number, or three in the order of `channels`.
         std: What the difference is divided by, likewise.
-        channels: "rgb", or "bgr" for models trained on images as OpenCV reads them.
+        channels: "rgb", "bgr" for models trained on images as OpenCV reads them, or "gray".
         layout: "nchw" or "nhwc", where the shape of the input does not tell.
         output: Name of the output that is the embedding, where there are several.
+        constants: Values of the inputs that are not the images, by name: a number for all of it,
+            or as many as it has.
         threads: Number of threads; all cores by default.
 
     Attributes:
@@ -70,8 +83,8 @@ class OnnxModel:
 
     Raises:
         ImportError: If the extra `export` is not installed.
-        ValueError: If the file cannot be read or run, does not take one batch of square images,
-            does not give `(N, D)`, or an argument contradicts it.
+        ValueError: If the file cannot be read or run, does not take one batch of images, does not
+            give D numbers an image, or an argument contradicts it.
         OSError: If a file of weights beside it cannot be read.
     """
 
@@ -79,12 +92,13 @@ class OnnxModel:
         self,
         path: str | os.PathLike[str],
         *,
-        image_size: int | None = None,
+        image_size: int | tuple[int, int] | None = None,
         mean: float | Sequence[float] | None = None,
         std: float | Sequence[float] | None = None,
         channels: Channels | None = None,
         layout: Layout | None = None,
         output: str | None = None,
+        constants: Mapping[str, float | Sequence[float]] | None = None,
         threads: int | None = None,
     ) -> None:
         require_export_extra()
@@ -99,10 +113,16 @@ class OnnxModel:
             raise OSError(f"cannot read {error.filename or str(path)!r}: {reason}") from error
         self.metadata, self.graph_sha256 = graph.metadata, graph.sha256
         self._session = _session(self.path, threads)
-        self._input = self._only_input()
+        self._constants = dict(constants or {})
+        self._input = self._images_input()
+        shape = list(self._input.shape)
+        self._batched = len(shape) == 4
+        self._shape = shape if self._batched else [1, *shape]
         self._output = self._chosen_output(output)
+        side, crop = (image_size, None) if isinstance(image_size, int | None) else _cut(image_size)
         given = {
-            "image_size": image_size,
+            "image_size": side,
+            "crop": crop,
             "mean": None if mean is None else three_numbers("mean", mean),
             "std": None if std is None else three_numbers("std", std),
             "channels": channels,
@@ -150,35 +170,62 @@ class OnnxModel:
                 # The last image fills the batch up; what comes of it again is dropped.
                 batch = np.concatenate([batch, np.repeat(batch[-1:], step - len(batch), 0)])
             result = self._call(batch)
-            if result.shape != (step, self.embedding_size):
+            found = _rows(result, step)
+            if found is None or found.shape[1] != self.embedding_size:
                 raise ValueError(
                     f"{str(self.path)!r} gave {result.shape} for {step} images instead of "
                     f"({step}, {self.embedding_size})"
                 )
-            features[at : at + step] = result[: count - at]
+            features[at : at + step] = found[: count - at]
         return features
 
     def _call(self, inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        feed = {self._input.name: inputs if self._batched else inputs[0]}
+        for value in self._session.get_inputs():
+            if value.name in self._constants:
+                feed[value.name] = self._constant(value, len(inputs))
         try:
-            (result,) = self._session.run([self._output], {self._input.name: inputs})
+            (result,) = self._session.run([self._output], feed)
         except Exception as error:  # onnxruntime's errors have no base of their own
             raise ValueError(f"cannot run {str(self.path)!r}: {_first_line(error)}") from error
         return np.asarray(result)
 
-    def _only_input(self) -> Any:
-        inputs = self._session.get_inputs()
-        if len(inputs) != 1:
+    def _constant(self, value: Any, count: int) -> npt.NDArray[Any]:
+        """What an input is given that is not the images, in its shape; `count` is the batch."""
+        batch = self._input.shape[0]
+        open_as = {batch: count} if isinstance(batch, str) else {}
+        shape = [n if isinstance(n, int) else open_as.get(n, 1) for n in value.shape]
+        given = np.asarray(self._constants[value.name])
+        try:
+            fitting = given if given.ndim == 0 else given.reshape(shape)
+            return np.broadcast_to(fitting, shape).astype(_DTYPES[value.type])
+        except (KeyError, ValueError):
             raise ValueError(
-                f"{str(self.path)!r} has {len(inputs)} inputs ({_names(inputs)}); a face model "
-                "has one, the images"
-            )
-        if len(inputs[0].shape) != 4 or inputs[0].type not in _DTYPES:
+                f"constant must give input {value.name!r} of {str(self.path)!r}, {value.type} of "
+                f"shape {_words(value.shape)}, one number or all, got {given.tolist()!r:.80}"
+            ) from None
+
+    def _images_input(self) -> Any:
+        """The one input that the constants do not give."""
+        inputs, file = self._session.get_inputs(), repr(str(self.path))
+        names = {value.name for value in inputs}
+        if unknown := sorted(self._constants.keys() - names):
+            raise ValueError(f"{file} has no input {unknown[0]!r}; it has {_names(inputs)}")
+        left = [value for value in inputs if value.name not in self._constants]
+        if len(left) != 1:
+            others = [value.name for value in left if len(value.shape) not in (3, 4)]
+            example = f", such as {others[0]}=0" if others else ""
             raise ValueError(
-                f"input {inputs[0].name!r} of {str(self.path)!r} is {inputs[0].type} of shape "
-                f"{_words(inputs[0].shape)}; images are float or uint8 of (N, 3, S, S) or "
-                "(N, S, S, 3)"
+                f"{file} has {len(inputs)} inputs ({_names(inputs)}); constant must give all but "
+                f"the images{example}"
             )
-        return inputs[0]
+        (found,) = left
+        if len(found.shape) not in (3, 4) or found.type not in _DTYPES:
+            raise ValueError(
+                f"input {found.name!r} of {file} is {found.type} of shape {_words(found.shape)}; "
+                "images are numbers of (N, C, H, W) or (N, H, W, C), where C is 3, or 1 for gray"
+            )
+        return found
 
     def _chosen_output(self, wanted: str | None) -> str:
         outputs = self._session.get_outputs()
@@ -198,13 +245,14 @@ class OnnxModel:
 
     def _preprocessing(self, scales_input: bool, given: Mapping[str, Any]) -> Preprocessing:
         """Brings together what is known; nothing of it may contradict the rest."""
-        file, shape = repr(str(self.path)), self._input.shape
+        file, shape = repr(str(self.path)), self._shape
         name = f"input {self._input.name!r} of {file}"
-        has_shape = f"{name} has shape {_words(shape)}"
+        has_shape = f"{name} has shape {_words(self._input.shape)}"
         said: dict[str, Any] = {}
         if self.metadata is not None:
             try:
-                said = dict(vars(Preprocessing.from_dict(self.metadata)))
+                recorded = vars(Preprocessing.from_dict(self.metadata))
+                said = {fact: value for fact, value in recorded.items() if value is not None}
             except ValueError as error:
                 raise ValueError(f"{file} holds no valid metadata of ours: {error}") from error
         try:
@@ -227,17 +275,24 @@ class OnnxModel:
                 f"{has_shape}, which does not tell the order of its dimensions; layout must be "
                 "given, 'nchw' or 'nhwc'"
             )
+        planes = shape[1] if chosen["layout"] == "nchw" else shape[3]
+        if planes == 3 and chosen.get("channels") == "gray":
+            raise ValueError(f"channels is 'gray', but {has_shape}")
         if "image_size" not in chosen:
             raise ValueError(
                 f"{has_shape}, which leaves the size of the images open; image_size must be given"
             )
-        if self._input.type == "tensor(uint8)":
+        dtype = np.dtype(_DTYPES[self._input.type])
+        if dtype == np.uint8:
             if "mean" in given or "std" in given:
                 raise ValueError(
                     f"{name} takes uint8 pixels, which the model scales itself; neither mean nor "
                     "std can be given"
                 )
             chosen |= {"mean": 0.0, "std": 1.0}
+        elif dtype.kind in "iu":
+            chosen = {"mean": 128.0 if dtype == np.int8 else 0.0, "std": 1.0} | chosen
+            self._check_range(Preprocessing(**chosen), dtype)
         elif scales_input and not {"mean", "std"} <= set(chosen):
             raise ValueError(
                 f"{file} begins with arithmetic on its input, so it may scale pixels itself; "
@@ -245,19 +300,35 @@ class OnnxModel:
             )
         return Preprocessing(**chosen)
 
+    def _check_range(self, scaling: Preprocessing, dtype: Any) -> None:
+        """Whole numbers that pixels overflow, or that all of them round to, are a mistake."""
+        ends = [
+            (end - m) / s
+            for end in (0, 255)
+            for m, s in zip(scaling.mean, scaling.std, strict=True)
+        ]
+        limits = np.iinfo(dtype)
+        if min(ends) < limits.min or max(ends) > limits.max or max(ends) - min(ends) < _FEWEST:
+            raise ValueError(
+                f"input {self._input.name!r} of {str(self.path)!r} takes {dtype}, and pixels "
+                f"become {min(ends):g} to {max(ends):g} by mean {scaling.mean[0]:g} and std "
+                f"{scaling.std[0]:g}; mean must be 0 and std 1 where it takes [0, 255]"
+            )
+
     def _tried(self) -> tuple[int | None, int]:
         """Runs it on black images; returns how many it takes at a time, and D."""
         size = self.image_size
-        fixed = self._input.shape[0] if isinstance(self._input.shape[0], int) else None
+        fixed = self._shape[0] if isinstance(self._shape[0], int) else None
 
-        def shape_for(count: int) -> tuple[int, ...]:
+        def found_for(count: int) -> tuple[tuple[int, ...], npt.NDArray[Any] | None]:
             black = np.zeros((count, size, size, 3), np.uint8)
             dtype = _DTYPES[self._input.type]
-            return self._call(self.preprocessing(black, dtype=dtype)).shape
+            result = self._call(self.preprocessing(black, dtype=dtype))
+            return result.shape, _rows(result, count)
 
         count = fixed or 1
-        shape = shape_for(count)
-        if len(shape) != 2 or shape[0] != count or shape[1] < 1:
+        shape, rows = found_for(count)
+        if rows is None:
             raise ValueError(
                 f"output {self._output!r} of {str(self.path)!r} has shape {shape} for {count} "
                 f"image{'s' if count > 1 else ''}; an embedding has ({count}, D)"
@@ -265,10 +336,25 @@ class OnnxModel:
         if fixed is None:
             # Some declare any number and have a 1 inside.
             try:
-                fixed = None if shape_for(2) == (2, shape[1]) else 1
+                two = found_for(2)[1]
+                fixed = None if two is not None and two.shape == (2, rows.shape[1]) else 1
             except ValueError:
                 fixed = 1
-        return fixed, int(shape[1])
+        return fixed, rows.shape[1]
+
+
+def _rows(result: npt.NDArray[Any], count: int) -> npt.NDArray[Any] | None:
+    """An output as `(count, D)`, without dimensions of 1; None where it is something else."""
+    if result.dtype.kind not in "fiu" or result.size < count or result.size % count:
+        return None
+    rows = result.reshape(count, -1)
+    lengths = [[n for n in shape if n != 1] for shape in (result.shape, rows.shape)]
+    return rows if lengths[0] == lengths[1] else None
+
+
+def _cut(size: tuple[int, int]) -> tuple[int, tuple[int, int] | None]:
+    """The side of square images, and what of them an input of height and width takes."""
+    return max(size), None if size[0] == size[1] else (size[0], size[1])
 
 
 def _session(path: Path, threads: int | None) -> Any:
@@ -287,20 +373,21 @@ def _session(path: Path, threads: int | None) -> Any:
 
 
 def _from_shape(shape: Sequence[Any], layout: str | None) -> dict[str, Any]:
-    """What the declared shape of the input tells: layout and side, as far as it does."""
+    """What the declared shape of the input tells: layout, side and gray, as far as it does."""
     if layout is None:
-        places = [at for at in (1, 3) if shape[at] == 3]
+        places = [at for at in (1, 3) if shape[at] in (1, 3)]
         if len(places) != 1:
             return {}
         layout = "nchw" if places == [1] else "nhwc"
     channels, height, width = shape[1:] if layout == "nchw" else (shape[3], *shape[1:3])
-    if isinstance(channels, int) and channels != 3:
-        raise ValueError(f"as {layout} it has {channels} channels; it must have 3")
+    if isinstance(channels, int) and channels not in (1, 3):
+        raise ValueError(f"as {layout} it has {channels} channels; it must have 3, or 1 for gray")
     known: dict[str, Any] = {"layout": layout}
+    if channels == 1:
+        known["channels"] = "gray"
     if isinstance(height, int) and isinstance(width, int):
-        if height != width:
-            raise ValueError(f"{height} x {width} pixels; only square images are supported")
-        known["image_size"] = height
+        known["image_size"], crop = _cut((height, width))
+        known |= {} if crop is None else {"crop": crop}
     return known
 
 

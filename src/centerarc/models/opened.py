@@ -1,5 +1,6 @@
 """Any model by what the user names: a run, weights, a public checkpoint, an ONNX file, the Hub."""
 
+import hashlib
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -7,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import safe_open
 from torch import nn
@@ -15,7 +18,14 @@ from centerarc.distributed.process import choose_device
 from centerarc.io.files import files_sha256
 from centerarc.io.plugins import UnknownNameError
 from centerarc.models.backbone import STRIDE, Backbone, create_model, is_built_in, list_models
-from centerarc.models.embedder import Channels, Embedder, Layout, Preprocessing, TorchEmbedder
+from centerarc.models.embedder import (
+    Channels,
+    Embedder,
+    Finished,
+    Layout,
+    Preprocessing,
+    TorchEmbedder,
+)
 from centerarc.models.hub import HubModel, download, hub_model, named
 from centerarc.models.weights import (
     file_kind,
@@ -136,6 +146,7 @@ class OpenedModel:
         network: The backbone on the CPU or the chosen device; None for ONNX.
         preprocessing: What becomes of an image.
         hub: The repository and commit of a model on the Hub, else None.
+        features: What is done to embeddings, in words; "" where nothing is.
     """
 
     path: Path
@@ -145,6 +156,36 @@ class OpenedModel:
     network: Backbone | None
     preprocessing: Preprocessing
     hub: HubModel | None = None
+    features: str = ""
+
+    def finished(
+        self,
+        *,
+        concat_mirror: bool = False,
+        subtract: npt.NDArray[np.float32] | None = None,
+    ) -> "OpenedModel":
+        """Returns the model with what is done to its embeddings before they are compared.
+
+        Args:
+            concat_mirror: Put the embedding of the mirror image after that of the image.
+            subtract: `(D,)`, taken from each embedding, such as the mean of a set.
+        """
+        words = ["image and mirror image concatenated"] if concat_mirror else []
+        if subtract is not None:
+            digest = hashlib.sha256(np.ascontiguousarray(subtract, "<f4").tobytes()).hexdigest()
+            words.append(f"less the mean with SHA-256 {digest}")
+        if not words:
+            return self
+        embedder = Finished(self.embedder, concat_mirror=concat_mirror, subtract=subtract)
+        return replace(self, embedder=embedder, features=", ".join(words))
+
+    @property
+    def _graph(self) -> Any:
+        """The ONNX model in it, if it is one."""
+        from centerarc.models.onnx_model import OnnxModel
+
+        inner = self.embedder.inner if isinstance(self.embedder, Finished) else self.embedder
+        return inner if isinstance(inner, OnnxModel) else None
 
     @property
     def name(self) -> str:
@@ -157,10 +198,7 @@ class OpenedModel:
 
         Of any other ONNX file, such as one that was quantized since, that of its graph.
         """
-        from centerarc.models.onnx_model import OnnxModel
-
-        model = self.embedder
-        if not isinstance(model, OnnxModel):
+        if (model := self._graph) is None:
             return self.sha256
         unchanged = (model.metadata or {}).get("graph_sha256") == model.graph_sha256
         return (self.origin_sha256 if unchanged else None) or model.graph_sha256
@@ -168,16 +206,18 @@ class OpenedModel:
     @property
     def origin_sha256(self) -> str | None:
         """Of the weights that an ONNX file says it was once made of; None where it does not say."""
-        metadata: Any = getattr(self.embedder, "metadata", None) or {}
-        recorded = metadata.get("weights_sha256")
+        recorded = ((self._graph and self._graph.metadata) or {}).get("weights_sha256")
         return recorded if isinstance(recorded, str) and recorded else None
 
     @property
     def identity(self) -> dict[str, str]:
-        """`weights_sha256`, and `origin_sha256` where the weights were changed since."""
+        """What is recorded of it: `weights_sha256`, `origin_sha256` where the weights were changed
+        since, and `features` where something is done to embeddings.
+        """
         origin, weights = self.origin_sha256, self.weights_sha256
         changed = {} if origin in (None, weights) else {"origin_sha256": str(origin)}
-        return {"weights_sha256": weights, **changed}
+        finished = {"features": self.features} if self.features else {}
+        return {"weights_sha256": weights, **changed, **finished}
 
     @property
     def image_size(self) -> int:
@@ -189,12 +229,13 @@ def open_model(
     path: str | os.PathLike[str],
     *,
     architecture: str | None = None,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
     channels: Channels | None = None,
     layout: Layout | None = None,
     output: str | None = None,
+    constants: Mapping[str, float | Sequence[float]] | None = None,
     device: str = "cpu",
     threads: int | None = None,
 ) -> OpenedModel:
@@ -206,13 +247,14 @@ def open_model(
             its `architecture`, an ONNX file, or `hf://owner/name` or
             `hf://owner/name@revision` on the Hub. What a file is says its content, not its name.
         architecture: Name in the registry of a checkpoint that does not say it, e.g. "iresnet50".
-        image_size: Side of the input in pixels: of an ONNX file that leaves it open, or of the
-            architecture where it is not to be found from the checkpoint.
+        image_size: Side of the input in pixels: of an ONNX file that leaves it open, whose height
+            and width may differ, or of the architecture where the checkpoint does not show it.
         mean: Taken from each pixel value, for models of others; see `OnnxModel`.
         std: Likewise: what the difference is divided by.
-        channels: Likewise: "rgb" or "bgr".
+        channels: Likewise: "rgb" or "bgr"; of an ONNX file also "gray".
         layout: Of another tool's ONNX file; see `OnnxModel`.
         output: Name of the output of an ONNX file that has several.
+        constants: Values of its inputs that are not the images; see `OnnxModel`.
         device: Where a PyTorch model computes: "cpu", "cuda", "mps", or "auto" for the best one.
             ONNX files run on the CPU.
         threads: Number of threads of an ONNX model; all cores by default.
@@ -228,8 +270,8 @@ def open_model(
     """
     scaling: dict[str, Any] = {"mean": mean, "std": std, "channels": channels}
     scaling = {name: value for name, value in scaling.items() if value is not None}
-    form: dict[str, Any] = {"layout": layout, "output": output}
-    form = {name: value for name, value in form.items() if value is not None}
+    form: dict[str, Any] = {"layout": layout, "output": output, "constants": constants}
+    form = {name: value for name, value in form.items() if value}
     if (shared := hub_model(path)) is not None:
         file = download(shared)
         with named(shared):
@@ -259,6 +301,10 @@ def open_model(
             raise ValueError(f"device is {device!r}; ONNX files run on the CPU")
         model = OnnxModel(place, image_size=image_size, threads=threads, **scaling, **form)
         return OpenedModel(place, "onnx", model.sha256, model, None, model.preprocessing)
+    if not isinstance(image_size, int | None):
+        raise ValueError(f"image_size must be one number for weights of PyTorch, got {image_size}")
+    if channels == "gray":
+        raise ValueError("channels must be 'rgb' or 'bgr' for weights of PyTorch, got 'gray'")
     if form:
         raise ValueError(f"{min(form)} is for ONNX files; {str(place)!r} is weights of PyTorch")
     if architecture is not None:

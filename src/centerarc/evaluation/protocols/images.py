@@ -334,6 +334,11 @@ def _check_alike(parts: dict[str, _Part]) -> None:
         different = []
         if other_model:
             different.append(changed if origins[0] == origins[1] is not None else "models")
+        finished = [piece.model.get("features") for piece in (first, part)]
+        if all(made_by) and finished[0] != finished[1]:
+            different.append(
+                f"features ({' and '.join(str(one or 'as they are') for one in finished)})"
+            )
         for fact, words in (("mirror", "mirror sums"), ("preprocessing", "preprocessing")):
             known = [piece.model[fact] for piece in (first, part) if fact in piece.model]
             if len(known) == 2 and known[0] != known[1]:
