@@ -88,6 +88,8 @@ def test_list_settings_is_readable_in_80_columns(
         (["train", "nothing.yaml"], "there is no configuration file 'nothing.yaml'"),
         (["train", "CONFIG", "--loss.n", "1"], "unknown field --loss.n; did you mean --loss."),
         (["train", "CONFIG", "--resum"], "did you mean --resume?"),
+        (["compare", "a", "b", "--jsn", "x"], "unknown option --jsn; did you mean --json? see "),
+        (["data", "check", "a", "--folder", "x"], "--folder; see centerarc data check --help"),
         (["train", "CONFIG"], "nowhere"),
         (["train"], "give a configuration: centerarc train CONFIG.yaml"),
         (["train", "--list-settings"], "give a configuration: centerarc train CONFIG.yaml"),

@@ -104,6 +104,24 @@ def test_lists_of_a_folder_open_as_the_two_sides(tmp_path: Path) -> None:
     assert set(again.train + again.held_out) == set(split.train)
 
 
+def test_a_split_moves_with_its_images(tmp_path: Path) -> None:
+    people = {f"p{number}": ["1.jpg", "2.jpg"] for number in range(4)}
+    folder = FolderSource(faces(tmp_path / "here" / "faces", people))
+    (tmp_path / "elsewhere" / "lists").mkdir(parents=True)
+    links = tmp_path / "here" / "lists"
+    links.symlink_to(tmp_path / "elsewhere" / "lists")
+    for place in (tmp_path / "here" / "split", links):
+        write_split(place, folder, split_source(folder, count=1))
+        source = ListSource(place / "train.csv")
+        assert sorted(source.identities)[0] in people
+        assert source.encoded(0)
+        assert str(tmp_path) not in (place / "train.csv").read_text()
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = ListSource(tmp_path / "there" / "split" / "train.csv")
+    assert moved.place(0).startswith("../faces/p")
+    assert moved.encoded(0)
+
+
 def test_the_files_of_another_split_stay_until_overwriting_is_asked_for(tmp_path: Path) -> None:
     people = {f"p{number}": ["1.jpg", "2.jpg"] for number in range(6)}
     folder = FolderSource(faces(tmp_path / "faces", people))

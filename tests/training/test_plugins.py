@@ -177,7 +177,7 @@ def test_processes_that_read_images_know_an_own_source(
             "source 'plugin_source' has no option 'deep'; its options: people, scale",
         ),
         (["--data.options.people", "2.5"], "option people of source 'plugin_source' is 2.5; it"),
-        (["--plugins", "3"], "--plugins is 3; it must be a valid list"),
+        (["--plugins", "3"], "--plugins: plugins.0 is 3; it must be a valid string"),
         (["--plugins", "./none.py"], "--plugins: plugin '"),
     ],
 )

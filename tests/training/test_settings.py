@@ -57,7 +57,10 @@ def test_the_resolved_configuration_reads_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("extra", "flags", "message"),
     [
-        ("lose: {m: 1}\n", [], "unknown field lose; did you mean"),
+        ("lose: {m: 1}\n", [], "unknown field lose; did you mean loss?"),
+        ("", ["--freeze", "1"], "did you mean --schedule.freeze_epochs?"),
+        ("", ["--height", "1"], "--height; centerarc train CONFIG.yaml --list-settings shows all"),
+        ("", ["--classes", "1"], "--list-settings shows all"),
         ("loss: {margn: arcface}\n", [], "unknown field loss.margn; did you mean loss.margin?"),
         ("epochs: 3\n", [], "unknown field epochs; did you mean schedule.epochs?"),
         ("", ["--los.m", "1"], "unknown field --los.m; did you mean --loss.m?"),
@@ -186,3 +189,25 @@ def test_another_source_by_flag_drops_the_fields_of_the_one_in_the_file(tmp_path
         load_config(path, ["--data.source", "recordio"])
     with pytest.raises(ValueError, match=r"data\.source is 'rec'; it must be one of"):
         load_config(path, ["--data.source", "rec"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["6,7,8"], ["6, 7,8"], ["[6, 7, 8]"], ["6", "7", "8"], ["6,7", "8"]],
+    ids=lambda words: " ".join(words),
+)
+def test_lists_take_commas_and_blanks_as_those_of_other_commands_do(
+    tmp_path: Path, words: list[str]
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("run_dir: runs/a\ndata: {source: synthetic}\n")
+    flags = ["--data.exclude_pairs", "p.txt", "--data.exclude_folds", *words, "--seed", "3"]
+    config = load_config(path, flags)
+    assert config.data.exclude_folds == [6, 7, 8]
+    assert config.seed == 3
+    config = load_config(path, ["--validation.sets", "a.bin,b.bin", "--validation.best_set", "b"])
+    assert config.validation is not None
+    assert [str(one.pairs) for one in config.validation.sets] == ["a.bin", "b.bin"]
+    assert load_config(path, [*flags[:2], "--data.exclude_folds", "7"]).data.exclude_folds == [7]
+    with pytest.raises(ValueError, match=r"exclude_folds\.1 is 'x'; it must be a valid integer"):
+        load_config(path, [*flags[:2], "--data.exclude_folds", "7,x"])

@@ -4,7 +4,15 @@ import difflib
 from collections.abc import Sequence
 from typing import Any, get_args
 
-from cyclopts import App, CycloptsError, MissingArgumentError, Parameter, Token, convert
+from cyclopts import (
+    App,
+    CycloptsError,
+    MissingArgumentError,
+    Parameter,
+    Token,
+    UnknownOptionError,
+    convert,
+)
 
 from centerarc import __version__
 from centerarc.cli.data import app as data_app
@@ -46,7 +54,7 @@ app = App(
 )
 _EXAMPLES = """Any field of the configuration is also a flag, which overrides the file:
 
-    centerarc train config.yaml --data.root faces --loss.m 0.4 --schedule.epochs 3
+    centerarc train config.yaml --data.root faces --loss.m 0.4
 
 --list-settings shows them all. On several GPUs or in several processes:
 
@@ -76,6 +84,13 @@ def run(words: Sequence[str]) -> Any:
         raise ValueError(
             f"{str(error).rstrip('.')} (see centerarc {' '.join(chain)} --help)"
         ) from error
+    except UnknownOptionError as error:
+        given = error.token.keyword or str(error.token.value)
+        names = [name for flag in error.argument_collection for name in flag.names]
+        near = difflib.get_close_matches(given, names, n=1, cutoff=0.75)
+        hint = f"did you mean {near[0]}? " if near else ""
+        chain = " ".join(error.command_chain or ())
+        raise ValueError(f"unknown option {given}; {hint}see centerarc {chain} --help") from error
     except CycloptsError as error:
         raise ValueError(str(error)) from error
 

@@ -3,6 +3,7 @@
 import filecmp
 import os
 import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,8 +97,9 @@ def write_split(
 ) -> list[Path]:
     """Writes who is on which side: `train.txt` and `held-out.txt`, names, one a line.
 
-    Where the images are files it also writes `train.csv` and `held-out.csv`, lists of absolute
-    paths that `ListSource` opens.
+    Where the images are files it also writes `train.csv` and `held-out.csv`, lists that
+    `ListSource` opens. Their paths start from the folder, so that images and lists can be moved
+    together; they are absolute where that is impossible, as on another drive of Windows.
 
     Args:
         folder: Where to write; made if absent.
@@ -117,7 +119,7 @@ def write_split(
     if present and not overwrite:
         # A list may be large: both are compared on the disk.
         with tempfile.TemporaryDirectory() as place:
-            for path in _write(Path(place), source, split):
+            for path in _write(Path(place), source, split, start=target):
                 there = target / path.name
                 same = there.is_file() and filecmp.cmp(path, there, shallow=False)
                 if os.path.lexists(there) and not same:
@@ -125,14 +127,15 @@ def write_split(
                         f"{str(there)!r} is of another split; choose another folder or replace its "
                         "files with --overwrite"
                     )
-    written = _write(target, source, split)
+    written = _write(target, source, split, start=target)
     for path in present:
         if overwrite and path not in written:  # the list of a split that had files
             path.unlink()
     return written
 
 
-def _write(folder: Path, source: FaceSource, split: Split) -> list[Path]:
+def _write(folder: Path, source: FaceSource, split: Split, *, start: Path) -> list[Path]:
+    """Writes the files of a split to a folder; the lists' paths start from `start`."""
     written = []
     files = _files(source)
     for part, names in (("train", split.train), ("held-out", split.held_out)):
@@ -142,10 +145,25 @@ def _write(folder: Path, source: FaceSource, split: Split) -> list[Path]:
         if files is not None:
             chosen = set(names)
             owners = [source.identities[label] for label in source.labels.tolist()]
-            rows = zip(map(os.path.abspath, files), owners, strict=True)
+            rows = zip(_from_folder(files, start), owners, strict=True)
             write_list(path.with_suffix(".csv"), [row for row in rows if row[1] in chosen])
             written.append(path.with_suffix(".csv"))
     return written
+
+
+def _from_folder(files: Sequence[Path], start: Path) -> Iterator[str]:
+    """Yields the paths of files as they lead there from a folder."""
+    # Links are followed: the system takes `..` of what a link leads to, not of the link.
+    real = os.path.realpath(start)
+    folders: dict[str, str] = {}
+    for file in files:
+        folder, name = os.path.split(os.path.abspath(file))
+        if folder not in folders:
+            try:
+                folders[folder] = os.path.relpath(os.path.realpath(folder), real)
+            except ValueError:  # another drive
+                folders[folder] = folder
+        yield Path(folders[folder], name).as_posix()
 
 
 def _files(source: FaceSource) -> list[Path] | None:

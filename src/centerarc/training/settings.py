@@ -100,20 +100,36 @@ def field_names(content: Mapping[str, Any] | None = None) -> dict[str, FieldInfo
     return found
 
 
+def _is_list(annotation: Any) -> bool:
+    return any(typing.get_origin(kind) is list for kind in _members(annotation))
+
+
+_LISTS = frozenset(name for name, field in field_names().items() if _is_list(field.annotation))
+
+
 def _unknown(name: str, content: Mapping[str, Any], prefix: str = "") -> str:
     """Says that a field does not exist, and names the nearest one that does."""
     section, _, leaf = name.rpartition(".")
     options = f"{section}.options"
     # What is not quite a field is an option of one's own backbone or source.
     free = typing.get_origin(_field_at(options, content)[1]) is dict
-    names = [*field_names(content), *(_SWITCHES if prefix else ())]
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.85 if free else 0.6)
+    fields = [*field_names(content)]
+    sections = dict.fromkeys(field.rpartition(".")[0] for field in fields if "." in field)
+    names = [*fields, *sections, *(_SWITCHES if prefix else ())]
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.85 if free else 0.7)
     if not close and free:
         close = [f"{options}.{leaf}"]
     if not close:  # perhaps the section was forgotten: `epochs` for `schedule.epochs`
         leaves = {other.rpartition(".")[2]: other for other in reversed(names)}
-        close = [leaves[match] for match in difflib.get_close_matches(leaf, leaves, n=1)]
-    hint = f"did you mean {prefix}{close[0]}?" if close else "see centerarc train --help"
+        near = difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.8)
+        # Or only a part of its name was given: `freeze` for `schedule.freeze_epochs`.
+        near += [other for other in reversed(leaves) if leaf in other.split("_")]
+        close = [leaves[match] for match in near]
+    hint = (
+        f"did you mean {prefix}{close[0]}?"
+        if close
+        else "centerarc train CONFIG.yaml --list-settings shows all"
+    )
     data = content.get("data") if section == "data" else None
     kind = data.get("source") if isinstance(data, Mapping) else None
     if kind and any(leaf in other.model_fields for other in _sections(_field_at("data", {})[1])):
@@ -127,8 +143,9 @@ def load_config(path: str | Path, flags: Sequence[str] = ()) -> TrainConfig:
     Args:
         path: A YAML file.
         flags: Command-line words such as `["--loss.m", "0.4", "--schedule.epochs=3"]`. A value is
-            read as YAML, except that fields of text or of a path take it as it stands; `none`
-            empties a field that may be empty.
+            read as YAML, except that fields of text or of a path take it as it stands; those of
+            a list also take values with commas or blanks between; `none` empties a field that may
+            be empty.
 
     Returns:
         The checked configuration.
@@ -239,6 +256,10 @@ def _parse_flags(flags: Sequence[str]) -> list[tuple[str, str]]:
                 raise ValueError(
                     f"--{name} is cut at a blank: {begin!r}; quote its value: --{name} {whole}"
                 )
+            if pairs and pairs[-1][0] in _LISTS:
+                name, begin = pairs.pop()
+                pairs.append((name, f"{begin},{word}"))
+                continue
             raise ValueError(
                 f"got {word!r}; expected a flag such as --loss.m 0.4 (see centerarc train --help)"
             )
@@ -384,6 +405,18 @@ def _read_value(name: str, value: str, annotation: Any) -> Any:
     literal = any(typing.get_origin(kind) is typing.Literal for kind in kinds)
     if str in kinds or Path in kinds or literal:
         return value
+    found = _from_yaml(name, value)
+    if not _is_list(annotation) or found is None or isinstance(found, list | dict):
+        return found
+    # What is no list of YAML is one with commas: 6,7,8 for [6, 7, 8].
+    return [
+        part if isinstance(found, str) and not part.isdigit() else _from_yaml(name, part)
+        for part in (part.strip() for part in value.split(","))
+        if part
+    ]
+
+
+def _from_yaml(name: str, value: str) -> Any:
     try:
         return yaml.load(value, Loader=_StrictLoader)
     except yaml.YAMLError as error:
