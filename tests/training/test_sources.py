@@ -1,5 +1,7 @@
 """What a run trains on: every kind of source by configuration, and whom and what it leaves out."""
 
+import pickle
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -404,3 +406,60 @@ def test_what_shards_left_out_is_told_before_the_training(tmp_path: Path, faces:
     for data in (shards, mixed):
         notes = make_sources(with_data(tmp_path, data)).notes
         assert any("left out 2 (" in n and "1 a format that is not read" in n for n in notes)
+
+
+def copies(notes: list[str]) -> list[str]:
+    return [note for note in notes if "byte by byte" in note]
+
+
+@pytest.mark.parametrize("kind", ["folder", "list", "rec", "shards", "mixed"])
+def test_training_images_that_validate_too_are_found_by_their_bytes(
+    tmp_path: Path, faces: Path, listed: Path, kind: str
+) -> None:
+    images = [(faces / f"P0{p}" / f"P0{p}_000{n}.png").read_bytes() for p in (1, 2) for n in (1, 2)]
+    other = write_faces(tmp_path / "other", people=9, images=1)
+    images += [path.read_bytes() for path in sorted(other.rglob("P0[78]*.png"))]
+    order = [0, 1, 2, 3, 0, 4, 2, 5]
+    pairs = tmp_path / "s.bin"
+    pairs.write_bytes(pickle.dumps(([images[n] for n in order], [True, True, False, False])))
+    data: dict[str, Any] = {"source": "folder", "root": str(faces)}
+    if kind == "list":
+        data = {"source": "list", "path": str(listed)}
+    elif kind == "mixed":
+        data = {"source": "mixed", "parts": [data]}
+    elif kind != "folder":
+        out = pack(FolderSource(faces), tmp_path / "out", format=kind, workers=0)  # type: ignore[arg-type]
+        data = {"source": "recordio" if kind == "rec" else kind, "path": str(out.path)}
+    config = with_data(tmp_path, data, validation={"pairs": str(pairs)})
+    (note,) = copies(make_sources(config).notes)
+    assert note.startswith("4 training images are pictures of the validation s too")
+    assert "P01" in note
+    assert copies(make_sources(config, quiet=True).notes) == []
+
+
+def test_a_copy_of_a_held_out_picture_under_another_name_is_found(tmp_path: Path) -> None:
+    root = write_faces(tmp_path / "faces", people=6, images=3)
+    config = make_config(tmp_path / "run", root, validation={"identities": 2})
+    first = make_sources(config)
+    assert copies(first.notes) == []
+    assert first.validation is not None
+    held_out = first.validation.sets[0].source
+    trained = root / first.train.identities[0] / "zz_copy.png"
+    trained.write_bytes(held_out.encoded(int(first.validation.sets[0].index_a[0])))  # type: ignore[arg-type]
+    (note,) = copies(make_sources(config).notes)
+    assert note.startswith("1 training image is a picture of the validation held_out too")
+    assert "zz_copy.png" in note
+
+
+def test_all_spellings_of_a_held_out_name_are_held_out(tmp_path: Path) -> None:
+    root = write_faces(tmp_path / "faces", people=5, images=3)
+    for person in range(5):
+        shutil.copytree(root / f"P0{person}", root / f"p0{person}")
+        for image in list((root / f"p0{person}").iterdir())[1:]:
+            image.unlink()
+    for seed in range(4):
+        config = make_config(tmp_path / "run", root, validation={"identities": 2}, seed=seed)
+        sources = make_sources(config)
+        assert sources.validation is not None
+        out = set(sources.validation.sets[0].source.identities)
+        assert not {name.lower() for name in out} & {n.lower() for n in sources.train.identities}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from centerarc.data.decode import check_image_header
 from centerarc.data.source import (
@@ -17,6 +18,7 @@ from centerarc.data.source import (
     UNREAD,
     EncodedSource,
     Skipped,
+    sizes_of,
 )
 from centerarc.io.files import read_file, require_folder
 from centerarc.io.tables import Texts
@@ -95,6 +97,10 @@ class FolderSource(EncodedSource):
     def files(self) -> Iterable[str]:
         """Returns the file of each image."""
         return map(str, self.paths)
+
+    def file_sizes(self) -> npt.NDArray[np.int64]:
+        """Returns the bytes of each image; see `FaceSource.file_sizes`."""
+        return sizes_of(self.files())
 
     def roots(self) -> Iterable[Path]:
         """Returns the root."""

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from centerarc.data.folder import natural_key
-from centerarc.data.source import EXTENSIONS, EncodedSource, Skipped
+from centerarc.data.source import EXTENSIONS, EncodedSource, Skipped, sizes_of
 from centerarc.io.files import atomic_path, read_file, require_folder
 from centerarc.io.tables import PlainTable, Table, Texts, open_table, plain_fields
 
@@ -122,6 +123,10 @@ class ListSource(EncodedSource):
     def place(self, index: int) -> str:
         """Returns the path of image `index` as the list has it."""
         return self._listed[index]
+
+    def file_sizes(self) -> npt.NDArray[np.int64]:
+        """Returns the bytes of each image; see `FaceSource.file_sizes`."""
+        return sizes_of(os.path.join(self.root, listed) for listed in self._listed)
 
     def files(self) -> Iterable[str]:
         """Returns the list and the file of each image."""

@@ -119,6 +119,13 @@ class FaceSource(Protocol):
         """Returns the files that the source reads, if it is made of files."""
         return ()
 
+    def file_sizes(self) -> npt.NDArray[np.int64] | None:
+        """Returns `(len,)`, the bytes of each image file; None where that takes reading them.
+
+        They may be rounded up to a multiple of 4; -1 where one cannot be told.
+        """
+        return None
+
     def roots(self) -> Iterable[Path]:
         """Returns the folders that the source takes whole."""
         return ()
@@ -208,6 +215,18 @@ class EncodedSource(FaceSource):
             raise WrongSizeError(f"{self.place(index)!r}: {error}") from error
         except (OSError, ValueError) as error:
             raise ValueError(f"cannot read {self.place(index)!r}: {error}") from error
+
+
+def sizes_of(paths: Iterable[str]) -> npt.NDArray[np.int64]:
+    """Returns the bytes of each file; -1 for one that cannot be looked up."""
+
+    def size(path: str) -> int:
+        try:
+            return os.stat(path).st_size
+        except OSError:
+            return -1
+
+    return np.fromiter(map(size, paths), dtype=np.int64)
 
 
 def first_shape(source: FaceSource, indices: Iterable[int]) -> tuple[int, ...]:

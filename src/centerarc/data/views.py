@@ -19,7 +19,6 @@ from centerarc.data.source import (
     as_source,
     composed,
     first_shape,
-    folded,
     one_list,
 )
 from centerarc.io.files import atomic_path
@@ -59,6 +58,12 @@ class _View(FaceSource):
         """Yields the files of all sources."""
         for source in self.sources:
             yield from source.files()
+
+    def file_sizes(self) -> npt.NDArray[np.int64] | None:
+        """Returns the bytes of each image, or None; see `FaceSource.file_sizes`."""
+        found = [source.file_sizes() for source in self.sources]
+        known = [sizes for sizes in found if sizes is not None]
+        return np.concatenate(known) if len(known) == len(found) else None
 
     def roots(self) -> Iterator[Path]:
         """Yields the folders of all sources."""
@@ -125,6 +130,11 @@ class Subset(_View):
     def _find(self, index: int) -> tuple[FaceSource, int]:
         return self.source, int(self.indices[index])
 
+    def file_sizes(self) -> npt.NDArray[np.int64] | None:
+        """Returns the bytes of each image, or None; see `FaceSource.file_sizes`."""
+        sizes = self.source.file_sizes()
+        return None if sizes is None else sizes[self.indices]
+
 
 def subset(source: FaceSource, identities: Iterable[str]) -> Subset:
     """Keeps the images of the named identities; see `Subset`."""
@@ -182,12 +192,11 @@ def split_identities(
 ) -> tuple[list[str], list[str]]:
     """Splits people, not images, so that no one held out was seen in training.
 
-    Neither the order of the names nor their Unicode form matters. Names that differ in form or in
-    case only go to one side together.
+    Neither the order of the names nor their Unicode form matters.
 
     Args:
         identities: Names.
-        fraction: Part of the people to hold out, in (0, 1); at least one goes to each side.
+        fraction: Part to hold out, in (0, 1); at least one person goes to each side.
         seed: Chooses who is held out.
 
     Returns:
@@ -203,17 +212,12 @@ def split_identities(
     """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must be between 0 and 1, both excluded, got {fraction}")
-    people: dict[str, list[str]] = {}
-    for name in sorted(set(identities), key=lambda name: (composed(name), name)):
-        people.setdefault(folded(name), []).append(name)
-    if len(people) < 2:
-        raise ValueError(f"identities must hold at least 2 different names, got {len(people)}")
-    names = list(people.values())
+    names = sorted(set(identities), key=lambda name: (composed(name), name))
+    if len(names) < 2:
+        raise ValueError(f"identities must hold at least 2 different names, got {len(names)}")
     count = min(max(round(fraction * len(names)), 1), len(names) - 1)
     order = np.random.default_rng(seed).permutation(len(names))
-    sides = order[count:], order[:count]
-    train, held_out = (sorted(name for i in side for name in names[i]) for side in sides)
-    return train, held_out
+    return sorted(names[i] for i in order[count:]), sorted(names[i] for i in order[:count])
 
 
 # Similar names are looked for among so many; comparing with millions would take minutes.

@@ -93,7 +93,9 @@ def make_sources(config: TrainConfig, *, quiet: bool = False) -> RunSources:
             excluded |= everyone
     train = _open(config, excluded, notes, quiet)
     if validation is not None and validation.identities is not None:
-        others = _held_out(train, validation, config.seed, notes)
+        chosen = _held_out(train, validation, config.seed, notes)
+        others = namesakes(train.identities, chosen)  # in every spelling, if enough stay
+        others = others if len(train.identities) - len(others) >= 2 else chosen
         if others:
             names = sorted(set(train.identities).difference(others))
             train, held_out = subset(train, names), subset(train, others)
@@ -104,10 +106,53 @@ def make_sources(config: TrainConfig, *, quiet: bool = False) -> RunSources:
             f"{counted(len(twice), 'name')} of people differ from another in spelling only, such "
             f"as {other} from {first}: they are learned as different people (centerarc data check)"
         )
+    if not quiet:
+        notes += [note for pairs in sets if (note := _copies(train, pairs))]
     if config.data.cache_gb:
         train = CachedSource(train, limit_bytes=int(config.data.cache_gb * 1e9))
     judges = Validation(sets, validation) if validation is not None and sets else None
     return RunSources(train, judges, notes)
+
+
+# Of training images so many are read to compare them: seconds from most disks.
+_COMPARED = 5000
+
+
+def _copies(train: FaceSource, pairs: ValidationPairs) -> str:
+    """Says which training images are files of the validation too, byte by byte; empty for none.
+
+    Only files of equal size are read, and of very many some, evenly spread.
+    """
+    if (sizes := train.file_sizes()) is None:
+        return ""
+    judged: dict[bytes, int] = {}  # bytes by digest: many files are large
+    for index in np.unique([pairs.index_a, pairs.index_b]).tolist():
+        if (data := pairs.source.encoded(index)) is None:
+            return ""
+        judged[hashlib.sha256(data).digest()] = len(data)
+    rounded = np.unique([-(-size // 4) for size in judged.values()])
+    alike = np.flatnonzero(np.isin(-(-sizes // 4), rounded))
+    some = alike[np.linspace(0, alike.size - 1, min(alike.size, _COMPARED)).astype(np.int64)]
+    same = [index for index in some.tolist() if _digest(train, index) in judged]
+    if not same:
+        return ""
+    many = counted(len(same), "training image")
+    if some.size < alike.size:
+        many += f", of {some.size:,} compared out of {alike.size:,},"
+    owner = train.identities[train.labels[same[0]]]
+    are = "is a picture" if len(same) == 1 else "are pictures"
+    return (
+        f"{many} {are} of the validation {pairs.name} too, byte by byte, first "
+        f"{train.place(same[0])!r} of {owner!r}: its numbers are too good; leave these people out "
+        "with data.exclude_pairs or data.identities, or the images with data.leave_out"
+    )
+
+
+def _digest(source: FaceSource, index: int) -> bytes:
+    try:
+        return hashlib.sha256(source.encoded(index) or b"").digest()
+    except (OSError, ValueError):  # the training will say so
+        return b""
 
 
 def _held_out(

@@ -155,6 +155,17 @@ def test_flags_of_lists_are_refused_for_other_sources(
     assert "'folder'" in said
 
 
+def test_a_split_between_two_spellings_of_a_name_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = many(tmp_path / "faces", people=2)
+    run("split", root, "--out", tmp_path / "one", "--count", 1)
+    assert "spelling" not in capsys.readouterr().err
+    (root / "p1").rename(root / "P0")
+    run("split", root, "--out", tmp_path / "two", "--count", 1)
+    assert "1 name held out" in capsys.readouterr().err
+
+
 def test_another_split_is_not_overwritten_unless_asked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

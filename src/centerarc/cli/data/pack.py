@@ -175,8 +175,9 @@ def split(
 
     from centerarc.cli.flags import opened
     from centerarc.curate.split import split_source, write_split
-    from centerarc.data.source import chosen_people
+    from centerarc.data.source import chosen_people, namesakes
     from centerarc.data.views import read_identities, subset
+    from centerarc.io.tables import counted
 
     found = opened(source, columns=columns)
     if identities is not None:
@@ -184,6 +185,12 @@ def split(
         chosen = chosen_people(wanted, found.identities, repr(str(identities)))
         found = subset(found, [name for name in found.identities if name in chosen])
     parts = split_source(found, fraction=fraction, count=count, seed=seed, min_images=min_images)
+    if alike := namesakes(parts.held_out, parts.train):
+        print(
+            f"{counted(len(alike), 'name')} held out, such as {alike[0]!r}, and one in train "
+            "differ in spelling only: they count as different people (centerarc data check names all)",
+            file=sys.stderr,
+        )
     written = write_split(out, found, parts, overwrite=overwrite)
     images = np.bincount(found.labels, minlength=len(found.identities))
     number = dict(zip(found.identities, images.tolist(), strict=True))

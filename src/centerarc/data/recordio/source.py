@@ -19,6 +19,8 @@ from centerarc.data.recordio.labels import (
     read_property,
 )
 from centerarc.data.recordio.records import (
+    FRAME,
+    HEADER,
     LABEL_LIMIT,
     Index,
     Ints,
@@ -275,6 +277,18 @@ class RecordIOSource(EncodedSource):
     def place(self, index: int) -> str:
         """Returns which record image `index` is, by its key: `record 12`."""
         return f"record {self.keys[index]}"
+
+    def file_sizes(self) -> Ints:
+        """Returns the bytes of each image, rounded up; see `FaceSource.file_sizes`.
+
+        They are what lies between the starts of records, so those before a gap are too large. All
+        headers are taken for as long as the first.
+        """
+        order = np.argsort(self._offsets)
+        sizes = np.empty(len(self), dtype=np.int64)
+        sizes[order] = np.diff(self._offsets[order], append=self._file.size)
+        labels = int(read_heads(self._file, self._offsets[:1])["count"][0])
+        return np.asarray(sizes - FRAME.size - HEADER.size - 4 * labels)
 
     def files(self) -> Iterable[str]:
         """Returns the .rec."""

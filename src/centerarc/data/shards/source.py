@@ -180,6 +180,10 @@ class ShardSource(EncodedSource):
         """Returns the shard and the member of image `index`: `faces-0.tar/Ann_Lee/1.jpg`."""
         return f"{self._names[self._shard(index)]}/{self._members[index]}"
 
+    def file_sizes(self) -> npt.NDArray[np.int64]:
+        """Returns the bytes of each image; see `FaceSource.file_sizes`."""
+        return self._sizes.astype(np.int64)
+
     def files(self) -> Iterable[str]:
         """Returns the shards."""
         return map(str, self.shards)
