@@ -188,7 +188,7 @@ def split(
     if alike := namesakes(parts.held_out, parts.train):
         print(
             f"{counted(len(alike), 'name')} held out, such as {alike[0]!r}, and one in train "
-            "differ in spelling only: they count as different people (centerarc data check names all)",
+            "differ in spelling only: they are different people (centerarc data check names all)",
             file=sys.stderr,
         )
     written = write_split(out, found, parts, overwrite=overwrite)
