@@ -1,6 +1,7 @@
 """A folder of photos becomes aligned faces; nothing is lost, done twice or overwritten."""
 
 import csv
+import hashlib
 import json
 import os
 import signal
@@ -116,6 +117,37 @@ def test_a_photo_turned_by_its_camera_is_upright_first(tmp_path: Path) -> None:
     assert psnr(read_image(tmp_path / "out" / "a" / "1.png"), source.image(0)) > 29
 
 
+def test_landmarks_of_other_photos_are_refused_and_earlier_faces_stay(tmp_path: Path) -> None:
+    root, out = tmp_path / "photos", tmp_path / "out"
+    save(root / "ann" / "1.png", np.full((300, 300, 3), 90, np.uint8))
+    points = arcface_template() * 2 + 20
+    table = read_landmarks(write_landmarks(tmp_path / "l.csv", [("ann/1.png", points)]))
+    align_folder(root, out, table, workers=0)
+    for name in ("ann/1", "1.png", "photos/ann/1.png"):
+        other = read_landmarks(write_landmarks(tmp_path / "other.csv", [(name, points)]))
+        with pytest.raises(ValueError, match=rf"such as 'ann/1\.png'; none of 1 .* is '{name}'"):
+            align_folder(root, out, other, workers=0)
+        with pytest.raises(ValueError, match="landmarks must name photos"):
+            align_folder(root, tmp_path / "new", other, workers=0)
+    assert faces(out) == ["ann/1.jpg"]
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_report_from_before_detectors_were_named_is_resumed(tmp_path: Path) -> None:
+    root, out = tmp_path / "photos", tmp_path / "out"
+    save(root / "ann" / "1.png", np.full((300, 300, 3), 90, np.uint8))
+    rows = [("ann/1.png", arcface_template() * 2 + 20)]
+    table = read_landmarks(write_landmarks(tmp_path / "l.csv", rows))
+    align_folder(root, out, table, workers=0)
+    old = [{k: v for k, v in row.items() if k != "detector"} for row in report(out)]
+    with open(out / "alignment.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, old[0])
+        writer.writeheader()
+        writer.writerows(old)
+    assert align_folder(root, out, table, workers=0).unchanged == 1
+    assert [*report(out)[0]] == COLUMNS
+
+
 def test_a_detector_finds_the_faces_and_every_photo_is_accounted_for(
     tmp_path: Path, model: Path
 ) -> None:
@@ -128,6 +160,9 @@ def test_a_detector_finds_the_faces_and_every_photo_is_accounted_for(
     (root / "bob" / "notes.txt").write_text("x")
     detector = YuNetDetector(model)
     summary = align_folder(root, out, detector, faces="only", workers=0)
+    sha256 = hashlib.sha256(model.read_bytes()).hexdigest()
+    named = {row["detector"] for row in report(out) if row["status"] == "aligned"}
+    assert named == {f"blobs.onnx {sha256[:12]}"}
     assert faces(out) == ["ann/1.jpg", "top.jpg"]
     statuses = {row["path"]: row["status"] for row in report(out)}
     assert statuses == {

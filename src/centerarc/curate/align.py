@@ -50,17 +50,19 @@ JOURNAL_NAME = ".alignment-unfinished.csv"
 #     "no landmarks", "no photo" or "left out", and more about that
 # face, faces: number of the face among those taken from this photo, from 1; how many there are
 # score: how sure the detector was
+# detector: its file and the first digits of the SHA-256; "" for landmarks
 # x1 to y5, scale: landmarks in the photo; pixels of the aligned face for each of the photo
 # version: of the photo and its landmarks, when this was done
 Row = dict[str, str]
 
 _POINTS = [f"{axis}{number}" for number in range(1, 6) for axis in "xy"]
 COLUMNS = [
-    *("path", "identity", "status", "reason", "face", "faces", "score"),
+    *("path", "identity", "status", "reason", "face", "faces", "score", "detector"),
     *_POINTS,
     *("scale", "aligned", "version"),
 ]
 _EMPTY = dict.fromkeys(COLUMNS, "")
+_WITHOUT_DETECTOR = [name for name in COLUMNS if name != "detector"]  # as it once was
 
 
 def _row(path: str, status: str, reason: str = "", **more: Any) -> Row:
@@ -74,9 +76,10 @@ def read_report(path: str | os.PathLike[str]) -> list[Row]:
     with _open(path, "r") as file:
         reader = csv.reader(file, strict=True)
         try:
-            if next(reader, None) != COLUMNS:
+            columns = next(reader, [])
+            if columns not in (COLUMNS, _WITHOUT_DETECTOR):
                 raise ValueError("its columns are others")
-            return [dict(zip(COLUMNS, fields, strict=True)) for fields in reader]
+            return [_EMPTY | dict(zip(columns, fields, strict=True)) for fields in reader]
         except (ValueError, csv.Error) as error:
             raise ValueError(
                 f"{os.fspath(path)}, line {reader.line_num}: this is not the report of an "
@@ -173,6 +176,7 @@ class _Aligner:
     min_face: float
     format: Format
     detector: YuNetDetector | None
+    named: str  # the detector, as the report has it
 
     def align(self, tasks: Sequence[_Task], tick: Tick) -> list[list[Row]]:
         """Aligns and writes the faces of photos; returns what became of each photo's faces."""
@@ -201,7 +205,11 @@ class _Aligner:
         """Yields what became of each face taken or unfit, and of a group of which none was."""
         height, width = photo.shape[:2]
         about = _row(
-            path, "no face", identity=group.identity, faces=str(len(faces)), version=group.version
+            *(path, "no face"),
+            identity=group.identity,
+            faces=str(len(faces)),
+            detector=self.named,
+            version=group.version,
         )
         unfit, large, small = [], [], []
         for face in faces:
@@ -350,6 +358,17 @@ def _check_apart(root: Path, out: Path) -> None:
         raise ValueError(f"out must be a folder, got {str(out)!r}")
 
 
+def _check_named(landmarks: LandmarkTable, tree: PhotoTree) -> None:
+    """Refuses landmarks of other photos: nothing would be aligned, and earlier faces removed."""
+    paths = [photo.path for photo in tree.photos]
+    if paths and not any(landmarks.faces(path) for path in paths):
+        raise ValueError(
+            "landmarks must name photos by their paths in the folder, with the extension, such as "
+            f"{paths[0]!r}; none of {len(landmarks):,} does, the first is "
+            f"{landmarks.first_path()!r}"
+        )
+
+
 def _claim(out: Path, settings: dict[str, Any]) -> None:
     """Writes down how the faces of a folder are aligned, if it is new; else they must be alike."""
     path = out / "alignment.json"
@@ -462,11 +481,16 @@ def align_folder(
     tree = PhotoTree(source)
     settings: dict[str, Any] = {"size": size, "faces": faces, "min_face": min_face}
     settings |= {"format": format, "faces_from": "landmarks"}
+    named = ""
     if detector is not None:
-        settings["faces_from"] = f"detector {hashlib.sha256(detector.model).hexdigest()}"
+        sha256 = hashlib.sha256(detector.model).hexdigest()
+        named = f"{detector.file_name} {sha256[:12]}"
+        settings["faces_from"] = f"detector {sha256}"
         settings |= {"min_score": detector.min_score, "max_side": detector.max_side}
-    aligner = _Aligner(source, target, size, faces, min_face, format, detector)
+    aligner = _Aligner(source, target, size, faces, min_face, format, detector, named)
     _check_apart(source, target)
+    if landmarks is not None:
+        _check_named(landmarks, tree)
     report = target / REPORT_NAME
     with locked_job(target, target):
         _claim(target, settings)

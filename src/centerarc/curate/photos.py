@@ -319,6 +319,10 @@ class LandmarkTable:
             found.setdefault(self._identities[row], []).append(face)
         return found
 
+    def first_path(self) -> str:
+        """Returns the path of the first face."""
+        return next(iter(self._rows))
+
     def without_photo(self, paths: Iterable[str]) -> list[str]:
         """Returns the paths of this table that are not among those given."""
         present = {_key(path) for path in paths}
@@ -475,6 +479,7 @@ class YuNetDetector:
             raise ValueError(f"max_side must be at least 32, got {max_side}")
         self.min_score = min_score
         self.max_side = max_side
+        self.file_name = Path(path).name
         try:
             self.model = read_file(path)
         except OSError as error:

@@ -49,6 +49,15 @@ def test_landmarks_give_faces_a_table_and_where_to_read_more(
     assert not (out / "ann" / "2.png").exists()
 
 
+def test_a_run_that_aligned_nothing_says_so_and_fails(
+    album: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    detector = build(album / "blobs.onnx")
+    words = [album / "photos", "--out", album / "out", "--workers", 0, "--detector", detector]
+    assert run(*words) == 1
+    assert "no face was aligned" in capsys.readouterr().err
+
+
 def test_a_detector_gives_faces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(tmp_path / "photos" / "1.png", photo(400, 200, (100, 100), (300, 100)))
     words = [tmp_path / "photos", "--out", tmp_path / "out", "--workers", 0]

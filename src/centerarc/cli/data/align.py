@@ -32,9 +32,10 @@ def align(
 
     The face of PHOTOS/ann/1.png becomes OUT/ann/1.jpg; what became of each photo is in
     OUT/alignment.csv. After a stop, by whatever, the same command resumes with what is left;
-    photos and landmarks that changed since are done again.
+    photos and landmarks that changed since are done again. Use one detector for the faces that a
+    model is trained on and for those that it is used on.
 
-    Exit code: 0 done, 2 wrong input, 130 interrupted.
+    Exit code: 0 done, 1 no face was aligned, 2 wrong input, 130 interrupted.
 
     Parameters
     ----------
@@ -98,6 +99,9 @@ def align(
     Console().print(facts_table({name: f"{number:,}" for name, number in facts.items()}))
     if sum(summary.counts.values()) > summary.faces:
         print(f"what was not aligned, and why: {summary.report}")
+    if not summary.faces:
+        print("no face was aligned", file=sys.stderr)
+        return 1
     return 0
 
 
