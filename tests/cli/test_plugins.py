@@ -48,8 +48,20 @@ def test_a_file_registers_what_a_run_and_its_evaluation_need(tmp_path: Path) -> 
     plugin = folder / "plugin_own.py"
     assert "unknown model 'plugin_net'" in done.stderr
     assert f"if you trust them, add --plugin {plugin}\n" in done.stderr
-    done = command(tmp_path, *judged, "--plugin", "settings/plugin_own.py")
+    own = ("--plugin", "settings/plugin_own.py")
+    done = command(tmp_path, *judged, *own)
     assert done.returncode == 0, done.stderr
+    done = command(tmp_path, "export", "run", "-o", "run.onnx", *own)
+    assert done.returncode == 0, done.stderr
+    # Exported, it needs no plugin: its embeddings are those of the run.
+    for model in (("run", *own), ("run.onnx",)):
+        done = command(tmp_path, "evaluate", *model, "--gallery", "faces.npz", "--probes", "faces")
+        assert done.returncode == 0, done.stderr
+    bare = "model: {name: plugin_net}\ndata: {source: synthetic}\nrun_dir: other\n"
+    (folder / "bare.yaml").write_text(bare)
+    done = command(tmp_path, "train", "settings/bare.yaml")
+    assert done.returncode == 2
+    assert "for one of your own, set plugins to the module or .py file" in done.stderr
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from centerarc.cli import main
 from centerarc.curate import embed_to_file
@@ -175,6 +176,25 @@ def test_a_backbone_that_stays_in_training_mode_is_refused(
     samples = np.stack([source.image(number) for number in range(8)])
     with pytest.raises(ValueError, match=f"the Stubborn gives .*{reason}"):
         export_onnx(Stubborn(random), tmp_path / "m.onnx", samples=samples)
+
+
+def test_images_that_would_be_stretched_before_the_middle_is_taken_are_refused(
+    tmp_path: Path,
+) -> None:
+    opened = open_model(tiny(tmp_path / "m.onnx", ("n", 3, 4, 2)))
+    square = FolderSource(folder(tmp_path / "faces", "Ann"), image_size=4)
+    assert ModelSubject(opened).embed(square).shape == (2, 3)
+    path = tmp_path / "narrow" / "Ann" / "1.png"
+    path.parent.mkdir(parents=True)
+    Image.fromarray(np.zeros((8, 6, 3), np.uint8)).save(path)
+    narrow = FolderSource(tmp_path / "narrow", image_size=4)
+    expected = "has 8 x 6 pixels, .* takes the middle 4 x 2 of square images; pad .* to 8 x 8"
+    for embed_them in (
+        lambda: ModelSubject(opened).embed(narrow),
+        lambda: embed_to_file(opened, narrow, tmp_path / "e.npz"),
+    ):
+        with pytest.raises(ValueError, match=expected):
+            embed_them()
 
 
 def test_a_damaged_or_lone_first_image_is_no_reason(tmp_path: Path) -> None:

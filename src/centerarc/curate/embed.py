@@ -37,7 +37,7 @@ from centerarc.io.parallel import (
     start_worker,
     starting_workers,
 )
-from centerarc.models.embedder import check_alone
+from centerarc.models.embedder import check_alone, check_square
 
 if TYPE_CHECKING:
     from centerarc.models.opened import OpenedModel
@@ -295,6 +295,7 @@ def embed_to_file(
                 job = Job(work, request, out=path, overwrite=True)
                 chunks = _Chunks(work)
             embedded = len(source) - chunks.done
+            check_square(source, model.preprocessing)
             check_alone(model.embedder, source.image, len(source), model.name, mirror=mirror)
             _fill(chunks, model, source, mirror, batch_size, workers, progress)
             file = model.path.name if model.hub is None else model.name

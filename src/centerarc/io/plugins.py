@@ -19,6 +19,8 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 GROUP = "centerarc.plugins"
+# How a user makes a name known.
+FOR_YOUR_OWN = "for one of your own, set plugins to the module or .py file that registers it"
 T = TypeVar("T", bound=Callable[..., Any])
 # What an option may be given as, by the annotation of the argument.
 _ACCEPTED: dict[Any, Any] = {float: (float, int), int: int, bool: bool, str: str}
@@ -87,9 +89,11 @@ class Registry(dict[str, Callable[..., Any]]):
         if not self.knows(name):
             close = get_close_matches(name, self, n=3, cutoff=0.4)
             hint = f"did you mean {' or '.join(close)}? " if close else ""
+            known = ", ".join(sorted(self)) or "none"
+            problems = "".join(f"; {problem}" for problem in load_installed())
             raise UnknownNameError(
-                f"unknown {self.kind} {name!r}; {hint}known {self.kind}s: "
-                f"{', '.join(sorted(self)) or 'none'}{''.join(f'; {p}' for p in load_installed())}"
+                f"unknown {self.kind} {name!r}; {hint}known {self.kind}s: {known}{problems}; "
+                f"{FOR_YOUR_OWN}"
             )
         builder = self[name]
         _check_options(f"{self.kind} {name!r}", parameters_of(builder), options, self._given)

@@ -12,7 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from centerarc.data.decode import decode_image
 from centerarc.data.loader import to_input
+from centerarc.data.source import FaceSource
 
 Channels = Literal["rgb", "bgr", "gray"]
 Layout = Literal["nchw", "nhwc"]
@@ -182,6 +184,27 @@ def check_alone(
         "export it after model.eval(), quantize it statically",
         stacklevel=3,
     )
+
+
+def check_square(source: FaceSource, preprocessing: "Preprocessing") -> None:
+    """Checks, where a model takes the middle of square images, that the first image is square.
+
+    Raises:
+        ValueError: If it is not: a source would stretch it.
+    """
+    if preprocessing.crop is None:
+        return
+    height = width = 0
+    with suppress(OSError, ValueError):  # a damaged one is named where all are read
+        if (first := source.encoded(0)) is not None:
+            height, width, _ = decode_image(first).shape
+    if height != width:
+        taken, side = " x ".join(map(str, preprocessing.crop)), max(height, width)
+        raise ValueError(
+            f"{source.place(0)!r} has {height} x {width} pixels, height by width, and would be "
+            f"stretched: the model takes the middle {taken} of square images; pad the images to "
+            f"{side} x {side}"
+        )
 
 
 def _unit(embedding: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

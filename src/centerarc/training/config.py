@@ -75,6 +75,9 @@ class PairsFields(Section):
     @model_validator(mode="after")
     def _images_fit_pairs(self) -> Self:
         kind = None if self.pairs is None else self.pairs.suffix.lower()
+        from centerarc.evaluation.files.pair_set import is_bin_set
+
+        kind = ".bin" if self.pairs is not None and is_bin_set(self.pairs) else kind
         if self.images is None and kind not in (None, ".bin", *_LISTS):
             raise ValueError(
                 f"pairs is {str(self.pairs)!r}, which needs images, the folder that its images "

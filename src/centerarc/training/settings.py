@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from centerarc.data.source import BUILT_IN_SOURCES, is_own_source, list_sources
+from centerarc.io.plugins import FOR_YOUR_OWN
 from centerarc.training.config import TrainConfig, import_plugins
 from centerarc.training.data_config import COMMON_FIELDS, OWN, OwnFields
 
@@ -337,11 +338,7 @@ def _describe(first: ErrorDetails, name: str, content: Mapping[str, Any]) -> str
         hint = "".join(
             f"; did you mean {c!r}?" for c in difflib.get_close_matches(given, kinds, n=1)
         )
-        own = (
-            ""
-            if content.get("plugins")
-            else ("; for one of your own, set plugins to the module or .py file that registers it")
-        )
+        own = "" if content.get("plugins") else f"; {FOR_YOUR_OWN}"
         return f"{name} is {given!r}; it must be one of {', '.join(kinds)}{own}{hint}"
     message = first["msg"].removeprefix("Value error, ")
     message = message.removeprefix("Input should be ").removeprefix("Input should ")

@@ -82,6 +82,12 @@ def test_what_images_may_be_is_said(formats):
         open_pair_set(formats["txt"][0])
     with pytest.raises(ValueError, match=r"set\.bin' holds its own images: leave it out"):
         open_pair_set(formats["bin"][0], images=formats["txt"][1])
+    for name in ("set", "set.bin.1", "set.txt"):
+        formats["bin"][0].rename(formats["bin"][0].with_name(name))
+        with pytest.raises(ValueError, match=rf"{name}' holds its own images: leave it out"):
+            open_pair_set(formats["bin"][0].with_name(name), images=formats["txt"][1])
+        assert len(open_pair_set(formats["bin"][0].with_name(name))) > 0
+        formats["bin"][0].with_name(name).rename(formats["bin"][0])
     # A CSV list finds its images from its own folder.
     with pytest.raises(ValueError, match=r"pairs\.csv: 12 of 12 names are not images in"):
         open_pair_set(formats["csv"][0])

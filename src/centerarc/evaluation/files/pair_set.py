@@ -4,6 +4,7 @@ import os
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, Self, TypeVar
@@ -396,6 +397,14 @@ PairSet = PairImages | BinSet
 """What `open_pair_set` returns."""
 
 
+def is_bin_set(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a `.bin` set: by its name, or by how a pickle begins under any name."""
+    with suppress(OSError):  # what cannot be read is named where it is
+        if read_file(path, first=2)[:1] == b"\x80":
+            return True
+    return Path(path).suffix.lower() == ".bin"
+
+
 def open_pair_set(
     path: str | os.PathLike[str],
     *,
@@ -404,7 +413,7 @@ def open_pair_set(
     image_size: int | None = None,
     missing: Missing = "error",
 ) -> PairSet:
-    """Opens pairs of any format, by the file's name: `.bin`, `.csv`/`.tsv`, or else `pairs.txt`.
+    """Opens pairs of any format: a `.bin` set, a list (see `is_pair_list`), or else `pairs.txt`.
 
     Args:
         path: The file of pairs.
@@ -419,7 +428,7 @@ def open_pair_set(
             names file and line or entry.
         OSError: If the file cannot be read.
     """
-    if Path(path).suffix.lower() == ".bin":
+    if is_bin_set(path):
         if images is not None:
             raise ValueError(
                 f"images is {str(images)!r}, but {str(path)!r} holds its own images: leave it out"

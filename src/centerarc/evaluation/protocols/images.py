@@ -14,6 +14,7 @@ from centerarc.evaluation.files.pair_set import (
     Missing,
     PairImages,
     PairSet,
+    is_bin_set,
     open_pair_set,
     read_named_pairs,
 )
@@ -78,7 +79,7 @@ def evaluate_pairs(
     by_name = isinstance(subject, EmbeddingsSubject) and images is None
     pairs: PairSet | Pairs
     notes: list[str] = []
-    if Path(path).suffix.lower() != ".bin":
+    if not is_bin_set(path):
         pairs = read_named_pairs(path, wanted)
         # Before the work: a wrong list or name should not cost minutes.
         check_both_kinds(pairs.same, str(path))

@@ -91,8 +91,12 @@ class ModelSubject:
 
         Raises:
             ValueError: If one of them is neither, or there is none; the message names the image.
-                If the embedding of an image depends on the batch.
+                If the embedding of an image depends on the batch, or the model takes the middle
+                of square images and these are not square.
         """
+        from centerarc.models.embedder import check_square
+
+        check_square(source, self.model.preprocessing)
         done = 0
 
         def advance(count: int) -> None:
