@@ -1,5 +1,6 @@
 """A run that starts from weights: the backbone, the people who stay, frozen epochs, rates."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,12 @@ def test_other_people_of_the_same_names_are_not_taken_for_them(
     (line,) = [note for note in trainer.notes if note.startswith("prototypes: ")]
     assert line.startswith("prototypes: 0 people as before, by name (those of the same names in ")
     assert "are other people); 4 people from the mean" in line
+    # A run that hardly knew its own people is no evidence against a name.
+    log = shutil.copytree(before / "shared", tmp_path / "before") / "metrics.jsonl"
+    rows = [json.loads(text) for text in log.read_text().splitlines()]
+    log.write_text("\n".join(json.dumps({**row, "target_cosine": 0.1}) for row in rows))
+    trainer = started(tmp_path / "again", root, tmp_path / "before")
+    assert any(note.startswith("prototypes: 4 people as before, by") for note in trainer.notes)
 
 
 @pytest.mark.parametrize("kind", ["file", "arcface_torch", "of DDP", "run without its state"])

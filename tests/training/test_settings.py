@@ -1,11 +1,13 @@
 """What a user reads who has mistyped a setting."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from centerarc.training import dump_config, load_config
+from centerarc.training import check_config, dump_config, load_config
 
 BASE = "run_dir: runs/a\ndata:\n  source: synthetic\n"
 
@@ -211,3 +213,26 @@ def test_lists_take_commas_and_blanks_as_those_of_other_commands_do(
     assert load_config(path, [*flags[:2], "--data.exclude_folds", "7"]).data.exclude_folds == [7]
     with pytest.raises(ValueError, match=r"exclude_folds\.1 is 'x'; it must be a valid integer"):
         load_config(path, [*flags[:2], "--data.exclude_folds", "7,x"])
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        (
+            {"schedule": {"shape": "cosine", "power": 3}},
+            "power is 3.0, but it goes with shape",
+        ),
+        ({"loss": {"alpha": 0.1}}, "alpha is 0.1, but it goes with centers: separate, center_upd"),
+        (
+            {"loss": {"centers": "separate", "center_update": "gradient", "alpha": 0.1}},
+            "alpha is 0.1, but",
+        ),
+        ({"loss": {"center_update": "gradient"}}, "center_update is gradient, but it goes with"),
+        ({"loss": {"m": 0.3, "margin_options": {"m": 0.4}}}, "m is 0.3, but it goes into margin_o"),
+    ],
+)
+def test_a_setting_that_would_do_nothing_is_refused(section: dict[str, Any], said: str) -> None:
+    content = {"run_dir": "runs/a", "data": {"source": "synthetic"}}
+    with pytest.raises(ValueError, match=f"{re.escape(said)}.*; leave it out"):
+        check_config({**content, **section})
+    assert check_config(content)  # the defaults, which every written file has

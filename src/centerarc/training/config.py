@@ -179,6 +179,13 @@ def _off(value: Any) -> Any:
     return "off" if value is False else value  # what YAML takes the word for
 
 
+def _refuse_idle(section: Section, name: str, acts: bool, belongs: str) -> None:
+    """Refuses a setting that would do nothing, unless it is the default that every file has."""
+    value, default = getattr(section, name), type(section).model_fields[name].default
+    if not acts and value != default:
+        raise ValueError(f"{name} is {value}, but it {belongs}; leave it out ({default})")
+
+
 class LossConfig(Section):
     """The joint loss: arcface + center_weight * center + separation_weight * separation."""
 
@@ -227,6 +234,13 @@ class LossConfig(Section):
                     f"label_smoothing is {self.label_smoothing:g}, which has no meaning with "
                     f"{name}: {getattr(self, name)}; leave out one of them"
                 )
+        own = self.centers == "separate"
+        paper = own and self.center_update == "paper"
+        _refuse_idle(self, "center_update", own, "goes with centers: separate")
+        _refuse_idle(self, "alpha", paper, "goes with centers: separate, center_update: paper")
+        _refuse_idle(
+            self, "m", not self.margin_options, "goes into margin_options, which are given"
+        )
         return self
 
     @property
@@ -312,6 +326,7 @@ class ScheduleConfig(Section):
             raise ValueError(
                 f"warmup_epochs is {self.warmup_epochs:g}; it must be below epochs, {self.epochs}"
             )
+        _refuse_idle(self, "power", self.shape == "polynomial", "goes with shape: polynomial")
         if self.freeze_epochs >= self.epochs:
             raise ValueError(
                 f"freeze_epochs is {self.freeze_epochs}; it must be below epochs, {self.epochs}"

@@ -1,6 +1,5 @@
 """The demonstration: train on drawn faces, judge on people never seen, write a page about it."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from centerarc.report.people import FaceSample
 from centerarc.report.rendering import require_report_extra
 from centerarc.training.config import TrainConfig
 from centerarc.training.data_config import SyntheticData
-from centerarc.training.logging import METRICS
+from centerarc.training.logging import read_metrics
 from centerarc.training.loop import train
 from centerarc.training.rundir import progress_of
 from centerarc.training.settings import check_config
@@ -161,10 +160,7 @@ def _page(
         seed=config.data.seed,
         first_identity=config.data.num_identities,
     )
-    rows = [
-        json.loads(line)
-        for line in (config.run_dir / METRICS).read_text(encoding="utf-8").splitlines()
-    ]
+    rows = read_metrics(config.run_dir)
     mapped = np.flatnonzero(test.labels < _MAP_PEOPLE)
     size = config.model.image_size
     return ReportData(

@@ -25,13 +25,14 @@ from centerarc.models.backbone import Backbone
 from centerarc.models.weights import PEOPLE_FILE
 from centerarc.training.checkpoint import ROWS, load_rows, load_state, state_path
 from centerarc.training.config import HeadConfig, LossConfig, TrainConfig
+from centerarc.training.logging import read_metrics
 from centerarc.training.sources import describe_names
 
 # Images that a new person's first prototype is the mean of.
 _MEAN_OF = 20
-# People of the same names who are looked at, and how often they must be nearer to their own
-# prototype than to another: by chance half the time, with a model of any use nearly always.
-_TRIED, _ALIKE = 100, 0.75
+# From this mean cosine on, a run knew its people. Then a sample of those of the same names must be
+# nearer to their own prototype than to another: of other people half are, of the same nearly all.
+_LEARNED, _TRIED, _ALIKE = 0.3, 100, 0.75
 # How far several sub-centers of a person lie apart at first, in lengths of their mean.
 _APART = 0.1
 
@@ -228,9 +229,11 @@ def start_head(
     size = -(-classes // world)
     first = min(classes, processes.rank * size)
     mine = range(first, min(classes, first + size))
-    known, old, note = _known_people(weights.parent)
+    known, old, cosine, note = _known_people(weights.parent)
     names = [composed(name) for name in source.identities]
     kept = np.array([name in known for name in names])
+    if not all(processes.gather_objects(bool(known))):
+        kept[:] = False
     prototypes = criterion.arcface.prototypes
     wanted: dict[str, tuple[Tensor, bool]]
     wanted = {ROWS[0]: (prototypes, criterion.center is None and loss.center_space == "raw")}
@@ -240,11 +243,19 @@ def start_head(
         if kept.any() and (name not in old or old[name].shape[1:] != tensor.shape[1:]):
             kept[:] = False
             note = f" (those of {str(weights.parent)!r} are of another shape)"
-    if processes.is_main and not _look_alike(
-        kept, known, old, names, model, source, config, processes
-    ):
-        kept[:] = False
-        note = f" (those of the same names in {str(weights.parent)!r} are other people)"
+    tried = np.flatnonzero(kept)[:: max(1, int(kept.sum()) // _TRIED)][:_TRIED]
+
+    def look() -> None:
+        nonlocal note
+        theirs = old[ROWS[0]][[known[names[person]] for person in tried.tolist()]]
+        if not _look_alike(
+            theirs, _mean_embeddings(model, source, tried, config, processes)[False]
+        ):
+            kept[:] = False
+            note = f" (those of the same names in {str(weights.parent)!r} are other people)"
+
+    if cosine > _LEARNED and len(tried) > 1:
+        processes.on_main(look)
     kept, note = processes.gather_objects((kept, note))[0]
     here = kept[mine.start : mine.stop]
     new = np.flatnonzero(~here)
@@ -282,45 +293,36 @@ def start_head(
     )
 
 
-def _known_people(run_dir: Path) -> tuple[dict[str, int], dict[str, Tensor], str]:
-    """The places and the rows of the people that a run was trained on; and why there are none."""
+def _known_people(run_dir: Path) -> tuple[dict[str, int], dict[str, Tensor], float, str]:
+    """The people that a run was trained on: their places, their rows, their mean cosine at the end.
+
+    Without any, the last says why.
+    """
     if not state_path(run_dir).exists():
-        return {}, {}, ""
+        return {}, {}, 0.0, ""
     try:
         state = load_state(run_dir)
-        names = read_identities(run_dir / PEOPLE_FILE)
+        path = run_dir / PEOPLE_FILE
+        names = read_identities(path)
         if describe_names(names) != state["identity"]["names"]:
-            raise ValueError(
-                f"{str(run_dir / PEOPLE_FILE)!r} does not name the people of the state"
-            )
+            raise ValueError(f"{str(path)!r} does not name the people of the state")
         rows = load_rows(run_dir, state)
+        logged = [row for row in read_metrics(run_dir) if row["kind"] == "train"]
     except (ValueError, OSError) as error:
-        return {}, {}, f" ({error})"
-    return {composed(name): place for place, name in enumerate(names)}, rows, ""
+        return {}, {}, 0.0, f" ({error})"
+    places = {composed(name): place for place, name in enumerate(names)}
+    return places, rows, logged[-1]["target_cosine"] if logged else 0.0, ""
 
 
-def _look_alike(
-    kept: npt.NDArray[np.bool_],
-    known: dict[str, int],
-    old: dict[str, Tensor],
-    names: list[str],
-    model: Backbone,
-    source: FaceSource,
-    config: TrainConfig,
-    processes: Processes,
-) -> bool:
-    """Whether people are nearer to the prototype of their name than to others', for a sample.
+def _look_alike(prototypes: Tensor, means: Tensor) -> bool:
+    """Whether the (P, D) means are nearer to their own of (P, D) or (P, K, D) prototypes.
 
     Many sets number their people: a name alone does not say that it is the same person.
     """
-    people = np.flatnonzero(kept)[:: max(1, int(kept.sum()) // _TRIED)][:_TRIED]
-    if len(people) < 2:
-        return True
-    means = _mean_embeddings(model, source, people, config, processes, False)[False].cpu()
-    rows = old[ROWS[0]][[known[names[person]] for person in people.tolist()]]
-    rows = unit(rows.float()).reshape(len(people), -1, means.shape[1])
-    cosines = torch.einsum("pd,qkd->pqk", unit(means), rows).amax(dim=2)
-    nearer = (cosines.diagonal()[:, None] > cosines).float().sum() / (cosines.numel() - len(people))
+    people, dim = means.shape
+    rows = unit(prototypes.float()).reshape(people, -1, dim)
+    cosines = torch.einsum("pd,qkd->pqk", unit(means.cpu()), rows).amax(dim=2)
+    nearer = (cosines.diagonal()[:, None] > cosines).float().sum() / (people * (people - 1))
     return float(nearer) > _ALIKE
 
 
@@ -350,7 +352,7 @@ def _mean_embeddings(
     people: npt.NDArray[np.int64],
     config: TrainConfig,
     processes: Processes,
-    raw: bool,
+    raw: bool = False,
 ) -> dict[bool, Tensor]:
     """(P, D) means of the people's unit embeddings (False) and, if wanted, raw ones (True)."""
     device = processes.device

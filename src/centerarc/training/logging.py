@@ -148,6 +148,21 @@ class MetricsLog:
             self._board.close()
 
 
+def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """Reads the rows that a run has logged, as far as they are whole."""
+    text = (run_dir / METRICS).read_text(encoding="utf-8")
+    return [row for line in text.splitlines() if (row := _row(line)) is not None]
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    """A row of the log; None for what is none, as the last line of a run that was killed."""
+    try:
+        row = json.loads(line)
+        return row if {"kind", "step"} <= row.keys() else None
+    except (ValueError, AttributeError):
+        return None
+
+
 def require_tensorboard(wanted: bool = True) -> Any:
     """Returns the writer of TensorBoard files, or None if it is not wanted.
 
@@ -169,12 +184,9 @@ def require_tensorboard(wanted: bool = True) -> Any:
 def _drop_later(path: Path, keep_steps: int, keep_validations: int) -> None:
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-            if row["step"] <= (keep_steps if row["kind"] == "train" else keep_validations):
-                kept.append(line)
-        except (ValueError, KeyError, TypeError):
-            continue  # the last line of a run that was killed while writing
+        row = _row(line)
+        if row and row["step"] <= (keep_steps if row["kind"] == "train" else keep_validations):
+            kept.append(line)
     with atomic_path(path) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
