@@ -1,13 +1,19 @@
 """Pictures are the same by their pixels, or by embeddings that are equal up to rounding."""
 
+import io
+
 import numpy as np
+import PIL.Image
 import pytest
 
+from centerarc.data.synthetic.source import SyntheticFaces
 from centerarc.evaluation.same_pictures import (
     Embedded,
     first_of_each,
+    near_copies,
     number_pictures,
     picture_digest,
+    thumbnail,
 )
 
 
@@ -55,3 +61,27 @@ def test_a_part_without_pixels_is_compared_by_embeddings() -> None:
 
 def test_the_first_of_each_stays_in_order() -> None:
     assert first_of_each(np.array([5, 2, 5, 0, 2])).tolist() == [0, 1, 3]
+
+
+def shown(images: list[np.ndarray]) -> Embedded:
+    found = np.array([thumbnail(image) for image in images])
+    return Embedded(np.zeros((len(images), 2), np.float32), None, found)
+
+
+def test_copies_that_were_saved_again_or_resized_are_found_and_other_pictures_are_not() -> None:
+    faces = SyntheticFaces(num_identities=12, images_per_identity=4, seed=3)
+    images = [faces.image(n) for n in range(len(faces))]
+    changed = []
+    for number, image in enumerate(images[::2]):
+        picture = PIL.Image.fromarray(image)
+        if number % 2:
+            picture = picture.resize((80, 80)).convert("L").convert("RGB")
+        file = io.BytesIO()
+        picture.save(file, "jpeg", quality=60)
+        with PIL.Image.open(file) as again:
+            changed.append(np.asarray(again.resize((112, 112))))
+    known = shown(images)
+    assert near_copies(shown(changed), known).tolist() == list(range(0, len(images), 2))
+    assert (near_copies(shown(images[1::2]), shown(images[::2])) == -1).all()
+    flat = [np.full((112, 112, 3), value, np.uint8) for value in (10, 200)]
+    assert (near_copies(shown(flat), shown(flat)) == -1).all()

@@ -8,11 +8,10 @@ from pathlib import PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
-import PIL.Image
 
 from centerarc.data.decode import Image, decode_image, opened_image
 from centerarc.data.source import FaceSource
-from centerarc.evaluation.same_pictures import picture_digest
+from centerarc.evaluation.same_pictures import SIDE, picture_digest, thumbnail
 from centerarc.io.parallel import Tick
 
 # Images that look almost alike, found among millions without comparing each with each.
@@ -20,7 +19,6 @@ from centerarc.io.parallel import Tick
 # Not the `imagehash` library: it needs SciPy, hashes one image at a time, and its bits are compared
 # with a median within the image, by which most aligned faces agree in most bits.
 
-SIDE = 16  # of a thumbnail in pixels
 BITS = 63
 SURE_BITS = 6  # pairs that differ in so many bits or fewer are all found
 _MOST_BITS = 10  # pairs that differ in more are not looked at
@@ -243,12 +241,6 @@ def damage(data: bytes) -> str:
     else:
         return "unreadable"
     return "unreadable" if complete else "truncated"
-
-
-def thumbnail(image: Image) -> Thumbnails:
-    """Returns `(16, 16)` uint8, the mean luma of each part of an image."""
-    luma = PIL.Image.fromarray(image).convert("L")
-    return np.asarray(luma.resize((SIDE, SIDE), PIL.Image.Resampling.BOX))
 
 
 def _hash(data: bytes) -> npt.NDArray[np.uint64]:

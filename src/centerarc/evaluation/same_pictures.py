@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import PIL.Image
 
 from centerarc.evaluation.files.pair_set import linked
 from centerarc.evaluation.scores import Float32Array, FloatArray, IntArray, row_blocks
@@ -15,6 +16,12 @@ _ROUNDING = 1e-4
 # With each embedding so many are compared that lie next to it along one direction.
 _NEIGHBORS = 64
 _GATHERED = 8192
+SIDE = 16  # of a thumbnail in pixels
+# Measured on 10,562 aligned photographs: all pairs from 0.993 on show one photograph, different
+# ones come to 0.989; copies saved again at quality 20, or over 64 pixels, to 0.996 at least.
+_ALIKE = 0.995
+_MOST_PAIRS = 20_000_000_000
+_COSINES = 1 << 24  # at once
 # Examples in a result.
 SHOWN = 5
 
@@ -26,10 +33,12 @@ class Embedded(NamedTuple):
         embedding: `(N, D)` float32.
         digest: `(N, 2)` uint64 of each picture's pixels, as the model takes it; None where only
             embeddings are there.
+        thumbnails: `(N, 16, 16)` uint8 of each picture, as `thumbnail` makes them; None likewise.
     """
 
     embedding: Float32Array
     digest: npt.NDArray[np.uint64] | None = None
+    thumbnails: npt.NDArray[np.uint8] | None = None
 
 
 def picture_digest(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
@@ -37,6 +46,45 @@ def picture_digest(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
     digest = blake2b(image.tobytes(), digest_size=16)
     digest.update(np.array(image.shape, dtype="<i8").tobytes())
     return np.frombuffer(digest.digest(), dtype=np.uint64)
+
+
+def thumbnail(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Returns `(16, 16)` uint8, the mean luma of each part of an image."""
+    luma = PIL.Image.fromarray(image).convert("L")
+    return np.asarray(luma.resize((SIDE, SIDE), PIL.Image.Resampling.BOX))
+
+
+def _standard(thumbnails: npt.NDArray[np.uint8]) -> Float32Array:
+    """Thumbnails with mean 0 and length 1; 0 where there is next to nothing to be seen."""
+    parts = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
+    parts -= parts.mean(axis=1, keepdims=True)
+    parts /= np.maximum(np.linalg.norm(parts, axis=1, keepdims=True), 1.0)
+    return parts
+
+
+def near_copies(asked: Embedded, known: Embedded) -> IntArray:
+    """Finds pictures that were compressed again, resized or made lighter or gray.
+
+    Args:
+        asked: N images.
+        known: The images to look among.
+
+    Returns:
+        `(N,)` the row in `known` of the picture that is almost the same; -1 where there is none,
+        everywhere where pixels are unknown or over 2e10 pairs would have to be compared.
+    """
+    found = np.full(len(asked.embedding), -1, dtype=np.int64)
+    if asked.thumbnails is None or known.thumbnails is None:
+        return found
+    if not 0 < len(asked.thumbnails) * len(known.thumbnails) <= _MOST_PAIRS:
+        return found
+    among = _standard(known.thumbnails).T
+    for part in row_blocks(len(found), max(1, _COSINES // among.shape[1])):
+        cosines = _standard(asked.thumbnails[part]) @ among
+        best = cosines.argmax(axis=1)
+        alike = cosines[np.arange(best.size), best] >= _ALIKE
+        found[part] = np.where(alike, best, -1)
+    return found
 
 
 def number_pictures(*parts: Embedded) -> list[IntArray]:

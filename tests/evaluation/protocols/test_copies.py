@@ -179,3 +179,19 @@ def test_templates_with_one_picture_are_told(tmp_path):
     assert found.notes[1].startswith("1 of 2 probes is also in the gallery")
     assert same(found)["pair_examples"] == [["A", "C"]]
     assert same(found)["examples"] == ["C"]
+
+
+def test_a_gallery_against_its_own_pack_of_smaller_jpegs_is_told(tmp_path, judge):
+    rng = np.random.default_rng(0)
+    for person in ("Ann", "Bob", "Cyd"):
+        for number in range(2):
+            coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
+            (tmp_path / "known" / person).mkdir(parents=True, exist_ok=True)
+            coarse.resize((48, 48)).save(tmp_path / "known" / person / f"{number}.png")
+    source = FolderSource(tmp_path / "known")
+    other = pack(source, tmp_path / "again", format="shards", size=32, quality=80, workers=0)
+    found = evaluate_galleries(judge, tmp_path / "known", other.path, settings=SEARCH)
+    assert found.notes[0].startswith("6 probes are almost the same picture as one in the gallery")
+    assert same(found)["probes_almost_in_the_gallery"] == 6
+    (place, of), *_ = same(found)["almost_examples"]
+    assert place.rpartition("/")[2].partition(".")[0] == of.rpartition("/")[2].partition(".")[0]

@@ -41,7 +41,7 @@ from centerarc.evaluation.protocols.subject import (
     Subject,
     opened_embeddings,
 )
-from centerarc.evaluation.same_pictures import SHOWN, Embedded, number_pictures
+from centerarc.evaluation.same_pictures import SHOWN, Embedded, near_copies, number_pictures
 from centerarc.evaluation.scores import BoolArray, IntArray
 from centerarc.io.tables import counted
 
@@ -393,6 +393,17 @@ def _copies(parts: dict[str, _Part], labels: dict[str, IntArray]) -> _Copies:
             then += f"; {others:,} of them are there under another name"
         facts["probes_left_out"] = int((~kept["probes"]).sum())
         notes += shared_note(at.size, seen.size, f"{then} (--json has examples)")
+    near = near_copies(parts["probes"].found, parts["gallery"].found)
+    if (at := np.flatnonzero((near >= 0) & ~seen)).size:
+        places = parts["probes"].places, parts["gallery"].places
+        facts["probes_almost_in_the_gallery"] = int(at.size)
+        facts["almost_examples"] = [[places[0][n], places[1][near[n]]] for n in at[:SHOWN].tolist()]
+        are = counted(int(at.size), "further probe is", "further probes are")
+        notes.append(
+            f"{are if seen.any() else are.replace('further ', '')} almost the same picture as one "
+            "in the gallery, as when it was compressed again or resized, and says little of the "
+            "model; kept (--json has examples)"
+        )
     if "distractors" in parts:
         strangers = ~np.isin(number["distractors"], np.concatenate([known, asked]))
         if gone := int((~strangers).sum()):

@@ -14,7 +14,7 @@ from centerarc.data.source import FaceSource, composed, namesakes
 from centerarc.data.views import read_identities
 from centerarc.evaluation.embedding import Embeddings, check_usable, embed, read_embeddings
 from centerarc.evaluation.protocols.judging import Evaluation
-from centerarc.evaluation.same_pictures import Embedded, picture_digest
+from centerarc.evaluation.same_pictures import Embedded, picture_digest, thumbnail
 from centerarc.evaluation.scores import IntArray
 from centerarc.io.parallel import explain_dead_workers
 
@@ -117,7 +117,9 @@ class ModelSubject:
                 progress=advance,
             )
         # Before these come the images that it is tried on.
-        return Embedded(embedding, np.array(checked.digests[-len(source) :]))
+        own = slice(-len(source), None)
+        digests = np.array(checked.digests[own])
+        return Embedded(embedding, digests, np.array(checked.thumbnails[own]))
 
     def facts(self) -> dict[str, Any]:
         """Returns the file, its digest and what becomes of an image."""
@@ -220,6 +222,7 @@ class _Checked:
         self._model = model
         self._place = place
         self.digests: list[npt.NDArray[np.uint64]] = []
+        self.thumbnails: list[npt.NDArray[np.uint8]] = []
 
     @property
     def image_size(self) -> int | None:
@@ -229,4 +232,5 @@ class _Checked:
         found = self._model.embedder.embed(images, mirror=mirror)
         check_usable(found, self._place, self._model.name)
         self.digests += map(picture_digest, images)
+        self.thumbnails += map(thumbnail, images)
         return found
