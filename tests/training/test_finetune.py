@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from centerarc.data import create_source
 from centerarc.data.views import write_identities
@@ -18,7 +18,7 @@ from centerarc.evaluation.embedding import embed
 from centerarc.losses import CenterArcFaceLoss
 from centerarc.models import backbone as registry
 from centerarc.models import create_model, load_weights, weights
-from centerarc.models.backbone import parameter_depths
+from centerarc.models.backbone import Backbone, parameter_depths
 from centerarc.training import Trainer, TrainingInterrupted, check_config, load_config, train
 from centerarc.training.config import OptimizerConfig
 from centerarc.training.optimizer import make_optimizers, set_rate
@@ -294,6 +294,22 @@ def test_a_backbone_of_one_layer_has_no_rates_by_layer() -> None:
     model = Flat(embedding_size=8, image_size=SIZE)
     with pytest.raises(ValueError, match=r"layer_decay is 0\.5, but .* is a single layer"):
         make_optimizers(model, CenterArcFaceLoss(5, 8), OptimizerConfig(layer_decay=0.5))
+
+    class Wrapping(Backbone):  # as around a network of another library
+        def __init__(self) -> None:
+            super().__init__(8, SIZE)
+            self.net = nn.Module()
+            self.net.embeddings = nn.Conv2d(3, 4, 16)
+            self.net.encoder = nn.Module()
+            self.net.encoder.layer = nn.ModuleList(nn.TransformerEncoderLayer(4, 2) for _ in "abc")
+            self.net.norm = nn.LayerNorm(4)
+            self.scale = nn.Parameter(torch.ones(1))
+
+    depths = parameter_depths(Wrapping())
+    assert depths["net.embeddings.weight"] == 0
+    assert [depths[f"net.encoder.layer.{n}.linear1.weight"] for n in range(3)] == [1, 2, 3]
+    assert depths["net.norm.weight"] == 3
+    assert depths["scale"] == 0
     assert max(parameter_depths(Tiny(embedding_size=8, image_size=SIZE)).values()) == 1
 
 

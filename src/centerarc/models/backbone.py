@@ -77,10 +77,11 @@ class Backbone(nn.Module):
         """Yields the layers from the image to the embedding, each of which is one deep.
 
         For rates that fall with the depth, see `parameter_depths`. Here, each module that the
-        backbone holds is a layer, in the order in which they were assigned; instead of a
-        `Sequential`, a `ModuleList` or a module that only wraps another one, what is in it.
+        backbone holds is a layer, in the order in which they were assigned. Of a `Sequential`, a
+        `ModuleList`, and one with more than half of all parameters, such as a network of another
+        library, each part is.
         """
-        yield from _unwrapped(self)
+        yield from _parts(self, sum(parameter.numel() for parameter in self.parameters()) / 2)
 
     def check_images(self, images: Tensor) -> None:
         """Raises a `ValueError` unless `images` is a float tensor `(N, 3, S, S)`."""
@@ -96,12 +97,13 @@ class Backbone(nn.Module):
             )
 
 
-def _unwrapped(module: nn.Module) -> Iterator[nn.Module]:
+def _parts(module: nn.Module, most: float) -> Iterator[nn.Module]:
+    """Takes a module apart if it is a container, or has more than so many parameters."""
     children = list(module.children())
-    wraps = len(children) == 1 and not list(module.parameters(recurse=False))
-    if isinstance(module, Backbone | nn.Sequential | nn.ModuleList) or wraps:
+    large = sum(parameter.numel() for parameter in module.parameters()) > most
+    if children and (large or isinstance(module, nn.Sequential | nn.ModuleList)):
         for child in children:
-            yield from _unwrapped(child)
+            yield from _parts(child, most)
     else:
         yield module
 
