@@ -120,9 +120,6 @@ def test_mirror_images_are_concatenated_and_a_mean_is_subtracted(
         assert message in capsys.readouterr().err
     assert run("evaluate", "--gallery", files / "e.npz", "--probes", files / "less.npz") == 2
     assert "are of different features" in capsys.readouterr().err
-    out = files / "n.onnx"
-    assert run("export", files / "w.safetensors", "-o", out, "--concat-mirror") == 2
-    assert "a file holds no --concat-mirror" in capsys.readouterr().err
 
 
 def test_a_run_embeds_too_and_a_second_time_only_when_told(

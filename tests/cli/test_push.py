@@ -124,7 +124,7 @@ def test_the_published_settings_train_the_same_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["runs/none", "ann/x"], "cannot read weights from 'runs/none'"),
+        (["runs/none", "ann/x"], "there is no model file 'runs/none'"),
         (["runs/mine", "faces"], "repo_id must be owner/name"),
         (["hf://ann/x", "ann/x"], "model must be on this machine"),
         (["runs/mine", "ann/x", "--to", "faces"], "--to is 'faces', which holds other files"),

@@ -183,7 +183,7 @@ def test_images_that_would_be_stretched_before_the_middle_is_taken_are_refused(
 ) -> None:
     opened = open_model(tiny(tmp_path / "m.onnx", ("n", 3, 4, 2)))
     square = FolderSource(folder(tmp_path / "faces", "Ann"), image_size=4)
-    assert ModelSubject(opened).embed(square).shape == (2, 3)
+    assert ModelSubject(opened).embed(square).embedding.shape == (2, 3)
     path = tmp_path / "narrow" / "Ann" / "1.png"
     path.parent.mkdir(parents=True)
     Image.fromarray(np.zeros((8, 6, 3), np.uint8)).save(path)

@@ -152,6 +152,8 @@ FOREIGN = {
     ),
     "tar": (tarred(), "a tar archive; unpack it"),
     "gzip": (b"\x1f\x8b\x08" + bytes(20), "a gzip archive; unpack it"),
+    "parquet": (b"PAR1" + bytes(20), "a Parquet file; give the model; evaluate alone takes"),
+    "npz": (zipped({"embedding.npy": b""}), "a file of NumPy arrays; give the model"),
     "empty": (b"", "is empty; weights are safetensors or of torch.save, other models ONNX"),
     "text": (b"hello", "is damaged, or not a model; weights are safetensors"),
 }

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
@@ -118,7 +118,15 @@ def export(
     out: Annotated[Path, Parameter(name=["--out", "-o"])],
     images: Path | None = None,
     opset: int = 20,
-    flags: Annotated[ModelFlags | None, Parameter(group=MODEL, show_default=False)] = None,
+    architecture: Annotated[str, Parameter(group=MODEL, show_default=False)] = "",
+    size: Annotated[int | None, Parameter(group=MODEL)] = None,
+    mean: Annotated[str, Parameter(group=MODEL, show_default=False)] = "",
+    std: Annotated[str, Parameter(group=MODEL, show_default=False)] = "",
+    channels: Annotated[Literal["rgb", "bgr"] | None, Parameter(group=MODEL)] = None,
+    plugin: Annotated[
+        tuple[str, ...],
+        Parameter(group=MODEL, consume_multiple=True, negative="", show_default=False),
+    ] = (),
     overwrite: Annotated[bool, flag()] = False,
 ) -> None:
     """Write a model to one ONNX file, checked against PyTorch.
@@ -141,6 +149,19 @@ def export(
         Version of ONNX's operators, 18 to 23.
     overwrite
         Replace the file if it is there.
+    architecture
+        Backbone of a public checkpoint that does not name it, e.g. iresnet50.
+    size
+        Side of the images that such a checkpoint takes, where its weights do not show it.
+    mean
+        Of weights of others: taken from each pixel value, 0 to 255; one number or three with
+        commas between. 127.5 by default.
+    std
+        Likewise: what the difference is divided by. 127.5 by default.
+    channels
+        Likewise: rgb by default, or bgr.
+    plugin
+        Module or .py file that registers the backbone, if it is your own.
     """
     from rich.console import Console
     from rich.text import Text
@@ -153,11 +174,15 @@ def export(
     if out.suffix.lower() != ".onnx":
         raise ValueError(f"out must end in .onnx, got {str(out)!r}")
     check_outputs([("out", out)], (model, images), overwrite=overwrite)
-    network = opened_model(model, flags)
-    if network.features:
-        raise ValueError(
-            "a file holds no --concat-mirror and no --subtract; give them to embed and evaluate"
-        )
+    given = ModelFlags(
+        architecture=architecture,
+        size="" if size is None else str(size),
+        mean=mean,
+        std=std,
+        channels=channels,
+        plugin=plugin,
+    )
+    network = opened_model(model, given)
     if network.network is None:
         raise ValueError(f"{model!r} is an ONNX file already")
     samples, words = _samples(images, network.image_size)

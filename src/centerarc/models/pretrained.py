@@ -346,6 +346,10 @@ def _config_text(config: Mapping[str, Any], left_out: Sequence[str]) -> str:
 # Where a text is one of the library's own words, or the name of a validation, without which its
 # numbers say nothing. All others may be paths or names.
 _WORDS = {
+    "data.missing",
+    "data.parts.missing",
+    "validation.missing",
+    "validation.sets.missing",
     "data.sampler.kind",
     "validation.name",
     "validation.sets.name",

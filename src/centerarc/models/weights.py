@@ -329,6 +329,7 @@ _MXNET = (
     "numpy.float32, 'model.onnx')"
 )
 _SOURCE = "give the ONNX model that it was made from"
+_ARRAYS = "give the model; evaluate alone takes embeddings, too"
 _UNPACK = "unpack it and give the model in it"
 # What a file is by its first bytes, or those from a place on, and what to do about it.
 _STARTS = (
@@ -341,6 +342,7 @@ _STARTS = (
     (0, b"version https://git-lfs", "a pointer of Git LFS, not the model", "run git lfs pull"),
     (0, b"\x1f\x8b", "a gzip archive", _UNPACK),
     (257, b"ustar", "a tar archive", _UNPACK),
+    (0, b"PAR1", "a Parquet file", _ARRAYS),
     (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK),
 )
 # Likewise by what stands early in a text of XML, HTML or JSON.
@@ -445,6 +447,8 @@ def _foreign(head: bytes, in_zip: Sequence[str], *, frozen: bool) -> tuple[str, 
     if _inner(in_zip) & {"models/model.json", "archive_format", "archive_version"}:
         how = "torch.onnx.export(torch.export.load('FILE'), (), 'model.onnx')"
         return "a program of torch.export", f"{_CONVERT} {how}"
+    if any(name.endswith(".npy") for name in in_zip):
+        return "a file of NumPy arrays", _ARRAYS
     if "model.weights.h5" in in_zip:
         return "a Keras model", _KERAS
     if in_zip:

@@ -392,15 +392,21 @@ def model_words(model: dict[str, object]) -> str:
         words += f", made by a model with SHA-256 {digest}" if digest else " by an unknown model"
     elif digest:
         words += f", SHA-256 {digest}"
+    if model.get("origin_sha256"):
+        words += ", quantized or changed after it was made of the weights with SHA-256 "
+        words += str(model["origin_sha256"])
     takes = model.get("preprocessing")
     if isinstance(takes, dict):
-        size = takes.get("image_size")
+        side = takes.get("image_size")
+        height, width = takes.get("crop") or (side, side)
         mean, std = (_plain(takes.get(name)) for name in ("mean", "std"))
         channels = str(takes.get("channels", "rgb")).upper()
         scaled = f"(x \u2212 {mean}) / {std}".replace(" ", "\u00a0")
-        words += f". Input {size} x {size} {channels}, {scaled}"
+        words += f". Input {height} x {width} {channels}, {scaled}"
     if model.get("mirror"):
         words += "; features of image and mirror image summed"
+    if model.get("features"):
+        words += f"; features: {model['features']}"
     return f"{words}."
 
 

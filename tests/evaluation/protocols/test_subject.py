@@ -123,6 +123,9 @@ def test_a_quantized_copy_is_another_model_though_its_metadata_says_the_same(tmp
             evaluate_galleries(ModelSubject(second), out, probes)
         found = evaluate_galleries(ModelSubject(first), out, probes)
         assert found.model.get("origin_sha256") == first.identity.get("origin_sha256")
+        write_evaluation_page(tmp_path / "page.html", found)
+        said = f"made of the weights with SHA-256 {'ab' * 32}"
+        assert (said in (tmp_path / "page.html").read_text(encoding="utf-8")) == (first is copied)
 
 
 # A name in Unicode's composed form, as most lists have it, and decomposed, as a Mac's folders.
