@@ -480,6 +480,18 @@ def card_of(source: Path, tmp_path: Path, *evaluations: dict[str, Any], **more: 
     return text
 
 
+def test_the_card_says_which_pictures_were_on_both_sides(run_dir: Path, tmp_path: Path) -> None:
+    said = (
+        "3 of 9 probes are also in the gallery: so (--json has examples)",
+        "2 of 9 pairs have the same picture on both sides: so",
+        "1 of 9 distractors is a picture of the gallery or the probes, so of no one else",
+    )
+    notes = [*said, "/home/ann/secret: 3 images of 2 identities; left out 1"]
+    text = card_of(run_dir, tmp_path, evaluation(run_dir / "best.safetensors", notes=notes))
+    for note in said:
+        assert f"**{note.removesuffix(' (--json has examples)')}.**" in text
+
+
 def test_the_card_says_what_is_known(run_dir: Path, tmp_path: Path) -> None:
     shown = evaluation(run_dir / "best.safetensors")
     text = card_of(run_dir, tmp_path, shown, license="apache-2.0")

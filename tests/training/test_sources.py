@@ -437,6 +437,16 @@ def test_training_images_that_validate_too_are_found_by_their_bytes(
     assert copies(make_sources(config, quiet=True).notes) == []
 
 
+def test_validation_pairs_of_one_picture_are_counted(tmp_path: Path, faces: Path) -> None:
+    images = [path.read_bytes() for path in sorted(write_faces(tmp_path / "o").rglob("*.png"))[:9]]
+    order = [0, 0, 1, 2, 3, 3, 4, 8]
+    pairs = tmp_path / "s.bin"
+    pairs.write_bytes(pickle.dumps(([images[n] for n in order], [True, True, False, False])))
+    config = make_config(tmp_path / "run", faces, validation={"pairs": pairs})
+    notes = make_sources(config).notes
+    assert any(n.startswith("2 of 4 pairs of the validation s have the same") for n in notes)
+
+
 def test_a_copy_of_a_held_out_picture_under_another_name_is_found(tmp_path: Path) -> None:
     root = write_faces(tmp_path / "faces", people=6, images=3)
     config = make_config(tmp_path / "run", root, validation={"identities": 2})

@@ -27,8 +27,9 @@ _VALIDATED = {
     "pairs": "pairs",
 }
 _TAR = "tar_at_far_"
-# A note of an evaluation that makes its numbers worthless; others may name files.
-_SEEN = "also in the gallery"
+# Notes of an evaluation that take worth from its numbers; others may name files.
+_SEEN = ("also in the gallery", "the same picture", "of the gallery or the probes")
+_ELSEWHERE = " (--json has examples)"
 
 
 @dataclass(frozen=True)
@@ -318,7 +319,9 @@ def evaluation_part(content: Mapping[str, Any]) -> Iterator[str]:
         )
         yield from _measured(_search_rows(search))
         yield f"Intervals: {_plain(search['intervals'])}"
-    yield from (f"**{_plain(note)}.**" for note in content.get("notes", ()) if _SEEN in note)
+    for note in content.get("notes", ()):
+        if any(words in note for words in _SEEN):
+            yield f"**{_plain(note.replace(_ELSEWHERE, ''))}.**"
     if (apart := content.get("separability")) is not None:
         yield (
             f"Cosines between {apart['num_images']:,} images of {apart['num_people']:,} people, "

@@ -107,7 +107,7 @@ def make_sources(config: TrainConfig, *, quiet: bool = False) -> RunSources:
             f"as {other} from {first}: they are learned as different people (centerarc data check)"
         )
     if not quiet:
-        notes += [note for pairs in sets if (note := _copies(train, pairs))]
+        notes += [note for pairs in sets for note in _copies(train, pairs)]
     if config.data.cache_gb:
         train = CachedSource(train, limit_bytes=int(config.data.cache_gb * 1e9))
     judges = Validation(sets, validation) if validation is not None and sets else None
@@ -118,34 +118,43 @@ def make_sources(config: TrainConfig, *, quiet: bool = False) -> RunSources:
 _COMPARED = 5000
 
 
-def _copies(train: FaceSource, pairs: ValidationPairs) -> str:
-    """Says which training images are files of the validation too, byte by byte; empty for none.
+def _copies(train: FaceSource, pairs: ValidationPairs) -> list[str]:
+    """Says which pairs are of one file twice, and which training images are files of the pairs.
 
-    Only files of equal size are read, and of very many some, evenly spread.
+    Only training images of an equal size are read, and of very many some, evenly spread.
     """
-    if (sizes := train.file_sizes()) is None:
-        return ""
-    judged: dict[bytes, int] = {}  # bytes by digest: many files are large
+    digest_of: dict[int, bytes] = {}
+    lengths = set()
     for index in np.unique([pairs.index_a, pairs.index_b]).tolist():
         if (data := pairs.source.encoded(index)) is None:
-            return ""
-        judged[hashlib.sha256(data).digest()] = len(data)
-    rounded = np.unique([-(-size // 4) for size in judged.values()])
-    alike = np.flatnonzero(np.isin(-(-sizes // 4), rounded))
+            return []
+        digest_of[index] = hashlib.sha256(data).digest()
+        lengths.add(-(-len(data) // 4))
+    notes = []
+    sides = zip(pairs.index_a.tolist(), pairs.index_b.tolist(), strict=True)
+    if twice := sum(digest_of[a] == digest_of[b] for a, b in sides):
+        notes.append(
+            f"{twice:,} of {len(pairs.same):,} pairs of the validation {pairs.name} have the same "
+            "picture on both sides: any model accepts them"
+        )
+    if (sizes := train.file_sizes()) is None:
+        return notes
+    alike = np.flatnonzero(np.isin(-(-sizes // 4), list(lengths)))
     some = alike[np.linspace(0, alike.size - 1, min(alike.size, _COMPARED)).astype(np.int64)]
-    same = [index for index in some.tolist() if _digest(train, index) in judged]
-    if not same:
-        return ""
+    judged = set(digest_of.values())
+    if not (same := [index for index in some.tolist() if _digest(train, index) in judged]):
+        return notes
     many = counted(len(same), "training image")
     if some.size < alike.size:
         many += f", of {some.size:,} compared out of {alike.size:,},"
     owner = train.identities[train.labels[same[0]]]
     are = "is a picture" if len(same) == 1 else "are pictures"
-    return (
+    notes.append(
         f"{many} {are} of the validation {pairs.name} too, byte by byte, first "
-        f"{train.place(same[0])!r} of {owner!r}: its numbers are too good; leave these people out "
-        "with data.exclude_pairs or data.identities, or the images with data.leave_out"
+        f"{train.place(same[0])!r} of {owner!r}: its numbers are too good; leave the images out "
+        "with data.leave_out, better their people with data.identities"
     )
+    return notes
 
 
 def _digest(source: FaceSource, index: int) -> bytes:
