@@ -291,7 +291,8 @@ def test_a_full_folder_is_refused_by_every_rank(pool: Pool, tmp_path: Path, face
 
 def test_a_batch_that_does_not_divide_is_refused(pool: Pool, tmp_path: Path, faces: Path) -> None:
     answers = pool.run(_train_on_rank, 2, tmp_path / "run", faces, {**CHANGES, "batch_size": 7})
-    assert all("batch_size is 7; it must be a multiple of the 2" in answer for answer in answers)
+    said = "batch_size is 7; it must be a multiple of the 2 processes, with at least 1 image each, "
+    assert all(f"{said}such as 6" in answer for answer in answers)
 
 
 def test_a_full_disk_ends_every_rank_with_the_path(pool: Pool, tmp_path: Path, faces: Path) -> None:

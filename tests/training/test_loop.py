@@ -540,9 +540,11 @@ def test_a_single_image_for_batch_norm_is_refused_before_training(
     tmp_path: Path, faces: Path, batch_size: int, accumulate: int
 ) -> None:
     sizes = {"batch_size": batch_size, "accumulate": accumulate}
-    with pytest.raises(ValueError, match=f"batch_size is {batch_size} and accumulate is"):
+    with pytest.raises(ValueError, match=f"batch_size is {batch_size} and accumulate is") as said:
         train(make_config(tmp_path / "run", faces, **sizes))
     assert not (tmp_path / "run").exists()
+    sizes["batch_size"] = int(str(said.value).rsplit(" ", 1)[1])
+    train(make_config(tmp_path / "run", faces, **sizes, schedule={"epochs": 1}))
 
 
 def test_a_single_image_is_enough_without_batch_norm(tmp_path: Path, faces: Path) -> None:

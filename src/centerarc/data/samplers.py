@@ -206,7 +206,8 @@ class Repeated:
         self.batch_size: int | None = batch_size
         self.note = (
             f"an epoch has {len(sampler)} images, fewer than a batch of {batch_size}, which shows "
-            f"each up to {self._turns} times, changed otherwise each time, so an epoch is one step"
+            f"each up to {self._turns} times, changed otherwise each time. So an epoch is one "
+            "step; more epochs or a smaller batch make more of them"
         )
 
     def __len__(self) -> int:

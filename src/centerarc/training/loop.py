@@ -17,6 +17,7 @@ from centerarc.data.augmentation import Augmentation
 from centerarc.data.loader import TrainLoader
 from centerarc.distributed.process import Processes, init_from_env
 from centerarc.io.parallel import StopRequest, explain_dead_workers
+from centerarc.io.tables import counted
 from centerarc.losses.center_arcface import CenterArcFaceLoss
 from centerarc.models.backbone import create_model
 from centerarc.models.weights import load_start, save_weights
@@ -592,7 +593,7 @@ class Trainer:
     def _headline(self) -> str:
         return (
             f"{self.config.model.name}, {self.identity['identities']} people, "
-            f"{self.identity['images']} images, {self.total_steps} steps of "
+            f"{self.identity['images']} images, {counted(self.total_steps, 'step')} of "
             f"{self.config.batch_size} on {self.processes.world_size} x {self.processes.device}"
             + (f", from step {self.step}" if self.step else "")
         )

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from centerarc.data.loader import to_input
 from centerarc.distributed.batchnorm import convert_batchnorm
 from centerarc.distributed.process import Processes
+from centerarc.io.tables import counted
 from centerarc.losses.center_arcface import CenterArcFaceLoss
 from centerarc.losses.head.products import CPU_HAS_BFLOAT16
 from centerarc.losses.head.prototype_sgd import PrototypeSGD
@@ -186,7 +187,8 @@ def check_parts(model: nn.Module, batch_size: int, accumulate: int, world_size: 
     if batch_size % world_size or share < accumulate:
         raise ValueError(
             f"batch_size is {batch_size}; it must be a multiple of the {world_size} processes, "
-            f"with at least {accumulate} images each"
+            f"with at least {counted(accumulate, 'image')} each, such as "
+            f"{world_size * max(share, accumulate)}"
         )
     has_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
     smallest = min(len(part) for part in torch.arange(share).chunk(accumulate))
@@ -194,7 +196,8 @@ def check_parts(model: nn.Module, batch_size: int, accumulate: int, world_size: 
     if has_norm and smallest * world_size < 2:
         raise ValueError(
             f"batch_size is {batch_size} and accumulate is {accumulate}; this model's batch "
-            "normalization needs at least 2 images in each part of a batch"
+            "normalization needs at least 2 images in each part of a batch, as with batch_size "
+            f"{accumulate * max(share // accumulate, 2)}"
         )
 
 
