@@ -31,7 +31,7 @@ def test_sources_are_opened_by_name() -> None:
     source = create_source("synthetic", num_identities=2, images_per_identity=1, image_size=64)
     assert len(source) == 2
     with pytest.raises(
-        ValueError, match="one of folder, list, recordio, shards, synthetic, got 'web'"
+        ValueError, match="one of folder, list, parquet, recordio, shards, synthetic, got 'web'"
     ):
         create_source("web")
     with pytest.raises(ValueError, match=r"wrong options for source 'folder'.*rooot"):

@@ -44,6 +44,7 @@ from centerarc.io.parallel import explain_dead_workers
 if TYPE_CHECKING:
     from centerarc.data.image_list import ListSource, write_list
     from centerarc.data.loader import TrainLoader, iterate_images, to_input
+    from centerarc.data.parquet import ParquetSource
     from centerarc.data.recordio.source import RecordIOSource
     from centerarc.data.shards.source import ShardSource
     from centerarc.data.views import MixedSource, Part
@@ -60,6 +61,7 @@ __all__ = [
     "InBlocks",
     "ListSource",
     "MixedSource",
+    "ParquetSource",
     "Part",
     "RecordIOSource",
     "Sampler",
@@ -95,6 +97,7 @@ __all__ = [
 _LAZY = {
     "ListSource": "image_list",
     "MixedSource": "views",
+    "ParquetSource": "parquet",
     "Part": "views",
     "RecordIOSource": "recordio",
     "ShardSource": "shards",

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from centerarc.data.folder import natural_key
+from centerarc.data.parquet import image_columns
 from centerarc.data.source import EXTENSIONS, EncodedSource, Skipped, sizes_of
 from centerarc.io.files import atomic_path, read_file, require_folder
 from centerarc.io.tables import PlainTable, Table, Texts, open_table, plain_fields
@@ -176,7 +177,13 @@ def _check_once(table: Table, paths: list[str], lines: Sequence[int], files: lis
 def _table(path: str | os.PathLike[str], columns: tuple[str, str]) -> Table:
     """The table of a list, with names of columns or without."""
     if Path(path).suffix.lower() == ".parquet":
-        return open_table(path, whole_numbers=columns[1:])
+        table = open_table(path, whole_numbers=columns[1:])
+        if columns[0] not in table.columns and (held := image_columns(path)):
+            raise ValueError(
+                f"{table.path} holds the images themselves, in column {held[0]!r}: set "
+                "data.source to parquet"
+            )
+        return table
     _, fields = next(plain_fields(path), (0, []))
     images = [os.path.splitext(field)[1].lower() in EXTENSIONS for field in fields]
     path_column, identity_column = columns

@@ -359,6 +359,7 @@ def one_list(*places: Sequence[str]) -> OneList:
 _SOURCES = {
     "folder": ("centerarc.data.folder", "FolderSource"),
     "list": ("centerarc.data.image_list", "ListSource"),
+    "parquet": ("centerarc.data.parquet", "ParquetSource"),
     "recordio": ("centerarc.data.recordio", "RecordIOSource"),
     "shards": ("centerarc.data.shards", "ShardSource"),
     "synthetic": ("centerarc.data.synthetic", "SyntheticFaces"),
@@ -371,7 +372,10 @@ _Opener = TypeVar("_Opener", bound=Callable[..., Any])
 _TARS = ".tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .tar.zst .tar.lz4"
 COMPRESSED_TARS = tuple(_TARS.split())
 _LISTS = (".csv", ".tsv", ".parquet", ".txt", ".lst")
-_KNOWN = "a folder of identity folders, a .rec file, .tar shards, or a list (.csv, .parquet, .txt)"
+_KNOWN = (
+    "a folder of identity folders, a .rec file, .tar shards, a list (.csv, .parquet, .txt), or "
+    "Parquet files with the images"
+)
 
 
 def register_source(name: str) -> Callable[[_Opener], _Opener]:
@@ -427,8 +431,9 @@ def create_source(kind: str, **options: Any) -> FaceSource:
     """Opens a source of labeled faces by the name of its kind.
 
     Args:
-        kind: "folder" (`FolderSource`), "list" (`ListSource`), "recordio" (`RecordIOSource`),
-            "shards" (`ShardSource`), "synthetic" (`SyntheticFaces`), or a registered one.
+        kind: "folder" (`FolderSource`), "list" (`ListSource`), "parquet" (`ParquetSource`, of
+            files that hold the images), "recordio" (`RecordIOSource`), "shards" (`ShardSource`),
+            "synthetic" (`SyntheticFaces`), or a registered one.
         **options: The arguments of that class.
 
     Returns:
@@ -462,8 +467,9 @@ def source_kind(path: str | os.PathLike[str]) -> str:
     """Finds the kind of source at a path.
 
     Args:
-        path: A folder of identity folders; a .csv, .tsv or .parquet list; a .rec file or a folder
-            that holds one; a .tar shard, a folder that holds some, or a pattern such as
+        path: A folder of identity folders; a .csv, .tsv, .txt or .parquet list; .parquet files that
+            hold the images, a folder of them or a pattern; a .rec file or a folder that holds one;
+            a .tar shard, a folder that holds some, or a pattern such as
             `faces-{000000..000009}.tar` or `faces-*.tar`.
 
     Returns:
@@ -483,7 +489,11 @@ def source_kind(path: str | os.PathLike[str]) -> str:
             return "recordio"
         # Beside folders such a file is an archive that someone left there.
         packed = all(files.values()) and any(name.endswith(COMPRESSED_TARS) for name in names)
-        return "shards" if packed or ".tar" in suffixes else "folder"
+        if packed or ".tar" in suffixes:
+            return "shards"
+        return "parquet" if all(files.values()) and ".parquet" in suffixes else "folder"
+    if suffix == ".parquet" and (not place.exists() or _holds_images(place)):
+        return "parquet"
     # Also where the name is a pattern; compressed ones are refused with the reason.
     if suffix == ".tar" or place.name.lower().endswith(COMPRESSED_TARS):
         return "shards"
@@ -494,6 +504,13 @@ def source_kind(path: str | os.PathLike[str]) -> str:
     if suffix in _LISTS or (suffix == ".gz" and Path(place.stem).suffix.lower() in _LISTS):
         return "list"
     raise ValueError(f"a source must be {_KNOWN}, got {os.fspath(path)!r}")
+
+
+def _holds_images(path: Path) -> bool:
+    try:
+        return bool(import_module(_SOURCES["parquet"][0]).image_columns(path))
+    except (ImportError, ValueError, OSError):  # opening it as a list says what is wrong
+        return False
 
 
 def open_source(
@@ -514,8 +531,10 @@ def open_source(
         progress: Called with what is done and what there is where opening takes a pass over the
             data (records or shards without an index).
         root: Of a list: where its relative paths start; None is its own folder.
-        path_column: Of a list: the column with the path of each image; None is `path`.
-        identity_column: Of a list: the column with the name of who is on it; None is `identity`.
+        path_column: Of a list or Parquet files: the column with the path of each image, or with
+            the image itself; None is `path`, or the one with images.
+        identity_column: Likewise: the column with the name of who is on it; None is `identity`, or
+            also `label` and the like where the file holds the images.
         missing: Of a list: "skip" leaves out images that are not there; None is "error".
 
     Returns:
@@ -529,7 +548,10 @@ def open_source(
     of_list: dict[str, Any] = {"root": root, "missing": missing}
     of_list |= {"path_column": path_column, "identity_column": identity_column}
     options: dict[str, Any] = {k: v for k, v in of_list.items() if v is not None}
-    if options and kind != "list":
+    if kind == "parquet" and not {*options} - {"path_column", "identity_column"}:
+        names = {"path_column": "image_column"}
+        options = {names.get(name, name): value for name, value in options.items()}
+    elif options and kind != "list":
         name, value = next(iter(options.items()))
         raise ValueError(
             f"{name.replace('_', '-')} is {str(value)!r}, which is for lists "

@@ -325,16 +325,9 @@ class ParquetTable(Table):
     def __init__(
         self, path: str | os.PathLike[str], *, whole_numbers: Collection[str] | None = ()
     ) -> None:
-        try:
-            import pyarrow
-            import pyarrow.parquet
-        except ImportError as error:
-            raise ImportError(
-                "a Parquet list needs pyarrow: pip install 'centerarc[parquet]'"
-            ) from error
         name = os.fspath(path)
-        with self._damage_named(name):
-            file = pyarrow.parquet.ParquetFile(name)
+        with parquet_errors(name):
+            file = opened_parquet(name)
         super().__init__(name, list(file.schema_arrow.names))
         self._file = file
         self._whole_numbers = whole_numbers
@@ -343,7 +336,7 @@ class ParquetTable(Table):
         wanted = self.columns if wanted is None else wanted
         self.at(*wanted)
         number = 1
-        with self._damage_named(self.path), self._file as file:
+        with parquet_errors(self.path), self._file as file:
             for batch in file.iter_batches(columns=list(dict.fromkeys(wanted))):
                 for row in zip(*(self._texts(batch, name) for name in wanted), strict=True):
                     yield number, row
@@ -362,18 +355,29 @@ class ParquetTable(Table):
         # null becomes an empty text
         return [value or "" for value in values.cast(kind if text else string()).to_pylist()]
 
-    @staticmethod
-    @contextmanager
-    def _damage_named(path: str) -> Iterator[None]:
-        from pyarrow import ArrowException
 
-        try:
-            yield
-        except ArrowException as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"{path}: not a Parquet file or damaged: {reason}") from error
-        except OSError as error:
-            raise OSError(f"cannot read {path!r}: {error.strerror or error}") from error
+def opened_parquet(path: str | os.PathLike[str]) -> Any:
+    """Opens a `pyarrow.parquet.ParquetFile`; raises `ImportError` if pyarrow is missing."""
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ImportError("Parquet needs pyarrow: pip install 'centerarc[parquet]'") from error
+    return pyarrow.parquet.ParquetFile(os.fspath(path))
+
+
+@contextmanager
+def parquet_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns pyarrow's errors into a `ValueError` or `OSError` of one line that names the file."""
+    name = os.fspath(path)
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"cannot read {name!r}: {error.strerror or error}") from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] != "pyarrow":
+            raise
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{name}: not a Parquet file or damaged: {reason}") from error
 
 
 def open_table(

@@ -13,6 +13,7 @@ _TAGS = ["face-recognition", "face-verification", "arcface", "center-loss"]
 SOURCES = {
     "folder": "a folder of images",
     "list": "a list of images",
+    "parquet": "Parquet files",
     "recordio": "a RecordIO file",
     "shards": "WebDataset shards",
     "synthetic": "drawn faces",

@@ -68,6 +68,19 @@ class ListFields(Section):
     )
 
 
+class ParquetFields(Section):
+    """Parquet files that hold the images, as Hugging Face's datasets do."""
+
+    source: Literal["parquet"] = Field(description="Parquet files that hold the images")
+    path: NamedPath = Field(description="a file, a folder, or a pattern like train-*.parquet")
+    image_column: str | None = Field(
+        default=None, description="column of the images; none is the only one that can be"
+    )
+    identity_column: str | None = Field(
+        default=None, description="column of the people; none is identity, label or the like"
+    )
+
+
 class RecordIOFields(Section):
     """An insightface .rec file."""
 
@@ -142,6 +155,9 @@ class FolderPart(FolderFields, Part): ...
 class ListPart(ListFields, Part): ...
 
 
+class ParquetPart(ParquetFields, Part): ...
+
+
 class RecordIOPart(RecordIOFields, Part): ...
 
 
@@ -157,6 +173,7 @@ class OwnPart(OwnFields, Part): ...
 MixturePart = Annotated[
     Annotated[FolderPart, Tag("folder")]
     | Annotated[ListPart, Tag("list")]
+    | Annotated[ParquetPart, Tag("parquet")]
     | Annotated[RecordIOPart, Tag("recordio")]
     | Annotated[ShardsPart, Tag("shards")]
     | Annotated[SyntheticPart, Tag("synthetic")]
@@ -240,6 +257,9 @@ class FolderData(DataFields, FolderFields): ...
 class ListData(DataFields, ListFields): ...
 
 
+class ParquetData(DataFields, ParquetFields): ...
+
+
 class RecordIOData(DataFields, RecordIOFields): ...
 
 
@@ -258,6 +278,7 @@ class OwnData(DataFields, OwnFields): ...
 DataConfig = Annotated[
     Annotated[FolderData, Tag("folder")]
     | Annotated[ListData, Tag("list")]
+    | Annotated[ParquetData, Tag("parquet")]
     | Annotated[RecordIOData, Tag("recordio")]
     | Annotated[ShardsData, Tag("shards")]
     | Annotated[MixedData, Tag("mixed")]

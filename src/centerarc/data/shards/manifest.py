@@ -31,7 +31,7 @@ def find_shards(location: str | os.PathLike[str]) -> list[Path]:
     elif path.is_file():
         found = [path]
     elif "*" in text or _GROUP.search(text):
-        found = _matching(text)
+        found = matching_files(text)
     else:
         raise ValueError(f"path is {text!r}, which is not there")
     if compressed := [path for path in found if path.name.lower().endswith(COMPRESSED_TARS)]:
@@ -90,7 +90,8 @@ def _in_folder(folder: Path) -> list[Path]:
     return compressed + shards
 
 
-def _matching(pattern: str) -> list[Path]:
+def matching_files(pattern: str) -> list[Path]:
+    """The files of a pattern with `*` or braces; raises `ValueError` if one is not there."""
     paths: list[Path] = []
     for text in expand_braces(pattern):
         if "*" not in text:
@@ -104,7 +105,7 @@ def _matching(pattern: str) -> list[Path]:
         paths += found
     if absent := [path for path in paths if not path.is_file()]:
         raise ValueError(
-            f"{len(absent)} of the {len(paths)} shards that {pattern!r} names are not there, "
+            f"{len(absent)} of the {len(paths)} files that {pattern!r} names are not there, "
             f"first {str(absent[0])!r}"
         )
     return paths
