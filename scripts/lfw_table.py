@@ -48,7 +48,7 @@ def main(runs: list[str]) -> None:
             assert gain.interval is not None
             low, high = 100 * gain.interval.low, 100 * gain.interval.high
             difference = f"{100 * gain.value:+.2f} ({low:+.2f} to {high:+.2f})"
-            contrary = f"{gain.contrary_share:.3f}"
+            contrary = f"{gain.doubt:.3f}"
         print(
             f"| {Path(run).name} | {100 * accuracy.value:.2f}% "
             f"| {100 * accuracy.interval.low:.2f} to {100 * accuracy.interval.high:.2f} "

@@ -33,7 +33,6 @@ def test_a_quick_run_fills_the_page(tmp_path: Path) -> None:
     table = rows(text, "curves")
     assert len(table) == 4 * len(CURVE_CASES)
     assert all(row[3] == "1.0x" for row in table if "scikit-learn" in row[1])
-    assert len(rows(text, "resampling")) == 2
     assert len(rows(text, "templates")) == 2
     # The small amounts of a quick run meet no goal and miss none.
     assert rows(text, "goals") == rows(PAGE.read_text(encoding="utf-8"), "goals")

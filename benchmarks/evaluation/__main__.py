@@ -9,7 +9,7 @@ import numpy as np
 import sklearn
 from benchmarks.common.runner import add_flags, new_record, parsed, publish
 from benchmarks.common.turns import play, take_turns
-from benchmarks.evaluation import curves, resampling, template_scores
+from benchmarks.evaluation import curves, template_scores
 from benchmarks.evaluation.cases import TEMPLATE_PAIRS
 from benchmarks.evaluation.page import regions_of
 
@@ -23,7 +23,6 @@ class Amounts:
 
     def __init__(self, quick: bool) -> None:
         self.scores = 250_000 if quick else 2_000_000
-        self.resamples = 100 if quick else 1000
         self.template_pairs = 120_000 if quick else TEMPLATE_PAIRS
         self.rounds = 1 if quick else 11
 
@@ -32,7 +31,7 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
     """What the user asked for."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.evaluation",
-        description="Measure curves, intervals and template scores beside scikit-learn and the "
+        description="Measure curves and template scores beside scikit-learn and the "
         "plain formulas.",
     )
     add_flags(parser, rounds=Amounts(quick=False).rounds)
@@ -50,10 +49,6 @@ def measure(record: dict[str, Any], amounts: Amounts) -> None:
     record["curves"] = []
     works = curves.works(amounts.scores)
     take_turns("curves", amounts.rounds, partial(play, works), record["curves"])
-    record["resamples"] = amounts.resamples
-    record["resampling"] = []
-    rounds, works = (amounts.rounds + 1) // 2, resampling.works(amounts.resamples)
-    take_turns("intervals", rounds, partial(play, works), record["resampling"])
     record["template_pairs"] = amounts.template_pairs
     record["templates"] = []
     rounds = (amounts.rounds + 3) // 4

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from benchmarks.common.page import Record, Table
 from benchmarks.common.spread import Spread
 from benchmarks.evaluation.cases import TEMPLATE_PAIRS
-from benchmarks.evaluation.tables import taken, times, worst_curve
+from benchmarks.evaluation.tables import times, worst_curve
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,6 @@ def _curve(record: Record) -> Spread | None:
     return worst_curve(record) if record.get("scores") == 2_000_000 else None
 
 
-def _resampling(record: Record) -> Spread | None:
-    return taken(record, "resampling", "ours") if record.get("resamples") == 1000 else None
-
-
 def _memory(record: Record) -> Spread | None:
     if record.get("template_pairs") != TEMPLATE_PAIRS:
         return None
@@ -50,13 +46,6 @@ GOALS = (
         _curve,
         times,
         lambda value: value >= 10.0,
-    ),
-    Goal(
-        "accuracy, AUC, EER and TARs of 6,000 pairs with 1,000 resamples over people: seconds",
-        "under 1",
-        _resampling,
-        lambda value: f"{value:.2f}",
-        lambda value: value < 1.0,
     ),
     Goal(
         "15.6 million pairs of 23 thousand templates of 512 numbers: most memory, GB",

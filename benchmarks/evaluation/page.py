@@ -5,12 +5,11 @@ from typing import Any
 from benchmarks.common.machine import machine_words
 from benchmarks.common.page import filled_regions
 from benchmarks.evaluation.goals import goals_table
-from benchmarks.evaluation.tables import curves_table, resampling_table, templates_table
+from benchmarks.evaluation.tables import curves_table, templates_table
 
 TABLES = {
     "goals": goals_table,
     "curves": curves_table,
-    "resampling": resampling_table,
     "templates": templates_table,
 }
 

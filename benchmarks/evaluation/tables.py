@@ -50,25 +50,6 @@ def curves_table(record: Record) -> Table | None:
     return [f"{record['scores']:,} scores", "", "ms", "times faster than scikit-learn"], rows
 
 
-def resampling_table(record: Record) -> Table | None:
-    """Intervals over people."""
-    if not record.get("resampling"):
-        return None
-    names = {
-        "plain": "scikit-learn's weighted `roc_curve` in a loop over resamples",
-        "ours": "**centerarc**, `evaluate_verification`, the whole report",
-    }
-    rows = [
-        [
-            words,
-            shown(taken(record, "resampling", who), lambda value: f"{value:.2f}"),
-            shown(faster(record, "resampling", who, "plain"), times),
-        ]
-        for who, words in names.items()
-    ]
-    return [f"6,000 pairs, {record['resamples']:,} resamples", "seconds", "times faster"], rows
-
-
 def templates_table(record: Record) -> Table | None:
     """Template pairs."""
     if not record.get("templates"):

@@ -248,7 +248,7 @@ def test_a_bin_set_says_that_people_are_unknown(tmp_path, capsys):
     shown = plain(capsys.readouterr().out)
     assert "10 folds" in shown
     assert "convention grid" in shown
-    assert "None: the people of the pairs were not given." in shown
+    assert "No intervals: it is not known whom the pairs show." in shown
     assert "compactness" not in shown
 
 

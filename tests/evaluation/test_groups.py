@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from centerarc.evaluation import breakdown, pair_groups
-from centerarc.evaluation.intervals import PairPeople, draw_people
+from centerarc.evaluation.intervals import PairPeople
 from tests.evaluation.pairs import world
 
 
@@ -35,27 +35,41 @@ def test_the_mix_of_a_group_does_not_make_it_look_worse():
     assert found.groups["x"].accuracy.value == pytest.approx(1 / 3 * 0.5 + 2 / 3)
 
 
-def test_intervals_are_those_of_a_loop_over_resamples():
+def test_intervals_rest_on_what_pairs_do_to_the_measure():
+    """Variances by their definition, from how each measure moves when a pair counts a bit more."""
     scores, same, people = world(0)
     group = np.where(people[0] % 3 == 0, "a", "b")
-    found = breakdown(scores, same, group, people, threshold=1.0, bootstrap=100, seed=2)
-    who = PairPeople(people, same)
-    moved = {name: [] for name in "ab"}
-    for drawn in draw_people(who.count, 100, 2, 1):
-        times = drawn[:, 0]
-        weight = np.where(same, times[who.first], times[who.first] * times[who.second])
+    found = breakdown(scores, same, group, people, threshold=1.0)
+    who, share = PairPeople(people, same), same.mean()
+
+    def measures(weight):
+        rates = {}
         for name in "ab":
-            of_group = (group == name) & same
-            moved[name].append(np.average(scores[of_group] >= 1.0, weights=weight[of_group]))
-    for name in "ab":
-        low, high = np.quantile(moved[name], [0.025, 0.975])
-        interval = found.groups[name].tar.interval
-        assert (interval.low, interval.high) == pytest.approx((low, high))
-    gap = found.gaps["tar"]
-    difference = np.array(moved[gap.best]) - np.array(moved[gap.worst])
-    expected = np.quantile(difference, [0.025, 0.975])
-    assert (gap.interval.low, gap.interval.high) == pytest.approx(tuple(expected))
-    assert gap.value == found.groups[gap.best].tar.value - found.groups[gap.worst].tar.value
+            tar, far = (
+                np.average((scores >= 1.0)[k], weights=weight[k])
+                for k in ((group == name) & same, (group == name) & ~same)
+            )
+            rates[name] = share * tar + (1 - share) * (1 - far), tar, far
+        return np.array([rates["a"], rates["b"]])
+
+    step, effect = 1e-5, np.empty((600, 2, 3))
+    for pair in range(600):
+        more = np.ones(600)
+        more[pair] += step
+        effect[pair] = (measures(more) - measures(np.ones(600))) / step
+    for column, measure in enumerate(("accuracy", "tar", "far")):
+        for row, name in enumerate("ab"):
+            estimate = getattr(found.groups[name], measure)
+            expected = who.uncertainty(effect[:, row, column]).interval(estimate.value, 30)
+            assert estimate.interval.low == pytest.approx(expected.low, abs=1e-4)
+            assert estimate.interval.high == pytest.approx(expected.high, abs=1e-4)
+        gap = found.gaps[measure]
+        sure = who.uncertainty(effect[:, 0, column] - effect[:, 1, column])
+        expected = sure.difference(gap.value, 30)
+        assert (gap.interval.low, gap.interval.high) == pytest.approx(
+            (expected.low, expected.high), abs=1e-4
+        )
+        assert gap.doubt == pytest.approx(sure.doubt(gap.value), abs=1e-4)
 
 
 def test_a_group_that_is_served_worse_is_seen_and_chance_is_not():
@@ -67,7 +81,7 @@ def test_a_group_that_is_served_worse_is_seen_and_chance_is_not():
     assert sure.interval.low > 0
     unsure = breakdown(scores, same, chance, people, threshold=1.0).gaps["tar"]
     assert unsure.interval.low < 0 < unsure.interval.high
-    assert unsure.contrary_share > 0.05
+    assert unsure.doubt > 0.05
 
 
 def test_a_group_with_too_few_pairs_says_so():

@@ -1,90 +1,89 @@
-"""Resampled people: what pairs count, the curves that come of it, and intervals."""
-
-from itertools import pairwise
+"""Intervals of rates of pairs, by definition; people resampled, and the ends of rates."""
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score, roc_curve
+from scipy import stats
 
 from centerarc.evaluation.intervals import (
+    Interval,
     PairPeople,
-    RankedPairs,
     TooFew,
-    WeightedCurves,
+    Uncertainty,
     contrary_share,
     difference_interval,
     draw_people,
+    mean_effect,
     percentile_interval,
     wilson_reach,
 )
 from tests.evaluation.pairs import world
 
 
-def eer_by_hand(far, tar):
-    """Where the straight lines between the points cross FAR = FRR."""
-    for (f0, t0), (f1, t1) in pairwise(zip(far, tar, strict=True)):
-        if f1 >= 1 - t1:
-            before, after = f0 - (1 - t0), f1 - (1 - t1)
-            return f0 - before / (after - before) * (f1 - f0)
-    raise AssertionError("the curve ends at FAR 1")
+def by_pairs_of_pairs(effect, same, people):
+    """The variance by its definition: products of the effects of all pairs that share a person."""
+    total = 0.0
+    for p in range(effect.size):
+        for q in range(effect.size):
+            shared = {people[0][p], people[1][p]} & {people[0][q], people[1][q]}
+            if shared:
+                total += effect[p] * effect[q]
+    return total
 
 
-@settings(deadline=None)
-@given(st.integers(0, 10_000))
-def test_curves_are_those_of_pairs_written_out_again_and_again(seed):
-    """Each resample's numbers are scikit-learn's on the pairs repeated as often as they count."""
-    scores, same, people = world(seed, num_people=12, num_pairs=60)
-    scores = scores.round(1)  # with ties
+@pytest.mark.parametrize("num_people", [12, 60])
+def test_the_variance_counts_every_two_pairs_that_share_a_person_once(num_people):
+    """Also those of the same two people, of whom there are several among 12 people."""
+    scores, same, people = world(0, num_people=num_people, num_pairs=240)
     who = PairPeople(people, same)
-    ranked = RankedPairs(scores, same)
-    limits = [0.3, 0.1, 0.02]
-    for drawn in draw_people(who.count, 3, seed, 64):
-        curves = who.curves(drawn, ranked)
-        points = curves.points_at_far(limits)
-        for column in range(3):
-            times = drawn[:, column].astype(int)
-            first, second = times[who.first], times[who.second]
-            count = np.where(same, first, first * second)
-            repeated = np.repeat(np.arange(60), count)
-            kinds, values = same[repeated], scores[repeated]
-            if kinds.all() or not kinds.any():
-                assert np.isnan(curves.auc()[column])
-                assert np.isnan(curves.eer()[column])
-                continue
-            far, tar, _ = roc_curve(kinds, values, drop_intermediate=False)
-            assert curves.auc()[column] == pytest.approx(roc_auc_score(kinds, values))
-            assert curves.eer()[column] == pytest.approx(eer_by_hand(far, tar))
-            for row, limit in enumerate(limits):
-                allowed = far <= limit * (1 + 1e-12)
-                assert curves.tar(points)[row, column] == pytest.approx(tar[allowed].max())
-                assert curves.far(points)[row, column] == pytest.approx(far[allowed].max())
+    effect = mean_effect(scores, same) - 0.4 * mean_effect(scores, ~same)
+    found = who.uncertainty(effect)
+    sums = np.zeros(num_people)
+    np.add.at(sums, people[0], effect)
+    np.add.at(sums, people[1][~same], effect[~same])
+    # Without the correction for few people: n / (n - 1) on the sum over people.
+    small = np.sum(sums**2) / (num_people - 1)
+    assert found.variance == pytest.approx(by_pairs_of_pairs(effect, same, people) + small)
 
 
-def test_a_pair_counts_as_often_as_its_people_were_drawn():
-    people = np.arange(9)
-    first, second = np.concatenate([people, people]), np.concatenate([people, (people + 4) % 9])
-    who = PairPeople((first, second), first == second)
-    (drawn,) = draw_people(9, 50, 0, 64)
-    np.testing.assert_array_equal(drawn.sum(axis=0), 9)
-    np.testing.assert_array_equal(who.weights(drawn, np.arange(9)), drawn)
-    products = who.weights(drawn, np.arange(9, 18))
-    np.testing.assert_array_equal(products, drawn * drawn[second[9:]])
-    assert drawn.max() > 1
+def test_independent_pairs_have_the_variance_of_a_mean():
+    """Two people of their own for each impostor pair: n / (n - 1) aside, the classic formula."""
+    rng = np.random.default_rng(0)
+    people = np.arange(400), np.where(np.arange(400) < 200, np.arange(400), np.arange(400) + 400)
+    same = np.arange(400) < 200
+    values = rng.normal(size=400)
+    for kind in (same, ~same):
+        found = PairPeople(people, same).uncertainty(mean_effect(values, kind))
+        classic = values[kind].var() / 200
+        assert found.variance == pytest.approx(classic, rel=0.01)
+
+
+@pytest.mark.parametrize("freedom", [5, 9, 30, 200])
+def test_few_people_widen_as_students_t_does(freedom):
+    found = Uncertainty(1.0, freedom)
+    assert found.reach == pytest.approx(stats.t.ppf(0.975, freedom), rel=3e-3)
+    for value in (0.5, 2.0, 3.5):
+        exact = 2 * stats.t.sf(value, freedom)
+        assert found.doubt(value) == pytest.approx(exact, rel=0.05, abs=1e-4)
+
+
+def test_the_interval_of_a_rate_is_wilsons():
+    """With the variance of independent trials it is the interval of as many trials."""
+    for rate, trials in ((0.5, 40), (0.98, 200), (0.01, 1000)):
+        found = Uncertainty(rate * (1 - rate) / trials, 1e9).interval(rate, 10)
+        z2 = 1.959964**2
+        middle = (rate + z2 / 2 / trials) / (1 + z2 / trials)
+        half = np.sqrt(z2 * rate * (1 - rate) / trials + z2**2 / 4 / trials**2) / (1 + z2 / trials)
+        assert (found.low, found.high) == pytest.approx((middle - half, middle + half))
+    assert Uncertainty(0.0, 1.0).interval(1.0, 40) == Interval(
+        pytest.approx(40 / (40 + 1.959964**2)), 1.0
+    )
+    assert Uncertainty(0.0, 1.0).difference(0.0, 40).high == wilson_reach(40)
 
 
 def test_the_draws_do_not_depend_on_how_many_are_held_at_a_time():
     whole = np.concatenate(list(draw_people(7, 50, 3, 64)), axis=1)
     parts = np.concatenate(list(draw_people(7, 50, 3, 11)), axis=1)
     np.testing.assert_array_equal(whole, parts)
-
-
-def test_sums_of_weights_are_exact():
-    """A weight of 1 on top of 10^9 is not lost, as it would be in float32."""
-    ranked = RankedPairs(np.array([0.9, 0.8, 0.7, 0.6]), np.array([True, False, True, False]))
-    curves = WeightedCurves(ranked, np.array([[1e9], [1.0]]), np.array([[1e9], [1.0]]))
-    assert curves.tar(np.array([1]))[0] == 1e9 / (1e9 + 1)
 
 
 def test_sure_and_unsure_differences():

@@ -17,10 +17,7 @@ if TYPE_CHECKING:
     from centerarc.report.numbers import Row
 
 _NONE = "-"
-_DOUBT = (
-    "Doubt: how often a resample gives no or the opposite difference, doubled; like a p-value, it "
-    "is small where the difference is sure. It is never below 2 / (resamples + 1)."
-)
+_DOUBT = "Doubt is the p-value of no gap."
 
 
 def facts_table(facts: Mapping[str, str]) -> Table:
@@ -70,7 +67,7 @@ def show_evaluation(result: "Evaluation") -> None:
         for column, found in pairs.breakdowns.items():
             _show_breakdown(console, found, column)
         gaps = [gap for found in pairs.breakdowns.values() for gap in found.gaps.values()]
-        if any(gap.contrary_share is not None for gap in gaps):
+        if any(gap.doubt is not None for gap in gaps):
             _say(console, _DOUBT)
         _say(console, f"{pairs.report.interval_method} {sentence(pairs.people_note)}")
     if result.identification is not None:
@@ -125,7 +122,7 @@ def show_comparison(result: "Comparison") -> None:
         if table.row_count:
             console.print(table)
     if result.interval_method:
-        _say(console, f"{result.interval_method} {_DOUBT}")
+        _say(console, result.interval_method)
     for note in result.notes:
         _say(console, note)
 
@@ -160,13 +157,14 @@ def _value(row: "Row") -> tuple[str, str]:
 
 
 def _rates(title: str, rows: Iterable["Row"]) -> Table:
-    from centerarc.report.numbers import small_percent
+    from centerarc.report.numbers import small_percent, thin_words
 
     table = _table(title, "measure", "value", "95% interval")
     table.add_column("note")
     for row in rows:
         few = row.estimate.too_few
-        note = row.note if few is None else few.sentence(small_percent)
+        note = "; ".join(filter(None, (row.note, thin_words(row.estimate).rstrip("."))))
+        note = note if few is None else few.sentence(small_percent)
         _add(table, row.name, *_value(row), note)
     return table
 
@@ -225,7 +223,7 @@ def _show_breakdown(console: Console, found: "Breakdown", column: str) -> None:
     for measure, gap in found.gaps.items():
         name = measure if measure == "accuracy" else measure.upper()
         ends = (gap.worst or "(empty)", gap.best or "(empty)")
-        doubt = "" if gap.contrary_share is None else f"{gap.contrary_share:.3f}"
+        doubt = "" if gap.doubt is None else f"{gap.doubt:.3f}"
         _add(table, name, *ends, f"{100 * gap.value:.2f}", interval_words(gap.interval), doubt)
     console.print(table)
 

@@ -1,7 +1,7 @@
 """Models on the same pairs or probes: how far apart they are, and how sure that is.
 
-A paired bootstrap: each resample draws people and measures all models on them, so what makes
-people easy or hard for all of them falls out of the difference.
+All models are measured on the same people, so what makes people easy or hard for all of them falls
+out of the difference.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,6 +21,8 @@ from centerarc.evaluation.identification import (
     resampled_rates,
 )
 from centerarc.evaluation.intervals import (
+    PAIR_INTERVALS,
+    Effect,
     Interval,
     PairPeople,
     Supported,
@@ -29,9 +31,13 @@ from centerarc.evaluation.intervals import (
     contrary_share,
     difference_interval,
     fields_of,
+    thin_key,
 )
-from centerarc.evaluation.scores import FloatArray, check_scores_as_given
+from centerarc.evaluation.scores import ScoreArray, check_scores_as_given
 from centerarc.evaluation.verification import ScoredPairs, accuracy_key
+
+# Of the range of scores: what other hardware, batches or a mirrored copy of a file may change.
+_ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
@@ -40,36 +46,18 @@ class Difference(Supported):
 
     value: float | None  # the second model's rate minus the first one's; None without support
     interval: Interval | None = None  # 95% over people, both models on the same people
-    contrary_share: float | None = None  # see `intervals.contrary_share`; small is sure
+    # Of pairs the p-value of no difference, of probes what `intervals.contrary_share` says; small
+    # is sure.
+    doubt: float | None = None
+    thin: float | None = None  # as of `Estimate`
     too_few: TooFew | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        share = self.contrary_share
-        return self.with_reason(value=self.value, interval95=self.interval, contrary_share=share)
-
-
-def _differences(
-    rates: FloatArray, resampled: FloatArray, num_people: int, *, identical: bool
-) -> list[Difference]:
-    """Differences of two models' rates (2, R) and resampled rates (2, R, B) on `num_people`.
-
-    Models that gave the same scores differ on no one, which resampling alone would not be sure of.
-    """
-    if identical:
-        return [Difference(0.0, Interval(0.0, 0.0), 1.0) for _ in rates[0]]
-    return [
-        Difference(float(value), difference_interval(row, num_people), contrary_share(row))
-        for value, row in zip(rates[1] - rates[0], resampled[1] - resampled[0], strict=True)
-    ]
-
-
-def _method(resamples: int, people: str, held: str) -> str:
-    return (
-        f"95% percentile intervals of the difference over {resamples:,} bootstrap "
-        f"resamples of the {people}, the same for both models{held}; where hardly any resample "
-        "tells them apart, Wilson's interval (1927) for as many people."
-    )
+        thin = thin_key(self.thin)
+        return self.with_reason(
+            value=self.value, interval95=self.interval, doubt=self.doubt, **thin
+        )
 
 
 # On the same pairs.
@@ -83,24 +71,30 @@ class VerificationComparison:
     auc: Difference  # area under the ROC; more is better
     eer: Difference  # equal error rate; less is better
     tar_at_far: dict[float, Difference]  # TAR by FAR; more is better
+    largest_change: float  # of the score of a pair
+    equal: bool  # whether the scores are equal but for rounding, so that nothing differs
     protocol: str  # "k-fold" or "best_accuracy"
     convention: Convention  # of the k-fold accuracy
     num_people: int  # distinct people
-    resamples: int  # bootstrap resamples
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return {
             accuracy_key(self.protocol): self.accuracy.to_dict(),
-            **fields_of(self, "auc", "eer", "tar_at_far", "convention", "num_people"),
+            **fields_of(self, "auc", "eer", "tar_at_far", "largest_change", "equal"),
+            **fields_of(self, "convention", "num_people"),
             "intervals": self.interval_method,
         }
 
     @property
     def interval_method(self) -> str:
         """How the intervals came about, in one sentence."""
-        held = ", with the thresholds of the accuracy held fixed"
-        return _method(self.resamples, f"{self.num_people:,} people", held)
+        return (
+            f"95% intervals of the difference over the {self.num_people:,} people: "
+            f"{PAIR_INTERVALS}, with the thresholds of the accuracy held fixed; where no pair "
+            "tells the models apart, Wilson's interval (1927) for as many people. Doubt is the "
+            "p-value of no difference."
+        )
 
 
 def compare_verification(
@@ -112,28 +106,25 @@ def compare_verification(
     *,
     convention: Convention = "exact",
     fars: Sequence[float] = (),
-    bootstrap: int = 1000,
-    seed: int = 0,
 ) -> VerificationComparison:
     """The rates of a model b minus those of a model a, by `compare_with_first`.
 
     Args:
         scores_a: (P,) model a's similarity of each pair, higher is more alike.
         scores_b: (P,) model b's of the same pairs; need not be on the same scale.
-        same, folds, people, convention, fars, bootstrap, seed: as of `compare_with_first`,
-            whose errors these are too.
+        same, folds, people, convention, fars: as of `compare_with_first`, whose errors these are
+            too.
 
     Example:
         >>> same, people = [1, 1, 0, 0], (["a", "b", "a", "b"], ["a", "b", "b", "a"])
         >>> found = compare_verification(
-        ...     [0.9, 0.1, 0.5, 0.0], [0.9, 0.8, 0.5, 0.0], same, None, people, bootstrap=100
+        ...     [0.9, 0.1, 0.5, 0.0], [0.9, 0.8, 0.5, 0.0], same, None, people
         ... )
         >>> found.auc.value
         0.25
     """
-    options: dict[str, Any] = {"fars": fars, "bootstrap": bootstrap, "seed": seed}
     scores = {"scores_a": scores_a, "scores_b": scores_b}
-    found = compare_with_first(scores, same, folds, people, convention=convention, **options)
+    found = compare_with_first(scores, same, folds, people, convention=convention, fars=fars)
     return found["scores_b"]
 
 
@@ -145,15 +136,13 @@ def compare_with_first(
     *,
     convention: Convention = "exact",
     fars: Sequence[float] = (),
-    bootstrap: int = 1000,
-    seed: int = 0,
 ) -> dict[str, VerificationComparison]:
     """Accuracy, AUC, EER and TAR at fixed FARs of models minus those of the first of them.
 
     Args:
         scores: (P,) similarities of each pair by the model's name, at least two models.
-        same, folds, people, convention, fars, bootstrap, seed: as of
-            `centerarc.evaluation.evaluate_verification`, which draws the same people.
+        same, folds, people, convention, fars: as of
+            `centerarc.evaluation.evaluate_verification`.
 
     Returns:
         By the name of every model but the first: that model's rates minus the first one's.
@@ -164,41 +153,49 @@ def compare_with_first(
     """
     if len(scores) < 2:
         raise ValueError(f"scores must be of at least 2 models, got {len(scores)}")
-    check_resamples(bootstrap)
-    checked = []
+    models: dict[str, ScoredPairs] = {}
     for name, given in scores.items():
         try:
-            checked.append(check_scores_as_given(given, same))
+            values, labels = check_scores_as_given(given, same)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-    labels = checked[0][1]
-    models = [ScoredPairs(values, labels, folds, convention, fars) for values, _ in checked]
-    first, who = models[0], PairPeople(people, labels)
-    rates = np.stack([model.rates for model in models])
-
-    def measured(drawn: FloatArray) -> FloatArray:
-        rows = []
-        for model in models:
-            curves = who.curves(drawn, model.ranked)
-            rows.append(model.resampled_rates(curves, curves.points_at_far(first.fars)))
-        return np.stack(rows)
-
-    resampled = who.resampled(measured, bootstrap, seed)
+        models[name] = ScoredPairs(values, labels, folds, convention, fars)
+    first, *others = models.values()
+    who = PairPeople(people, first.same)
     results = {}
-    for number, name in enumerate(scores):
-        if not number:
-            continue
-        identical = np.array_equal(checked[number][0], checked[0][0])
-        pair = [0, number]
-        found = _differences(rates[pair], resampled[pair], who.fewest, identical=identical)
+    for name, model in zip(list(models)[1:], others, strict=True):
+        change, equal = _change(model.scores, first.scores)
+        rates = list(zip(model.rates.tolist(), first.rates.tolist(), strict=True))
+        found = [Difference(rate - of_first) for rate, of_first in rates]
+        if not equal:
+            effects = zip(model.effects(who), first.effects(who), strict=True)
+            found = [_difference(*each, who) for each in zip(rates, effects, strict=True)]
         tars = dict(zip(first.fars, found[3:], strict=True))
         tars |= {far: Difference(None, too_few=few) for far, few in first.unsupported.items()}
-        protocol = first.protocol
         accuracy, auc, eer = found[:3]
         results[name] = VerificationComparison(
-            accuracy, auc, eer, tars, protocol, convention, who.count, bootstrap
+            *(accuracy, auc, eer, tars, change, equal),
+            *(first.protocol, convention, who.count),
         )
     return results
+
+
+def _change(scores: ScoreArray, first: ScoreArray) -> tuple[float, bool]:
+    """The largest change of a score, and whether it is none but for rounding."""
+    known = ~np.isnan(first)
+    change = float(np.abs(scores[known] - first[known]).max(initial=0.0))
+    return change, change <= _ROUNDING * float(np.ptp(first[known]) if known.any() else 0.0)
+
+
+def _difference(
+    rates: tuple[float, float], effects: tuple[Effect, Effect], who: PairPeople
+) -> Difference:
+    """A model's rate minus the first one's, with what each pair does to both."""
+    value, people = rates[0] - rates[1], who.fewest
+    sure = who.uncertainty(effects[0].values - effects[1].values)
+    thin = [effect.thin(rate, people) for effect, rate in zip(effects, rates, strict=True)]
+    few = min((one for one in thin if one is not None), default=None)
+    return Difference(value, sure.difference(value, people), sure.doubt(value), few)
 
 
 # On the same probes and galleries.
@@ -210,18 +207,26 @@ class IdentificationComparison:
 
     cmc: dict[int, Difference]  # by rank
     tpir_at_fpir: dict[float, Difference]  # by FPIR
+    largest_change: float  # of the score of a probe's own person or of the best other one
+    equal: bool  # whether scores and ranks are equal but for rounding, so that nothing differs
     num_people: int  # distinct people among the probes
     resamples: int  # bootstrap resamples
 
     @property
     def interval_method(self) -> str:
         """How the intervals came about, in one sentence."""
-        people = f"{self.num_people:,} people of the probes"
-        return _method(self.resamples, people, "; galleries stay, thresholds are set again")
+        return (
+            f"95% percentile intervals of the difference over {self.resamples:,} bootstrap "
+            f"resamples of the {self.num_people:,} people of the probes, the same for both models; "
+            "galleries stay, thresholds are set again; where hardly any resample tells the models "
+            "apart, Wilson's interval (1927) for as many people. Doubt is how often a resample "
+            "gives no or the opposite difference, doubled, at least 2 / (resamples + 1)."
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        rates = fields_of(self, "cmc", "tpir_at_fpir", "num_people")
+        names = ("cmc", "tpir_at_fpir", "largest_change", "equal", "num_people")
+        rates = fields_of(self, *names)
         return {**rates, "intervals": self.interval_method}
 
 
@@ -277,7 +282,7 @@ def compare_identification(
     }
     reasons = {f: share.too_few for f, share in reports[first].tpir_at_fpir.items()}
     supported = [fpir for fpir, reason in reasons.items() if reason is None]
-    rates, resampled = {}, {}
+    rates, resampled, people = {}, {}, mated_people(reference)
     for name, found in searches.items():
         cmc, tpir = reports[name].cmc, reports[name].tpir_at_fpir
         values = [cmc[rank].value for rank in ranks] + [tpir[fpir].value for fpir in supported]
@@ -285,15 +290,26 @@ def compare_identification(
         resampled[name] = resampled_rates(found, ranks, supported, tpir_rank, bootstrap, seed)
     results = {}
     for name, found in others:
-        differences = _differences(
-            np.stack([rates[first], rates[name]]),
-            np.stack([resampled[first], resampled[name]]),
-            mated_people(reference),
-            identical=all(a.same_scores(b) for a, b in zip(reference, found, strict=True)),
+        changes = [
+            _change(np.asarray(getattr(a, scores)), np.asarray(getattr(b, scores)))
+            for a, b in zip(found, reference, strict=True)
+            for scores in ("mate_score", "other_score")
+        ]
+        equal = all(same for _, same in changes) and all(
+            np.array_equal(a.rank, b.rank) for a, b in zip(found, reference, strict=True)
         )
+        moved = resampled[name] - resampled[first]
+        differences = [
+            Difference(float(value))
+            if equal
+            else Difference(float(value), difference_interval(row, people), contrary_share(row))
+            for value, row in zip(rates[name] - rates[first], moved, strict=True)
+        ]
         tpirs = {fpir: Difference(None, too_few=reason) for fpir, reason in reasons.items()}
         tpirs |= dict(zip(supported, differences[len(ranks) :], strict=True))
         results[name] = IdentificationComparison(
-            dict(zip(ranks, differences, strict=False)), tpirs, reports[first].num_people, bootstrap
+            *(dict(zip(ranks, differences, strict=False)), tpirs),
+            *(max(change for change, _ in changes), equal),
+            *(reports[first].num_people, bootstrap),
         )
     return results

@@ -47,15 +47,6 @@ class GallerySearch:
     gallery_images: int  # images in the gallery
     person_score: str  # "max" or "mean": how images make the score of a person
 
-    def same_scores(self, other: "GallerySearch") -> bool:
-        """Whether another search of the same probes found the same ranks and scores."""
-        pairs = (
-            (self.rank, other.rank),
-            (self.mate_score, other.mate_score),
-            (self.other_score, other.other_score),
-        )
-        return all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
-
     @property
     def num_distractors(self) -> int:
         """People of the gallery who are not a probe's mate."""

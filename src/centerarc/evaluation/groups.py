@@ -1,6 +1,5 @@
 """The same threshold for everybody: who is served worse."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,19 +7,17 @@ import numpy as np
 import numpy.typing as npt
 
 from centerarc.evaluation.intervals import (
+    Effect,
     Estimate,
     Interval,
     PairPeople,
     TooFew,
     Trials,
-    check_resamples,
-    contrary_share,
-    difference_interval,
-    estimate,
     fields_of,
+    mean_effect,
     plain,
 )
-from centerarc.evaluation.scores import BoolArray, FloatArray, IntArray, check_scores, share_of
+from centerarc.evaluation.scores import BoolArray, FloatArray, check_scores
 
 MEASURES = ("accuracy", "tar", "far")
 # What each of them is measured on.
@@ -55,7 +52,7 @@ class Gap:
     # 95% of the gap of these two groups over people; below 0 the order of the two turns round. It
     # does not allow for the two having been picked out of many groups.
     interval: Interval | None
-    contrary_share: float | None  # see `intervals.contrary_share`; small is sure
+    doubt: float | None  # p-value of no gap between these two; small is sure
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -64,7 +61,7 @@ class Gap:
             "best": self.best,
             "gap": self.value,
             "interval95": plain(self.interval),
-            "contrary_share": self.contrary_share,
+            "doubt": self.doubt,
         }
 
 
@@ -111,14 +108,11 @@ def breakdown(
     *,
     threshold: float,
     min_pairs: int = 30,
-    bootstrap: int = 1000,
-    seed: int = 0,
 ) -> Breakdown:
     """Accuracy, TAR and FAR of every group at the threshold that all groups share.
 
     Args:
-        scores, same, people, bootstrap, seed: as of
-            `centerarc.evaluation.evaluate_verification`, also its errors.
+        scores, same, people: as of `centerarc.evaluation.evaluate_verification`, also its errors.
         groups: (P,) the group of each pair, names or numbers; or a tuple of the groups of its first
             and its second image, each (P,), which `pair_groups` puts together.
         threshold: of the whole set: a report's `threshold`, or a calibrated one.
@@ -136,7 +130,6 @@ def breakdown(
         (0.5, 'y')
     """
     values, labels = check_scores(scores, same)
-    check_resamples(bootstrap)
     if not np.isfinite(threshold):
         raise ValueError(f"threshold must be finite, got {threshold}")
     if min_pairs < 1:
@@ -145,80 +138,67 @@ def breakdown(
     if column.shape != values.shape:
         raise ValueError(f"groups must have the shape of scores {values.shape}, got {column.shape}")
     names, group_of = np.unique(column.astype(np.str_), return_inverse=True)
-    group_of = group_of.astype(np.int64)
-    rates_of = _rates_of_groups(group_of, labels, values >= threshold, names.size)
-    rates = rates_of(np.ones((values.size, 1)))[..., 0]
+    accepted, genuine = values >= threshold, float(labels.mean())
+    # Each measure as TAR and FAR, weighted, plus a constant.
+    parts = {
+        "accuracy": (genuine, genuine - 1, 1 - genuine),
+        "tar": (1.0, 0.0, 0.0),
+        "far": (0.0, 1.0, 0.0),
+    }
     who = None if people is None else PairPeople(people, labels)
-    resampled = None
-    if who is not None:
-        kinds = np.flatnonzero(labels), np.flatnonzero(~labels)
 
-        def measured(drawn: FloatArray) -> FloatArray:
-            weights = np.empty((values.size, drawn.shape[1]))
-            for pairs in kinds:
-                weights[pairs] = who.weights(drawn, pairs)
-            return rates_of(weights)
+    def kinds_of(number: int) -> list[BoolArray]:
+        return [(group_of == number) & kind for kind in (labels, ~labels)]
 
-        resampled = who.resampled(measured, bootstrap, seed)
-    results = {}
-    # People that each rate of each group rests on.
-    carriers = np.ones((len(MEASURES), names.size), dtype=np.int64)
+    def effect_of(number: int, measure: str) -> FloatArray:
+        effect = np.zeros(values.size)
+        for kind, weight in zip(kinds_of(number), parts[measure], strict=False):
+            if weight:
+                effect += weight * mean_effect(accepted, kind)
+        return effect
+
+    def fewest_of(number: int, measure: str) -> int:
+        """How many people the measure of a group rests on."""
+        assert who is not None
+        kinds = zip(kinds_of(number), parts[measure], strict=False)
+        return min(who.among(kind) for kind, weight in kinds if weight)
+
+    results: dict[str, GroupResult] = {}
     for number, name in enumerate(names.tolist()):
-        mine = group_of == number
-        counts = int((mine & labels).sum()), int((mine & ~labels).sum())
-        if who is not None:
-            of_kind = who.among(mine & labels), who.among(mine & ~labels)
-            carriers[:, number] = np.maximum([min(of_kind), *of_kind], 1)
-        estimates = []
-        for row, needed in enumerate([min(counts), *counts]):
+        kinds = kinds_of(number)
+        counts = [int(np.count_nonzero(kind)) for kind in kinds]
+        shares = [float(accepted[kind].mean()) if kind.any() else 0.0 for kind in kinds]
+        found = {}
+        for measure, needed, trials in zip(MEASURES, [min(counts), *counts], _TRIALS, strict=True):
             if needed < min_pairs:
-                few = TooFew(_TRIALS[row], needed, min_pairs)
-                estimates.append(Estimate(None, too_few=few))
-            else:
-                moved = None if resampled is None else resampled[row, number]
-                rate, people_of = rates[row, number], int(carriers[row, number])
-                estimates.append(estimate(rate, moved, people_of))
-        accuracy, tar, far = estimates
-        num_people = None if who is None else who.among(mine)
-        results[name] = GroupResult(name, accuracy, tar, far, *counts, num_people)
+                found[measure] = Estimate(None, too_few=TooFew(trials, needed, min_pairs))
+                continue
+            rate = float(np.dot(parts[measure], [*shares, 1.0]))
+            found[measure] = Estimate(rate)
+            if who is not None:
+                effect = Effect(effect_of(number, measure))
+                found[measure] = effect.estimate(rate, who, fewest_of(number, measure))
+        num_people = None if who is None else who.among(group_of == number)
+        results[name] = GroupResult(
+            name,
+            *(found["accuracy"], found["tar"], found["far"]),
+            *(counts[0], counts[1]),
+            num_people,
+        )
     gaps = {}
-    for row, measure in enumerate(MEASURES):
-        found = [getattr(group, measure).value for group in results.values()]
-        known = [number for number, value in enumerate(found) if value is not None]
-        if len(known) < 2:
-            continue
+    for measure in MEASURES:
         sign = 1.0 if measure == "far" else -1.0
-        errors = sign * rates[row]
-        worst = max(known, key=lambda number: float(errors[number]))
-        best = min(known, key=lambda number: float(errors[number]))
-        interval, contrary = None, None
-        if resampled is not None:
-            moved = sign * (resampled[row, worst] - resampled[row, best])
-            interval = difference_interval(moved, int(carriers[row, [worst, best]].min()))
-            contrary = contrary_share(moved)
+        rates = [getattr(group, measure).value for group in results.values()]
+        errors = {number: sign * rate for number, rate in enumerate(rates) if rate is not None}
+        if len(errors) < 2:
+            continue
+        worst, best = max(errors, key=errors.__getitem__), min(errors, key=errors.__getitem__)
         value = float(errors[worst] - errors[best])
-        gaps[measure] = Gap(str(names[worst]), str(names[best]), value, interval, contrary)
+        interval, doubt = None, None
+        if who is not None:
+            change = sign * (effect_of(worst, measure) - effect_of(best, measure))
+            fewest = min(fewest_of(number, measure) for number in (worst, best))
+            sure = who.uncertainty(change)
+            interval, doubt = sure.difference(value, fewest), sure.doubt(value)
+        gaps[measure] = Gap(str(names[worst]), str(names[best]), value, interval, doubt)
     return Breakdown(float(threshold), results, gaps)
-
-
-def _rates_of_groups(
-    group_of: IntArray, same: BoolArray, accepted: BoolArray, num_groups: int
-) -> Callable[[FloatArray], FloatArray]:
-    """From weights of pairs (P, B) to accuracy, TAR and FAR of each group, (3, K, B).
-
-    NaN where a group has no weight on a kind of pairs.
-    """
-    cell = 4 * group_of + 2 * same + accepted
-    order = np.argsort(cell, kind="stable")
-    cells, starts = np.unique(cell[order], return_index=True)
-    genuine_share = float(same.mean())
-
-    def rates(weights: FloatArray) -> FloatArray:
-        sums = np.zeros((4 * num_groups, weights.shape[1]))
-        sums[cells] = np.add.reduceat(weights.take(order, axis=0), starts)
-        by_kind = sums.reshape(num_groups, 2, 2, -1)
-        far, tar = np.moveaxis(share_of(by_kind[:, :, 1], by_kind.sum(axis=2)), 1, 0)
-        accuracy = genuine_share * tar + (1 - genuine_share) * (1 - far)
-        return np.stack([accuracy, tar, far])
-
-    return rates

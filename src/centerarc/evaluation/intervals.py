@@ -1,37 +1,38 @@
-"""Numbers with 95% intervals: people resampled, and the curves of their weighted pairs.
+"""Numbers with 95% intervals over people.
 
-Pairs that share a person are not independent, so resampling pairs makes intervals too narrow.
-People are drawn with replacement instead: a genuine pair of person a counts m_a times, an impostor
-pair of a and b m_a m_b times, with m ~ Multinomial(n, 1/n, ..., 1/n). After Bolle, Ratha, Pankanti
-2004 (subsets bootstrap) and, for the product, Owen 2007 (pigeonhole bootstrap). Fogliato, Patil,
-Perona 2023 (arXiv:2306.01198): coverage may be off where errors are rare.
+Values that belong to one person each (probes, images) are resampled with their people (Bolle,
+Ratha, Pankanti 2004, subsets bootstrap). Impostor pairs belong to two people, and no resampling of
+people counts what is special to a pair once: drawing people m_a and m_b times and the pair
+m_a m_b times (Owen 2007) counts it three times, leaving out one person at a time twice. So rates of
+pairs have a formula instead, see `PairPeople.uncertainty`.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from centerarc.evaluation.scores import (
-    ROUNDED_UP,
-    BoolArray,
-    FloatArray,
-    IntArray,
-    ScoreArray,
-    share_of,
-)
+from centerarc.evaluation.scores import BoolArray, FloatArray, IntArray
 
 # Weights at once: few enough to stay in the processor's cache, at most 32 MB an array.
 _CACHED_VALUES = 200_000
 _MOST_VALUES = 4_000_000
 # Far above the rounding of a sum over pairs, far below what one wrong pair changes.
 _ROUNDING = 1e-12
-_Z = 1.959964
+# 97.5% of a normal distribution lie below.
+NORMAL = 1.959964
+# Intervals that rest on less than this many accepted impostor pairs, or people with mistakes, hold
+# their 95% no more (docs/evaluation.md has the simulation).
+_FEWEST_PAIRS, _FEWEST_PEOPLE = 2.0, 3.0
 # For sentences about intervals of rates.
+PAIR_INTERVALS = (
+    "from the effects of the pairs on a rate, summed by person, with what two people share counted "
+    "once"
+)
 EXTREMES = (
     "where resamples leave a rate at 0 or 1, Wilson's interval (1927) with the people as trials."
 )
@@ -114,6 +115,11 @@ class Supported:
         return found if self.too_few is None else {**found, "reason": self.reason}
 
 
+def thin_key(thin: float | None) -> dict[str, float]:
+    """What JSON says of an interval that rests on so few cases; nothing of another."""
+    return {} if thin is None else {"interval_rests_on_only": round(thin, 1)}
+
+
 @dataclass(frozen=True)
 class Estimate(Supported):
     """A rate and its 95% interval."""
@@ -121,10 +127,12 @@ class Estimate(Supported):
     value: float | None  # the rate in [0, 1]; None when the data cannot support it
     interval: Interval | None = None  # 95% over people; None without `people` or without a value
     too_few: TooFew | None = None
+    # On how few cases the interval rests, where it covers the true rate less often than 95%.
+    thin: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return self.with_reason(value=self.value, interval95=self.interval)
+        return self.with_reason(value=self.value, interval95=self.interval, **thin_key(self.thin))
 
 
 def plain(value: Any) -> Any:
@@ -187,7 +195,7 @@ def spread(values: FloatArray) -> Interval:
 
 def wilson_reach(trials: int) -> float:
     """The upper end of Wilson's 95% interval for a rate of 0 among `trials`."""
-    return _Z**2 / (trials + _Z**2)
+    return NORMAL**2 / (trials + NORMAL**2)
 
 
 def contrary_share(values: FloatArray) -> float:
@@ -212,7 +220,7 @@ def _known(values: FloatArray) -> FloatArray:
     return np.asarray(known, dtype=np.float64)
 
 
-# Resampled people.
+# Resampled people, of values that belong to one person each.
 
 
 def check_resamples(bootstrap: int, *, or_none: bool = False) -> None:
@@ -255,6 +263,60 @@ def resampled(
     return np.concatenate(parts, axis=-1)
 
 
+class Uncertainty(NamedTuple):
+    """How far a rate may be off: its variance, known as well as with so many degrees of freedom."""
+
+    variance: float
+    freedom: float
+
+    @property
+    def reach(self) -> float:
+        """Half of a 95% interval: Student's t times the standard deviation."""
+        # Wallace 1959: t that stands for a normal z, within 0.2% from 5 degrees of freedom on.
+        n = self.freedom
+        z = NORMAL * (8 * n + 3) / (8 * n + 1)
+        return math.sqrt(self.variance * n * math.expm1(z**2 / n))
+
+    def doubt(self, value: float) -> float:
+        """The two-sided p-value of a value under the hypothesis that the true one is 0."""
+        if not self.variance:
+            return 1.0
+        n = self.freedom
+        z = (8 * n + 1) / (8 * n + 3) * math.sqrt(n * math.log1p(value**2 / self.variance / n))
+        return math.erfc(z / math.sqrt(2))
+
+    def interval(self, rate: float, people: int) -> Interval:
+        """Wilson's interval (1927) of a rate, with as many trials as give the variance.
+
+        Where the variance is 0, as of a rate without errors, the people are the trials.
+        """
+        z = self.reach / math.sqrt(self.variance) if self.variance else NORMAL
+        trials = rate * (1 - rate) / self.variance if self.variance else people
+        pull = z**2 / max(trials, 1e-9)
+        middle = (rate + pull / 2) / (1 + pull)
+        half = math.sqrt(max(pull * rate * (1 - rate) + pull**2 / 4, 0.0)) / (1 + pull)
+        # The ends are exactly 0 and 1 where the rate is.
+        low = 0.0 if rate <= _ROUNDING else max(middle - half, 0.0)
+        high = 1.0 if rate >= 1 - _ROUNDING else min(middle + half, 1.0)
+        return Interval(low, high)
+
+    def difference(self, value: float, people: int) -> Interval:
+        """The interval of a difference of two rates, inside [-1, 1].
+
+        Where no pair tells the two apart, it reaches as far as that of a rate of 0 does.
+        """
+        reach = self.reach if self.variance else wilson_reach(people)
+        return Interval(max(value - reach, -1.0), min(value + reach, 1.0))
+
+
+def mean_effect(values: FloatArray | BoolArray, pairs: BoolArray) -> FloatArray:
+    """The effect of each pair on the mean of values (P,) over some pairs; 0 for all others."""
+    effect = np.zeros(values.size)
+    inside = values[pairs]
+    effect[pairs] = (inside - inside.mean()) / inside.size
+    return effect
+
+
 class PairPeople:
     """Who pairs are of; a ValueError where a pair's `same` contradicts its people.
 
@@ -287,148 +349,78 @@ class PairPeople:
         numbers = numbers.astype(np.int64)
         self.first, self.second = numbers[: same.size], numbers[same.size :]
         self.count = distinct.size
+        self._impostor = np.flatnonzero(~same)
         self.fewest = min(self.among(same), self.among(~same))
 
     def among(self, pairs: BoolArray | IntArray) -> int:
         """How many people some pairs are of."""
         return int(np.unique(np.concatenate([self.first[pairs], self.second[pairs]])).size)
 
-    def weights(self, drawn: FloatArray, pairs: IntArray) -> FloatArray:
-        """What pairs of one kind count in each resample: (n, B) draws to (K, B)."""
-        first, second = self.first.take(pairs), self.second.take(pairs)
-        result = drawn.take(first, axis=0)
-        if pairs.size and first[0] != second[0]:
-            result *= drawn.take(second, axis=0)
-        return result
+    @cached_property
+    def _two(self) -> tuple[int, IntArray] | None:
+        """Number of people pairs (a, b), and which each impostor pair is of; None if all differ."""
+        a, b = self.first[self._impostor], self.second[self._impostor]
+        both, number = np.unique(
+            np.minimum(a, b) * self.count + np.maximum(a, b), return_inverse=True
+        )
+        return None if both.size == number.size else (both.size, number.astype(np.int64))
 
-    def curves(self, drawn: FloatArray, ranked: "RankedPairs") -> "WeightedCurves":
-        """The curves of each resample, (n, B) draws."""
-        weights = (self.weights(drawn, pairs) for pairs in (ranked.genuine, ranked.impostor))
-        return WeightedCurves(ranked, *weights)
+    def uncertainty(self, effect: FloatArray) -> Uncertainty:
+        """How far a rate may be off with other people.
 
-    def resampled(
-        self, rates: Callable[[FloatArray], FloatArray], resamples: int, seed: int
-    ) -> FloatArray:
-        """What `resampled` finds of the people of these pairs."""
-        return resampled(rates, self.count, self.first.size, resamples, seed)
+        With e_p the effect of pair p, S_a the sum of the effects of a's pairs, and T_ab that of the
+        impostor pairs of a and b:
+
+            variance = n / (n - 1) sum_a S_a^2 - sum_{a < b} T_ab^2
+
+        Two pairs depend on each other if they share a person. The first sum has their product once
+        for each person they share, so impostor pairs of the same two people are in it twice; the
+        second takes them out once (Fafchamps, Gubert 2007; Aronow, Samii, Assenova 2015). At
+        least half of the first sum is kept. The degrees of freedom are those of a sum of n squares
+        with the fourth moment of S.
+
+        Args:
+            effect: (P,) by how much the rate would rise, to first order, if the pair counted one
+                time more (Hampel's influence function).
+        """
+        sums = np.bincount(self.first, effect, self.count)
+        impostor = effect[self._impostor]
+        sums += np.bincount(self.second[self._impostor], impostor, self.count)
+        squares = sums**2
+        carriers = int(np.count_nonzero(squares))
+        total = float(squares.sum())
+        if carriers < 2 or not total:
+            return Uncertainty(0.0, 1.0)
+        between = impostor if self._two is None else np.bincount(self._two[1], impostor)
+        people = total * carriers / (carriers - 1)
+        variance = max(people - float(between @ between), people / 2)
+        kurtosis = carriers * float((squares**2).sum()) / total**2
+        freedom = 2 * carriers / max(kurtosis - 1, 1e-9)
+        return Uncertainty(variance, min(max(freedom, 2.0), carriers - 1))
 
 
-class RankedPairs:
-    """Checked pairs by falling score, genuine and impostor apart, and what each threshold accepts.
+class Effect(NamedTuple):
+    """What each pair does to a rate.
 
     Attributes:
-        genuine, impostor: (G,) and (I,) numbers of the pairs.
-        threshold: (T,) +inf and each distinct score, falling.
-        genuine_accepted, impostor_accepted: (T,) how many, from the front, reach each threshold.
-        higher, not_lower: (G,) impostor pairs that score higher, and at least as high.
+        values: (P,) as `PairPeople.uncertainty` takes them.
+        wrong: the share of mistakes behind the rate; None for the rate or its rest.
+        accepted: as many independent impostor pairs does the threshold accept.
     """
 
-    def __init__(self, scores: ScoreArray, same: BoolArray) -> None:
-        def falling(pairs: IntArray) -> tuple[IntArray, ScoreArray]:
-            negated = -scores.take(pairs)
-            order = np.argsort(negated, kind="stable")
-            return pairs.take(order), negated.take(order)
+    values: FloatArray
+    wrong: float | None = None
+    accepted: float = math.inf
 
-        self.genuine, genuine = falling(np.flatnonzero(same))
-        self.impostor, impostor = falling(np.flatnonzero(~same))
-        distinct = np.unique(np.concatenate([genuine, impostor]))
-        # The first point accepts nothing.
-        self.threshold = np.append(np.full(1, np.inf, distinct.dtype), -distinct)
-        self.genuine_accepted = np.append(0, np.searchsorted(genuine, distinct, side="right"))
-        self.impostor_accepted = np.append(0, np.searchsorted(impostor, distinct, side="right"))
-        self.higher = np.searchsorted(impostor, genuine, side="left")
-        self.not_lower = np.searchsorted(impostor, genuine, side="right")
+    def thin(self, rate: float, people: int) -> float | None:
+        """On how few cases an interval rests that covers the true rate less often than 95%."""
+        wrong = people * (min(rate, 1 - rate) if self.wrong is None else self.wrong)
+        few = [self.accepted] if self.accepted < _FEWEST_PAIRS else []
+        # Without any mistake the interval is as wide as the people make it.
+        few += [wrong] if 0 < wrong < _FEWEST_PEOPLE else []
+        return min(few, default=None)
 
-
-class WeightedCurves:
-    """The operating points of ranked pairs under B weightings; NaN without weight on a kind.
-
-    Weights that are whole numbers add up exactly.
-
-    Args:
-        ranked: the pairs.
-        genuine, impostor: (G, B) and (I, B) what each pair counts, in the order of `ranked`.
-    """
-
-    def __init__(self, ranked: RankedPairs, genuine: FloatArray, impostor: FloatArray) -> None:
-        self.ranked = ranked
-        self.genuine = genuine
-        self.impostor = impostor
-        self._impostor_sum = _running_sum(impostor)
-        self._columns = np.arange(genuine.shape[1])
-
-    @cached_property
-    def _genuine_sum(self) -> FloatArray:  # not needed to choose thresholds
-        return _running_sum(self.genuine)
-
-    @property
-    def without_impostors(self) -> BoolArray:
-        """Which weightings have no weight on impostor pairs, (B,): no FAR chooses a point there."""
-        return np.asarray(self._impostor_sum[-1] == 0)
-
-    def far(self, points: IntArray) -> FloatArray:
-        """FAR at an operating point of each weighting: positions (..., B) to rates (..., B)."""
-        counts = self._impostor_sum[self.ranked.impostor_accepted[points], self._columns]
-        return share_of(counts, self._impostor_sum[-1])
-
-    def tar(self, points: IntArray) -> FloatArray:
-        """TAR, as `far` has it."""
-        counts = self._genuine_sum[self.ranked.genuine_accepted[points], self._columns]
-        return share_of(counts, self._genuine_sum[-1])
-
-    def tar_at_far(self, points: IntArray) -> FloatArray:
-        """TAR at the points (F, B) of `points_at_far`; NaN without weight on impostors."""
-        found = self.tar(points)
-        found[:, self.without_impostors] = np.nan
-        return found
-
-    def auc(self) -> FloatArray:
-        """Area under each curve, (B,); ties count half."""
-        higher = self._impostor_sum.take(self.ranked.higher, axis=0)
-        if not np.array_equal(self.ranked.higher, self.ranked.not_lower):
-            higher += self._impostor_sum.take(self.ranked.not_lower, axis=0)
-            higher /= 2
-        lost = np.einsum("gb,gb->b", self.genuine, higher)
-        return 1.0 - share_of(lost, self._genuine_sum[-1] * self._impostor_sum[-1])
-
-    def eer(self) -> FloatArray:
-        """Equal error rate of each curve, (B,)."""
-
-        def gap(points: IntArray) -> FloatArray:  # rises from -1 to +1
-            return self.far(points) - (1.0 - self.tar(points))
-
-        first = self._first(lambda points: gap(points) >= 0, self._columns.shape)
-        right = np.clip(first, 1, self.ranked.threshold.size - 1)
-        before, after = gap(right - 1), gap(right)
-        start, end = self.far(right - 1), self.far(right)
-        return start + share_of(-before, after - before) * (end - start)
-
-    def points_at_far(self, limits: Sequence[float]) -> IntArray:
-        """The operating point of the lowest threshold with FAR <= limit: (F,) to (F, B)."""
-        allowed = np.array(limits)[:, None] * ROUNDED_UP * self._impostor_sum[-1]
-        accepted = self.ranked.impostor_accepted
-
-        def exceeds(points: IntArray) -> BoolArray:
-            return np.asarray(self._impostor_sum[accepted[points], self._columns] > allowed)
-
-        return self._first(exceeds, (len(limits), self._columns.size)) - 1
-
-    def _first(self, reached: Callable[[IntArray], BoolArray], shape: tuple[int, ...]) -> IntArray:
-        """The first operating point from which on `reached` holds; T where it never does."""
-        size = self.ranked.threshold.size
-        low = np.zeros(shape, dtype=np.int64)
-        high = np.full_like(low, size)
-        for _ in range(size.bit_length()):
-            middle = (low + high) >> 1
-            # Where low meets high the middle may be T, which is not a point; that changes nothing.
-            yes = reached(np.minimum(middle, size - 1)) | (middle == size)
-            high = np.where(yes, middle, high)
-            low = np.where(yes, low, np.minimum(middle + 1, high))
-        return low
-
-
-def _running_sum(weights: FloatArray) -> FloatArray:
-    result = np.empty((len(weights) + 1, weights.shape[1]))
-    result[0] = 0.0
-    np.cumsum(weights, axis=0, out=result[1:])
-    return result
+    def estimate(self, rate: float, who: PairPeople, people: int) -> Estimate:
+        """The rate, which rests on so many people, with its interval."""
+        interval = who.uncertainty(self.values).interval(rate, people)
+        return Estimate(rate, interval, thin=self.thin(rate, people))

@@ -58,24 +58,38 @@ class Roc:
     @property
     def eer(self) -> float:
         """Equal error rate (see `eer`)."""
-
-        def far(point: int) -> Fraction:
-            return Fraction(round(float(self.far[point]) * self.num_impostor), self.num_impostor)
-
-        def gap(point: int) -> Fraction:  # rises from -1 to +1
-            tar = Fraction(round(float(self.tar[point]) * self.num_genuine), self.num_genuine)
-            return far(point) - (1 - tar)
-
-        # Never 0, since the first gap is -1.
-        right = bisect_left(range(self.far.size), Fraction(0), key=gap)
-        before, after = gap(right - 1), gap(right)
-        start, end = far(right - 1), far(right)
+        right = self.eer_point
+        before, after = self._gap(right - 1), self._gap(right)
+        start, end = self._exact_far(right - 1), self._exact_far(right)
         return float(start - before / (after - before) * (end - start))
+
+    @property
+    def eer_point(self) -> int:
+        """The position of the highest threshold with a FAR that is not below the FRR."""
+        # Never 0, since the first gap is -1.
+        return bisect_left(range(self.far.size), Fraction(0), key=self._gap)
+
+    def _exact_far(self, point: int) -> Fraction:
+        return Fraction(round(float(self.far[point]) * self.num_impostor), self.num_impostor)
+
+    def _gap(self, point: int) -> Fraction:
+        """FAR minus FRR, which rises from -1 to +1."""
+        tar = Fraction(round(float(self.tar[point]) * self.num_genuine), self.num_genuine)
+        return self._exact_far(point) - (1 - tar)
 
     def point_at_far(self, far: float) -> int:
         """The position of the lowest threshold with a FAR of at most `far`, in (0, 1]."""
         check_far(far)
         return int(np.searchsorted(self.far, far * ROUNDED_UP, side="right")) - 1
+
+    def threshold_above(self, point: int) -> float:
+        """The lowest threshold that accepts no more impostor pairs than a point with FAR < 1 does.
+
+        It is the next number, in the scores' precision, above the highest impostor score that
+        the point rejects.
+        """
+        rejected = self.threshold[np.searchsorted(self.far, self.far[point], side="right")]
+        return float(np.nextafter(rejected, np.array(np.inf, rejected.dtype)))
 
 
 def roc(scores: npt.ArrayLike, same: npt.ArrayLike) -> Roc:

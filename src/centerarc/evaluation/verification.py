@@ -1,8 +1,9 @@
 """Verification of scored pairs: the report, calibrated thresholds, and what they are worth."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,33 +18,28 @@ from centerarc.evaluation.accuracy import (
 )
 from centerarc.evaluation.groups import breakdown
 from centerarc.evaluation.intervals import (
-    EXTREMES,
+    NORMAL,
+    PAIR_INTERVALS,
+    Effect,
     Estimate,
     Interval,
     PairPeople,
-    RankedPairs,
     Supported,
     TooFew,
-    WeightedCurves,
-    check_resamples,
-    estimate,
     fields_of,
-    percentile_interval,
+    mean_effect,
     plain,
-    spread,
 )
 from centerarc.evaluation.roc_curve import Det, roc, thinned_det
 from centerarc.evaluation.scores import (
     ROUNDED_UP,
     BoolArray,
     FloatArray,
-    IntArray,
     ScoreArray,
     check_folds,
     check_scores,
     check_scores_as_given,
     held_out_folds,
-    share_of,
 )
 
 # Always reported, with a reason in place of a value where the impostor pairs are too few.
@@ -62,10 +58,9 @@ class CalibratedThreshold(Supported):
     wanted_far: float  # the false accept rate that is not to be exceeded
     threshold: float | None  # accept `score >= threshold`, the lowest with `far <= wanted_far`
     far: float | None  # the rate of these very impostor pairs at the threshold
-    # 95% of the thresholds that samples of as many people would give.
+    # 95% interval of the threshold that keeps the wanted rate among all people.
     threshold_interval: Interval | None = None
-    # 95% of the rates that such thresholds would have among all of the people: what to expect of
-    # new people.
+    # 95% interval of the rate that this threshold has among all people: what to expect of new ones.
     far_interval: Interval | None = None
     too_few: TooFew | None = None
 
@@ -84,18 +79,14 @@ def calibrated_threshold(
     same: npt.ArrayLike,
     far: float,
     people: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
-    *,
-    bootstrap: int = 1000,
-    seed: int = 0,
 ) -> CalibratedThreshold:
     """The lowest threshold at which at most a share `far` of the impostor pairs is accepted.
 
     It is the next number, in the scores' precision, above the highest impostor score that must be
-    rejected. The intervals resample people: each resample chooses its threshold, which is then
-    tried on all of the impostor pairs, as ours would be on other people than it was chosen on.
+    rejected.
 
     Args:
-        scores, same, people, bootstrap, seed: as of `evaluate_verification`, also its errors.
+        scores, same, people: as of `evaluate_verification`, also its errors.
         far: the wanted false accept rate, in (0, 1).
 
     Returns:
@@ -108,59 +99,17 @@ def calibrated_threshold(
         >>> calibrated_threshold([0.9, 0.1], [True, False], 0.01).reason
         'FAR 0.01 needs at least 100 impostor pairs, there are 1'
     """
-    _check_wanted_far(far)
-    check_resamples(bootstrap)
-    values, labels = check_scores_as_given(scores, same)
-    who = None if people is None else PairPeople(people, labels)
-    ranked = RankedPairs(values, labels)
-    too_few = TooFew.for_rate("FAR", far, "impostor", ranked.impostor.size)
-    if too_few is not None:
-        return CalibratedThreshold(far, None, None, too_few=too_few)
-    if who is None:
-        return _calibrated(ranked, far)
-
-    def chosen(drawn: FloatArray) -> FloatArray:
-        curves = who.curves(drawn, ranked)
-        return np.concatenate(_chosen(curves, curves.points_at_far([far])))
-
-    return _calibrated(ranked, far, who.resampled(chosen, bootstrap, seed), who.fewest)
+    pairs = ScoredPairs(*check_scores_as_given(scores, same), None, "exact", [far])
+    who = None if people is None else PairPeople(people, pairs.same)
+    if far in pairs.unsupported:
+        return CalibratedThreshold(far, None, None, too_few=pairs.unsupported[far])
+    return pairs.calibrated(far, who)
 
 
 def _check_wanted_far(far: float) -> None:
     """Only in (0, 1) does a threshold decide something."""
     if not 0 < far * ROUNDED_UP < 1:
         raise ValueError(f"far must be in (0, 1), got {far}")
-
-
-def _chosen(curves: WeightedCurves, points: IntArray) -> FloatArray:
-    """Thresholds of resamples at points (F, B), and their FAR among all pairs: (2, F, B)."""
-    ranked = curves.ranked
-    thresholds = _highest_rejected(ranked, points)
-    fars = ranked.impostor_accepted[points] / ranked.impostor.size
-    chosen = np.stack([thresholds.astype(np.float64), fars])
-    chosen[:, :, curves.without_impostors] = np.nan
-    return chosen
-
-
-def _highest_rejected(ranked: RankedPairs, points: IntArray) -> ScoreArray:
-    # The next lower operating point exceeds the FAR, so an impostor scores exactly there. Only
-    # without weight on impostors is there none.
-    return ranked.threshold[np.minimum(points + 1, ranked.threshold.size - 1)]
-
-
-def _calibrated(
-    ranked: RankedPairs, far: float, resampled: FloatArray | None = None, num_people: int = 0
-) -> CalibratedThreshold:
-    """The threshold for a supported FAR, with the intervals of resampled ones (2, B)."""
-    size = ranked.impostor.size
-    point = int(np.count_nonzero(ranked.impostor_accepted <= far * ROUNDED_UP * size)) - 1
-    rejected = _highest_rejected(ranked, np.array([point]))[0]
-    threshold = float(np.nextafter(rejected, np.array(np.inf, rejected.dtype)))
-    reached = float(ranked.impostor_accepted[point] / size)
-    if resampled is None:
-        return CalibratedThreshold(far, threshold, reached)
-    intervals = spread(resampled[0]), percentile_interval(resampled[1], num_people)
-    return CalibratedThreshold(far, threshold, reached, *intervals)
 
 
 @dataclass(frozen=True)
@@ -180,7 +129,7 @@ class VerificationReport:
     num_genuine: int
     num_impostor: int
     num_people: int | None  # distinct people; None when `people` was not given
-    resamples: int  # bootstrap resamples behind the intervals, 0 when there are none
+    has_intervals: bool
     convention: Convention  # how the accuracy's threshold is chosen
     calibrated: dict[float, CalibratedThreshold]  # for each FAR with a TAR
     # False rejects against false accepts, ten points for each power of ten of the FAR.
@@ -201,12 +150,13 @@ class VerificationReport:
     @property
     def interval_method(self) -> str:
         """How the intervals came about, in one sentence."""
-        if not self.resamples:
-            return "None: the people of the pairs were not given."
+        if self.num_people is None:
+            return "No intervals: it is not known whom the pairs show."
+        if not self.has_intervals:
+            return "No intervals were asked for."
         return (
-            f"95% percentile intervals over {self.resamples:,} bootstrap resamples of the "
-            f"{self.num_people:,} people, with the thresholds of the accuracy held fixed; "
-            f"{EXTREMES}"
+            f"95% intervals over the {self.num_people:,} people: {PAIR_INTERVALS}, with the "
+            "thresholds of the accuracy held fixed; Wilson's interval (1927) with as many trials."
         )
 
 
@@ -216,14 +166,14 @@ def accuracy_key(protocol: str) -> str:
 
 
 class ScoredPairs:
-    """Checked pairs with one model's scores: their rates, as they are and under resampling.
+    """Checked pairs with one model's scores: their rates, and what each pair does to them.
 
     Attributes:
+        scores, same: the pairs.
         protocol, accuracy, threshold, fold_accuracy, fold_std: as of `VerificationReport`.
         fars: false accept rates to report that the impostor pairs can carry, falling.
         unsupported: why there is no value at others, by FAR, falling.
         curve: the ROC.
-        ranked: the pairs by score.
     """
 
     def __init__(
@@ -234,7 +184,7 @@ class ScoredPairs:
         convention: Convention,
         fars: Sequence[float],
     ) -> None:
-        self._same = same
+        self.scores, self.same = scores, same
         self._answer(scores.astype(np.float64), folds, convention)
         for far in fars:
             _check_wanted_far(far)
@@ -245,7 +195,6 @@ class ScoredPairs:
         self.fars = [far for far, reason in reasons.items() if reason is None]
         self.unsupported = {far: why for far, why in reasons.items() if why and far in always}
         self.curve = roc(scores, same)
-        self.ranked = RankedPairs(scores, same)
 
     def _answer(
         self, scores: FloatArray, folds: npt.ArrayLike | None, convention: Convention
@@ -259,12 +208,12 @@ class ScoredPairs:
         several = np.unique(fold_of).size > 1
         if several:
             measure = kfold_accuracy if convention == "exact" else grid_kfold_accuracy
-            found = measure(scores, self._same, fold_of)
+            found = measure(scores, self.same, fold_of)
         elif convention == "grid":
             raise ValueError("convention 'grid' is one of k-fold accuracy; give at least 2 folds")
         else:
-            threshold = best_threshold(scores, self._same)
-            right = (scores >= threshold) == self._same
+            threshold = best_threshold(scores, self.same)
+            right = (scores >= threshold) == self.same
             found = FoldAccuracy(fold_of[:1], right.mean()[None], np.array([threshold]), right)
         self.protocol = "k-fold" if several else "best_accuracy"
         self.accuracy, self.threshold = found.mean, float(found.threshold.mean())
@@ -283,18 +232,97 @@ class ScoredPairs:
         tars = [curve.tar[curve.point_at_far(far)] for far in self.fars]
         return np.array([self.accuracy, curve.auc, curve.eer, *tars])
 
-    def resampled_rates(self, curves: WeightedCurves, points: IntArray) -> FloatArray:
-        """The same of each resample, with its points at the FARs: (3 + F, B)."""
-        # Each kind of pair keeps its share of the accuracy.
-        accuracy = np.zeros(curves.genuine.shape[1])
-        for kind, pairs, weights in (
-            (self._same, self.ranked.genuine, curves.genuine),
-            (~self._same, self.ranked.impostor, curves.impostor),
-        ):
-            share = self._share[pairs]
-            good = self._share[kind].sum() * ((share * self._correct[pairs]) @ weights)
-            accuracy += share_of(good, share @ weights)
-        return np.vstack([accuracy, curves.auc(), curves.eer(), curves.tar_at_far(points)])
+    def effects(self, who: PairPeople) -> Iterator["Effect"]:
+        """Yield the effect of each pair on each of these rates, one rate after the other."""
+        effect = np.empty(self.same.size)
+        for kind in (self.same, ~self.same):
+            share, correct = self._share[kind], self._correct[kind]
+            effect[kind] = share * (correct - np.average(correct, weights=share))
+        yield Effect(effect)
+        yield Effect(self._auc_effect(), self.curve.eer)
+        yield Effect(self._eer_effect(who))
+        for far in self.fars:
+            around = self._around(far, who)
+            effect = self._accepts(around.point, self.same)
+            effect -= around.slope * around.effect
+            yield Effect(effect, accepted=around.accepted)
+
+    def _accepts(self, point: int, kind: BoolArray) -> FloatArray:
+        """The effects on the share of a kind of pairs that an operating point accepts."""
+        return mean_effect(self.scores >= self.curve.threshold[point], kind)
+
+    def _auc_effect(self) -> FloatArray:
+        """Effects on the area: how many of the other kind each pair is on the right side of."""
+        effect = np.empty(self.same.size)
+        for kind, sign in ((self.same, 1), (~self.same, -1)):
+            others, own = np.sort(self.scores[~kind]), self.scores[kind]
+            below = np.searchsorted(others, own) + np.searchsorted(others, own, side="right")
+            effect[kind] = sign * below / (2 * others.size)
+        return mean_effect(effect, self.same) + mean_effect(effect, ~self.same)
+
+    def _eer_effect(self, who: PairPeople) -> FloatArray:
+        """Effects on the rate where both errors meet, from the slopes of the curve around it."""
+        curve = self.curve
+        right = curve.eer_point
+        accepts, false = (self._accepts(right, kind) for kind in (self.same, ~self.same))
+        reach = max(who.uncertainty(false).reach, 1 / curve.num_impostor)
+        start, end = (
+            curve.point_at_far(min(max(curve.far[right] + side, 1 / curve.num_impostor), 1.0))
+            for side in (-reach, reach)
+        )
+        rise, run = curve.tar[end] - curve.tar[start], curve.far[end] - curve.far[start]
+        if rise + run <= 0:
+            rise = run = 1.0
+        return np.asarray((rise * false - run * accepts) / (rise + run))
+
+    def _around(self, far: float, who: PairPeople) -> "_Around":
+        """Where the threshold for a supported FAR may lie with other people."""
+        curve, size = self.curve, self.curve.num_impostor
+        point = curve.point_at_far(far)
+        reached, effect = float(curve.far[point]), self._accepts(point, ~self.same)
+        reach = who.uncertainty(effect).reach
+        # As many independent pairs would be as sure of the rate.
+        trials = min(NORMAL**2 * reached * (1 - reached) / reach**2, size) if reach else size
+        # The arcsine makes the variance of a rate the same for all rates.
+        angle, half = math.asin(math.sqrt(far)), NORMAL / 2 / math.sqrt(trials)
+        low = math.sin(max(angle - half, 0.0)) ** 2
+        high = math.sin(min(angle + half, math.pi / 2)) ** 2
+        first = int(np.searchsorted(curve.far, max(low, 1 / size) / ROUNDED_UP))
+        last = int(np.searchsorted(curve.far, high * ROUNDED_UP, side="right")) - 1
+        slope = abs(float(curve.tar[last] - curve.tar[first])) / (high - low)
+        return _Around(point, effect, (first, last), slope, far * trials)
+
+    def calibrated(self, far: float, who: PairPeople | None) -> CalibratedThreshold:
+        """The threshold for a supported FAR."""
+        curve = self.curve
+        point = curve.point_at_far(far)
+        threshold, reached = curve.threshold_above(point), float(curve.far[point])
+        if who is None:
+            return CalibratedThreshold(far, threshold, reached)
+        around = self._around(far, who)
+        first, last = around.ends
+        lowest = curve.threshold_above(last) if curve.far[last] < 1 else float(curve.threshold[-1])
+        ends = Interval(min(lowest, threshold), max(float(curve.threshold[first]), threshold))
+        new = who.uncertainty(around.effect).interval(reached, who.among(~self.same))
+        return CalibratedThreshold(far, threshold, reached, ends, new)
+
+
+class _Around(NamedTuple):
+    """An operating point and its neighborhood.
+
+    Attributes:
+        point: its position.
+        effect: (P,) on its FAR.
+        ends: positions of the highest and of the lowest threshold that other people may need.
+        slope: by how much the TAR rises with the FAR in between.
+        accepted: how many independent impostor pairs would be accepted.
+    """
+
+    point: int
+    effect: FloatArray
+    ends: tuple[int, int]
+    slope: float
+    accepted: float
 
 
 def evaluate_verification(
@@ -305,16 +333,15 @@ def evaluate_verification(
     *,
     convention: Convention = "exact",
     fars: Sequence[float] = (),
-    bootstrap: int = 1000,
-    seed: int = 0,
+    intervals: bool = True,
 ) -> VerificationReport:
     """Accuracy, AUC, EER and TAR at fixed FARs, with 95% intervals over people.
 
-    The intervals come from `centerarc.evaluation.intervals`. For the accuracy each pair is
-    right or wrong once, under the threshold chosen without its fold, and the resamples reweight
-    these answers; the shares of genuine and impostor pairs stay as the protocol set them. AUC,
-    EER and TAR are computed again in each resample. The intervals say what other people would
-    change, not what other folds or another training seed would.
+    The intervals come from `PairPeople.uncertainty` in `centerarc.evaluation.intervals`. For the
+    accuracy each pair is right or wrong once, under the threshold chosen without its fold, and the
+    shares of genuine and impostor pairs stay as the protocol set them. That of a TAR allows for
+    its threshold, which other impostor pairs would move. The intervals say what other people
+    would change, not what other folds or another training seed would.
 
     Args:
         scores: (P,) one similarity a pair, higher is more alike.
@@ -326,9 +353,7 @@ def evaluate_verification(
         convention: of the k-fold accuracy: "exact" is `kfold_accuracy`, "grid" is
             `grid_kfold_accuracy`, by which numbers from arcface_torch were made.
         fars: false accept rates to report in addition to `FAR_LEVELS`, each in (0, 1).
-        bootstrap: resamples, at least 100; 1000 give ends that are stable to about a
-            tenth of the interval's width.
-        seed: of the resampling.
+        intervals: whether to compute them.
 
     Returns:
         The report. A FAR below 1 / impostor pairs has no value but a reason; those of 1e-5 and
@@ -345,28 +370,15 @@ def evaluate_verification(
     """
     # As given: a threshold for float32 scores must be a float32 itself.
     values, labels = check_scores_as_given(scores, same)
-    check_resamples(bootstrap)
     pairs = ScoredPairs(values, labels, folds, convention, fars)
-    ranked, rates = pairs.ranked, pairs.rates.tolist()
     who = None if people is None else PairPeople(people, labels)
-    moved: list[FloatArray | None] = [None] * len(rates)
-    chosen: list[FloatArray | None] = [None] * len(pairs.fars)
-    fewest = 0
-    if who is not None:
-
-        def measured(drawn: FloatArray) -> FloatArray:
-            curves = who.curves(drawn, ranked)
-            points = curves.points_at_far(pairs.fars)
-            return np.vstack([pairs.resampled_rates(curves, points), *_chosen(curves, points)])
-
-        rows = who.resampled(measured, bootstrap, seed)
-        moved, fewest = list(rows[: len(rates)]), who.fewest
-        chosen = list(rows[len(rates) :].reshape(2, len(chosen), bootstrap).swapaxes(0, 1))
-    estimates = [estimate(*each, fewest) for each in zip(rates, moved, strict=True)]
-    calibrated = {
-        far: _calibrated(ranked, far, found, fewest)
-        for far, found in zip(pairs.fars, chosen, strict=True)
-    }
+    counted = who if intervals else None
+    rates = pairs.rates.tolist()
+    estimates = [Estimate(rate) for rate in rates]
+    if counted is not None:
+        found = zip(rates, pairs.effects(counted), strict=True)
+        estimates = [effect.estimate(rate, counted, counted.fewest) for rate, effect in found]
+    calibrated = {far: pairs.calibrated(far, counted) for far in pairs.fars}
     tar_at_far = dict(zip(pairs.fars, estimates[3:], strict=True))
     tar_at_far |= {far: Estimate(None, too_few=why) for far, why in pairs.unsupported.items()}
     return VerificationReport(
@@ -381,7 +393,7 @@ def evaluate_verification(
         num_genuine=pairs.curve.num_genuine,
         num_impostor=pairs.curve.num_impostor,
         num_people=None if who is None else who.count,
-        resamples=0 if who is None else bootstrap,
+        has_intervals=counted is not None,
         convention=convention,
         calibrated=calibrated,
         det=thinned_det(pairs.curve),
@@ -411,9 +423,6 @@ def held_out_fars(
     folds: npt.ArrayLike,
     fars: list[float],
     people: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
-    *,
-    bootstrap: int = 1000,
-    seed: int = 0,
 ) -> dict[float, HeldOutFar]:
     """Choose thresholds for false accept rates on all folds but one, and try them on that one.
 
@@ -422,7 +431,7 @@ def held_out_fars(
     construction; one that was not shows what the rate is worth.
 
     Args:
-        scores, same, people, bootstrap, seed: as of `evaluate_verification`.
+        scores, same, people: as of `evaluate_verification`.
         folds: (P,) the number of each pair's fold, any integers.
         fars: wanted false accept rates, each in (0, 1).
 
@@ -464,8 +473,6 @@ def held_out_fars(
                 people,
                 threshold=0.5,
                 min_pairs=1,
-                bootstrap=bootstrap,
-                seed=seed,
             ).groups.values()
             results[far] = HeldOutFar(far, group.far, group.tar, of_fold)
     return results

@@ -113,7 +113,7 @@ def _shown(difference: Difference, *, bracketed: bool = False) -> str:
 
 
 def _doubt(difference: Difference) -> float:
-    return 1.0 if difference.contrary_share is None else difference.contrary_share
+    return 1.0 if difference.doubt is None else difference.doubt
 
 
 def _listed(parts: list[str]) -> str:

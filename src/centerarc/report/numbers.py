@@ -90,6 +90,21 @@ def sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
+def thin_words(estimate: Estimate | Difference) -> str:
+    """What must be said of an interval that rests on too few cases, or nothing.
+
+    Example:
+        >>> thin_words(Estimate(0.5, None, thin=1.26))
+        'The interval rests on about 1.3 mistakes: it misses the truth more often than it says.'
+    """
+    if estimate.thin is None:
+        return ""
+    return (
+        f"The interval rests on about {estimate.thin:.1f} mistakes: it misses the truth more often "
+        "than it says."
+    )
+
+
 def reason_words(too_few: TooFew | None) -> str:
     """Why there is no value, as a sentence in the words of a page, or nothing.
 
@@ -133,7 +148,15 @@ class Row:
 
 def table_cells(rows: Sequence[Row]) -> list[tuple[str, str, str, str]]:
     """Rows for the table of a page: name, value, interval, and what it says or why it lacks."""
-    return [(row.name, *row.words, reason_words(row.estimate.too_few) or row.how) for row in rows]
+    return [
+        (
+            row.name,
+            *row.words,
+            reason_words(row.estimate.too_few)
+            or " ".join(filter(None, (row.how, thin_words(row.estimate)))),
+        )
+        for row in rows
+    ]
 
 
 # Name of a rate, and the FAR or FPIR that it is measured at.
@@ -380,5 +403,5 @@ def difference_words(found: Difference) -> tuple[str, str, str]:
     return (
         points(float(found.value or 0.0)),
         "" if interval is None else f"{100 * interval.low:+.2f} to {100 * interval.high:+.2f}",
-        "" if found.contrary_share is None else f"{found.contrary_share:.3f}",
+        "" if found.doubt is None else f"{found.doubt:.3f}",
     )

@@ -71,9 +71,7 @@ def test_all_formats_give_the_same_scores(formats, folds):
     for side in (0, 1):
         assert sets["csv"].people[side].tolist() == sets["txt"].people[side].tolist()
     assert sets["bin"].people is None
-    report = evaluate_verification(
-        expected, sets["csv"].same, sets["csv"].fold, sets["csv"].people, bootstrap=100
-    )
+    report = evaluate_verification(expected, sets["csv"].same, sets["csv"].fold, sets["csv"].people)
     assert report.num_people == (4 if folds is None else 3)
 
 

@@ -39,7 +39,7 @@ def test_a_further_rate_is_measured_as_the_others_are(pairs, monkeypatch):
     # The same rate as one of those that are always reported.
     monkeypatch.setattr(result, "FAR_LEVELS", (0.03,))
     scores, same, fold, people = pairs
-    expected = evaluate_verification(scores, same, fold, people, bootstrap=200)
+    expected = evaluate_verification(scores, same, fold, people)
     assert found.tar_at_far[0.03] == expected.tar_at_far[0.03]
     assert found.calibrated[0.03] == expected.calibrated[0.03]
 
@@ -51,19 +51,9 @@ def test_without_people_or_resamples_there_are_no_intervals(pairs):
             scores, same, fold, who, "unknown", (), {}, Settings(resamples=resamples)
         )
         assert found.report.accuracy.interval is None
-        assert found.report.resamples == 0
+        assert not found.report.has_intervals
         assert all(one.far.interval is None for one in found.held_out.values())
     assert found.report.accuracy.value == judged(pairs).report.accuracy.value
-
-
-def test_people_of_too_many_pairs_are_resampled_only_when_asked(pairs, monkeypatch):
-    from centerarc.evaluation.protocols import judging
-
-    monkeypatch.setattr(judging, "_MOST_RESAMPLED", 1999)
-    found = judged(pairs, resamples=None)
-    assert found.report.resamples == 0
-    assert "must be asked for" in found.people_note
-    assert judged(pairs).report.resamples == 200
 
 
 def test_several_columns_may_stand_in_one_text():

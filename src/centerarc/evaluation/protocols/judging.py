@@ -48,6 +48,7 @@ def pictures_of(reopen: Callable[[], FaceSource]) -> Picture:
 # What an evaluation found, whatever the protocol, and what its numbers rest on.
 
 FORMAT = "centerarc evaluation 2"
+RESAMPLES = 1000
 Sides = tuple[npt.NDArray[Any], npt.NDArray[Any]]
 
 
@@ -59,8 +60,8 @@ class Settings:
         convention: How k-fold accuracy is computed, "exact" or "grid".
         by: Columns of the list of pairs to break down by, as `chosen_groups` takes them.
         fars: False accept rates beyond those that are always reported.
-        resamples: Of the people, at least 100; 0 for no intervals; None for 1000, and none
-            beyond a million pairs, where they would take hours.
+        resamples: Of the people, behind the intervals of how tight identities are, at least 100;
+            0 for no intervals at all; None for 1000.
         seed: Of the resampling.
     """
 
@@ -112,7 +113,9 @@ class Verified:
             "settings": {
                 "convention": self.settings.convention,
                 "far": list(self.settings.fars),
-                "resamples": self.report.resamples,
+                "resamples": RESAMPLES
+                if self.settings.resamples is None
+                else self.settings.resamples,
                 "seed": self.settings.seed,
             },
         }
@@ -231,9 +234,6 @@ def is_number(text: str) -> bool:
 
 # Scored pairs to every number of a verification result.
 
-RESAMPLES = 1000
-# Beyond so many pairs a thousand resamples take hours.
-_MOST_RESAMPLED = 1_000_000
 
 Groups = npt.NDArray[Any] | tuple[npt.NDArray[Any], npt.NDArray[Any]] | NumberBands
 
@@ -263,38 +263,28 @@ def judge_pairs(
     Raises:
         ValueError: If settings are out of range, or the pairs cannot carry them.
     """
-    resamples = settings.resamples
-    if resamples not in (None, 0) and people is None:
-        people_note = f"{people_note}; so no intervals"
-    if resamples is None:
-        resamples = RESAMPLES if same.size <= _MOST_RESAMPLED else 0
-        if people is not None and not resamples:
-            people_note = (
-                f"{people_note}; no intervals over them: beyond {_MOST_RESAMPLED:,} pairs they "
-                "take hours and must be asked for"
-            )
-    drawn = people if resamples else None
-    drawing: dict[str, int] = {"bootstrap": resamples or RESAMPLES, "seed": settings.seed}
+    intervals = settings.resamples != 0
+    counted = people if intervals else None
     report = evaluate_verification(
         scores,
         same,
         fold,
-        drawn,
+        people,
         convention=settings.convention,
         fars=settings.fars,
-        **drawing,
+        intervals=intervals,
     )
     breakdowns = {}
     for column, group in groups.items():
         values = group.group if isinstance(group, NumberBands) else group
-        found = breakdown(scores, same, values, drawn, threshold=report.threshold, **drawing)
+        found = breakdown(scores, same, values, counted, threshold=report.threshold)
         if isinstance(group, NumberBands):
             found = replace(found, groups={name: found.groups[name] for name in group.order})
         breakdowns[column] = found
     held_out = {}
     if fold is not None:
         supported = [far for far, tar in report.tar_at_far.items() if tar.value is not None]
-        held_out = held_out_fars(scores, same, fold, supported, drawn, **drawing)
+        held_out = held_out_fars(scores, same, fold, supported, counted)
     return Verified(
         report,
         scores,

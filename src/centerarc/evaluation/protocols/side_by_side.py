@@ -129,8 +129,6 @@ def compare_files(paths: Sequence[str | os.PathLike[str]]) -> Comparison:
                 first.pairs.people,
                 convention=settings.convention,
                 fars=settings.fars,
-                bootstrap=settings.resamples,
-                seed=settings.seed,
             )
     if first.searches:
         search = _search_settings(stored)
