@@ -125,8 +125,8 @@ def evaluate(
     mirror
         Sum the features of each image and its mirror image.
     resamples
-        Resamples of the people behind the intervals: 0 for no intervals, or at least 100. 1000 by
-        default, and 0 beyond a million pairs, where they would take hours.
+        0 for no intervals; else resamples of the people, at least 100, behind those of ranks, TPIR
+        and identities, 1000 by default. Those of pairs come from a formula.
     seed
         Random seed of the resampling.
     json
