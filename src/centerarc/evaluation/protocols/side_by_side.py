@@ -119,7 +119,7 @@ def compare_files(paths: Sequence[str | os.PathLike[str]]) -> Comparison:
         settings = _settings(stored)
         verified = [_judged(one, settings) for one in stored]
         if first.pairs.people is None or not settings.resamples:
-            why = "the people are not known" if first.pairs.people is None else "no intervals wanted"
+            why = "the people are not known" if first.pairs.people is None else "intervals off"
             notes = (f"How sure the differences are is unknown: {why}.",)
         else:
             differences = compare_with_first(
