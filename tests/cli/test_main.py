@@ -152,6 +152,10 @@ def test_help_of_evaluate_has_groups_and_an_example() -> None:
     # A line of the docstring that goes on is not a new line of the help.
     assert "│ MODEL  A run folder, a weights file, an ONNX file, hf://owner/name on the    │" in out
     assert "│        Hugging Face Hub, a public checkpoint with --architecture" in out
+    assert "each pixel value, 0 to 255; one number or three with commas between. 127.5 by" in (
+        " ".join(out.replace("│", " ").split())
+    )
+    assert "one number or three with  " not in out
     assert "0 beyond a million pairs" in " ".join(out.replace("│", " ").split())
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+_T = TypeVar("_T")
 _PARAMETERS = "\n\nParameters\n----------\n"
 # What the library calls by another name than the flag.
 _CALLED = {
@@ -58,7 +59,13 @@ def by_flags(command: Callable[_P, _R]) -> Callable[_P, _R]:
                 raise
             raise ValueError(said) from error
 
-    head, _, flags = inspect.cleandoc(command.__doc__ or "").partition(_PARAMETERS)
+    run.__doc__ = _flowing(command.__doc__ or "")
+    return run
+
+
+def _flowing(text: str) -> str:
+    """A docstring whose lines are joined, or help would break where the code does."""
+    head, _, flags = inspect.cleandoc(text).partition(_PARAMETERS)
     paragraphs = [" ".join(part.split()) for part in head.split("\n\n")]
     # Each flag is a line, what it means the indented lines below it.
     lines: list[str] = []
@@ -67,8 +74,13 @@ def by_flags(command: Callable[_P, _R]) -> Callable[_P, _R]:
             lines[-1] += f" {line.strip()}"
         else:
             lines.append(line)
-    run.__doc__ = "\n\n".join(paragraphs) + _PARAMETERS + "\n".join(lines)
-    return run
+    return "\n\n".join(paragraphs) + _PARAMETERS + "\n".join(lines)
+
+
+def _flowing_help(kind: type[_T]) -> type[_T]:
+    """Makes the help of flags that are fields of a class flow, too."""
+    kind.__doc__ = _flowing(kind.__doc__ or "")
+    return kind
 
 
 def with_flags(command: Callable[..., Any], error: ValueError) -> str:
@@ -225,6 +237,7 @@ def check_outputs(
 
 
 @Parameter(name="*")
+@_flowing_help
 @dataclass(frozen=True)
 class ListFlags:
     """How a list is read; for a SOURCE that is a list only.
@@ -287,6 +300,7 @@ def reopened(
 
 
 @Parameter(name="*")
+@_flowing_help
 @dataclass(frozen=True)
 class ModelFlags:
     """What a model's file does not say.

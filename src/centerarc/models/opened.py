@@ -128,8 +128,10 @@ def load_checkpoint(
 
 def _shapes(name: str, sizes: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a backbone's weights."""
-    # Others' may compute with numbers when they are built.
-    with torch.device("meta" if is_built_in(name) else "cpu"):
+    try:
+        with torch.device("meta"):
+            model = create_model(name, **sizes)
+    except Exception:  # others' may compute with numbers when they are built
         model = create_model(name, **sizes)
     return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
 

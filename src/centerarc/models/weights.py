@@ -320,6 +320,8 @@ _PICKLES = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
 _LENGTH = 2
 _ONNX_FIELDS = {*range(1, 9), 14, 20, 25, 26}
 _GRAPH = 7
+# Far more than a model has, of which each operator set, function and note is one.
+_MOST_FIELDS = 100_000
 
 _CONVERT = "convert it to ONNX:"
 _TF2ONNX = f"{_CONVERT} python -m tf2onnx.convert"
@@ -471,7 +473,7 @@ def _is_frozen_graph(file: BinaryIO, size: int) -> bool:
 def _is_onnx(file: BinaryIO, size: int) -> bool:
     """Whether a whole file is fields of ONNX's ModelProto, the graph among them."""
     try:
-        numbers = {number for number, *_ in _fields(file, 0, size)}
+        numbers = {number for number, *_ in islice(_fields(file, 0, size), _MOST_FIELDS)}
     except ValueError:
         return False
     return _GRAPH in numbers and numbers <= _ONNX_FIELDS
