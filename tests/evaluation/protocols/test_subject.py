@@ -11,7 +11,7 @@ import pytest
 
 from centerarc.curate import embed_to_file
 from centerarc.data import FolderSource, write_identities
-from centerarc.evaluation.files import open_pair_set
+from centerarc.evaluation.files import open_pair_set, read_pair_list
 from centerarc.evaluation.protocols import (
     ModelSubject,
     SearchSettings,
@@ -198,3 +198,18 @@ def test_images_are_found_whatever_the_form_of_their_names(tmp_path):
     listed.write_text(f"image_a,image_b,same\n{line}\n", encoding="utf-8")
     found = open_pair_set(listed, images=tmp_path / "faces")
     assert found.image(1).shape == (8, 8, 3)
+
+
+def test_a_file_of_pairs_may_hold_both_forms_of_a_name(tmp_path):
+    for number in (1, 2):
+        picture(tmp_path / DECOMPOSED / f"{DECOMPOSED}_{number:04d}.png", "Ann", number)
+    picture(tmp_path / "Bob" / "Bob_0001.png", "Bob", 1)
+    pairs = tmp_path / "pairs.txt"
+    pairs.write_text(f"1\n{DECOMPOSED}\t1\t2\n{COMPOSED}\t1\tBob\t1\n", encoding="utf-8")
+    found = open_pair_set(pairs, images=tmp_path)
+    assert (len(found), len(found.identities)) == (3, 2)
+    listed = tmp_path / "pairs.csv"
+    rows = [f"x,y,1,{COMPOSED},{DECOMPOSED}", f"x,z,0,{DECOMPOSED},Bob"]
+    names = "image_a,image_b,same,person_a,person_b"
+    listed.write_text("\n".join([names, *rows]), encoding="utf-8")
+    assert read_pair_list(listed).everyone() == {COMPOSED, "Bob"}

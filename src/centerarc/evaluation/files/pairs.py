@@ -290,7 +290,9 @@ def _lfw_header(lines: Sequence[str], source: str) -> tuple[int, int]:
 
 def _lfw_pair(text: str, genuine: bool, where: str) -> tuple[str, str, str, str]:
     """Both people, and the names of both images."""
-    fields = [field.strip() for field in (text.split("\t") if "\t" in text else text.split())]
+    # In one Unicode form: a file put together of others may hold both.
+    split = text.split("\t") if "\t" in text else text.split()
+    fields = [composed(field.strip()) for field in split]
     shape = "name number number" if genuine else "name number name number"
     if len(fields) != len(shape.split()) or not all(fields):
         kind = "a genuine" if genuine else "an impostor"
@@ -404,8 +406,8 @@ def read_pair_list(path: str | os.PathLike[str], *, of: str = "image") -> Pairs:
     columns = {name: all_texts[codes[:, k]] for k, name in enumerate([*people, *others])}
     people_of, note = None, "people are those of the columns person_a and person_b"
     if people:
-        first_of, second_of = (columns.pop(name).astype(np.str_) for name in people)
-        people_of = first_of, second_of
+        first_of, second_of = (map(composed, columns.pop(name).tolist()) for name in people)
+        people_of = np.array([*first_of], dtype=np.str_), np.array([*second_of], dtype=np.str_)
     else:
         people_of, note = _people_of_names(list(names), (index_a, index_b), same_of == 1)
     return Pairs(
@@ -487,11 +489,11 @@ def _check_people(
     for name, person in zip(_PEOPLE, people, strict=True):
         table.filled(person, name, line)
     a, b = people
-    if (a == b) != same:
+    if (composed(a) == composed(b)) != same:
         raise table.error(line, f"same is {int(same)}, but the people are {a!r} and {b!r}")
     for image, person in zip(pair, people, strict=True):
         known, first = person_of.setdefault(image, (person, line))
-        if known != person:
+        if composed(known) != composed(person):
             raise table.error(line, f"the person is {person!r}, but {known!r} on line {first}")
 
 
