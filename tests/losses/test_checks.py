@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from centerarc.losses import (
     ArcFace,
@@ -15,6 +15,8 @@ from centerarc.losses import (
     center_loss,
     center_separation,
     margin_softmax_loss,
+    negative_logsumexp,
+    sample_classes,
     update_centers,
 )
 
@@ -84,6 +86,36 @@ def test_bad_input_of_the_margin_softmax_is_named(change: dict, message: str) ->
 def test_bad_input_is_named(call, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call(torch.ones(4, 3), torch.ones(5, 3), torch.tensor([0, 1, 2, 3]))
+
+
+@pytest.mark.parametrize("convert", [Tensor.tolist, Tensor.numpy], ids=["list", "numpy"])
+@pytest.mark.parametrize("name", ["features", "labels"])
+@pytest.mark.parametrize("make", [MarginSoftmaxLoss, CenterArcFaceLoss, CenterLoss])
+def test_what_is_no_tensor_is_named(make, name: str, convert) -> None:
+    batch = {"features": torch.randn(N, D), "labels": torch.arange(N) % C}
+    batch[name] = convert(batch[name])
+    kind = type(batch[name]).__name__
+    message = rf"{name} must be a torch.Tensor, got {kind}; torch.as_tensor\({name}\) makes one"
+    with pytest.raises(ValueError, match=message):
+        make(C, D)(**batch)
+    with pytest.raises(ValueError, match=message):
+        negative_logsumexp(**batch, weight=torch.randn(C, D), scale=30.0)
+    with pytest.raises(ValueError, match=message):
+        update_centers(torch.zeros(C, D), **batch)
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda: MarginSoftmaxLoss(2, D, weight=[1.0, 2.0]), "weight"),
+        (lambda: MarginSoftmaxLoss(2, D).logits([[0.0] * D]), "features"),
+        (lambda: CenterArcFaceLoss(2, D).separation([0, 1]), "anchors"),
+        (lambda: sample_classes([0, 1], 7, 0.5), "labels"),
+    ],
+)
+def test_other_arguments_that_are_no_tensors_are_named(call, name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be a torch.Tensor, got list"):
+        call()
 
 
 class TestForgottenParameters:

@@ -14,6 +14,7 @@ from centerarc.losses.checks import (
     check_choice,
     check_counts,
     check_positive,
+    check_tensors,
     classes_held,
     place_batch,
     reduce,
@@ -71,6 +72,7 @@ def center_loss(
     """
     check_choice("reduction", reduction, Reduction)
     check_choice("space", space, Space)
+    check_tensors(centers=centers)
     if centers.dim() != 2:
         raise ValueError(f"centers must be (C, D), got {tuple(centers.shape)}")
     batch = place_batch(features, labels, centers, ignore_index, None)
@@ -123,6 +125,7 @@ def update_centers(
     """
     check_choice("space", space, Space)
     check_alpha(alpha)
+    check_tensors(centers=centers)
     if centers.dim() != 2:
         raise ValueError(f"centers must be (C, D), got {tuple(centers.shape)}")
     batch = place_batch(features, labels, centers, ignore_index, None)
@@ -204,6 +207,7 @@ def center_separation(
     """
     check_positive("temperature", temperature)
     settings_of(implementation)
+    check_tensors(centers=centers, anchors=anchors)
     centers = centers.to(wide_dtype(centers))
     if centers.dim() == 3:
         centers = unit(centers).mean(dim=1)

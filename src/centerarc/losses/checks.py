@@ -36,6 +36,16 @@ def wide_dtype(*tensors: Tensor) -> torch.dtype:
     return dtype
 
 
+def check_tensors(**values: object) -> None:
+    """Raises for the first argument that is not a tensor, as a list or a NumPy array is not."""
+    for name, value in values.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"{name} must be a torch.Tensor, got {type(value).__name__}; "
+                f"torch.as_tensor({name}) makes one"
+            )
+
+
 def as_labels(labels: Tensor, features: Tensor) -> Tensor:
     """Returns the labels as int64, (N,); raises unless they are integers, one a row."""
     if labels.shape != features.shape[:1]:
@@ -152,6 +162,7 @@ def place_batch(
     classes, first = len(rows), 0
     if shards is not None:
         classes, first = shards.num_classes, shards.start
+    check_tensors(features=features, labels=labels)
     dim = rows.shape[-1]
     if features.dim() != 2 or features.shape[1] != dim:
         raise ValueError(f"features must be (N, {dim}), got {tuple(features.shape)}")

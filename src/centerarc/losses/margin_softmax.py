@@ -17,6 +17,7 @@ from centerarc.losses.checks import (
     check_choice,
     check_counts,
     check_positive,
+    check_tensors,
     classes_held,
     is_number,
     place_batch,
@@ -120,6 +121,7 @@ def checked_terms(
     **options: Any,
 ) -> "Terms":
     """`margin_softmax_terms` of options that are not checked yet."""
+    check_tensors(prototypes=prototypes)
     if prototypes.dim() not in (2, 3) or not len(prototypes):
         raise ValueError(
             "prototypes must be (C, D) or (C, K, D) with C at least 1, "
@@ -143,6 +145,8 @@ def check_options(
     **_: Any,
 ) -> None:
     """Raises unless each option is in range, and smoothing is 0 where it has no meaning."""
+    if weight is not None:
+        check_tensors(weight=weight)
     if weight is not None and weight.shape != (num_classes,):
         raise ValueError(
             f"weight must be ({num_classes},), one for each class, got {tuple(weight.shape)}"
@@ -437,6 +441,7 @@ class MarginSoftmaxLoss(nn.Module):
 
         With shards C counts the classes of this rank.
         """
+        check_tensors(features=features)
         dtype = torch.promote_types(features.dtype, self.prototypes.dtype)
         with torch.autocast(features.device.type, enabled=False):
             rows = unit(self.prototypes.to(dtype)).flatten(0, -2)

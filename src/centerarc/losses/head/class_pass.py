@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from centerarc.losses.checks import as_labels, check_positive, is_number, wide_dtype
+from centerarc.losses.checks import as_labels, check_positive, check_tensors, is_number, wide_dtype
 from centerarc.losses.head.chunked import Chunked, ChunkedPass, logsumexp_operator
 from centerarc.losses.head.products import inverse_norm, own_rows, product, reduced_products, unit
 from centerarc.losses.head.prototype_sgd import has_fused_step
@@ -200,6 +200,7 @@ def negative_logsumexp(
     """
     settings_of(implementation)
     check_positive("scale", scale)
+    check_tensors(features=features, weight=weight, labels=labels)
     if features.dim() != 2 or not features.is_floating_point():
         raise ValueError(
             f"features must be (N, D) floating point, got {tuple(features.shape)} {features.dtype}"
@@ -251,6 +252,7 @@ def sample_classes(
         tensor([3, 7])
     """
     check_sample_rate(rate)
+    check_tensors(labels=labels)
     if labels.dim() != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(f"labels must be (N,) integers, got {tuple(labels.shape)} {labels.dtype}")
     if not isinstance(num_classes, int) or num_classes < 0:
