@@ -5,6 +5,9 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from centerarc.distributed import ClassShards
@@ -65,6 +68,51 @@ def test_two_ranks_end_where_one_process_does(pool: Pool, options: dict) -> None
     for found in pool.run(ends, options):
         for ours, expected in zip(found, alone.state_dict().values(), strict=True):
             torch.testing.assert_close(torch.as_tensor(ours), expected, rtol=1e-12, atol=1e-12)
+
+
+def sharded_by_fsdp(rank: int, options: dict) -> dict[str, tuple[Any, Any]]:
+    """Values of a criterion of plain tensors, and of one that FSDP2 has sharded."""
+    classes = 9001  # more than PrototypeSGD steps at a time, and odd
+    torch.manual_seed(0)  # alike on both ranks
+    images, labels = torch.randn(3, 16, D), torch.randint(0, classes, (3, 16))
+    found: list[dict[str, Any]] = []
+    for sharded in (False, True):
+        made = CenterArcFaceLoss(classes, D, **options)
+        optimizer: torch.optim.Optimizer
+        if sharded:
+            fully_shard(made, mesh=init_device_mesh("cpu", (2,)))
+            made.arcface.reset_parameters(torch.Generator().manual_seed(1))
+            optimizer = PrototypeSGD(made.parameters(), lr=0.5, momentum=0.9, weight_decay=0.01)
+        else:
+            made.arcface.reset_parameters(torch.Generator().manual_seed(1))
+            optimizer = torch.optim.SGD(made.parameters(), lr=0.5, momentum=0.9, weight_decay=0.01)
+        values = {"start": full(made.arcface.prototypes)}
+        for x, y in zip(images, labels, strict=True):
+            optimizer.zero_grad()
+            sum(made(x, y)).backward()
+            optimizer.step()
+        optimizer.zero_grad()
+        separation, logits = made.separation(labels[0]), made.logits(images[0])
+        (separation + logits.square().mean()).backward()
+        values |= {"separation": full(separation), "logits": full(logits)}
+        values |= {"end": full(made.arcface.prototypes)}
+        values |= {"gradient": full(made.arcface.prototypes.grad)}
+        found.append(values)
+    return {name: (found[0][name], found[1][name]) for name in found[0]}
+
+
+def full(tensor: torch.Tensor) -> Any:
+    tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.detach().clone().numpy()
+
+
+@pytest.mark.parametrize("options", [{}, {"sub_centers": 2, "centers": "separate"}], ids=str)
+def test_fsdp_shards_train_as_plain_prototypes_do(pool: Pool, options: dict) -> None:
+    for found in pool.run(sharded_by_fsdp, options):
+        for name, (plain, sharded) in found.items():
+            torch.testing.assert_close(
+                *map(torch.as_tensor, (sharded, plain)), msg=lambda m, name=name: f"{name}: {m}"
+            )
 
 
 def complaints(rank: int) -> list[str]:

@@ -21,7 +21,7 @@ from centerarc.losses.checks import (
     wide_dtype,
 )
 from centerarc.losses.head.class_pass import Implementation, class_pass, draw_rows, settings_of
-from centerarc.losses.head.products import own_rows, unit
+from centerarc.losses.head.products import own_rows, unit, whole
 from centerarc.losses.margins import Target
 
 if TYPE_CHECKING:
@@ -208,6 +208,7 @@ def center_separation(
     check_positive("temperature", temperature)
     settings_of(implementation)
     check_tensors(centers=centers, anchors=anchors)
+    centers = whole(centers)
     centers = centers.to(wide_dtype(centers))
     if centers.dim() == 3:
         centers = unit(centers).mean(dim=1)

@@ -31,7 +31,7 @@ from centerarc.losses.head.class_pass import (
     sample_classes,
     settings_of,
 )
-from centerarc.losses.head.products import product, unit
+from centerarc.losses.head.products import product, unit, whole
 from centerarc.losses.head.prototype_sgd import has_fused_step
 from centerarc.losses.margins import ArcFace, Margin, Target, target_angle
 
@@ -444,7 +444,7 @@ class MarginSoftmaxLoss(nn.Module):
         check_tensors(features=features)
         dtype = torch.promote_types(features.dtype, self.prototypes.dtype)
         with torch.autocast(features.device.type, enabled=False):
-            rows = unit(self.prototypes.to(dtype)).flatten(0, -2)
+            rows = unit(whole(self.prototypes).to(dtype)).flatten(0, -2)
             cosines = product(unit(features.to(dtype)), rows)
             if self.sub_centers > 1:
                 cosines = cosines.view(len(features), -1, self.sub_centers).amax(dim=2)

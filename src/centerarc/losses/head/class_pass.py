@@ -7,7 +7,15 @@ from torch import Tensor
 
 from centerarc.losses.checks import as_labels, check_positive, check_tensors, is_number, wide_dtype
 from centerarc.losses.head.chunked import Chunked, ChunkedPass, logsumexp_operator
-from centerarc.losses.head.products import inverse_norm, own_rows, product, reduced_products, unit
+from centerarc.losses.head.products import (
+    first_row,
+    inverse_norm,
+    local,
+    own_rows,
+    product,
+    reduced_products,
+    unit,
+)
 from centerarc.losses.head.prototype_sgd import has_fused_step
 
 Implementation = Literal["auto", "reference", "chunked", "triton"] | Chunked
@@ -274,6 +282,7 @@ def draw_rows(out: Tensor, first: int, generator: torch.Generator | None = None)
     them does, if their generators are alike.
     """
     seed = int(torch.randint(2**62, (), generator=generator))
+    first, out = first + first_row(out), local(out)
     last = first + len(out)
     for group in range(first // GROUP, -(-last // GROUP)):
         stream = torch.Generator().manual_seed((seed + group) % 2**63)

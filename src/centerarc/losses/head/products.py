@@ -73,6 +73,39 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return _Product.apply(a, b)  # type: ignore[no-untyped-call, no-any-return]
 
 
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part of a `DTensor`, in its own memory; any other tensor as it is.
+
+    FSDP2 makes parameters `DTensor`s, a slice of which is a copy where a rank has a part only.
+    """
+    # Not by its type, which takes long to import.
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def first_row(tensor: Tensor) -> int:
+    """The number of this rank's first row of a `DTensor`, cut as torch.chunk does; else 0."""
+    for dim, placement in enumerate(getattr(tensor, "placements", ())):
+        if placement.is_shard(0):
+            mesh = tensor.device_mesh  # type: ignore[attr-defined]
+            rank: int = mesh.get_local_rank(dim)
+            size: int = -(-len(tensor) // mesh.size(dim))
+            return min(len(tensor), rank * size)
+    return 0
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a `DTensor`, whose gradient is then the mean over the ranks, as FSDP2's are."""
+    if not hasattr(tensor, "full_tensor"):
+        return tensor
+    from torch.distributed.tensor import Partial
+
+    mesh = tensor.device_mesh  # type: ignore[attr-defined]
+    full: Tensor = tensor.full_tensor(grad_placements=[Partial()] * mesh.ndim)
+    if full.requires_grad:
+        full.register_hook(lambda gradient: gradient / mesh.size())  # type: ignore[no-untyped-call]
+    return full
+
+
 @torch.library.custom_op("centerarc::take_rows", mutates_args=())
 def _take_rows(weight: Tensor, places: Tensor) -> Tensor:
     """(N, D) rows of (R, D) as they are now.

@@ -11,6 +11,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from centerarc.losses.head import epilogues
 from centerarc.losses.head.class_blocks import add_rows
+from centerarc.losses.head.products import local
 
 # The optimizers that step a parameter during its backward pass. Keyed by the parameter, because
 # that is all that a loss is given.
@@ -183,6 +184,8 @@ class PrototypeSGD(Optimizer):
 
     def _step_rows(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         momentum = self.momentum_buffer(parameter)
+        momentum = None if momentum is None else local(momentum)
+        parameter, gradient = local(parameter), local(gradient)
         touched = None
         if gradient.is_sparse:
             gradient = gradient.coalesce()
