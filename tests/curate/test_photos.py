@@ -456,3 +456,36 @@ def test_wrong_arguments_are_named(model: Path, tmp_path: Path) -> None:
         YuNetDetector(model, max_side=31)
     with pytest.raises(OSError, match=r"absent\.onnx.*No such file"):
         YuNetDetector(tmp_path / "absent.onnx")
+
+
+NUMBERS = "69 109 106 113 77 142 73 152 108 154"
+
+
+@pytest.mark.parametrize("landmarks", ["celeba", "celeba with names", "vggface2"])
+def test_landmarks_of_public_sets_are_read_as_they_are(tmp_path, landmarks):
+    points = " ".join(
+        f"{name}_{axis}"
+        for name in ("lefteye", "righteye", "nose", "leftmouth", "rightmouth")
+        for axis in "xy"
+    )
+    photo = "n000001/0001_01.jpg" if landmarks == "vggface2" else "000001.jpg"
+    if landmarks == "vggface2":
+        names = ",".join(f"P{number}{axis}" for number in range(1, 6) for axis in "XY")
+        text = f'NAME_ID,{names}\n"n000001/0001_01",{NUMBERS.replace(" ", ",")}\n'
+    else:
+        start = "image_id " if landmarks.endswith("names") else ""
+        text = f"1\n{start}{points} \n000001.jpg  {NUMBERS.replace(' ', '  ')}\n"
+    path = tmp_path / "landmarks.txt"
+    path.write_text(text)
+    table = read_landmarks(path)
+    (face,) = table.faces(photo)[""]
+    assert face.points.ravel().tolist() == list(map(float, NUMBERS.split()))
+    assert table.without_photo([photo]) == []
+    assert len(table.without_photo(["other.jpg"])) == 1
+
+
+def test_boxes_are_no_landmarks(tmp_path):
+    path = tmp_path / "list_bbox_celeba.txt"
+    path.write_text("1\nimage_id x_1 y_1 width height\n000001.jpg    95  71 226 313\n")
+    with pytest.raises(ValueError, match=r"there is no column x2 or .*; boxes are not enough"):
+        read_landmarks(path)

@@ -84,7 +84,11 @@ def test_the_resolved_configuration_reads_back(tmp_path: Path) -> None:
         ("schedule: {epochs: 2, warmup_epochs: 5}\n", [], "warmup_epochs is 5; it must be below"),
         ("validation: {num_pairs: 8}\n", [], "validation: give pairs (and images), identities or"),
         ("validation: {identities: 1.5}\n", [], "identities is 1.5; it must be a fraction"),
-        ("", ["--data.source", "foldr"], "'foldr'; it must be one of folder, list, recordio,"),
+        (
+            "",
+            ["--data.source", "foldr"],
+            "'foldr'; it must be one of folder, list, parquet, recordio,",
+        ),
         ("accumulate: 0\n", [], "accumulate is 0; it must be greater than or equal to 1"),
         ("1: 2\n", [], "unknown field 1; the name of a field is text"),
         ("model: {options: {1: 2}}\n", [], "unknown field model.options.1; the name"),

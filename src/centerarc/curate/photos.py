@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, islice, repeat
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -28,7 +29,7 @@ from centerarc.data.decode import Image
 from centerarc.data.folder import natural_key
 from centerarc.data.source import EXTENSIONS, PICTURES, UNREAD, composed, folded
 from centerarc.io.files import read_file
-from centerarc.io.tables import CsvTable
+from centerarc.io.tables import CsvTable, PlainTable, Table, plain_fields
 
 # The photos of a folder tree, and names for what comes of them.
 
@@ -272,7 +273,7 @@ def choose_faces(faces: Sequence[Face], rule: FaceRule, width: int, height: int)
 # Landmarks of photos from a CSV file.
 
 # A column may have any of these names; case, spaces and punctuation do not count.
-_PATH = ("path", "file", "file_name", "image", "image_id", "image_path")
+_PATH = ("path", "file", "file_name", "image", "image_id", "image_path", "name_id")
 _IDENTITY = ("identity", "person", "subject")
 _SCORE = ("score", "confidence")
 # Each point's names, in the order of the template. `_x` or `_y` follows; x1, y1 ... x5, y5 do too.
@@ -313,7 +314,8 @@ class LandmarkTable:
     def faces(self, path: str) -> dict[str, list[Face]]:
         """Returns the faces of a photo by identity, in the order of the file; empty if none."""
         found: dict[str, list[Face]] = {}
-        for row in self._rows.get(_key(path), []):
+        key = _key(path)
+        for row in self._rows.get(key) or self._rows.get(posixpath.splitext(key)[0], []):
             score = float(self._scores[row])
             face = Face(self._points[row], None if np.isnan(score) else score)
             found.setdefault(self._identities[row], []).append(face)
@@ -326,6 +328,7 @@ class LandmarkTable:
     def without_photo(self, paths: Iterable[str]) -> list[str]:
         """Returns the paths of this table that are not among those given."""
         present = {_key(path) for path in paths}
+        present |= {posixpath.splitext(key)[0] for key in present}
         return [path for path in self._rows if path not in present]
 
     def has_scores(self) -> bool:
@@ -349,7 +352,8 @@ def read_landmarks(
     `filename`, `image`, `image_id`, `image_path` for the path; `person`, `subject`;
     `confidence`; `left_eye_x`, `lefteye_x`, `nose_x`, `nose_tip_x`, `left_mouth_x`,
     `mouth_left_x`, `left_mouth_corner_x` and the like. Other columns are ignored. Commas,
-    semicolons or tabs stand between. Several lines with one path are several faces.
+    semicolons or tabs stand between. Several lines with one path are several faces. A path may lack
+    its ending, and CelebA's and VGGFace2's own files are read as they are.
 
     Args:
         path: The file, UTF-8.
@@ -364,14 +368,18 @@ def read_landmarks(
             coordinate, an identity cannot name a folder, or left and right are swapped in most
             lines; the message names file and line.
     """
-    table = CsvTable(path)
+    table = _landmark_table(path)
     path_at = _column(table, _PATH, "path")
     identity_at, score_at = _column(table, _IDENTITY), _column(table, _SCORE)
     points_at = []
     for number, aliases in enumerate(_POINTS, start=1):
         for axis in "xy":
-            names = (f"{axis}{number}", *(f"{alias}_{axis}" for alias in aliases))
-            points_at.append(_column(table, names, " or ".join(names[:2])))
+            names = (
+                f"{axis}{number}",
+                f"p{number}{axis}",
+                *(f"{alias}_{axis}" for alias in aliases),
+            )
+            points_at.append(_column(table, names, " or ".join(names[::2][:2])))
     top = None if root is None else os.path.join(os.path.abspath(root), "")
     paths: list[str] = []
     identities: list[str] = []
@@ -418,7 +426,16 @@ def read_landmarks(
     return LandmarkTable(paths, identities, points, np.array(scores, dtype=np.float64))
 
 
-def _column(table: CsvTable, wanted: Sequence[str], required: str = "") -> int:
+def _landmark_table(path: str | os.PathLike[str]) -> Table:
+    """A CSV file; or CelebA's form: a number of lines, names of columns, and blanks between."""
+    (_, first), (line, names) = islice(chain(plain_fields(path), repeat((0, [""]))), 2)
+    if len(first) != 1 or not first[0].isdecimal() or len(names) < 2:
+        return CsvTable(path)
+    start = [] if names[0].startswith("image") else ["path"]
+    return PlainTable(path, [*start, *names], skip=line)
+
+
+def _column(table: Table, wanted: Sequence[str], required: str = "") -> int:
     """The number of the column that has one of some names; -1 if there is none."""
     plain = {re.sub(r"[\W_]+", "", name) for name in wanted}
     found = [
@@ -430,11 +447,12 @@ def _column(table: CsvTable, wanted: Sequence[str], required: str = "") -> int:
         raise table.error(1, f"columns {found[0] + 1} and {found[1] + 1} are both {wanted[0]!r}")
     if not found and required:
         there = ", ".join(table.columns)
-        raise table.error(1, f"there is no column {required}; the columns are {there}")
+        boxes = "; boxes are not enough" if {"width", "height"} & {*table.columns} else ""
+        raise table.error(1, f"there is no column {required}; the columns are {there}{boxes}")
     return found[0] if found else -1
 
 
-def _number(table: CsvTable, line: int, fields: Sequence[str], column: int) -> float:
+def _number(table: Table, line: int, fields: Sequence[str], column: int) -> float:
     try:
         value = float(fields[column])
     except ValueError:
