@@ -91,6 +91,9 @@ def test_falls_to_zero_just_after_the_last_step(shape: str) -> None:
 
 
 def test_shapes_half_way() -> None:
-    for shape, expected in (("polynomial", 0.5**3), ("cosine", (1 + math.cos(math.pi / 2)) / 2)):
-        plan = ScheduleConfig(epochs=4, warmup_epochs=0, shape=shape, power=3)
+    for shape, expected in (
+        ({"power": 3}, 0.5**3),
+        ({"shape": "cosine"}, (1 + math.cos(math.pi / 2)) / 2),
+    ):
+        plan = ScheduleConfig(epochs=4, warmup_epochs=0, **shape)  # type: ignore[arg-type]
         assert _factors(plan, 5)[10] == pytest.approx(expected)
