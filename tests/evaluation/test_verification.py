@@ -14,6 +14,7 @@ from sklearn.metrics import roc_curve
 from centerarc.evaluation import (
     auc,
     calibrated_threshold,
+    contiguous_folds,
     eer,
     evaluate_verification,
     grid_kfold_accuracy,
@@ -307,8 +308,41 @@ def test_too_few_impostors_to_choose_on_are_left_out():
 
 def test_folds_that_leave_nothing_to_choose_on():
     assert held_out_fars([0.9, 0.1], [1, 0], [1, 1], [0.5]) == {}
-    with pytest.raises(ValueError, match="without fold 1 no genuine pair is left"):
-        held_out_fars([0.9, 0.8, 0.1], [1, 1, 0], [1, 1, 2], [0.5])
+    assert held_out_fars([0.9, 0.8, 0.1], [1, 1, 0], [1, 1, 2], [0.5]) == {}
+
+
+@pytest.mark.parametrize("convention", ["exact", "grid"])
+def test_pairs_ordered_by_kind_have_the_accuracy_of_pairs_that_take_turns(convention):
+    """Ten runs of a file with all genuine pairs first hold one kind each, which says nothing."""
+    rng = np.random.default_rng(0)
+    same = np.arange(80) % 2 == 0
+    scores = np.tanh(0.3 * rng.normal(size=80) + 0.1 * same)
+    folds, order = contiguous_folds(80, 10), np.argsort(~same, kind="stable")
+    turns = evaluate_verification(scores, same, folds, convention=convention)
+    sorted_ = evaluate_verification(scores[order], same[order], folds, convention=convention)
+    assert turns.fold_note == ""
+    assert sorted_.fold_note == (
+        "folds 1, 2, 3 and 7 more of 10 hold pairs of one kind only; 10 stratified folds instead"
+    )
+    assert sorted_.fold_accuracy == turns.fold_accuracy
+    assert sorted_.auc.value == turns.auc.value
+    assert sorted_.to_dict()["fold_note"] == sorted_.fold_note
+    assert "fold_note" not in turns.to_dict()
+
+
+def test_one_fold_of_one_kind_is_named_and_three_pairs_keep_their_numbers():
+    scores, same, _ = world(0)
+    folds = np.where(np.flatnonzero(same)[:5].max() >= np.arange(600), 1, 2)
+    folds[(folds == 1) & ~same] = 2
+    report = evaluate_verification(scores, same, folds)
+    assert report.fold_note.startswith("fold 1 of 2 holds pairs of one kind only; 2 stratified")
+    for convention in ("exact", "grid"):
+        tiny = evaluate_verification(
+            [0.9, 0.2, 0.8], [1, 0, 1], [1, 2, 3], fars=[0.9], convention=convention
+        )
+        assert (tiny.protocol, tiny.convention) == ("best_accuracy", "exact")
+        assert tiny.fold_note.endswith("the accuracy is the best one instead")
+        assert (tiny.auc.value, tiny.eer.value) == (1.0, 0.0)
 
 
 @pytest.mark.parametrize(("people", "per_person"), [(40, 20), (100, 60)])

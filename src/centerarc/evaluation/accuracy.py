@@ -160,6 +160,52 @@ def contiguous_folds(num_pairs: int, num_folds: int = 10) -> IntArray:
     return np.repeat(np.arange(1, num_folds + 1), sizes)
 
 
+def carrying_folds(folds: IntArray, same: BoolArray) -> tuple[IntArray | None, str]:
+    """Folds that can carry an accuracy: as they are, or stratified where one holds a single kind.
+
+    Stratified folds cut the pairs of each kind in their order into equal runs, as many as there
+    were folds or as there are pairs of the rarer kind. For pairs whose kinds take turns these are
+    the contiguous folds.
+
+    Args:
+        folds: (P,) the number of each pair's fold.
+        same: (P,) whether each pair is genuine; pairs of both kinds.
+
+    Returns:
+        The folds, None where there are fewer than two, and what was done and why, "" for nothing.
+
+    Example:
+        >>> same = np.array([True, True, False, False])
+        >>> folds, note = carrying_folds(np.array([1, 1, 2, 2]), same)
+        >>> folds.tolist(), note
+        ([1, 2, 1, 2],
+         'folds 1 and 2 of 2 hold pairs of one kind only; 2 stratified folds instead')
+    """
+    distinct, number = np.unique(folds, return_inverse=True)
+    if distinct.size < 2:
+        return None, ""
+    genuine = np.bincount(number[same], minlength=distinct.size)
+    lacking = distinct[(genuine == 0) | (genuine == np.bincount(number))]
+    if not lacking.size:
+        return folds, ""
+    count = min(distinct.size, int(np.count_nonzero(same)), int(np.count_nonzero(~same)))
+    names = [str(fold) for fold in lacking[:3]]
+    shown = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    if lacking.size > 3:
+        shown = f"{', '.join(names)} and {lacking.size - 3} more"
+    one = lacking.size == 1
+    note = (
+        f"fold{'' if one else 's'} {shown} of {distinct.size} hold{'s' if one else ''} pairs of "
+        "one kind only"
+    )
+    if count < 2:
+        return None, f"{note}, and one kind has a single pair; the accuracy is the best one instead"
+    stratified = np.empty_like(folds)
+    for kind in (same, ~same):
+        stratified[kind] = contiguous_folds(int(np.count_nonzero(kind)), count)
+    return stratified, f"{note}; {count} stratified folds instead"
+
+
 def grid_kfold_accuracy(
     scores: npt.ArrayLike, same: npt.ArrayLike, folds: npt.ArrayLike | None = None
 ) -> FoldAccuracy:

@@ -175,7 +175,7 @@ def compare_with_first(
         accuracy, auc, eer = found[:3]
         results[name] = VerificationComparison(
             *(accuracy, auc, eer, tars, change, equal),
-            *(first.protocol, convention, who.count),
+            *(first.protocol, first.convention, who.count),
         )
     return results
 

@@ -13,6 +13,7 @@ from centerarc.evaluation.accuracy import (
     Convention,
     FoldAccuracy,
     best_threshold,
+    carrying_folds,
     grid_kfold_accuracy,
     kfold_accuracy,
 )
@@ -122,6 +123,7 @@ class VerificationReport:
     protocol: str
     fold_accuracy: dict[int, float]  # accuracy of each fold by number; empty without folds
     fold_std: float | None  # standard deviation over folds (k - 1); None without folds
+    fold_note: str  # which folds carried no accuracy, and what was done instead; usually ""
     threshold: float  # the mean of the folds' thresholds, or the best threshold
     auc: Estimate  # area under the ROC
     eer: Estimate  # equal error rate
@@ -140,6 +142,7 @@ class VerificationReport:
         return {
             accuracy_key(self.protocol): self.accuracy.to_dict(),
             "convention": f"{self.convention}: {CONVENTIONS[self.convention]}",
+            **({"fold_note": self.fold_note} if self.fold_note else {}),
             **fields_of(self, "fold_accuracy", "fold_std", "threshold", "auc", "eer", "tar_at_far"),
             "calibrated_thresholds": plain(self.calibrated),
             "det": {"far": self.det.far.tolist(), "frr": self.det.frr.tolist()},
@@ -170,7 +173,8 @@ class ScoredPairs:
 
     Attributes:
         scores, same: the pairs.
-        protocol, accuracy, threshold, fold_accuracy, fold_std: as of `VerificationReport`.
+        protocol, accuracy, threshold, fold_accuracy, fold_std, fold_note, convention: as of
+            `VerificationReport`.
         fars: false accept rates to report that the impostor pairs can carry, falling.
         unsupported: why there is no value at others, by FAR, falling.
         curve: the ROC.
@@ -204,17 +208,20 @@ class ScoredPairs:
             raise ValueError(
                 f"convention must be one of {', '.join(CONVENTIONS)}, got {convention!r}"
             )
-        fold_of = np.zeros(scores.size, int) if folds is None else check_folds(folds, scores.size)
-        several = np.unique(fold_of).size > 1
+        given = np.zeros(scores.size, int) if folds is None else check_folds(folds, scores.size)
+        carrying, self.fold_note = carrying_folds(given, self.same)
+        several = carrying is not None
+        fold_of = np.zeros_like(given) if carrying is None else carrying
         if several:
             measure = kfold_accuracy if convention == "exact" else grid_kfold_accuracy
             found = measure(scores, self.same, fold_of)
-        elif convention == "grid":
+        elif convention == "grid" and not self.fold_note:
             raise ValueError("convention 'grid' is one of k-fold accuracy; give at least 2 folds")
         else:
             threshold = best_threshold(scores, self.same)
             right = (scores >= threshold) == self.same
             found = FoldAccuracy(fold_of[:1], right.mean()[None], np.array([threshold]), right)
+        self.convention: Convention = convention if several else "exact"
         self.protocol = "k-fold" if several else "best_accuracy"
         self.accuracy, self.threshold = found.mean, float(found.threshold.mean())
         of_fold = zip(found.fold.tolist(), found.accuracy.tolist(), strict=True)
@@ -347,7 +354,8 @@ def evaluate_verification(
         scores: (P,) one similarity a pair, higher is more alike.
         same: (P,) True where both images of the pair show one person.
         folds: (P,) each pair's fold, integers. None or a single fold: the accuracy is
-            `best_accuracy`.
+            `best_accuracy`. Where a fold holds pairs of one kind only, stratified folds stand in
+            and `fold_note` says so.
         people: the first and the second person of each pair, each (P,), names or numbers.
             None: no intervals, since nothing says which pairs depend on each other.
         convention: of the k-fold accuracy: "exact" is `kfold_accuracy`, "grid" is
@@ -386,6 +394,7 @@ def evaluate_verification(
         protocol=pairs.protocol,
         fold_accuracy=pairs.fold_accuracy,
         fold_std=pairs.fold_std,
+        fold_note=pairs.fold_note,
         threshold=pairs.threshold,
         auc=estimates[1],
         eer=estimates[2],
@@ -394,7 +403,7 @@ def evaluate_verification(
         num_impostor=pairs.curve.num_impostor,
         num_people=None if who is None else who.count,
         has_intervals=counted is not None,
-        convention=convention,
+        convention=pairs.convention,
         calibrated=calibrated,
         det=thinned_det(pairs.curve),
     )
@@ -432,7 +441,7 @@ def held_out_fars(
 
     Args:
         scores, same, people: as of `evaluate_verification`.
-        folds: (P,) the number of each pair's fold, any integers.
+        folds: (P,) the number of each pair's fold, any integers; see `carrying_folds`.
         fars: wanted false accept rates, each in (0, 1).
 
     Returns:
@@ -440,7 +449,7 @@ def held_out_fars(
         impostor pairs. Nothing with fewer than two folds.
 
     Raises:
-        ValueError: as of `evaluate_verification`, or folds whose others are of one kind.
+        ValueError: as of `evaluate_verification`.
 
     Example:
         >>> scores, same = [0.9, 0.1, 0.3, 0.8, 0.2, 0.4], [1, 0, 0, 1, 0, 0]
@@ -449,8 +458,8 @@ def held_out_fars(
         (0.75, {1: 0.5, 2: 1.0})
     """
     values, labels = check_scores(scores, same)
-    fold_of = check_folds(folds, values.size)
-    if np.unique(fold_of).size < 2:
+    fold_of = carrying_folds(check_folds(folds, values.size), labels)[0]
+    if fold_of is None:
         return {}
     results = {}
     for far in fars:

@@ -192,13 +192,14 @@ def verification_rows(report: VerificationReport) -> list[Row]:
     how = "At the threshold that is best for these very pairs: optimistic."
     if report.protocol == "k-fold":
         folds, spread = len(report.fold_accuracy), percent(report.fold_std or 0.0)
+        kind = "stratified folds" if report.fold_note else "folds"
         how = (
-            f"Mean of {folds} folds, each judged at the threshold that is best on the others; "
+            f"Mean of {folds} {kind}, each judged at the threshold that is best on the others; "
             f"their standard deviation is {spread} points."
         )
         convention = "" if report.convention == "exact" else f"convention {report.convention}; "
         note = (
-            f"{folds} folds, ± {spread} points between them; {convention}"
+            f"{folds} {kind}, ± {spread} points between them; {convention}"
             f"mean threshold {report.threshold:.4f}; {note}"
         )
     else:

@@ -149,7 +149,7 @@ def evaluate_pairs(
         images=judged,
         verification=verified,
         separability=separability_of(judged, chosen),
-        notes=(*notes, *odd),
+        notes=(*notes, *verified.notes(path), *odd),
     )
 
 

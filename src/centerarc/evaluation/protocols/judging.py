@@ -1,5 +1,6 @@
 """Results of an evaluation, and how scored pairs and searches are judged."""
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -100,6 +101,11 @@ class Verified:
     breakdowns: dict[str, Breakdown]
     held_out: dict[float, HeldOutFar]
     settings: Settings
+
+    def notes(self, path: str | os.PathLike[str]) -> tuple[str, ...]:
+        """Returns what must be known of the pairs of a file."""
+        note = self.report.fold_note
+        return (f"{os.fspath(path)}: {note}",) if note else ()
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""

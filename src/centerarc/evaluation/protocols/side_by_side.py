@@ -130,6 +130,7 @@ def compare_files(paths: Sequence[str | os.PathLike[str]]) -> Comparison:
                 convention=settings.convention,
                 fars=settings.fars,
             )
+        notes = (*verified[0].notes(first.dataset), *notes)
     if first.searches:
         search = _search_settings(stored)
         identified = [_searched(one, search) for one in stored]

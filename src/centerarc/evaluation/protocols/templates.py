@@ -131,6 +131,7 @@ def evaluate_templates(
         verified = judge_pairs(
             scores, named.same, named.fold, people, note, (shown[a], shown[b]), groups, chosen
         )
+        notes += verified.notes(named.source)
         pictures: defaultdict[str, set[int]] = defaultdict(set)
         for name, number in zip(listed.template.tolist(), picture.tolist(), strict=True):
             pictures[name].add(number)
