@@ -74,8 +74,7 @@ def test_more_than_two_models_and_their_page(tmp_path):
     assert run("compare", *words, "--report", page, "--title", "Three <models>") == 0
     text = page.read_text(encoding="utf-8")
     assert "<title>Three &lt;models&gt;</title>" in text
-    # The same scores differ by nothing, and six people cannot tell that for sure.
-    assert "again and one cannot be told apart" in text
+    assert "again and one are equal: every score is the same." in text
 
 
 def test_searches_of_the_same_probes_are_compared(tmp_path, capsys):
@@ -138,3 +137,33 @@ def test_a_pickle_in_the_scores_is_refused(capsys):
     np.savez("bad.npz", scores=np.array([object()], dtype=object))
     assert run("compare", "one.json", "bad.json") == 2
     assert "cannot read 'bad.npz'" in capsys.readouterr().err
+
+
+def test_equal_scores_are_called_equal_and_get_no_intervals(tmp_path, capsys):
+    again = tmp_path / "again.json"
+    again.write_bytes(Path("one.json").read_bytes())
+    (tmp_path / "one.scores.npz").write_bytes(Path("one.scores.npz").read_bytes())
+    out = tmp_path / "c.json"
+    assert run("compare", "one.json", again, "--json", out) == 0
+    shown = capsys.readouterr().out
+    assert "again and one are equal: every score is the same." in shown
+    assert "minus" not in shown
+    assert "Doubt" not in shown
+    found = loaded(out)["minus_first"]["again"]["verification"]
+    assert found["equal"] is True
+    assert found["auc"]["interval95"] is None
+
+
+def test_it_is_shown_where_the_recipes_of_runs_differ(tmp_path, capsys):
+    pytest.importorskip("plotly")
+    for name, margin in (("a", 0.3), ("b", 0.5)):
+        content = loaded("one.json")
+        recipe = {"run_dir": f"runs/{name}", "loss": {"m": margin, "s": 64}, "seed": 0}
+        content["model"]["recipe"] = recipe
+        (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    (tmp_path / "one.scores.npz").write_bytes(Path("one.scores.npz").read_bytes())
+    words = [tmp_path / "a.json", tmp_path / "b.json", "--json", tmp_path / "c.json"]
+    assert run("compare", *words, "--report", tmp_path / "c.html") == 0
+    assert loaded(tmp_path / "c.json")["recipes"] == {"loss.m": [0.3, 0.5]}
+    assert "Recipes" in capsys.readouterr().out
+    assert "How the recipes differ" in (tmp_path / "c.html").read_text(encoding="utf-8")

@@ -340,3 +340,28 @@ def test_pages_of_templates_say_that_one_image_stands_for_many(tmp_path):
 def test_the_page_has_its_date(tmp_path):
     page = written(tmp_path, judged())
     assert re.search(r"Written by centerarc \S+ on \d{4}-\d\d-\d\d \d\d:\d\d UTC\.", page)
+
+
+def test_the_page_of_a_run_shows_how_it_learned(tmp_path, data):
+    """From what the run wrote beside its weights, a line that was cut off left aside."""
+    rows = [{"kind": "train", "step": k, "arcface_loss": 5.0 - k} for k in range(3)]
+    rows += [{"kind": "validation", "step": k, "auc": 0.9 + k / 100} for k in range(3)]
+    text = "\n".join(map(json.dumps, rows)) + '\n{"kind": "tra'
+    (tmp_path / "metrics.jsonl").write_text(text, encoding="utf-8")
+    (tmp_path / "config.yaml").write_text("loss: {m: 0.4}\n", encoding="utf-8")
+    index = np.arange(data.same.size)
+    verified = Verified(
+        *(data.verification, data.scores, data.same, None, None, ""),
+        *((index, index), {}, {}, Settings()),
+    )
+    places = [str(number) for number in index]
+    images = JudgedImages(np.ones((index.size, 2), np.float32), None, [], places, None)
+    page = tmp_path / "page.html"
+    for file, learned in (("last.safetensors", True), ("m.onnx", False)):
+        model = {"file": str(tmp_path / file)}
+        write_evaluation_page(
+            page, Evaluation(model, {"protocol": "pairs"}, "drawn", images, verified)
+        )
+        text = page.read_text(encoding="utf-8")
+        assert ("How it learned" in text) == learned
+        assert ("loss: {m: 0.4}" in text) == learned

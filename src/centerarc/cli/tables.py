@@ -103,7 +103,7 @@ def show_evaluation(result: "Evaluation") -> None:
 
 def show_comparison(result: "Comparison") -> None:
     """Prints several evaluations side by side, and how sure their differences are."""
-    from centerarc.report.numbers import compared_rows, difference_words
+    from centerarc.report.numbers import compared_rows, difference_words, equal_words
 
     console, rows = Console(), compared_rows(result)
     first, *others = result.names
@@ -121,8 +121,16 @@ def show_comparison(result: "Comparison") -> None:
                 _add(table, row.label, *difference_words(row.differences[name]))
         if table.row_count:
             console.print(table)
-    if result.interval_method:
+    equal = equal_words(result)
+    for text in equal.values():
+        console.print(Text(text))
+    if result.interval_method and len(equal) < len(others):
         _say(console, result.interval_method)
+    if result.recipes:
+        table = _table("Recipes differ", "setting", *result.names)
+        for setting, values in result.recipes.items():
+            _add(table, setting, *(_NONE if value is None else str(value) for value in values))
+        console.print(table)
     for note in result.notes:
         _say(console, note)
 

@@ -14,7 +14,13 @@ from centerarc.report.curves import (
     search_charts,
 )
 from centerarc.report.evaluation_page import model_words
-from centerarc.report.numbers import ComparedRow, compared_rows, difference_words, rate_words
+from centerarc.report.numbers import (
+    ComparedRow,
+    compared_rows,
+    difference_words,
+    equal_words,
+    rate_words,
+)
 from centerarc.report.rendering import render, require_report_extra
 
 
@@ -50,7 +56,7 @@ def write_comparison_page(
         title=title or f"{', '.join(names[:-1])} and {names[-1]}",
         comparison=comparison,
         colors=[LINES[number % len(LINES)][0] for number in range(len(names))],
-        verdicts=verdicts(rows, names),
+        verdicts=[*equal_words(comparison).values(), *verdicts(rows, names)],
         rows=[
             (
                 row.label,

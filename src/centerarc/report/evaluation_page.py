@@ -1,7 +1,9 @@
 """The page of one evaluation."""
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -341,6 +343,7 @@ def write_evaluation_page(
         "notes": [sentence(note) for note in evaluation.notes],
         "pictures_note": _pictures_note(evaluation),
     }
+    shared |= _training_of(Path(str(evaluation.model.get("file", ""))))
     if evaluation.identification is not None:
         shared["search"] = SearchCurves.of(evaluation.identification)
     pairs, images, picture = evaluation.verification, evaluation.images, evaluation.images.picture
@@ -372,6 +375,23 @@ def write_evaluation_page(
         **shared,
     )
     return write_report(path, data)
+
+
+def _training_of(weights: Path) -> dict[str, Any]:
+    """The learning curves and the recipe that a run wrote beside its weights."""
+    found: dict[str, Any] = {}
+    metrics, recipe = weights.parent / "metrics.jsonl", weights.parent / "config.yaml"
+    if weights.suffix != ".safetensors" or not metrics.is_file():
+        return found
+    rows = []
+    for line in metrics.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError):  # of a run that was cut off
+            rows.append(json.loads(line))
+    for name, kind in (("history", "train"), ("validation", "validation")):
+        found[name] = [row for row in rows if isinstance(row, dict) and row.get("kind") == kind]
+    if recipe.is_file():
+        found["config"] = recipe.read_text(encoding="utf-8", errors="replace")
+    return found
 
 
 def model_name(model: dict[str, object]) -> str:

@@ -392,10 +392,26 @@ def _compared(
         ComparedRow(
             _name(key),
             [rates[key] for rates in models],
-            {name: one[key] for name, one in against.items() if one[key].value is not None},
+            # Where scores are equal, nothing is left to say of each rate.
+            {name: one[key] for name, one in against.items() if one[key].interval is not None},
         )
         for key in (models[0] if models else ())
     ]
+
+
+def equal_words(comparison: Comparison) -> dict[str, str]:
+    """A sentence on each model whose scores are those of the first, by its name."""
+    found: dict[str, list[float]] = {}
+    for name in comparison.names[1:]:
+        parts = comparison.differences.get(name), comparison.search_differences.get(name)
+        known = [part for part in parts if part is not None]
+        if known and all(part.equal for part in known):
+            found[name] = [part.largest_change for part in known]
+    return {
+        name: f"{name} and {comparison.names[0]} are equal: every score is the same"
+        + (f" but for rounding (at most {max(changes):.1g})." if any(changes) else ".")
+        for name, changes in found.items()
+    }
 
 
 def difference_words(found: Difference) -> tuple[str, str, str]:

@@ -50,6 +50,17 @@ class Comparison:
     command: str = ""
 
     @property
+    def recipes(self) -> dict[str, list[Any]]:
+        """Settings in which runs differ, by name with dots: a value for each, None for no run."""
+        every = [_flat(one.content["model"].get("recipe") or {}) for one in self.stored]
+        if sum(map(bool, every)) < 2:
+            return {}
+        names = dict.fromkeys(name for recipe in every for name in recipe if name != "run_dir")
+        found = {name: [recipe.get(name) for recipe in every] for name in names}
+        runs = [number for number, recipe in enumerate(every) if recipe]
+        return {n: v for n, v in found.items() if any(v[r] != v[runs[0]] for r in runs)}
+
+    @property
     def interval_method(self) -> str:
         """How the intervals of the differences came about; empty where there are none."""
         found = [*self.differences.values()][:1], [*self.search_differences.values()][:1]
@@ -81,6 +92,7 @@ class Comparison:
                 }
                 for name in self.names[1:]
             },
+            **({"recipes": self.recipes} if self.recipes else {}),
             "notes": list(self.notes),
         }
 
@@ -145,6 +157,15 @@ def compare_files(paths: Sequence[str | os.PathLike[str]]) -> Comparison:
     return Comparison(
         names, stored, first.dataset, verified, differences, identified, search_differences, notes
     )
+
+
+def _flat(recipe: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by their names with dots."""
+    found: dict[str, Any] = {}
+    for name, value in recipe.items():
+        inner = isinstance(value, dict)
+        found |= _flat(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}": value}
+    return found
 
 
 def _check_distinct(files: list[Path]) -> None:

@@ -30,6 +30,20 @@ def trained_people(weights: Path) -> list[str]:
     return read_identities(file) if file.is_file() else []
 
 
+def recipe_of(weights: Path) -> dict[str, Any]:
+    """Returns the settings that a run wrote beside its weights; none where there are no such."""
+    import yaml
+
+    file = weights.parent / "config.yaml"
+    if weights.suffix != ".safetensors" or not file.is_file():
+        return {}
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}  # which is no reason not to judge the weights
+    return found if isinstance(found, dict) else {}
+
+
 def warn_of_trained_people(evaluation: Evaluation, trained: Sequence[str]) -> Evaluation:
     """Returns the evaluation with a note, and names in its data, if people were trained on."""
     images = evaluation.images
@@ -130,6 +144,7 @@ class ModelSubject:
             **self.model.identity,
             "preprocessing": self.model.preprocessing.to_dict(),
             "mirror": self.mirror,
+            **({"recipe": recipe} if (recipe := recipe_of(self.model.path)) else {}),
         }
 
 
