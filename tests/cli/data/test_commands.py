@@ -75,3 +75,14 @@ def test_data_commands_load_no_torch(tmp_path: Path) -> None:
     )
     assert "centerarc.data.alignment" in loaded
     assert "torch" not in loaded
+
+
+def test_what_a_flag_means_is_broken_only_where_the_line_is_full(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main(["data", "check", "--help"])
+    shown = capsys.readouterr().out
+    assert "file leaves that open; of an ONNX model also height x " in shown
+    assert '[default: ""]' not in shown

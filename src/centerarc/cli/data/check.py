@@ -4,6 +4,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from cyclopts import Parameter
+
 from centerarc.cli.flags import ListFlags, ModelFlags, by_flags, flag
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ def check(
     columns: ListFlags | None = None,
     workers: int | None = None,
     device: str = "auto",
-    flags: ModelFlags | None = None,
+    flags: Annotated[ModelFlags | None, Parameter(show_default=False)] = None,
     overwrite: Annotated[bool, flag()] = False,
 ) -> int:
     """Decode every image and report what is wrong: damage, duplicates, wrong labels.
