@@ -151,7 +151,7 @@ def test_flags_of_lists_are_refused_for_other_sources(
         "split": ["--out", tmp_path / "out", "--count", 1],
     }
     said = refused(capsys, command, root, *words.get(command, []), "--path-column", "file")
-    assert "path-column is 'file', which is for lists (.csv, .tsv, .parquet)" in said
+    assert "path-column is 'file', which is for lists (.csv, .tsv, .parquet, .txt, .lst)" in said
     assert "'folder'" in said
 
 
