@@ -1,5 +1,6 @@
 """What the losses say of wrong input and options, and of parameters that no optimizer has."""
 
+import copy
 import math
 import warnings
 
@@ -143,6 +144,27 @@ class TestForgottenParameters:
         assert "no optimizer has them" in messages[0]
         assert "criterion.parameters()" in messages[0]
         assert f"of {make.__name__} " in messages[0]
+
+    @pytest.mark.parametrize("move", ["assign", "deepcopy"])
+    def test_an_optimizer_left_with_the_tensors_of_before_is_noticed(self, move: str) -> None:
+        criterion = MarginSoftmaxLoss(C, D)
+        learned = [*criterion.parameters()]
+        assert self.loop(criterion, learned) == []
+        if move == "assign":
+            state = {name: value.clone() for name, value in criterion.state_dict().items()}
+            criterion.load_state_dict(state, assign=True)
+        else:
+            criterion = copy.deepcopy(criterion)
+        before = criterion.prototypes.detach().clone()
+        messages = self.loop(criterion, learned)
+        assert torch.equal(criterion.prototypes, before)
+        assert len(messages) == 1
+        assert "assign=True" in messages[0]
+
+    def test_centers_that_no_optimizer_has_are_noticed(self) -> None:
+        (message,) = self.loop(CenterLoss(C, D, update="gradient"), [])
+        assert "of CenterLoss have a gradient" in message
+        assert self.loop(CenterLoss(C, D), []) == []
 
     def test_no_warning_when_given(self) -> None:
         for lr in (0.1, 0.0):

@@ -1,9 +1,11 @@
 """The criteria under DistributedDataParallel, as users of plain PyTorch wrap them."""
 
+import warnings
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -11,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from centerarc.distributed import ClassShards
-from centerarc.losses import CenterArcFaceLoss, PrototypeSGD
+from centerarc.losses import CenterArcFaceLoss, CenterLoss, PrototypeSGD
 from tests.distributed.pool import Pool
 
 pytestmark = pytest.mark.distributed
@@ -137,3 +139,61 @@ def test_what_must_stay_outside_is_refused_inside(pool: Pool) -> None:
     (found,) = pool.run(complaints, world_size=1)
     assert len(found) == 3
     assert all("must stay outside DistributedDataParallel" in message for message in found)
+
+
+def warnings_of_drift(rank: int, make: str, steps: int = 12) -> list[str]:
+    """Trains a wrapped model with a criterion as a user may have left it."""
+    torch.manual_seed(0)
+    model = DistributedDataParallel(nn.Linear(5, D))
+    criterion: nn.Module = CenterArcFaceLoss(C, D)
+    if make == "wrapped":
+        criterion = DistributedDataParallel(criterion)
+    elif make == "other starts":
+        torch.manual_seed(rank)
+        criterion = CenterLoss(C, D)
+    elif make == "sharded":
+        criterion = CenterArcFaceLoss(C, D, shards=ClassShards(C))
+    learned = [*model.parameters(), *criterion.parameters()]
+    optimizer = torch.optim.SGD(learned, lr=0.1)
+    g = torch.Generator().manual_seed(rank)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for step in range(steps):
+            x, y = torch.randn(4, 5, generator=g), torch.randint(0, C, (4,), generator=g)
+            if make == "on one rank" and rank:
+                dist.barrier()
+                continue
+            features = (model.module if make == "on one rank" else model)(x)
+            if make == "with further passes" and rank == 0 and step % 2:
+                criterion(features.detach(), y)
+            out = criterion(features, y)
+            optimizer.zero_grad()
+            (sum(out) if isinstance(out, tuple) else out).backward()
+            if make in ("averaged by hand", "with further passes"):
+                for parameter in criterion.parameters():
+                    dist.all_reduce(parameter.grad)
+            optimizer.step()
+            if make == "on one rank":
+                dist.barrier()
+    return [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
+
+
+def test_ranks_that_drift_apart_are_noticed_once(pool: Pool) -> None:
+    first, second = pool.run(warnings_of_drift, "forgotten")
+    (message,) = first
+    assert "CenterArcFaceLoss differ between rank 0 and rank 1" in message
+    assert "DistributedDataParallel" in message
+    assert "ClassShards" in message
+    assert second == []
+
+
+def test_centers_that_start_differently_are_noticed(pool: Pool) -> None:
+    (message,), _ = pool.run(warnings_of_drift, "other starts")
+    assert "the same seed" in message
+
+
+@pytest.mark.parametrize(
+    "make", ["wrapped", "sharded", "averaged by hand", "with further passes", "on one rank"]
+)
+def test_ranks_that_agree_or_train_alone_are_left_in_peace(pool: Pool, make: str) -> None:
+    assert pool.run(warnings_of_drift, make) == [[], []]

@@ -10,6 +10,7 @@ from centerarc.losses import (
     ArcFace,
     CenterArcFaceLoss,
     CenterLoss,
+    CombinedMargin,
     MarginSoftmaxLoss,
     center_loss,
     margin_softmax_loss,
@@ -31,6 +32,18 @@ def test_arcface_gradient_is_that_of_arcface_not_of_cosface() -> None:
     # negative at -90 degrees adds p s cos(0) d/dphi.
     expected = -p * 4.0 * math.sin(theta + 0.5) + p * 4.0 * -1.0
     assert x.grad[0, 1].item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_combined_margin_has_both_of_its_margins() -> None:
+    """Where a cosine margin is given, a peer subtracts it and leaves out the angular one."""
+    theta = 1.0
+    x = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    w = torch.tensor([[math.cos(theta), math.sin(theta)], [0.0, -1.0]], dtype=torch.float64)
+    y = torch.tensor([0])
+    found = margin_softmax_loss(x, w, y, CombinedMargin(1.0, 0.3, 0.2), 4.0).item()
+    both, cosine_alone = math.cos(theta + 0.3) - 0.2, math.cos(theta) - 0.2
+    assert found == pytest.approx(math.log1p(math.exp(-4 * both)), rel=1e-12)
+    assert found > math.log1p(math.exp(-4 * cosine_alone)) + 0.1
 
 
 @pytest.mark.parametrize("m", [0.0, 0.5])

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from centerarc.losses.checks import (
     ABSENT,
     Batch,
+    DriftReminder,
+    OptimizerReminder,
     Reduction,
     check_choice,
     check_counts,
@@ -311,6 +313,8 @@ class CenterLoss(nn.Module):
             self.centers = nn.Parameter(torch.empty(here, feat_dim))
         else:
             self.register_buffer("centers", torch.empty(here, feat_dim))
+        self._reminder = OptimizerReminder(type(self).__name__)
+        self._drift = DriftReminder(type(self).__name__)
         self.reset_parameters(generator)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
@@ -319,6 +323,11 @@ class CenterLoss(nn.Module):
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """The loss of (N, D) features and (N,) labels: a scalar, or (N,) for `"none"`."""
+        if self.training:
+            if isinstance(self.centers, nn.Parameter):
+                self._reminder.check(self.centers)
+            if self.shards is None:
+                self._drift.check(self.centers)
         batch = place_batch(features, labels, self.centers, self.ignore_index, self.shards)
         own, _ = own_rows(batch.features, self.centers, batch.places)
         losses = pull_rows(batch, own, self.space, self.shards)

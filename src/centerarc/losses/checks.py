@@ -1,18 +1,21 @@
 """What stands before and after every loss.
 
 Checks of options and input; `place_batch`, which checks a batch and finds its classes; deferred
-checks on accelerators; the reminder of parameters that no optimizer has; and the reduction.
+checks on accelerators; warnings of parameters that no optimizer has and of ranks that drift apart;
+and the reduction.
 """
 
 import math
 import warnings
 import weakref
-from collections import deque
+from collections import Counter, deque
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 if TYPE_CHECKING:
@@ -22,6 +25,9 @@ Reduction = Literal["mean", "sum", "none"]
 
 # The place of a class that is not held here.
 ABSENT = -1
+
+# Changes of a parameter after which ranks compare it: the first may be of a learning rate near 0.
+LOOKS = (1, 10, 100)
 
 # Forward passes, each after a step of some other optimizer, that may go by before we speak: the
 # optimizer that holds the loss may step more seldom, as under gradient accumulation.
@@ -224,7 +230,9 @@ class DeferredChecks:
 class OptimizerReminder:
     """Warns once if optimizers step again and again, but none that holds the parameter.
 
-    Nothing is read from the device. No warning comes for a frozen parameter, in evaluation, while
+    So it is after `load_state_dict(assign=True)` and with a copy of a criterion: the optimizer has
+    the parameter that was there before. Nothing is read from the device. No warning comes for a
+    frozen parameter, in evaluation, while
     no optimizer steps, when the parameter changes in another way, or when the optimizers are not
     PyTorch's (their steps are not seen).
     """
@@ -246,10 +254,12 @@ class OptimizerReminder:
 
     def check(self, parameter: nn.Parameter) -> None:
         """Looks at `parameter` at the start of a training step."""
-        if self._done or torch.compiler.is_compiling() or not parameter.requires_grad:
+        if torch.compiler.is_compiling() or not parameter.requires_grad:
             return
         if self._parameter is None or self._parameter() is not parameter:
             self._watch(parameter)
+        elif self._done:
+            return
         elif parameter._version != self._version:
             self._done = True
         elif parameter.grad is not None and self._stepped:
@@ -260,13 +270,15 @@ class OptimizerReminder:
                 warnings.warn(
                     f"the parameters of {self._owner} have a gradient but no optimizer has them: "
                     "give it criterion.parameters() too, for example "
-                    "torch.optim.SGD([*model.parameters(), *criterion.parameters()], lr=0.1)",
+                    "torch.optim.SGD([*model.parameters(), *criterion.parameters()], lr=0.1), "
+                    "after the criterion is copied or loaded with assign=True",
                     stacklevel=6,
                 )
 
     def _watch(self, parameter: nn.Parameter) -> None:
         self._parameter = weakref.ref(parameter)
         self._version, self._stepped, self._missed = parameter._version, False, 0
+        self._done = False
         OptimizerReminder._watching.add(self)
         if not OptimizerReminder._hooked:
             register_optimizer_step_post_hook(_after_step)
@@ -285,6 +297,91 @@ def _after_step(optimizer: Optimizer, *_: Any) -> None:
         reminder.after_step(optimizer)
         if reminder._done:
             OptimizerReminder._watching.discard(reminder)
+
+
+class DriftReminder:
+    """Warns once if the ranks of a process group hold different values of what they all train.
+
+    A criterion that was left outside DistributedDataParallel gets the gradients of its own rank
+    only, and nothing fails. After a few of the first changes, each rank leaves some values in the
+    process group's store, and rank 0 compares those that are there when it comes by again. No
+    collective takes part, so that nothing waits if only some ranks train the criterion.
+    """
+
+    _known: ClassVar[Counter[str]] = Counter()
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
+        self._done = False
+        self._key = ""
+        self._version = -1
+        self._changes = -1
+        self._pending: tuple[int, Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**DriftReminder(self._owner).__dict__}
+
+    def check(self, values: Tensor) -> None:
+        """Looks at `values` in a training step, before they change."""
+        if self._done or torch.compiler.is_compiling() or not dist.is_available():
+            return
+        if not dist.is_initialized() or dist.get_world_size() < 2:
+            return
+        # What DistributedDataParallel wraps is averaged; each rank has another part of a DTensor.
+        wrapped = getattr(DistributedDataParallel, "_active_ddp_module", None) is not None
+        if wrapped or hasattr(values, "full_tensor"):
+            return
+        store = dist.distributed_c10d._get_default_store()
+        if self._pending is not None:
+            self._compare(values, store)
+        if values._version == self._version:
+            return
+        self._version = values._version
+        self._changes += 1
+        if not self._key:
+            name = f"centerarc/{self._owner}/{tuple(values.shape)}"
+            DriftReminder._known[name] += 1
+            self._key = f"{name}/{DriftReminder._known[name]}"
+        if self._changes in LOOKS:
+            some = _some_values(values)
+            rank = dist.get_rank()
+            store.set(f"{self._key}/{self._changes}/{rank}", some.numpy().tobytes().hex())
+            self._pending = (self._changes, some) if rank == 0 else None
+
+    def _compare(self, values: Tensor, store: Any) -> None:
+        """Compares the values of rank 0 with those of the other ranks, once all are there."""
+        assert self._pending is not None
+        changes, some = self._pending
+        others = range(1, dist.get_world_size())
+        if not store.check([f"{self._key}/{changes}/{rank}" for rank in others]):
+            return
+        self._pending = None
+        for rank in others:
+            sent = bytearray.fromhex(store.get(f"{self._key}/{changes}/{rank}").decode())
+            theirs = torch.frombuffer(sent, dtype=torch.float32)
+            # Ranks on unlike processors may differ by rounding.
+            if not torch.allclose(theirs, some, rtol=0, atol=1e-4 * float(some.abs().max())):
+                self._done = True
+                warnings.warn(
+                    f"the {tuple(values.shape)} values of {self._owner} differ between rank 0 and "
+                    f"rank {rank}: {_ADVICE[isinstance(values, nn.Parameter)]}, or shard the "
+                    "classes with shards=ClassShards(num_classes)",
+                    stacklevel=6,
+                )
+                return
+
+
+_ADVICE = {
+    True: "each trains its own; wrap the criterion in DistributedDataParallel as the model is "
+    "(with Accelerate, give it to prepare)",
+    False: "draw them with the same seed or generator on each",
+}
+
+
+def _some_values(values: Tensor) -> Tensor:
+    """Up to 1024 float32 values from all over a tensor, on the CPU."""
+    flat = values.detach().reshape(-1)
+    return flat[:: max(1, len(flat) // 1024)][:1024].to("cpu", torch.float32, copy=True)
 
 
 def reduce(losses: Tensor, shares: Tensor, reduction: Reduction) -> Tensor:

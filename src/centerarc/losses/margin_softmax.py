@@ -12,6 +12,7 @@ from centerarc.losses.checks import (
     ABSENT,
     Batch,
     DeferredChecks,
+    DriftReminder,
     OptimizerReminder,
     Reduction,
     check_choice,
@@ -367,6 +368,7 @@ class MarginSoftmaxLoss(nn.Module):
         self.metrics: BatchMetrics | None = None
         self._checks = DeferredChecks()
         self._reminder = OptimizerReminder(type(self).__name__)
+        self._drift = DriftReminder(type(self).__name__)
         self.reset_parameters(generator)
 
     @property
@@ -382,6 +384,7 @@ class MarginSoftmaxLoss(nn.Module):
     def name_in_warnings(self, owner: str) -> None:
         """Lets warnings speak of the module that the user made, of which this one is a part."""
         self._reminder = OptimizerReminder(owner)
+        self._drift = DriftReminder(owner)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws the prototypes again, normal with standard deviation 0.01."""
@@ -399,6 +402,8 @@ class MarginSoftmaxLoss(nn.Module):
         """One pass over the classes, before the reduction; also sets `metrics`."""
         if self.training:
             self._reminder.check(self.prototypes)
+            if self.shards is None:
+                self._drift.check(self.prototypes)
         self._refuse_ddp()
         terms = margin_softmax_terms(
             features,
