@@ -252,6 +252,26 @@ def test_a_bin_set_says_that_people_are_unknown(tmp_path, capsys):
     assert "compactness" not in shown
 
 
+@pytest.mark.parametrize("pictures", [True, False])
+def test_probes_that_found_someone_else_are_shown_with_both_people(tmp_path, pictures):
+    picture(tmp_path / "gallery" / "Ann" / "1.png", "Ann", 1)
+    picture(tmp_path / "gallery" / "Bob" / "1.png", "Bob", 1)
+    picture(tmp_path / "more" / "Zoe" / "1.png", "Cyd", 1)
+    # Pictures of Bob and Cyd in Ann's folder: one finds Bob, the other a distractor.
+    picture(tmp_path / "probes" / "Ann" / "2.png", "Bob", 2)
+    picture(tmp_path / "probes" / "Ann" / "3.png", "Cyd", 2)
+    picture(tmp_path / "probes" / "Bob" / "4.png", "Bob", 3)
+    words = ["--gallery", tmp_path / "gallery", "--probes", tmp_path / "probes"]
+    words += ["--distractors", tmp_path / "more", "--report", tmp_path / "r.html"]
+    assert run("evaluate", *ONNX, *words, *([] if pictures else ["--no-pictures"])) == 0
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    card = text.split("The wrong person first")[1].split("</section>")[0]
+    assert '<span class="count">2</span>' in card
+    assert ("Ann was taken for Bob" in card) == pictures
+    assert ("Ann was taken for a distractor" in card) == pictures
+    assert card.count("data:image/jpeg") == (5 if pictures else 0)
+
+
 def test_probes_are_looked_up_in_a_gallery(tmp_path, capsys):
     for person in ("Ann", "Bob", "Cyd"):
         picture(tmp_path / "gallery" / person / "1.png", person, 1)

@@ -25,6 +25,7 @@ from centerarc.training import (
     train,
     validation,
 )
+from centerarc.training.config import PairsFields
 from centerarc.training.logging import Display
 from centerarc.training.sources import make_sources
 from tests.distributed.pool import Pool
@@ -117,8 +118,19 @@ def test_a_set_without_names_is_said_once(faces: Path, tmp_path: Path, bin_set: 
     sources = make_sources(config)
     assert sources.validation is not None
     assert [pairs.name for pairs in sources.validation.sets] == ["held_out", "lfw"]
-    assert [note for note in sources.notes if BIN_NOTE in note] == [sources.notes[0]]
+    assert len([note for note in sources.notes if BIN_NOTE in note]) == 1
     assert len(sources.train.identities) == 4
+
+
+def test_a_set_ordered_by_kind_is_named_and_judged(others: FolderSource, tmp_path: Path) -> None:
+    ordered = sorted(PAIRS, key=lambda pair: -pair[2])
+    sides = [others.encoded(side) for a, b, _ in ordered for side in (a, b)]
+    path = tmp_path / "lfw.bin"
+    path.write_bytes(pickle.dumps((sides, [bool(same) for *_, same in ordered])))
+    notes: list[str] = []
+    validation.listed_pairs(PairsFields(pairs=path), 112, notes)
+    assert "4 stratified folds" in " ".join(notes)
+    assert str(path) in " ".join(notes)
 
 
 def test_sets_are_paths_or_sections_and_come_back_from_yaml(tmp_path: Path) -> None:

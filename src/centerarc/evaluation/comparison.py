@@ -91,9 +91,9 @@ class VerificationComparison:
         """How the intervals came about, in one sentence."""
         return (
             f"95% intervals of the difference over the {self.num_people:,} people: "
-            f"{PAIR_INTERVALS}, with the thresholds of the accuracy held fixed; where no pair "
-            "tells the models apart, Wilson's interval (1927) for as many people. Doubt is the "
-            "p-value of no difference."
+            f"{PAIR_INTERVALS}, with the thresholds of the accuracy those of the folds; where no "
+            "pair tells the models apart, Wilson's interval (1927) for as many people. Doubt is "
+            "the p-value of no difference."
         )
 
 
@@ -192,7 +192,7 @@ def _difference(
 ) -> Difference:
     """A model's rate minus the first one's, with what each pair does to both."""
     value, people = rates[0] - rates[1], who.fewest
-    sure = who.uncertainty(effects[0].values - effects[1].values)
+    sure = effects[0].uncertainty(who, minus=effects[1])
     thin = [effect.thin(rate, people) for effect, rate in zip(effects, rates, strict=True)]
     few = min((one for one in thin if one is not None), default=None)
     return Difference(value, sure.difference(value, people), sure.doubt(value), few)

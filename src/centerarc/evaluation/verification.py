@@ -159,7 +159,8 @@ class VerificationReport:
             return "No intervals were asked for."
         return (
             f"95% intervals over the {self.num_people:,} people: {PAIR_INTERVALS}, with the "
-            "thresholds of the accuracy held fixed; Wilson's interval (1927) with as many trials."
+            "thresholds of the accuracy those of the folds; Wilson's interval (1927) with as many "
+            "trials."
         )
 
 
@@ -228,6 +229,9 @@ class ScoredPairs:
         self.fold_accuracy: dict[int, float] = dict(of_fold) if several else {}
         self.fold_std = found.std if several else None
         self._correct = found.correct
+        # What the highest of the folds' thresholds answers more rightly than the lowest.
+        between = (scores >= found.threshold.min()) & (scores < found.threshold.max())
+        self._moved = np.where(self.same, -1.0, 1.0) * between
         # Folds count alike, whatever their size.
         number = np.searchsorted(found.fold, fold_of)
         self._share = 1 / (found.fold.size * np.bincount(number)[number])
@@ -241,11 +245,8 @@ class ScoredPairs:
 
     def effects(self, who: PairPeople) -> Iterator["Effect"]:
         """Yield the effect of each pair on each of these rates, one rate after the other."""
-        effect = np.empty(self.same.size)
-        for kind in (self.same, ~self.same):
-            share, correct = self._share[kind], self._correct[kind]
-            effect[kind] = share * (correct - np.average(correct, weights=share))
-        yield Effect(effect)
+        answers, moved = map(self._accuracy_effect, (self._correct, self._moved))
+        yield Effect(answers, choice=moved)
         yield Effect(self._auc_effect(), self.curve.eer)
         yield Effect(self._eer_effect(who))
         for far in self.fars:
@@ -253,6 +254,14 @@ class ScoredPairs:
             effect = self._accepts(around.point, self.same)
             effect -= around.slope * around.effect
             yield Effect(effect, accepted=around.accepted)
+
+    def _accuracy_effect(self, right: FloatArray | BoolArray) -> FloatArray:
+        """Effects on the mean over folds of answers (P,) that are right by so much."""
+        effect = np.empty(self.same.size)
+        for kind in (self.same, ~self.same):
+            share = self._share[kind]
+            effect[kind] = share * (right[kind] - np.average(right[kind], weights=share))
+        return effect
 
     def _accepts(self, point: int, kind: BoolArray) -> FloatArray:
         """The effects on the share of a kind of pairs that an operating point accepts."""

@@ -41,10 +41,12 @@ from centerarc.report.numbers import (
 )
 from centerarc.report.people import (
     FaceSample,
+    Mistakes,
     breakdown_parts,
     face_map,
     faces_to_map,
     find_mistakes,
+    find_wrong_people,
     identity_chart,
 )
 from centerarc.report.rendering import Image, data_uri, render, require_report_extra
@@ -79,6 +81,7 @@ class ReportData:
         separability: how tight and how far apart people are.
         notes: what should be known of the numbers, in sentences.
         pictures_note: what the pictures of pairs are of, or how to have some, in a sentence.
+        wrong_people: probes for which another person comes first, from `find_wrong_people`.
 
     Raises:
         ValueError: neither `verification` nor `search` is given.
@@ -103,6 +106,7 @@ class ReportData:
     separability: Separability | None = None
     notes: Sequence[str] = ()
     pictures_note: str = ""
+    wrong_people: Mistakes | None = None
 
     def __post_init__(self) -> None:
         if self.verification is None and self.search is None:
@@ -346,6 +350,7 @@ def write_evaluation_page(
     shared |= _training_of(Path(str(evaluation.model.get("file", ""))))
     if evaluation.identification is not None:
         shared["search"] = SearchCurves.of(evaluation.identification)
+        shared["wrong_people"] = find_wrong_people(evaluation.identification, evaluation.images)
     pairs, images, picture = evaluation.verification, evaluation.images, evaluation.images.picture
     if pairs is None:
         none = np.zeros(0)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from centerarc.evaluation.embedding import pair_scores
 from centerarc.evaluation.groups import MEASURES, Breakdown, Gap, GroupResult
 from centerarc.evaluation.intervals import Estimate
+from centerarc.evaluation.protocols.judging import Identified, JudgedImages
 from centerarc.evaluation.scores import ScoreArray
 from centerarc.evaluation.separability import Distribution, Separability
 from centerarc.report.charts import (
@@ -358,12 +359,12 @@ class Mistakes:
 
     Attributes:
         count: how many there are.
-        worst: score, names of both sides ("" where not given) and their pictures as `data:` URIs
+        worst: score, names of all sides ("" where not given) and their pictures as `data:` URIs
             (None where there are none) of the worst of them.
     """
 
     count: int
-    worst: list[tuple[float, tuple[str, str], tuple[str, str] | None]]
+    worst: Sequence[tuple[float, tuple[str, ...], tuple[str, ...] | None]]
 
 
 def find_mistakes(
@@ -399,3 +400,38 @@ def find_mistakes(
             worst.append((float(scores[row]), of_row, pictures))
         found.append(Mistakes(rows.size, worst))
     return found[0], found[1]
+
+
+def find_wrong_people(found: Identified, images: JudgedImages) -> Mistakes | None:
+    """Probes for which another person comes first: the probe, that person, and the right one.
+
+    The furthest off come first. Of a person, the image most like the probe is shown. None where it
+    is not known which images were looked up.
+    """
+    if found.probes is None or found.known is None or images.labels is None:
+        return None
+    (search,) = found.searches
+    rows = np.flatnonzero(search.rank > 1)
+    ahead = search.other_score[rows] - search.mate_score[rows]
+    rows = rows[np.argsort(-ahead, kind="stable")]
+    unit = images.embedding / np.linalg.norm(images.embedding, axis=1, keepdims=True)
+    owner = images.labels[found.known]
+    worst = []
+    for row in rows[:_SHOWN].tolist():
+        probe = int(found.probes[row])
+        sides: list[int | None] = [probe]
+        for person in (search.people[search.other_person[row]], search.probe_labels[row]):
+            own = found.known[owner == person]
+            like = unit[own] @ unit[probe]
+            sides.append(int(own[np.argmax(like)]) if own.size else None)
+        named = images.identities if images.picture is not None else images.places
+        number = images.labels if images.picture is not None else np.arange(len(images.places))
+        names = ["a distractor" if side is None else named[int(number[side])] for side in sides]
+        picture = images.picture
+        pictures = None
+        if picture is not None:
+            pictures = tuple("" if side is None else data_uri(picture(side)) for side in sides)
+        elif not any(images.places):
+            break  # nothing to tell one from another by
+        worst.append((float(search.other_score[row]), tuple(names), pictures))
+    return Mistakes(rows.size, worst)

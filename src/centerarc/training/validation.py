@@ -12,6 +12,7 @@ from torch import nn
 from centerarc.data.source import FaceSource
 from centerarc.data.views import Subset
 from centerarc.distributed.process import Processes
+from centerarc.evaluation.accuracy import carrying_folds
 from centerarc.evaluation.embedding import embed, make_pairs, pair_scores
 from centerarc.evaluation.files.pair_set import open_pair_set
 from centerarc.evaluation.files.pairs import check_both_kinds
@@ -68,6 +69,8 @@ def listed_pairs(
     check_both_kinds(found.same, str(listed.pairs))
     for index in range(len(found)):
         found.image(index)
+    if fold_note := carrying_folds(found.fold, found.same)[1]:
+        notes.append(f"validation set {listed.title}: {listed.pairs}: {fold_note}")
     people = set() if found.people is None else {*np.concatenate(found.people).tolist()}
     if found.people is None:
         notes.append(

@@ -246,6 +246,11 @@ def evaluate_galleries(
         np.concatenate([number[name] for name in shown]),
     )
     facts = [part.model for part in parts.values() if part.model]
+    number_of = np.arange(len(judged.places))
+    enrolled = len(parts["gallery"].places)
+    identified = replace(
+        judge_searches([search], chosen), known=number_of[:enrolled], probes=number_of[enrolled:]
+    )
     return Evaluation(
         model=subject.facts() if subject is not None else facts[0],
         data={
@@ -257,7 +262,7 @@ def evaluate_galleries(
         },
         dataset=f"{paths['probes'].name} in {' and '.join(paths[name].name for name in known)}",
         images=judged,
-        identification=judge_searches([search], chosen),
+        identification=identified,
         separability=separability_of(judged, Settings(resamples=chosen.resamples)),
         notes=(
             *copies.notes,

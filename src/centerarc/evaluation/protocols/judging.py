@@ -136,12 +136,16 @@ class Identified:
         searches: One for each gallery.
         curve: `(K,)` CMC at rank 1, 2, ..., the mean over the galleries.
         seed: Of the resampling.
+        probes: Number of each probe's image; None where they are not known.
+        known: Number of each image of the gallery, without distractors.
     """
 
     report: IdentificationReport
     searches: list[GallerySearch]
     curve: FloatArray
     seed: int = 0
+    probes: IntArray | None = None
+    known: IntArray | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
