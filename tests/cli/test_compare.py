@@ -167,3 +167,15 @@ def test_it_is_shown_where_the_recipes_of_runs_differ(tmp_path, capsys):
     assert loaded(tmp_path / "c.json")["recipes"] == {"loss.m": [0.3, 0.5]}
     assert "Recipes" in capsys.readouterr().out
     assert "How the recipes differ" in (tmp_path / "c.html").read_text(encoding="utf-8")
+
+
+def test_equal_scores_are_called_equal_without_intervals(tmp_path, capsys):
+    words = [Path("m.onnx"), *FLAGS, "--workers", 0]
+    words += ["--pairs", "pairs.txt", "--images", "faces", "--resamples", 0]
+    for name in ("a", "b"):
+        run("evaluate", *words, "--json", tmp_path / f"{name}.json")
+    capsys.readouterr()
+    assert run("compare", tmp_path / "a.json", tmp_path / "b.json") == 0
+    shown = capsys.readouterr().out
+    assert "Every score is the same, so nothing differs." in shown
+    assert "unknown" not in shown

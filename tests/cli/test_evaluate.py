@@ -272,6 +272,16 @@ def test_probes_that_found_someone_else_are_shown_with_both_people(tmp_path, pic
     assert card.count("data:image/jpeg") == (5 if pictures else 0)
 
 
+def test_a_gallery_of_one_person_finds_everyone_and_says_so(tmp_path, capsys):
+    picture(tmp_path / "gallery" / "Ann" / "1.png", "Ann", 1)
+    picture(tmp_path / "probes" / "Ann" / "2.png", "Ann", 2)
+    words = ["--gallery", tmp_path / "gallery", "--probes", tmp_path / "probes"]
+    assert run("evaluate", *ONNX, *words, "--resamples", 0) == 0
+    shown = plain(capsys.readouterr().out)
+    assert "1 probe among 1 person; always 100%: the gallery has 1 person" in shown
+    assert "No intervals were asked for." in shown
+
+
 def test_probes_are_looked_up_in_a_gallery(tmp_path, capsys):
     for person in ("Ann", "Bob", "Cyd"):
         picture(tmp_path / "gallery" / person / "1.png", person, 1)

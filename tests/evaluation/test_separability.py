@@ -163,4 +163,4 @@ def test_no_resamples_make_no_intervals_and_the_same_values():
     without = measure_separability(embeddings, labels, far=0.1, bootstrap=0)
     assert without.margin.mean == dataclasses.replace(with_intervals.margin.mean, interval=None)
     assert without.nearest_center_accuracy.interval is None
-    assert without.interval_method == "None: no resamples were asked for."
+    assert without.interval_method == "No intervals were asked for."

@@ -108,7 +108,7 @@ class Separability:
     def interval_method(self) -> str:
         """How the intervals came about, in one sentence."""
         if not self.resamples:
-            return "None: no resamples were asked for."
+            return "No intervals were asked for."
         return (
             f"95% percentile intervals over {self.resamples:,} bootstrap resamples of the "
             f"{self.num_people:,} people, each with all images; the others that they are compared "

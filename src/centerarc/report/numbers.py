@@ -222,16 +222,24 @@ def verification_rows(report: VerificationReport) -> list[Row]:
 
 def search_rows(report: IdentificationReport) -> list[Row]:
     """The ranks and the TPIRs of identification."""
+    fewest = min(report.gallery_people)
     meanings = [
-        "The right person comes first."
+        f"Always 100%: the gallery has {people_words(fewest)}."
+        if rank >= fewest
+        else "The right person comes first."
         if rank == 1
         else f"The right person is among the first {rank}."
         for rank in report.cmc
     ]
-    first = f"{report.mated[0]:,} probes among {report.gallery_people[0]:,} people"
+    probes = "1 probe" if report.mated[0] == 1 else f"{report.mated[0]:,} probes"
+    first = f"{probes} among {people_words(report.gallery_people[0])}"
     if report.distractors[0]:
         first += f", {report.distractors[0]:,} of them distractors"
-    notes = [first, *[""] * (len(report.cmc) - 1)]
+    notes = [
+        f"always 100%: the gallery has {people_words(fewest)}" if rank >= fewest else ""
+        for rank in report.cmc
+    ]
+    notes[0] = "; ".join(filter(None, (first, notes[0])))
     strangers = f"; {report.nonmated[0]:,} probes of strangers"
     for fpir in report.tpir_at_fpir:
         found = report.threshold_at_fpir.get(fpir)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from centerarc.evaluation.comparison import (
     IdentificationComparison,
     VerificationComparison,
@@ -133,6 +135,8 @@ def compare_files(paths: Sequence[str | os.PathLike[str]]) -> Comparison:
         if first.pairs.people is None or not settings.resamples:
             why = "the people are not known" if first.pairs.people is None else "intervals off"
             notes = (f"How sure the differences are is unknown: {why}.",)
+            same = all(np.array_equal(one.scores, verified[0].scores) for one in verified)
+            notes = ("Every score is the same, so nothing differs.",) if same else notes
         else:
             differences = compare_with_first(
                 {name: one.scores for name, one in zip(names, verified, strict=True)},
