@@ -106,6 +106,37 @@ def test_people_who_stay_keep_their_prototypes_and_new_ones_get_means(
     )
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        # Prototypes stay, centers of raw space cannot be those of unit space or none.
+        ("shared", "separate", "4 people as before, by name; 2 people from"),
+        ("unit centers", "separate", "4 people as before, by name; 2 people from"),
+        # Prototypes that are centers of raw space need its length.
+        ("shared", "raw", "0 people as before, by name (those of "),
+    ],
+)
+def test_what_another_loss_cannot_keep_is_the_mean_of_embeddings(
+    tmp_path: Path, faces: Path, before: Path, old: str, new: str, said: str
+) -> None:
+    trainer = started(tmp_path / "run", faces, before / old, loss=LOSSES[new])
+    model = load_weights(before / old)
+    source = create_source("folder", root=faces, image_size=SIZE)
+    embeddings = embed(model, source).astype(np.float64)
+    means = [embeddings[source.labels == label].mean(axis=0) for label in range(6)]
+    now = trainer.criterion.state_dict()
+    found = trainer.criterion.centers.detach().double().numpy()
+    np.testing.assert_allclose(found, means, rtol=1e-5, atol=1e-6)
+    if new != "raw":
+        kept = whole_criterion(before / old)["arcface.prototypes"]
+        places = [source.identities.index(person) for person in PEOPLE]
+        wanted = nn.functional.normalize(kept.double(), dim=1)
+        torch.testing.assert_close(now["arcface.prototypes"][places].double(), wanted)
+    (line,) = [note for note in trainer.notes if note.startswith("prototypes: ")]
+    assert said in line
+    assert ("all centers from the mean" in line) == (new != "raw")
+
+
 def test_other_people_of_the_same_names_are_not_taken_for_them(
     tmp_path: Path, faces: Path, before: Path
 ) -> None:

@@ -22,6 +22,7 @@ from centerarc.training import (
     TrainConfig,
     Trainer,
     TrainingInterrupted,
+    dump_config,
     load_config,
     rundir,
     train,
@@ -182,6 +183,13 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(
     with pytest.raises(ValueError, match=r"done, and nothing .* optimizer\.lr 0\.1 -> 0\.5; raise"):
         train(other, resume=True)
     assert _content(tmp_path / "run") == before
+    # What was edited, or is gone, is as it was again.
+    (tmp_path / "run/config.yaml").write_text(dump_config(other))
+    (tmp_path / "run/last.safetensors").unlink()
+    train(make_config(tmp_path / "run", faces, **changes), resume=True)
+    assert load_config(tmp_path / "run/config.yaml").optimizer.lr == 0.1
+    assert _content(tmp_path / "run").keys() == before.keys()
+    before = _content(tmp_path / "run")
     again = train(make_config(tmp_path / "run", faces, **changes), resume=True)
     assert "steps are done already" in capsys.readouterr().err
     assert _content(tmp_path / "run") == before

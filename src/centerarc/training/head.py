@@ -229,20 +229,27 @@ def start_head(
     size = -(-classes // world)
     first = min(classes, processes.rank * size)
     mine = range(first, min(classes, first + size))
-    known, old, cosine, note = _known_people(weights.parent)
+    known, old, lengths, cosine, note = _known_people(weights.parent)
     names = [composed(name) for name in source.identities]
     kept = np.array([name in known for name in names])
     if not all(processes.gather_objects(bool(known))):
         kept[:] = False
     prototypes = criterion.arcface.prototypes
+    needs_length = _with_length(loss)
     wanted: dict[str, tuple[Tensor, bool]]
-    wanted = {ROWS[0]: (prototypes, criterion.center is None and loss.center_space == "raw")}
+    wanted = {ROWS[0]: (prototypes, ROWS[0] in needs_length)}
     if criterion.center is not None:
-        wanted[ROWS[1]] = (criterion.center.centers, loss.center_space == "raw")
-    for name, (tensor, _) in wanted.items():
-        if kept.any() and (name not in old or old[name].shape[1:] != tensor.shape[1:]):
-            kept[:] = False
-            note = f" (those of {str(weights.parent)!r} are of another shape)"
+        wanted[ROWS[1]] = (criterion.center.centers, ROWS[1] in needs_length)
+    usable = {
+        name
+        for name, (tensor, is_raw) in wanted.items()
+        if name in old and old[name].shape[1:] == tensor.shape[1:] and is_raw <= (name in lengths)
+    }
+    if kept.any() and ROWS[0] not in usable:
+        kept[:] = False
+        alike = old[ROWS[0]].shape[1:] == prototypes.shape[1:]
+        what = "have no length of embeddings" if alike else "are of another shape"
+        note = f" (those of {str(weights.parent)!r} {what})"
     tried = np.flatnonzero(kept)[:: max(1, int(kept.sum()) // _TRIED)][:_TRIED]
 
     def look() -> None:
@@ -258,24 +265,26 @@ def start_head(
         processes.on_main(look)
     kept, note = processes.gather_objects((kept, note))[0]
     here = kept[mine.start : mine.stop]
-    new = np.flatnonzero(~here)
+    # Where the run before had no such centers, those of all people are new.
+    new = {name: ~here if name in usable else np.ones_like(here) for name in wanted}
+    embedded = np.flatnonzero(np.logical_or.reduce([*new.values()]))
     means: dict[bool, Tensor] = {}
 
     def embed_new() -> None:
         raw = any(is_raw for _, is_raw in wanted.values())
-        means.update(_mean_embeddings(model, source, new + first, config, processes, raw))
+        means.update(_mean_embeddings(model, source, embedded + first, config, processes, raw))
 
     processes.on_all(embed_new)
     for name, (tensor, is_raw) in wanted.items():
         shared = world > 1 and criterion.arcface.shards is None
         rows = tensor[mine.start : mine.stop] if shared else tensor
         drawn = rows.clone()
-        places = torch.from_numpy(np.flatnonzero(here))
+        places = torch.from_numpy(np.flatnonzero(~new[name]))
         if len(places):
             theirs = [known[names[first + place]] for place in places.tolist()]
             rows[places.to(rows.device)] = old[name][theirs].to(rows)
-        at = torch.from_numpy(new).to(rows.device)
-        mean = means[is_raw].to(rows)
+        at = torch.from_numpy(np.flatnonzero(new[name])).to(rows.device)
+        mean = means[is_raw][torch.from_numpy(new[name][embedded])].to(rows)
         if rows.dim() == 3:
             length = mean.norm(dim=1)[:, None, None]
             mean = mean.unsqueeze(1) + _APART * length * unit(drawn[at])
@@ -290,16 +299,24 @@ def start_head(
     return (
         f"prototypes: {counted(int(kept.sum()), 'person', 'people')} as before, by name{note}; "
         f"{counted(int((~kept).sum()), 'person', 'people')} from the mean of their embeddings"
+        + ("; all centers from the mean" if kept.any() and usable != set(wanted) else "")
     )
 
 
-def _known_people(run_dir: Path) -> tuple[dict[str, int], dict[str, Tensor], float, str]:
-    """The people that a run was trained on: their places, their rows, their mean cosine at the end.
+def _with_length(loss: LossConfig) -> set[str]:
+    """Names of the rows that are as long as embeddings are; of others the direction counts."""
+    if loss.center_space == "unit":
+        return set()
+    return {ROWS[1] if loss.centers == "separate" else ROWS[0]}
 
-    Without any, the last says why.
+
+def _known_people(run_dir: Path) -> tuple[dict[str, int], dict[str, Tensor], set[str], float, str]:
+    """The people that a run was trained on: their places, their rows, which of these have a length.
+
+    Then their mean cosine at the end. Without any, the last says why.
     """
     if not state_path(run_dir).exists():
-        return {}, {}, 0.0, ""
+        return {}, {}, set(), 0.0, ""
     try:
         state = load_state(run_dir)
         path = run_dir / PEOPLE_FILE
@@ -307,11 +324,12 @@ def _known_people(run_dir: Path) -> tuple[dict[str, int], dict[str, Tensor], flo
         if describe_names(names) != state["identity"]["names"]:
             raise ValueError(f"{str(path)!r} does not name the people of the state")
         rows = load_rows(run_dir, state)
+        lengths = _with_length(LossConfig.model_validate(state["settings"]["loss"]))
         logged = [row for row in read_metrics(run_dir) if row["kind"] == "train"]
     except (ValueError, OSError) as error:
-        return {}, {}, 0.0, f" ({error})"
+        return {}, {}, set(), 0.0, f" ({error})"
     places = {composed(name): place for place, name in enumerate(names)}
-    return places, rows, logged[-1]["target_cosine"] if logged else 0.0, ""
+    return places, rows, lengths, logged[-1]["target_cosine"] if logged else 0.0, ""
 
 
 def _look_alike(prototypes: Tensor, means: Tensor) -> bool:

@@ -238,15 +238,12 @@ class Trainer:
 
         def prepare() -> None:
             self._held.enter_context(rundir.locked(self.config.run_dir))
-            # What no step was taken with is no setting of the run.
-            keep = resume and self.step == self.total_steps and not self._changes
             rundir.prepare(
                 self.config,
                 people,
                 resume=resume,
                 overwrite=overwrite,
                 history=self.history,
-                keep_config=keep,
             )
 
         self.processes.on_main(prepare)
@@ -282,9 +279,10 @@ class Trainer:
     def _advice(self, step: int) -> str:
         """What to say where the numbers after a step are not finite."""
         other = {"bf16": ", precision: fp32", "fp16": ", precision: bf16"}
+        clip = f"below {self.config.clip_norm:g}" if self.config.clip_norm else "such as 5"
         return (
             f" at a learning rate of {self._lr(max(step, 1) - 1):.3g}; the training diverges: try "
-            "a lower optimizer.lr, a longer schedule.warmup_epochs, a clip_norm such as 5"
+            f"a lower optimizer.lr, a longer schedule.warmup_epochs, a clip_norm {clip}"
             + other.get(self.config.precision, "")
         )
 
@@ -577,7 +575,7 @@ class Trainer:
         }
 
         def write() -> None:
-            self._save_weights("last.safetensors", {})
+            self._save_weights(rundir.LAST, {})
             rundir.write_summary(self.config.run_dir, summary)
 
         self.processes.on_main(write)  # no rank returns before the files are there

@@ -26,7 +26,8 @@ from centerarc.training.settings import check_config, dump_config, load_config
 _PATIENCE = 10.0
 CONFIG = "config.yaml"
 RESULTS = "results.json"
-_FILES = (CONFIG, PEOPLE_FILE, METRICS, RESULTS, "best.safetensors", "last.safetensors")
+LAST = "last.safetensors"
+_FILES = (CONFIG, PEOPLE_FILE, METRICS, RESULTS, "best.safetensors", LAST)
 _FOLDERS = ("state", "tensorboard")
 # What a saved state depends on: with another value it would be another run. The people that the
 # validation holds out by number are taken out of the training.
@@ -80,7 +81,6 @@ def prepare(
     resume: bool,
     overwrite: bool,
     history: Sequence[Mapping[str, Any]] = (),
-    keep_config: bool = False,
 ) -> None:
     """Makes the folder of a run ready: its configuration, and who is trained on.
 
@@ -90,7 +90,6 @@ def prepare(
         resume: The run that is there is resumed.
         overwrite: The run that is there is deleted, but only files that a run writes.
         history: Settings that earlier steps were trained with, see `Trainer.history`.
-        keep_config: The configuration that is there stays.
 
     Raises:
         ValueError: As `check_folder`.
@@ -103,12 +102,10 @@ def prepare(
         for name in _FOLDERS:
             shutil.rmtree(folder / name, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    if not keep_config:
-        with atomic_path(folder / CONFIG) as temporary:
-            lines = [
-                f"# from step {h['step'] + 1}: {said_changes(h['changes'])}\n" for h in history
-            ]
-            temporary.write_text("".join(lines) + dump_config(config), encoding="utf-8")
+    # Also where nothing has changed: the file that is there may have been edited.
+    with atomic_path(folder / CONFIG) as temporary:
+        lines = [f"# from step {h['step'] + 1}: {said_changes(h['changes'])}\n" for h in history]
+        temporary.write_text("".join(lines) + dump_config(config), encoding="utf-8")
     # A name with a line break cannot be listed, which is no reason to refuse the training.
     write_identities(folder / PEOPLE_FILE, (name for name in people if name.splitlines() == [name]))
 
@@ -251,7 +248,9 @@ def _differences(name: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]
 
 
 def read_summary(run_dir: Path) -> dict[str, Any] | None:
-    """Reads `results.json`; None if it is not there, or damaged."""
+    """Reads `results.json`; None if it or the last weights are not there, or it is damaged."""
+    if not (run_dir / LAST).exists():
+        return None
     try:
         content: dict[str, Any] = json.loads((run_dir / RESULTS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
