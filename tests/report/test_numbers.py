@@ -7,7 +7,7 @@ import pytest
 
 from centerarc.evaluation import measure_separability
 from centerarc.report import ReportData
-from centerarc.report.numbers import separability_rows
+from centerarc.report.numbers import sentence, separability_rows
 from tests.report.pages import scored, shown
 
 pytest.importorskip("plotly")
@@ -30,3 +30,9 @@ def test_no_rate_is_written_as_a_fraction(tmp_path):
     assert "FAR 0.1% needs at least 1,000 pairs of two people, there are 60." in page
     assert not re.search(r"FAR 0\.\d+(?!%)\b", page)
     assert not re.search(r"\d %", re.sub(r"<style>.*?</style>|data:\S+", "", page, flags=re.S))
+
+
+def test_a_note_about_a_file_keeps_its_name():
+    assert sentence("left-out pairs: 3") == "Left-out pairs: 3."
+    assert sentence("p/lfw.parquet: 3 folds") == "p/lfw.parquet: 3 folds."
+    assert sentence("") == ""

@@ -86,8 +86,9 @@ def people_words(count: int) -> str:
 
 
 def sentence(text: str) -> str:
-    """A note as a sentence."""
-    return f"{text[:1].upper()}{text[1:]}." if text else ""
+    """A note as a sentence; one that begins with the name of a file keeps that as it is."""
+    first = text.partition(" ")[0].strip(",:;").replace("-", "")
+    return f"{text[:1].upper() if first.isalpha() else text[:1]}{text[1:]}." if text else ""
 
 
 def thin_words(estimate: Estimate | Difference) -> str:

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from centerarc.evaluation.files import BinSet, UnsafePickleError, read_plain_pickle
+from centerarc.evaluation.files import BinSet, UnsafePickleError, open_pair_set, read_plain_pickle
 
 
 def png(value: int) -> bytes:
@@ -352,3 +354,26 @@ def test_arrays_of_both_byte_orders_and_layouts_keep_their_values(tmp_path):
             for protocol in range(6):
                 path = put(tmp_path, pickle.dumps(array, protocol=protocol))
                 np.testing.assert_array_equal(read_plain_pickle(path), array)
+
+
+@pytest.mark.parametrize("struct_of_bytes", [False, True])
+@pytest.mark.parametrize("answers", [SAME, [*map(int, SAME)]])
+def test_pairs_in_parquet_with_their_images(tmp_path, struct_of_bytes, answers):
+    images = [{"bytes": image, "path": None} if struct_of_bytes else image for image in IMAGES]
+    columns = {"image_1": images[0::2], "image_2": images[1::2], "is_same": answers}
+    path = tmp_path / "lfw.parquet"
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    source = open_pair_set(path)
+    assert isinstance(source, BinSet)
+    check(source)
+    assert (source.people, source.place(3)) == (None, "lfw.parquet[3]")
+    assert open_pair_set(path, folds=[2]).same.tolist() == SAME[2:4]
+    with pytest.raises(ValueError, match="holds its own images: leave it out"):
+        open_pair_set(path, images=tmp_path)
+    columns["fold"] = [1] * 8 + [2] * 12
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    assert open_pair_set(path).fold.tolist() == columns["fold"]
+    columns["is_same"] = [3] * 20
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    with pytest.raises(ValueError, match="row 1: is_same must be 0, 1, true or false, got '3'"):
+        open_pair_set(path)

@@ -330,6 +330,7 @@ FORMS = [
     ("pairs.csv", "img1,img2,is_same\n{0},{1},1\n{0},{2},0\n"),
     ("pairs.tsv", "Image_1\tImage_2\tLabel\n{0}\t{1}\t1\n{0}\t{2}\t0\n"),
     ("pairs.csv", "id,path_0,path_1,issame\n5,{0},{1},yes\n6,{0},{2},no\n"),
+    ("pairs.csv", "img1,img2,label\n{0},{1},1.0\n{0},{2},0.0\n"),
     ("pairs.txt", "file_a\tfile_b\tsame\n{0}\t{1}\t1\n{0}\t{2}\t0\n"),
 ]
 
@@ -522,3 +523,26 @@ def test_the_images_of_a_list_of_templates(tmp_path):
         ListedImages(listed)
     with pytest.raises(ValueError, match="images must be a folder"):
         ListedImages(listed, tmp_path / "gone")
+
+
+def test_lfw_pairs_without_numbers_of_folds(tmp_path):
+    wanted = lfw(tmp_path, TWO_FOLDS)
+    bare = TWO_FOLDS.partition("\n")[2]
+    commas = bare.replace("\t", ",")
+    kaggle = "name,imagenum1,imagenum2,\n" + commas.replace("1,2\n", "1,2,\n")
+    for name, text, line in (
+        ("African_pairs.txt", bare, 1),  # RFW's
+        ("pairs.csv", kaggle, 2),
+        ("pairs.txt.gz", gzip.compress(bare.encode()), 1),
+        ("pairs.txt.gz", gzip.compress(TWO_FOLDS.encode()), 2),
+    ):
+        pairs = read_named_pairs(put(tmp_path, text, name))
+        assert pairs.lfw
+        assert pairs.names == wanted.names
+        for what in ("index_a", "index_b", "same", "fold"):
+            assert getattr(pairs, what).tolist() == getattr(wanted, what).tolist()
+        assert pairs.line.tolist() == [*range(line, line + 4)]
+    with pytest.raises(ValueError, match="line 3: expected an impostor pair"):
+        read_named_pairs(put(tmp_path, bare.replace("Cy\t2\t10", "Cy\t2"), "pairs.txt"))
+    with pytest.raises(ValueError, match="there is no pair"):
+        read_named_pairs(put(tmp_path, "name,imagenum1,imagenum2,\n", "pairs.csv"))

@@ -14,7 +14,9 @@ import numpy as np
 from centerarc.data.source import EXTENSIONS, EncodedSource, composed
 from centerarc.evaluation.files.pairs import (
     Pairs,
+    holds_images,
     is_pair_list,
+    read_held_pairs,
     read_pair_list,
     read_pairs,
     rows_of_folds,
@@ -217,18 +219,22 @@ def _spelled_there(folder: Path, name: str, wanted: Callable[[Path], bool] = Pat
     return next((form for form in forms if wanted(folder / form)), "")
 
 
-# Insightface's `.bin` files: encoded images and which pairs match.
+# Files that hold their images: insightface's `.bin`, encoded images and which pairs match; Parquet.
 
 NUM_FOLDS = 10
 
 
 class BinSet(EncodedSource):
-    """The images of a `.bin` verification set, each of them once, and its pairs; as `PairImages`.
+    """The images of a set that holds them, each of them once, and its pairs; as `PairImages`.
 
-    The file is a pickle of a list of 2 P encoded images, of which entries 2 i and 2 i + 1 are
+    A `.bin` verification set, or a Parquet file with two columns of images, such as `image_1` and
+    `image_2`, and `is_same`; see `read_pair_list` for the names of columns.
+
+    A `.bin` file is a pickle of a list of 2 P encoded images, of which entries 2 i and 2 i + 1 are
     pair i, and a list of P answers. It is read by `read_plain_pickle`, which runs nothing. An
     image that comes several times, as most of LFW's do, is kept and embedded once. Folds are 10
-    runs of pairs in the file's order, equally long up to one pair, as insightface has them.
+    runs of pairs in the file's order, equally long up to one pair, as insightface has them, unless
+    a Parquet file has a column `fold`.
 
     The file does not say who is on an image. Labels gather what genuine pairs link: two images
     of one label show one person, but a person may have several labels. So `people` is None, and
@@ -236,7 +242,7 @@ class BinSet(EncodedSource):
 
     Args:
         path: The file.
-        folds: Folds to keep, of 1 to 10; None keeps all.
+        folds: Folds to keep; None keeps all.
         image_size: Side in pixels to which images are resized; None leaves them as they are.
 
     Attributes:
@@ -256,7 +262,7 @@ class BinSet(EncodedSource):
 
     notes: Sequence[str] = ()
     people: tuple[StrArray, StrArray] | None = None
-    people_note = "a .bin file does not say who is on an image"
+    people_note = "a file that holds its images does not say who is on them"
 
     def __init__(
         self,
@@ -268,9 +274,16 @@ class BinSet(EncodedSource):
         super().__init__(image_size)
         self.path = Path(path)
         try:
-            images, same = _lists(read_plain_pickle(path))
-            runs = np.array_split(np.ones(same.size, dtype=np.int64), NUM_FOLDS)
-            fold = np.concatenate([number * run for number, run in enumerate(runs, 1)])
+            fold: IntArray | None = None
+            if self.path.suffix.lower() == ".parquet":
+                *lists, numbers = read_held_pairs(path)
+                fold = None if numbers is None else np.array(numbers, dtype=np.int64)
+            else:
+                lists = read_plain_pickle(path)
+            images, same = _lists(lists)
+            if fold is None:
+                runs = np.array_split(np.ones(same.size, dtype=np.int64), NUM_FOLDS)
+                fold = np.concatenate([number * run for number, run in enumerate(runs, 1)])
             rows = np.arange(fold.size) if folds is None else rows_of_folds(fold, folds)
             used = np.stack([2 * rows, 2 * rows + 1], axis=1).ravel()
             number, self.entries, distinct = _distinct(images, used)
@@ -398,9 +411,15 @@ PairSet = PairImages | BinSet
 
 
 def is_bin_set(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is a `.bin` set: by its name, or by how a pickle begins under any name."""
+    """Whether a file holds its images: Parquet with columns of them, or a `.bin` set.
+
+    That by its name, or by how a pickle begins under any name.
+    """
     with suppress(OSError):  # what cannot be read is named where it is
         if read_file(path, first=2)[:1] == b"\x80":
+            return True
+    with suppress(OSError, ValueError, ImportError):
+        if holds_images(path):
             return True
     return Path(path).suffix.lower() == ".bin"
 
@@ -413,12 +432,12 @@ def open_pair_set(
     image_size: int | None = None,
     missing: Missing = "error",
 ) -> PairSet:
-    """Opens pairs of any format: a `.bin` set, a list (see `is_pair_list`), or else `pairs.txt`.
+    """Opens pairs of any format: a file that holds its images, a list, or else `pairs.txt`.
 
     Args:
         path: The file of pairs.
         images: Folder of the images: needed for `pairs.txt`, the list's own folder by default
-            for CSV, not allowed for `.bin`, which holds its images.
+            for lists, not allowed for `.bin` and Parquet that hold the images.
         folds: Folds to keep; None keeps all.
         image_size: Side in pixels to which images are resized; None leaves them as they are.
         missing: "skip" leaves out pairs of which an image is not there; not for `.bin`.

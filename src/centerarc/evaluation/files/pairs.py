@@ -12,10 +12,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from centerarc.data.parquet import image_columns
 from centerarc.data.source import composed
 from centerarc.evaluation.scores import BoolArray, IntArray, StrArray
-from centerarc.io.files import read_file
-from centerarc.io.tables import PlainTable, Table, open_table, plain_fields
+from centerarc.io.tables import (
+    PlainTable,
+    Table,
+    open_table,
+    open_text,
+    opened_parquet,
+    parquet_errors,
+    plain_fields,
+)
 
 _SHOWN = 3
 _People = tuple[StrArray, StrArray]
@@ -193,6 +201,7 @@ def missing_names(
 # The format of Labeled Faces in the Wild.
 
 _MAX_NUMBER = 2**63 - 1
+_KAGGLE = ["name", "imagenum1"]  # how the first line of Kaggle's copies begins
 
 
 def read_pairs(path: str | os.PathLike[str]) -> Pairs:
@@ -201,14 +210,16 @@ def read_pairs(path: str | os.PathLike[str]) -> Pairs:
     The first line holds the number of folds and the number n of pairs of each kind a fold, or n
     alone for a file of one fold. Every fold then has n lines `name number number` (one person)
     and n lines `name number name number` (two people). Fields are separated by tabs, or by
-    blanks where no name contains one. Empty lines at the end are ignored.
+    blanks where no name contains one. Empty lines at the end are ignored. Where the first line is
+    missing, as in RFW's files, or names columns, as in Kaggle's copies of LFW's (`name,imagenum1`,
+    with commas), a fold begins at each genuine pair after an impostor pair.
 
     A pair may appear once only, in either order of its images, as in the official file: twice in
     a fold it would count double, and in two folds it would help to choose the threshold that
     judges it.
 
     Args:
-        path: A UTF-8 text file.
+        path: A UTF-8 text file, which gzip may have compressed.
 
     Returns:
         The pairs in the file's order.
@@ -218,30 +229,23 @@ def read_pairs(path: str | os.PathLike[str]) -> Pairs:
         OSError: If it cannot be read.
     """
     source = os.fspath(path)
+    with open_text(path) as file:
+        text = file.read()
     try:
-        content = read_file(path)
-    except OSError as error:
-        raise OSError(f"cannot read {source!r}: {error}") from error
-    try:
-        lines = content.decode("utf-8-sig").rstrip().splitlines()
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
+        text.encode()
+    except UnicodeEncodeError as error:
+        line = text.count("\n", 0, error.start) + 1
         raise ValueError(
             f"{source}, line {line}: the file must be UTF-8, got the byte "
-            f"0x{content[error.start]:02x}; save it as UTF-8"
+            f"0x{ord(text[error.start]) & 255:02x}; save it as UTF-8"
         ) from error
-    num_folds, each = _lfw_header(lines, source)
-    expected = 1 + 2 * each * num_folds
-    if len(lines) != expected:
-        raise ValueError(
-            f"{source}: {num_folds} folds of {each} genuine and {each} impostor pairs need "
-            f"{expected} lines, the file has {len(lines)}"
-        )
-    position = np.arange(expected - 1, dtype=np.int64)
-    same = position % (2 * each) < each
+    lines = text.rstrip().splitlines()
+    start, same, fold = _lfw_layout(lines, source)
     rows: list[tuple[str, str, str, str]] = []
     line_of: dict[frozenset[str], int] = {}
-    for line, (text, genuine) in enumerate(zip(lines[1:], same.tolist(), strict=True), 2):
+    for line, (text, genuine) in enumerate(
+        zip(lines[start:], same.tolist(), strict=True), start + 1
+    ):
         where = f"{source}, line {line}"
         row = _lfw_pair(text, genuine, where)
         first_line = line_of.setdefault(frozenset(row[2:]), line)
@@ -258,8 +262,8 @@ def read_pairs(path: str | os.PathLike[str]) -> Pairs:
         index_a,
         index_b,
         same,
-        position // (2 * each) + 1,
-        position + 2,
+        fold,
+        np.arange(start, len(lines), dtype=np.int64) + 1,
         source,
         people,
         "people are those that the pairs file names",
@@ -270,6 +274,28 @@ def read_pairs(path: str | os.PathLike[str]) -> Pairs:
 def _is_number(field: str) -> bool:
     # By length first: int() itself refuses thousands of digits.
     return field.isdecimal() and len(field) <= 19 and int(field) <= _MAX_NUMBER
+
+
+def _lfw_layout(lines: Sequence[str], source: str) -> tuple[int, BoolArray, IntArray]:
+    """How many lines come before the pairs; which pairs are genuine, and the fold of each."""
+    first = _lfw_fields(lines[0]) if lines else []
+    named = first[:2] == _KAGGLE
+    if named or (len(first) in (3, 4) and _is_number(first[1]) and _is_number(first[-1])):
+        kinds = np.array([len(_lfw_fields(text)) == 3 for text in lines[named:]], dtype=np.bool_)
+        if not kinds.size:
+            raise ValueError(f"{source}: there is no pair")
+        begins = kinds & ~np.roll(kinds, 1)
+        begins[0] = True
+        return int(named), kinds, np.cumsum(begins, dtype=np.int64)
+    num_folds, each = _lfw_header(lines, source)
+    expected = 1 + 2 * each * num_folds
+    if len(lines) != expected:
+        raise ValueError(
+            f"{source}: {num_folds} folds of {each} genuine and {each} impostor pairs need "
+            f"{expected} lines, the file has {len(lines)}"
+        )
+    position = np.arange(expected - 1, dtype=np.int64)
+    return 1, position % (2 * each) < each, position // (2 * each) + 1
 
 
 def _lfw_header(lines: Sequence[str], source: str) -> tuple[int, int]:
@@ -288,11 +314,18 @@ def _lfw_header(lines: Sequence[str], source: str) -> tuple[int, int]:
     return num_folds, each
 
 
+def _lfw_fields(text: str) -> list[str]:
+    # In one Unicode form: a file put together of others may hold both.
+    if "\t" in text:
+        split = text.split("\t")
+    else:
+        split = text.rstrip(" ,").split(",") if "," in text else text.split()
+    return [composed(field.strip()) for field in split]
+
+
 def _lfw_pair(text: str, genuine: bool, where: str) -> tuple[str, str, str, str]:
     """Both people, and the names of both images."""
-    # In one Unicode form: a file put together of others may hold both.
-    split = text.split("\t") if "\t" in text else text.split()
-    fields = [composed(field.strip()) for field in split]
+    fields = _lfw_fields(text)
     shape = "name number number" if genuine else "name number name number"
     if len(fields) != len(shape.split()) or not all(fields):
         kind = "a genuine" if genuine else "an impostor"
@@ -320,8 +353,9 @@ def _lfw_pair(text: str, genuine: bool, where: str) -> tuple[str, str, str, str]
 # Lists: two images or templates a row, and what is known about them.
 
 _ANSWERS = {
-    **dict.fromkeys(("1", "true", "yes", "same", "genuine"), True),
-    **dict.fromkeys(("0", "-1", "false", "no", "different", "impostor"), False),
+    **dict.fromkeys(("1", "1.0", "true", "t", "yes", "y", "same", "genuine"), True),
+    **dict.fromkeys(("0", "0.0", "-1", "-1.0", "false", "f", "no", "n"), False),
+    **dict.fromkeys(("different", "diff", "impostor", "imposter"), False),
 }
 _PEOPLE = ("person_a", "person_b")
 # What others call the columns, without case and punctuation: two images by a common part and what
@@ -334,9 +368,13 @@ _SAME = ("same", "issame", "issameperson", "sameperson", "match", "ismatch", "la
 def is_pair_list(path: str | os.PathLike[str]) -> bool:
     """Whether `read_pair_list` reads a file: by its name, or by its first line; else LFW's."""
     suffixes = {suffix.lower() for suffix in Path(path).suffixes[-2:]}
-    if suffixes & {".csv", ".tsv", ".parquet"} or _plain_columns(path) is not None:
+    if ".parquet" in suffixes:
         return True
     _, fields = next(plain_fields(path), (0, []))
+    if fields[:2] == _KAGGLE:
+        return False
+    if suffixes & {".csv", ".tsv"} or _plain_columns(path) is not None:
+        return True
     return any(_plain(field) in _SAME for field in fields)
 
 
@@ -390,9 +428,7 @@ def read_pair_list(path: str | os.PathLike[str], *, of: str = "image") -> Pairs:
         first_line = line_of.setdefault((min(a, b), max(a, b)), line)
         if first_line != line:
             raise table.error(line, f"the pair of {table.unit} {first_line} again")
-        same = _ANSWERS.get(answer.lower())
-        if same is None:
-            raise table.error(line, f"{answers} must be 0, 1, true or false, got {answer[:40]!r}")
+        same = _answer(table, answers, line, answer)
         if people:
             _check_people(table, line, row[3:5], (a, b), same, person_of)
         numbers.append((a, b, same, _fold(table, line, row[-1]) if folds else 1, line))
@@ -438,6 +474,48 @@ def _pair_table(path: str | os.PathLike[str], of: str) -> tuple[Table, tuple[str
     return table, sides, next((there[name] for name in _SAME if name in there), same)
 
 
+def holds_images(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is Parquet whose pairs are images themselves."""
+    if Path(path).suffix.lower() != ".parquet" or len(held := image_columns(path)) < 2:
+        return False
+    return {*_pair_table(path, "image")[1]} <= {*held}
+
+
+def read_held_pairs(
+    path: str | os.PathLike[str],
+) -> tuple[list[bytes | None], list[bool], list[int] | None]:
+    """Reads pairs with their images from a Parquet file, as Hugging Face's datasets have them.
+
+    Returns:
+        The files of all images, first and second of each pair in turn; which pairs are genuine;
+        the fold of each, if there is such a column.
+
+    Raises:
+        ValueError: If an answer or a fold is none; the message names file and row.
+    """
+    table, sides, answer = _pair_table(path, "image")
+    folds = ["fold"] if "fold" in table.columns else []
+    same: list[bool] = []
+    fold: list[int] = []
+    for row, (text, *number) in table.rows([answer, *folds]):
+        same.append(_answer(table, answer, row, text))
+        fold += [_fold(table, row, text) for text in number]
+    with parquet_errors(path):
+        columns = opened_parquet(path).read(columns=[*sides], use_threads=False)
+        pairs = zip(*(columns.column(side).to_pylist() for side in sides), strict=True)
+    held = [
+        image["bytes"] if isinstance(image, dict) else image for pair in pairs for image in pair
+    ]
+    return held, same, fold if folds else None
+
+
+def _answer(table: Table, name: str, line: int, text: str) -> bool:
+    same = _ANSWERS.get(text.lower())
+    if same is None:
+        raise table.error(line, f"{name} must be 0, 1, true or false, got {text[:40]!r}")
+    return same
+
+
 def _plain(name: str) -> str:
     return re.sub(r"[\W_]+", "", name.lower())
 
@@ -446,6 +524,8 @@ def _plain_columns(path: str | os.PathLike[str]) -> list[str] | None:
     """The columns of a list of pairs that does not name them; None for any other file."""
     _, fields = next(plain_fields(path), (0, [""]))
     answers = [field.lower() in _ANSWERS and field.lower() not in _SAME for field in fields]
+    if len(fields) == 3 and _is_number(fields[1]) and not _is_number(fields[0]):
+        return None  # a genuine pair of LFW's format
     if len(fields) == 3 and answers.count(True) == 1 and not answers[1]:
         return ["image_a", "image_b", "same"] if answers[2] else ["same", "image_a", "image_b"]
     if len(fields) == 2 and _is_number(fields[1]) and not _is_number(fields[0]):
