@@ -102,6 +102,7 @@ def test_any_order_and_processes_give_the_same_images(split: Path) -> None:
         (["p10", "p2", "p10"], "identity", ["p2", "p10"]),
         ([30, 4, 30], "label", ["4", "30"]),
         (pyarrow.array(["b", "a", "b"]).dictionary_encode(), "person", ["a", "b"]),
+        (pyarrow.array(["b", "a", "b"], pyarrow.string_view()), "label", ["a", "b"]),
     ],
 )
 def test_people_by_name_or_number(
@@ -111,6 +112,16 @@ def test_people_by_name_or_number(
     source = open_source(path)
     assert source.identities == identities
     assert source.labels.tolist() == [1, 0, 1]
+
+
+def test_views_as_polars_writes_them_are_images(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", [1, 2], ["Ann", "Bo"])
+    table = pyarrow.parquet.read_table(path)
+    files = [image["bytes"] for image in table.column("image").to_pylist()]
+    views = pyarrow.table({"image": pyarrow.array(files, pyarrow.binary_view()), "label": [3, 4]})
+    pyarrow.parquet.write_table(views, tmp_path / "b.parquet")
+    source = open_source(tmp_path / "b.parquet")
+    assert [source.encoded(index) for index in (0, 1)] == files
 
 
 def test_other_columns_are_named(tmp_path: Path) -> None:

@@ -12,10 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from centerarc.data.folder import natural_key
-from centerarc.data.parquet import image_columns
 from centerarc.data.source import EXTENSIONS, EncodedSource, Skipped, sizes_of
 from centerarc.io.files import atomic_path, read_file, require_folder
-from centerarc.io.tables import PlainTable, Table, Texts, open_table, plain_fields
+from centerarc.io.tables import (
+    PlainTable,
+    Table,
+    Texts,
+    image_columns,
+    open_table,
+    plain_fields,
+)
 
 # From so many files of one folder on, listing it is cheaper than asking for each.
 _WORTH_LISTING = 4

@@ -16,7 +16,7 @@ from centerarc.data.folder import natural_key
 from centerarc.data.shards.manifest import matching_files
 from centerarc.data.source import EncodedSource
 from centerarc.io.files import read_file
-from centerarc.io.tables import opened_parquet, parquet_errors
+from centerarc.io.tables import columns_of_images, opened_parquet, parquet_errors
 
 # What the column of the people is usually called, the first that is there.
 _IDENTITY = ("identity", "label", "labels", "person", "person_id", "class", "subject", "name")
@@ -166,29 +166,6 @@ class ParquetSource(EncodedSource):
         return map(str, self.paths)
 
 
-def image_columns(path: str | os.PathLike[str]) -> list[str]:
-    """Returns the columns of a Parquet file that hold images: bytes, or a struct with bytes.
-
-    Raises:
-        ImportError: If pyarrow is missing.
-        ValueError: If the file is damaged.
-        OSError: If it cannot be read.
-    """
-    with parquet_errors(path):
-        return _image_columns(opened_parquet(path).schema_arrow)
-
-
-def _image_columns(schema: Any) -> list[str]:
-    from pyarrow import types
-
-    def holds_bytes(kind: Any) -> bool:
-        if types.is_struct(kind):
-            return any(field.name == "bytes" and holds_bytes(field.type) for field in kind)
-        return bool(types.is_binary(kind) or types.is_large_binary(kind))
-
-    return [field.name for field in schema if holds_bytes(field.type)]
-
-
 def _files(location: str | os.PathLike[str]) -> list[Path]:
     path = Path(location)
     if path.is_file():
@@ -210,7 +187,7 @@ def _files(location: str | os.PathLike[str]) -> list[Path]:
 
 
 def _image_column(file: Path, schema: Any, wanted: str | None) -> str:
-    found = _image_columns(schema)
+    found = columns_of_images(schema)
     if wanted is not None and wanted not in found:
         raise ValueError(f"{file}: column {wanted!r} holds no images; {_those(found)}")
     if wanted is None and len(found) != 1 and "image" not in found:
@@ -264,7 +241,8 @@ def _people(
 
     values = opened.read(columns=[column], use_threads=False).column(column)
     kind = values.type.value_type if types.is_dictionary(values.type) else values.type
-    if not (types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind)):
+    texts = types.is_string, types.is_large_string, types.is_string_view
+    if not (types.is_integer(kind) or any(is_text(kind) for is_text in texts)):
         raise ValueError(f"{file}: {column!r} must hold text or whole numbers, got {values.type}")
     encoded = values.cast(kind).combine_chunks().dictionary_encode("encode")
     codes, people = encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()

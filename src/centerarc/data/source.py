@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from centerarc.data.decode import Image, WrongSizeError, copy_into, decode_image, decode_into
 from centerarc.io.plugins import Registry, parameters_of
-from centerarc.io.tables import counted
+from centerarc.io.tables import counted, image_columns
 
 # Of the names of image files.
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff"})
@@ -508,7 +508,7 @@ def source_kind(path: str | os.PathLike[str]) -> str:
 
 def _holds_images(path: Path) -> bool:
     try:
-        return bool(import_module(_SOURCES["parquet"][0]).image_columns(path))
+        return bool(image_columns(path))
     except (ImportError, ValueError, OSError):  # opening it as a list says what is wrong
         return False
 

@@ -380,6 +380,31 @@ def parquet_errors(path: str | os.PathLike[str]) -> Iterator[None]:
         raise ValueError(f"{name}: not a Parquet file or damaged: {reason}") from error
 
 
+def image_columns(path: str | os.PathLike[str]) -> list[str]:
+    """Returns the columns of a Parquet file that hold images: bytes, or a struct with bytes.
+
+    Raises:
+        ImportError: If pyarrow is missing.
+        ValueError: If the file is damaged.
+        OSError: If it cannot be read.
+    """
+    with parquet_errors(path):
+        return columns_of_images(opened_parquet(path).schema_arrow)
+
+
+def columns_of_images(schema: Any) -> list[str]:
+    """Returns the columns of an Arrow schema that hold images, as `image_columns`."""
+    from pyarrow import types
+
+    def holds_bytes(kind: Any) -> bool:
+        if types.is_struct(kind):
+            return any(field.name == "bytes" and holds_bytes(field.type) for field in kind)
+        kinds = types.is_binary, types.is_large_binary, types.is_binary_view
+        return any(of_kind(kind) for of_kind in kinds)
+
+    return [field.name for field in schema if holds_bytes(field.type)]
+
+
 def open_table(
     path: str | os.PathLike[str],
     wanted: Iterable[str] = (),

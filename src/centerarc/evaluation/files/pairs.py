@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from centerarc.data.parquet import image_columns
 from centerarc.data.source import composed
 from centerarc.evaluation.scores import BoolArray, IntArray, StrArray
 from centerarc.io.tables import (
     PlainTable,
     Table,
+    image_columns,
     open_table,
     open_text,
     opened_parquet,
