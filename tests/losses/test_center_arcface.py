@@ -132,6 +132,18 @@ def test_state_dict_restores_everything(options: dict) -> None:
 
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_a_criterion_without_memory_takes_what_is_assigned(options: dict) -> None:
+    x, y = batch()
+    first = CenterArcFaceLoss(C, D, **options)
+    with torch.device("meta"):
+        second = CenterArcFaceLoss(C, D, **options)
+    assert {t.device.type for t in second.parameters()} == {"meta"}
+    second.load_state_dict(copy.deepcopy(first.state_dict()), assign=True)
+    for ours, theirs in zip(first(x, y), second(x, y), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
 def test_copies_and_pickles(options: dict) -> None:
     x, y = batch()
     criterion = CenterArcFaceLoss(C, D, **options)

@@ -145,6 +145,15 @@ class TestForgottenParameters:
         assert "criterion.parameters()" in messages[0]
         assert f"of {make.__name__} " in messages[0]
 
+    def test_of_centers_alone_too(self) -> None:
+        options = {"centers": "separate", "center_update": "gradient"}
+        criterion = CenterArcFaceLoss(C, D, **options)
+        (message,) = self.loop(criterion, [criterion.arcface.prototypes])
+        assert "the parameters of CenterLoss have a gradient but no optimizer has them" in message
+        (message,) = self.loop(CenterLoss(C, D, update="gradient"), [], lr=0.01)
+        assert "the parameters of CenterLoss" in message
+        assert self.loop(criterion, [*criterion.parameters()]) == []
+
     @pytest.mark.parametrize("move", ["assign", "deepcopy"])
     def test_an_optimizer_left_with_the_tensors_of_before_is_noticed(self, move: str) -> None:
         criterion = MarginSoftmaxLoss(C, D)

@@ -323,11 +323,7 @@ class CenterLoss(nn.Module):
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """The loss of (N, D) features and (N,) labels: a scalar, or (N,) for `"none"`."""
-        if self.training:
-            if isinstance(self.centers, nn.Parameter):
-                self._reminder.check(self.centers)
-            if self.shards is None:
-                self._drift.check(self.centers)
+        self.watch()
         batch = place_batch(features, labels, self.centers, self.ignore_index, self.shards)
         own, _ = own_rows(batch.features, self.centers, batch.places)
         losses = pull_rows(batch, own, self.space, self.shards)
@@ -336,6 +332,13 @@ class CenterLoss(nn.Module):
         if self.training and self.update_on_forward:
             self.follow(batch)
         return reduce(losses, batch.known.to(losses.dtype), self.reduction)
+
+    def watch(self) -> None:
+        """Warns, in training, of centers that no optimizer has or that differ between ranks."""
+        if self.training and isinstance(self.centers, nn.Parameter):
+            self._reminder.check(self.centers)
+        if self.training and self.shards is None:
+            self._drift.check(self.centers)
 
     def update_centers(self, features: Tensor, labels: Tensor) -> None:
         """Moves the centers by the paper's rule; nothing if they are a parameter.

@@ -240,6 +240,8 @@ class CenterArcFaceLoss(nn.Module):
 
         Scalars, or (N,) each for `reduction="none"`.
         """
+        if self.center is not None:
+            self.center.watch()
         terms = self.arcface.terms(features, labels)
         shards = self.arcface.shards
         centers = None if self.center is None else self.center.centers

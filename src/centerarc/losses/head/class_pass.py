@@ -281,12 +281,15 @@ def draw_rows(out: Tensor, first: int, generator: torch.Generator | None = None)
     which other rows are here: ranks that hold different classes start as one process with all of
     them does, if their generators are alike.
     """
-    seed = int(torch.randint(2**62, (), generator=generator))
+    if out.is_meta:  # its values come later, as from load_state_dict(assign=True)
+        return
+    seed = int(torch.randint(2**62, (), generator=generator, device="cpu"))
     first, out = first + first_row(out), local(out)
     last = first + len(out)
     for group in range(first // GROUP, -(-last // GROUP)):
-        stream = torch.Generator().manual_seed((seed + group) % 2**63)
-        rows = torch.empty(GROUP, *out.shape[1:]).normal_(std=INITIAL_STD, generator=stream)
+        stream = torch.Generator("cpu").manual_seed((seed + group) % 2**63)
+        rows = torch.empty(GROUP, *out.shape[1:], device="cpu")
+        rows.normal_(std=INITIAL_STD, generator=stream)
         start = max(first, group * GROUP)
         stop = min(last, (group + 1) * GROUP)
         out[start - first : stop - first] = rows[start - group * GROUP : stop - group * GROUP]
