@@ -123,7 +123,7 @@ def test_landmarks_of_other_photos_are_refused_and_earlier_faces_stay(tmp_path: 
     points = arcface_template() * 2 + 20
     table = read_landmarks(write_landmarks(tmp_path / "l.csv", [("ann/1.png", points)]))
     align_folder(root, out, table, workers=0)
-    for name in ("ann/1", "1.png", "photos/ann/1.png"):
+    for name in ("ann/2", "1.png", "photos/ann/1.png"):
         other = read_landmarks(write_landmarks(tmp_path / "other.csv", [(name, points)]))
         with pytest.raises(ValueError, match=rf"such as 'ann/1\.png'; none of 1 .* is '{name}'"):
             align_folder(root, out, other, workers=0)

@@ -163,3 +163,9 @@ def test_a_root_that_is_far_too_high_is_not_searched_to_the_bottom(tmp_path: Pat
     source = FolderSource(tmp_path)
     assert source.problems == []
     assert {item.images for item in source.skipped} == {0}
+
+
+def test_a_list_that_labels_the_folder_is_pointed_out(tmp_path: Path) -> None:
+    put(tmp_path / "train" / "1.png")
+    (tmp_path / "train" / "metadata.csv").write_text("file_name,label\n1.png,Ann\n")
+    assert "'train/metadata.csv' may say who is on the images" in FolderSource(tmp_path).summary()

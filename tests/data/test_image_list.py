@@ -62,6 +62,7 @@ def test_a_csv_of_any_spreadsheet_is_read(tmp_path: Path, delimiter: str, encodi
         ("identity.txt", "{path} {name}\n"),
         ("l.tsv", "{name}\t{path}\n\n"),
         ("train.lst", "{number}\t{name}\t{path}\n"),
+        ("faces.lst", "1\t{path}\t{name}\n"),
     ],
 )
 @pytest.mark.parametrize("compressed", [False, True])
@@ -77,8 +78,17 @@ def test_a_list_without_names_of_columns(
     assert source.identities == ["p2", "p10", "é"]
 
 
+def test_labels_that_im2rec_wrote_are_whole_numbers(tmp_path: Path) -> None:
+    put_rows(tmp_path)
+    (tmp_path / "t.lst").write_text(
+        "".join(f"{n}\t{n}.000000\t{r[0]}\n" for n, r in enumerate(ROWS))
+    )
+    assert ListSource(tmp_path / "t.lst").identities == [str(n) for n in range(len(ROWS))]
+
+
 def test_lists_in_no_known_form_say_which_would_be_read(tmp_path: Path) -> None:
     for text, message in (
+        ("file_name,label\na.png,Ann\n", "path_column and identity_column name them"),
         ("1 2 3\n", r"without names of columns, lines are such as 'Ann/1\.jpg\\tAnn'"),
         ("a.png Ann\nb.png Bo Lee\n", r"line 2: 3 fields, .*path, identity; .* put tabs between"),
     ):

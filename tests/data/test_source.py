@@ -178,6 +178,7 @@ def test_names_of_several_places_are_one_persons_whatever_their_form() -> None:
     assert [numbers.tolist() for numbers in found.numbers] == [[0, 1], [0, 1, 2, 1]]
     assert found.by_case == [("Bob", "bob")]
     assert found.notes() == ["1 name is taken for that of another place although the case differs"]
+    assert one_list([COMPOSED], [f"{DECOMPOSED} "]).numbers[1].tolist() == [0]
     assert one_list([COMPOSED], [DECOMPOSED]).notes() == []
 
 
@@ -190,6 +191,7 @@ def test_case_tells_people_apart_where_one_place_says_so() -> None:
 def test_a_namesake_is_found_in_any_form_case_or_part_of_a_mixture() -> None:
     there = [DECOMPOSED, OTHER_CASE, f"web/{DECOMPOSED}", "Zoe Lea", f"x/{COMPOSED}s"]
     assert namesakes(there, [COMPOSED]) == there[:3]
+    assert namesakes(there, [f" {COMPOSED}"]) == there[:3]
     assert namesakes([COMPOSED, "Bob"], [f"web/{DECOMPOSED}"]) == [COMPOSED]
     # Two folders that end alike may be two people's.
     assert namesakes(["Ann/old"], ["Bob/old"]) == []

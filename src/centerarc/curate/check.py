@@ -369,6 +369,8 @@ def two_spellings(identities: Sequence[str]) -> list[Problem]:
     Example:
         >>> [problem.detail for problem in two_spellings(["Ann Lee", "Bob", "ann lee"])]
         ["'Ann Lee' differs in case only"]
+        >>> [problem.detail for problem in two_spellings(["Ann Lee", "Ann Lee "])]
+        ["'Ann Lee' differs in blanks at its ends only"]
     """
     return [
         Problem(name, name, "one identity under two spellings", f"{o!r} {_difference(name, o)}")
@@ -377,7 +379,10 @@ def two_spellings(identities: Sequence[str]) -> list[Problem]:
 
 
 def _difference(name: str, other: str) -> str:
+    if name.strip() == other.strip():
+        return "differs in blanks at its ends only"
     if composed(name) == composed(other):
+        name, other = name.strip(), other.strip()
         a, b = next(pair for pair in zip(other, name, strict=False) if pair[0] != pair[1])
         forms = f"U+{ord(a):04X}, U+{ord(b):04X}"
         return f"looks the same and is encoded otherwise (Unicode normal form: {forms})"

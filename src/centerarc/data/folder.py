@@ -15,6 +15,7 @@ from centerarc.data.source import (
     OUTSIDE,
     PICTURES,
     TOO_DEEP,
+    UNNAMED,
     UNREAD,
     EncodedSource,
     Skipped,
@@ -71,7 +72,7 @@ class FolderSource(EncodedSource):
             files += [f"{name}/{image}" for image in images]
         self._files = Texts.of(files)
         self.labels = np.array(labels, dtype=np.int64)
-        self.problems = self._misplaced(len(files))
+        self.problems = self._misplaced(len(files)) + self._listed_elsewhere()
         if not files:
             raise ValueError(
                 f"the folder {str(root)!r} holds no usable image in <identity>/<image>: "
@@ -131,7 +132,7 @@ class FolderSource(EncodedSource):
                 self._skip(file, UNREAD, extension, images=1)
                 continue
             if extension not in EXTENSIONS:
-                self._skip(file, "no image by its extension")
+                self._skip(file, UNNAMED)
                 continue
             try:
                 check_image_header(f"{self.root}/{file}")
@@ -183,6 +184,17 @@ class FolderSource(EncodedSource):
                 self._people.setdefault(levels, os.path.dirname(place))
                 total += number
         return total
+
+    def _listed_elsewhere(self) -> list[str]:
+        """Says that a list names the people, as in an imagefolder of Hugging Face's."""
+        lists = {"metadata.csv", "metadata.jsonl"}
+        found = next((s.place for s in self.skipped if os.path.basename(s.place) in lists), None)
+        if found is None:
+            return []
+        return [
+            f"{found!r} may say who is on the images, as in an imagefolder of datasets: then give "
+            "it, as CSV, for the source, with path_column file_name and its identity_column"
+        ]
 
     def _misplaced(self, served: int) -> list[str]:
         """Says where people seem to be if most images lie deeper than they should."""

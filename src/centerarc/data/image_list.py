@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -27,6 +28,8 @@ from centerarc.io.tables import (
 _WORTH_LISTING = 4
 _SHOWN = 3
 _GONE = "an image that is not there"
+_NUMBER = "number"
+_WHOLE = re.compile(r"(?<=\d)\.0+$")  # im2rec writes its labels as 7.000000
 _EXAMPLE = "Ann/1.jpg\tAnn"
 
 
@@ -38,7 +41,7 @@ class ListSource(EncodedSource):
     Args:
         path: A CSV file (UTF-8, column names in the first line; commas, semicolons or tabs between
             columns), a `.parquet` file, or a text file without column names: a path and a name a
-            line, in either order, with tabs, commas or blanks between, or im2rec's .lst. All but
+            line, in either order, with tabs, commas or blanks between, or a .lst. All but
             Parquet may be compressed by gzip.
         root: Folder from which relative paths start; None is the list's own. Absolute paths stay.
         path_column: Column with the path of each image.
@@ -95,6 +98,8 @@ class ListSource(EncodedSource):
             paths.append(listed)
             people.append(person)
             lines.append(line)
+        if isinstance(table, PlainTable) and table.columns[0] == _NUMBER:
+            people = [_WHOLE.sub("", person) for person in people]
         if not paths:
             raise ValueError(f"{table.path} has no row; it must list at least one image")
         base = os.path.abspath(self.root)
@@ -198,13 +203,18 @@ def _table(path: str | os.PathLike[str], columns: tuple[str, str]) -> Table:
     if images == [False, True]:
         return PlainTable(path, (identity_column, path_column))
     if images == [False, False, True] and fields[0].isdecimal():  # im2rec's
-        return PlainTable(path, ("number", identity_column, path_column))
+        return PlainTable(path, (_NUMBER, identity_column, path_column))
+    if images == [False, True, False] and fields[0] in ("0", "1"):  # insightface's
+        return PlainTable(path, ("aligned", path_column, identity_column))
     table = open_table(path, columns)
     if fields and not {*columns} & {*table.columns}:
         try:
             table.at(*columns)
         except ValueError as error:
-            form = f"without names of columns, lines are such as {_EXAMPLE!r}"
+            form = (
+                "path_column and identity_column name them; without names of columns, "
+                f"lines are such as {_EXAMPLE!r}"
+            )
             raise ValueError(f"{error}; {form}") from None
     return table
 

@@ -27,6 +27,7 @@ PICTURES = EXTENSIONS | frozenset(
 UNREAD = "a format that is not read"
 TOO_DEEP = "a folder of images inside an identity's folder"
 OUTSIDE = "an image outside an identity's folder"
+UNNAMED = "no image by its extension"
 DOTTED = "an image with further dots in its name"
 
 
@@ -244,8 +245,11 @@ def first_shape(source: FaceSource, indices: Iterable[int]) -> tuple[int, ...]:
 
 
 def composed(name: str) -> str:
-    """Returns a name in Unicode's composed form (NFC): equal names become equal texts."""
-    return name if name.isascii() else unicodedata.normalize("NFC", name)
+    """Returns a name in Unicode's composed form (NFC) without blanks at its ends.
+
+    Equal names become equal texts.
+    """
+    return (name if name.isascii() else unicodedata.normalize("NFC", name)).strip()
 
 
 def folded(name: str) -> str:

@@ -111,7 +111,7 @@ def test_shards_come_in_natural_order_from_folders_patterns_and_braces(tmp_path:
     tar(folder / "sub" / "f-1.tar", [("p/1.png", picture(77))])
     both = ShardSource(f"{folder}/{{f-1,sub/f-*}}.tar")
     assert [both.place(i) for i in (0, 1)] == ["f-1.tar/p/1.png", "sub/f-1.tar/p/1.png"]
-    with pytest.raises(ValueError, match=r"2 of the 4 shards .* are not there, first .*f-11\.tar"):
+    with pytest.raises(ValueError, match=r"2 of the 4 files .* are not there, first .*f-11\.tar"):
         ShardSource(f"{folder}/f-{{9..12}}.tar")
     with pytest.raises(ValueError, match="no file matches"):
         ShardSource(f"{folder}/g-*.tar")
@@ -348,6 +348,14 @@ def test_names_in_text_files_are_labels(tmp_path: Path) -> None:
     assert source.labels.tolist() == [1, 0, 1, 2]
     write_index(tmp_path / "s.tar", scan_shard(tmp_path / "s.tar"))
     assert named(ShardSource(tmp_path / "s.tar")) == named(source)
+    assert not source.problems
+    captions = [
+        (f"Ann/{n}.{end}", data)
+        for n in (1, 2)
+        for end, data in (("png", picture(n)), ("txt", b"caption %d" % n))
+    ]
+    tar(tmp_path / "c.tar", captions)
+    assert "a caption is no name" in ShardSource(tmp_path / "c.tar").summary()
     # Notes to people that belong to no image are no samples.
     tar(tmp_path / "s.tar", [("Ann/1.png", picture(1)), ("README.txt", b"one\ntwo")])
     source = ShardSource(tmp_path / "s.tar")
@@ -382,6 +390,7 @@ def test_pictures_that_are_not_read_are_left_out_as_in_folders(tmp_path: Path) -
         "Bob/1.png": picture(6),
         "Bob/._1.png": b"\0",
         ".trash/2.png": picture(7),
+        "Bob/8": picture(8),
     }
     tar(tmp_path / "a.tar", picture_of.items())
     source = ShardSource(tmp_path)
@@ -394,8 +403,9 @@ def test_pictures_that_are_not_read_are_left_out_as_in_folders(tmp_path: Path) -
         "a.tar/Bob/y.v2.avif": "a format that is not read: .avif",
         "a.tar/Bob/._1.png": "hidden",
         "a.tar/.trash/2.png": "hidden",
+        "a.tar/Bob/8": "no image by its extension",
     }
-    assert source.summary().startswith("4 images of 2 identities in 1 shards; left out 5 (")
+    assert source.summary().startswith("4 images of 2 identities in 1 shards; left out 6 (")
     write_index(tmp_path / "a.tar", scan_shard(tmp_path / "a.tar"))
     assert left_out(ShardSource(tmp_path)) == left_out(source)
     # The same tree as a folder: what is read and what is left out is the same, dots apart.

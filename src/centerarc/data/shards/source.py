@@ -120,6 +120,11 @@ class ShardSource(EncodedSource):
             self.identities, self.labels = [], np.zeros(0, dtype=np.int64)
             raise ValueError(f"the shards of {self.location!r} hold no image: {self.summary()}")
         self.identities, self.labels = _people(used, manifest)
+        if used[0][1].kind == "name" and 1 < len(self.identities) == len(self.labels):
+            self.problems = [
+                f"the .txt or .json names another person on each of the {len(self.labels)} images: "
+                "a caption is no name; leave them out of the shards if folders name the people"
+            ]
         if used[0][1].kind == "folder":
             counts = np.bincount(self.labels)
             wrong, self.problems = _misplaced(self.identities, counts)

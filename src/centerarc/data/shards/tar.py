@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple, Self, get_args
 import numpy as np
 import numpy.typing as npt
 
-from centerarc.data.source import DOTTED, EXTENSIONS, PICTURES, UNREAD, Skipped
+from centerarc.data.source import DOTTED, EXTENSIONS, PICTURES, UNNAMED, UNREAD, Skipped
 from centerarc.io.files import atomic_path, read_arrays
 from centerarc.io.tables import Texts
 
@@ -210,6 +210,8 @@ def _left_out(member: _Member) -> Skipped | None:
     """Says why a member is left out that is a picture or hidden; None for an image or a label."""
     if re.search(r"(^|/)\.", member.name):
         return Skipped(member.name, "hidden")
+    if not member.field:
+        return Skipped(member.name, UNNAMED)
     extension = f".{member.field.rpartition('.')[2]}"
     if extension not in PICTURES or member.field in IMAGES:
         return None
