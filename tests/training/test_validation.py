@@ -32,7 +32,7 @@ from tests.distributed.pool import Pool
 from tests.training.helpers import make_config, register_tiny, write_faces
 
 PAIRS = [(0, 1, 1), (2, 3, 1), (4, 5, 1), (0, 7, 0), (1, 8, 0), (3, 9, 0), (6, 7, 1), (2, 8, 0)]
-BIN_NOTE = "people of the validation set lfw may be trained on: a .bin file does not say who"
+BIN_NOTE = "people of the validation set lfw may be trained on: a file that holds its images"
 
 
 @pytest.fixture(scope="module")
