@@ -93,7 +93,7 @@ def test_bad_images_and_embeddings_are_named(images):
         embed(LeftRight(), images[:0])
     broken = LeftRight()
     broken.norm.running_mean[0] = float("nan")
-    with pytest.raises(ValueError, match="not finite for image 0"):
+    with pytest.raises(ValueError, match="embedding of image 0 is not finite"):
         embed(broken, images)
 
 

@@ -1,6 +1,7 @@
 """A model by whatever a user calls it: the same embeddings, and flags only where they fit."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,28 @@ def test_a_model_whose_embedding_depends_on_the_batch_is_refused(
     assert stop.value.code == 2
     assert "m.onnx gives one image another embedding" in capsys.readouterr().err
     assert not list(tmp_path.glob("e.*"))
+
+
+@pytest.mark.parametrize(("unit", "alone"), [(False, "0"), (True, "not finite")])
+def test_a_model_that_has_nothing_to_normalize_over_for_one_image_is_refused(
+    tmp_path: Path, unit: bool, alone: str
+) -> None:
+    class Batchwise:
+        image_size = 4
+
+        def embed(self, images: np.ndarray, *, mirror: bool = False) -> np.ndarray:
+            found = images.astype(np.float32).mean((1, 2))
+            with np.errstate(invalid="ignore"):
+                return (found - found.mean(0)) / (found.std(0) if unit else 1)
+
+    source = FolderSource(folder(tmp_path / "faces"), image_size=4)
+    opened = open_model(tiny(tmp_path / "m.onnx"), mean=0, std=1)
+    opened = replace(opened, embedder=Batchwise())
+    expected = f"among 4, and alone one that is {alone}: it normalizes over the batch"
+    with pytest.raises(ValueError, match=expected):
+        embed_to_file(opened, source, tmp_path / "e.npz")
+    with pytest.raises(ValueError, match=expected):
+        ModelSubject(opened).embed(source)
 
 
 def test_a_model_that_moves_a_little_with_the_batch_warns(tmp_path: Path) -> None:

@@ -315,6 +315,7 @@ def test_what_a_model_computes_is_hashed_wherever_its_weights_are(tmp_path: Path
     content = onnx.load(str(tmp_path / "whole.onnx"))
     content.metadata_props.add(key="note", value="something")
     content.graph.node[0].doc_string = content.producer_name = "somebody"
+    content.graph.name = "another"
     for tensor in content.graph.initializer:
         if tensor.name == "number":  # as text tools write it
             tensor.float_data[:] = onnx.numpy_helper.to_array(tensor)

@@ -120,7 +120,9 @@ def embed(
     embeddings = np.concatenate(parts)
     bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
     if bad.size:
-        raise UnusableEmbedding(f"model gave an embedding that is not finite for image {bad[0]}")
+        number = int(bad[0])
+        place = f"image {number}" if isinstance(images, np.ndarray) else repr(images.place(number))
+        raise UnusableEmbedding(f"the embedding of {place} is not finite")
     return embeddings
 
 
@@ -129,7 +131,12 @@ def check_usable(embedding: Float32Array, place: Callable[[int], str], model: st
     finite = np.asarray(np.isfinite(embedding).all(axis=1))
     bad = np.flatnonzero(~(finite & embedding.any(axis=1)))
     if bad.size:
-        what = "has length 0" if finite[bad[0]] else "is not finite"
+        what = (
+            "has length 0"
+            if finite[bad[0]]
+            else "is not finite: if training diverged, take earlier weights, or train with a lower "
+            "optimizer.lr; if they are of half precision, take those in float32"
+        )
         raise ValueError(f"{model}: the embedding of {place(int(bad[0]))!r} {what}")
 
 

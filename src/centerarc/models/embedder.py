@@ -160,8 +160,17 @@ def check_alone(
     images = np.stack(first)
     together = _unit(embedder.embed(images, mirror=mirror))
     alone, again = (_unit(embedder.embed(images[:1], mirror=mirror))[0] for _ in range(2))
-    if len(images) < 2 or not np.isfinite(together).all() or not np.isfinite(alone).all():
+    if len(images) < 2 or not _directed(together).all():
         return  # whatever is wrong is said of each image
+    batch_wise = (
+        "it normalizes over the batch; export it in evaluation mode, after model.eval(), and "
+        "without batch statistics"
+    )
+    if not _directed(alone):
+        raise ValueError(
+            f"{name} gives an image an embedding among {len(images)}, and alone one that is "
+            f"{'0' if np.isfinite(alone).all() else 'not finite'}: {batch_wise}"
+        )
     moved = float(np.linalg.norm(alone - together[0]))
     apart = float(np.median(np.linalg.norm(together[1:] - together[0], axis=1)))
     if moved <= max(_TOLD * apart, _ROUNDING):
@@ -175,10 +184,7 @@ def check_alone(
         )
     said = f"{name} gives one image another embedding alone than among {len(images)}, {measured}"
     if moved > max(_REFUSED * apart, _ROUNDING):
-        raise ValueError(
-            f"{said}: it normalizes over the batch; export it in evaluation mode, after "
-            "model.eval(), and without batch statistics"
-        )
+        raise ValueError(f"{said}: {batch_wise}")
     warnings.warn(
         f"{said}, so results depend on the batch size: it normalizes or quantizes over the batch; "
         "export it after model.eval(), quantize it statically",
@@ -209,7 +215,13 @@ def check_square(source: FaceSource, preprocessing: "Preprocessing") -> None:
 
 def _unit(embedding: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     wide = embedding.astype(np.float64)
-    return np.asarray(wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-300))
+    with np.errstate(invalid="ignore"):
+        return np.asarray(wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-300))
+
+
+def _directed(unit: npt.NDArray[np.float64]) -> Any:
+    """Whether each embedding is finite and longer than 0."""
+    return np.isfinite(unit).all(axis=-1) & unit.any(axis=-1)
 
 
 class Finished:

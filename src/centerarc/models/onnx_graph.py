@@ -90,8 +90,9 @@ _AT_ONCE = 1 << 22
 def graph_sha256(model: Any, path: Path) -> str:
     """Returns the SHA-256 of what a model computes: its operations and its weights as they are.
 
-    Metadata, descriptions, declared shapes, and whether weights are in files of their own do not
-    count: what was quantized, rounded to float16 or edited is another model whatever it says.
+    Metadata, descriptions, the graph's name, declared shapes, and whether weights are in files of
+    their own do not count: what was quantized, rounded to float16 or edited is another model
+    whatever it says.
 
     Args:
         model: A `ModelProto`, which this empties.
@@ -107,6 +108,7 @@ def graph_sha256(model: Any, path: Path) -> str:
             tensor.ClearField(field)
     for graph in _graphs(model.graph):
         graph.ClearField("value_info")
+        graph.ClearField("name")
         for value in (*graph.input, *graph.output):
             value.type.tensor_type.ClearField("shape")
         for part in (graph, *graph.node, *graph.input, *graph.output):

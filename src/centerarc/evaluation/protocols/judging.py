@@ -105,7 +105,7 @@ class Verified:
     def notes(self, path: str | os.PathLike[str]) -> tuple[str, ...]:
         """Returns what must be known of the pairs of a file."""
         note = self.report.fold_note
-        return (f"{os.fspath(path)}: {note}",) if note else ()
+        return (f"in {os.fspath(path)}, {note}",) if note else ()
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""

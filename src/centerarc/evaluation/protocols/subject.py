@@ -115,12 +115,13 @@ class ModelSubject:
 
         def advance(count: int) -> None:
             nonlocal done
+            check_usable(checked.found, lambda row: source.place(done + row), self.model.name)
             done += count
             if progress is not None:
                 progress("embedding", done, len(source))
 
+        checked = _Digested(self.model)
         advance(0)
-        checked = _Checked(self.model, lambda row: source.place(done + row))
         with explain_dead_workers(self._workers):
             embedding = embed(
                 checked,
@@ -229,13 +230,13 @@ def opened_embeddings(path: str | os.PathLike[str]) -> EmbeddingsSubject:
     return EmbeddingsSubject(Path(path), read_embeddings(path))
 
 
-class _Checked:
-    """An embedder that names the image in a row of a bad embedding, and digests all images."""
+class _Digested:
+    """An embedder that digests all images, and keeps what it found last."""
 
-    def __init__(self, model: "OpenedModel", place: Callable[[int], str]) -> None:
+    def __init__(self, model: "OpenedModel") -> None:
         self.path = model.name
         self._model = model
-        self._place = place
+        self.found: Matrix = np.zeros((0, 1), np.float32)
         self.digests: list[npt.NDArray[np.uint64]] = []
         self.thumbnails: list[npt.NDArray[np.uint8]] = []
 
@@ -244,8 +245,7 @@ class _Checked:
         return self._model.image_size
 
     def embed(self, images: npt.NDArray[np.uint8], *, mirror: bool = False) -> Matrix:
-        found = self._model.embedder.embed(images, mirror=mirror)
-        check_usable(found, self._place, self._model.name)
+        self.found = self._model.embedder.embed(images, mirror=mirror)
         self.digests += map(picture_digest, images)
         self.thumbnails += map(thumbnail, images)
-        return found
+        return self.found
