@@ -39,6 +39,7 @@ _PARQUET = b"PAR1"
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 # Columns of a Parquet file, arrays of an npz file; `metadata` is JSON in both.
 PLACE, IDENTITY, EMBEDDING, METADATA = "place", "identity", "embedding", "centerarc"
+_DIVERGED = "take weights from before training diverged, or in float32 if they are of 16 bits"
 _SHOWN = 3
 # What metadata says of the model, which results repeat.
 _TEXTS = ("model", "weights_sha256", "origin_sha256", "features", "model_file", "version")
@@ -120,8 +121,8 @@ def embed(
     embeddings = np.concatenate(parts)
     bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
     if bad.size:
-        number = int(bad[0])
-        place = f"image {number}" if isinstance(images, np.ndarray) else repr(images.place(number))
+        row = int(bad[0])
+        place = f"image {row}" if isinstance(images, np.ndarray) else repr(images.place(row))
         raise UnusableEmbedding(f"the embedding of {place} is not finite")
     return embeddings
 
@@ -131,12 +132,7 @@ def check_usable(embedding: Float32Array, place: Callable[[int], str], model: st
     finite = np.asarray(np.isfinite(embedding).all(axis=1))
     bad = np.flatnonzero(~(finite & embedding.any(axis=1)))
     if bad.size:
-        what = (
-            "has length 0"
-            if finite[bad[0]]
-            else "is not finite: if training diverged, take earlier weights, or train with a lower "
-            "optimizer.lr; if they are of half precision, take those in float32"
-        )
+        what = "has length 0" if finite[bad[0]] else f"is not finite: {_DIVERGED}"
         raise ValueError(f"{model}: the embedding of {place(int(bad[0]))!r} {what}")
 
 
