@@ -362,6 +362,18 @@ NAN = [("Ann/Ann_0001.png", "Ann", [1, 0]), ("Ann/Ann_0002.png", "Ann", [float("
             "numbers with commas or blanks between, e.g. 7,8; got ['a', 'b']",
         ),
         ([*ONNX, *PAIRS, "--folds", "3"], "pairs.txt: --folds must name some of [1, 2], got [3]"),
+        (
+            [*ONNX, *PAIRS, "--convention", "insightface"],
+            "--convention 'insightface' is one of TAR at FAR without folds",
+        ),
+        (
+            ["--gallery", "few.npz", "--probes", "few.npz", "--convention", "insightface"],
+            "--convention is for --pairs and --templates and --ijb, not for --gallery",
+        ),
+        (
+            [*ONNX, "--ijb", "faces", "--convention", "grid"],
+            "--convention grid is for --pairs, not for --ijb",
+        ),
         ([*ONNX, *PAIRS, "--far", "2"], "--far must be in (0, 1), got 2"),
         ([*ONNX, *PAIRS, "--resamples", "7"], "--resamples must be 0 or at least 100, got 7"),
         ([*ONNX, *PAIRS, "--json", "m.onnx/o.json"], "but 'm.onnx' is a file, not a folder"),

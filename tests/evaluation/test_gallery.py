@@ -193,6 +193,30 @@ def test_bad_input_is_named(change, message):
         search_gallery(*given.values(), person_score=kind)
 
 
+@pytest.mark.parametrize("spread", [1.0, 1e-10, 0.0])
+def test_the_highest_scores_of_others_are_those_of_a_plain_double_loop(small_blocks, spread):
+    """Over all probes and people, whatever the blocks; also what float32 cannot tell apart."""
+    rng = np.random.default_rng(4)
+    owners, wanted = np.arange(40) % 13, rng.integers(0, 15, size=23)
+    gallery = rng.normal(size=8) + spread * rng.normal(size=(40, 8))
+    probes = rng.normal(size=(23, 8))
+    found = search_gallery(gallery, owners, probes, wanted, top_others=True)
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (gallery, probes)]
+    every = []
+    for number, probe in enumerate(unit[1]):
+        for person in set(owners.tolist()) - {int(wanted[number])}:
+            score = max(float(image @ probe) for image in unit[0][owners == person])
+            every.append((score, number))
+    every.sort(reverse=True)
+    expected = [score for score, _ in every[:23]]
+    np.testing.assert_allclose(found.top_others, expected, atol=1e-14)
+    if spread == 1.0:
+        assert found.top_probes.tolist() == [number for _, number in every[:23]]
+    alone = search_gallery(gallery[:1], [1], probes, np.ones(23, int), top_others=True)
+    assert alone.top_others.size == 0
+    assert search_gallery(gallery, owners, probes, wanted).top_others.size == 0
+
+
 def test_memory_stays_bounded(monkeypatch):
     monkeypatch.setattr(searching, "_PROBES", 128)
     monkeypatch.setattr(searching, "_IMAGES", 1024)

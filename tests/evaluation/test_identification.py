@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from centerarc.evaluation import cmc, evaluate_identification, search_gallery, tpir_at_fpir
-from centerarc.evaluation.identification import resampled_rates
+from centerarc.evaluation.identification import resampled_rates, tpir_by_insightface
 from centerarc.evaluation.intervals import TooFew, draw_people
+from centerarc.report.numbers import search_rows
 
 
 def test_open_set_rates_worked_by_hand():
@@ -153,3 +154,77 @@ def test_rates_out_of_range_are_named():
     strangers = search_gallery([[1, 0]], [1], [[1, 0]], [2])
     with pytest.raises(ValueError, match="no probe is of a person in the gallery"):
         evaluate_identification(strangers)
+
+
+def closed(noise=1.5, rows=slice(None)):
+    gallery, enrolled, probes, wanted = scattered(noise)
+    asked = np.flatnonzero(wanted < 20)[rows]
+    return gallery, enrolled, probes[asked], wanted[asked]
+
+
+def tpir_by_loop(gallery, enrolled, probes, wanted, far):
+    """insightface's rate by a plain double loop over float64 cosines."""
+    mates, others = [], []
+    for probe, person in zip(probes, wanted, strict=True):
+        for face, of in zip(gallery, enrolled, strict=True):
+            score = face @ probe / np.linalg.norm(face) / np.linalg.norm(probe)
+            (mates if of == person else others).append(score)
+    threshold = sorted(others, reverse=True)[int(np.ceil(len(probes) * far)) - 1]
+    return sum(mate > threshold for mate in mates) / len(probes)
+
+
+def test_insightfaces_tpir_is_that_of_a_plain_double_loop():
+    parts = closed()
+    found = search_gallery(*parts, top_others=True)
+    fpirs = (0.5, 0.1, 0.01)
+    report = evaluate_identification(
+        found, ranks=(1,), fpirs=fpirs, bootstrap=100, convention="insightface"
+    )
+    for fpir in fpirs:
+        rate = report.tpir_at_fpir[fpir]
+        assert rate.value == tpir_by_loop(*parts, fpir)
+        assert rate.interval.low <= rate.value <= rate.interval.high
+        (threshold,) = report.threshold_at_fpir[fpir]
+        assert rate.value == np.mean(found.mate_score >= threshold)
+    assert len({report.tpir_at_fpir[fpir].value for fpir in fpirs}) == 3
+    # At whatever rank: some of them are not the first.
+    (threshold,) = report.threshold_at_fpir[0.5]
+    assert ((found.mate_score >= threshold) & (found.rank > 1)).any()
+    assert report.cmc == evaluate_identification(found, ranks=(1,), fpirs=(), bootstrap=100).cmc
+    assert "convention insightface" in report.to_dict()["convention"]
+    assert "convention insightface" in search_rows(report)[1].note
+
+
+def test_insightfaces_tpir_counts_equal_scores_against_the_model():
+    gallery, probes = np.eye(3)[:2], np.array([[1.0, 1, 0], [0, 1, 0], [1, 0, 0], [1, 1, 0]])
+    found = search_gallery(gallery, [0, 1], probes, [0, 1, 0, 1], top_others=True)
+    # Others: 0.71 twice and 0 twice; mates: 0.71, 1, 1, 0.71.
+    rates = [tpir_by_insightface(found, fpir).tpir for fpir in (0.25, 0.5, 0.51)]
+    assert rates == [0.5, 0.5, 1.0]
+
+
+def test_resamples_of_insightfaces_tpir_are_those_of_repeated_probes():
+    gallery, enrolled, probes, wanted = closed()
+    found = search_gallery(gallery, enrolled, probes, wanted, top_others=True)
+    people, person = np.unique(wanted, return_inverse=True)
+    drawn = next(draw_people(people.size, 30, 7, 30))
+    rates = resampled_rates([found], (1,), (0.05, 0.3), 1, 30, 7, "insightface")
+    for column in range(30):
+        rows = np.repeat(np.arange(wanted.size), drawn[person, column].astype(int))
+        again = search_gallery(gallery, enrolled, probes[rows], wanted[rows], top_others=True)
+        expected = [tpir_by_insightface(again, fpir).tpir for fpir in (0.05, 0.3)]
+        np.testing.assert_allclose(rates[1:, column], expected, atol=1e-12)
+    assert len({tuple(column) for column in rates[1:].T.round(9)}) > 15
+
+
+@pytest.mark.parametrize(
+    ("labels", "kept", "message"),
+    [
+        ([1, 3], True, "needs the person of every probe in the gallery; '3' is not"),
+        ([1, 2], False, "needs a search with top_others"),
+    ],
+)
+def test_what_insightfaces_tpir_needs_is_said(labels, kept, message):
+    found = search_gallery([[1, 0], [0, 1]], [1, 2], [[1, 0], [1, 1]], labels, top_others=kept)
+    with pytest.raises(ValueError, match=message):
+        evaluate_identification(found, convention="insightface")

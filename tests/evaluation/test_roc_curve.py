@@ -225,3 +225,54 @@ def test_each_far_has_its_fewest_false_rejects(pairs):
         accepted = scores >= found.threshold[point]
         assert np.mean(accepted[~same]) == found.far[point]
         assert np.isclose(np.mean(~accepted[same]), found.frr[point])
+
+
+def nearest_by_loop(scores, same, far):
+    """TAR and FAR as insightface's IJB script has them: a plain loop over the flipped curve."""
+    rates, shares, _ = roc_curve(same, scores)
+    best = None
+    for rate, hits in zip(rates[::-1], shares[::-1], strict=True):
+        if best is None or abs(rate - far) < abs(best[0] - far):
+            best = rate, hits
+    return best
+
+
+FARS = (0.001, 0.01, 0.1, 0.25, 0.3, 0.5, 0.9)
+
+
+@settings(deadline=None, max_examples=300)
+@given(scored_pairs(), st.sampled_from(FARS))
+def test_the_corner_nearest_to_a_far_is_that_of_a_plain_loop(pairs, far):
+    scores, same = pairs
+    curve = roc(scores, same)
+    point = curve.point_nearest_far(far)
+    assert (curve.far[point], curve.tar[point]) == nearest_by_loop(scores, same, far)
+
+
+@pytest.mark.parametrize("grid", [5, 50, 5000])
+def test_the_nearest_corner_among_many_scores_with_ties(grid):
+    rng = np.random.default_rng(grid)
+    above = below = skipped = 0
+    for _ in range(60):
+        same = rng.random(500) < 0.3
+        scores = np.round((rng.normal(size=same.size) + same) * grid) / grid
+        curve = roc(scores.astype(np.float32), same)
+        for far in FARS:
+            point = curve.point_nearest_far(far)
+            expected = nearest_by_loop(scores.astype(np.float32), same, far)
+            assert (curve.far[point], curve.tar[point]) == expected
+            above += curve.far[point] > far
+            below += curve.far[point] < far
+            skipped += np.abs(curve.far - far).min() < abs(curve.far[point] - far)
+    assert min(above, below) > 10
+    # Points on a straight piece of the curve would have been nearer.
+    assert skipped > 10 or grid == 5
+
+
+def test_of_two_corners_as_near_the_higher_far_counts():
+    same = np.array([1, 0, 1, 0, 0, 1, 0]) > 0
+    curve = roc(-np.arange(7.0), same)  # corners at FAR 0.25 and 0.75, but none at 0.5
+    point = curve.point_nearest_far(0.5)
+    assert (curve.far[point], curve.tar[point]) == (0.75, 1.0)
+    with pytest.raises(ValueError, match=r"far must be in \(0, 1\], got 2"):
+        curve.point_nearest_far(2)

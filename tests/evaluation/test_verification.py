@@ -20,10 +20,12 @@ from centerarc.evaluation import (
     grid_kfold_accuracy,
     held_out_fars,
     kfold_accuracy,
+    roc,
     tar_at_far,
 )
 from centerarc.evaluation.intervals import PairPeople
 from centerarc.evaluation.verification import ScoredPairs
+from centerarc.report.numbers import verification_rows
 from tests.evaluation.pairs import scored_pairs, world
 
 
@@ -105,7 +107,9 @@ def test_the_convention_behind_the_accuracy_is_in_the_result():
     assert (grid.auc, grid.tar_at_far) == (exact.auc, exact.tar_at_far)
     with pytest.raises(ValueError, match="give at least 2 folds"):
         evaluate_verification(scores, same, convention="grid")
-    with pytest.raises(ValueError, match="convention must be one of exact, grid, got 'lfw'"):
+    with pytest.raises(ValueError, match="'insightface' is one of TAR at FAR without folds"):
+        evaluate_verification(scores, same, folds, convention="insightface")
+    with pytest.raises(ValueError, match="convention must be one of exact, grid, insightface, got"):
         evaluate_verification(scores, same, folds, convention="lfw")
 
 
@@ -370,3 +374,30 @@ def test_an_interval_that_rests_on_a_single_mistake_says_so():
     written = report.to_dict()["tar_at_far"]
     assert written["0.001"]["interval_rests_on_only"] <= 1
     assert "interval_rests_on_only" not in written["0.01"]
+
+
+def test_by_insightface_tars_are_those_of_the_nearest_far_and_nothing_else_changes():
+    scores, same, people = world(3)
+    exact = evaluate_verification(scores, same, None, people, fars=[0.7, 0.999])
+    nearest = evaluate_verification(
+        scores, same, None, people, fars=[0.7, 0.999], convention="insightface"
+    )
+    curve, moved = roc(scores, same), 0
+    for far, tar in nearest.tar_at_far.items():
+        if tar.value is None:
+            assert exact.tar_at_far[far].reason == tar.reason
+            continue
+        point = curve.point_nearest_far(far)
+        assert tar.value == curve.tar[point]
+        assert tar.interval.low <= tar.value <= tar.interval.high
+        chosen = nearest.calibrated[far]
+        accepted = scores >= chosen.threshold
+        assert chosen.far == curve.far[point] == accepted[~same].mean()
+        assert tar.value == accepted[same].mean()
+        moved += tar != exact.tar_at_far[far]
+    assert moved
+    assert nearest.calibrated[0.999].far == 1.0
+    assert (nearest.accuracy, nearest.auc, nearest.eer) == (exact.accuracy, exact.auc, exact.eer)
+    assert nearest.to_dict()["convention"].startswith("insightface: ")
+    notes = [row.note for row in verification_rows(nearest) if row.name.startswith("TAR")]
+    assert set(notes) == {"convention insightface"}

@@ -59,7 +59,9 @@ def evaluate(
         Parameter(group=_HOW, consume_multiple=True, negative="", show_default=False),
     ] = (),
     far: Annotated[tuple[float, ...], numbers(float, "1e-5,1e-6", _HOW)] = (),
-    convention: Annotated[Literal["exact", "grid"] | None, Parameter(group=_HOW)] = None,
+    convention: Annotated[
+        Literal["exact", "grid", "insightface"] | None, Parameter(group=_HOW)
+    ] = None,
     ranks: Annotated[tuple[int, ...], numbers(int, "1,5", _HOW)] = (),
     fpir: Annotated[tuple[float, ...], numbers(float, "0.1,0.01", _HOW)] = (),
     person_score: Annotated[Literal["max", "mean"] | None, Parameter(group=_HOW)] = None,
@@ -96,7 +98,9 @@ def evaluate(
     folds
         Use these folds of the pairs only, e.g. 7,8.
     convention
-        Thresholds of the k-fold accuracy: exact (default), or grid as arcface_torch has it.
+        How thresholds are chosen: exact (default); grid as arcface_torch has it, for the k-fold
+        accuracy; or insightface for IJB, templates, and pairs without folds: TAR at the nearest FAR
+        and TPIR as its IJB scripts have them, where all probes are of people in the gallery.
     by
         Columns of the .csv list to break results down by, with commas or blanks between; age also
         means age_a with age_b. age=20,40,60 cuts a column of numbers: under 20, 20 to 40 (40 not

@@ -16,11 +16,13 @@ from centerarc.evaluation.scores import (
     held_out_folds,
 )
 
-Convention = Literal["exact", "grid"]
+Convention = Literal["exact", "grid", "insightface"]
 CONVENTIONS = {
     "exact": "thresholds halfway between neighboring scores, the highest of equally good ones",
     "grid": "arcface_torch: thresholds 0, 0.01, ..., 3.99 on the squared distance 2 - 2 cos, "
     "accepted below, the smallest of equally good ones",
+    "insightface": "thresholds as exact; TAR at the FAR nearest to the wanted one, above or below "
+    "(the higher of two as near), among the corners of the ROC",
 }
 # arcface_torch's thresholds on the squared L2 distance of unit embeddings.
 _DISTANCES = np.arange(0, 4, 0.01)
@@ -204,6 +206,20 @@ def carrying_folds(folds: IntArray, same: BoolArray) -> tuple[IntArray | None, s
     for kind in (same, ~same):
         stratified[kind] = contiguous_folds(int(np.count_nonzero(kind)), count)
     return stratified, f"{note}; {count} stratified folds instead"
+
+
+def check_convention(convention: str, folds: IntArray | None, same: BoolArray) -> None:
+    """Raise a ValueError unless a convention is one of `CONVENTIONS` and fits the pairs' folds."""
+    if convention not in CONVENTIONS:
+        raise ValueError(f"convention must be one of {', '.join(CONVENTIONS)}, got {convention!r}")
+    carrying, note = (None, "") if folds is None else carrying_folds(folds, same)
+    if convention == "grid" and carrying is None and not note:
+        raise ValueError("convention 'grid' is one of k-fold accuracy; give at least 2 folds")
+    if convention == "insightface" and carrying is not None:
+        raise ValueError(
+            "convention 'insightface' is one of TAR at FAR without folds; for the accuracy over "
+            "folds give 'exact' or 'grid'"
+        )
 
 
 def grid_kfold_accuracy(

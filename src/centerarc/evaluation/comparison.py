@@ -16,6 +16,7 @@ from centerarc.evaluation.gallery import GallerySearch
 from centerarc.evaluation.identification import (
     FPIR_LEVELS,
     RANKS,
+    SearchConvention,
     evaluate_identification,
     mated_people,
     resampled_rates,
@@ -238,12 +239,13 @@ def compare_identification(
     tpir_rank: int = 1,
     bootstrap: int = 1000,
     seed: int = 0,
+    convention: SearchConvention = "exact",
 ) -> dict[str, IdentificationComparison]:
     """CMC and TPIR at fixed FPIRs of models minus those of the first of them.
 
     Args:
         searches: by the model's name, one search for each gallery; at least two models.
-        ranks, fpirs, tpir_rank, bootstrap, seed: as of
+        ranks, fpirs, tpir_rank, bootstrap, seed, convention: as of
             `centerarc.evaluation.evaluate_identification`, with intervals always.
 
     Returns:
@@ -276,7 +278,12 @@ def compare_identification(
 
     reports = {
         name: evaluate_identification(
-            found, ranks=ranks, fpirs=fpirs, tpir_rank=tpir_rank, bootstrap=0
+            found,
+            ranks=ranks,
+            fpirs=fpirs,
+            tpir_rank=tpir_rank,
+            bootstrap=0,
+            convention=convention,
         )
         for name, found in searches.items()
     }
@@ -287,7 +294,9 @@ def compare_identification(
         cmc, tpir = reports[name].cmc, reports[name].tpir_at_fpir
         values = [cmc[rank].value for rank in ranks] + [tpir[fpir].value for fpir in supported]
         rates[name] = np.array(values, dtype=np.float64)
-        resampled[name] = resampled_rates(found, ranks, supported, tpir_rank, bootstrap, seed)
+        resampled[name] = resampled_rates(
+            found, ranks, supported, tpir_rank, bootstrap, seed, convention
+        )
     results = {}
     for name, found in others:
         changes = [

@@ -1,7 +1,7 @@
 """Galleries: which person a probe looks most like, exactly, at the speed of float32 products."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,10 @@ class GallerySearch:
     other_person: IntArray  # (Q,) who that is, a number into `people`; -1 where there is no one
     gallery_images: int  # images in the gallery
     person_score: str  # "max" or "mean": how images make the score of a person
+    # The Q highest scores of probes and people who are not their own, falling, and (Q,) the probe
+    # of each; empty where they were not asked for.
+    top_others: FloatArray = field(default_factory=lambda: np.empty(0))
+    top_probes: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @property
     def num_distractors(self) -> int:
@@ -60,6 +64,7 @@ def search_gallery(
     probe_labels: npt.ArrayLike,
     *,
     person_score: str = "max",
+    top_others: bool = False,
 ) -> GallerySearch:
     """Compare every probe with every person of a gallery by cosine similarity.
 
@@ -77,6 +82,8 @@ def search_gallery(
         probe_labels: (Q,) of the same kind; a probe whose label the gallery lacks has no mate.
         person_score: "max", the highest score over a person's images, or "mean", the score of
             the mean of the person's normalized embeddings.
+        top_others: whether to keep the highest scores of other people over all probes, as
+            insightface's convention of `evaluate_identification` needs.
 
     Raises:
         ValueError: shapes or kinds of labels that do not fit, an embedding of length 0 or not
@@ -108,8 +115,9 @@ def search_gallery(
     mate_score = np.full(wanted.size, np.nan)
     rows = np.flatnonzero(mated)
     mate_score[rows] = scores.exact(rows, mate[rows])
+    top = _Highest(wanted.size) if top_others else None
     found = [
-        _search(scores, np.arange(part.start, part.stop), mate, mate_score)
+        _search(scores, np.arange(part.start, part.stop), mate, mate_score, top)
         for part in row_blocks(wanted.size, _PROBES)
     ]
     rank, other_score, other_person = (np.concatenate(part) for part in zip(*found, strict=True))
@@ -123,6 +131,7 @@ def search_gallery(
         other_person,
         int(owner.size),
         person_score,
+        *(() if top is None else top.falling),
     )
 
 
@@ -211,8 +220,41 @@ class _PersonScores:
         return means
 
 
+class _Highest:
+    """The highest of many scores, in float64, and which probes they are of."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._scores, self._probes = np.empty(0), np.empty(0, dtype=np.int64)
+
+    def add(self, scores: _PersonScores, rows: IntArray, first: int, block: Float32Array) -> None:
+        """Take float32 scores (people, n) into account; -inf is none."""
+        low = self._scores.min() if self._scores.size == self._count else -np.inf
+        if block.size > self._count:
+            at = block.size - self._count
+            low = max(low, float(np.partition(block, at, axis=None)[at]))
+        limit = np.float32(low - scores.margin)
+        person, column = np.nonzero((block >= limit) & (block > -np.inf))
+        found = np.append(self._scores, scores.exact(rows[column], person + first))
+        probes = np.append(self._probes, rows[column])
+        if found.size > self._count:
+            kept = np.argpartition(found, -self._count)[-self._count :]
+            found, probes = found[kept], probes[kept]
+        self._scores, self._probes = found, probes
+
+    @property
+    def falling(self) -> tuple[FloatArray, IntArray]:
+        """The scores, falling, and the number of each one's probe."""
+        order = np.lexsort((self._probes, -self._scores))
+        return self._scores[order], self._probes[order]
+
+
 def _search(
-    scores: _PersonScores, rows: IntArray, mate: IntArray, mate_score: FloatArray
+    scores: _PersonScores,
+    rows: IntArray,
+    mate: IntArray,
+    mate_score: FloatArray,
+    top: _Highest | None,
 ) -> tuple[IntArray, FloatArray, IntArray]:
     """Rank of the mate, and the highest score of anybody else and who that is, for some probes."""
     own, wanted = mate[rows], mate_score[rows]
@@ -225,6 +267,8 @@ def _search(
     for first, block in scores.blocks(rows):
         inside = np.flatnonzero((own >= first) & (own < first + block.shape[0]))
         block[own[inside] - first, inside] = -np.inf
+        if top is not None:
+            top.add(scores, rows, first, block)
         # A comparison with NaN is False: probes without a mate count no one.
         near, above = (block >= low).sum(axis=0), (block > high).sum(axis=0)
         rank += above

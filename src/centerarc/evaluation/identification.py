@@ -1,8 +1,10 @@
 """Identification rates, closed-set and open-set, with intervals over people."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -21,6 +23,8 @@ from centerarc.evaluation.scores import ROUNDED_UP, BoolArray, FloatArray, IntAr
 
 FPIR_LEVELS = (1e-1, 1e-2, 1e-3)
 RANKS = (1, 5, 10, 20)
+SearchConvention = Literal["exact", "insightface"]
+SEARCH_CONVENTIONS = get_args(SearchConvention)
 
 
 # The rates of one search: CMC in a closed set, TPIR at FPIR in an open one.
@@ -105,6 +109,38 @@ def tpir_at_fpir(search: GallerySearch, fpir: float, *, rank: int = 1) -> OpenSe
     return OpenSetPoint(float(hit.sum() / search.mated.sum()), accepted / strangers.size, threshold)
 
 
+def tpir_by_insightface(search: GallerySearch, fpir: float) -> OpenSetPoint:
+    """Return insightface's TPIR, which counts the scores of other people instead of strangers.
+
+    The threshold lies above the ceil(Q fpir)-th highest score of any of the Q probes and a person
+    who is not its own; the rate is the share of probes whose own person scores at least the
+    threshold, at whatever rank.
+
+    Args:
+        search: from `centerarc.evaluation.search_gallery` with `top_others`.
+        fpir: wrong people above or at that score for each probe, in (0, 1).
+
+    Raises:
+        ValueError: `fpir` out of range, a search without such scores, a gallery of one person, or a
+            probe without a mate.
+    """
+    _check_fpir(fpir)
+    if not search.mated.all():
+        who = search.probe_labels[int(np.argmin(search.mated))]
+        raise ValueError(
+            "convention 'insightface' needs the person of every probe in the gallery; "
+            f"{str(who)!r} is not"
+        )
+    if not search.top_others.size:
+        raise ValueError(
+            "convention 'insightface' needs a search with top_others in a gallery of 2 people"
+        )
+    count = math.ceil(search.mated.size * fpir)
+    threshold = float(np.nextafter(search.top_others[count - 1], np.inf))
+    tpir = float(np.mean(search.mate_score >= threshold))
+    return OpenSetPoint(tpir, (count - 1) / search.mated.size, threshold)
+
+
 def _check_fpir(fpir: float) -> None:
     if not 0 < fpir < 1:
         raise ValueError(f"fpir must be in (0, 1), got {fpir}")
@@ -120,6 +156,7 @@ def resampled_rates(
     tpir_rank: int,
     resamples: int,
     seed: int,
+    convention: SearchConvention = "exact",
 ) -> FloatArray:
     """Return the CMC and the TPIR at supported FPIRs in resamples, as means over galleries.
 
@@ -130,7 +167,7 @@ def resampled_rates(
     people, person = np.unique(labels, return_inverse=True)
     parts = np.split(person.astype(np.int64), np.cumsum([s.mated.size for s in searches])[:-1])
     counters = [
-        _rates_of_probes(search, part, people.size, ranks, fpirs, tpir_rank)
+        _rates_of_probes(search, part, people.size, ranks, fpirs, tpir_rank, convention)
         for search, part in zip(searches, parts, strict=True)
     ]
 
@@ -147,6 +184,7 @@ def _rates_of_probes(
     ranks: Sequence[int],
     fpirs: Sequence[float],
     tpir_rank: int,
+    convention: SearchConvention,
 ) -> Callable[[FloatArray], FloatArray]:
     """From draws (n, B) of the probes' people, by number (Q,), to CMC and TPIR."""
 
@@ -157,6 +195,9 @@ def _rates_of_probes(
     strangers = np.flatnonzero(~search.mated)
     strangers = strangers[np.argsort(-search.other_score[strangers], kind="stable")]
     score = search.other_score[strangers]
+    by_scores = convention == "insightface"
+    if by_scores:
+        strangers, score, tpir_rank = search.top_probes, search.top_others, search.people.size
     # Equal scores are let in together, one group after the other.
     ends = np.flatnonzero(np.append(score[1:] != score[:-1], True)[: score.size])
     found = np.flatnonzero(_within(search, tpir_rank))
@@ -175,6 +216,8 @@ def _rates_of_probes(
             mates = np.concatenate([none, np.cumsum(drawn[person[found]], axis=0)])
             for limit in fpirs:
                 groups = (fpir <= limit * ROUNDED_UP).sum(axis=0)
+                if by_scores:  # the group with the score that has to be exceeded
+                    groups = (let_in[ends[:-1]] < np.ceil(total * limit)).sum(axis=0)
                 reached = np.take_along_axis(mates, above[groups][None], axis=0)[0]
                 rows.append(np.where(let_in[-1] > 0, share_of(reached, total), np.nan))
         return np.stack(rows)
@@ -207,10 +250,18 @@ class IdentificationReport:
     nonmated: list[int]  # probes whose person is not, for each
     num_people: int  # distinct people among the probes
     resamples: int  # bootstrap resamples behind the intervals, 0 when there are none
+    open_set: SearchConvention = "exact"  # the convention of `tpir_at_fpir`
 
     @property
     def convention(self) -> str:
         """How the numbers are defined, in a few sentences."""
+        if self.open_set == "insightface":
+            return (
+                f"{PERSON_SCORES[self.person_score].capitalize()}. Closed set: share of the probes "
+                "whose person ranks within k. TPIR at FPIR by the convention insightface: share of "
+                "the probes whose person, at any rank, scores above the n-th highest score of any "
+                "probe and another person, where n is FPIR times the number of probes, rounded up."
+            )
         over = f"; means over {self.num_galleries} galleries" if self.num_galleries > 1 else ""
         return (
             f"{PERSON_SCORES[self.person_score].capitalize()}. Closed set: share of the probes "
@@ -257,6 +308,7 @@ def evaluate_identification(
     tpir_rank: int = 1,
     bootstrap: int = 1000,
     seed: int = 0,
+    convention: SearchConvention = "exact",
 ) -> IdentificationReport:
     """Return CMC and TPIR at fixed FPIRs with 95% intervals over the people of the probes.
 
@@ -272,6 +324,8 @@ def evaluate_identification(
         tpir_rank: the mate must be within this rank in the open set.
         bootstrap: resamples, at least 100; 0 for no intervals.
         seed: of the resampling.
+        convention: of the open set: "exact" is `tpir_at_fpir`, "insightface" is
+            `tpir_by_insightface`, by which published numbers on IJB were made.
 
     Returns:
         The report. An FPIR that the probes without a mate cannot carry has no value but a reason.
@@ -302,15 +356,20 @@ def evaluate_identification(
     check_resamples(bootstrap, or_none=True)
     nonmated = [int((~search.mated).sum()) for search in every]
     reasons = {fpir: TooFew.for_rate("FPIR", fpir, "unmated", min(nonmated)) for fpir in fpirs}
+    point: Callable[[GallerySearch, float], OpenSetPoint] = partial(tpir_at_fpir, rank=tpir_rank)
+    if convention == "insightface":
+        reasons, point = dict.fromkeys(fpirs), tpir_by_insightface
     supported = [fpir for fpir in fpirs if reasons[fpir] is None]
-    points = {fpir: [tpir_at_fpir(s, fpir, rank=tpir_rank) for s in every] for fpir in supported}
+    points = {fpir: [point(search, fpir) for search in every] for fpir in supported}
     rates = [
         np.mean([_within(s, rank).sum() / _mate_ranks(s).size for s in every]) for rank in ranks
     ]
     rates += [np.mean([point.tpir for point in points[fpir]]) for fpir in supported]
     moved: list[FloatArray | None] = [None] * len(rates)
     if bootstrap:
-        moved = list(resampled_rates(every, ranks, supported, tpir_rank, bootstrap, seed))
+        moved = list(
+            resampled_rates(every, ranks, supported, tpir_rank, bootstrap, seed, convention)
+        )
     num_mated = mated_people(every)
     found = [estimate(*each, num_mated) for each in zip(rates, moved, strict=True)]
     tpir = {fpir: Estimate(None, too_few=reason) for fpir, reason in reasons.items()}
@@ -332,4 +391,5 @@ def evaluate_identification(
         nonmated=nonmated,
         num_people=int(np.unique(np.concatenate([s.probe_labels for s in every])).size),
         resamples=bootstrap,
+        open_set=convention,
     )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, TypeVar, overload
 
 import numpy as np
@@ -82,12 +82,35 @@ class Roc:
         check_far(far)
         return int(np.searchsorted(self.far, far * ROUNDED_UP, side="right")) - 1
 
+    def point_nearest_far(self, far: float) -> int:
+        """The position of the corner whose FAR is nearest to `far`, the higher of two as near.
+
+        insightface's convention for IJB: only the points that scikit-learn's `roc_curve` keeps by
+        default count, so a point on a straight piece of the curve does not, however near it is.
+        """
+        check_far(far)
+        off = np.abs(self.far[self._corners] - far)
+        return int(self._corners[off.size - 1 - np.argmin(off[::-1])])
+
+    @cached_property
+    def _corners(self) -> IntArray:
+        """Positions at which the steps of false or of true accepts change, and all ends."""
+        # Steps from "reject all" do not count, as scikit-learn adds that point afterwards.
+        kept = np.ones(self.far.size, dtype=np.bool_)
+        counts = ((self.far, self.num_impostor), (self.tar, self.num_genuine))
+        bends = [np.diff(np.rint(rate[1:] * size), 2) != 0 for rate, size in counts]
+        if kept.size > 3:
+            kept[2:-1] = bends[0] | bends[1]
+        return np.flatnonzero(kept)
+
     def threshold_above(self, point: int) -> float:
-        """The lowest threshold that accepts no more impostor pairs than a point with FAR < 1 does.
+        """The lowest threshold that accepts no more impostor pairs than a point does.
 
         It is the next number, in the scores' precision, above the highest impostor score that
-        the point rejects.
+        the point rejects; where it rejects none, the lowest score.
         """
+        if self.far[point] == 1:
+            return float(self.threshold[-1])
         rejected = self.threshold[np.searchsorted(self.far, self.far[point], side="right")]
         return float(np.nextafter(rejected, np.array(np.inf, rejected.dtype)))
 

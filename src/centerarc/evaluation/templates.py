@@ -281,6 +281,8 @@ def search_templates(
     templates: Templates,
     galleries: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]],
     probes: tuple[npt.ArrayLike, npt.ArrayLike],
+    *,
+    top_others: bool = False,
 ) -> list[GallerySearch]:
     """Search every gallery for every probe, as IJB-B and IJB-C do in their mixed 1:N protocol.
 
@@ -292,6 +294,7 @@ def search_templates(
         galleries: ids and subjects of each gallery's templates, as of
             `centerarc.evaluation.files.templates.read_ijb_subjects`.
         probes: the same of the probes.
+        top_others: as of `centerarc.evaluation.search_gallery`.
 
     Raises:
         ValueError: no gallery, a template that there is not, or subjects that do not fit.
@@ -300,6 +303,10 @@ def search_templates(
         raise ValueError("galleries must hold at least one gallery")
     wanted = templates.embeddings[templates.rows(probes[0])]
     return [
-        search_gallery(templates.embeddings[templates.rows(ids)], subjects, wanted, probes[1])
+        search_gallery(
+            templates.embeddings[templates.rows(ids)],
+            *(subjects, wanted, probes[1]),
+            top_others=top_others,
+        )
         for ids, subjects in galleries
     ]

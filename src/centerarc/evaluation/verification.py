@@ -14,6 +14,7 @@ from centerarc.evaluation.accuracy import (
     FoldAccuracy,
     best_threshold,
     carrying_folds,
+    check_convention,
     grid_kfold_accuracy,
     kfold_accuracy,
 )
@@ -57,7 +58,8 @@ class CalibratedThreshold(Supported):
     """A threshold for a wanted false accept rate."""
 
     wanted_far: float  # the false accept rate that is not to be exceeded
-    threshold: float | None  # accept `score >= threshold`, the lowest with `far <= wanted_far`
+    # Accept `score >= threshold`, the lowest with `far <= wanted_far` or of the convention's FAR.
+    threshold: float | None
     far: float | None  # the rate of these very impostor pairs at the threshold
     # 95% interval of the threshold that keeps the wanted rate among all people.
     threshold_interval: Interval | None = None
@@ -132,7 +134,7 @@ class VerificationReport:
     num_impostor: int
     num_people: int | None  # distinct people; None when `people` was not given
     has_intervals: bool
-    convention: Convention  # how the accuracy's threshold is chosen
+    convention: Convention  # how the thresholds of the accuracy and the TARs are chosen
     calibrated: dict[float, CalibratedThreshold]  # for each FAR with a TAR
     # False rejects against false accepts, ten points for each power of ten of the FAR.
     det: Det = field(compare=False, repr=False)
@@ -200,29 +202,28 @@ class ScoredPairs:
         self.fars = [far for far, reason in reasons.items() if reason is None]
         self.unsupported = {far: why for far, why in reasons.items() if why and far in always}
         self.curve = roc(scores, same)
+        nearest = convention == "insightface"
+        self._point = self.curve.point_nearest_far if nearest else self.curve.point_at_far
 
     def _answer(
         self, scores: FloatArray, folds: npt.ArrayLike | None, convention: Convention
     ) -> None:
         """Answer each pair once, by a threshold that has not seen it where there are folds."""
-        if convention not in CONVENTIONS:
-            raise ValueError(
-                f"convention must be one of {', '.join(CONVENTIONS)}, got {convention!r}"
-            )
         given = np.zeros(scores.size, int) if folds is None else check_folds(folds, scores.size)
+        check_convention(convention, given, self.same)
         carrying, self.fold_note = carrying_folds(given, self.same)
         several = carrying is not None
         fold_of = np.zeros_like(given) if carrying is None else carrying
         if several:
             measure = kfold_accuracy if convention == "exact" else grid_kfold_accuracy
             found = measure(scores, self.same, fold_of)
-        elif convention == "grid" and not self.fold_note:
-            raise ValueError("convention 'grid' is one of k-fold accuracy; give at least 2 folds")
         else:
             threshold = best_threshold(scores, self.same)
             right = (scores >= threshold) == self.same
             found = FoldAccuracy(fold_of[:1], right.mean()[None], np.array([threshold]), right)
-        self.convention: Convention = convention if several else "exact"
+        self.convention: Convention = (
+            "exact" if convention == "grid" and not several else convention
+        )
         self.protocol = "k-fold" if several else "best_accuracy"
         self.accuracy, self.threshold = found.mean, float(found.threshold.mean())
         of_fold = zip(found.fold.tolist(), found.accuracy.tolist(), strict=True)
@@ -240,7 +241,7 @@ class ScoredPairs:
     def rates(self) -> FloatArray:
         """Accuracy, AUC, EER and TARs: (3 + F,)."""
         curve = self.curve
-        tars = [curve.tar[curve.point_at_far(far)] for far in self.fars]
+        tars = [curve.tar[self._point(far)] for far in self.fars]
         return np.array([self.accuracy, curve.auc, curve.eer, *tars])
 
     def effects(self, who: PairPeople) -> Iterator["Effect"]:
@@ -294,7 +295,7 @@ class ScoredPairs:
     def _around(self, far: float, who: PairPeople) -> "_Around":
         """Where the threshold for a supported FAR may lie with other people."""
         curve, size = self.curve, self.curve.num_impostor
-        point = curve.point_at_far(far)
+        point = self._point(far)
         reached, effect = float(curve.far[point]), self._accepts(point, ~self.same)
         reach = who.uncertainty(effect).reach
         # As many independent pairs would be as sure of the rate.
@@ -311,13 +312,13 @@ class ScoredPairs:
     def calibrated(self, far: float, who: PairPeople | None) -> CalibratedThreshold:
         """The threshold for a supported FAR."""
         curve = self.curve
-        point = curve.point_at_far(far)
+        point = self._point(far)
         threshold, reached = curve.threshold_above(point), float(curve.far[point])
         if who is None:
             return CalibratedThreshold(far, threshold, reached)
         around = self._around(far, who)
         first, last = around.ends
-        lowest = curve.threshold_above(last) if curve.far[last] < 1 else float(curve.threshold[-1])
+        lowest = curve.threshold_above(last)
         ends = Interval(min(lowest, threshold), max(float(curve.threshold[first]), threshold))
         new = who.uncertainty(around.effect).interval(reached, who.among(~self.same))
         return CalibratedThreshold(far, threshold, reached, ends, new)
@@ -367,8 +368,10 @@ def evaluate_verification(
             and `fold_note` says so.
         people: the first and the second person of each pair, each (P,), names or numbers.
             None: no intervals, since nothing says which pairs depend on each other.
-        convention: of the k-fold accuracy: "exact" is `kfold_accuracy`, "grid" is
-            `grid_kfold_accuracy`, by which numbers from arcface_torch were made.
+        convention: of the k-fold accuracy, "exact" is `kfold_accuracy`, "grid" is
+            `grid_kfold_accuracy`, by which numbers from arcface_torch were made. Without folds
+            "insightface" takes TARs at the FAR nearest to the wanted one (`Roc.point_nearest_far`),
+            as published numbers on IJB do.
         fars: false accept rates to report in addition to `FAR_LEVELS`, each in (0, 1).
         intervals: whether to compute them.
 

@@ -215,9 +215,18 @@ def verification_rows(report: VerificationReport) -> list[Row]:
             for far in report.tar_at_far
         ),
     ]
+    nearest = report.convention == "insightface"
+    if nearest:
+        meanings[3:] = [
+            "Pairs of one person that are accepted at the threshold whose false accepts are "
+            f"nearest to {one_in(far)} pairs of two people, above or below."
+            for far in report.tar_at_far
+        ]
+    notes = [note, "", "", *["convention insightface" if nearest else ""] * len(report.tar_at_far)]
+    rates = _verification_rates(report).items()
     return [
-        Row(_name(key), rate, says, note if rate is report.accuracy else "")
-        for (key, rate), says in zip(_verification_rates(report).items(), meanings, strict=True)
+        Row(_name(key), rate, says, note)
+        for (key, rate), says, note in zip(rates, meanings, notes, strict=True)
     ]
 
 
@@ -246,11 +255,18 @@ def search_rows(report: IdentificationReport) -> list[Row]:
         found = report.threshold_at_fpir.get(fpir)
         at = " and ".join(f"{threshold:.4f}" for threshold in found or ())
         of = " in the galleries" if found and len(found) > 1 else ""
+        by_scores = report.open_set == "insightface"
         meanings.append(
-            "Pictures whose person is found at a threshold at which at most "
-            f"{one_in(fpir)} strangers is taken for someone"
+            (
+                "Pictures whose person, at any rank, scores above a threshold that is reached by "
+                f"the wrong people {fpir:g} times as often as there are pictures"
+                if by_scores
+                else "Pictures whose person is found at a threshold at which at most "
+                f"{one_in(fpir)} strangers is taken for someone"
+            )
             + (f": a cosine of {at}{of}." if at else ".")
         )
+        strangers = "; convention insightface" if by_scores else strangers
         notes.append(f"threshold {at}{strangers}" if at else "")
         strangers = "" if at else strangers
     return [

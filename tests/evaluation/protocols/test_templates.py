@@ -1,6 +1,7 @@
 """Templates of a CSV list and of a small IJB set, worked by hand; what is wrong has its file."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from centerarc.evaluation.protocols import (
     ModelSubject,
     SearchSettings,
     Settings,
+    compare_files,
     evaluate_ijb,
     evaluate_templates,
     write_evaluation,
@@ -237,3 +239,57 @@ def test_a_model_embeds_the_aligned_crops(folder, tmp_path):
         evaluate_ijb(judge, folder, images=crops, search=SEARCH)
     with pytest.raises(ValueError, match="images must name the folder of the loose crops"):
         evaluate_ijb(judge, folder, search=SEARCH)
+
+
+# insightface's convention.
+
+BY_INSIGHTFACE = {
+    "settings": Settings("insightface", resamples=100),
+    "search": SearchSettings((1,), (0.5,), resamples=100, convention="insightface"),
+}
+
+
+def test_ijb_by_insightface_joins_the_galleries_and_is_stored(folder, tmp_path):
+    with open(folder / "ijbx_1N_gallery_G2.csv", "a") as file:
+        file.write("\n4,9")
+    found = evaluate_ijb(IJB, folder, **BY_INSIGHTFACE)
+    report = found.identification.report
+    assert (report.num_galleries, report.gallery_people, report.mated) == (1, [3], [2])
+    # Probes 2 of person 7 and 4 of person 9; templates 1, 3 and 4 are enrolled.
+    unit = {1: [1, 1], 2: [1, 1], 3: [1, 0], 4: [1, 3]}
+    unit = {name: np.array(v) / np.linalg.norm(v) for name, v in unit.items()}
+    others = sorted(unit[a] @ unit[b] for a, b in ((2, 3), (2, 4), (4, 1), (4, 3)))
+    mates = [unit[2] @ unit[1], unit[4] @ unit[4]]
+    expected = np.mean([mate > others[-1] for mate in mates])
+    assert report.tpir_at_fpir[0.5].value == expected == 1.0
+    assert found.verification.report.convention == "insightface"
+    paths = [tmp_path / name for name in ("a.json", "b.json", "c.json")]
+    for path in paths[:2]:
+        write_evaluation(path, found)
+    written = json.loads(paths[0].read_text())
+    assert written["identification"]["settings"]["convention"] == "insightface"
+    assert written["verification"]["settings"]["convention"] == "insightface"
+    compared = compare_files(paths[:2])
+    rates = [one.report.tpir_at_fpir[0.5].value for one in compared.identified]
+    assert rates == [expected, expected]
+    assert sum("convention insightface" in note for note in compared.notes) == 2
+    plain = {name: replace(of, convention="exact") for name, of in BY_INSIGHTFACE.items()}
+    write_evaluation(paths[2], evaluate_ijb(IJB, folder, **plain))
+    with pytest.raises(ValueError, match="differ in convention: insightface and exact"):
+        compare_files(paths[1:])
+
+
+def test_what_insightfaces_convention_needs_is_said_before_the_work(folder, tmp_path):
+    judge = Counted(IJB.path, IJB.found)
+    (folder / "ijbx_1N_gallery_G2.csv").unlink()
+    with pytest.raises(ValueError, match=r"mixed\.csv: convention 'insightface' .* 4 is not$"):
+        evaluate_ijb(judge, folder, **BY_INSIGHTFACE)
+    rows = [*LIST, "E,b2,Eve,probe"]
+    with pytest.raises(ValueError, match=r"t\.csv: convention 'insightface' .* E is not$"):
+        evaluate_templates(judge, listed(tmp_path, rows), **BY_INSIGHTFACE)
+    rows = [LIST[0], LIST[2]]
+    with pytest.raises(ValueError, match="at least 2 people; it has one person"):
+        evaluate_templates(judge, listed(tmp_path, rows), **BY_INSIGHTFACE)
+    assert not judge.asked
+    found = evaluate_templates(LISTED, listed(tmp_path, LIST), **BY_INSIGHTFACE)
+    assert found.identification.report.tpir_at_fpir[0.5].value == 1.0

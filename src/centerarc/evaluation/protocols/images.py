@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from centerarc.data.source import namesakes, one_list, open_source
+from centerarc.evaluation.accuracy import check_convention
 from centerarc.evaluation.embedding import is_embedding_file, pair_scores
 from centerarc.evaluation.files.pair_set import (
     Missing,
@@ -101,6 +102,7 @@ def evaluate_pairs(
             pairs, note = pairs.without(absent, f"are not in {subject.path}")
             notes.append(note)
     check_both_kinds(pairs.same, str(path))
+    check_convention(chosen.convention, pairs.fold, pairs.same)
     groups = chosen_groups(pairs.columns, chosen.by, str(path))
     index = pairs.index_a, pairs.index_b
     if isinstance(subject, EmbeddingsSubject) and isinstance(pairs, Pairs):

@@ -20,7 +20,9 @@ from centerarc.evaluation.groups import Breakdown, breakdown
 from centerarc.evaluation.identification import (
     FPIR_LEVELS,
     RANKS,
+    SEARCH_CONVENTIONS,
     IdentificationReport,
+    SearchConvention,
     cmc,
     evaluate_identification,
 )
@@ -58,7 +60,7 @@ class Settings:
     """How verification is judged.
 
     Attributes:
-        convention: How k-fold accuracy is computed, "exact" or "grid".
+        convention: How thresholds are chosen, one of `accuracy.CONVENTIONS`.
         by: Columns of the list of pairs to break down by, as `chosen_groups` takes them.
         fars: False accept rates beyond those that are always reported.
         resamples: Of the people, behind the intervals of how tight identities are, at least 100;
@@ -149,7 +151,11 @@ class Identified:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
-        settings = {"resamples": self.report.resamples, "seed": self.seed}
+        settings = {
+            "convention": self.report.open_set,
+            "resamples": self.report.resamples,
+            "seed": self.seed,
+        }
         return {**self.report.to_dict(), "settings": settings}
 
 
@@ -416,6 +422,7 @@ class SearchSettings:
         person_score: How the images of a person make a score: "max" or "mean".
         resamples: Of the probes' people, at least 100; 0 for no intervals.
         seed: Of the resampling, at least 0.
+        convention: Of the open set, "exact" or "insightface".
 
     Raises:
         ValueError: If one of them is out of range.
@@ -426,6 +433,7 @@ class SearchSettings:
     person_score: str = "max"
     resamples: int = 1000
     seed: int = 0
+    convention: SearchConvention = "exact"
 
     def __post_init__(self) -> None:
         # Here and not after the work: images take long to embed.
@@ -437,6 +445,9 @@ class SearchSettings:
         if self.person_score not in PERSON_SCORES:
             allowed = " or ".join(PERSON_SCORES)
             raise ValueError(f"person_score must be {allowed}, got {self.person_score!r}")
+        if self.convention not in SEARCH_CONVENTIONS:
+            allowed = " or ".join(SEARCH_CONVENTIONS)
+            raise ValueError(f"convention must be {allowed}, got {self.convention!r}")
         if self.resamples != 0 and self.resamples < 100:
             raise ValueError(f"resamples must be 0 or at least 100, got {self.resamples}")
         if self.seed < 0:
@@ -521,6 +532,7 @@ def judge_searches(searches: Sequence[GallerySearch], settings: SearchSettings) 
         fpirs=settings.fpirs,
         bootstrap=settings.resamples,
         seed=settings.seed,
+        convention=settings.convention,
     )
     last = min(max(_CURVE_RANKS, *settings.ranks), min(search.people.size for search in searches))
     curve = np.mean([cmc(search, last) for search in searches], axis=0)

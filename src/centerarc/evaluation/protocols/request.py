@@ -25,7 +25,7 @@ _TAKES = {
     "templates": (
         *("pairs", "images", "missing", "weighting", "convention", "by", "far", "ranks", "fpir"),
     ),
-    "ijb": ("images", "weighting", "far", "ranks", "fpir"),
+    "ijb": ("images", "weighting", "convention", "far", "ranks", "fpir"),
     "gallery": ("probes", "distractors", "person_score", "ranks", "fpir"),
 }
 
@@ -57,7 +57,7 @@ class Request:
         images: Folder of the images.
         missing: What is done about images that are not there: "error" or "skip".
         folds: Folds to keep.
-        convention: Of the k-fold accuracy.
+        convention: How thresholds are chosen.
         by: Columns to break down by, as `chosen_groups` takes them.
         far: Further false accept rates.
         gallery, probes, distractors: Sources or files of embeddings.
@@ -103,6 +103,7 @@ class Request:
             "fpirs": self.fpir,
             "person_score": self.person_score,
             "resamples": self.resamples,
+            "convention": self.convention if self.convention == "insightface" else None,
         }
         chosen = {name: value for name, value in given.items() if value not in (None, ())}
         return SearchSettings(**chosen, seed=self.seed)
@@ -133,6 +134,8 @@ class Request:
                 takers = [name for name, taken in _TAKES.items() if field.name in taken]
                 named = " and ".join(["{}"] * len(takers))
                 raise RequestError(f"{{}} is for {named}, not for {{}}", field.name, *takers, kind)
+        if kind == "ijb" and self.convention == "grid":
+            raise RequestError("{} grid is for {}, not for {}", "convention", "pairs", kind)
         return kind
 
     def check_model(self, there: bool) -> None:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from centerarc.evaluation.accuracy import CONVENTIONS
 from centerarc.evaluation.files.pickles import short
 from centerarc.evaluation.gallery import PERSON_SCORES, GallerySearch
+from centerarc.evaluation.identification import SEARCH_CONVENTIONS
 from centerarc.evaluation.protocols.judging import (
     FORMAT,
     Evaluation,
@@ -159,7 +160,8 @@ def _arrays_of(evaluation: Evaluation) -> _Arrays:
             arrays |= {"person_a": first, "person_b": second, "people": names}
     if evaluation.identification is not None:
         for number, search in enumerate(evaluation.identification.searches):
-            arrays |= {f"search{number}_{n}": np.asarray(getattr(search, n)) for n in _SEARCH}
+            found = {n: np.asarray(getattr(search, n)) for n in _SEARCH}
+            arrays |= {f"search{number}_{n}": values for n, values in found.items() if values.size}
     return arrays
 
 
@@ -326,7 +328,13 @@ class _Fields:
         allowed = f"one of {', '.join(PERSON_SCORES)}"
         score = self.at(f"{part}.person_score", str, PERSON_SCORES.__contains__, allowed)
         resampling = self._resampling(f"{part}.settings")
-        return SearchSettings(tuple(map(int, ranks)), tuple(map(float, fpirs)), score, *resampling)
+        self._content[part]["settings"].setdefault("convention", "exact")  # of older files
+        allowed = f"one of {', '.join(SEARCH_CONVENTIONS)}"
+        known = SEARCH_CONVENTIONS.__contains__
+        convention = self.at(f"{part}.settings.convention", str, known, allowed)
+        return SearchSettings(
+            tuple(map(int, ranks)), tuple(map(float, fpirs)), score, *resampling, convention
+        )
 
     def _resampling(self, part: str) -> tuple[int, int]:
         resamples = self.at(
@@ -392,7 +400,12 @@ def _pairs_in(arrays: _Arrays, digest: str) -> StoredPairs | None:
 def _searches_in(arrays: _Arrays) -> list[GallerySearch]:
     searches: list[GallerySearch] = []
     while f"search{len(searches)}_rank" in arrays:
-        values: dict[str, Any] = {name: arrays[f"search{len(searches)}_{name}"] for name in _SEARCH}
+        prefix = f"search{len(searches)}_"
+        values: dict[str, Any] = {
+            name: arrays[prefix + name]
+            for name in _SEARCH
+            if prefix + name in arrays or not name.startswith("top_")
+        }
         values["gallery_images"] = int(values["gallery_images"])
         values["person_score"] = str(values["person_score"])
         if values["person_score"] not in PERSON_SCORES:
@@ -401,5 +414,8 @@ def _searches_in(arrays: _Arrays) -> list[GallerySearch]:
         for name in ("mated", "rank", "mate_score", "other_score", "other_person"):
             if values[name].shape != shape:
                 raise ValueError(f"{name} must have shape {shape}, got {values[name].shape}")
+        top, of = (np.asarray(values.get(f"top_{name}", ())) for name in ("others", "probes"))
+        if top.shape != of.shape or top.size > shape[0] or not np.isin(of, np.arange(*shape)).all():
+            raise ValueError(f"top_probes must number the probes of top_others, got {of.shape}")
         searches.append(GallerySearch(**values))
     return searches

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from centerarc.evaluation.accuracy import CONVENTIONS
 from centerarc.evaluation.comparison import (
     IdentificationComparison,
     VerificationComparison,
@@ -147,9 +148,13 @@ def compare_files(paths: Sequence[str | os.PathLike[str]]) -> Comparison:
                 fars=settings.fars,
             )
         notes = (*verified[0].notes(first.dataset), *notes)
+        if settings.convention == "insightface":
+            notes = (*notes, f"TAR by the convention insightface: {CONVENTIONS['insightface']}.")
     if first.searches:
         search = _search_settings(stored)
         identified = [_searched(one, search) for one in stored]
+        if search.convention == "insightface":
+            notes = (*notes, identified[0].report.convention)
         if search.resamples:
             search_differences = compare_identification(
                 {name: one.searches for name, one in zip(names, stored, strict=True)},
@@ -157,6 +162,7 @@ def compare_files(paths: Sequence[str | os.PathLike[str]]) -> Comparison:
                 fpirs=search.fpirs,
                 bootstrap=search.resamples,
                 seed=search.seed,
+                convention=search.convention,
             )
     return Comparison(
         names, stored, first.dataset, verified, differences, identified, search_differences, notes
@@ -197,12 +203,16 @@ def _check_alike(stored: list[StoredEvaluation]) -> None:
                 f"{both} are not of the same pairs: the one of {first.dataset}, the other of "
                 f"{other.dataset}"
             )
-        if first.probes_digest != other.probes_digest:
-            raise ValueError(f"{both} are not of the same probes and galleries")
-        for setting, of in (("convention", "settings"), ("person_score", "search_settings")):
+        for setting, of in (
+            ("convention", "settings"),
+            ("person_score", "search_settings"),
+            ("convention", "search_settings"),
+        ):
             mine, theirs = (getattr(getattr(one, of), setting, "") for one in (first, other))
             if mine != theirs:
                 raise ValueError(f"{both} differ in {setting}: {mine} and {theirs}")
+        if first.probes_digest != other.probes_digest:
+            raise ValueError(f"{both} are not of the same probes and galleries")
 
 
 def _settings(stored: list[StoredEvaluation]) -> Settings:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from centerarc.data.source import one_list
+from centerarc.evaluation.accuracy import check_convention
 from centerarc.evaluation.files.ijb import (
     IjbFaces,
     IjbPairs,
@@ -97,6 +98,8 @@ def evaluate_templates(
     if missing == "skip":
         listed, named, notes, left_out = _without_missing(subject, listed, named, images)
     roles = _roles(listed)
+    if roles is not None:
+        _check_mates(listed.source, *roles[:2], search)
     if pairs is None and roles is None:
         raise ValueError(
             f"{listed.source}, line 1: without pairs, templates need the columns identity and role"
@@ -107,6 +110,8 @@ def evaluate_templates(
         )
     if named is not None:
         check_both_kinds(named.same, named.source)
+        if named.fold is not None:
+            check_convention(chosen.convention, named.fold, named.same)
         a, b = named.among(listed.ids.tolist())
         groups = chosen_groups(named.columns, chosen.by, named.source)
         people, note = _people(listed, (a, b), named)
@@ -218,6 +223,11 @@ def evaluate_ijb(
     for path, (_, people) in zip(files.galleries, known, strict=False):
         if not np.isin(known[-1][1], people).any():
             raise ValueError(f"{path}: no probe is of a person in the gallery")
+    galleries = known[:-1]
+    if galleries and search is not None and search.convention == "insightface":
+        ids_known, subjects = (np.concatenate(part) for part in zip(*galleries, strict=True))
+        galleries = [(ids_known, subjects)]
+        _check_mates(str(files.probes), galleries[0], known[-1], search)
     if isinstance(subject, EmbeddingsSubject):
         found, picture = Embedded(subject.found.embedding[subject.rows(listed.names)]), None
     else:
@@ -250,7 +260,7 @@ def evaluate_ijb(
     facts: dict[str, Any] = {}
     notes: tuple[str, ...] = ()
     if files.galleries:
-        identified = _searched(templates, known[:-1], known[-1], search)
+        identified = _searched(templates, galleries, known[-1], search)
         pictures = number_pictures(found)[0]
         enrolled = np.concatenate([gallery[0] for gallery in known[:-1]])
         facts, notes = _shared(listed.template, pictures, enrolled, known[-1][0])
@@ -309,7 +319,25 @@ def _searched(
     templates: Templates, galleries: list[_Known], probes: _Known, search: SearchSettings | None
 ) -> Identified:
     settings = SearchSettings() if search is None else search
-    return judge_searches(search_templates(templates, galleries, probes), settings)
+    by_scores = settings.convention == "insightface"
+    searches = search_templates(templates, galleries, probes, top_others=by_scores)
+    return judge_searches(searches, settings)
+
+
+def _check_mates(
+    source: str, gallery: _Known, probes: _Known, search: SearchSettings | None
+) -> None:
+    """Checks before the work what a convention needs of the people."""
+    if search is None or search.convention != "insightface":
+        return
+    known = np.unique(gallery[1])
+    lacking = ~np.isin(probes[1], known)
+    if lacking.any() or known.size < 2:
+        first = f"template {probes[0][lacking][0]} is not" if lacking.any() else "it has one person"
+        raise ValueError(
+            f"{source}: convention 'insightface' needs the person of every probe in a gallery of "
+            f"at least 2 people; {first}"
+        )
 
 
 def _shared(
