@@ -111,7 +111,10 @@ def test_files_of_one_name_are_called_by_their_paths(tmp_path, capsys):
         (["one.json", "two.json", "--report", "c.pdf"], "--report must end in .html or .htm"),
         (["one.json", "one.json"], "'one.json' is named twice"),
         (["one.json", "gone.json"], "cannot read 'gone.json'"),
-        (["one.json", "pairs.txt"], "'pairs.txt' is not JSON"),
+        (
+            ["one.json", "pairs.txt"],
+            "'pairs.txt' is not what centerarc evaluate --json writes: it",
+        ),
         (["one.json", "other.json"], "'other.json' is not what centerarc evaluate --json writes"),
         (["one.json", "alone.json"], "needs its scores 'alone.scores.npz' beside it"),
         (["one.json", "cut.json"], "cannot read 'cut.scores.npz'"),

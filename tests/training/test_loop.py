@@ -191,7 +191,7 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(
     assert _content(tmp_path / "run").keys() == before.keys()
     before = _content(tmp_path / "run")
     again = train(make_config(tmp_path / "run", faces, **changes), resume=True)
-    assert "steps are done already" in capsys.readouterr().err
+    assert "steps are done; raise schedule.epochs" in capsys.readouterr().err
     assert _content(tmp_path / "run") == before
     assert (again.best, again.summary) == (first.best, json.loads(json.dumps(first.summary)))
 
@@ -426,7 +426,7 @@ def test_people_of_excluded_folds_and_of_the_validation_are_not_trained_on(
     )
     sources = make_sources(config)
     assert sources.train.identities == ["P02", "P03"]
-    assert "left out 4 people of the 4 that the pairs name" in sources.notes
+    assert "left out 4 people; the pairs name 4" in sources.notes
     assert sources.validation is not None
     (pairs_of_fold,) = sources.validation.sets
     assert sorted(pairs_of_fold.source.identities) == ["P00", "P01"]

@@ -120,7 +120,7 @@ def test_images_and_people_are_left_out(tmp_path: Path) -> None:
         "left out 1 person with fewer than 3 images (2 images; P01)",
     ]
     people.write_text("P00\nP01\nQ\n")
-    with pytest.raises(ValueError, match="names 1 people that the source lacks, first 'Q'"):
+    with pytest.raises(ValueError, match="names 1 person whom the source lacks, first 'Q'"):
         make_sources(config)
 
 
@@ -341,7 +341,7 @@ def test_people_of_pairs_are_left_out_whatever_the_form_of_their_names(
     sources = make_sources(with_data(tmp_path, {**data, "exclude_pairs": str(pairs)}))
     names = [name.rpartition("/")[2] for name in sources.train.identities]
     assert names == ["P02", "P03", "P04", "P05"]
-    assert "left out 2 people of the 2 that the pairs name" in sources.notes
+    assert "left out 2 people; the pairs name 2" in sources.notes
     assert sum("write" in note and "otherwise" in note for note in sources.notes) == 1
     held = with_data(tmp_path, {**data, "exclude_pairs": str(pairs)}, validation={"identities": 2})
     assert {name.rpartition("/")[2] for name in make_sources(held).train.identities} < set(names)

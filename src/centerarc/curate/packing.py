@@ -207,8 +207,7 @@ def _check_room(out: Path, *, overwrite: bool) -> list[str]:
         raise ValueError(f"out is {str(out)!r}, which holds something else: {strange[0]!r}")
     if present and unpublished and not overwrite:
         raise ValueError(
-            f"out is {str(out)!r}, which holds a pack already: {present[0]!r}; --overwrite "
-            "replaces it"
+            f"out is {str(out)!r}, which holds a pack already; --overwrite replaces it"
         )
     return present
 

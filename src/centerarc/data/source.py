@@ -298,7 +298,8 @@ def chosen_people(wanted: Iterable[str], there: Collection[str], what: str) -> s
         alike = next((other for other in there if folded(other) == folded(name)), None)
         hint = "" if alike is None else f"; {alike!r} differs in case only: write it alike"
         raise ValueError(
-            f"{what} names {len(unknown)} people that the source lacks, first {name!r}{hint}"
+            f"{what} names {counted(len(unknown), 'person', 'people')} whom the source lacks, "
+            f"first {name!r}{hint}"
         )
     return chosen
 

@@ -6,6 +6,7 @@ and the reduction.
 """
 
 import math
+import sys
 import warnings
 import weakref
 from collections import Counter, deque
@@ -267,12 +268,11 @@ class OptimizerReminder:
             self._missed += 1
             if self._missed == PATIENCE:
                 self._done = True
-                warnings.warn(
+                warn_user(
                     f"the parameters of {self._owner} have a gradient but no optimizer has them: "
                     "give it criterion.parameters() too, for example "
                     "torch.optim.SGD([*model.parameters(), *criterion.parameters()], lr=0.1), "
-                    "after the criterion is copied or loaded with assign=True",
-                    stacklevel=6,
+                    "after the criterion is copied or loaded with assign=True"
                 )
 
     def _watch(self, parameter: nn.Parameter) -> None:
@@ -362,11 +362,10 @@ class DriftReminder:
             # Ranks on unlike processors may differ by rounding.
             if not torch.allclose(theirs, some, rtol=0, atol=1e-4 * float(some.abs().max())):
                 self._done = True
-                warnings.warn(
+                warn_user(
                     f"the {tuple(values.shape)} values of {self._owner} differ between rank 0 and "
                     f"rank {rank}: {_ADVICE[isinstance(values, nn.Parameter)]}, or shard the "
-                    "classes with shards=ClassShards(num_classes)",
-                    stacklevel=6,
+                    "classes with shards=ClassShards(num_classes)"
                 )
                 return
 
@@ -382,6 +381,15 @@ def _some_values(values: Tensor) -> Tensor:
     """Up to 1024 float32 values from all over a tensor, on the CPU."""
     flat = values.detach().reshape(-1)
     return flat[:: max(1, len(flat) // 1024)][:1024].to("cpu", torch.float32, copy=True)
+
+
+def warn_user(message: str) -> None:
+    """Warns, and points at the line outside centerarc and torch that led here."""
+    level, frame = 2, sys._getframe(1)
+    ours = ("centerarc", "torch")
+    while frame.f_back and str(frame.f_globals.get("__name__")).split(".")[0] in ours:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
 
 
 def reduce(losses: Tensor, shares: Tensor, reduction: Reduction) -> Tensor:

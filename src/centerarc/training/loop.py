@@ -526,7 +526,7 @@ class Trainer:
         self.history = state["history"]
         self.notes += self.callbacks.load(state.get("callbacks", {}))
         if self.step == self.total_steps:
-            self.notes.append(f"all {self.total_steps} steps are done already")
+            self.notes.append(f"all {self.total_steps} steps are done; raise schedule.epochs")
         if self._changes:
             self.notes.append(f"changed from now on: {rundir.said_changes(self._changes)}")
             self.history = [*self.history, {"step": self.step, "changes": self._changes}]

@@ -229,7 +229,11 @@ def check_steps_left(
 
 def said_changes(changes: Mapping[str, Sequence[Any]]) -> str:
     """Settings with their old and new values, in words."""
-    return ", ".join(f"{name} {old} -> {new}" for name, (old, new) in changes.items())
+    shown = {None: "none", True: "true", False: "false"}
+    return ", ".join(
+        f"{name} {' -> '.join(str(shown.get(value, value)) for value in values)}"
+        for name, values in changes.items()
+    )
 
 
 def _value(content: Any, name: str) -> Any:

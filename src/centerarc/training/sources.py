@@ -103,8 +103,9 @@ def make_sources(config: TrainConfig, *, quiet: bool = False) -> RunSources:
     if twice := spelled_twice(train.identities):
         first, other = map(repr, twice[0])
         notes.append(
-            f"{counted(len(twice), 'name')} of people differ from another in spelling only, such "
-            f"as {other} from {first}: they are learned as different people (centerarc data check)"
+            f"{counted(len(twice), 'person is', 'people are')} named as another but for the "
+            f"spelling, such as {other} and {first}: they are learned as different people "
+            "(centerarc data check)"
         )
     if not quiet:
         notes += [note for pairs in sets for note in _copies(train, pairs)]
@@ -301,7 +302,7 @@ def _exclusion(people: Sequence[str], left_out: set[str], excluded: set[str]) ->
             "the names are of another kind, the same people may be trained on and judged"
         ]
     some = counted(len(left_out), "person", "people")
-    notes = [f"left out {some} of the {len(excluded):,} that the pairs name"]
+    notes = [f"left out {some}; the pairs name {len(excluded):,}"]
     exact = {*map(composed, excluded)}
     if others := sorted(n for n in left_out if composed(n) not in exact):
         notes.append(

@@ -150,3 +150,15 @@ def test_images_named_by_an_aligner_are_found_with_a_note(formats, kind, behind)
     first.unlink()
     with pytest.raises(ValueError, match=r"1 of 12 .*; there is '.*_1\.png', as an aligner names"):
         open_pair_set(path, images=images)
+
+
+def test_a_name_in_another_case_is_told_with_the_one_that_is_there(tmp_path) -> None:
+    for person in ("Ann", "Bob_Ray"):
+        (tmp_path / person).mkdir()
+        for number in (1, 2):
+            PIL.Image.new("RGB", (8, 8)).save(tmp_path / person / f"{person}_000{number}.jpg")
+    listed = tmp_path / "pairs.csv"
+    rows = "Ann/Ann_0001.jpg,Ann/Ann_0002.jpg,1\nAnn/Ann_0001.jpg,BOB_RAY/BOB_RAY_0001.jpg,0\n"
+    listed.write_text("image_a,image_b,same\n" + rows)
+    with pytest.raises(ValueError, match=r"BOB_RAY.*'Bob_Ray' is there, which differs in case"):
+        open_pair_set(Named(listed, tmp_path))

@@ -11,7 +11,7 @@ from typing import Any, Generic, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 
-from centerarc.data.source import EXTENSIONS, EncodedSource, composed
+from centerarc.data.source import EXTENSIONS, EncodedSource, composed, folded
 from centerarc.evaluation.files.pairs import (
     Pairs,
     holds_images,
@@ -210,7 +210,14 @@ class _Stems(dict[str, dict[str, list[str]]]):
         """What to say of an absent image where faces have its name with a number behind it."""
         files = self.of(name, *(f"{mark}{number}" for number in range(10) for mark in "_-"))
         named = "as an aligner names faces; name one of them as the list does"
-        return f"; there is {files[0]!r}, {named}" if files else ""
+        if files:
+            return f"; there is {files[0]!r}, {named}"
+        first, below, _ = name.partition("/")
+        there = sorted(os.listdir(self._root)) if below else ()
+        alike = [other for other in there if folded(other) == folded(first)]
+        if alike and composed(first) not in map(composed, alike):
+            return f"; {alike[0]!r} is there, which differs in case only: write it alike"
+        return ""
 
 
 def _spelled_there(folder: Path, name: str, wanted: Callable[[Path], bool] = Path.is_file) -> str:

@@ -252,7 +252,9 @@ def read_evaluation(path: str | os.PathLike[str]) -> StoredEvaluation:
     except OSError as error:
         raise OSError(f"cannot read {str(file)!r}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{str(file)!r} is not JSON: {error}") from error
+        raise ValueError(
+            f"{str(file)!r} is not what centerarc evaluate --json writes: it is no JSON ({error})"
+        ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{str(file)!r} is not what centerarc evaluate --json writes ({FORMAT!r})")
     fields = _Fields(file, content)
