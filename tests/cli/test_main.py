@@ -66,7 +66,7 @@ def test_list_settings_shows_every_section(
     assert "\n--validation none\n" not in out  # its fields are listed
     assert "\n--validation.pairs none\n    " in out
     assert "\n--validation.name none\n    " in out
-    assert "kind of images: folder, list, recordio, shards, synthetic, mixed" in out
+    assert "kind of images: folder, list, parquet, recordio, shards, synthetic, mixed" in out
 
 
 def test_list_settings_is_readable_in_80_columns(
@@ -156,7 +156,9 @@ def test_help_of_evaluate_has_groups_and_an_example() -> None:
         " ".join(out.replace("│", " ").split())
     )
     assert "one number or three with  " not in out
-    assert "0 beyond a million pairs" in " ".join(out.replace("│", " ").split())
+    assert "0 for no intervals; else resamples of the people" in " ".join(
+        out.replace("│", " ").split()
+    )
 
 
 def test_help_of_compare_asks_for_two_and_says_which_is_the_first() -> None:

@@ -179,9 +179,10 @@ def carrying_folds(folds: IntArray, same: BoolArray) -> tuple[IntArray | None, s
     Example:
         >>> same = np.array([True, True, False, False])
         >>> folds, note = carrying_folds(np.array([1, 1, 2, 2]), same)
-        >>> folds.tolist(), note
-        ([1, 2, 1, 2],
-         'folds 1 and 2 of 2 hold pairs of one kind only; 2 stratified folds instead')
+        >>> folds.tolist()
+        [1, 2, 1, 2]
+        >>> note
+        'folds 1 and 2 of 2 hold pairs of one kind only; 2 stratified folds instead'
     """
     distinct, number = np.unique(folds, return_inverse=True)
     if distinct.size < 2:

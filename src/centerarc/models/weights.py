@@ -84,6 +84,7 @@ def save_weights(
 
     Example:
         >>> import tempfile
+        >>> from centerarc.models import create_model, load_weights
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save_weights(f"{folder}/face.safetensors", create_model("mobilefacenet"))
         ...     load_weights(f"{folder}/face.safetensors").embedding_size

@@ -161,4 +161,4 @@ def test_a_name_in_another_case_is_told_with_the_one_that_is_there(tmp_path) -> 
     rows = "Ann/Ann_0001.jpg,Ann/Ann_0002.jpg,1\nAnn/Ann_0001.jpg,BOB_RAY/BOB_RAY_0001.jpg,0\n"
     listed.write_text("image_a,image_b,same\n" + rows)
     with pytest.raises(ValueError, match=r"BOB_RAY.*'Bob_Ray' is there, which differs in case"):
-        open_pair_set(Named(listed, tmp_path))
+        open_pair_set(listed)
