@@ -24,6 +24,7 @@ from centerarc.models import (
     open_model,
     save_weights,
 )
+from centerarc.models.embedder import check_alone
 from tests.evaluation.protocols.faces import FLAGS, folder, lfw_pairs
 from tests.models.tiny import tiny
 
@@ -165,6 +166,21 @@ def test_a_model_that_has_nothing_to_normalize_over_for_one_image_is_refused(
         embed_to_file(opened, source, tmp_path / "e.npz")
     with pytest.raises(ValueError, match=expected):
         ModelSubject(opened).embed(source)
+
+
+def test_equal_images_are_no_company_for_each_other() -> None:
+    class LessTheMean:
+        image_size = 4
+
+        def embed(self, images: np.ndarray, *, mirror: bool = False) -> np.ndarray:
+            found = images.astype(np.float32).mean((1, 2)) + 5
+            return found - 0.9 * found.mean(0)
+
+    images = np.random.default_rng(0).integers(0, 256, (10, 4, 4, 3), dtype=np.uint8)
+    images[:5] = images[0]
+    with pytest.raises(ValueError, match="normalizes over the batch"):
+        check_alone(LessTheMean(), images.__getitem__, len(images), "the model")
+    check_alone(LessTheMean(), images[:5].__getitem__, 5, "the model")  # one image cannot tell
 
 
 def test_a_model_that_moves_a_little_with_the_batch_warns(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def check_alone(
 
     Args:
         embedder: What is checked.
-        image: Reads an image by its number, `(S, S, 3)` uint8 RGB; 4 that can be read are used.
+        image: Reads an image by its number, `(S, S, 3)` uint8 RGB; 4 unlike ones are used.
         count: Number of images.
         name: Of the model, for the message.
         mirror: As of `Embedder.embed`.
@@ -152,7 +152,9 @@ def check_alone(
     for number in range(min(count, 4 * _COMPANY)):
         if len(first) < _COMPANY:
             with suppress(OSError, ValueError):  # damaged ones are named where all are read
-                first.append(image(number))
+                other = image(number)
+                if not any(np.array_equal(other, one) for one in first):
+                    first.append(other)
     size = embedder.image_size
     kinds = {(one.shape, one.dtype) for one in first}
     if kinds != {((size, size, 3), np.dtype(np.uint8))} and (size is not None or len(kinds) != 1):
