@@ -131,7 +131,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     if text is None:
         raise ValueError(
             f"{str(path)!r} does not say which model it holds; "
-            "build that model and use load_pretrained(model, path)"
+            "name it by --architecture, or build it and use load_pretrained(model, path)"
         )
     try:
         return _check_recipe(json.loads(text))

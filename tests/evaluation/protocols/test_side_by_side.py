@@ -1,5 +1,6 @@
 """Evaluations side by side: what any of them asked for is compared, and no file twice."""
 
+import json
 import os
 from pathlib import Path
 
@@ -80,3 +81,12 @@ def test_models_are_called_by_their_whole_names(tmp_path):
     found = compare_files([pairs_of(tmp_path, k, settings, name) for k, name in enumerate(names)])
     assert found.names == names
     assert found.verified[0].report.auc.value != found.verified[1].report.auc.value
+
+
+def test_a_mirror_image_for_some_models_only_is_said(tmp_path):
+    files = [pairs_of(tmp_path, seed, Settings(resamples=0)) for seed in (0, 1)]
+    assert not any("mirror" in note for note in compare_files(files).notes)
+    content = json.loads(files[1].read_text())
+    content["model"]["mirror"] = True
+    files[1].write_text(json.dumps(content))
+    assert "With mirror: 1; without: 0." in compare_files(files).notes

@@ -164,9 +164,18 @@ def compare_files(paths: Sequence[str | os.PathLike[str]]) -> Comparison:
                 seed=search.seed,
                 convention=search.convention,
             )
+    mirrored = [name for name, one in zip(names, stored, strict=True) if _mirrored(one)]
+    if 0 < len(mirrored) < len(names):
+        others = ", ".join(name for name in names if name not in mirrored)
+        notes = (*notes, f"With mirror: {', '.join(mirrored)}; without: {others}.")
     return Comparison(
         names, stored, first.dataset, verified, differences, identified, search_differences, notes
     )
+
+
+def _mirrored(stored: StoredEvaluation) -> bool:
+    """Whether embeddings are those of the images with their mirror images."""
+    return bool(stored.content["model"].get("mirror"))
 
 
 def _flat(recipe: dict[str, Any], prefix: str = "") -> dict[str, Any]:
