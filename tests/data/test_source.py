@@ -199,5 +199,5 @@ def test_a_namesake_is_found_in_any_form_case_or_part_of_a_mixture() -> None:
 
 def test_people_chosen_by_a_list_may_have_another_form_and_not_another_case() -> None:
     assert chosen_people([COMPOSED], [DECOMPOSED, "Bob"], "l") == {DECOMPOSED}
-    with pytest.raises(ValueError, match=r"l names 1 people .* first 'bob'; 'Bob' differs in case"):
+    with pytest.raises(ValueError, match=r"l names 1 person .* first 'bob'; 'Bob' differs in case"):
         chosen_people(["bob"], [DECOMPOSED, "Bob"], "l")

@@ -229,11 +229,14 @@ def check_steps_left(
 
 def said_changes(changes: Mapping[str, Sequence[Any]]) -> str:
     """Settings with their old and new values, in words."""
-    shown = {None: "none", True: "true", False: "false"}
     return ", ".join(
-        f"{name} {' -> '.join(str(shown.get(value, value)) for value in values)}"
+        f"{name} {' -> '.join(_as_written(value) for value in values)}"
         for name, values in changes.items()
     )
+
+
+def _as_written(value: Any) -> str:
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 def _value(content: Any, name: str) -> Any:
