@@ -570,7 +570,7 @@ def read_identities(path: str | os.PathLike[str]) -> list[str]:
         raise ValueError(f"{os.fspath(path)!r} names no one; it must have one name a line")
     seen: set[str] = set()
     for name in names:
-        if composed(name) in seen:
+        if name in seen:  # two spellings of a name may be two people of one source
             raise ValueError(f"{os.fspath(path)!r} names {name!r} twice")
-        seen.add(composed(name))
+        seen.add(name)
     return names
