@@ -411,6 +411,7 @@ def _zip_names(file: BinaryIO) -> list[str]:
     try:
         with zipfile.ZipFile(file) as archive:
             return archive.namelist()
+    # Of archives that are damaged, or newer than zipfile reads, no member is known.
     except (zipfile.BadZipFile, NotImplementedError, ValueError):
         return []
 
