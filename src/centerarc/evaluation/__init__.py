@@ -8,6 +8,8 @@ from centerarc.evaluation.accuracy import (
     grid_kfold_accuracy,
     kfold_accuracy,
 )
+from centerarc.evaluation.all_pair_scores import score_all_pairs
+from centerarc.evaluation.all_pairs import AllPairs, TarPoint
 from centerarc.evaluation.comparison import (
     Difference,
     IdentificationComparison,
@@ -56,6 +58,7 @@ from centerarc.evaluation.verification import (
 
 __all__ = [
     "WEIGHTINGS",
+    "AllPairs",
     "Breakdown",
     "CalibratedThreshold",
     "Det",
@@ -74,6 +77,7 @@ __all__ = [
     "Pairs",
     "Roc",
     "Separability",
+    "TarPoint",
     "Templates",
     "VerificationComparison",
     "VerificationReport",
@@ -103,6 +107,7 @@ __all__ = [
     "read_embeddings",
     "read_pairs",
     "roc",
+    "score_all_pairs",
     "search_gallery",
     "search_templates",
     "tar_at_far",

@@ -46,13 +46,14 @@ class Interval:
     high: float
 
 
-Trials = Literal["genuine", "impostor", "either", "impostor of each", "unmated"]
+Trials = Literal["genuine", "impostor", "either", "impostor of each", "unmated", "people pairs"]
 _TRIALS: dict[Trials, str] = {
     "genuine": "genuine pairs",
     "impostor": "impostor pairs",
     "either": "pairs of each kind",
     "impostor of each": "impostor pairs of every identity",
     "unmated": "probes of people who are not in the gallery",
+    "people pairs": "pairs of two people",
 }
 
 
