@@ -15,9 +15,9 @@ PrototypeSGD SphereFaceR negative_logsumexp
 
 LOSSES = """
 ArcFace BatchMetrics CenterArcFaceLoss CenterLoss Chunked CombinedMargin CosFace Margin
-MarginSoftmaxLoss PrototypeSGD SphereFaceR Target center_arcface_loss center_loss center_separation
-create_margin list_margins margin_softmax_loss negative_logsumexp register_margin sample_classes
-update_centers
+MarginSoftmaxLoss PrototypeSGD SphereFaceR Target TermWeight center_arcface_loss center_loss
+center_separation create_margin list_margins margin_softmax_loss negative_logsumexp register_margin
+sample_classes update_centers
 """
 
 

@@ -100,6 +100,7 @@ GRADIENT = {"centers": "separate", "center_update": "gradient"}
         ((2, 4), {"loss": {"label_smoothing": 0.1, "class_weights": "weights.csv"}}),
         ((3, 4), {"loss": {"sub_centers": 2, "conflict_threshold": 0.3}}),
         ((3,), ADAMW),
+        ((2, 3), {"loss": {"center_weight": "auto", "ramp_steps": 2, "start_cosine": -0.9}}),
         ((2, 4), {"accumulate": 3, "model": {"options": {"norm": False}}}),
         ((2, 3), {"head": {"fused": True}, "clip_norm": 0, "optimizer": {"nesterov": True}}),
         ((2,), {"head": REPLICATED, "loss": {"separation_weight": 0.5}}),
@@ -143,9 +144,10 @@ def _merged(name: str, value: Any) -> Any:
     [
         {"loss": {"centers": "separate"}},
         {"loss": GRADIENT, **ADAMW},
+        {"loss": {"center_weight": "auto", "ramp_steps": 3, "start_cosine": -0.9}},
         {"head": {"fused": True}, "clip_norm": 0},
     ],
-    ids=["sgd", "adamw", "fused"],
+    ids=["sgd", "adamw", "in a ramp", "fused"],
 )
 def test_a_run_of_two_processes_resumes_on_one_two_and_three(
     pool: Pool, tmp_path: Path, faces: Path, changes: dict[str, Any]

@@ -123,8 +123,13 @@ def test_without_validation_the_last_weights_count(tmp_path: Path, faces: Path) 
 @pytest.mark.parametrize("steps", [1, 3, 5, 8], ids=lambda n: f"after step {n}")
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"loss": {"centers": "separate"}}, {"ema_decay": 0.9}],
-    ids=["shared", "separate", "averaged"],
+    [
+        {},
+        {"loss": {"centers": "separate"}},
+        {"loss": {"center_weight": "auto", "ramp_steps": 7, "start_cosine": -0.9}},
+        {"ema_decay": 0.9},
+    ],
+    ids=["shared", "separate", "in a ramp", "averaged"],
 )
 def test_interrupted_and_resumed_equals_uninterrupted_to_the_last_bit(
     tmp_path: Path,
@@ -350,6 +355,34 @@ def test_the_log_tells_the_share_of_each_loss_and_that_one_does_nothing(
     said = " ".join(capsys.readouterr().err.split())
     assert said.count("% of the gradient)") == (3 if weight else 0)
     assert said.count("does nothing visible: raise loss.center_weight") == idle
+
+
+def test_the_log_has_the_weight_in_force_and_the_loss_with_it(tmp_path: Path, faces: Path) -> None:
+    loss = {"center_weight": 2.0, "ramp_steps": 8}
+    for every in (1, 4):
+        config = make_config(tmp_path / str(every), faces, loss=loss, log={"every": every})
+        train(config)
+    rows = _rows(tmp_path / "1")
+    assert [row["center_weight"] for row in rows] == [min(step / 4, 2.0) for step in range(12)]
+    for row in rows:
+        total = row["arcface_loss"] + row["center_weight"] * row["center_loss"]
+        assert row["loss"] == pytest.approx(total, rel=1e-9)
+        assert "added" not in row
+    for number, row in enumerate(_rows(tmp_path / "4")):
+        window = rows[4 * number : 4 * number + 4]
+        assert row["loss"] == pytest.approx(sum(one["loss"] for one in window) / 4, rel=1e-6)
+        assert row["center_weight"] == window[-1]["center_weight"]
+
+
+def test_auto_does_not_depend_on_what_is_logged(tmp_path: Path, faces: Path) -> None:
+    for every in (1, 3, 12):
+        loss = {"center_weight": "auto", "auto_ratio": 2.0}
+        train(make_config(tmp_path / str(every), faces, loss=loss, log={"every": every}))
+    for every in (3, 12):
+        assert same_bits(tmp_path / "1/last.safetensors", tmp_path / f"{every}/last.safetensors")
+    shares = [row["center_share"] for row in _rows(tmp_path / "1")]
+    assert shares[0] == 0  # nothing is known before the first step
+    assert sum(shares[6:]) / 6 == pytest.approx(2 / 3, abs=0.1)
 
 
 ADVICE = (

@@ -137,6 +137,7 @@ def test_what_the_state_depends_on_is_refused(tmp_path: Path, faces: Path) -> No
             },
             **{"data.sampler.block": 10, "data.sampler.images_per_identity": 2},
             **{"loss.label_smoothing": 0.1, "data.sampler.distinct": True},
+            **{"loss.start_cosine": 0.3},
         }
         if name in now:
             inner[leaf] = now[name]
@@ -154,6 +155,8 @@ def test_what_the_state_depends_on_is_refused(tmp_path: Path, faces: Path) -> No
             before["data"]["exclude_pairs"] = "a.txt"
         if name in ("loss.center_update", "loss.alpha"):
             before["loss"]["centers"] = "separate"
+        if name == "loss.auto_ratio":
+            before["loss"]["center_weight"] = "auto"
         if name == "data.sampler.block":
             before["data"]["sampler"]["kind"] = "blocks"
         if name == "data.sampler.images_per_identity":

@@ -35,6 +35,7 @@ def test_flags_of_every_kind(tmp_path: Path) -> None:
         *("--validation.images", "x", "--validation.folds", "[6]"),
         *("--model.options", "{dropout: 0.4}", "--optimizer.nesterov", "true"),
         *("--optimizer.lr", "1e-2", "--loss.margin", "cosface"),
+        *("--loss.center_weight", "3e-1"),
     ]
     config = load_config(_write(tmp_path, text), flags)
     assert config.data.source == "folder"
@@ -44,6 +45,10 @@ def test_flags_of_every_kind(tmp_path: Path) -> None:
     assert config.validation.folds == [6]
     assert config.model.options == {"dropout": 0.4}
     assert config.optimizer.nesterov
+    assert config.loss.center_weight == 0.3
+    automatic = load_config(_write(tmp_path, text), ["--loss.center_weight", "auto"])
+    assert automatic.loss.center_weight == "auto"
+    assert check_config(yaml.safe_load(dump_config(automatic))) == automatic
     assert config.optimizer.lr == 0.01
     assert load_config(_write(tmp_path, text), ["--validation", "none"]).validation is None
 
@@ -77,6 +82,12 @@ def test_the_resolved_configuration_reads_back(tmp_path: Path) -> None:
         ("", ["--data.source", "mine"], "set plugins to the module or .py file that registers it"),
         ("", ["loss.m=1"], "got 'loss.m=1'; expected a flag"),
         ("loss: {m: -1}\n", [], "loss.m is -1; it must be greater than or equal to 0"),
+        (
+            "loss: {center_weight: car}\n",
+            [],
+            "loss.center_weight: must be a number of at least 0, or auto, got 'car'",
+        ),
+        ("", ["--loss.center_weight", "-1"], "must be a number of at least 0, or auto, got '-1'"),
         ("loss: {s: big}\n", [], "loss.s is 'big'; it must be a valid number"),
         ("", ["--loss.s", ".nan"], "loss.s is nan; it must be"),
         ("optimizer: {name: sdg}\n", [], "did you mean 'sgd'?"),
@@ -230,6 +241,15 @@ def test_lists_take_commas_and_blanks_as_those_of_other_commands_do(
         (
             {"loss": {"centers": "separate", "center_update": "gradient", "alpha": 0.1}},
             "alpha is 0.1, but",
+        ),
+        ({"loss": {"auto_ratio": 0.1}}, "auto_ratio is 0.1, but it goes with center_weight: auto"),
+        (
+            {"loss": {"center_weight": 0, "ramp_steps": 9}},
+            "ramp_steps is 9, but it goes with a center_weight above 0",
+        ),
+        (
+            {"loss": {"center_weight": 0, "start_cosine": 0.2}},
+            "start_cosine is 0.2, but it goes with a center_weight above 0",
         ),
         ({"loss": {"center_update": "gradient"}}, "center_update is gradient, but it goes with"),
         ({"loss": {"m": 0.3, "margin_options": {"m": 0.4}}}, "m is 0.3, but it goes into margin_o"),

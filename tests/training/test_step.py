@@ -13,6 +13,7 @@ from centerarc.training.config import LossConfig, OptimizerConfig
 from centerarc.training.head import make_criterion
 from centerarc.training.optimizer import make_optimizers
 from centerarc.training.step import Precision, StepReport, TrainStep
+from centerarc.training.terms import AddedTerms
 from tests.training.helpers import SIZE, Tiny
 
 CPU = torch.device("cpu")
@@ -33,7 +34,8 @@ def _setup(loss: LossConfig, **options: Any) -> tuple[TrainStep, Tiny, CenterArc
     criterion = make_criterion(loss, CLASSES, 8, torch.Generator().manual_seed(0))
     optimizers = make_optimizers(model, criterion, OptimizerConfig(lr=0.1))
     alone = Processes(0, 1, CPU)
-    step = TrainStep(model, criterion, optimizers, loss, Precision("fp32", CPU), alone, **options)
+    terms = AddedTerms(loss)
+    step = TrainStep(model, criterion, optimizers, terms, Precision("fp32", CPU), alone, **options)
     return step, model, criterion
 
 
@@ -148,6 +150,29 @@ def test_bf16_gives_nearly_the_same_step() -> None:
     for a, b in zip(exact_model.parameters(), half_model.parameters(), strict=True):
         assert b.dtype == torch.float32
         torch.testing.assert_close(a, b, rtol=0.1, atol=0.05)
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_auto_keeps_the_ratio_of_the_gradients_however_the_batch_is_cut(parts: int) -> None:
+    """The rule with gradients of float64 backward passes of the two terms."""
+    loss = LossConfig(center_weight="auto", auto_ratio=0.4, s=16)
+    step, model, criterion = _setup(loss, accumulate=parts)
+    images, labels = _batch()
+    step.balances = True
+    sums = torch.zeros(2, dtype=torch.float64)
+    for done in range(3):
+        with torch.no_grad():
+            features = model((images.permute(0, 3, 1, 2) - 127.5) / 127.5)
+        features = features.double().requires_grad_()
+        twin = copy.deepcopy(criterion).double()
+        norms = [
+            torch.autograd.grad(term, features, retain_graph=True)[0].norm()
+            for term in twin(features, labels)
+        ]
+        expected = float(0.4 * sums[0] / sums[1]) if done else 0.0
+        report = step(images, labels).read()
+        assert report["center_weight"] == pytest.approx(expected, rel=1e-4)
+        sums = 0.9 * sums + torch.stack(norms)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from centerarc.losses.margins import (
     list_margins,
     register_margin,
 )
+from centerarc.losses.term_weight import TermWeight
 
 __all__ = [
     "ArcFace",
@@ -31,6 +32,7 @@ __all__ = [
     "PrototypeSGD",
     "SphereFaceR",
     "Target",
+    "TermWeight",
     "center_arcface_loss",
     "center_loss",
     "center_separation",

@@ -1,5 +1,6 @@
 """The configuration of a training run. Importing this module does not import torch."""
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -186,6 +187,23 @@ def _refuse_idle(section: Section, name: str, acts: bool, belongs: str) -> None:
         raise ValueError(f"{name} is {value}, but it {belongs}; leave it out ({default})")
 
 
+def _number_or_auto(given: Any) -> Any:
+    """Reads a weight, which flags bring as text."""
+    if given == "auto":
+        return given
+    try:
+        weight = math.nan if isinstance(given, bool) else float(given)
+    except (TypeError, ValueError):
+        weight = math.nan
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"must be a number of at least 0, or auto, got {given!r}")
+    return weight
+
+
+# The weight of an added term.
+Weight = Annotated[float | Literal["auto"], BeforeValidator(_number_or_auto)]
+
+
 class LossConfig(Section):
     """The joint loss: arcface + center_weight * center + separation_weight * separation."""
 
@@ -195,7 +213,22 @@ class LossConfig(Section):
         default={}, description="the margin's parameters where they are not one m"
     )
     s: float = Field(default=30.0, gt=0, allow_inf_nan=False, description="scale of the cosines")
-    center_weight: NotNegative = Field(default=1.0, description="weight of the center loss")
+    center_weight: Weight = Field(
+        default=1.0, description="weight of the center loss; auto balances the gradients"
+    )
+    auto_ratio: float = Field(
+        default=0.5,
+        gt=0,
+        le=1000,
+        description="with a weight of auto: the added term's gradient, as a multiple of ArcFace's",
+    )
+    ramp_steps: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="optimizer steps in which the weights of added terms rise from 0"
+    )
+    start_cosine: Annotated[float, Field(ge=-1, le=1)] | None = Field(
+        default=None,
+        description="mean target cosine from which added terms count; none: from the first step",
+    )
     separation_weight: NotNegative = Field(
         default=0.0, description="weight of the separation of centers"
     )
@@ -241,7 +274,18 @@ class LossConfig(Section):
         _refuse_idle(
             self, "m", not self.margin_options, "goes into margin_options, which are given"
         )
+        _refuse_idle(
+            self, "auto_ratio", self.center_weight == "auto", "goes with center_weight: auto"
+        )
+        for name in ("ramp_steps", "start_cosine"):
+            _refuse_idle(self, name, self.center_weight != 0, "goes with a center_weight above 0")
         return self
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether the weight of an added term changes from step to step."""
+        later = self.ramp_steps > 0 or self.start_cosine is not None
+        return later or self.center_weight == "auto"
 
     @property
     def separates_prototypes(self) -> bool:

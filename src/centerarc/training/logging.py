@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from centerarc.io.files import atomic_path
 from centerarc.io.progress import duration
+from centerarc.training.config import LossConfig
 from centerarc.training.step import Diverged, StepReport
 
 METRICS = "metrics.jsonl"
@@ -20,6 +21,8 @@ _LOSSES = ("arcface_loss", "center_loss", "separation")
 
 # Of the gradient at the embedding.
 _SHARES = ("arcface_share", "center_share")
+# What a row has of its last step, and not as a mean over the window.
+_LAST = (*_SHARES, "center_weight")
 # Below this share of the gradient a loss moves nothing that a validation could show.
 _IDLE = 1e-3
 
@@ -38,7 +41,7 @@ class Meter:
     def __init__(self, *, scaled: bool = False) -> None:
         self.window: dict[str, float] = {}
         self._scaled = scaled
-        self._shares: dict[str, float] = {}  # of the last step that measured them
+        self._last: dict[str, float] = {}  # of the last step, shares of the last with any
         self._unread: list[tuple[int, StepReport]] = []
         self._start = 0.0
 
@@ -80,7 +83,8 @@ class Meter:
             if not (self._scaled or math.isfinite(values.get("grad_norm", 0.0))):
                 raise Diverged("the norm of the gradients is not finite", step)
             count = values.pop("count")
-            self._shares |= {k: values.pop(k) for k in _SHARES if k in values}
+            values["added"] = values["center_weight"] * values["center_loss"]
+            self._last |= {k: values.pop(k) for k in _LAST if k in values}
             for name, value in values.items():
                 self._add(name, value * count)
             self._add("count", count)
@@ -92,11 +96,24 @@ class Meter:
         """Returns the means over the window's samples, its steps and seconds, and empties it."""
         window, self.window = self.window, {}
         count, steps, seconds = (window.pop(name) for name in ("count", "steps", "seconds"))
-        means = {name: value / max(count, 1.0) for name, value in window.items()} | self._shares
+        means = {name: value / max(count, 1.0) for name, value in window.items()} | self._last
         return means, steps, seconds
 
     def _add(self, name: str, value: float) -> None:
         self.window[name] = self.window.get(name, 0.0) + value
+
+
+def total_loss(means: dict[str, float], config: LossConfig) -> float:
+    """The loss of a window from the means of its terms; takes `added` out of them.
+
+    Where the weight of the center term changes from step to step, that is the mean of what it came
+    to in each.
+    """
+    added = means.pop("added", 0.0)
+    if config.scheduled:
+        return means["arcface_loss"] + added + config.separation_weight * means["separation"]
+    center = means["center_weight"] * means["center_loss"]
+    return means["arcface_loss"] + center + config.separation_weight * means["separation"]
 
 
 class MetricsLog:
@@ -253,7 +270,7 @@ class Display:
             f"center {row['center_loss']:.3f}{pull}  cosine {row['target_cosine']:.3f}  "
             f"accuracy {100 * row['accuracy']:.1f}%"
         )
-        if share is not None and share < _IDLE and not self._told:
+        if share is not None and share < _IDLE and row["center_weight"] and not self._told:
             self._told = True
             self.say(
                 f"the center loss is {100 * share:.2g}% of the gradient at the embedding and does "

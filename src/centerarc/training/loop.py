@@ -34,7 +34,7 @@ from centerarc.training.head import (
     make_shards,
     start_head,
 )
-from centerarc.training.logging import Display, Meter, MetricsLog, require_tensorboard
+from centerarc.training.logging import Display, Meter, MetricsLog, require_tensorboard, total_loss
 from centerarc.training.optimizer import lr_factor, make_optimizers, set_rate
 from centerarc.training.rundir import RunResult
 from centerarc.training.sources import describe, make_sampler, make_sources
@@ -42,11 +42,13 @@ from centerarc.training.step import (
     Diverged,
     Precision,
     TrainStep,
+    advice,
     check_finite,
     check_parts,
     in_parallel,
     seed_step,
 )
+from centerarc.training.terms import AddedTerms
 
 
 class TrainingInterrupted(Exception):
@@ -110,6 +112,7 @@ class Trainer:
         model: The backbone.
         judged: What is validated and saved: the backbone, or the average of its weights.
         criterion: The joint loss.
+        terms: The weights of what is added to ArcFace.
         optimizers: Of the parameters of both.
         step: Optimizer steps done.
         total_steps: Those of the whole run.
@@ -196,6 +199,7 @@ class Trainer:
         self.model = model.to(device)
         nn.Module.to(self.model, memory_format=layout)  # type: ignore[call-overload]
         self.criterion = criterion.to(device)
+        self.terms = AddedTerms(config.loss).to(device)
         # Validation and the saved weights use the plain model; it shares the parameters.
         parallel = in_parallel(self.model, processes, compiled=config.compile)
         self.optimizers = make_optimizers(
@@ -213,7 +217,7 @@ class Trainer:
             parallel,
             self.criterion,
             self.optimizers,
-            config.loss,
+            self.terms,
             self.precision,
             processes,
             accumulate=config.accumulate,
@@ -278,13 +282,7 @@ class Trainer:
 
     def _advice(self, step: int) -> str:
         """What to say where the numbers after a step are not finite."""
-        other = {"bf16": ", precision: fp32", "fp16": ", precision: bf16"}
-        clip = f"below {self.config.clip_norm:g}" if self.config.clip_norm else "such as 5"
-        return (
-            f" at a learning rate of {self._lr(max(step, 1) - 1):.3g}; the training diverges: try "
-            f"a lower optimizer.lr, a longer schedule.warmup_epochs, a clip_norm {clip}"
-            + other.get(self.config.precision, "")
-        )
+        return advice(self.config, self._lr(max(step, 1) - 1))
 
     def _run(self) -> RunResult:
         main = self.processes.is_main
@@ -344,6 +342,7 @@ class Trainer:
             seed_step(config.seed, self.processes.rank, self.step)
             logged = (self.step + 1) % config.log.every == 0 or self.step + 1 == self.total_steps
             self.train_step.measures = logged
+            self.train_step.balances = self.terms.measures_at(self.step)
             try:
                 report = self.train_step(images, labels, stop=stop.requested or callbacks.stopping)
             except ValueError as problem:
@@ -394,12 +393,10 @@ class Trainer:
     ) -> dict[str, Any]:
         self.seconds["train"] += self.meter.take_time()
         means, steps, elapsed = self.meter.flush()
-        weights = self.config.loss
-        loss = means["arcface_loss"] + weights.center_weight * means["center_loss"]
         row = {
             "epoch": epoch + 1,
             "lr": lr,
-            "loss": loss + weights.separation_weight * means["separation"],
+            "loss": total_loss(means, self.config.loss),
             **means,
             "images_per_second": steps * self.config.batch_size / max(elapsed, 1e-9),
         }
@@ -484,6 +481,7 @@ class Trainer:
             "class_weights": self._class_weights(),
             "average": None if self.average is None else self.average.state_dict(),
             "scaler": self.precision.scaler.state_dict(),
+            "terms": self.terms.state_dict(),
             "best": self.best,
             "judged_on": self._judged_on(),
             "window": dict(self.meter.window),
@@ -513,6 +511,8 @@ class Trainer:
         restore(self.config.run_dir, state, *self._trained())
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+        if "terms" in state:
+            self.terms.load_state_dict(state["terms"])
         if state["scaler"]:  # of fp16, which the run may not have had before
             self.precision.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]

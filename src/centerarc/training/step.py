@@ -22,7 +22,8 @@ from centerarc.io.tables import counted
 from centerarc.losses.center_arcface import CenterArcFaceLoss
 from centerarc.losses.head.products import CPU_HAS_BFLOAT16
 from centerarc.losses.head.prototype_sgd import PrototypeSGD
-from centerarc.training.config import LossConfig
+from centerarc.training.config import TrainConfig
+from centerarc.training.terms import AddedTerms
 
 
 def seed_step(seed: int, rank: int, step: int) -> None:
@@ -98,6 +99,17 @@ class Diverged(ValueError):
         self.step = step
 
 
+def advice(config: TrainConfig, lr: float) -> str:
+    """What to say where the numbers of a training are not finite at a learning rate."""
+    other = {"bf16": ", precision: fp32", "fp16": ", precision: bf16"}
+    clip = f"below {config.clip_norm:g}" if config.clip_norm else "such as 5"
+    return (
+        f" at a learning rate of {lr:.3g}; the training diverges: try "
+        f"a lower optimizer.lr, a longer schedule.warmup_epochs, a clip_norm {clip}"
+        + other.get(config.precision, "")
+    )
+
+
 def check_finite(processes: Processes, *modules: nn.Module) -> None:
     """Raises `Diverged`, on all processes, if a tensor of a module is not finite on any."""
     named = [item for module in modules for item in module.state_dict().items()]
@@ -122,14 +134,17 @@ class StepReport:
     Args:
         sums: (9,) float64 or float32: arcface and center loss, target cosine, right answers, valid
             labels and their class weights, each summed over all ranks; how many ranks want to stop;
-            and the squared gradients of the two losses at the embedding, 0 if not measured.
+            and the squared gradients of the two losses at the embedding, of the center term before
+            its weight, 0 if not measured.
         separation: The separation term.
         grad_norm: Norm of all gradients before clipping; None without clipping.
+        center_weight: The weight of the center term in this step.
     """
 
     sums: Tensor
     separation: Tensor
     grad_norm: Tensor | None
+    center_weight: float | Tensor
 
     def read(self) -> dict[str, float]:
         """Waits for the device and returns means by name, with `count` and `stop`."""
@@ -146,7 +161,9 @@ class StepReport:
         }
         if self.grad_norm is not None:
             means["grad_norm"] = float(self.grad_norm)
+        means["center_weight"] = weight = float(self.center_weight)
         arcface, center = (math.sqrt(sums[name]) for name in _SQUARES)
+        center *= weight
         if 0 < arcface + center < math.inf:
             means["arcface_share"] = arcface / (arcface + center)
             means["center_share"] = center / (arcface + center)
@@ -211,14 +228,15 @@ class TrainStep:
         loss = sum arcface / mass + center_weight sum center / count
                + separation_weight separation
 
-    The mass is the sum of the labels' class weights; without weights, their number.
+    The mass is the sum of the labels' class weights; without weights, their number. A weight that
+    is not the same in all steps comes from the steps before.
 
     Args:
         model: The backbone, wrapped by DDP where there are several ranks.
         criterion: With `reduction="sum"`; outside DDP. Where its classes are spread over the ranks,
             so are its gradients; where each rank has them all, the gradients are summed here.
         optimizers: Of the parameters of both.
-        weights: The weights of the loss terms.
+        terms: What is added to ArcFace, and its weights.
         precision: Autocast and gradient scaling.
         processes: The ranks.
         accumulate: Micro-batches a step.
@@ -230,7 +248,7 @@ class TrainStep:
         model: nn.Module,
         criterion: CenterArcFaceLoss,
         optimizers: Sequence[Optimizer],
-        weights: LossConfig,
+        terms: AddedTerms,
         precision: Precision,
         processes: Processes,
         *,
@@ -240,16 +258,18 @@ class TrainStep:
         self.model = model
         self.criterion = criterion
         self.optimizers = optimizers
-        self.weights = weights
+        self.terms = terms
+        self.config = terms.config
         self.precision = precision
         self.processes = processes
         self.accumulate = accumulate
         self.clip_norm = clip_norm
         self.sharded = criterion.arcface.shards is not None
         self.frozen = False
-        self.measures = False  # the share of each loss in the gradient at the embedding
+        # The gradient of each loss at the embedding: to report it, and to balance them.
+        self.measures = self.balances = False
         self._seen = False  # whether a first backward pass was looked at
-        self._updates_centers = weights.centers == "separate" and weights.center_update == "paper"
+        self._updates_centers = terms.updates_centers
 
     def __call__(self, images: Tensor, labels: Tensor, *, stop: bool = False) -> StepReport:
         """Trains on this rank's share of a batch.
@@ -269,6 +289,7 @@ class TrainStep:
         # DDP averages over ranks, the loss is a sum over them: make up for it here, and average
         # the criterion's gradients too. A loss over shards does so itself.
         scale = (1 if self.sharded else ranks) / count.clamp(min=1)
+        center_weight = self.terms.center_weight
         arcface_scale = scale * (count / mass.where(mass > 0, 1))
         sums = torch.zeros(len(_SUMS), device=device)
         squares = torch.zeros(len(_SQUARES), device=device)
@@ -283,17 +304,16 @@ class TrainStep:
                 # Elsewhere that would wait for the device; the loss is looked at later.
                 if embedding.device.type == "cpu" and not bool(embedding.detach().isfinite().all()):
                     raise Diverged("the embeddings are not finite")
-                if self.measures:
+                if self.measures or self.balances:
                     embedding.requires_grad_().retain_grad()  # a frozen backbone needs none
                 arcface, center = self.criterion(embedding, part_labels)
-            loss = arcface * arcface_scale + self.weights.center_weight * center * scale
+            loss = arcface * arcface_scale + center_weight * center * scale
             pulled = self._center_gradient(embedding, part_labels, scale)
             self.precision.scaler.scale(loss).backward()
             if pulled is not None:
                 assert embedding.grad is not None
-                squares += torch.stack(
-                    [(embedding.grad.float() - pulled).square().sum(), pulled.square().sum()]
-                )
+                rest = embedding.grad.float() - center_weight * pulled
+                squares += torch.stack([rest.square().sum(), pulled.square().sum()])
             metrics = self.criterion.metrics
             assert metrics is not None
             right = metrics.accuracy * metrics.count
@@ -316,14 +336,15 @@ class TrainStep:
         sums[6] = float(stop)
         sums = self.processes.sum(torch.cat([sums, squares]))
         sums[4], sums[5] = count, mass
-        return StepReport(sums, separation, grad_norm)
+        self.terms.update(sums[len(_SUMS) :] if self.balances else None, sums[2] / count)
+        return StepReport(sums, separation, grad_norm, center_weight)
 
     def _center_gradient(self, embedding: Tensor, labels: Tensor, scale: Tensor) -> Tensor | None:
         """(N, D) gradient of the center term at the embedding, by a graph of its own, if wanted."""
-        if not self.measures or self.weights.center_weight == 0:
+        if not (self.measures or self.balances) or self.config.center_weight == 0:
             return None
         leaf = embedding.detach().float().requires_grad_()
-        pull = self.criterion.center_pull(leaf, labels).sum() * self.weights.center_weight * scale
+        pull = self.criterion.center_pull(leaf, labels).sum() * scale
         return torch.autograd.grad(self.precision.scaler.scale(pull), leaf)[0]
 
     def freeze(self, frozen: bool) -> None:
@@ -367,12 +388,12 @@ class TrainStep:
 
     def _separate(self, labels: Tensor) -> Tensor:
         """Adds the gradient of the separation term, over the classes of this rank's share."""
-        if self.weights.separation_weight == 0:
+        if self.config.separation_weight == 0:
             return torch.zeros((), device=self.processes.device)
         separation = self.criterion.separation(labels)
         # A mean over equal shares, averaged over ranks with the criterion's other gradients; over
         # shards of the classes it is the mean of all.
-        loss = self.weights.separation_weight * separation
+        loss = self.config.separation_weight * separation
         self.precision.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if self.sharded:
             return separation.detach()
