@@ -358,6 +358,7 @@ _WORDS = {
     "loss.margin",
     "loss.centers",
     "loss.center_space",
+    "loss.center_weight",
     "loss.center_update",
     "loss.class_weights",
     "optimizer.name",
