@@ -39,6 +39,15 @@ from centerarc.evaluation.identification import (
 )
 from centerarc.evaluation.intervals import Estimate, Interval
 from centerarc.evaluation.roc_curve import Det, Roc, auc, det, eer, roc, tar_at_far
+from centerarc.evaluation.seeds import (
+    ArmSummary,
+    SeedDifference,
+    SeedMean,
+    StudySummary,
+    measure_names,
+    measured,
+    summarize_arms,
+)
 from centerarc.evaluation.separability import Separability, measure_separability
 from centerarc.evaluation.templates import (
     WEIGHTINGS,
@@ -59,6 +68,7 @@ from centerarc.evaluation.verification import (
 __all__ = [
     "WEIGHTINGS",
     "AllPairs",
+    "ArmSummary",
     "Breakdown",
     "CalibratedThreshold",
     "Det",
@@ -76,7 +86,10 @@ __all__ = [
     "PairImages",
     "Pairs",
     "Roc",
+    "SeedDifference",
+    "SeedMean",
     "Separability",
+    "StudySummary",
     "TarPoint",
     "Templates",
     "VerificationComparison",
@@ -100,7 +113,9 @@ __all__ = [
     "held_out_fars",
     "kfold_accuracy",
     "make_pairs",
+    "measure_names",
     "measure_separability",
+    "measured",
     "pair_groups",
     "pair_scores",
     "pool_templates",
@@ -110,6 +125,7 @@ __all__ = [
     "score_all_pairs",
     "search_gallery",
     "search_templates",
+    "summarize_arms",
     "tar_at_far",
     "template_pair_scores",
     "tpir_at_fpir",

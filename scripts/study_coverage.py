@@ -1,0 +1,127 @@
+"""How often the intervals of a study hold the truth, in worlds whose truth is known.
+
+A world is a sample of people, with one to six images each, and runs of two arms with a few seeds. A
+run sees faces through a random linear map, the same for both arms of a seed, which stands for what
+training with another seed changes; the second arm sees them less clearly. The truth of an arm is
+the mean over 150 further seeds, each on 1,000 further people. The TPIR depends on how many people
+the gallery has, so its truth is the mean over the worlds.
+
+    python -m scripts.study_coverage --worlds 300
+
+prints the table of docs/evaluation.md.
+"""
+
+import argparse
+from collections import defaultdict
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+from centerarc.evaluation import AllPairs, measured, score_all_pairs, summarize_arms
+
+Floats = npt.NDArray[np.float64]
+FARS, FPIR = (1e-2, 1e-3), 0.1
+NAMES = ("tar@0.01", "tar@0.001", "auc", "tpir@0.1")
+ARMS = ("a", "b")
+_NUMBERS, _GROUPS, _SIZES = 24, 50, (1, 1, 1, 2, 3, 6)
+_NOISE, _SPREAD, _BLUR = 0.9, 0.35, 0.4
+# How far a seed's map is from the identity: what training with another seed changes.
+SEED_NOISES = (0.0, 0.3, 0.8)
+# People, seeds, and noise of the seeds.
+CASES = tuple(
+    (people, seeds, noise)
+    for people in (150, 400)
+    for seeds, noise in ((1, 0.0), (3, 0.3), (5, 0.3), (3, 0.8), (5, 0.8))
+)
+
+
+class People:
+    """A sample of the population with their images, (N, 24), and whose they are, (N,)."""
+
+    def __init__(self, rng: np.random.Generator, count: int) -> None:
+        groups = np.random.default_rng(99).normal(size=(_GROUPS, _NUMBERS))
+        center = (
+            rng.normal(size=(count, _NUMBERS)) + 0.45 * groups[rng.integers(_GROUPS, size=count)]
+        )
+        self.labels = np.repeat(np.arange(count), rng.choice(_SIZES, size=count))
+        scatter = _NOISE * np.exp(_SPREAD * rng.normal(size=(count, 1)))
+        noise = rng.normal(size=(self.labels.size, _NUMBERS))
+        self.images = center[self.labels] + scatter[self.labels] * noise
+
+    def runs(self, rng: np.random.Generator, seed_noise: float) -> dict[str, AllPairs]:
+        """What one seed gives in each arm."""
+        seen = np.eye(_NUMBERS) + seed_noise / _NUMBERS**0.5 * rng.normal(size=(_NUMBERS,) * 2)
+        found = {}
+        for arm, blur in zip(ARMS, (0.0, _BLUR), strict=True):
+            images = self.images + blur * rng.normal(size=self.images.shape)
+            found[arm] = score_all_pairs(images @ seen, self.labels, person_far=0.1)
+        return found
+
+
+def _values(record: AllPairs) -> Floats:
+    found = measured(record, FARS, FPIR)
+    return np.array([found[name] for name in NAMES], dtype=np.float64)
+
+
+@cache
+def truth(seed_noise: float, seeds: int) -> Floats:
+    """The measures of each arm, (2, R), as means over seeds and people."""
+    rows = []
+    for seed in range(seeds):
+        rng = np.random.default_rng([7, seed])
+        found = People(rng, 1000).runs(rng, seed_noise)
+        rows.append([_values(found[arm]) for arm in ARMS])
+    return np.mean(rows, axis=0)
+
+
+def coverage(
+    people: int, seeds: int, seed_noise: float, worlds: int, *, truth_seeds: int = 150
+) -> dict[str, tuple[float, float]]:
+    """By measure, the share of worlds whose intervals hold the truth: the first arm's value, and
+    the difference of the second."""
+    reached: dict[str, list[tuple[Floats, Floats]]] = defaultdict(list)
+    for world in range(worlds):
+        rng = np.random.default_rng([people, seeds, world])
+        sample = People(rng, people)
+        runs = [sample.runs(rng, seed_noise) for _ in range(seeds)]
+        arms = {arm: {seed: run[arm] for seed, run in enumerate(runs)} for arm in ARMS}
+        found = summarize_arms(arms, fars=FARS, fpir=FPIR, resamples=300, seed=world)
+        for name in NAMES:
+            mean = found.arms["a"].means[name]
+            difference = (found.arms["b"].differences or {})[name]
+            values, ends = [], []
+            for one in (mean, difference):
+                assert one.value is not None
+                assert one.interval is not None
+                values.append(one.value)
+                ends.append([one.interval.low, one.interval.high])
+            reached[name].append((np.array(values), np.array(ends)))
+    value, other = truth(seed_noise, truth_seeds)
+    held = {}
+    for at, name in enumerate(NAMES):
+        true = np.array([value[at], other[at] - value[at]])
+        if name.startswith("tpir"):
+            true = np.mean([values for values, _ in reached[name]], axis=0)
+        ends = np.stack([each for _, each in reached[name]])
+        inside = (ends[..., 0] <= true) & (true <= ends[..., 1])
+        first, second = inside.mean(axis=0)
+        held[name] = float(first), float(second)
+    return held
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--worlds", type=int, default=300)
+    worlds = parser.parse_args().worlds
+    print("| people | seeds | they vary by |" + "".join(f" {name} |" for name in NAMES))
+    print("|---" * (3 + len(NAMES)) + "|")
+    for people, seeds, noise in CASES:
+        found = coverage(people, seeds, noise, worlds)
+        cells = [f"{100 * a:.1f}, {100 * b:.1f}" for a, b in found.values()]
+        print(f"| {people} | {seeds} | {noise} |" + "".join(f" {cell} |" for cell in cells))
+
+
+if __name__ == "__main__":
+    main()
