@@ -10,14 +10,15 @@ from centerarc import losses
 
 TOP = """
 ArcFace CenterArcFaceLoss CenterLoss Chunked CombinedMargin CosFace MarginSoftmaxLoss
-PrototypeSGD SphereFaceR negative_logsumexp
+MeanCenterLoss PrototypeSGD SphereFaceR UnifiedThresholdLoss negative_logsumexp
 """
 
 LOSSES = """
 ArcFace BatchMetrics CenterArcFaceLoss CenterLoss Chunked CombinedMargin CosFace Margin
-MarginSoftmaxLoss PrototypeSGD SphereFaceR Target TermWeight center_arcface_loss center_loss
-center_separation create_margin list_margins margin_softmax_loss negative_logsumexp register_margin
-sample_classes update_centers
+MarginSoftmaxLoss MeanCenterLoss PrototypeSGD SphereFaceR Target TermWeight UnifiedThresholdLoss
+center_arcface_loss center_loss center_separation create_margin list_margins margin_softmax_loss
+mean_center_loss negative_logsumexp register_margin sample_classes unified_threshold_loss
+update_centers
 """
 
 

@@ -19,8 +19,10 @@ __all__ = [
     "CombinedMargin",
     "CosFace",
     "MarginSoftmaxLoss",
+    "MeanCenterLoss",
     "PrototypeSGD",
     "SphereFaceR",
+    "UnifiedThresholdLoss",
     "negative_logsumexp",
 ]
 
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from centerarc.losses.head.prototype_sgd import PrototypeSGD
     from centerarc.losses.margin_softmax import MarginSoftmaxLoss
     from centerarc.losses.margins import ArcFace, CombinedMargin, CosFace, SphereFaceR
+    from centerarc.losses.mean_centers import MeanCenterLoss
+    from centerarc.losses.unified_threshold import UnifiedThresholdLoss
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,9 @@ from centerarc.losses.margins import (
     list_margins,
     register_margin,
 )
+from centerarc.losses.mean_centers import MeanCenterLoss, mean_center_loss
 from centerarc.losses.term_weight import TermWeight
+from centerarc.losses.unified_threshold import UnifiedThresholdLoss, unified_threshold_loss
 
 __all__ = [
     "ArcFace",
@@ -29,18 +31,22 @@ __all__ = [
     "CosFace",
     "Margin",
     "MarginSoftmaxLoss",
+    "MeanCenterLoss",
     "PrototypeSGD",
     "SphereFaceR",
     "Target",
     "TermWeight",
+    "UnifiedThresholdLoss",
     "center_arcface_loss",
     "center_loss",
     "center_separation",
     "create_margin",
     "list_margins",
     "margin_softmax_loss",
+    "mean_center_loss",
     "negative_logsumexp",
     "register_margin",
     "sample_classes",
+    "unified_threshold_loss",
     "update_centers",
 ]

@@ -147,22 +147,46 @@ def move_centers(
     """`update_centers` without its checks; samples at `ABSENT` do not count."""
     if places.numel() == 0 or centers.shape[0] == 0:
         return
-    known = places != ABSENT
     points = features.to(torch.promote_types(centers.dtype, torch.float32))
     points = unit(points) if space == "unit" else points
-    # A sample that does not count joins a class of the batch with nothing to add, so that its
-    # write repeats another's. Where none counts, class 0 is written back as it was.
-    first = known.long().argmax(dim=0, keepdim=True)
-    stand_in = places.gather(0, first).where(known.any(), 0)
-    rows, order = places.where(known, stand_in).sort(stable=True)
-    kept = known[order].to(points.dtype).unsqueeze(1)
-    group = (rows[1:] != rows[:-1]).long().cumsum(0)
-    group = torch.cat([group.new_zeros(1), group])
-    old = centers[rows].to(points.dtype)
-    away = (old - points[order].where(known[order].unsqueeze(1), 0.0)) * kept
-    count = torch.zeros_like(kept).index_add_(0, group, kept)[group]
-    delta = torch.zeros_like(away).index_add_(0, group, away)[group] / (1 + count)
-    centers[rows] = (old - alpha * delta).to(centers.dtype)
+    groups = ClassGroups(places)
+    old = centers[groups.rows].to(points.dtype)
+    kept = groups.kept.to(points.dtype).unsqueeze(1)
+    away = (old - groups.sorted(points)) * kept
+    delta = groups.sum(away) / (1 + groups.sum(kept))
+    centers[groups.rows] = (old - alpha * delta).to(centers.dtype)
+
+
+class ClassGroups:
+    """The samples of a batch by class, for changes in place that never wait for an accelerator.
+
+    A sample at `ABSENT` joins a class of the batch with nothing to add, so that its write repeats
+    another's. Where none counts, all join class 0, which is written back as it was.
+
+    Args:
+        places: (N,) rows of the samples' classes, or `ABSENT`; N at least 1.
+
+    Attributes:
+        rows: (N,) rows to read and write, ascending, some of them repeatedly.
+        kept: (N,) bool, whether the sample beside a row counts.
+    """
+
+    def __init__(self, places: Tensor) -> None:
+        known = places != ABSENT
+        first = known.long().argmax(dim=0, keepdim=True)
+        stand_in = places.gather(0, first).where(known.any(), 0)
+        self.rows, self._order = places.where(known, stand_in).sort(stable=True)
+        self.kept = known[self._order]
+        group = (self.rows[1:] != self.rows[:-1]).long().cumsum(0)
+        self._group = torch.cat([group.new_zeros(1), group])
+
+    def sorted(self, values: Tensor) -> Tensor:
+        """(N, D) values of the samples in the order of `rows`, 0 where a sample does not count."""
+        return values[self._order].where(self.kept.unsqueeze(1), 0.0)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """(N, D) sums of sorted values over each class, beside each of its rows."""
+        return torch.zeros_like(values).index_add_(0, self._group, values)[self._group]
 
 
 def center_separation(
@@ -356,7 +380,7 @@ class CenterLoss(nn.Module):
         features, places = batch.features.detach(), batch.places
         distributed = dist.is_available() and dist.is_initialized()
         if self.shards is None and distributed and dist.get_world_size() > 1:
-            features, places = _gather(features, places)
+            features, places = gather_samples(features, places)
         move_centers(self.centers, features, places, self.alpha, self.space)
 
     def extra_repr(self) -> str:
@@ -367,7 +391,7 @@ class CenterLoss(nn.Module):
         )
 
 
-def _gather(features: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+def gather_samples(features: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
     """The samples of all ranks, in rank order; short ranks are filled up with ignored samples."""
     world = dist.get_world_size()
     most = torch.tensor([len(places)], device=places.device)

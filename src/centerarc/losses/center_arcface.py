@@ -18,11 +18,12 @@ from centerarc.losses.head.products import own_rows
 from centerarc.losses.head.prototype_sgd import has_fused_step
 from centerarc.losses.margin_softmax import BatchMetrics, MarginSoftmaxLoss, Terms, checked_terms
 from centerarc.losses.margins import ArcFace, Margin
+from centerarc.losses.mean_centers import MeanCenterLoss
 
 if TYPE_CHECKING:
     from centerarc.losses.head.shards import ClassShards
 
-Centers = Literal["shared", "separate"]
+Centers = Literal["shared", "separate", "mean"]
 
 
 def center_arcface_loss(
@@ -117,11 +118,13 @@ class CenterArcFaceLoss(nn.Module):
     `arcface_loss, center_loss = criterion(features, labels)`; train on their weighted sum, for
     example `arcface_loss + 1.0 * center_loss`. Give `criterion.parameters()` to the optimizer.
 
-    The centers are ArcFace's prototypes (`"shared"`) or separate vectors (`"separate"`). In unit
-    space, the default, the center term is 1 - cos to the sample's center, at most 2, and needs a
-    weight of about s / 30 to s / 5; the often quoted 0.01 does nothing visible there. In raw space,
-    it is half the squared distance, grows with the length of the embeddings, and needs the paper's
-    0.003 to 0.01. docs/losses.md explains how to choose, and what to expect of the term.
+    The centers are ArcFace's prototypes (`"shared"`), separate vectors (`"separate"`), or the
+    running means of the classes' own embeddings (`"mean"`). In unit space, the default, the center
+    term is 1 - cos to the sample's center, at most 2, and needs a weight of about s / 30 to s / 5;
+    the often quoted 0.01 does nothing visible there. In raw space, it is half the squared distance,
+    grows with the length of the embeddings, and needs the paper's 0.003 to 0.01. With means, it
+    also pushes away from the other centers, a softmax over the centers as `mean_center_loss` has
+    it, with a weight of about 1. docs/losses.md explains how to choose, and what to expect.
 
     Args:
         num_classes: C, at least 1.
@@ -129,12 +132,15 @@ class CenterArcFaceLoss(nn.Module):
         s: scale of the cosines, positive.
         m: ArcFace's margin in radians, in [0, pi/2]; 0 is the plain normalized softmax.
         margin: another margin instead of ArcFace; `m` is then not used.
-        centers: `"shared"` or `"separate"`.
-        center_space: `"unit"` or `"raw"`.
+        centers: `"shared"`, `"separate"` or `"mean"`.
+        center_space: `"unit"` or `"raw"`; means are of unit vectors.
         center_update: how separate centers move: `"paper"` (a buffer) or `"gradient"` (a
             parameter), see `CenterLoss`.
         alpha: step of the paper's update, in (0, 1].
-        update_on_forward: whether a forward pass in training mode applies the paper's update.
+        center_negatives, center_temperature, center_momentum: of mean centers, as `negatives`,
+            `temperature` and `momentum` of `MeanCenterLoss`.
+        update_on_forward: whether a forward pass in training mode applies the paper's update, or
+            moves the means.
         sub_centers: K prototypes per class; the center term then pulls towards the nearest of them,
             or towards the separate center.
         weight, ignore_index, reduction, label_smoothing: as in `MarginSoftmaxLoss`; `ignore_index`
@@ -145,13 +151,15 @@ class CenterArcFaceLoss(nn.Module):
 
     Attributes:
         arcface: the `MarginSoftmaxLoss` with the prototypes.
-        center: the `CenterLoss` with the separate centers, or None.
+        center: the `CenterLoss` with the separate centers, the `MeanCenterLoss` with the means, or
+            None.
 
     Raises:
         ValueError: if an argument is out of range.
 
     Source:
-        Deng et al. 2019, "ArcFace"; Wen et al. 2016, center loss.
+        Deng et al. 2019, "ArcFace"; Wen et al. 2016, center loss; `mean_center_loss` has those of
+        the means.
 
     Example:
         >>> import torch
@@ -174,6 +182,9 @@ class CenterArcFaceLoss(nn.Module):
         center_space: Space = "unit",
         center_update: CenterUpdate = "paper",
         alpha: float = 0.5,
+        center_negatives: bool = True,
+        center_temperature: float = 16.0,
+        center_momentum: float = 0.9,
         update_on_forward: bool = True,
         sub_centers: int = 1,
         weight: Tensor | None = None,
@@ -191,6 +202,11 @@ class CenterArcFaceLoss(nn.Module):
         check_choice("centers", centers, Centers)
         check_choice("center_space", center_space, Space)
         check_choice("center_update", center_update, CenterUpdate)
+        if centers == "mean" and center_space != "unit":
+            raise ValueError(
+                "center_space must be 'unit' with centers='mean', whose means are of unit vectors, "
+                f"got {center_space!r}"
+            )
         self.center_space: Space = center_space
         self.arcface = MarginSoftmaxLoss(
             num_classes,
@@ -210,7 +226,20 @@ class CenterArcFaceLoss(nn.Module):
             generator=generator,
         )
         self.arcface.name_in_warnings(type(self).__name__)
-        self.center: CenterLoss | None = None
+        self.center: CenterLoss | MeanCenterLoss | None = None
+        if centers == "mean":
+            self.center = MeanCenterLoss(
+                num_classes,
+                feat_dim,
+                negatives=center_negatives,
+                temperature=center_temperature,
+                momentum=center_momentum,
+                update_on_forward=update_on_forward,
+                ignore_index=ignore_index,
+                reduction=reduction,
+                implementation=implementation,
+                shards=shards,
+            )
         if centers == "separate":
             self.center = CenterLoss(
                 num_classes,
@@ -227,7 +256,7 @@ class CenterArcFaceLoss(nn.Module):
 
     @property
     def centers(self) -> Tensor:
-        """(C, D), or (C, K, D): the separate centers, or the prototypes if they are shared."""
+        """(C, D), or (C, K, D): centers of their own, or the prototypes if they are shared."""
         return self.arcface.prototypes if self.center is None else self.center.centers
 
     @property
@@ -243,9 +272,16 @@ class CenterArcFaceLoss(nn.Module):
         if self.center is not None:
             self.center.watch()
         terms = self.arcface.terms(features, labels)
-        shards = self.arcface.shards
-        centers = None if self.center is None else self.center.centers
-        losses = joint_losses(terms, centers, self.center_space, self.arcface.reduction, shards)
+        shards, reduction = self.arcface.shards, self.arcface.reduction
+        if isinstance(self.center, MeanCenterLoss):
+            pull = self.center.rows(terms.batch, terms.sample)
+            losses = (
+                reduce(terms.loss, terms.share, reduction),
+                reduce(pull, terms.batch.known.to(pull.dtype), reduction),
+            )
+        else:
+            centers = None if self.center is None else self.center.centers
+            losses = joint_losses(terms, centers, self.center_space, reduction, shards)
         if self.center is not None and self.training and self.center.update_on_forward:
             self.center.follow(terms.batch)
         return losses
@@ -253,18 +289,21 @@ class CenterArcFaceLoss(nn.Module):
     def center_pull(self, features: Tensor, labels: Tensor) -> Tensor:
         """(N,) center terms alone, differentiable in the features only; of all ranks with shards.
 
-        O(N D): its gradient beside that of the whole loss tells the share of the term, before the
-        backward pass of the loss if a fused step moves the prototypes there.
+        O(N D); a pass over the classes for means with negatives. Its gradient beside that of the
+        whole loss tells the share of the term, before the backward pass of the loss if a fused step
+        moves the prototypes there.
         """
         shards = self.arcface.shards
         batch = place_batch(
             features, labels, self.centers.detach(), self.arcface.ignore_index, shards
         )
+        if isinstance(self.center, MeanCenterLoss):
+            return self.center.rows(batch)
         own, _ = own_rows(batch.features, self.centers.detach(), batch.places)
         return pull_rows(batch, own, self.center_space, shards)
 
     def update_centers(self, features: Tensor, labels: Tensor) -> None:
-        """Applies the paper's update to separate centers, see `CenterLoss.update_centers`."""
+        """Moves centers of their own, as `update_centers` of `CenterLoss` or `MeanCenterLoss`."""
         if self.center is not None:
             self.center.update_centers(features, labels)
 

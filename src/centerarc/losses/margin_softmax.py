@@ -178,6 +178,7 @@ class Terms:
     correct: Tensor  # (N,) bool, whether the own class has the largest cosine; ties are wrong
     batch: Batch
     own: Tensor  # (N, D), prototype of the own class (nearest sub-center), 0 if it is not here
+    sample: Tensor | None  # (S,) ascending classes that took part; None for all
 
 
 def margin_softmax_terms(
@@ -244,6 +245,7 @@ def margin_softmax_terms(
         correct=known & (target.cos.detach() > found.hardest),
         batch=batch,
         own=found.own,
+        sample=sample,
     )
 
 

@@ -20,7 +20,9 @@ from centerarc.losses import (
     Chunked,
     CosFace,
     MarginSoftmaxLoss,
+    MeanCenterLoss,
     PrototypeSGD,
+    UnifiedThresholdLoss,
     margin_softmax_loss,
     sample_classes,
 )
@@ -221,6 +223,9 @@ def test_odd_shapes_equal_one_process(pool: Pool, case: Case) -> None:
         {"centers": "separate"},
         {"centers": "separate", "center_space": "raw", "alpha": 0.3},
         {"centers": "separate", "center_update": "gradient", "center_space": "raw"},
+        {"centers": "mean"},
+        {"centers": "mean", "implementation": SMALL_BLOCKS, "center_temperature": 90.0},
+        {"centers": "mean", "center_negatives": False, "center_momentum": 0.0},
     ],
     ids=str,
 )
@@ -260,6 +265,48 @@ def test_separation_where_batches_are_equal_and_shards_are_not(pool: Pool) -> No
 )
 def test_center_loss_equals_one_process(pool: Pool, world: int, options: Any) -> None:
     check(pool, Case(SIZES[world], kind="center", options=options))
+
+
+def _thresholds(rank: int | None, sizes: tuple[int, ...], over: str, memory: int) -> Any:
+    case = Case(sizes)
+    shards = None if rank is None else ClassShards(case.classes)
+    means = MeanCenterLoss(case.classes, D, shards=shards).double()
+    options = {"over": over, "memory": memory, "feat_dim": D, "shards": shards}
+    criterion = UnifiedThresholdLoss(**options).double()
+    optimizer = torch.optim.SGD(criterion.parameters(), lr=0.1)
+    seen = []
+    for features, labels in zip(*case.data(), strict=True):
+        x = features[case.rows(rank)].clone().requires_grad_()
+        y = labels[case.rows(rank)]
+        centers = () if over == "pairs" else (means.centers, means.seen)
+        loss = criterion(x, y, *centers)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        means(x, y)
+        seen.append((loss.item(), criterion.bias.item(), x.grad.numpy()))
+    return seen, criterion.memory.numpy(), criterion.memory_labels.numpy()
+
+
+@pytest.mark.parametrize("world", SIZES)
+@pytest.mark.parametrize(
+    ("over", "memory"), [("pairs", 0), ("pairs", 11), ("centers", 0), ("both", 0)]
+)
+def test_the_unified_threshold_equals_one_process(
+    pool: Pool, world: int, over: str, memory: int
+) -> None:
+    sizes = SIZES[world]
+    ranks = pool.run(_thresholds, sizes, over, memory, world_size=world)
+    expected, rows, owners = _thresholds(None, sizes, over, memory)
+    for rank, (seen, memory_rows, memory_owners) in enumerate(ranks):
+        for (loss, bias, gradient), (loss_1, bias_1, gradient_1) in zip(
+            seen, expected, strict=True
+        ):
+            near(loss, loss_1)
+            near(bias, bias_1)
+            near(gradient, gradient_1[Case(sizes).rows(rank)], 1 / world)
+        near(memory_rows, rows)
+        assert memory_owners.tolist() == owners.tolist()
 
 
 def _centers_moved_by_hand(rank: int | None, sizes: tuple[int, ...]) -> Any:

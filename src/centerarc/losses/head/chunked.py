@@ -154,8 +154,10 @@ class ChunkedPass(torch.autograd.Function):
             ctx.kept, pulled=ctx.needs_input_grad[0], mean=mean, mean_weight=mean_weight
         )
         ctx.device_type = device.type
+        # Only its own gradient needs it: centers without one may move before the backward pass.
+        saved = weight if ctx.needs_input_grad[1] else None
         ctx.save_for_backward(
-            *(features, weight, columns, sample, here, places, mean_weight),
+            *(features, saved, columns, sample, here, places, mean_weight),
             *(sums.logsumexp, sums.pull, sums.inverses),
         )
         ctx.mark_non_differentiable(sums.hardest)
@@ -181,13 +183,13 @@ class ChunkedPass(torch.autograd.Function):
         logsumexp, pull, inverses = found
         if step is not None:
             weight = step.weight  # what was saved may be a copy
-        blocks = ClassBlocks(features, weight, columns, sample, *ctx.settings)
         if gradient is None:
             gradient = torch.zeros_like(logsumexp)
         to_features = to_weight = None
         if ctx.needs_input_grad[0]:
-            to_features = features_gradient(features, pull, gradient, blocks.scale)
+            to_features = features_gradient(features, pull, gradient, ctx.settings[0])
         if ctx.needs_input_grad[1]:
+            blocks = ClassBlocks(features, weight, columns, sample, *ctx.settings)
             kept: KeptEntries | None
             kept, ctx.kept = ctx.kept, None
             sink: GradientArray | StepInPlace
@@ -304,7 +306,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     features, weight, labels, *ctx.settings, _ = inputs
     logsumexp, hardest, pull, inverses = output
     ctx.mark_non_differentiable(hardest, pull, inverses)
-    ctx.save_for_backward(features, weight, labels, logsumexp, pull, inverses)
+    saved = weight if ctx.needs_input_grad[1] else None
+    ctx.save_for_backward(features, saved, labels, logsumexp, pull, inverses)
 
 
 def _backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:

@@ -15,6 +15,7 @@ from centerarc.losses.head.class_pass import ClassPass
 from centerarc.losses.head.prototype_sgd import MOMENTUM, PrototypeSGD
 from centerarc.losses.margin_softmax import MarginSoftmaxLoss
 from centerarc.losses.margins import Target
+from centerarc.losses.mean_centers import MeanCenterLoss
 
 # The newer names; the older ones warn where both are.
 all_gather_single = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -93,24 +94,41 @@ class ClassShards:
             f"{self.start} to {self.stop})"
         )
 
-    def gather(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def gather(
+        self, features: Tensor, labels: Tensor, counts: list[int] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """(N, D) and (N,) samples of all ranks, in their order, from each (N_r, D) and (N_r,).
 
         Differentiable in the features, see the class for the factor W. With D = 0 only the labels
         are of interest, and N_r may differ in any case.
         """
-        count = labels.shape[0]
-        counts = [count] * self.world_size
-        # Rows of no features are the anchors of a separation: as many as the rank has classes.
-        if not self.equal_batches or features.shape[1] == 0:
-            mine = torch.tensor([count], device=labels.device)
-            table = torch.empty(self.world_size, dtype=mine.dtype, device=labels.device)
-            all_gather_single(table, mine, group=self.group)
-            counts = table.tolist()
+        if counts is None:
+            counts = self.counts(len(labels), labels.device, features.shape[1] == 0)
         return (
             _Gather.apply(features, counts, self),  # type: ignore[no-untyped-call]
             _gather_rows(labels, counts, self.group),
         )
+
+    def counts(self, count: int, device: torch.device, unequal: bool = False) -> list[int]:
+        """How many samples each rank brings, given this rank's number.
+
+        `unequal` says that they may differ even with `equal_batches`, as the anchors of a
+        separation do: rows of no features, as many as the rank has classes.
+        """
+        if self.equal_batches and not unequal:
+            return [count] * self.world_size
+        mine = torch.tensor([count], device=device)
+        table = torch.empty(self.world_size, dtype=mine.dtype, device=device)
+        all_gather_single(table, mine, group=self.group)
+        found: list[int] = table.tolist()
+        return found
+
+    def spread(self, value: Tensor) -> Tensor:
+        """A value that all ranks hold, for each to compute a part of the loss with; any shape.
+
+        The backward pass adds up the parts of its gradient, which is then complete on every rank.
+        """
+        return _Spread.apply(value, self)  # type: ignore[no-untyped-call, no-any-return]
 
     def combine(self, target: Target, found: ClassPass, here: Tensor) -> tuple[Target, ClassPass]:
         """Targets and logsumexps over all classes from those over each rank's; two all-reduces.
@@ -223,6 +241,19 @@ class _Sum(torch.autograd.Function):
         return gradient if ctx.complete else _all_reduce(gradient, ctx.shards), None, None
 
 
+class _Spread(torch.autograd.Function):
+    """forward: the value itself; backward: one all-reduce."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, shards: ClassShards) -> Tensor:
+        ctx.shards = shards
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return _all_reduce(gradients[0], ctx.shards), None
+
+
 def class_state(criterion: nn.Module, *optimizers: Optimizer) -> dict[str, Tensor]:
     """The tensors of a criterion, and their momentum, as torch.distributed.checkpoint wants them.
 
@@ -256,9 +287,12 @@ def class_state(criterion: nn.Module, *optimizers: Optimizer) -> dict[str, Tenso
     tensors: dict[str, Tensor] = criterion.state_dict(keep_vars=True)
     spread: dict[Tensor, ClassShards] = {}  # of which this rank has its classes only
     for module in criterion.modules():
-        if isinstance(module, (MarginSoftmaxLoss, CenterLoss)) and module.shards is not None:
-            rows = module.centers if isinstance(module, CenterLoss) else module.prototypes
-            spread[rows] = module.shards
+        if isinstance(module, MarginSoftmaxLoss) and module.shards is not None:
+            spread[module.prototypes] = module.shards
+        elif isinstance(module, CenterLoss) and module.shards is not None:
+            spread[module.centers] = module.shards
+        elif isinstance(module, MeanCenterLoss) and module.shards is not None:
+            spread |= {module.centers: module.shards, module.counts: module.shards}
     own: set[Tensor] = set(criterion.parameters())
     kept: dict[Tensor, dict[str, Tensor]] = {}
     for optimizer in optimizers:

@@ -1,0 +1,370 @@
+"""One learned threshold for all people: genuine scores belong above it, impostor scores below."""
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from centerarc.losses.center import gather_samples
+from centerarc.losses.checks import (
+    ABSENT,
+    OptimizerReminder,
+    Reduction,
+    as_labels,
+    check_choice,
+    check_counts,
+    check_positive,
+    check_tensors,
+    check_values,
+    reduce,
+    wide_dtype,
+)
+from centerarc.losses.head.class_pass import Implementation, class_pass, settings_of
+from centerarc.losses.head.products import product, unit
+from centerarc.losses.margins import target_angle
+from centerarc.losses.mean_centers import taking_part
+
+if TYPE_CHECKING:
+    from centerarc.losses.head.shards import ClassShards
+
+Against = Literal["pairs", "centers", "both"]
+
+# Labels of pairs alone are any numbers from 0 on.
+_ANY = 2**62
+
+
+def unified_threshold_loss(
+    features: Tensor,
+    labels: Tensor,
+    bias: Tensor | float,
+    *,
+    s: float = 16.0,
+    others: Tensor | None = None,
+    other_labels: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Compares the pairs of a batch with one threshold, b / s as a cosine.
+
+    `loss_i = mean_{j: y_j = y_i, j != i} softplus(b - s cos_ij)
+    + softplus(lse_{j: y_j != y_i}(s cos_ij) - b)`
+
+    What a softmax over classes lacks: it only asks that a sample's own class wins, at whatever
+    score; verification compares all scores with the same threshold. O(N^2 D) time, O(N^2) memory.
+
+    Args:
+        features: (N, D) embeddings of any length, floating point. A batch should hold several
+            images of each person: a sample without another of its class has no first term.
+        labels: (N,) integers, 0 or more, or `ignore_index`.
+        bias: b, in units of s cos; a scalar, usually learned.
+        s: scale of the cosines, positive.
+        others: (M, D) further embeddings that each sample is compared with, for example recent ones
+            from a memory; differentiable too.
+        other_labels: (M,) their labels; those below 0 do not take part.
+        ignore_index: the label of samples to ignore.
+        reduction: `"mean"`, `"sum"` or `"none"`.
+
+    Returns:
+        A scalar, or (N,) for `reduction="none"`; float32 or float64.
+
+    Raises:
+        ValueError: for invalid shapes, dtypes, labels or options, and for NaN or infinite features
+            (values are checked on the CPU only).
+
+    Source:
+        Jia et al. 2023, "UniTSFace: Unified Threshold Integrated Sample-to-Sample Loss", equation
+        8 (whose logarithm of a sum over the genuine pairs is the mean of their terms here); Wen et
+        al. 2022, "SphereFace2", for one bias shared by all.
+
+    Example:
+        >>> import torch
+        >>> from centerarc.losses import unified_threshold_loss
+        >>> x, labels = torch.eye(2)[[0, 0, 1, 1]], torch.tensor([0, 0, 1, 1])
+        >>> unified_threshold_loss(x, labels, bias=8.0)  # log(1 + e^-8) + log(1 + 2 e^-8)
+        tensor(0.0010)
+    """
+    check_choice("reduction", reduction, Reduction)
+    check_positive("s", s)
+    features, labels, known = _checked(features, labels, None, ignore_index)
+    if (others is None) != (other_labels is None):
+        raise ValueError("others and other_labels must be given together, got one of them")
+    if others is not None and other_labels is not None:
+        check_tensors(others=others, other_labels=other_labels)
+        if others.shape != (len(other_labels), features.shape[1]):
+            raise ValueError(
+                f"others must be ({len(other_labels)}, {features.shape[1]}), as other_labels and "
+                f"features have it, got {tuple(others.shape)}"
+            )
+    losses = pair_rows(features, labels, known, bias, s, others, other_labels)
+    return reduce(losses, known.to(losses.dtype), reduction)
+
+
+def pair_rows(
+    features: Tensor,
+    labels: Tensor,
+    known: Tensor,
+    bias: Tensor | float,
+    s: float,
+    others: Tensor | None = None,
+    other_labels: Tensor | None = None,
+    rows: slice | None = None,
+) -> Tensor:
+    """Losses of `unified_threshold_loss` for a batch that was checked; 0 for unknown samples.
+
+    Only those of the samples in `rows`, against all samples; of all if None.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        columns, owners = unit(features), labels.where(known, ABSENT)
+        mine = slice(0, len(columns)) if rows is None else rows
+        x, own = columns[mine], owners[mine].unsqueeze(1)
+        if others is not None and other_labels is not None:
+            columns = torch.cat([columns, unit(others.to(columns.dtype))])
+            owners = torch.cat([owners, other_labels.clamp(min=ABSENT)])
+        z = s * product(x, columns)
+        places = torch.arange(len(owners), device=z.device)
+        there = (owners != ABSENT) & (own != ABSENT) & (places != places[mine].unsqueeze(1))
+        genuine = there & (owners == own)
+        impostor = there & (owners != own)
+        # What is not a genuine pair must not overflow before it is dropped: its gradient would be
+        # 0 times infinity.
+        below = softplus(bias - z.where(genuine, 0.0)).where(genuine, 0.0)
+        pulled = below.sum(dim=1) / genuine.sum(dim=1).clamp(min=1)
+        some = impostor.any(dim=1)
+        # logsumexp over nothing has gradient NaN, so such a row sums over all columns, unseen.
+        hidden = ~impostor & some.unsqueeze(1)
+        pushed = softplus(z.masked_fill(hidden, -torch.inf).logsumexp(dim=1) - bias)
+        return pulled + pushed.where(some, 0.0)
+
+
+def softplus(values: Tensor) -> Tensor:
+    """log(1 + exp(x)); torch's default threshold of 20 would cut float64 down to 2e-9."""
+    return F.softplus(values, threshold=50.0)
+
+
+def _checked(
+    features: Tensor, labels: Tensor, classes: int | None, ignore_index: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(N, D) features, 0 where ignored; (N,) labels; and which of them count."""
+    check_tensors(features=features, labels=labels)
+    if features.dim() != 2 or not features.is_floating_point():
+        raise ValueError(
+            f"features must be (N, D) floating point, got {tuple(features.shape)} {features.dtype}"
+        )
+    labels = as_labels(labels, features)
+    labels = check_values(features, labels, classes or _ANY, ignore_index)
+    known = (labels != ignore_index) & (labels >= 0) & (labels < (classes or _ANY))
+    features = features.to(wide_dtype(features)).where(known.unsqueeze(1), 0.0)
+    return features, labels, known
+
+
+class UnifiedThresholdLoss(nn.Module):
+    """`unified_threshold_loss` with a learned threshold, over pairs, class centers, or both.
+
+    A term to add to a margin softmax, which lets every class have a threshold of its own. Over
+    centers, a sample is compared with the center of its class (above the threshold) and with all
+    others (below), by one pass over the classes without an N x C array; the centers get no gradient
+    from this term. Over both, the loss is the mean of the two.
+
+    Args:
+        s: scale of the cosines, positive.
+        over: `"pairs"` of the batch, which should hold several images of each person; `"centers"`;
+            or `"both"`.
+        memory: how many recent embeddings each sample is compared with beside the batch's; they get
+            no gradient. Needs `feat_dim`.
+        feat_dim: D, the embedding size; only for the memory.
+        threshold: the cosine that the threshold starts from, in (-1, 1).
+        ignore_index: the label of samples to ignore.
+        reduction: `"mean"`, `"sum"` or `"none"`.
+        implementation: how the centers are passed over, as in `negative_logsumexp`.
+        shards: the ranks that hold the classes, as in `MarginSoftmaxLoss`: pairs are then those of
+            the samples of all ranks. Without, pairs are those of a rank's own samples; the memory
+            holds the samples of all ranks in any case.
+
+    Attributes:
+        bias: parameter, a scalar: b, the threshold times s. Give it to the optimizer, without
+            weight decay.
+        memory: (M, D) buffer of unit embeddings.
+        memory_labels: (M,) int64 buffer, -1 where the memory is not filled yet.
+        memory_next: int64 scalar buffer, the place that is overwritten next.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Source:
+        As `unified_threshold_loss`; the memory: Wang et al. 2020, "Cross-Batch Memory".
+
+    Example:
+        >>> import torch
+        >>> from centerarc import UnifiedThresholdLoss
+        >>> criterion = UnifiedThresholdLoss()
+        >>> loss = criterion(torch.randn(8, 16), torch.arange(8) // 2)
+        >>> criterion.threshold
+        0.5
+    """
+
+    memory: Tensor
+    memory_labels: Tensor
+    memory_next: Tensor
+
+    def __init__(
+        self,
+        s: float = 16.0,
+        *,
+        over: Against = "pairs",
+        memory: int = 0,
+        feat_dim: int | None = None,
+        threshold: float = 0.5,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+        implementation: Implementation = "auto",
+        shards: "ClassShards | None" = None,
+    ) -> None:
+        super().__init__()
+        check_positive("s", s)
+        check_choice("over", over, Against)
+        check_choice("reduction", reduction, Reduction)
+        settings_of(implementation)
+        if not isinstance(memory, int) or isinstance(memory, bool) or memory < 0:
+            raise ValueError(f"memory must be an integer, 0 or more, got {memory!r}")
+        if memory and over == "centers":
+            raise ValueError("memory must be 0 with over='centers': it holds samples for pairs")
+        if memory:
+            if feat_dim is None:
+                raise ValueError("feat_dim, the embedding size, must be given with a memory")
+            check_counts(feat_dim=feat_dim)
+        if not -1.0 < threshold < 1.0:
+            raise ValueError(f"threshold must be in (-1, 1), got {threshold!r}")
+        self.s = float(s)
+        self.over: Against = over
+        self.ignore_index = ignore_index
+        self.reduction: Reduction = reduction
+        self.implementation: Implementation = implementation
+        self.shards = shards
+        self.bias = nn.Parameter(torch.tensor(float(s * threshold)))
+        self.register_buffer("memory", torch.zeros(memory, feat_dim or 0))
+        self.register_buffer("memory_labels", torch.full((memory,), ABSENT, dtype=torch.int64))
+        self.register_buffer("memory_next", torch.zeros((), dtype=torch.int64))
+        self._reminder = OptimizerReminder(type(self).__name__)
+
+    @property
+    def threshold(self) -> float:
+        """The learned threshold as a cosine; reading it waits for the device."""
+        return float(self.bias.detach()) / self.s
+
+    def forward(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        centers: Tensor | None = None,
+        seen: Tensor | None = None,
+    ) -> Tensor:
+        """The loss of a batch: a scalar, or (N,) for `reduction="none"`.
+
+        Args:
+            features: (N, D), floating point.
+            labels: (N,) integers, or `ignore_index`.
+            centers: (C, D) class centers, for `over="centers"` or `"both"`, such as
+                `criterion.centers`; with shards, those of this rank.
+            seen: (C,) bool, the centers that exist already; all by default.
+        """
+        if self.training:
+            self._reminder.check(self.bias)
+        classes = self._check_centers(centers, seen)
+        features, labels, known = _checked(features, labels, classes, self.ignore_index)
+        if len(self.memory) and self.memory.shape[1] != features.shape[1]:
+            raise ValueError(
+                f"features must be (N, {self.memory.shape[1]}), as feat_dim says, "
+                f"got {tuple(features.shape)}"
+            )
+        wrong = (labels != self.ignore_index) & ~known
+        counts: list[int] = []
+        if self.shards is not None:
+            labels = labels.where(known, ABSENT)
+            counts = self.shards.counts(len(labels), labels.device)
+            features, labels = self.shards.gather(features, labels, counts)
+            known = labels >= 0
+            wrong = torch.zeros_like(known)
+        losses = []
+        if self.over != "centers":
+            losses.append(self._pair_rows(features, labels, known, counts))
+        if centers is not None:
+            losses.append(self._center_rows(features, labels, known, centers.detach(), seen))
+        rows = torch.stack(losses).mean(dim=0).where(known, 0.0).masked_fill(wrong, torch.nan)
+        if self.training and len(self.memory):
+            self._remember(features, labels.where(known, ABSENT))
+        return reduce(rows, known.to(rows.dtype), self.reduction)
+
+    def _check_centers(self, centers: Tensor | None, seen: Tensor | None) -> int | None:
+        if (centers is None) != (self.over == "pairs"):
+            what = "not be given" if centers is not None else "be given"
+            raise ValueError(f"centers must {what} with over={self.over!r}")
+        if centers is None:
+            return None if self.shards is None else self.shards.num_classes
+        check_tensors(centers=centers)
+        if centers.dim() != 2:
+            raise ValueError(f"centers must be (C, D), got {tuple(centers.shape)}")
+        if seen is not None and (seen.shape != centers.shape[:1] or seen.dtype != torch.bool):
+            raise ValueError(
+                f"seen must be ({len(centers)},) bool, got {tuple(seen.shape)} {seen.dtype}"
+            )
+        return len(centers) if self.shards is None else self.shards.num_classes
+
+    def _pair_rows(
+        self, features: Tensor, labels: Tensor, known: Tensor, counts: list[int]
+    ) -> Tensor:
+        others, owners = (self.memory, self.memory_labels) if len(self.memory) else (None, None)
+        if self.shards is None:
+            return pair_rows(features, labels, known, self.bias, self.s, others, owners)
+        # Each rank takes the rows of its own samples, so that none holds all N x N scores.
+        first = sum(counts[: self.shards.rank])
+        mine = slice(first, first + counts[self.shards.rank])
+        bias = self.shards.spread(self.bias)
+        own = pair_rows(features, labels, known, bias, self.s, others, owners, mine)
+        before, after = mine.start, len(labels) - mine.stop
+        return self.shards.sum(F.pad(own, (before, after)))
+
+    def _center_rows(
+        self, features: Tensor, labels: Tensor, known: Tensor, centers: Tensor, seen: Tensor | None
+    ) -> Tensor:
+        first = 0 if self.shards is None else self.shards.start
+        here = known & (labels >= first) & (labels < first + len(centers))
+        places = (labels - first).where(here, ABSENT)
+        sample = None
+        if seen is not None:
+            if len(seen):
+                here = here & seen[places.clamp(min=0)]
+            places, sample = places.where(here, ABSENT), taking_part(seen, None)
+        found = class_pass(
+            features, centers, places, self.s, sample=sample, implementation=self.implementation
+        )
+        with torch.autocast(features.device.type, enabled=False):
+            target = target_angle(features, found.own)
+            if self.shards is not None:
+                target, found = self.shards.combine(target, found, here)
+                # What no rank holds comes out as no angle at all.
+                here = (target.cos.detach() != 0) | (target.sin.detach() != 0)
+            pulled = softplus(self.bias - self.s * target.cos).where(here, 0.0)
+            some = found.logsumexp.detach() > -math.inf
+            pushed = softplus(found.logsumexp.where(some, 0.0) - self.bias).where(some, 0.0)
+            return pulled + pushed
+
+    @torch.no_grad()
+    def _remember(self, features: Tensor, labels: Tensor) -> None:
+        features = features.detach()
+        distributed = dist.is_available() and dist.is_initialized()
+        if self.shards is None and distributed and dist.get_world_size() > 1:
+            features, labels = gather_samples(features, labels)
+        size = len(self.memory)
+        features, labels = unit(features[-size:]), labels[-size:]
+        places = (self.memory_next + torch.arange(len(labels), device=labels.device)) % size
+        self.memory[places] = features.to(self.memory.dtype)
+        self.memory_labels[places] = labels
+        self.memory_next.add_(len(labels)).remainder_(size)
+
+    def extra_repr(self) -> str:
+        """What `print(criterion)` shows."""
+        memory = f", memory={len(self.memory)}" if len(self.memory) else ""
+        return f"s={self.s:g}, over={self.over}{memory}"
