@@ -9,7 +9,7 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs a command and ends the process: 0 done, 2 wrong input, 130 interrupted.
+    """Runs a command and ends the process: 0 done, 1 with failed parts, 2 wrong input, 130 stopped.
 
     Args:
         argv: Words after `centerarc`; those of this process by default.

@@ -19,6 +19,7 @@ from centerarc.cli.data import app as data_app
 from centerarc.cli.evaluate import compare, evaluate
 from centerarc.cli.models import embed, export
 from centerarc.cli.push import push
+from centerarc.cli.study import study
 from centerarc.cli.train import demo, train
 
 
@@ -60,7 +61,7 @@ _EXAMPLES = """Any field of the configuration is also a flag, which overrides th
 
     torchrun --nproc-per-node 2 -m centerarc train config.yaml"""
 app.command(train, help_epilogue=_EXAMPLES, help_format="plaintext")
-for command in (evaluate, compare, embed, export, push, demo):
+for command in (evaluate, compare, embed, export, push, study, demo):
     app.command(command, help_format="plaintext")
 app.command(data_app)
 

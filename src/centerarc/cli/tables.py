@@ -1,6 +1,6 @@
 """Tables on a terminal: of work, evaluations and comparisons."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from centerarc.evaluation.protocols.judging import Evaluation, Verified
     from centerarc.evaluation.protocols.side_by_side import Comparison
     from centerarc.report.numbers import Row
+    from centerarc.report.study_result import StudyResult
+    from centerarc.training.study import PlannedRun
 
 _NONE = "-"
 _DOUBT = "Doubt is the p-value of no gap."
@@ -131,6 +133,47 @@ def show_comparison(result: "Comparison") -> None:
         for setting, values in result.recipes.items():
             _add(table, setting, *(_NONE if value is None else str(value) for value in values))
         console.print(table)
+    for note in result.notes:
+        _say(console, note)
+
+
+def show_study_plan(runs: "Sequence[PlannedRun]") -> None:
+    """Prints the runs of a study and what is done of them."""
+    table = _table(f"{len(runs)} runs", "arm", "seed", "state")
+    for run in runs:
+        _add(table, run.arm, str(run.seed), run.words)
+    Console().print(table)
+
+
+def show_study(result: "StudyResult") -> None:
+    """Prints the tables of a study: the arms' means and their differences to the baseline."""
+    from centerarc.report.study_result import value_words
+
+    console = Console()
+    for judged in result.sets:
+        facts = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in judged.facts.items())
+        console.print(Text(f"{judged.name}: {facts}", style="bold"))
+        table = _table("", "measure", "arm", "seeds", "mean (95% interval)")
+        table.add_column(Text(f"minus {result.baseline}, points"), justify="right")
+        table.columns[1].justify = "left"
+        for measure in dict.fromkeys(row.measure for row in result.rows if row.set == judged.name):
+            primary = (judged.name, measure) == (result.primary_set, result.primary_measure)
+            name = f"{measure} *" if primary else measure
+            rows = {row.arm: row for row in result.rows_of(judged.name, measure)}
+            for arm in result.arms:
+                row = rows.get(arm.name)
+                cells = [_NONE, ""]
+                if row is not None:
+                    gained = row.difference and value_words(measure, row.difference, "+")
+                    cells = [value_words(measure, row.mean), gained or ""]
+                done = 0 if row is None else row.seeds
+                _add(table, name, arm.name, f"{done} of {len(result.seeds)}", *cells)
+                name = ""
+            table.add_section()
+        console.print(table)
+        if judged.intervals:
+            _say(console, judged.intervals)
+    _say(console, f"* {result.primary_measure} of {result.primary_set} is the primary measure.")
     for note in result.notes:
         _say(console, note)
 

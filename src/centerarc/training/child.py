@@ -5,8 +5,9 @@ A study and a tuning start such processes with `centerarc.io.children`, and look
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from centerarc.io.children import Ended, end_with_parent
 from centerarc.io.files import locked_folder
@@ -55,10 +56,15 @@ def train_or_resume(config: TrainConfig) -> None:
 
 def run(words: Sequence[str]) -> int:
     """Trains the configuration that the only word names; returns the exit code."""
+    return exit_code(lambda: train_or_resume(load_config(words[0])))
+
+
+def exit_code(work: Callable[[], object]) -> int:
+    """Does the work of a process and returns how it ends; says on stdout what went wrong."""
     from centerarc.training.loop import TrainingInterrupted
 
     try:
-        train_or_resume(load_config(words[0]))
+        work()
     except TrainingInterrupted as stopped:
         print(stopped, flush=True)
         return STOPPED
@@ -81,7 +87,12 @@ def _diverged(error: BaseException) -> bool:
     return False
 
 
-if __name__ == "__main__":
+def main(run: Callable[[Sequence[str]], int]) -> NoReturn:
+    """Runs a module of ours as a child: it ends with its parent, and warnings are lines."""
     end_with_parent()
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main(run)

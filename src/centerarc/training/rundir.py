@@ -36,6 +36,8 @@ _FIXED = (
     "validation.identities",
 )
 _FREE = ("data.cache_gb",)
+# What changes neither the weights nor what is judged, or only where they are.
+_HARMLESS = ("run_dir", "plugins", "workers", "log", "save_every", "data.cache_gb")
 # What acts after the last step too, where its validation is still to come.
 _OF_VALIDATION = ("validation", "workers", "device", "log", "callbacks")
 
@@ -97,10 +99,7 @@ def prepare(
     folder = config.run_dir
     check_folder(folder, resume=resume, overwrite=overwrite)
     if overwrite:
-        for name in _FILES:
-            (folder / name).unlink(missing_ok=True)
-        for name in _FOLDERS:
-            shutil.rmtree(folder / name, ignore_errors=True)
+        clear(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # Also where nothing has changed: the file that is there may have been edited.
     with atomic_path(folder / CONFIG) as temporary:
@@ -108,6 +107,14 @@ def prepare(
         temporary.write_text("".join(lines) + dump_config(config), encoding="utf-8")
     # A name with a line break cannot be listed, which is no reason to refuse the training.
     write_identities(folder / PEOPLE_FILE, (name for name in people if name.splitlines() == [name]))
+
+
+def clear(folder: Path) -> None:
+    """Deletes the run in a folder, but only files that a run writes."""
+    for name in _FILES:
+        (folder / name).unlink(missing_ok=True)
+    for name in _FOLDERS:
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def locked(folder: Path) -> AbstractContextManager[None]:
@@ -152,12 +159,13 @@ def check_shared(folder: Path, processes: Processes) -> None:
 def progress_of(config: TrainConfig) -> Literal["none", "begun", "saved", "finished", "other"]:
     """How far the folder's run of this very configuration is; "other" if it holds another run.
 
-    "begun" has no saved state yet, so nothing is lost if it starts again.
+    "begun" has no saved state yet, so nothing is lost if it starts again. Where the run is, and
+    settings that change no number of it, may differ.
     """
     folder = config.run_dir
     if not any((folder / name).exists() for name in (*_FILES, *_FOLDERS)):
         return "none"
-    if not (folder / CONFIG).exists() or load_config(folder / CONFIG) != config:
+    if not (folder / CONFIG).exists() or setting_differences(load_config(folder / CONFIG), config):
         return "other"
     if (folder / RESULTS).exists():
         return "finished"
@@ -195,6 +203,21 @@ def changed_settings(config: TrainConfig, saved: Mapping[str, Any]) -> dict[str,
         for name in now
         if name not in ("run_dir", "plugins")
         for where, old, new in _differences(name, before.get(name), now[name])
+    }
+
+
+def setting_differences(old: TrainConfig, new: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """Returns the innermost settings by which two runs differ, with both values.
+
+    Where they are (`run_dir`, `plugins`) and what changes no number of theirs (`workers`, `log`,
+    `save_every`, `data.cache_gb`) may differ.
+    """
+    before, now = old.model_dump(mode="json"), new.model_dump(mode="json")
+    return {
+        where: (a, b)
+        for name in now
+        for where, a, b in _differences(name, before.get(name), now[name])
+        if not any(f"{where}.".startswith(f"{harmless}.") for harmless in _HARMLESS)
     }
 
 

@@ -1,0 +1,64 @@
+"""`centerarc study`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from centerarc.cli.flags import by_flags, flag, spoken
+
+
+@by_flags
+def study(
+    file: Path,
+    /,
+    *,
+    jobs: int | None = None,
+    dry_run: Annotated[bool, flag()] = False,
+    report_only: Annotated[bool, flag()] = False,
+    overwrite: Annotated[bool, flag()] = False,
+) -> int:
+    """Train several recipes with several seeds, judge them alike, and compare them.
+
+    Each arm of FILE is a change of a common configuration and is trained with every seed, in
+    processes of their own. The same command resumes where it was stopped. It ends with a table,
+    and study.json in the study's folder.
+
+    Parameters
+    ----------
+    file
+        YAML file of the study.
+    jobs
+        Runs at once; else as the file has it.
+    dry_run
+        List the runs and what is done of them; train nothing.
+    report_only
+        Make the result of the runs that are done; train nothing.
+    overwrite
+        Train runs again that have other settings than FILE, or that diverged.
+    """
+    from centerarc.cli.tables import show_study, show_study_plan
+    from centerarc.io.children import ChildrenStopped
+    from centerarc.training.study import RESULT, plan_study, run_study
+    from centerarc.training.study_config import load_study
+    from centerarc.training.study_table import summarize
+
+    loaded = load_study(file)
+    if jobs is not None:
+        loaded = loaded.with_jobs(jobs)
+    if dry_run:
+        show_study_plan(plan_study(loaded, overwrite=True))
+        return 0
+    try:
+        runs = plan_study(loaded) if report_only else run_study(loaded, overwrite=overwrite)
+    except ChildrenStopped:
+        print("stopped; the same command resumes", file=sys.stderr)
+        return 130
+    said = spoken(
+        study,
+        {"file": file, "jobs": jobs, "dry_run": False, "report_only": False, "overwrite": False},
+    )
+    result = summarize(loaded, runs, command=said)
+    result.write(loaded.study_dir / RESULT)
+    show_study(result)
+    print(f"result: {loaded.study_dir / RESULT}")
+    return 0 if result.complete else 1

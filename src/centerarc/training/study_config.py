@@ -1,0 +1,380 @@
+"""The file of a study: arms, seeds, what is judged. Importing this module does not import torch."""
+
+import copy
+import difflib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from centerarc.training.config import TrainConfig, import_plugins
+from centerarc.training.data_config import COMMON_FIELDS, NamedPath, Positive, Section, Seed
+from centerarc.training.settings import check_config, read_yaml
+
+_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
+# Settings that are the study's own.
+_OWN = ("seed", "run_dir", "plugins")
+_TARS = ("tar@1e-2", "tar@1e-3", "tar@1e-4")
+# What each kind of set can be judged by; the first stands for the kind.
+MEASURES = {
+    "all_pairs": ("tar@1e-3", *_TARS, "auc", "eer", "tpir@1e-2", "threshold_spread"),
+    "pairs": ("accuracy", "auc", "eer", "tar@1e-1", *_TARS),
+}
+
+
+class DrawnPeople(Section):
+    """Drawn people to judge on; those of a training start at number 0."""
+
+    people: Annotated[int, Field(ge=2)] = Field(default=100, description="how many")
+    images: Annotated[int, Field(ge=2)] = Field(default=10, description="images of each person")
+    first: Annotated[int, Field(ge=0)] = Field(
+        description="number of the first one: beyond those that are drawn for the training"
+    )
+    seed: Seed = Field(default=0, description="as data.seed of the training")
+
+
+class StudySet(Section):
+    """What every run of a study is judged on: all pairs of some people, or listed pairs."""
+
+    all_pairs: DrawnPeople | NamedPath | None = Field(
+        default=None, description="folder of <person>/<image>, or drawn people: all pairs of them"
+    )
+    pairs: NamedPath | None = Field(
+        default=None,
+        description="a file of pairs; with all_pairs it names the people who are judged",
+    )
+    images: NamedPath | None = Field(default=None, description="folder of the images of pairs")
+    folds: list[Positive] | None = Field(
+        default=None, description="folds of pairs to use; none is all"
+    )
+    other_side: NamedPath | None = Field(
+        default=None,
+        description="with all_pairs: folder of the same images, degraded, for one side of a pair",
+    )
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if self.all_pairs is None and self.pairs is None:
+            raise ValueError("give all_pairs, a folder of people, or pairs with images")
+        if self.all_pairs is None and self.images is None:
+            raise ValueError("images must name the folder of the images that pairs lists")
+        if self.all_pairs is not None and self.images is not None:
+            raise ValueError("images goes with pairs alone; all_pairs is a folder itself")
+        if self.all_pairs is None and self.other_side is not None:
+            raise ValueError("other_side goes with all_pairs")
+        if self.folds is not None and self.pairs is None:
+            raise ValueError("folds goes with pairs, the file that has them")
+        if isinstance(self.all_pairs, DrawnPeople) and (self.pairs or self.other_side):
+            raise ValueError("pairs and other_side go with a folder, not with drawn people")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """The protocol: "all_pairs" or "pairs"."""
+        return "pairs" if self.all_pairs is None else "all_pairs"
+
+
+class EvaluateConfig(Section):
+    """How the runs of a study are judged."""
+
+    sets: dict[str, StudySet] = Field(
+        min_length=1, description="by name: what is judged; or the fields of one set right here"
+    )
+    primary: str = Field(
+        default="",
+        description="the measure that decides: such as tar@1e-3, of the first set, or SET/MEASURE",
+    )
+    mirror: bool = Field(default=True, description="features of image and mirror image are summed")
+    resamples: Annotated[int, Field(ge=100)] = Field(
+        default=1000, description="of people and seeds, for the intervals"
+    )
+    seed: Seed = Field(default=0, description="of the resampling")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_set_needs_no_name(cls, content: Any) -> Any:
+        if not isinstance(content, Mapping) or "sets" in content:
+            return content
+        own = {name: value for name, value in content.items() if name in StudySet.model_fields}
+        if not own:
+            return content
+        rest = {name: value for name, value in content.items() if name not in own}
+        return {**rest, "sets": {"all_pairs" if "all_pairs" in own else "pairs": own}}
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Self:
+        for name in self.sets:
+            _check_name("sets", name)
+        chosen = self.primary_set
+        if chosen not in self.sets:
+            raise ValueError(
+                f"primary must be a measure of one of the sets {', '.join(self.sets)}, "
+                f"got {self.primary!r}"
+            )
+        measures = MEASURES[self.sets[chosen].kind]
+        if self.primary_measure not in measures:
+            raise ValueError(
+                f"primary must be one of {', '.join(dict.fromkeys(measures))} for the set "
+                f"{chosen}, got {self.primary!r}"
+            )
+        return self
+
+    @property
+    def primary_set(self) -> str:
+        """Name of the set with the measure that decides."""
+        return self.primary.rpartition("/")[0] or next(iter(self.sets))
+
+    @property
+    def primary_measure(self) -> str:
+        """The measure that decides."""
+        return self.primary.rpartition("/")[2] or MEASURES[self.sets[self.primary_set].kind][0]
+
+
+def _nested(settings: Any) -> Any:
+    """Settings whose dotted names have become sections."""
+    if not isinstance(settings, Mapping):
+        return settings
+    found: dict[str, Any] = {}
+    for name, value in flat(settings).items():
+        here = found
+        *sections, leaf = name.split(".")
+        for section in sections:
+            here = here.setdefault(section, {})
+            if not isinstance(here, dict):
+                raise ValueError(f"{name} is given beside {section}, which is no section there")
+        if leaf in here:
+            raise ValueError(f"{name} is given beside its section")
+        here[leaf] = value
+    return found
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by their dotted names.
+
+    Raises:
+        ValueError: If a name is not text, or one is given twice, nested and dotted.
+
+    Example:
+        >>> flat({"loss": {"m": 0.2}, "data.min_images": 2})
+        {'loss.m': 0.2, 'data.min_images': 2}
+    """
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        if not isinstance(name, str):
+            raise ValueError(f"the name of a setting must be text, got {name!r}")
+        whole = f"{prefix}{name}"
+        inner = isinstance(value, Mapping) and value
+        for each, one in (flat(value, f"{whole}.") if inner else {whole: value}).items():
+            if each in found:
+                raise ValueError(f"{each} is given twice")
+            found[each] = one
+    return found
+
+
+Settings = Annotated[dict[str, Any], BeforeValidator(_nested)]
+
+
+class StudyConfig(Section):
+    """A study: every arm trained with every seed, all of them judged alike.
+
+    Example:
+        >>> study = StudyConfig(
+        ...     study_dir="runs/study",
+        ...     train={"data": {"source": "synthetic"}},
+        ...     seeds=[0, 1],
+        ...     arms={"softmax": {"loss.m": 0}, "arcface": {"loss": {"m": 0.3}}},
+        ...     evaluate={"all_pairs": {"people": 20, "first": 100}},
+        ... )
+        >>> study.baseline_arm, study.config_of("arcface", 1).loss.m
+        ('softmax', 0.3)
+    """
+
+    study_dir: NamedPath = Field(description="folder of the study")
+    train: NamedPath | dict[str, Any] = Field(
+        description="configuration of the runs: a file of centerarc train, or its content"
+    )
+    settings: Settings = Field(
+        default={}, description="what all arms change of it; names nested or dotted"
+    )
+    seeds: list[Seed] = Field(min_length=1, description="each arm is trained with each of them")
+    jobs: Positive = Field(default=1, description="runs at once")
+    threads: Positive | None = Field(
+        default=None,
+        description="CPU threads of a run; none divides the cores among jobs",
+    )
+    arms: dict[str, Settings] = Field(
+        min_length=1, description="by name: the settings of each arm; names nested or dotted"
+    )
+    baseline: str | None = Field(
+        default=None, description="the arm that others are compared with; none is the first"
+    )
+    evaluate: EvaluateConfig = Field(description="what every run is judged on")
+    keep_weights: bool = Field(
+        default=True,
+        description="false deletes a run's weights and state once it is judged; scores stay",
+    )
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Self:
+        for name in self.arms:
+            _check_name("arms", name)
+        if self.baseline is not None and self.baseline not in self.arms:
+            raise ValueError(
+                f"baseline must be one of the arms {', '.join(self.arms)}, got {self.baseline!r}"
+            )
+        if len({*self.seeds}) < len(self.seeds):
+            raise ValueError(f"seeds must differ from each other, got {self.seeds}")
+        for where, settings in (("settings", self.settings), *self.arms.items()):
+            if own := [name for name in _OWN if name in settings]:
+                raise ValueError(
+                    f"{where} must not have {own[0]}: seeds are those of `seeds`, folders are made "
+                    "in study_dir, and plugins belong to the file of `train`"
+                )
+        return self
+
+    @property
+    def baseline_arm(self) -> str:
+        """The arm that others are compared with."""
+        return self.baseline or next(iter(self.arms))
+
+    def with_jobs(self, jobs: int) -> Self:
+        """The study with another number of runs at once.
+
+        Raises:
+            ValueError: If it is below 1.
+        """
+        if jobs < 1:
+            raise ValueError(f"jobs must be at least 1, got {jobs}")
+        return self.model_copy(update={"jobs": jobs})
+
+    def base(self) -> dict[str, Any]:
+        """The content of the configuration that all arms start from, with its plugins imported."""
+        if isinstance(self.train, Path):
+            content, folder = read_yaml(self.train), self.train.parent
+        else:
+            content, folder = copy.deepcopy(self.train), Path.cwd()
+        return merged(import_plugins(content, folder), self.settings)
+
+    def config_of(
+        self,
+        arm: str,
+        seed: int,
+        *,
+        chosen: Mapping[str, Any] | None = None,
+        base: Mapping[str, Any] | None = None,
+    ) -> TrainConfig:
+        """The configuration of a run.
+
+        Args:
+            arm: Name of the arm.
+            seed: Its seed.
+            chosen: Settings that a tuning chose for the arm, nested or dotted; they come over
+                those that the study gives it.
+            base: From `base`, if it is at hand.
+
+        Raises:
+            ValueError: If a setting is unknown or out of range; names the arm.
+        """
+        content = merged(self.base() if base is None else base, self.arms[arm])
+        content = merged(content, _nested(chosen or {}))
+        content |= {"seed": seed, "run_dir": self.run_dir(arm, seed)}
+        return check_config(content, f"arm {arm!r}")
+
+    def run_dir(self, arm: str, seed: int) -> Path:
+        """Folder of a run."""
+        return self.study_dir / "runs" / arm / f"seed-{seed}"
+
+    def scores_dir(self, arm: str, seed: int) -> Path:
+        """Folder of what is kept of a run: its record and its embeddings of each set."""
+        return self.study_dir / "scores" / arm / f"seed-{seed}"
+
+
+def merged(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Puts settings over others: sections are merged, values and lists replaced.
+
+    Another `data.source` comes without the old one's own fields, such as its `root`.
+
+    Example:
+        >>> merged({"loss": {"s": 30, "m": 0.5}}, {"loss": {"m": 0}})
+        {'loss': {'s': 30, 'm': 0}}
+    """
+    result = dict(content)
+    for name, value in changes.items():
+        before = result.get(name)
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            source = value.get("source", before.get("source"))
+            if name == "data" and source != before.get("source"):
+                before = {k: v for k, v in before.items() if k in COMMON_FIELDS}
+            result[name] = merged(before, value)
+        else:
+            result[name] = copy.deepcopy(value)
+    return result
+
+
+def load_study(path: str | Path) -> StudyConfig:
+    """Reads the file of a study.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not YAML, or a field is unknown or out of range; in one line that
+            names the file and the field.
+    """
+    return check_study(read_yaml(path), str(path))
+
+
+def check_study(content: Mapping[str, Any], where: str = "the study") -> StudyConfig:
+    """Checks a mapping against the fields of `StudyConfig`, and each arm against `TrainConfig`.
+
+    Raises:
+        ValueError: For the first wrong field, in one line.
+    """
+    try:
+        study = StudyConfig.model_validate(dict(content))
+    except ValidationError as error:
+        raise ValueError(f"{where}: {_said(error.errors()[0])}") from error
+    try:
+        base = study.base()
+        for arm in study.arms:
+            study.config_of(arm, study.seeds[0], base=base)
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(f"{where}: {error}") from error
+    return study
+
+
+_SECTIONS: dict[str, type[Section]] = {
+    "": StudyConfig,
+    "evaluate": EvaluateConfig,
+    "sets": StudySet,
+    "all_pairs": DrawnPeople,
+}
+
+
+def _said(first: ErrorDetails) -> str:
+    """One line for a problem with a field of the study's own."""
+    path = [str(part) for part in first["loc"] if part not in ("DrawnPeople", "dict[any,any]")]
+    path = [part for part in path if not part.startswith(("function-", "lax-or-strict", "path"))]
+    name = ".".join(path)
+    if first["type"] == "missing":
+        return f"{name} is missing; it is required"
+    if first["type"] == "extra_forbidden":
+        above = path[:-1]
+        section = next((s for s in reversed(above) if s in _SECTIONS), "")
+        known = list(_SECTIONS[section].model_fields)
+        near = difflib.get_close_matches(path[-1], known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"it must be one of {', '.join(known)}"
+        return f"unknown field {name}; {hint}"
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input should ")
+    if first["type"] == "value_error":
+        return f"{name}: {message}" if name else message
+    return f"{name} must {message}, got {first['input']!r:.80}"
+
+
+def _check_name(what: str, name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"a name in {what} must have letters, digits, '_', '.', '+' and '-' only, since it "
+            f"is a folder's; got {name!r}"
+        )

@@ -1,0 +1,234 @@
+"""What a run of a study is judged on: each set's images, its scores in a file, and its measures."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from centerarc.data.source import FaceSource, namesakes, open_source
+from centerarc.data.synthetic.source import SyntheticFaces
+from centerarc.data.views import Subset, subset
+from centerarc.evaluation.all_pair_scores import score_all_pairs
+from centerarc.evaluation.all_pairs import FARS, FPIR, AllPairs
+from centerarc.evaluation.embedding import pair_scores
+from centerarc.evaluation.files.pair_set import open_pair_set, read_named_pairs
+from centerarc.evaluation.protocols.subject import ModelSubject
+from centerarc.evaluation.scores import BoolArray, FloatArray, IntArray
+from centerarc.evaluation.verification import ScoredPairs
+from centerarc.io.files import atomic_path, read_arrays
+from centerarc.training.study_config import DrawnPeople, StudySet
+
+# Measures by name, such as "tar@1e-3".
+Measures = dict[str, float]
+
+
+def tar_name(far: float) -> str:
+    """The name of a true accept rate in a study.
+
+    Example:
+        >>> tar_name(1e-3), tar_name(0.025)
+        ('tar@1e-3', 'tar@0.025')
+    """
+    digits, _, power = f"{far:e}".partition("e")
+    whole = float(digits).is_integer()
+    return f"tar@{float(digits):g}e{int(power)}" if whole else f"tar@{far:g}"
+
+
+@dataclass(frozen=True, eq=False)
+class ListedScores:
+    """The scores of listed pairs.
+
+    Args:
+        score: `(P,)` cosine of each pair.
+        same: `(P,)` whether both images show one person.
+        fold: `(P,)` each pair's fold.
+        first, second: `(P,)` number of the person on each image; of pairs without people, -1.
+    """
+
+    score: FloatArray
+    same: BoolArray
+    fold: IntArray
+    first: IntArray
+    second: IntArray
+
+    def judged(self) -> ScoredPairs:
+        """The scores with their accuracy by folds, and by a threshold of their own without."""
+        return ScoredPairs(self.score, self.same, self.fold, "exact", ())
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the arrays to an `.npz` file, complete or not at all."""
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, **vars(self))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "ListedScores":
+        """Reads what `save` wrote.
+
+        Raises:
+            ValueError: If there is no such file, or it is damaged or something else.
+        """
+        arrays = read_arrays(path)
+        wanted = {"score": "f", "same": "b", "fold": "i", "first": "i", "second": "i"}
+        sizes = {arrays[name].shape for name in wanted if name in arrays}
+        if (
+            arrays.keys() != wanted.keys()
+            or len(sizes) != 1
+            or any(arrays[name].dtype.kind != kind for name, kind in wanted.items())
+        ):
+            raise ValueError(f"{os.fspath(path)!r} must hold the scores of listed pairs")
+        return cls(**arrays)
+
+
+Scores = AllPairs | ListedScores
+
+
+def read_scores(path: Path, kind: str) -> Scores:
+    """Reads a file of scores of a kind of set.
+
+    Raises:
+        ValueError: If there is none, or it is damaged or of something else.
+    """
+    return AllPairs.load(path) if kind == "all_pairs" else ListedScores.load(path)
+
+
+def score_set(one: StudySet, subject: ModelSubject) -> Scores:
+    """Embeds the images of a set and compares them.
+
+    Args:
+        one: The set.
+        subject: The model.
+
+    Raises:
+        ValueError: If the set cannot be opened, or an embedding is of no use.
+        OSError: If a file cannot be read.
+    """
+    size = subject.image_size
+    if one.all_pairs is None:
+        assert one.pairs is not None
+        listed = open_pair_set(one.pairs, images=one.images, folds=one.folds, image_size=size)
+        found = subject.embed(listed).embedding
+        sides = listed.index_a, listed.index_b
+        known = listed.people is not None
+        people = [listed.labels[side] if known else np.full(side.shape, -1) for side in sides]
+        score = pair_scores(found, *sides)
+        first, second = (numbers.astype(np.int64) for numbers in people)
+        return ListedScores(score, listed.same, listed.fold.astype(np.int64), first, second)
+    source = open_people(one, size)
+    names = np.array(source.identities)[source.labels]
+    places = _places(source)
+    embedding = subject.embed(source).embedding
+    if one.other_side is None:
+        return score_all_pairs(embedding, names, places=places)
+    others = _same_images(one.other_side, size, places)
+    row_of = {place: row for row, place in enumerate(_places(others))}
+    other = subject.embed(others).embedding[[row_of[place] for place in places]]
+    return score_all_pairs(embedding, names, other, places=places)
+
+
+def check_set(one: StudySet, image_size: int, primary: str = "") -> None:
+    """Opens the images of a set, so that a wrong path is seen before the work.
+
+    Args:
+        one: The set.
+        image_size: Side of the images in pixels.
+        primary: The measure that decides, if it is of this set.
+
+    Raises:
+        ValueError: As `score_set`, or if the set has too few people for the measure.
+        OSError: As `score_set`.
+    """
+    if one.all_pairs is None:
+        assert one.pairs is not None
+        open_pair_set(one.pairs, images=one.images, folds=one.folds, image_size=image_size)
+        return
+    source = open_people(one, image_size)
+    people = len(source.identities)
+    if primary.startswith("tar@") and people * (people - 1) / 2 < 1 / float(primary[4:]):
+        raise ValueError(
+            f"primary must be a measure that the set supports: {primary} needs at least "
+            f"{1 / float(primary[4:]):,.0f} pairs of people, and {people:,} people make "
+            f"{people * (people - 1) // 2:,}"
+        )
+    if one.other_side is not None:
+        _same_images(one.other_side, image_size, _places(source))
+
+
+def open_people(one: StudySet, image_size: int | None) -> FaceSource:
+    """Opens the images of a set of which all pairs are judged.
+
+    Raises:
+        ValueError: If it cannot be opened, or holds none of the people that `pairs` names.
+    """
+    assert one.all_pairs is not None
+    if isinstance(one.all_pairs, DrawnPeople):
+        drawn = one.all_pairs
+        return SyntheticFaces(
+            drawn.people,
+            drawn.images,
+            seed=drawn.seed,
+            image_size=image_size or 112,
+            first_identity=drawn.first,
+        )
+    source = open_source(one.all_pairs, image_size=image_size)
+    if one.pairs is None:
+        return source
+    named = read_named_pairs(one.pairs, one.folds).everyone()
+    people = namesakes(source.identities, named)
+    if len(people) < 2:
+        raise ValueError(
+            f"pairs must name at least 2 people of {str(one.all_pairs)!r}, but {str(one.pairs)!r} "
+            f"names {len(people)} of them"
+        )
+    return subset(source, people)
+
+
+def _places(source: FaceSource) -> list[str]:
+    return [source.place(number) for number in range(len(source))]
+
+
+def _same_images(root: Path, image_size: int | None, places: list[str]) -> FaceSource:
+    """The images of a folder that have the given names, in an order of their own."""
+    source = open_source(root, image_size=image_size)
+    there = _places(source)
+    if missing := sorted({*places}.difference(there)):
+        raise ValueError(
+            f"other_side must hold the same images, but {str(root)!r} lacks {len(missing):,} of "
+            f"{len(places):,}, first {missing[0]!r}"
+        )
+    return Subset(source, images=np.isin(there, places))
+
+
+def measures_of(scores: Scores) -> Measures:
+    """The measures of a run on a set, as far as the set supports them; each in [0, 1].
+
+    Of all pairs: `tar@1e-2`, `tar@1e-3`, `tar@1e-4`, `auc`, `eer`, `tpir@1e-2` and
+    `threshold_spread` (a cosine). Of listed pairs: `accuracy`, `auc`, `eer` and TARs.
+    """
+    if isinstance(scores, AllPairs):
+        found = {
+            tar_name(far): scores.tar_at_far(far).tar for far in FARS if scores.too_few(far) is None
+        }
+        found |= {"auc": scores.auc, "eer": scores.eer}
+        if scores.too_few_strangers() is None:
+            found["tpir@1e-2"] = scores.tpir(FPIR)
+        return {**found, "threshold_spread": scores.threshold_spread}
+    judged = scores.judged()
+    names = ("accuracy", "auc", "eer", *map(tar_name, judged.fars))
+    return dict(zip(names, judged.rates.tolist(), strict=True))
+
+
+def facts_of(scores: Scores) -> dict[str, int]:
+    """People, images and pairs of each kind, by name; only what is known."""
+    if isinstance(scores, AllPairs):
+        return {
+            "people": scores.num_people,
+            "people_with_genuine_pairs": scores.num_genuine_people,
+            "images": scores.num_images,
+            "genuine_pairs": scores.num_genuine,
+            "impostor_pairs": scores.num_impostor,
+        }
+    genuine = int(scores.same.sum())
+    people = np.unique(np.concatenate([scores.first, scores.second]))
+    known = {"people": int(people.size)} if people.min(initial=0) >= 0 else {}
+    return {**known, "genuine_pairs": genuine, "impostor_pairs": scores.same.size - genuine}

@@ -1,0 +1,91 @@
+"""`centerarc study` as a user meets it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from centerarc.cli import main
+from centerarc.training import study as study_module
+from centerarc.training.study import plan_study
+from centerarc.training.study_config import load_study
+from centerarc.training.study_run import run
+from tests.training.helpers import write_faces
+
+pytestmark = pytest.mark.usefixtures("wide")
+
+
+@pytest.fixture
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    faces = write_faces(tmp_path / "faces")
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        f"study_dir: {tmp_path / 'study'}\n"
+        "train:\n"
+        "  model: {name: mobilefacenet_small, embedding_size: 8, image_size: 16}\n"
+        f"  data: {{source: folder, root: {faces}}}\n"
+        "  schedule: {epochs: 1}\n"
+        "  batch_size: 12\n"
+        "  workers: 0\n"
+        "  device: cpu\n"
+        "seeds: [0]\n"
+        "threads: 1\n"
+        "arms:\n"
+        "  softmax: {loss.m: 0, loss.center_weight: 0}\n"
+        "  arcface: {loss: {m: 0.2, center_weight: 0}}\n"
+        f"evaluate: {{all_pairs: {faces}, primary: auc}}\n"
+    )
+    return path
+
+
+def called(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as end:
+        main(["study", *words])
+    code = end.value.code
+    out, err = capsys.readouterr()
+    return (code if isinstance(code, int) else 0), out, err
+
+
+def test_a_dry_run_lists_what_there_is_to_do(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = called(capsys, str(file), "--dry-run")
+    assert code == 0
+    assert "2 runs" in out
+    assert out.count("to be trained") == 2
+    assert not (file.parent / "study").exists()
+
+
+def test_the_result_is_a_table_and_a_file(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = load_study(file)
+    softmax, arcface = plan_study(study)
+    assert run(study_module._words(study, softmax)[2:]) == 0
+    capsys.readouterr()
+    code, out, _ = called(capsys, str(file), "--report-only")
+    assert code == 1  # a run is missing
+    assert "1 run of 2 not done yet, first arcface, seed 0." in out
+    assert run(study_module._words(study, arcface)[2:]) == 0
+    code, out, _ = called(capsys, str(file))  # nothing is left to train
+    assert code == 0
+    assert "all_pairs: 6 people, 6 people with genuine pairs, 36 images" in out
+    assert "auc *" in out
+    assert "minus softmax, points" in out
+    result = json.loads((file.parent / "study/study.json").read_text())
+    assert result["command"] == f"centerarc study {file}"
+    assert {run["status"] for run in result["runs"]} == {"done"}
+    code, _, err = called(capsys, str(file), "--jobs", "0")
+    assert (code, err) == (2, "error: --jobs must be at least 1, got 0\n")
+
+
+def test_what_is_wrong_is_one_line(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text(file.read_text().replace("loss.m: 0,", "loss.mm: 0,"))
+    code, _, err = called(capsys, str(file))
+    assert code == 2
+    assert err == f"error: {file}: arm 'softmax': unknown field loss.mm; did you mean loss.m?\n"
+    code, _, err = called(capsys, str(file.parent / "none.yaml"))
+    assert (code, err.count("\n")) == (2, 1)
