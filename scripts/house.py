@@ -17,7 +17,7 @@ from pathlib import Path
 PACKAGE = "centerarc"
 # Journey: what it starts from (the first list whose files exist), and the most files it may read.
 JOURNEYS = {
-    "training loop": (["training.loop"], 60),
+    "training loop": (["training.loop"], 61),
     "joint loss": (["losses.center_arcface"], 14),
     "image path to batch": (["data.loader", "data.folder"], 10),
     "evaluation page": (["evaluation.protocols.request", "report.evaluation_page"], 60),

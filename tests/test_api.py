@@ -9,16 +9,17 @@ import centerarc
 from centerarc import losses
 
 TOP = """
-ArcFace CenterArcFaceLoss CenterLoss Chunked CombinedMargin CosFace MarginSoftmaxLoss
-MeanCenterLoss PrototypeSGD SphereFaceR UnifiedThresholdLoss negative_logsumexp
+AdaFace ArcFace CenterArcFaceLoss CenterLoss Chunked CombinedMargin CosFace DynamicArcFace
+ElasticArcFace ElasticCosFace LDAM MagFace MarginSoftmaxLoss MeanCenterLoss PrototypeSGD
+SphereFaceR UnifiedThresholdLoss negative_logsumexp
 """
 
 LOSSES = """
-ArcFace BatchMetrics CenterArcFaceLoss CenterLoss Chunked CombinedMargin CosFace Margin
-MarginSoftmaxLoss MeanCenterLoss PrototypeSGD SphereFaceR Target TermWeight UnifiedThresholdLoss
-center_arcface_loss center_loss center_separation create_margin list_margins margin_softmax_loss
-mean_center_loss negative_logsumexp register_margin sample_classes unified_threshold_loss
-update_centers
+AdaFace ArcFace BatchMargin BatchMetrics CenterArcFaceLoss CenterLoss Chunked CombinedMargin
+CosFace DynamicArcFace ElasticArcFace ElasticCosFace LDAM MagFace Margin MarginSoftmaxLoss
+MeanCenterLoss PrototypeSGD SphereFaceR Target TermWeight UnifiedThresholdLoss center_arcface_loss
+center_loss center_separation create_margin list_margins margin_softmax_loss mean_center_loss
+negative_logsumexp register_margin sample_classes unified_threshold_loss update_centers
 """
 
 

@@ -12,12 +12,18 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 __all__ = [
+    "LDAM",
+    "AdaFace",
     "ArcFace",
     "CenterArcFaceLoss",
     "CenterLoss",
     "Chunked",
     "CombinedMargin",
     "CosFace",
+    "DynamicArcFace",
+    "ElasticArcFace",
+    "ElasticCosFace",
+    "MagFace",
     "MarginSoftmaxLoss",
     "MeanCenterLoss",
     "PrototypeSGD",
@@ -29,12 +35,15 @@ __all__ = [
 if TYPE_CHECKING:
     from centerarc.losses.center import CenterLoss
     from centerarc.losses.center_arcface import CenterArcFaceLoss
+    from centerarc.losses.class_size_margins import LDAM, DynamicArcFace
+    from centerarc.losses.elastic_margins import ElasticArcFace, ElasticCosFace
     from centerarc.losses.head.chunked import Chunked
     from centerarc.losses.head.class_pass import negative_logsumexp
     from centerarc.losses.head.prototype_sgd import PrototypeSGD
     from centerarc.losses.margin_softmax import MarginSoftmaxLoss
     from centerarc.losses.margins import ArcFace, CombinedMargin, CosFace, SphereFaceR
     from centerarc.losses.mean_centers import MeanCenterLoss
+    from centerarc.losses.norm_margins import AdaFace, MagFace
     from centerarc.losses.unified_threshold import UnifiedThresholdLoss
 
 

@@ -8,9 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from centerarc.losses import (
+    LDAM,
+    AdaFace,
     CenterArcFaceLoss,
     CenterLoss,
     CosFace,
+    ElasticArcFace,
+    MagFace,
     MarginSoftmaxLoss,
     center_separation,
 )
@@ -30,6 +34,10 @@ CASES = [
     (MarginSoftmaxLoss, {"sample_rate": 0.6}),
     (CenterArcFaceLoss, {"implementation": "chunked", "center_space": "raw"}),
     (CenterArcFaceLoss, {"margin": CosFace(0.2), "conflict_threshold": 0.5}),
+    (CenterArcFaceLoss, {"margin": AdaFace(alpha=0.3)}),
+    (MarginSoftmaxLoss, {"margin": MagFace(l_a=1.0, u_a=5.0)}),
+    (MarginSoftmaxLoss, {"margin": LDAM(counts=torch.arange(C))}),
+    (MarginSoftmaxLoss, {"margin": ElasticArcFace(sigma=0.1, plus=True)}),
     (CenterArcFaceLoss, {"label_smoothing": 0.1, "weight": torch.linspace(0.5, 2, C)}),
     (CenterArcFaceLoss, {"label_smoothing": 0.1, "implementation": "chunked"}),
     (CenterArcFaceLoss, {"sub_centers": 3, **SEPARATE}),
@@ -40,6 +48,7 @@ CASES = [
 
 
 def make(kind: type[nn.Module], options: dict) -> nn.Module:
+    options = copy.deepcopy(options)  # a margin has a state
     if "sample_rate" in options:
         options = {**options, "sample_generator": torch.Generator().manual_seed(5)}
     made = kind(C, D, generator=torch.Generator().manual_seed(3), **options)
@@ -71,7 +80,7 @@ def steps(
             with torch.no_grad():
                 parameter -= 0.1 * gradient
             parameter.grad = None
-        found += [buffer.clone() for buffer in criterion.buffers()]
+        found += [buffer.to(dtype, copy=True) for buffer in criterion.buffers()]
     return found
 
 

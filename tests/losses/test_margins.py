@@ -1,23 +1,55 @@
 """Margins: their formulas, and what a training run feels of them."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from centerarc.losses import (
+    LDAM,
+    AdaFace,
     ArcFace,
     CombinedMargin,
     CosFace,
+    DynamicArcFace,
+    ElasticArcFace,
+    MagFace,
     Margin,
     SphereFaceR,
     Target,
     create_margin,
     list_margins,
 )
-from centerarc.losses.margins import target_angle
+from centerarc.losses.class_size_margins import ClassSizeMargin
+from centerarc.losses.margins import NO_LABEL, add_angle, target_angle
 
-EVERY = [create_margin(name) for name in list_margins()] + [
+SIZES = torch.tensor([1, 7, 300])
+
+
+def made(name: str) -> Margin:
+    margin = create_margin(name)
+    if isinstance(margin, ClassSizeMargin):
+        margin.set_counts(SIZES)
+    return margin
+
+
+def ada(mean: float, deviation: float) -> AdaFace:
+    """In evaluation mode: at length 1, z is h (1 - mean) / deviation."""
+    margin = AdaFace(0.4).eval()
+    margin.mean.fill_(mean)
+    margin.deviation.fill_(deviation)
+    return margin
+
+
+EVERY = [made(name) for name in list_margins()] + [
+    ada(0.0, 0.1),  # of a high quality, z = 1
+    ada(2.0, 0.1),  # of a low one, z = -1
+    ada(0.0, 1.0),
+    MagFace(0.0, 1.5, l_a=0.5, u_a=2.0),
+    LDAM(2.0, SIZES),
+    DynamicArcFace(1.0, 0.5, 1.0, SIZES),
+    ElasticArcFace(0.5, 0.0),
     ArcFace(0.0),
     ArcFace(math.pi / 2),
     CombinedMargin(2.0, 0.3, 0.1),
@@ -28,7 +60,13 @@ EVERY = [create_margin(name) for name in list_margins()] + [
 
 
 def at(theta: torch.Tensor) -> Target:
-    return Target(cos=theta.cos(), sin=theta.sin(), norm=torch.ones_like(theta))
+    zeros = torch.zeros_like(theta)
+    return Target(cos=theta.cos(), sin=theta.sin(), norm=zeros + 1, labels=zeros.long())
+
+
+def steady(margin: Margin) -> Margin:
+    """A function of the angle: without noise, and with statistics that stay."""
+    return margin.eval() if isinstance(margin, torch.nn.Module) else margin
 
 
 def grid(n: int = 20001) -> torch.Tensor:
@@ -37,7 +75,7 @@ def grid(n: int = 20001) -> torch.Tensor:
 
 @pytest.mark.parametrize("margin", EVERY, ids=str)
 def test_falls_and_never_jumps_over_all_angles(margin: Margin) -> None:
-    psi = margin(at(grid()))
+    psi = steady(margin)(at(grid()))
     steps = psi.diff()
     assert (steps <= 1e-12).all()
     # No angle changes faster than m theta can, so a step of the grid is small unless it is a jump.
@@ -47,7 +85,7 @@ def test_falls_and_never_jumps_over_all_angles(margin: Margin) -> None:
 @pytest.mark.parametrize("margin", EVERY, ids=str)
 def test_never_above_the_plain_cosine(margin: Margin) -> None:
     theta = grid()
-    assert (margin(at(theta)) <= theta.cos() + 1e-12).all()
+    assert (steady(margin)(at(theta)) <= theta.cos() + 1e-12).all()
 
 
 @pytest.mark.parametrize("margin", EVERY, ids=str)
@@ -55,7 +93,8 @@ def test_never_above_the_plain_cosine(margin: Margin) -> None:
 def test_gradient_is_finite_where_feature_and_prototype_align(margin: Margin, cos: float) -> None:
     x = torch.tensor([[3.0, 4.0, 0.0]], requires_grad=True)
     w = (cos * x.detach()).requires_grad_()
-    margin(target_angle(x, w)).sum().backward()
+    target = replace(target_angle(x, w), labels=torch.zeros(1, dtype=torch.long))
+    margin(target).sum().backward()
     assert x.grad is not None
     assert x.grad.isfinite().all()
     assert w.grad is not None
@@ -128,7 +167,26 @@ def test_one_minus_cos_and_its_gradient_keep_their_digits_in_float32(theta: floa
 def test_gradcheck(margin: Margin) -> None:
     x = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
     w = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda a, b: margin(target_angle(a, b)), (x, w))
+    labels = torch.tensor([0, 1, 2, 0, NO_LABEL, 1])
+    length = x.detach().norm(dim=1)
+
+    def psi(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        target = replace(target_angle(a, b), labels=labels)
+        if isinstance(margin, AdaFace):  # by design, its gradient leaves the length out
+            target = replace(target, norm=length)
+        return steady(margin)(target)
+
+    assert torch.autograd.gradcheck(psi, (x, w))
+
+
+def test_an_angle_of_each_sample_is_arcface_and_its_mirror() -> None:
+    target = at(grid())
+    for m in (0.0, 0.5, math.pi / 2):
+        angle = torch.full_like(target.cos, m)
+        torch.testing.assert_close(add_angle(target, angle), ArcFace(m)(target), rtol=0, atol=1e-15)
+        theta = grid()
+        expected = (theta - m).clamp(min=0).cos()
+        torch.testing.assert_close(add_angle(target, -angle), expected, rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize(

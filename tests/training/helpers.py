@@ -90,7 +90,9 @@ def whole_criterion(run_dir: Path) -> dict[str, Tensor]:
     """The tensors of all classes in a run's state, and their momentum, in one process."""
     folder = run_dir / "state" / load_state(run_dir)["head"]
     metadata = FileSystemReader(folder).read_metadata().state_dict_metadata
-    state = {name: torch.empty(item.size) for name, item in metadata.items()}
+    state = {
+        name: torch.empty(item.size, dtype=item.properties.dtype) for name, item in metadata.items()
+    }
     dcp.load(state, checkpoint_id=folder, no_dist=True)
     return state
 

@@ -89,6 +89,7 @@ STEADY = {"epochs": 3, "warmup_epochs": 0, "power": 1e-30}
 # Without a norm: a bias before one has a gradient of rounding alone, which AdamW blows up.
 ADAMW = {"optimizer": {"name": "adamw", "lr": 0.001}, "model": {"options": {"norm": False}}}
 GRADIENT = {"centers": "separate", "center_update": "gradient"}
+MAGFACE = {"l_a": 0.5, "u_a": 3.0, "lambda_g": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -99,6 +100,10 @@ GRADIENT = {"centers": "separate", "center_update": "gradient"}
         ((2, 3), {"loss": {**GRADIENT, "separation_weight": 0.5}}),
         ((2, 4), {"loss": {"label_smoothing": 0.1, "class_weights": "weights.csv"}}),
         ((3, 4), {"loss": {"sub_centers": 2, "conflict_threshold": 0.3}}),
+        ((2, 3), {"loss": {"margin": "adaface", "margin_options": {"alpha": 0.3}}}),
+        ((3,), {"loss": {"margin": "magface", "margin_options": MAGFACE}}),
+        ((2, 4), {"loss": {"margin": "elastic_arcface"}}),
+        ((2,), {"loss": {"margin": "ldam"}, "head": REPLICATED}),
         ((3,), ADAMW),
         ((2, 3), {"loss": {"center_weight": "auto", "ramp_steps": 2, "start_cosine": -0.9}}),
         ((2, 4), {"accumulate": 3, "model": {"options": {"norm": False}}}),
@@ -146,8 +151,10 @@ def _merged(name: str, value: Any) -> Any:
         {"loss": GRADIENT, **ADAMW},
         {"loss": {"center_weight": "auto", "ramp_steps": 3, "start_cosine": -0.9}},
         {"head": {"fused": True}, "clip_norm": 0},
+        {"loss": {"margin": "adaface", "margin_options": {"alpha": 0.3}}},
+        {"loss": {"margin": "elastic_cosface", "margin_options": {"sigma": 0.1}}},
     ],
-    ids=["sgd", "adamw", "in a ramp", "fused"],
+    ids=["sgd", "adamw", "in a ramp", "fused", "adaface", "elastic"],
 )
 def test_a_run_of_two_processes_resumes_on_one_two_and_three(
     pool: Pool, tmp_path: Path, faces: Path, changes: dict[str, Any]
@@ -231,6 +238,12 @@ def test_sampled_classes_resume_to_the_last_bit_and_need_shards(
     fused = {**CHANGES, "clip_norm": 0, "head": {"sharded": False, "fused": True}}
     for answer in pool.run(_train_on_rank, 2, tmp_path / "c", faces, fused):
         assert answer.startswith("head.fused is true, which with 2 processes needs head.sharded")
+    adaface = {**CHANGES, "loss": {"margin": "adaface"}, "head": REPLICATED}
+    for answer in pool.run(_train_on_rank, 2, tmp_path / "c", faces, adaface):
+        assert answer == (
+            "loss.margin is adaface, which looks at the samples of all processes and with 2 "
+            "processes needs head.sharded: true; it is false"
+        )
 
 
 def _train_apart(rank: int, folder: Path, faces: Path, changes: dict[str, Any]) -> str:

@@ -24,6 +24,7 @@ from centerarc.losses.checks import (
     place_batch,
     reduce,
 )
+from centerarc.losses.class_size_margins import ClassSizeMargin
 from centerarc.losses.head.class_pass import (
     Implementation,
     check_sample_rate,
@@ -34,7 +35,14 @@ from centerarc.losses.head.class_pass import (
 )
 from centerarc.losses.head.products import product, unit, whole
 from centerarc.losses.head.prototype_sgd import has_fused_step
-from centerarc.losses.margins import ArcFace, Margin, Target, target_angle
+from centerarc.losses.margins import (
+    NO_LABEL,
+    ArcFace,
+    Margin,
+    PenalizedMargin,
+    Target,
+    target_angle,
+)
 
 if TYPE_CHECKING:
     from centerarc.losses.head.shards import ClassShards
@@ -129,6 +137,8 @@ def checked_terms(
             f"got {tuple(prototypes.shape)}"
         )
     check_positive("s", s)
+    if isinstance(margin, ClassSizeMargin):
+        margin.check_classes(len(prototypes))
     check_options(len(prototypes), prototypes.dim() == 3, reduction, **options)
     return margin_softmax_terms(features, prototypes, labels, margin, s, **options)
 
@@ -223,6 +233,7 @@ def margin_softmax_terms(
         target = target_angle(features, found.own)
         if shards is not None:
             target, found = shards.combine(target, found, places != ABSENT)
+        target = Target(target.cos, target.sin, target.norm, labels.where(known, NO_LABEL))
         logit = s * margin(target)
         # torch's default threshold of 20 would cut float64 down to 2e-9.
         losses = F.softplus(found.logsumexp - logit, threshold=50.0)
@@ -238,6 +249,8 @@ def margin_softmax_terms(
             mass = classes if weight is None else weight.to(dtype).sum()
             spread = (mass * total - flat) / classes
             losses = (1 - label_smoothing) * losses + label_smoothing * spread
+        if isinstance(margin, PenalizedMargin):
+            losses = losses + share * margin.penalty(target)
     return Terms(
         loss=losses.where(known, 0.0).masked_fill(wrong, torch.nan),
         share=share.where(known, 0.0),
@@ -273,7 +286,8 @@ class MarginSoftmaxLoss(nn.Module):
     Args:
         num_classes: C, at least 1.
         feat_dim: D, the embedding size, at least 1.
-        margin: psi; by default `ArcFace(m=0.5)`. `CosFace(m=0.0)` is the plain softmax.
+        margin: psi; by default `ArcFace(m=0.5)`. `CosFace(m=0.0)` is the plain softmax. A margin
+            that is a module becomes a part of this one: its buffers are in the state dict.
         s: scale of the cosines, positive; may be changed later, for example by a schedule.
         sub_centers: K prototypes per class, of which the nearest counts for each sample.
         weight: (C,) class weights, kept as a buffer. This and `ignore_index`, `reduction`,
@@ -349,6 +363,8 @@ class MarginSoftmaxLoss(nn.Module):
                 "margin must be a margin such as ArcFace(0.5), or create_margin('arcface', m=0.5), "
                 f"got {margin!r}"
             )
+        if isinstance(margin, ClassSizeMargin):
+            margin.check_classes(num_classes)
         here = classes_held(shards, num_classes)
         self.num_classes = num_classes
         self.feat_dim = feat_dim

@@ -4,7 +4,7 @@ A margin maps the angle between a sample and its own prototype to the value that
 target's cosine in the softmax. It sees N numbers only and is plain autograd. To add one, write a
 frozen dataclass with a `__call__` here and name it in `MARGINS`, or register it from outside with
 `register_margin`: the fused loss and the command line take it from there. A parameter out of range
-is a `ValueError` that names it.
+is a `ValueError` that names it. Margins that look at more than the angle have files of their own.
 """
 
 import difflib
@@ -12,12 +12,15 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from centerarc.losses.head.products import SMALLEST_NORM, unit
+
+# The label of a sample that does not count, in `Target.labels`.
+NO_LABEL = -1
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,14 @@ class Target:
         cos: cosine of the angle theta between the feature and its class prototype, in [-1, 1].
         sin: sine of the same angle, in [0, 1], accurate for small angles too.
         norm: length of the feature before normalization.
+        labels: int64 class of each sample, among all classes; -1 for a sample that does not count,
+            of which the other entries mean nothing. None where a margin is called by hand without.
     """
 
     cos: Tensor
     sin: Tensor
     norm: Tensor
+    labels: Tensor | None = None
 
     @property
     def theta(self) -> Tensor:
@@ -74,7 +80,41 @@ class Margin(Protocol):
         """Returns psi, (N,)."""
 
 
-def _require(name: str, value: float, low: float, high: float, allowed: str) -> None:
+@runtime_checkable
+class PenalizedMargin(Protocol):
+    """A margin with a regularizer of its own, which is added to the loss of each sample."""
+
+    def __call__(self, target: Target, /) -> Tensor:
+        """Returns psi, (N,)."""
+
+    def penalty(self, target: Target, /) -> Tensor:
+        """Returns what is added to each sample's loss, (N,), before class weights."""
+
+
+class BatchMargin(nn.Module):
+    """A margin whose psi depends on other samples of the batch, or on batches before.
+
+    Such a margin keeps its state in buffers, which are saved with the criterion, and changes them
+    in training mode only. It must see the samples of all ranks, in their order, as it does with
+    sharded classes: `centerarc train` refuses `head.sharded: false` on several processes with it.
+    Under DistributedDataParallel each rank looks at its own samples, and the state is rank 0's.
+    """
+
+
+def add_angle(target: Target, angle: Tensor) -> Tensor:
+    """`cos(theta + angle)` with an (N,) angle of each sample in [-pi/2, pi/2], never rising.
+
+    For a positive angle it continues beyond theta = pi - angle as `ArcFace` does. For a negative
+    one, cos(theta + angle) would rise from theta = 0 to theta = -angle: it is 1 there.
+    """
+    cos_m = angle.cos()
+    inside = target.cos * cos_m - target.sin * angle.sin()
+    beyond = torch.where(target.cos > -cos_m, inside, target.cos + (cos_m - 1))
+    return torch.where(angle < 0, inside.where(target.cos < cos_m, 1.0), beyond)
+
+
+def require(name: str, value: float, low: float, high: float, allowed: str) -> None:
+    """Raises unless a margin's parameter is in [low, high]."""
     if not low <= value <= high:
         raise ValueError(f"{name} must be {allowed}, got {value!r}")
 
@@ -107,7 +147,7 @@ class ArcFace:
     m: float = 0.5
 
     def __post_init__(self) -> None:
-        _require("ArcFace: m", self.m, 0.0, math.pi / 2, "in [0, pi/2] radians")
+        require("ArcFace: m", self.m, 0.0, math.pi / 2, "in [0, pi/2] radians")
 
     def __call__(self, target: Target) -> Tensor:
         cos_m = math.cos(self.m)
@@ -129,7 +169,7 @@ class CosFace:
     m: float = 0.35
 
     def __post_init__(self) -> None:
-        _require("CosFace: m", self.m, 0.0, 2.0, "in [0, 2]")
+        require("CosFace: m", self.m, 0.0, 2.0, "in [0, 2]")
 
     def __call__(self, target: Target) -> Tensor:
         return target.cos - self.m
@@ -156,9 +196,9 @@ class CombinedMargin:
     m3: float = 0.2
 
     def __post_init__(self) -> None:
-        _require("CombinedMargin: m1", self.m1, 1.0, 4.0, "in [1, 4]")
-        _require("CombinedMargin: m2", self.m2, 0.0, math.pi / 2, "in [0, pi/2] radians")
-        _require("CombinedMargin: m3", self.m3, 0.0, 2.0, "in [0, 2]")
+        require("CombinedMargin: m1", self.m1, 1.0, 4.0, "in [1, 4]")
+        require("CombinedMargin: m2", self.m2, 0.0, math.pi / 2, "in [0, pi/2] radians")
+        require("CombinedMargin: m3", self.m3, 0.0, 2.0, "in [0, 2]")
 
     def __call__(self, target: Target) -> Tensor:
         if self.m1 == 1.0:
@@ -188,7 +228,7 @@ class SphereFaceR:
     m: float = 1.5
 
     def __post_init__(self) -> None:
-        _require("SphereFaceR: m", self.m, 1.0, 4.0, "in [1, 4]")
+        require("SphereFaceR: m", self.m, 1.0, 4.0, "in [1, 4]")
 
     def __call__(self, target: Target) -> Tensor:
         if self.m == 1.0:
@@ -267,7 +307,7 @@ def margin_parameters(name: str) -> dict[str, bool]:
     return {p.name: p.default is p.empty for p in parameters}
 
 
-def create_margin(name: str, **parameters: float) -> Margin:
+def create_margin(name: str, **parameters: float | bool) -> Margin:
     """Builds a margin by its name, one of `list_margins()`, with what its class takes (`m=0.4`).
 
     Raises:

@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from centerarc.losses.margins import MARGINS, margin_parameters
+
 # Of the files of `centerarc evaluate --json` that a card can show.
 EVALUATION_FORMAT = "centerarc evaluation 2"
 _TASK = "image-feature-extraction"
@@ -20,6 +22,17 @@ SOURCES = {
     "mixed": "several sources",
 }
 # What a validation calls its numbers.
+_MARGINS = {
+    "arcface": "ArcFace",
+    "cosface": "CosFace",
+    "sphereface_r": "SphereFace-R",
+    "adaface": "AdaFace",
+    "magface": "MagFace",
+    "elastic_arcface": "ElasticFace-Arc",
+    "elastic_cosface": "ElasticFace-Cos",
+    "ldam": "LDAM",
+    "dynamic_arcface": "ArcFace with dynamic margins",
+}
 _VALIDATED = {
     "auc": "AUC",
     "eer": "EER",
@@ -162,7 +175,12 @@ def _loss_name(loss: Mapping[str, Any]) -> str:
 
 def _margin_name(loss: Mapping[str, Any]) -> str:
     margin = str(loss.get("margin", "margin softmax"))
-    return {"arcface": "ArcFace", "cosface": "CosFace"}.get(margin, margin)
+    return _MARGINS.get(margin, margin)
+
+
+def _takes_m(margin: Any) -> bool:
+    """Whether the setting `m` is a margin's; of one from elsewhere that is not known here."""
+    return margin not in MARGINS or "m" in margin_parameters(margin)
 
 
 def _training(facts: Facts) -> Iterator[str]:
@@ -217,7 +235,9 @@ def _people(facts: Facts) -> str:
 
 
 def _formula(loss: Mapping[str, Any]) -> str:
-    options = loss.get("margin_options") or {"m": loss.get("m")}
+    options = loss.get("margin_options") or {}
+    if not options and _takes_m(loss.get("margin")):
+        options = {"m": loss.get("m")}
     values = {**options, "s": loss.get("s")}
     if loss.get("sub_centers", 1) != 1:
         values["sub-centers"] = loss["sub_centers"]

@@ -209,7 +209,7 @@ class LossConfig(Section):
 
     margin: str = Field(default="arcface", description="margin function")
     m: NotNegative = Field(default=0.5, description="margin; 0 is the plain normalized softmax")
-    margin_options: dict[str, float] = Field(
+    margin_options: dict[str, float | bool] = Field(
         default={}, description="the margin's parameters where they are not one m"
     )
     s: float = Field(default=30.0, gt=0, allow_inf_nan=False, description="scale of the cosines")

@@ -16,11 +16,18 @@ from centerarc.io.plugins import load_installed
 from centerarc.io.progress import Lines
 from centerarc.io.tables import CsvTable, counted
 from centerarc.losses.center_arcface import CenterArcFaceLoss
+from centerarc.losses.class_size_margins import ClassSizeMargin
 from centerarc.losses.head.chunked import Chunked
 from centerarc.losses.head.costs import HeadCosts, head_costs
 from centerarc.losses.head.products import unit
 from centerarc.losses.head.shards import ClassShards
-from centerarc.losses.margins import Margin, create_margin, list_margins, margin_parameters
+from centerarc.losses.margins import (
+    BatchMargin,
+    Margin,
+    create_margin,
+    list_margins,
+    margin_parameters,
+)
 from centerarc.models.backbone import Backbone
 from centerarc.models.weights import PEOPLE_FILE
 from centerarc.training.checkpoint import ROWS, load_rows, load_state, state_path
@@ -37,8 +44,12 @@ _LEARNED, _TRIED, _ALIKE = 0.3, 100, 0.75
 _APART = 0.1
 
 
-def make_margin(config: LossConfig) -> Margin:
+def make_margin(config: LossConfig, seed: int = 0) -> Margin:
     """Builds the margin of the loss; installed plugins may have registered it.
+
+    Args:
+        config: The loss.
+        seed: What a margin that takes a `seed` gets, unless its options have one.
 
     Raises:
         ValueError: If the margin or one of its parameters is unknown, or a value out of range.
@@ -55,6 +66,8 @@ def make_margin(config: LossConfig) -> Margin:
                 f"m is {config.m:g}, but margin {config.margin!r} takes "
                 f"{', '.join(known) or 'no parameters'}; they go in margin_options"
             )
+        if "seed" in known:
+            options = {"seed": seed, **options}
         return create_margin(config.margin, **options)
     except ValueError as error:
         raise ValueError(f"loss: {'; '.join([str(error), *problems])}") from error
@@ -68,6 +81,8 @@ def make_criterion(
     *,
     head: HeadConfig | None = None,
     weight: Tensor | None = None,
+    sizes: Tensor | None = None,
+    seed: int = 0,
     shards: ClassShards | None = None,
 ) -> CenterArcFaceLoss:
     """Builds the joint loss with `reduction="sum"` and no center update of its own.
@@ -82,17 +97,22 @@ def make_criterion(
         generator: Draws the first prototypes.
         head: How the classes are passed over.
         weight: (num_classes,) class weights, see `class_weights`.
+        sizes: (num_classes,) images of each person, for a margin that goes by them.
+        seed: Of a margin that draws.
         shards: The processes that the classes are spread over.
 
     Raises:
-        ValueError: If the margin or one of its parameters is unknown.
+        ValueError: If the margin or one of its parameters is unknown, or needs sizes and has none.
     """
     chunked = _chunked(head)
+    margin = make_margin(config, seed)
+    if isinstance(margin, ClassSizeMargin) and sizes is not None:
+        margin.set_counts(sizes)
     return CenterArcFaceLoss(
         num_classes,
         embedding_size,
         s=config.s,
-        margin=make_margin(config),
+        margin=margin,
         centers=config.centers,
         center_space=config.center_space,
         center_update=config.center_update,
@@ -128,15 +148,24 @@ def make_shards(config: TrainConfig, num_classes: int, processes: Processes) -> 
         # Every process has its equal share of a batch.
         return ClassShards(num_classes, equal_batches=True)
     for name, there in (
-        ("head.fused is true", config.head.fused),
-        (f"loss.sample_rate is {config.loss.sample_rate:g}", config.loss.sample_rate < 1),
+        ("head.fused is true, which", config.head.fused),
+        (f"loss.sample_rate is {config.loss.sample_rate:g}, which", config.loss.sample_rate < 1),
+        (
+            f"loss.margin is {config.loss.margin}, which looks at the samples of all processes and",
+            isinstance(make_margin(config.loss), BatchMargin),
+        ),
     ):
         if there:
             raise ValueError(
-                f"{name}, which with {processes.world_size} processes needs head.sharded: true; "
+                f"{name} with {processes.world_size} processes needs head.sharded: true; "
                 "it is false"
             )
     return None
+
+
+def class_sizes(source: FaceSource) -> Tensor:
+    """Returns the (people,) int64 numbers of images of a source."""
+    return torch.from_numpy(np.bincount(source.labels, minlength=len(source.identities)))
 
 
 def class_weights(config: LossConfig, source: FaceSource) -> Tensor | None:
@@ -155,7 +184,7 @@ def class_weights(config: LossConfig, source: FaceSource) -> Tensor | None:
     if config.class_weights == "off":
         return None
     if config.class_weights == "balanced":
-        counts = np.bincount(source.labels, minlength=len(source.identities))
+        counts = class_sizes(source).numpy()
         weights = len(source.labels) / (len(counts) * np.maximum(counts, 1))
         return torch.from_numpy(weights.astype(np.float32))
     assert isinstance(config.class_weights, Path)

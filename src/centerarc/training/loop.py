@@ -27,6 +27,7 @@ from centerarc.training.callbacks import Callback, Callbacks
 from centerarc.training.checkpoint import check_state, load_state, restore, save_state
 from centerarc.training.config import TrainConfig
 from centerarc.training.head import (
+    class_sizes,
     class_weights,
     describe_head,
     make_criterion,
@@ -177,6 +178,8 @@ class Trainer:
             generator,
             head=config.head,
             weight=class_weights(config.loss, source),
+            sizes=class_sizes(source),
+            seed=config.seed,
             shards=make_shards(config, people, processes),
         )
         self.notes.insert(0, describe_head(config, people, processes))

@@ -1,5 +1,6 @@
 """Sharded heads against one process with all classes and the concatenated batch."""
 
+import copy
 import datetime
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +15,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from centerarc.distributed import ClassShards, class_state, head_costs
 from centerarc.losses import (
+    LDAM,
+    AdaFace,
     ArcFace,
     CenterArcFaceLoss,
     CenterLoss,
     Chunked,
     CosFace,
+    DynamicArcFace,
+    ElasticArcFace,
+    ElasticCosFace,
+    MagFace,
     MarginSoftmaxLoss,
     MeanCenterLoss,
     PrototypeSGD,
@@ -73,7 +80,8 @@ class Case:
 
     def criterion(self, shards: ClassShards | None) -> nn.Module:
         generator = torch.Generator().manual_seed(7)
-        options = {**self.options, "shards": shards, "generator": generator}
+        # A margin may have a state, which is that of one training.
+        options = {**copy.deepcopy(self.options), "shards": shards, "generator": generator}
         return KINDS[self.kind](self.classes, D, **options).double()
 
 
@@ -123,10 +131,12 @@ def train(rank: int | None, case: Case) -> dict[str, list[Any]]:
         if metrics is not None:
             numbers = (metrics.target_cosine, metrics.accuracy, metrics.count)
             seen["metrics"].append([number.numpy() for number in numbers])
-    state = criterion.state_dict()
-    seen["rows"] = [
-        value.numpy() for name, value in state.items() if name.split(".")[-1] != "weight"
-    ]
+    seen["rows"], seen["margin"] = [], []
+    for name, value in criterion.state_dict().items():
+        if ".margin." in f".{name}":
+            seen["margin"].append(value.numpy())
+        elif name.split(".")[-1] != "weight":
+            seen["rows"].append(value.numpy())
     return seen
 
 
@@ -150,11 +160,14 @@ def check(pool: Pool, case: Case) -> None:
         for found, wanted in zip(seen["metrics"], expected["metrics"], strict=True):
             for one, other in zip(found, wanted, strict=True):
                 near(one, other)
+        for found, wanted in zip(seen["margin"], expected["margin"], strict=True):
+            near(found, wanted)
     for i, wanted in enumerate(expected["rows"]):
         near(torch.cat([torch.from_numpy(seen["rows"][i]) for seen in ranks]), wanted)
 
 
 WEIGHT = torch.linspace(0.5, 2.0, 7, dtype=torch.float64)
+COUNTS = torch.tensor([5, 80, 1, 12, 0, 300, 7])
 SIZES = {1: (8,), 2: (5, 5), 3: (5, 3, 1), 4: (4, 0, 2, 5)}
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -174,6 +187,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "weight": WEIGHT,
         "implementation": SMALL_BLOCKS,
     },
+    "adaface": {"margin": AdaFace(alpha=0.5)},
+    "adaface chunked": {"margin": AdaFace(alpha=0.5), "implementation": SMALL_BLOCKS},
+    "magface": {"margin": MagFace(l_a=4.0, u_a=10.0), "weight": WEIGHT},
+    "magface smoothed": {"margin": MagFace(l_a=4.0, u_a=10.0), "label_smoothing": 0.1},
+    "ldam": {"margin": LDAM(0.5, COUNTS), "sub_centers": 2},
+    "dynamic": {"margin": DynamicArcFace(counts=COUNTS), "conflict_threshold": 0.3},
+    "elastic arcface": {"margin": ElasticArcFace(0.5, 0.1), "reduction": "none"},
+    "elastic cosface plus": {"margin": ElasticCosFace(0.3, 0.1, plus=True)},
     "conflicts": {"conflict_threshold": 0.3},
     "conflicts chunked": {"conflict_threshold": 0.3, "implementation": SMALL_BLOCKS},
 }
@@ -183,6 +204,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", OPTIONS)
 def test_equals_one_process(pool: Pool, world: int, name: str) -> None:
     check(pool, Case(SIZES[world], options=OPTIONS[name]))
+
+
+SAMPLED: dict[str, Any] = {"sample_rate": 0.3}
+FUSED: dict[str, Any] = {"optimizer": "fused"}
 
 
 @pytest.mark.parametrize(
@@ -202,6 +227,12 @@ def test_equals_one_process(pool: Pool, world: int, name: str) -> None:
         Case((0, 6, 0)),
         Case((3, 4, 0, 2), classes=5, options={"sample_rate": 0.3}, optimizer="rows"),
         Case((3, 4, 0, 2), classes=5, options={"sample_rate": 0.3}, optimizer="fused"),
+        Case((3, 4, 0, 2), classes=7, options={"margin": AdaFace(), **SAMPLED}, optimizer="rows"),
+        Case((3, 4, 0, 2), classes=7, options={"margin": LDAM(0.5, COUNTS), **SAMPLED}, **FUSED),
+        Case((3, 4, 0, 2), classes=5, options={"margin": ElasticArcFace(), **SAMPLED}, **FUSED),
+        Case((0, 0), options={"margin": AdaFace(alpha=1.0)}),
+        Case((0, 0), kind="joint", options={"margin": ElasticArcFace(plus=True)}),
+        Case((1, 0), options={"margin": AdaFace(alpha=1.0)}),  # too few for a deviation
         Case((3, 4, 0, 2), classes=5, frozen=True),  # a backbone that is not trained
         Case((3, 4, 0, 2), classes=5, kind="joint", frozen=True),
         Case((3, 4, 0, 2), classes=5, kind="center", options={"update": "gradient"}, frozen=True),
