@@ -3,6 +3,7 @@
 Shapes = dict[str, tuple[int, ...]]
 
 IRESNET_DEPTHS = {
+    "iresnet10": (1, 1, 1, 1),  # which arcface_torch does not have; by the same rules
     "iresnet18": (2, 2, 2, 2),
     "iresnet34": (3, 4, 6, 3),
     "iresnet50": (3, 4, 14, 3),

@@ -135,7 +135,7 @@ def test_dropout_acts_in_training_only() -> None:
 def test_an_unknown_name_is_answered_with_the_one_that_was_meant() -> None:
     with pytest.raises(ValueError, match=r"'mobilfacenet'; did you mean mobilefacenet"):
         create_model("mobilfacenet")
-    with pytest.raises(ValueError, match="known models: iresnet100"):
+    with pytest.raises(ValueError, match="known models: iresnet10, iresnet100"):
         create_model("zzz")
 
 
@@ -146,12 +146,23 @@ def test_an_unknown_name_is_answered_with_the_one_that_was_meant() -> None:
         ({"image_size": 0}, "image_size is 0"),
         ({"embedding_size": 0}, "embedding_size is 0"),
         ({"dropout": 1.0}, "dropout is 1.0; it must be in [0, 1)"),
-        ({"droput": 0.1}, "model 'iresnet18' has no option 'droput'; its options: dropout"),
+        ({"droput": 0.1}, "model 'iresnet18' has no option 'droput'; its options: dropout, width"),
+        ({"width": 0.01}, "width is 0.01; it must be a factor in [1/16, 4]"),
     ],
 )
 def test_a_wrong_option_is_named(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         create_model("iresnet18", **options)  # type: ignore[arg-type]
+
+
+def test_a_narrow_network_has_its_share_of_the_channels() -> None:
+    model = create_model("iresnet10", embedding_size=8, image_size=16, width=0.5)
+    convolutions = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert len(convolutions) == 13
+    assert [c.out_channels for c in convolutions if c.stride == (2, 2)] == [
+        channels for width in (32, 64, 128, 256) for channels in (width, width)
+    ]
+    assert model(images(2, 16)).shape == (2, 8)
 
 
 @pytest.mark.parametrize("name", LIGHT)

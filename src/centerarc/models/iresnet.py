@@ -49,28 +49,38 @@ class IResNet(Backbone):
         embedding_size: D, the length of the embedding.
         image_size: S, the side of the input in pixels; a multiple of 16.
         dropout: Probability of dropping a feature before the embedding layer, in [0, 1).
+        width: Factor of the channels, in [1/16, 4].
 
     Raises:
-        ValueError: If a size or the dropout is out of range.
+        ValueError: If a size, the dropout or the width is out of range.
     """
 
     def __init__(
-        self, depths: Sequence[int], *, embedding_size: int, image_size: int, dropout: float
+        self,
+        depths: Sequence[int],
+        *,
+        embedding_size: int,
+        image_size: int,
+        dropout: float,
+        width: float,
     ) -> None:
         super().__init__(embedding_size, image_size)
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout is {dropout}; it must be in [0, 1)")
-        stem = _WIDTHS[0]
+        if not 1 / 16 <= width <= 4:
+            raise ValueError(f"width is {width}; it must be a factor in [1/16, 4]")
+        widths = [round(width * channels) for channels in _WIDTHS]
+        stem = widths[0]
         self.conv1 = nn.Conv2d(3, stem, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(stem)
         self.prelu = nn.PReLU(stem)
-        inputs = (stem, *_WIDTHS[:-1])
+        inputs = (stem, *widths[:-1])
         self.layer1, self.layer2, self.layer3, self.layer4 = (
-            _stage(*shape) for shape in zip(inputs, _WIDTHS, depths, strict=True)
+            _stage(*shape) for shape in zip(inputs, widths, depths, strict=True)
         )
-        self.bn2 = nn.BatchNorm2d(_WIDTHS[-1])
+        self.bn2 = nn.BatchNorm2d(widths[-1])
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(_WIDTHS[-1] * (image_size // STRIDE) ** 2, embedding_size)
+        self.fc = nn.Linear(widths[-1] * (image_size // STRIDE) ** 2, embedding_size)
         # The scale of the embedding is left to the loss, so this gain stays at 1.
         self.features = nn.BatchNorm1d(embedding_size)
         self.features.weight.requires_grad_(False)
@@ -95,12 +105,19 @@ def _stage(in_channels: int, channels: int, depth: int) -> nn.Sequential:
 
 def _register(name: str, depths: Sequence[int]) -> None:
     @register_model(name)
-    def build(*, embedding_size: int, image_size: int, dropout: float = 0.0) -> IResNet:
+    def build(
+        *, embedding_size: int, image_size: int, dropout: float = 0.0, width: float = 1.0
+    ) -> IResNet:
         return IResNet(
-            depths, embedding_size=embedding_size, image_size=image_size, dropout=dropout
+            depths,
+            embedding_size=embedding_size,
+            image_size=image_size,
+            dropout=dropout,
+            width=width,
         )
 
 
+_register("iresnet10", (1, 1, 1, 1))
 _register("iresnet18", (2, 2, 2, 2))
 _register("iresnet34", (3, 4, 6, 3))
 _register("iresnet50", (3, 4, 14, 3))
