@@ -23,22 +23,22 @@ def small_result() -> StudyResult:
         title="margins",
         baseline="softmax",
         primary_set="all_pairs",
-        primary_measure="tar@1e-3",
+        primary_measure="tar@0.001",
         arms=[StudyArm("softmax", {"loss.m": 0}), StudyArm("arcface", {}, {"loss.m": 0.2})],
         seeds=[0, 1],
         sets=[
             StudySetFacts("all_pairs", "all_pairs", {"all_pairs": "faces"}, {"people": 50}, "T.")
         ],
         runs=[
-            StudyRun("softmax", 0, "done", measures={"all_pairs": {"tar@1e-3": 0.2}}),
-            StudyRun("arcface", 0, "done", measures={"all_pairs": {"tar@1e-3": 0.25}}),
-            StudyRun("softmax", 1, "done", measures={"all_pairs": {"tar@1e-3": 0.22}}),
+            StudyRun("softmax", 0, "done", measures={"all_pairs": {"tar@0.001": 0.2}}),
+            StudyRun("arcface", 0, "done", measures={"all_pairs": {"tar@0.001": 0.25}}),
+            StudyRun("softmax", 1, "done", measures={"all_pairs": {"tar@0.001": 0.22}}),
             StudyRun("arcface", 1, "diverged", "step 3: the loss is not finite"),
         ],
         rows=[
-            StudyRow("all_pairs", "tar@1e-3", "softmax", 2, Measured(0.21, 0.19, 0.23)),
+            StudyRow("all_pairs", "tar@0.001", "softmax", 2, Measured(0.21, 0.19, 0.23)),
             StudyRow(
-                *("all_pairs", "tar@1e-3", "arcface", 1, Measured(0.25)),
+                *("all_pairs", "tar@0.001", "arcface", 1, Measured(0.25)),
                 difference=Measured(0.05, 0.01, 0.09),
                 pairs=1,
                 doubt=0.03,
@@ -57,7 +57,7 @@ def test_a_result_survives_its_file(tmp_path: Path) -> None:
     result.write(tmp_path / "study.json")
     assert StudyResult.read(tmp_path / "study.json") == result
     assert not result.complete
-    assert [row.arm for row in result.rows_of("all_pairs", "tar@1e-3")] == ["softmax", "arcface"]
+    assert [row.arm for row in result.rows_of("all_pairs", "tar@0.001")] == ["softmax", "arcface"]
     assert result.rows_of("all_pairs", "auc") == []
 
 

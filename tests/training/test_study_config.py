@@ -76,8 +76,11 @@ def test_the_fields_of_one_set_need_no_name() -> None:
     assert list(study.evaluate.sets) == ["all_pairs"]
     assert (study.evaluate.primary_set, study.evaluate.primary_measure) == (
         "all_pairs",
-        "tar@1e-3",
+        "tar@0.001",
     )
+    for written in ("tar@1e-2", "tar@0.01", "all_pairs/tar@.01"):
+        study = check_study(content(evaluate={"all_pairs": "faces", "primary": written}))
+        assert study.evaluate.primary_measure == "tar@0.01"
     sets = {"clean": {"all_pairs": "faces"}, "listed": {"pairs": "p.txt", "images": "faces"}}
     study = check_study(content(evaluate={"sets": sets, "primary": "listed/auc"}))
     assert (study.evaluate.primary_set, study.evaluate.primary_measure) == ("listed", "auc")
@@ -109,7 +112,10 @@ def test_the_fields_of_one_set_need_no_name() -> None:
         ),
         ({"evaluate": {"all_pairs": {"people": 1, "first": 0}}}, "evaluate.sets.all_pairs"),
         ({"evaluate": {"all_pairs": {"people": 9}}}, "first is missing"),
-        ({"evaluate": {"all_pairs": "x", "primary": "tar"}}, "primary must be one of tar@1e-3"),
+        (
+            {"evaluate": {"all_pairs": "x", "primary": "tar"}},
+            "primary must be one of tar@0.01, tar@0.001",
+        ),
         ({"evaluate": {"all_pairs": "x", "primary": "y/auc"}}, "primary must be a measure of one"),
         ({"evaluate": {"all_pairs": "x", "resamples": 3}}, "evaluate.resamples must"),
         ({"evaluate": {"sets": {"a b": {"all_pairs": "x"}}}}, "a name in sets must have letters"),

@@ -57,7 +57,7 @@ def study(
         study,
         {"file": file, "jobs": jobs, "dry_run": False, "report_only": False, "overwrite": False},
     )
-    result = summarize(loaded, runs, command=said)
+    result = summarize(loaded, runs, command=said, say=print)
     result.write(loaded.study_dir / RESULT)
     show_study(result)
     print(f"result: {loaded.study_dir / RESULT}")

@@ -153,7 +153,7 @@ def show_study(result: "StudyResult") -> None:
     for judged in result.sets:
         facts = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in judged.facts.items())
         console.print(Text(f"{judged.name}: {facts}", style="bold"))
-        table = _table("", "measure", "arm", "seeds", "mean (95% interval)")
+        table = _table("", "measure", "arm", "seeds", "%, mean (95% interval)")
         table.add_column(Text(f"minus {result.baseline}, points"), justify="right")
         table.columns[1].justify = "left"
         for measure in dict.fromkeys(row.measure for row in result.rows if row.set == judged.name):

@@ -39,7 +39,7 @@ def value_words(measure: str, found: Measured, sign: str = "") -> str:
         sign: "+" writes the sign of every number.
 
     Example:
-        >>> value_words("tar@1e-3", Measured(0.25, 0.2, 0.3))
+        >>> value_words("tar@0.001", Measured(0.25, 0.2, 0.3))
         '25.00 (20.00 to 30.00)'
         >>> value_words("threshold_spread", Measured(-0.01), "+")
         '-0.0100'
@@ -74,7 +74,7 @@ class StudyRun:
         arm, seed: Which it is.
         status: "done", "diverged", "failed", or "waiting" where it has not been run.
         reason: Why it is not done, in one line.
-        measures: By set and measure, such as `["all_pairs"]["tar@1e-3"]`.
+        measures: By set and measure, such as `["all_pairs"]["tar@0.001"]`.
         settings: The whole configuration; empty for a run that is waiting.
         weights_sha256: Of the weights that were judged.
         seconds: Time that the training took.
@@ -100,7 +100,7 @@ class StudyRow:
 
     Args:
         set: Name of the set.
-        measure: Name of the measure, such as "tar@1e-3".
+        measure: Name of the measure, such as "tar@0.001".
         arm: Name of the arm.
         seeds: Seeds that the mean is over.
         mean: Over these seeds, with an interval.
@@ -108,6 +108,7 @@ class StudyRow:
             where they share none.
         pairs: Seeds that the difference is over.
         doubt: Two-sided p-value of no difference; None where there is no interval.
+        by_seed: The value of each seed; of JSON the seeds are texts, here numbers.
     """
 
     set: str
@@ -118,6 +119,7 @@ class StudyRow:
     difference: Measured | None = None
     pairs: int = 0
     doubt: float | None = None
+    by_seed: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -243,6 +245,7 @@ class StudyResult:
                         **one,
                         "mean": Measured(**one["mean"]),
                         "difference": measured(one["difference"]),
+                        "by_seed": {int(seed): v for seed, v in one["by_seed"].items()},
                     }
                 )
                 for one in content.pop("rows")

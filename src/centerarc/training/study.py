@@ -12,6 +12,7 @@ from centerarc.io.children import Children, Ended
 from centerarc.io.files import atomic_path, locked_folder
 from centerarc.io.progress import duration, waiting
 from centerarc.io.tables import counted
+from centerarc.report.study_result import Measured, value_words
 from centerarc.training.child import status_of
 from centerarc.training.config import TrainConfig
 from centerarc.training.logging import read_metrics
@@ -249,7 +250,8 @@ def _concluded(study: StudyConfig, run: PlannedRun, ended: Ended) -> str:
         value = None
         if record is not None and name in record.sets:
             value = record.sets[name].measures.get(measure)
-        shown = "no value" if value is None else f"{100 * value:.2f}%"
+        unit = "" if measure == "threshold_spread" else "%"
+        shown = "no value" if value is None else value_words(measure, Measured(value)) + unit
         return f"{run.name}: {measure} {shown} in {duration(ended.seconds)}"
     if status == "stopped":
         return f"{run.name}: stopped; the same command resumes it"

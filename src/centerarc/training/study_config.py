@@ -10,6 +10,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from centerarc.evaluation.intervals import rate_key
 from centerarc.training.config import TrainConfig, import_plugins
 from centerarc.training.data_config import COMMON_FIELDS, NamedPath, Positive, Section, Seed
 from centerarc.training.settings import check_config, read_yaml
@@ -17,12 +18,13 @@ from centerarc.training.settings import check_config, read_yaml
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
 # Settings that are the study's own.
 _OWN = ("seed", "run_dir", "plugins")
-_TARS = ("tar@1e-2", "tar@1e-3", "tar@1e-4")
-# What each kind of set can be judged by; the first stands for the kind.
+_TARS = ("tar@0.01", "tar@0.001", "tar@0.0001")
+# What each kind of set can be judged by, as `centerarc.evaluation.seeds` names it.
 MEASURES = {
-    "all_pairs": ("tar@1e-3", *_TARS, "auc", "eer", "tpir@1e-2", "threshold_spread"),
-    "pairs": ("accuracy", "auc", "eer", "tar@1e-1", *_TARS),
+    "all_pairs": (*_TARS, "auc", "eer", "threshold_spread", "tpir@0.01"),
+    "pairs": ("accuracy", "auc", "eer", "tar@0.1", *_TARS),
 }
+_PRIMARY = {"all_pairs": "tar@0.001", "pairs": "accuracy"}
 
 
 class DrawnPeople(Section):
@@ -117,8 +119,8 @@ class EvaluateConfig(Section):
         measures = MEASURES[self.sets[chosen].kind]
         if self.primary_measure not in measures:
             raise ValueError(
-                f"primary must be one of {', '.join(dict.fromkeys(measures))} for the set "
-                f"{chosen}, got {self.primary!r}"
+                f"primary must be one of {', '.join(measures)} for the set {chosen}, "
+                f"got {self.primary!r}"
             )
         return self
 
@@ -129,8 +131,13 @@ class EvaluateConfig(Section):
 
     @property
     def primary_measure(self) -> str:
-        """The measure that decides."""
-        return self.primary.rpartition("/")[2] or MEASURES[self.sets[self.primary_set].kind][0]
+        """The measure that decides, as `MEASURES` writes it: tar@0.001 for tar@1e-3."""
+        chosen = self.primary.rpartition("/")[2] or _PRIMARY[self.sets[self.primary_set].kind]
+        name, at, rate = chosen.partition("@")
+        try:
+            return f"{name}@{rate_key(float(rate))}" if at else chosen
+        except ValueError:
+            return chosen
 
 
 def _nested(settings: Any) -> Any:

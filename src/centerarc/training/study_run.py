@@ -30,7 +30,7 @@ class JudgedSet:
 
     Args:
         definition: The set, as `StudySet` has it, and whether mirror images were used.
-        measures: By name, such as "tar@1e-3".
+        measures: By name, such as "tar@0.001".
         facts: People, images and pairs of each kind, by name.
     """
 

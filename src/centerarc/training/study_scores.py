@@ -10,29 +10,19 @@ from centerarc.data.source import FaceSource, namesakes, open_source
 from centerarc.data.synthetic.source import SyntheticFaces
 from centerarc.data.views import Subset, subset
 from centerarc.evaluation.all_pair_scores import score_all_pairs
-from centerarc.evaluation.all_pairs import FARS, FPIR, AllPairs
+from centerarc.evaluation.all_pairs import AllPairs
 from centerarc.evaluation.embedding import pair_scores
 from centerarc.evaluation.files.pair_set import open_pair_set, read_named_pairs
+from centerarc.evaluation.intervals import rate_key
 from centerarc.evaluation.protocols.subject import ModelSubject
 from centerarc.evaluation.scores import BoolArray, FloatArray, IntArray
+from centerarc.evaluation.seeds import measured
 from centerarc.evaluation.verification import ScoredPairs
 from centerarc.io.files import atomic_path, read_arrays
 from centerarc.training.study_config import DrawnPeople, StudySet
 
-# Measures by name, such as "tar@1e-3".
+# Measures by name, such as "tar@0.001"; each in [0, 1].
 Measures = dict[str, float]
-
-
-def tar_name(far: float) -> str:
-    """The name of a true accept rate in a study.
-
-    Example:
-        >>> tar_name(1e-3), tar_name(0.025)
-        ('tar@1e-3', 'tar@0.025')
-    """
-    digits, _, power = f"{far:e}".partition("e")
-    whole = float(digits).is_integer()
-    return f"tar@{float(digits):g}e{int(power)}" if whole else f"tar@{far:g}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,21 +190,15 @@ def _same_images(root: Path, image_size: int | None, places: list[str]) -> FaceS
 
 
 def measures_of(scores: Scores) -> Measures:
-    """The measures of a run on a set, as far as the set supports them; each in [0, 1].
+    """The measures of a run on a set, as far as the set has enough pairs and people for them.
 
-    Of all pairs: `tar@1e-2`, `tar@1e-3`, `tar@1e-4`, `auc`, `eer`, `tpir@1e-2` and
-    `threshold_spread` (a cosine). Of listed pairs: `accuracy`, `auc`, `eer` and TARs.
+    Of all pairs those of `centerarc.evaluation.seeds.measured`; of listed pairs `accuracy`, `auc`,
+    `eer` and TARs such as `tar@0.01`.
     """
     if isinstance(scores, AllPairs):
-        found = {
-            tar_name(far): scores.tar_at_far(far).tar for far in FARS if scores.too_few(far) is None
-        }
-        found |= {"auc": scores.auc, "eer": scores.eer}
-        if scores.too_few_strangers() is None:
-            found["tpir@1e-2"] = scores.tpir(FPIR)
-        return {**found, "threshold_spread": scores.threshold_spread}
+        return {k: v for k, v in measured(scores).items() if isinstance(v, float)}
     judged = scores.judged()
-    names = ("accuracy", "auc", "eer", *map(tar_name, judged.fars))
+    names = ("accuracy", "auc", "eer", *(f"tar@{rate_key(far)}" for far in judged.fars))
     return dict(zip(names, judged.rates.tolist(), strict=True))
 
 
