@@ -82,7 +82,7 @@ def test_the_command_line_does_not_load_torch_to_show_its_help() -> None:
     code = """
 import contextlib, io
 from centerarc.cli import main
-commands = ("train", "evaluate", "compare", "embed", "export", "push", "study", "demo")
+commands = ("train", "tune", "evaluate", "compare", "embed", "export", "push", "study", "demo")
 for words in (["--help"], *([name, "--help"] for name in commands)):
     with contextlib.redirect_stdout(io.StringIO()) as out:
         try:

@@ -21,6 +21,7 @@ from centerarc.cli.models import embed, export
 from centerarc.cli.push import push
 from centerarc.cli.study import study
 from centerarc.cli.train import demo, train
+from centerarc.cli.tune import tune
 
 
 def _converted(kind: Any, tokens: Sequence[Token]) -> Any:
@@ -60,7 +61,18 @@ _EXAMPLES = """Any field of the configuration is also a flag, which overrides th
 --list-settings shows them all. On several GPUs or in several processes:
 
     torchrun --nproc-per-node 2 -m centerarc train config.yaml"""
+_SEARCH = """What is searched is the section tune of CONFIG:
+
+    tune:
+      search:
+        loss.s: {low: 16, high: 64, log: true}
+        loss.m: {low: 0.2, high: 0.5}
+        loss.margin: [arcface, cosface]
+      trials: 20
+
+The number that the run's validation chooses its best weights by decides between trials."""
 app.command(train, help_epilogue=_EXAMPLES, help_format="plaintext")
+app.command(tune, help_epilogue=_SEARCH, help_format="plaintext")
 for command in (evaluate, compare, embed, export, push, study, demo):
     app.command(command, help_format="plaintext")
 app.command(data_app)
@@ -80,8 +92,8 @@ def run(words: Sequence[str]) -> Any:
         return app(words)
     except MissingArgumentError as error:
         chain = error.command_chain or ()
-        if chain == ("train",):
-            raise ValueError("give a configuration: centerarc train CONFIG.yaml") from error
+        if chain in (("train",), ("tune",)):
+            raise ValueError(f"give a configuration: centerarc {chain[0]} CONFIG.yaml") from error
         raise ValueError(
             f"{str(error).rstrip('.')} (see centerarc {' '.join(chain)} --help)"
         ) from error

@@ -1,4 +1,4 @@
-"""Training runs: configuration, loop, checkpoints, logs.
+"""Training runs: configuration, loop, checkpoints, logs, searches for settings.
 
 The configuration loads without torch, so that a command line can check one at once; the rest
 loads torch on first use.
@@ -7,12 +7,15 @@ loads torch on first use.
 from typing import TYPE_CHECKING, Any
 
 from centerarc.training.config import TrainConfig
+from centerarc.training.search import TuneConfig, load_tuning
 from centerarc.training.settings import check_config, dump_config, load_config
 
 if TYPE_CHECKING:
     from centerarc.training.callbacks import Callback, register_callback
     from centerarc.training.loop import Trainer, TrainingInterrupted, train
+    from centerarc.training.proposals import Trial
     from centerarc.training.rundir import RunResult
+    from centerarc.training.tuning import Tuning, tune_run
 
 __all__ = [
     "Callback",
@@ -20,11 +23,16 @@ __all__ = [
     "TrainConfig",
     "Trainer",
     "TrainingInterrupted",
+    "Trial",
+    "TuneConfig",
+    "Tuning",
     "check_config",
     "dump_config",
     "load_config",
+    "load_tuning",
     "register_callback",
     "train",
+    "tune_run",
 ]
 
 _LAZY = {
@@ -32,8 +40,11 @@ _LAZY = {
     "RunResult": "rundir",
     "Trainer": "loop",
     "TrainingInterrupted": "loop",
+    "Trial": "proposals",
+    "Tuning": "tuning",
     "register_callback": "callbacks",
     "train": "loop",
+    "tune_run": "tuning",
 }
 
 

@@ -24,6 +24,8 @@ from centerarc.training.data_config import COMMON_FIELDS, OWN, OwnFields
 # Flags of the command that are not fields, to be suggested for a mistyped one.
 _SWITCHES = ("resume", "overwrite", "list-settings")
 _SOURCE, _PLUGINS = "data.source", "plugins"
+# A section of the file that is for `centerarc tune` alone.
+TUNE = "tune"
 # What pydantic adds to the place of an error: the members of unions.
 _TAGS = (*BUILT_IN_SOURCES, "mixed", OWN, "int", "float")
 _NONE = {"none", "null", "~", ""}
@@ -142,7 +144,7 @@ def load_config(path: str | Path, flags: Sequence[str] = ()) -> TrainConfig:
     """Reads a configuration file and lets flags override single fields.
 
     Args:
-        path: A YAML file.
+        path: A YAML file. A section `tune`, which is for `centerarc tune`, is left out.
         flags: Command-line words such as `["--loss.m", "0.4", "--schedule.epochs=3"]`. A value is
             read as YAML, except that fields of text or of a path take it as it stands; those of
             a list also take values with commas or blanks between; `none` empties a field that may
@@ -165,6 +167,7 @@ def load_config(path: str | Path, flags: Sequence[str] = ()) -> TrainConfig:
         0.4
     """
     content = read_yaml(path)
+    content.pop(TUNE, None)
     given = _parse_flags(flags)
     folder = Path(path).parent
     if plugins := [flag for flag in given if flag[0] == _PLUGINS]:
@@ -242,6 +245,57 @@ def dump_config(config: TrainConfig) -> str:
     """Returns a configuration as YAML with every field, which `load_config` reads back."""
     content = config.model_dump(mode="json")
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def with_settings(content: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a configuration's mapping with other values of some fields.
+
+    Args:
+        content: Nested mapping of field names to values; it stays as it is.
+        settings: Values by the dotted paths of their fields, such as `loss.m`.
+
+    Returns:
+        A mapping to be checked by `check_config`.
+
+    Raises:
+        ValueError: If there is no such field; the message names the nearest one.
+
+    Example:
+        >>> with_settings({"loss": {"m": 0.5, "s": 32}}, {"loss.m": 0.3, "seed": 1})
+        {'loss': {'m': 0.3, 's': 32}, 'seed': 1}
+    """
+    changed = dict(content)
+    # Which source it is decides which fields there are, so it goes first.
+    for name in sorted(settings, key=lambda name: name != _SOURCE):
+        if _field_at(name, changed)[0] is None:
+            raise ValueError(_unknown(name, changed))
+        _set(changed, name, settings[name])
+    return changed
+
+
+def value_of(content: Mapping[str, Any], name: str) -> Any:
+    """Returns the value at a dotted path, or None where there is none.
+
+    Example:
+        >>> value_of({"loss": {"m": 0.5}}, "loss.m")
+        0.5
+    """
+    value: Any = content
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def kinds_of(name: str, content: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Returns the types that the field at a dotted path takes, such as `(float, NoneType)`.
+
+    Raises:
+        ValueError: If there is no such field; the message names the nearest one.
+    """
+    field, annotation = _field_at(name, content)
+    if field is None:
+        raise ValueError(_unknown(name, content))
+    return _members(annotation)
 
 
 def _parse_flags(flags: Sequence[str]) -> list[tuple[str, str]]:
@@ -382,6 +436,10 @@ def _override(content: dict[str, Any], name: str, value: str) -> None:
     field, annotation = _field_at(name, content)
     if field is None:
         raise ValueError(_unknown(name, content, "--"))
+    _set(content, name, _read_value(name, value, annotation))
+
+
+def _set(content: dict[str, Any], name: str, value: Any) -> None:
     *sections, leaf = name.split(".")
     for section in sections:
         inner = content.get(section)
@@ -389,7 +447,7 @@ def _override(content: dict[str, Any], name: str, value: str) -> None:
         content[section] = dict(inner) if isinstance(inner, dict) else {}
         content = content[section]
     before = content.get(leaf)
-    content[leaf] = _read_value(name, value, annotation)
+    content[leaf] = value
     if name == _SOURCE and content[leaf] != before:
         for other in [other for other in content if other not in COMMON_FIELDS]:
             del content[other]  # of the source that the file has

@@ -165,7 +165,7 @@ class Validation:
         self.decides = config.deciding_set
         self.every_epochs = config.every_epochs
         self.far = config.far
-        self.measure = tar_key(config.far) if config.measure == "tar" else config.measure
+        self.measure = _measure(config)
         for pairs in sets:
             if config.measure == "tar" and self.decides in (pairs.name, MEAN):
                 impostors = int(np.count_nonzero(~pairs.same))
@@ -240,9 +240,7 @@ class Validation:
     def score(self, results: dict[str, Result]) -> float | None:
         """The number that decides; None if the results lack it."""
         names = [p.name for p in self.sets] if self.decides == MEAN else [self.decides]
-        found = [self._number(results.get(name, {})) for name in names]
-        known = [number for number in found if number is not None]
-        return float(np.mean(known)) if len(known) == len(names) else None
+        return _score(results, names, self.measure)
 
     def said(self, results: dict[str, Result]) -> str:
         """What decides, in words with its number."""
@@ -253,10 +251,25 @@ class Validation:
             f"mean {self.measure} {shown}" if mean else f"{self.measure} of {self.decides} {shown}"
         )
 
-    def _number(self, result: Result) -> float | None:
-        if self.measure == "accuracy":
-            return result.get("accuracy", result.get("best_accuracy"))
-        return result.get(self.measure)
+
+def deciding_number(config: ValidationConfig, results: dict[str, Result]) -> float | None:
+    """The number of results, by set, that chose a run's best weights; None if they lack it."""
+    names = [one.title for one in config.all_sets]
+    names = names if config.deciding_set == MEAN else [config.deciding_set]
+    return _score(results, names, _measure(config))
+
+
+def _measure(config: ValidationConfig) -> str:
+    return tar_key(config.far) if config.measure == "tar" else config.measure
+
+
+def _score(results: dict[str, Result], names: Sequence[str], measure: str) -> float | None:
+    """The mean of a number over sets; None if one lacks it."""
+    other = "best_accuracy" if measure == "accuracy" else measure
+    found = [results.get(name, {}) for name in names]
+    known = [result.get(measure, result.get(other)) for result in found]
+    numbers = [number for number in known if number is not None]
+    return float(np.mean(numbers)) if len(numbers) == len(names) else None
 
 
 def _mean(results: Sequence[Result]) -> Result:
