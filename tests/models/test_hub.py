@@ -526,6 +526,16 @@ def test_the_card_says_what_is_known(run_dir: Path, tmp_path: Path) -> None:
     assert "drawn" not in text
 
 
+def test_the_card_has_the_learned_threshold(tmp_path: Path) -> None:
+    loss = {"margin": "arcface", "m": 0.3, "s": 32.0, "center_weight": 0.0}
+    loss |= {"threshold_weight": "auto", "threshold_over": "pairs"}
+    metadata = {"epoch": 3, "loss": loss, "threshold": 0.43219}
+    save_weights(tmp_path / "w.safetensors", small(1), metadata=metadata)
+    text = card_of(tmp_path / "w.safetensors", tmp_path)
+    assert "ArcFace (m = 0.3, s = 32) + auto x threshold" in text
+    assert "| learned threshold | 0.432, a cosine, on training images |" in text
+
+
 def test_the_hub_reads_the_header_of_the_card(run_dir: Path, tmp_path: Path) -> None:
     shown = evaluation(run_dir / "best.safetensors")
     card = ModelCard(card_of(run_dir, tmp_path, shown, license="apache-2.0"))

@@ -88,6 +88,7 @@ REPLICATED = {"sharded": False}
 STEADY = {"epochs": 3, "warmup_epochs": 0, "power": 1e-30}
 # Without a norm: a bias before one has a gradient of rounding alone, which AdamW blows up.
 ADAMW = {"optimizer": {"name": "adamw", "lr": 0.001}, "model": {"options": {"norm": False}}}
+THRESHOLD = {"center_weight": 0.5, "threshold_weight": 0.3, "threshold_over": "both"}
 GRADIENT = {"centers": "separate", "center_update": "gradient"}
 MAGFACE = {"l_a": 0.5, "u_a": 3.0, "lambda_g": 0.5}
 
@@ -106,6 +107,10 @@ MAGFACE = {"l_a": 0.5, "u_a": 3.0, "lambda_g": 0.5}
         ((2,), {"loss": {"margin": "ldam"}, "head": REPLICATED}),
         ((3,), ADAMW),
         ((2, 3), {"loss": {"center_weight": "auto", "ramp_steps": 2, "start_cosine": -0.9}}),
+        ((2, 3), {"loss": {"centers": "mean", "center_weight": 0.5}}),
+        ((2, 3, 4), {"loss": {**THRESHOLD, "threshold_memory": 14}}),
+        ((2,), {"loss": {**THRESHOLD, "centers": "mean"}, "head": {"fused": True}, "clip_norm": 0}),
+        ((2,), {"head": REPLICATED, "loss": {"centers": "mean", "center_negatives": False}}),
         ((2, 4), {"accumulate": 3, "model": {"options": {"norm": False}}}),
         ((2, 3), {"head": {"fused": True}, "clip_norm": 0, "optimizer": {"nesterov": True}}),
         ((2,), {"head": REPLICATED, "loss": {"separation_weight": 0.5}}),
@@ -150,11 +155,12 @@ def _merged(name: str, value: Any) -> Any:
         {"loss": {"centers": "separate"}},
         {"loss": GRADIENT, **ADAMW},
         {"loss": {"center_weight": "auto", "ramp_steps": 3, "start_cosine": -0.9}},
+        {"loss": {**THRESHOLD, "centers": "mean", "ramp_steps": 3, "threshold_memory": 14}},
         {"head": {"fused": True}, "clip_norm": 0},
         {"loss": {"margin": "adaface", "margin_options": {"alpha": 0.3}}},
         {"loss": {"margin": "elastic_cosface", "margin_options": {"sigma": 0.1}}},
     ],
-    ids=["sgd", "adamw", "in a ramp", "fused", "adaface", "elastic"],
+    ids=["sgd", "adamw", "in a ramp", "means and threshold", "fused", "adaface", "elastic"],
 )
 def test_a_run_of_two_processes_resumes_on_one_two_and_three(
     pool: Pool, tmp_path: Path, faces: Path, changes: dict[str, Any]
@@ -184,9 +190,11 @@ def test_a_run_of_two_processes_resumes_on_one_two_and_three(
         {"loss": {"centers": "separate", "center_space": "raw", "center_weight": 0.01}},
         {**ADAMW, "loss": {"sub_centers": 2}},
         {"head": REPLICATED, "loss": GRADIENT},
+        {"loss": {"centers": "mean"}},
+        {"head": REPLICATED, "loss": {"centers": "mean"}},
         {"head": {"fused": True}, "clip_norm": 0},
     ],
-    ids=["sgd", "adamw", "replicated", "fused"],
+    ids=["sgd", "adamw", "replicated", "means", "replicated means", "fused"],
 )
 def test_fine_tuning_on_several_processes_equals_that_on_one(
     pool: Pool, tmp_path: Path, faces: Path, changes: dict[str, Any]

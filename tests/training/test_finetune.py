@@ -56,6 +56,7 @@ LOSSES: dict[str, dict[str, Any]] = {
     "separate": {"centers": "separate", "center_space": "raw", "center_weight": 0.01},
     "unit centers": {"centers": "separate", "center_update": "gradient"},
     "sub-centers": {"sub_centers": 2},
+    "means": {"centers": "mean"},
 }
 
 
@@ -100,6 +101,11 @@ def test_people_who_stay_keep_their_prototypes_and_new_ones_get_means(
                 assert not np.allclose(found[0], found[1])
             else:
                 np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    if name == "means":
+        counts = now["center.counts"].tolist()
+        kept = dict(zip(PEOPLE, old["center.counts"].tolist(), strict=True))
+        assert min(kept.values()) > 6
+        assert counts == [kept.get(person, 6) for person in source.identities]
     (line,) = [note for note in trainer.notes if note.startswith("prototypes: ")]
     assert line == (
         "prototypes: 4 people as before, by name; 2 people from the mean of their embeddings"
@@ -112,6 +118,7 @@ def test_people_who_stay_keep_their_prototypes_and_new_ones_get_means(
         # Prototypes stay, centers of raw space cannot be those of unit space or none.
         ("shared", "separate", "4 people as before, by name; 2 people from"),
         ("unit centers", "separate", "4 people as before, by name; 2 people from"),
+        ("means", "separate", "4 people as before, by name; 2 people from"),
         # Prototypes that are centers of raw space need its length.
         ("shared", "raw", "0 people as before, by name (those of "),
     ],

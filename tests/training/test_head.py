@@ -11,8 +11,9 @@ from sklearn.utils.class_weight import compute_class_weight
 from centerarc.distributed import Processes, head_costs
 from centerarc.losses import Chunked
 from centerarc.training import TrainConfig, check_config
-from centerarc.training.config import HeadConfig, LossConfig
+from centerarc.training.config import HeadConfig
 from centerarc.training.head import class_weights, describe_head, make_criterion
+from centerarc.training.loss_config import LossConfig
 from tests.training.helpers import make_config
 
 CPU = torch.device("cpu")
@@ -132,6 +133,31 @@ def content(**changes: Any) -> dict[str, Any]:
             {"loss": {"conflict_threshold": 0.3, "label_smoothing": 0.1}},
             ("label_smoothing is 0.1", "conflict_threshold: 0.3"),
         ),
+        (
+            {"loss": {"centers": "mean", "center_weight": 0}},
+            ("centers is mean, but no term has a weight", "threshold_over: centers"),
+        ),
+        (
+            {"loss": {"sub_centers": 2, "threshold_weight": 1, "threshold_over": "both"}},
+            ("threshold_over is both", "sub_centers is 2", "centers: mean"),
+        ),
+        (
+            {
+                "loss": {"threshold_weight": 1},
+                "data": {"source": "synthetic", "sampler": {"distinct": True}},
+            },
+            ("loss.threshold_over is pairs", "data.sampler.distinct is true", "kind: identities"),
+        ),
+        (
+            {
+                "loss": {"threshold_weight": "auto"},
+                "data": {
+                    "source": "synthetic",
+                    "sampler": {"kind": "identities", "images_per_identity": 1},
+                },
+            },
+            ("loss.threshold_over is pairs", "images_per_identity is 1"),
+        ),
         ({"loss": {"sample_rate": 0}}, ("loss.sample_rate is 0", "greater than 0")),
         ({"loss": {"conflict_threshold": 1.5}}, ("loss.conflict_threshold is 1.5",)),
         ({"head": {"workspace_mb": 0}}, ("head.workspace_mb is 0",)),
@@ -151,6 +177,8 @@ def test_what_excludes_each_other_is_refused_by_name_when_it_is_read(
 def test_what_goes_together_is_accepted() -> None:
     own = {"centers": "separate", "center_update": "gradient", "separation_weight": 0.5}
     check_config(content(head={"fused": True}, loss={**own, "sample_rate": 0.5}))
+    over = {"threshold_weight": 1, "threshold_over": "centers", "sub_centers": 2}
+    check_config(content(loss={**over, "centers": "mean", "center_weight": 0}))
     check_config(content(loss={"sample_rate": 0.5}, clip_norm=5, accumulate=2, precision="fp16"))
 
 

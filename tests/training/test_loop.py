@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from centerarc.data import read_identities
 from centerarc.distributed import Processes
 from centerarc.models import backbone as registry
-from centerarc.models import load_weights
+from centerarc.models import load_weights, read_metadata
 from centerarc.training import (
     TrainConfig,
     Trainer,
@@ -127,9 +127,15 @@ def test_without_validation_the_last_weights_count(tmp_path: Path, faces: Path) 
         {},
         {"loss": {"centers": "separate"}},
         {"loss": {"center_weight": "auto", "ramp_steps": 7, "start_cosine": -0.9}},
+        {
+            "loss": {
+                **{"centers": "mean", "threshold_weight": "auto", "threshold_over": "both"},
+                **{"threshold_memory": 11, "ramp_steps": 7},
+            },
+        },
         {"ema_decay": 0.9},
     ],
-    ids=["shared", "separate", "in a ramp", "averaged"],
+    ids=["shared", "separate", "in a ramp", "means and threshold", "averaged"],
 )
 def test_interrupted_and_resumed_equals_uninterrupted_to_the_last_bit(
     tmp_path: Path,
@@ -372,6 +378,54 @@ def test_the_log_has_the_weight_in_force_and_the_loss_with_it(tmp_path: Path, fa
         window = rows[4 * number : 4 * number + 4]
         assert row["loss"] == pytest.approx(sum(one["loss"] for one in window) / 4, rel=1e-6)
         assert row["center_weight"] == window[-1]["center_weight"]
+
+
+def test_the_threshold_is_logged_shown_and_saved_with_the_weights(
+    tmp_path: Path, faces: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loss = {"center_weight": 0.5, "centers": "mean", "threshold_weight": 0.3}
+    train(make_config(tmp_path / "run", faces, loss=loss, validation=VALIDATION))
+    rows = [row for row in _rows(tmp_path / "run") if row["kind"] == "train"]
+    assert rows[0]["threshold"] == 0.5
+    assert rows[-1]["threshold"] != 0.5
+    for row in rows:
+        total = row["arcface_loss"] + 0.5 * row["center_loss"] + 0.3 * row["threshold_loss"]
+        assert row["loss"] == pytest.approx(total, rel=1e-9)
+        assert row["threshold_weight"] == 0.3
+        shares = [row[f"{name}_share"] for name in ("arcface", "center", "threshold")]
+        assert sum(shares) == pytest.approx(1)
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"threshold {rows[-1]['threshold_loss']:.3f} (" in said
+    assert f"of the gradient) at {rows[-1]['threshold']:.3f} cosine" in said
+    assert "does nothing visible" not in said  # the first step knows no means
+    state = load_state(tmp_path / "run")
+    last = read_metadata(tmp_path / "run/last.safetensors")["metadata"]["threshold"]
+    assert last == pytest.approx(float(state["terms"]["threshold.bias"]) / 16, rel=1e-6)
+    best = read_metadata(tmp_path / "run/best.safetensors")["metadata"]
+    after = {row["step"]: row["threshold"] for row in rows}  # before the step of that number
+    assert best["threshold"] == pytest.approx(after.get(best["step"] + 1, last), rel=1e-6)
+
+
+def test_a_batch_with_few_pairs_is_pointed_out(tmp_path: Path, faces: Path) -> None:
+    """Of 36 images 6 of each person: in a batch of 8, 1 - (28/36)^5 = 72% have a partner."""
+    from centerarc.training.sources import pairs_note
+
+    def note(loss: dict[str, Any], **changes: Any) -> str:
+        config = make_config(tmp_path / "run", faces, loss=loss, **changes)
+        return pairs_note(config, make_sources(config, quiet=True).train)
+
+    pairs = {"threshold_weight": 1.0}
+    assert note({}) == note(pairs) == ""
+    said = note(pairs, batch_size=2)  # 1 - (34/36)^5
+    assert (
+        "loss.threshold_over is pairs, but only 25% of the images of a batch have another" in said
+    )
+    assert "data.sampler.kind: identities" in said
+    sampler = {"kind": "identities", "images_per_identity": 2}
+    data = {"source": "folder", "root": faces, "sampler": sampler}
+    assert note(pairs, batch_size=2, data=data) == ""
+    assert note({**pairs, "threshold_memory": 8}, batch_size=2) == ""
+    assert note({**pairs, "threshold_over": "centers"}, batch_size=2) == ""
 
 
 def test_auto_does_not_depend_on_what_is_logged(tmp_path: Path, faces: Path) -> None:

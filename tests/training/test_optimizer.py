@@ -9,7 +9,9 @@ import torch
 from centerarc.losses import CenterArcFaceLoss, PrototypeSGD
 from centerarc.models import create_model
 from centerarc.training.config import OptimizerConfig, ScheduleConfig
-from centerarc.training.optimizer import lr_factor, make_optimizers
+from centerarc.training.loss_config import LossConfig
+from centerarc.training.optimizer import lr_factor, make_optimizers, set_rate
+from centerarc.training.terms import AddedTerms
 from tests.training.helpers import SIZE, Tiny
 
 
@@ -29,6 +31,18 @@ def test_norms_biases_and_slopes_are_not_decayed_and_the_head_has_its_own_decay(
     for parameter in criterion.parameters():
         assert decay.pop(id(parameter)) == 0.03
     assert not decay
+
+
+def test_the_threshold_is_not_decayed_and_adamw_moves_it_faster() -> None:
+    model, criterion = Tiny(embedding_size=8, image_size=SIZE), CenterArcFaceLoss(5, 8)
+    terms = AddedTerms(LossConfig(threshold_weight=1.0), 8)
+    for kind, scale in (("sgd", 1.0), ("adamw", 30.0)):
+        config = OptimizerConfig(name=kind, weight_decay=0.01, lr=0.01)  # type: ignore[arg-type]
+        optimizer = make_optimizers(model, criterion, config, terms)[0]
+        set_rate([optimizer], 0.01)
+        (group,) = (g for g in optimizer.param_groups if g["name"] == "threshold")
+        assert group["params"] == [*terms.parameters()]
+        assert (group["weight_decay"], group["lr"]) == (0, pytest.approx(0.01 * scale))
 
 
 def test_position_embedding_and_mask_token_of_a_vit_are_not_decayed() -> None:

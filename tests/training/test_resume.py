@@ -137,7 +137,7 @@ def test_what_the_state_depends_on_is_refused(tmp_path: Path, faces: Path) -> No
             },
             **{"data.sampler.block": 10, "data.sampler.images_per_identity": 2},
             **{"loss.label_smoothing": 0.1, "data.sampler.distinct": True},
-            **{"loss.start_cosine": 0.3},
+            **{"loss.start_cosine": 0.3, "loss.threshold_over": "centers"},
         }
         if name in now:
             inner[leaf] = now[name]
@@ -157,6 +157,10 @@ def test_what_the_state_depends_on_is_refused(tmp_path: Path, faces: Path) -> No
             before["loss"]["centers"] = "separate"
         if name == "loss.auto_ratio":
             before["loss"]["center_weight"] = "auto"
+        if name in ("loss.center_negatives", "loss.center_temperature", "loss.center_momentum"):
+            before["loss"]["centers"] = "mean"
+        if name in ("loss.threshold_over", "loss.threshold_scale", "loss.threshold_memory"):
+            before["loss"]["threshold_weight"] = 1.0
         if name == "data.sampler.block":
             before["data"]["sampler"]["kind"] = "blocks"
         if name == "data.sampler.images_per_identity":

@@ -242,14 +242,36 @@ def test_lists_take_commas_and_blanks_as_those_of_other_commands_do(
             {"loss": {"centers": "separate", "center_update": "gradient", "alpha": 0.1}},
             "alpha is 0.1, but",
         ),
-        ({"loss": {"auto_ratio": 0.1}}, "auto_ratio is 0.1, but it goes with center_weight: auto"),
+        (
+            {"loss": {"auto_ratio": 0.1}},
+            "auto_ratio is 0.1, but it goes with a center_weight or threshold_weight of auto",
+        ),
         (
             {"loss": {"center_weight": 0, "ramp_steps": 9}},
-            "ramp_steps is 9, but it goes with a center_weight above 0",
+            "ramp_steps is 9, but it goes with a center_weight or threshold_weight above 0",
         ),
         (
             {"loss": {"center_weight": 0, "start_cosine": 0.2}},
-            "start_cosine is 0.2, but it goes with a center_weight above 0",
+            "start_cosine is 0.2, but it goes with a center_weight or threshold_weight above 0",
+        ),
+        (
+            {"loss": {"centers": "mean", "center_space": "raw"}},
+            "center_space is raw, but it goes with centers: shared or separate",
+        ),
+        ({"loss": {"center_negatives": False}}, "center_negatives is False, but it goes with"),
+        ({"loss": {"center_momentum": 0.5}}, "center_momentum is 0.5, but it goes with centers: m"),
+        (
+            {"loss": {"centers": "mean", "center_negatives": False, "center_temperature": 8}},
+            "center_temperature is 8.0, but it goes with centers: mean and center_negatives: true",
+        ),
+        ({"loss": {"threshold_over": "both"}}, "threshold_over is both, but it goes with a thresh"),
+        (
+            {"loss": {"threshold_scale": 8}},
+            "threshold_scale is 8.0, but it goes with a threshold_w",
+        ),
+        (
+            {"loss": {"threshold_weight": 1, "threshold_over": "centers", "threshold_memory": 9}},
+            "threshold_memory is 9, but it goes with a threshold_weight, over pairs or both",
         ),
         ({"loss": {"center_update": "gradient"}}, "center_update is gradient, but it goes with"),
         ({"loss": {"m": 0.3, "margin_options": {"m": 0.4}}}, "m is 0.3, but it goes into margin_o"),

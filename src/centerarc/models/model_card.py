@@ -192,6 +192,8 @@ def _training(facts: Facts) -> Iterator[str]:
     ]
     if loss:
         rows.append(("loss", _formula(loss)))
+    if isinstance(threshold := metadata.get("threshold"), int | float):
+        rows.append(("learned threshold", f"{threshold:.3f}, a cosine, on training images"))
     if isinstance(optimizer := facts.of("optimizer"), Mapping):
         named = {"lr": "learning rate", "momentum": "momentum", "weight_decay": "weight decay"}
         values = [
@@ -245,7 +247,7 @@ def _formula(loss: Mapping[str, Any]) -> str:
         values["label smoothing"] = loss["label_smoothing"]
     shown = ", ".join(f"{name} = {_short(v)}" for name, v in values.items() if v is not None)
     text = f"{_margin_name(loss)} ({shown})"
-    for name in ("center", "separation"):
+    for name in ("center", "threshold", "separation"):
         if weight := loss.get(f"{name}_weight"):
             text += f" + {_short(weight)} x {name}"
     return text

@@ -359,6 +359,8 @@ _WORDS = {
     "loss.centers",
     "loss.center_space",
     "loss.center_weight",
+    "loss.threshold_over",
+    "loss.threshold_weight",
     "loss.center_update",
     "loss.class_weights",
     "optimizer.name",

@@ -1,8 +1,8 @@
 """The saved state of a run: whole or absent, and of all classes, whatever ranks wrote it.
 
-`state/state.pt` has the backbone, its optimizer and the counters; it names a folder beside it that
-`torch.distributed.checkpoint` wrote with the criterion and its momentum, to which each process
-added its own classes.
+`state/state.pt` has the backbone, the added terms, their optimizer and the counters; it names a
+folder beside it that `torch.distributed.checkpoint` wrote with the criterion and its momentum, to
+which each process added its own classes.
 """
 
 import pickle
@@ -33,6 +33,7 @@ _FORMAT = 3
 _HEAD = "head-"
 # What a criterion has of each class, by the names in its state.
 ROWS = ("arcface.prototypes", "center.centers")
+COUNTS = "center.counts"  # of the images that means are from
 
 
 def state_path(run_dir: Path) -> Path:
@@ -44,6 +45,7 @@ def save_state(
     run_dir: Path,
     state: dict[str, Any],
     model: nn.Module,
+    terms: nn.Module,
     criterion: CenterArcFaceLoss,
     optimizers: Sequence[Optimizer],
     processes: Processes,
@@ -70,7 +72,8 @@ def save_state(
             "format": _FORMAT,
             "head": folder.name,
             "model": model.state_dict(),
-            "optimizer": _kept_of(model, optimizers),
+            "terms": terms.state_dict(),
+            "optimizer": _kept_of(_named(model, terms), optimizers),
             **state,
         }
         with atomic_path(path) as temporary:
@@ -151,6 +154,7 @@ def restore(
     run_dir: Path,
     state: dict[str, Any],
     model: nn.Module,
+    terms: nn.Module,
     criterion: CenterArcFaceLoss,
     optimizers: Sequence[Optimizer],
     processes: Processes,
@@ -161,7 +165,9 @@ def restore(
         OSError: If a part of the head is missing or damaged; on all ranks.
     """
     model.load_state_dict(state["model"])
-    _restore_kept(model, optimizers, state["optimizer"])
+    if "terms" in state:  # which older states do not have
+        terms.load_state_dict(state["terms"])
+    _restore_kept(_named(model, terms), optimizers, state["optimizer"])
     folder = _head_of(run_dir, state)
     reader = _Reader(folder)
     with _explained(f"cannot resume: the state {str(folder)!r} cannot be read"):
@@ -181,7 +187,7 @@ def load_rows(run_dir: Path, state: dict[str, Any]) -> dict[str, Tensor]:
         rows = {
             name: torch.empty(item.size, dtype=item.properties.dtype)
             for name, item in saved.items()
-            if name in ROWS and isinstance(item, TensorStorageMetadata)
+            if name in (*ROWS, COUNTS) and isinstance(item, TensorStorageMetadata)
         }
         load(rows, storage_reader=reader, no_dist=True)
     return rows
@@ -204,10 +210,18 @@ def _wanted(
     return {name: rows for name, rows in state.items() if name in saved or name in needed}
 
 
-def _kept_of(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, dict[str, Tensor]]:
-    """What the optimizers keep of the model's parameters, by name."""
+def _named(model: nn.Module, terms: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters that every rank has, by the names that they have in the state."""
+    added = {f"terms.{name}": parameter for name, parameter in terms.named_parameters()}
+    return {**dict(model.named_parameters()), **added}
+
+
+def _kept_of(
+    named: Mapping[str, nn.Parameter], optimizers: Sequence[Optimizer]
+) -> dict[str, dict[str, Tensor]]:
+    """What the optimizers keep of parameters, by name."""
     kept = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in named.items():
         for optimizer in optimizers:
             if parameter in optimizer.state:
                 kept[name] = dict(optimizer.state[parameter])
@@ -215,9 +229,11 @@ def _kept_of(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, dic
 
 
 def _restore_kept(
-    model: nn.Module, optimizers: Sequence[Optimizer], kept: dict[str, dict[str, Tensor]]
+    named: Mapping[str, nn.Parameter],
+    optimizers: Sequence[Optimizer],
+    kept: dict[str, dict[str, Tensor]],
 ) -> None:
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names = {parameter: name for name, parameter in named.items()}
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             for parameter in group["params"]:

@@ -1,6 +1,5 @@
 """The configuration of a training run. Importing this module does not import torch."""
 
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +20,9 @@ from centerarc.training.data_config import (
     Section,
     Seed,
     not_empty,
+    refuse_idle,
 )
+from centerarc.training.loss_config import LossConfig
 
 
 def _path_or_hub(given: Any) -> Any:
@@ -176,124 +177,6 @@ class ValidationConfig(PairsFields):
         return self
 
 
-def _off(value: Any) -> Any:
-    return "off" if value is False else value  # what YAML takes the word for
-
-
-def _refuse_idle(section: Section, name: str, acts: bool, belongs: str) -> None:
-    """Refuses a setting that would do nothing, unless it is the default that every file has."""
-    value, default = getattr(section, name), type(section).model_fields[name].default
-    if not acts and value != default:
-        raise ValueError(f"{name} is {value}, but it {belongs}; leave it out ({default})")
-
-
-def _number_or_auto(given: Any) -> Any:
-    """Reads a weight, which flags bring as text."""
-    if given == "auto":
-        return given
-    try:
-        weight = math.nan if isinstance(given, bool) else float(given)
-    except (TypeError, ValueError):
-        weight = math.nan
-    if not 0 <= weight < math.inf:
-        raise ValueError(f"must be a number of at least 0, or auto, got {given!r}")
-    return weight
-
-
-# The weight of an added term.
-Weight = Annotated[float | Literal["auto"], BeforeValidator(_number_or_auto)]
-
-
-class LossConfig(Section):
-    """The joint loss: arcface + center_weight * center + separation_weight * separation."""
-
-    margin: str = Field(default="arcface", description="margin function")
-    m: NotNegative = Field(default=0.5, description="margin; 0 is the plain normalized softmax")
-    margin_options: dict[str, float | bool] = Field(
-        default={}, description="the margin's parameters where they are not one m"
-    )
-    s: float = Field(default=30.0, gt=0, allow_inf_nan=False, description="scale of the cosines")
-    center_weight: Weight = Field(
-        default=1.0, description="weight of the center loss; auto balances the gradients"
-    )
-    auto_ratio: float = Field(
-        default=0.5,
-        gt=0,
-        le=1000,
-        description="with a weight of auto: the added term's gradient, as a multiple of ArcFace's",
-    )
-    ramp_steps: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="optimizer steps in which the weights of added terms rise from 0"
-    )
-    start_cosine: Annotated[float, Field(ge=-1, le=1)] | None = Field(
-        default=None,
-        description="mean target cosine from which added terms count; none: from the first step",
-    )
-    separation_weight: NotNegative = Field(
-        default=0.0, description="weight of the separation of centers"
-    )
-    centers: Literal["shared", "separate"] = Field(
-        default="shared", description="centers are the class prototypes, or their own"
-    )
-    center_space: Literal["unit", "raw"] = Field(
-        default="unit", description="center loss on unit vectors or on raw embeddings"
-    )
-    center_update: Literal["paper", "gradient"] = Field(
-        default="paper", description="how separate centers move: Wen et al. 2016, or by gradient"
-    )
-    alpha: float = Field(default=0.5, gt=0, le=1, description="step of the paper's update")
-    sub_centers: Positive = Field(default=1, description="prototypes for each person")
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="label smoothing")
-    class_weights: Annotated[Literal["off", "balanced"] | NamedPath, BeforeValidator(_off)] = Field(
-        default="off",
-        description="off; balanced: every person counts equally; or a CSV of identity and weight",
-    )
-    sample_rate: float = Field(
-        default=1.0, gt=0, le=1, description="share of the people in a step: Partial FC (sgd only)"
-    )
-    conflict_threshold: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        default=None, description="cosine above which another person does not count as wrong"
-    )
-
-    @model_validator(mode="after")
-    def _terms_fit(self) -> Self:
-        for name, there in (
-            ("sub_centers", self.sub_centers > 1),
-            ("sample_rate", self.sample_rate < 1),
-            ("conflict_threshold", self.conflict_threshold is not None),
-        ):
-            if self.label_smoothing and there:
-                raise ValueError(
-                    f"label_smoothing is {self.label_smoothing:g}, which has no meaning with "
-                    f"{name}: {getattr(self, name)}; leave out one of them"
-                )
-        own = self.centers == "separate"
-        paper = own and self.center_update == "paper"
-        _refuse_idle(self, "center_update", own, "goes with centers: separate")
-        _refuse_idle(self, "alpha", paper, "goes with centers: separate, center_update: paper")
-        _refuse_idle(
-            self, "m", not self.margin_options, "goes into margin_options, which are given"
-        )
-        _refuse_idle(
-            self, "auto_ratio", self.center_weight == "auto", "goes with center_weight: auto"
-        )
-        for name in ("ramp_steps", "start_cosine"):
-            _refuse_idle(self, name, self.center_weight != 0, "goes with a center_weight above 0")
-        return self
-
-    @property
-    def scheduled(self) -> bool:
-        """Whether the weight of an added term changes from step to step."""
-        later = self.ramp_steps > 0 or self.start_cosine is not None
-        return later or self.center_weight == "auto"
-
-    @property
-    def separates_prototypes(self) -> bool:
-        """Whether the separation term needs a gradient of the prototypes."""
-        own = self.centers == "separate" and self.center_update == "gradient"
-        return self.separation_weight > 0 and not own
-
-
 class HeadConfig(Section):
     """How the prototypes are stored, passed over and stepped; none of it changes the loss."""
 
@@ -370,7 +253,7 @@ class ScheduleConfig(Section):
             raise ValueError(
                 f"warmup_epochs is {self.warmup_epochs:g}; it must be below epochs, {self.epochs}"
             )
-        _refuse_idle(self, "power", self.shape == "polynomial", "goes with shape: polynomial")
+        refuse_idle(self, "power", self.shape == "polynomial", "goes with shape: polynomial")
         if self.freeze_epochs >= self.epochs:
             raise ValueError(
                 f"freeze_epochs is {self.freeze_epochs}; it must be below epochs, {self.epochs}"
@@ -485,6 +368,23 @@ class TrainConfig(Section):
             raise ValueError(
                 f"accumulate is {self.accumulate}; it cannot exceed batch_size, {self.batch_size}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _batches_have_pairs(self) -> Self:
+        loss, sampler = self.loss, self.data.sampler
+        if loss.threshold_weight == 0 or loss.threshold_over == "centers" or loss.threshold_memory:
+            return self
+        for there, said in (
+            (sampler.distinct, "data.sampler.distinct is true"),
+            (sampler.images_per_identity == 1, "data.sampler.images_per_identity is 1"),
+        ):
+            if there:
+                raise ValueError(
+                    f"loss.threshold_over is {loss.threshold_over} and {said}; no batch then has "
+                    "two images of a person: use data.sampler.kind: identities with 2 images or "
+                    "more of each, or loss.threshold_over: centers"
+                )
         return self
 
     @model_validator(mode="after")

@@ -1,5 +1,6 @@
 """The head of a run: its criterion, what it starts from, class weights, and what it costs."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -28,12 +29,15 @@ from centerarc.losses.margins import (
     list_margins,
     margin_parameters,
 )
+from centerarc.losses.mean_centers import MeanCenterLoss
 from centerarc.models.backbone import Backbone
 from centerarc.models.weights import PEOPLE_FILE
-from centerarc.training.checkpoint import ROWS, load_rows, load_state, state_path
-from centerarc.training.config import HeadConfig, LossConfig, TrainConfig
+from centerarc.training.checkpoint import COUNTS, ROWS, load_rows, load_state, state_path
+from centerarc.training.config import HeadConfig, TrainConfig
 from centerarc.training.logging import read_metrics
+from centerarc.training.loss_config import LossConfig
 from centerarc.training.sources import describe_names
+from centerarc.training.terms import AddedTerms
 
 # Images that a new person's first prototype is the mean of.
 _MEAN_OF = 20
@@ -117,6 +121,9 @@ def make_criterion(
         center_space=config.center_space,
         center_update=config.center_update,
         alpha=config.alpha,
+        center_negatives=config.center_negatives,
+        center_temperature=config.center_temperature,
+        center_momentum=config.center_momentum,
         sub_centers=config.sub_centers,
         weight=weight,
         label_smoothing=config.label_smoothing,
@@ -127,6 +134,17 @@ def make_criterion(
         update_on_forward=False,
         shards=shards,
         generator=generator,
+    )
+
+
+def make_terms(config: TrainConfig, shards: ClassShards | None) -> AddedTerms:
+    """Builds what is added to ArcFace, with the processes that the criterion's classes are on."""
+    chunked = _chunked(config.head)
+    return AddedTerms(
+        config.loss,
+        config.model.embedding_size,
+        implementation="auto" if chunked is None else chunked,
+        shards=shards,
     )
 
 
@@ -147,6 +165,7 @@ def make_shards(config: TrainConfig, num_classes: int, processes: Processes) -> 
     if config.head.sharded:
         # Every process has its equal share of a batch.
         return ClassShards(num_classes, equal_batches=True)
+    threshold = config.loss.threshold_weight != 0  # whose pairs are those of all processes
     for name, there in (
         ("head.fused is true, which", config.head.fused),
         (f"loss.sample_rate is {config.loss.sample_rate:g}, which", config.loss.sample_rate < 1),
@@ -154,6 +173,7 @@ def make_shards(config: TrainConfig, num_classes: int, processes: Processes) -> 
             f"loss.margin is {config.loss.margin}, which looks at the samples of all processes and",
             isinstance(make_margin(config.loss), BatchMargin),
         ),
+        (f"loss.threshold_weight is {config.loss.threshold_weight}, which", threshold),
     ):
         if there:
             raise ValueError(
@@ -189,6 +209,12 @@ def class_weights(config: LossConfig, source: FaceSource) -> Tensor | None:
         return torch.from_numpy(weights.astype(np.float32))
     assert isinstance(config.class_weights, Path)
     return _listed_weights(config.class_weights, source.identities)
+
+
+def weights_digest(criterion: CenterArcFaceLoss) -> str | None:
+    """A digest of the class weights, which may be from a file; None if all are 1."""
+    weight = criterion.arcface.weight
+    return None if weight is None else hashlib.sha256(weight.cpu().numpy().tobytes()).hexdigest()
 
 
 def _listed_weights(path: Path, people: list[str]) -> Tensor:
@@ -325,11 +351,30 @@ def start_head(
             tensor[: mine.start].zero_()
             tensor[mine.stop :].zero_()
             processes.sum(tensor.data)
+    if isinstance(criterion.center, MeanCenterLoss):
+        images = np.bincount(source.labels, minlength=classes)[mine.start : mine.stop]
+        counts = torch.from_numpy(np.minimum(images, _MEAN_OF))
+        stay = torch.from_numpy(np.flatnonzero(~new[ROWS[1]]))
+        if COUNTS in old and len(stay):
+            counts[stay] = old[COUNTS][[known[names[first + place]] for place in stay.tolist()]]
+        _fill_counts(criterion.center, counts, mine, processes)
     return (
         f"prototypes: {counted(int(kept.sum()), 'person', 'people')} as before, by name{note}; "
         f"{counted(int((~kept).sum()), 'person', 'people')} from the mean of their embeddings"
         + ("; all centers from the mean" if kept.any() and usable != set(wanted) else "")
     )
+
+
+def _fill_counts(means: MeanCenterLoss, counts: Tensor, mine: range, processes: Processes) -> None:
+    """Gives centers the numbers of images that they are from; those that are zeros have none."""
+    shared = len(means.counts) != len(counts)
+    rows = slice(mine.start, mine.stop) if shared else slice(None)
+    there = means.centers[rows].norm(dim=1) > 0
+    means.counts[rows] = counts.to(means.counts).where(there, 0)
+    if shared:
+        means.counts[: mine.start].zero_()
+        means.counts[mine.stop :].zero_()
+        processes.sum(means.counts)
 
 
 def _with_length(loss: LossConfig) -> set[str]:
@@ -452,8 +497,9 @@ def costs(config: TrainConfig, num_classes: int, processes: Processes) -> HeadCo
         sample_rate=loss.sample_rate,
         fused=config.head.fused,
         moments=2 if optimizer.name == "adamw" else int(optimizer.momentum > 0),
-        centers="shared" if loss.centers == "shared" else loss.center_update,
-        own_center_term=loss.centers == "separate" or loss.center_space == "raw",
+        centers=loss.center_update if loss.centers == "separate" else loss.centers,
+        own_center_term=loss.centers != "shared" or loss.center_space == "raw",
+        contrast=loss.centers == "mean" and loss.center_negatives,
         smoothed=loss.label_smoothing > 0,
         reduced=config.precision == "bf16",
         equal_batches=True,

@@ -10,21 +10,36 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from centerarc.distributed.process import Processes
 from centerarc.io.files import atomic_path
 from centerarc.io.progress import duration
-from centerarc.training.config import LossConfig
+from centerarc.io.tables import counted
+from centerarc.training.config import TrainConfig
+from centerarc.training.loss_config import LossConfig
 from centerarc.training.step import Diverged, StepReport
 
 METRICS = "metrics.jsonl"
-_LOSSES = ("arcface_loss", "center_loss", "separation")
+_LOSSES = ("arcface_loss", "center_loss", "threshold_loss", "separation")
 
 
 # Of the gradient at the embedding.
-_SHARES = ("arcface_share", "center_share")
+_SHARES = ("arcface_share", "center_share", "threshold_share")
 # What a row has of its last step, and not as a mean over the window.
-_LAST = (*_SHARES, "center_weight")
+_LAST = (*_SHARES, "center_weight", "threshold_weight", "threshold")
 # Below this share of the gradient a loss moves nothing that a validation could show.
 _IDLE = 1e-3
+
+
+def headline(
+    config: TrainConfig, identity: dict[str, Any], processes: Processes, step: int, total: int
+) -> str:
+    """The first line of a run: what is trained, on what, for how long, on how many processes."""
+    return (
+        f"{config.model.name}, {identity['identities']} people, "
+        f"{identity['images']} images, {counted(total, 'step')} of "
+        f"{config.batch_size} on {processes.world_size} x {processes.device}"
+        + (f", from step {step}" if step else "")
+    )
 
 
 class Meter:
@@ -74,16 +89,14 @@ class Meter:
         for step, report in self._unread:
             values = report.read()
             wanted = wanted or values.pop("stop") > 0
-            if not all(math.isfinite(values[name]) for name in _LOSSES):
-                raise Diverged(
-                    f"the loss is not finite (arcface {values['arcface_loss']:g}, "
-                    f"center {values['center_loss']:g}, separation {values['separation']:g})",
-                    step,
-                )
+            losses = {name: values[name] for name in _LOSSES if name in values}
+            if not all(map(math.isfinite, losses.values())):
+                said = ", ".join(f"{n.removesuffix('_loss')} {v:g}" for n, v in losses.items())
+                raise Diverged(f"the loss is not finite ({said})", step)
             if not (self._scaled or math.isfinite(values.get("grad_norm", 0.0))):
                 raise Diverged("the norm of the gradients is not finite", step)
             count = values.pop("count")
-            values["added"] = values["center_weight"] * values["center_loss"]
+            values["added"] = _added(values)
             self._last |= {k: values.pop(k) for k in _LAST if k in values}
             for name, value in values.items():
                 self._add(name, value * count)
@@ -106,14 +119,20 @@ class Meter:
 def total_loss(means: dict[str, float], config: LossConfig) -> float:
     """The loss of a window from the means of its terms; takes `added` out of them.
 
-    Where the weight of the center term changes from step to step, that is the mean of what it came
-    to in each.
+    Where weights change from step to step, that is the mean of what the terms came to in each.
     """
     added = means.pop("added", 0.0)
-    if config.scheduled:
-        return means["arcface_loss"] + added + config.separation_weight * means["separation"]
-    center = means["center_weight"] * means["center_loss"]
-    return means["arcface_loss"] + center + config.separation_weight * means["separation"]
+    if not config.scheduled:
+        added = _added(means)
+    return means["arcface_loss"] + added + config.separation_weight * means["separation"]
+
+
+def _added(values: dict[str, float]) -> float:
+    """What the terms beside ArcFace come to, with the weights in force."""
+    total = values["center_weight"] * values["center_loss"]
+    if "threshold_loss" in values:
+        total += values["threshold_weight"] * values["threshold_loss"]
+    return total
 
 
 class MetricsLog:
@@ -208,6 +227,10 @@ def _drop_later(path: Path, keep_steps: int, keep_validations: int) -> None:
         temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
 
+def _of_gradient(share: float | None) -> str:
+    return "" if share is None else f" ({100 * share:.2g}% of the gradient)"
+
+
 class Display:
     """A progress bar on a terminal, a line a logged step elsewhere.
 
@@ -264,13 +287,18 @@ class Display:
     def train_row(self, step: int, row: dict[str, Any], seconds_left: float) -> None:
         """Shows a logged step."""
         share = row.get("center_share")
-        pull = "" if share is None else f" ({100 * share:.2g}% of the gradient)"
         text = (
             f"{row['images_per_second']:.0f} images/s  arcface {row['arcface_loss']:.3f}  "
-            f"center {row['center_loss']:.3f}{pull}  cosine {row['target_cosine']:.3f}  "
-            f"accuracy {100 * row['accuracy']:.1f}%"
+            f"center {row['center_loss']:.3f}{_of_gradient(share)}  "
         )
-        if share is not None and share < _IDLE and row["center_weight"] and not self._told:
+        if "threshold" in row:
+            text += (
+                f"threshold {row['threshold_loss']:.3f}{_of_gradient(row.get('threshold_share'))} "
+                f"at {row['threshold']:.3f}  "
+            )
+        text += f"cosine {row['target_cosine']:.3f}  accuracy {100 * row['accuracy']:.1f}%"
+        # 0 is a term that has not started, or means of which none is known yet.
+        if share is not None and 0 < share < _IDLE and not self._told:
             self._told = True
             self.say(
                 f"the center loss is {100 * share:.2g}% of the gradient at the embedding and does "

@@ -1,6 +1,5 @@
 """The training loop."""
 
-import hashlib
 import itertools
 import time
 from collections.abc import Sequence
@@ -17,7 +16,6 @@ from centerarc.data.augmentation import Augmentation
 from centerarc.data.loader import TrainLoader
 from centerarc.distributed.process import Processes, init_from_env
 from centerarc.io.parallel import StopRequest, explain_dead_workers
-from centerarc.io.tables import counted
 from centerarc.losses.center_arcface import CenterArcFaceLoss
 from centerarc.models.backbone import create_model
 from centerarc.models.weights import load_start, save_weights
@@ -33,12 +31,21 @@ from centerarc.training.head import (
     make_criterion,
     make_margin,
     make_shards,
+    make_terms,
     start_head,
+    weights_digest,
 )
-from centerarc.training.logging import Display, Meter, MetricsLog, require_tensorboard, total_loss
+from centerarc.training.logging import (
+    Display,
+    Meter,
+    MetricsLog,
+    headline,
+    require_tensorboard,
+    total_loss,
+)
 from centerarc.training.optimizer import lr_factor, make_optimizers, set_rate
 from centerarc.training.rundir import RunResult
-from centerarc.training.sources import describe, make_sampler, make_sources
+from centerarc.training.sources import describe, make_sampler, make_sources, pairs_note
 from centerarc.training.step import (
     Diverged,
     Precision,
@@ -49,7 +56,6 @@ from centerarc.training.step import (
     in_parallel,
     seed_step,
 )
-from centerarc.training.terms import AddedTerms
 
 
 class TrainingInterrupted(Exception):
@@ -113,7 +119,7 @@ class Trainer:
         model: The backbone.
         judged: What is validated and saved: the backbone, or the average of its weights.
         criterion: The joint loss.
-        terms: The weights of what is added to ArcFace.
+        terms: What is added to ArcFace, and its weights.
         optimizers: Of the parameters of both.
         step: Optimizer steps done.
         total_steps: Those of the whole run.
@@ -167,7 +173,7 @@ class Trainer:
         sources = make_sources(config, quiet=not processes.is_main)
         source, self.validation = sources.train, sources.validation
         sampler = make_sampler(config, source)
-        notes = (sampler.note, self.precision.note)
+        notes = (sampler.note, self.precision.note, pairs_note(config, source))
         self.notes = [*sources.notes, *(note for note in notes if note)]
         self.identity = describe(source)
         people = len(source.identities)
@@ -202,11 +208,11 @@ class Trainer:
         self.model = model.to(device)
         nn.Module.to(self.model, memory_format=layout)  # type: ignore[call-overload]
         self.criterion = criterion.to(device)
-        self.terms = AddedTerms(config.loss).to(device)
+        self.terms = make_terms(config, criterion.arcface.shards).to(device)
         # Validation and the saved weights use the plain model; it shares the parameters.
         parallel = in_parallel(self.model, processes, compiled=config.compile)
         self.optimizers = make_optimizers(
-            self.model, self.criterion, config.optimizer, fused=config.head.fused
+            self.model, self.criterion, config.optimizer, self.terms, fused=config.head.fused
         )
         if start:
             self.notes.append(f"weights: {start[0]}")
@@ -305,7 +311,10 @@ class Trainer:
         try:
             # PyTorch reports a dead worker in whatever the main process is doing.
             with StopRequest() as stop, display, explain_dead_workers(self.config.workers):
-                for line in (self._headline(), *self.notes):
+                first = headline(
+                    self.config, self.identity, self.processes, self.step, self.total_steps
+                )
+                for line in (first, *self.notes):
                     display.say(line)
                 if self.callbacks and self.step == 0:
                     self._write_state()  # whichever hook fails, there is a run to resume
@@ -459,6 +468,8 @@ class Trainer:
             "ema_decay": self.config.ema_decay,
             "loss": self.config.loss.model_dump(mode="json"),
         }
+        if self.terms.threshold is not None:
+            metadata["threshold"] = self.terms.threshold.threshold
         save_weights(self.config.run_dir / name, self.judged, metadata=metadata)
 
     def _save_state(self) -> None:
@@ -468,7 +479,7 @@ class Trainer:
     def _check_finite(self) -> None:
         """Keeps weights that are of no use from replacing what was saved before."""
         try:
-            check_finite(self.processes, self.model, self.criterion)
+            check_finite(self.processes, self.model, self.criterion, self.terms)
         except Diverged as problem:
             raise Diverged(str(problem), self.step) from problem
 
@@ -481,10 +492,9 @@ class Trainer:
             "ended": self.ended,
             "validated": self.validated,
             "identity": self.identity,
-            "class_weights": self._class_weights(),
+            "class_weights": weights_digest(self.criterion),
             "average": None if self.average is None else self.average.state_dict(),
             "scaler": self.precision.scaler.state_dict(),
-            "terms": self.terms.state_dict(),
             "best": self.best,
             "judged_on": self._judged_on(),
             "window": dict(self.meter.window),
@@ -494,15 +504,10 @@ class Trainer:
         }
         save_state(self.config.run_dir, state, *self._trained())
 
-    def _trained(self) -> tuple[nn.Module, CenterArcFaceLoss, list[Optimizer], Processes]:
-        return self.model, self.criterion, self.optimizers, self.processes
-
-    def _class_weights(self) -> str | None:
-        """A digest of the class weights, which may be from a file."""
-        weight = self.criterion.arcface.weight
-        return (
-            None if weight is None else hashlib.sha256(weight.cpu().numpy().tobytes()).hexdigest()
-        )
+    def _trained(
+        self,
+    ) -> tuple[nn.Module, nn.Module, CenterArcFaceLoss, list[Optimizer], Processes]:
+        return self.model, self.terms, self.criterion, self.optimizers, self.processes
 
     def _judged_on(self) -> str | None:
         return None if self.validation is None else self.validation.fingerprint()
@@ -514,8 +519,6 @@ class Trainer:
         restore(self.config.run_dir, state, *self._trained())
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        if "terms" in state:
-            self.terms.load_state_dict(state["terms"])
         if state["scaler"]:  # of fp16, which the run may not have had before
             self.precision.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
@@ -546,7 +549,7 @@ class Trainer:
                 f"{state['identity']['identities']} people, data and validation now leave "
                 f"others ({self.identity['images']} of {self.identity['identities']})"
             )
-        if state["class_weights"] != self._class_weights():
+        if state["class_weights"] != weights_digest(self.criterion):
             raise ValueError(
                 f"cannot resume: loss.class_weights, {str(self.config.loss.class_weights)!r}, are "
                 "others than before"
@@ -590,11 +593,3 @@ class Trainer:
         result = RunResult(self.config.run_dir, self.best, summary)
         self.callbacks.everywhere("on_train_end", self, result)
         return result
-
-    def _headline(self) -> str:
-        return (
-            f"{self.config.model.name}, {self.identity['identities']} people, "
-            f"{self.identity['images']} images, {counted(self.total_steps, 'step')} of "
-            f"{self.config.batch_size} on {self.processes.world_size} x {self.processes.device}"
-            + (f", from step {self.step}" if self.step else "")
-        )

@@ -386,6 +386,29 @@ def make_sampler(config: TrainConfig, source: FaceSource) -> Sampler:
     return made if len(made) >= config.batch_size else Repeated(made, config.batch_size)
 
 
+def pairs_note(config: TrainConfig, source: FaceSource) -> str:
+    """Says where the unified-threshold term finds few pairs of a person in a batch; else empty.
+
+    An image has a partner unless all other images of its person are left out: with a share p of all
+    images in a batch and n of the person, 1 - (1 - p)^(n - 1), a little less than exactly.
+    """
+    loss, sampler = config.loss, config.data.sampler
+    if loss.threshold_weight == 0 or loss.threshold_over == "centers" or loss.threshold_memory:
+        return ""
+    if sampler.kind == "identities":
+        return ""
+    share = min(1.0, config.batch_size / config.accumulate / max(len(source), 1))
+    counts = np.bincount(source.labels, minlength=len(source.identities))
+    partners = float((counts * (1 - (1 - share) ** np.maximum(counts - 1, 0))).sum() / counts.sum())
+    if partners > 0.5:
+        return ""
+    return (
+        f"loss.threshold_over is {loss.threshold_over}, but only {100 * partners:.2g}% of the "
+        "images of a batch have another of their person beside them; more with "
+        "data.sampler.kind: identities"
+    )
+
+
 def describe(source: FaceSource) -> dict[str, int | str]:
     """What must be the same when a run is resumed: how many people and images, and who."""
     return {

@@ -23,7 +23,7 @@ from centerarc.losses.center_arcface import CenterArcFaceLoss
 from centerarc.losses.head.products import CPU_HAS_BFLOAT16
 from centerarc.losses.head.prototype_sgd import PrototypeSGD
 from centerarc.training.config import TrainConfig
-from centerarc.training.terms import AddedTerms
+from centerarc.training.terms import AddedTerms, StepWeights
 
 
 def seed_step(seed: int, rank: int, step: int) -> None:
@@ -122,8 +122,12 @@ def check_finite(processes: Processes, *modules: nn.Module) -> None:
 
 
 # What a step measures, in this order; sums over the valid labels of all ranks but for the last.
-_SUMS = ("arcface_loss", "center_loss", "cosine", "correct", "count", "mass", "stop")
-_SQUARES = ("arcface_square", "center_square")
+_SUMS = (
+    *("arcface_loss", "center_loss", "threshold_loss", "cosine", "correct"),
+    *("count", "mass", "stop"),
+)
+_TERMS = ("arcface", "center", "threshold")
+_SQUARES = tuple(f"{name}_square" for name in _TERMS)
 IGNORED = -100
 
 
@@ -132,19 +136,19 @@ class StepReport:
     """What one step measured, still on the device.
 
     Args:
-        sums: (9,) float64 or float32: arcface and center loss, target cosine, right answers, valid
-            labels and their class weights, each summed over all ranks; how many ranks want to stop;
-            and the squared gradients of the two losses at the embedding, of the center term before
-            its weight, 0 if not measured.
+        sums: (11,) float64 or float32: arcface, center and threshold loss, target cosine, right
+            answers, valid labels and their class weights, each summed over all ranks; how many
+            ranks want to stop; and the squared gradients of the three losses at the embedding, of
+            the added ones before their weights, 0 if not measured.
         separation: The separation term.
         grad_norm: Norm of all gradients before clipping; None without clipping.
-        center_weight: The weight of the center term in this step.
+        added: What the step adds to ArcFace.
     """
 
     sums: Tensor
     separation: Tensor
     grad_norm: Tensor | None
-    center_weight: float | Tensor
+    added: StepWeights
 
     def read(self) -> dict[str, float]:
         """Waits for the device and returns means by name, with `count` and `stop`."""
@@ -161,13 +165,18 @@ class StepReport:
         }
         if self.grad_norm is not None:
             means["grad_norm"] = float(self.grad_norm)
-        means["center_weight"] = weight = float(self.center_weight)
-        arcface, center = (math.sqrt(sums[name]) for name in _SQUARES)
-        center *= weight
-        if 0 < arcface + center < math.inf:
-            means["arcface_share"] = arcface / (arcface + center)
-            means["center_share"] = center / (arcface + center)
-        return means
+        added = self.added.read()
+        if "threshold" in added:
+            means["threshold_loss"] = sums["threshold_loss"] / count
+        lengths = {
+            name: math.sqrt(sums[square]) * added.get(f"{name}_weight", 1.0)
+            for name, square in zip(_TERMS, _SQUARES, strict=True)
+            if name in ("arcface", "center", *added)
+        }
+        total = sum(lengths.values())
+        if 0 < total < math.inf:
+            means |= {f"{name}_share": length / total for name, length in lengths.items()}
+        return means | added
 
 
 # What newer versions of PyTorch call it; the old name warns there.
@@ -223,10 +232,10 @@ class TrainStep:
 
     The loss is the sum over the valid labels of all micro-batches and ranks divided by their
     number, so how a batch is cut changes the result by rounding only (and by batch normalization,
-    whose statistics are those of a micro-batch):
+    whose statistics are those of a micro-batch, and by pairs of images, which are within one):
 
         loss = sum arcface / mass + center_weight sum center / count
-               + separation_weight separation
+               + threshold_weight sum threshold / count + separation_weight separation
 
     The mass is the sum of the labels' class weights; without weights, their number. A weight that
     is not the same in all steps comes from the steps before.
@@ -289,7 +298,7 @@ class TrainStep:
         # DDP averages over ranks, the loss is a sum over them: make up for it here, and average
         # the criterion's gradients too. A loss over shards does so itself.
         scale = (1 if self.sharded else ranks) / count.clamp(min=1)
-        center_weight = self.terms.center_weight
+        added = self.terms.in_force()
         arcface_scale = scale * (count / mass.where(mass > 0, 1))
         sums = torch.zeros(len(_SUMS), device=device)
         squares = torch.zeros(len(_SQUARES), device=device)
@@ -305,21 +314,25 @@ class TrainStep:
                 if embedding.device.type == "cpu" and not bool(embedding.detach().isfinite().all()):
                     raise Diverged("the embeddings are not finite")
                 if self.measures or self.balances:
-                    embedding.requires_grad_().retain_grad()  # a frozen backbone needs none
+                    embedding.requires_grad_()  # a frozen backbone needs none
                 arcface, center = self.criterion(embedding, part_labels)
-            loss = arcface * arcface_scale + center_weight * center * scale
-            pulled = self._center_gradient(embedding, part_labels, scale)
+                threshold = self.terms.threshold_loss(embedding, part_labels, self.criterion)
+            loss = arcface * arcface_scale + added.center * center * scale
+            if added.threshold is not None:
+                loss = loss + added.threshold * threshold * scale
+            pulled = self._center_gradient(embedding, center, part_labels, scale)
+            pushed = self._gradient(threshold * scale, embedding)
+            if pulled is not None or pushed is not None:
+                embedding.retain_grad()  # not before: it would retain the parts, too
             self.precision.scaler.scale(loss).backward()
-            if pulled is not None:
-                assert embedding.grad is not None
-                rest = embedding.grad.float() - center_weight * pulled
-                squares += torch.stack([rest.square().sum(), pulled.square().sum()])
+            if pulled is not None or pushed is not None:
+                squares += _squares(embedding, added, pulled, pushed)
             metrics = self.criterion.metrics
             assert metrics is not None
             right = metrics.accuracy * metrics.count
             cosine = metrics.target_cosine.sum()
-            values = (arcface.detach(), center.detach(), cosine, right)
-            sums[:4] += torch.stack([value.to(sums.dtype) for value in values])
+            values = (arcface.detach(), center.detach(), threshold.detach(), cosine, right)
+            sums[:5] += torch.stack([value.to(sums.dtype) for value in values])
             if self._updates_centers:
                 features.append(embedding.detach())
         if not (self._seen or self.frozen):
@@ -333,16 +346,31 @@ class TrainStep:
             self.criterion.update_centers(torch.cat(features), labels)
         if self.sharded and not self.processes.is_main:
             sums.zero_()  # every rank has measured all samples
-        sums[6] = float(stop)
+        sums[7] = float(stop)
         sums = self.processes.sum(torch.cat([sums, squares]))
-        sums[4], sums[5] = count, mass
-        self.terms.update(sums[len(_SUMS) :] if self.balances else None, sums[2] / count)
-        return StepReport(sums, separation, grad_norm, center_weight)
+        sums[5], sums[6] = count, mass
+        self.terms.update(sums[len(_SUMS) :] if self.balances else None, sums[3] / count)
+        return StepReport(sums, separation, grad_norm, added)
 
-    def _center_gradient(self, embedding: Tensor, labels: Tensor, scale: Tensor) -> Tensor | None:
-        """(N, D) gradient of the center term at the embedding, by a graph of its own, if wanted."""
+    def _gradient(self, loss: Tensor, embedding: Tensor) -> Tensor | None:
+        """(N, D) gradient of a part of the loss at the embedding, if wanted and if there is one."""
+        if not (self.measures or self.balances) or not loss.requires_grad:
+            return None
+        scaled = self.precision.scaler.scale(loss)
+        return torch.autograd.grad(scaled, embedding, retain_graph=True)[0].float()
+
+    def _center_gradient(
+        self, embedding: Tensor, center: Tensor, labels: Tensor, scale: Tensor
+    ) -> Tensor | None:
+        """`_gradient` of the center term.
+
+        By a graph of its own where the term shares the pass over the prototypes, which a fused step
+        moves in their backward pass.
+        """
         if not (self.measures or self.balances) or self.config.center_weight == 0:
             return None
+        if self.config.centers == "mean":
+            return self._gradient(center * scale, embedding)
         leaf = embedding.detach().float().requires_grad_()
         pull = self.criterion.center_pull(leaf, labels).sum() * scale
         return torch.autograd.grad(self.precision.scaler.scale(pull), leaf)[0]
@@ -424,7 +452,7 @@ class TrainStep:
 
     def _clip(self) -> Tensor:
         """Limits the norm of all gradients of all ranks together; returns what it was."""
-        shared = _gradients(self.model)
+        shared = [*_gradients(self.model), *_gradients(self.terms)]
         own = _gradients(self.criterion)
         if self.sharded:
             norms = nn.utils.get_total_norm(shared), nn.utils.get_total_norm(own)
@@ -435,6 +463,22 @@ class TrainStep:
         factor = (self.clip_norm / (grad_norm + 1e-6)).clamp(max=1.0)
         torch._foreach_mul_([*shared, *own], factor)
         return grad_norm
+
+
+def _squares(
+    embedding: Tensor, added: StepWeights, pulled: Tensor | None, pushed: Tensor | None
+) -> Tensor:
+    """(3,) squared norms at the embedding: of what is left of its gradient, and of the terms."""
+    assert embedding.grad is not None
+    rest = embedding.grad.float()
+    found = []
+    for weight, gradient in ((added.center, pulled), (added.threshold, pushed)):
+        if gradient is None or weight is None:
+            found.append(torch.zeros((), device=rest.device))
+        else:
+            rest = rest - weight * gradient
+            found.append(gradient.square().sum())
+    return torch.stack([rest.square().sum(), *found])
 
 
 def _has_gradient(optimizer: Optimizer) -> bool:

@@ -1,49 +1,129 @@
-"""What a run adds to ArcFace: the weights in force, from the configuration and earlier steps."""
+"""What a run adds to ArcFace: the weights in force, and the term with one threshold for all."""
 
+from dataclasses import dataclass
+
+import torch
 from torch import Tensor, nn
 
+from centerarc.losses.center_arcface import CenterArcFaceLoss
+from centerarc.losses.head.class_pass import Implementation
+from centerarc.losses.head.shards import ClassShards
+from centerarc.losses.mean_centers import MeanCenterLoss
 from centerarc.losses.term_weight import TermWeight
-from centerarc.training.config import LossConfig
+from centerarc.losses.unified_threshold import UnifiedThresholdLoss
+from centerarc.training.loss_config import LossConfig
 
-# Steps between two measurements of the gradients that a weight of auto is from. One costs the
-# center term once more: next to nothing, but a pass over the classes for means with negatives.
+# Steps between two measurements of the gradients that a weight of auto is from. One costs O(N D)
+# for the center term, O(N^2 D) for pairs of the batch, and with shards one exchange more of each.
 MEASURED_EVERY = 4
 
 
-class AddedTerms(nn.Module):
-    """The weights of the terms that are added to ArcFace.
+@dataclass(frozen=True)
+class StepWeights:
+    """What a step adds to ArcFace, still on the device.
 
-    A part of a run's state: its buffers hold what weights of later steps depend on.
+    Args:
+        center: Weight of the center term; on the device unless it is the same in all steps.
+        threshold: Weight of the unified-threshold term, likewise; None without the term.
+        cosine: () the learned threshold; None without it.
+    """
+
+    center: float | Tensor
+    threshold: float | Tensor | None = None
+    cosine: Tensor | None = None
+
+    def read(self) -> dict[str, float]:
+        """Waits for the device and returns the values by the names that the log has for them."""
+        named = {
+            "center_weight": self.center,
+            "threshold_weight": self.threshold,
+            "threshold": self.cosine,
+        }
+        return {name: float(value) for name, value in named.items() if value is not None}
+
+
+class AddedTerms(nn.Module):
+    """The weights of the terms that are added to ArcFace, and the unified-threshold term.
+
+    A part of a run's state: its buffers hold what weights of later steps depend on. With shards,
+    all of it is the same on every rank.
 
     Args:
         config: The loss.
+        feat_dim: Length of the embeddings.
+        implementation: How the centers are passed over.
+        shards: The processes that the classes are spread over.
+
+    Attributes:
+        threshold: The unified-threshold term; None if its weight is 0.
     """
 
-    def __init__(self, config: LossConfig) -> None:
+    def __init__(
+        self,
+        config: LossConfig,
+        feat_dim: int,
+        *,
+        implementation: Implementation = "auto",
+        shards: ClassShards | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
-        self.center = _weight(config, config.center_weight)
-        self.updates_centers = config.centers == "separate" and config.center_update == "paper"
+        self.center_weight = _weight(config, config.center_weight)
+        self.threshold_weight = _weight(config, config.threshold_weight)
+        self.threshold: UnifiedThresholdLoss | None = None
+        if config.threshold_weight != 0:
+            self.threshold = UnifiedThresholdLoss(
+                config.threshold_scale,
+                over=config.threshold_over,
+                memory=config.threshold_memory,
+                feat_dim=feat_dim,
+                reduction="sum",
+                implementation=implementation,
+                shards=shards,
+            )
+        paper = config.centers == "separate" and config.center_update == "paper"
+        self.updates_centers = paper or config.centers == "mean"
 
-    @property
-    def center_weight(self) -> float | Tensor:
-        """The weight of the center term in this step, on the device unless it is always one."""
-        return _in_force(self.center)
+    def in_force(self) -> StepWeights:
+        """What the present step adds."""
+        center = _in_force(self.center_weight)
+        if self.threshold is None:
+            return StepWeights(center)
+        cosine = self.threshold.bias.detach() / self.threshold.s
+        return StepWeights(center, _in_force(self.threshold_weight), cosine)
+
+    def threshold_loss(
+        self, embedding: Tensor, labels: Tensor, criterion: CenterArcFaceLoss
+    ) -> Tensor:
+        """() sum of the unified-threshold term over (N, D) embeddings; 0 without the term."""
+        if self.threshold is None:
+            return torch.zeros((), device=embedding.device)
+        loss: Tensor
+        if self.threshold.over == "pairs":
+            loss = self.threshold(embedding, labels)
+            return loss
+        means = criterion.center if isinstance(criterion.center, MeanCenterLoss) else None
+        seen = None if means is None else means.seen
+        loss = self.threshold(embedding, labels, criterion.centers, seen)
+        return loss
 
     def measures_at(self, step: int) -> bool:
         """Whether the gradients at the embedding are needed after `step` steps."""
-        return self.center.is_auto and step % MEASURED_EVERY == 0
+        auto = self.center_weight.is_auto or self.threshold_weight.is_auto
+        return auto and step % MEASURED_EVERY == 0
 
     def update(self, squares: Tensor | None, cosine: Tensor) -> None:
         """Ends a step.
 
         Args:
-            squares: (2,) squared norms of the gradients of ArcFace and of the center term, before
-                its weight, at the embeddings of all ranks; None if they were not measured.
+            squares: (3,) squared norms of the gradients of ArcFace, of the center term and of the
+                unified-threshold term, before their weights, at the embeddings of all ranks; None
+                if they were not measured.
             cosine: () mean target cosine of all ranks; not finite if no label was valid.
         """
-        arcface, center = (None, None) if squares is None else squares.sqrt().unbind()
-        self.center.update(arcface, center, cosine)
+        arcface, center, threshold = [None] * 3 if squares is None else squares.sqrt().unbind()
+        self.center_weight.update(arcface, center, cosine)
+        self.threshold_weight.update(arcface, threshold, cosine)
 
 
 def _weight(config: LossConfig, weight: object) -> TermWeight:

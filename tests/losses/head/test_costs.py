@@ -32,7 +32,7 @@ def steps(classes, mode):
         D,
         shards=ClassShards(classes),
         sample_rate=0.1 if mode == "sampled" else 1.0,
-        centers="separate" if mode == "paper" else "shared",
+        centers={"paper": "separate", "mean": "mean"}.get(mode, "shared"),
     )
     if mode == "adamw":
         optimizer = torch.optim.AdamW(criterion.parameters())
@@ -52,7 +52,7 @@ def status(name):
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(name + ":"))
 
 
-for mode in ("full", "fused", "sampled", "adamw", "paper"):
+for mode in ("full", "fused", "sampled", "adamw", "paper", "mean"):
     steps(2000, mode)  # libraries take their buffers
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -76,7 +76,7 @@ def test_the_memory_is_what_the_formula_says(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    full, fused, sampled, adamw, paper = (int(line) for line in done.stdout.split())
+    full, fused, sampled, adamw, paper, mean = (int(line) for line in done.stdout.split())
     sizes = (20_000, 512, 128, 1)
     assert full == pytest.approx(head_costs(*sizes).memory, rel=0.1)
     assert fused == pytest.approx(head_costs(*sizes, fused=True).memory, rel=0.1)
@@ -84,6 +84,8 @@ def test_the_memory_is_what_the_formula_says(tmp_path: Path) -> None:
     assert adamw == pytest.approx(head_costs(*sizes, moments=2).memory, rel=0.1)
     separate = head_costs(*sizes, centers="paper", own_center_term=True)
     assert paper == pytest.approx(separate.memory, rel=0.1)
+    means = head_costs(*sizes, centers="mean", own_center_term=True, contrast=True)
+    assert mean == pytest.approx(means.memory, rel=0.1)
 
 
 def test_costs_scale_as_they_say() -> None:
@@ -100,6 +102,9 @@ def test_costs_scale_as_they_say() -> None:
     assert one.flops == 7 * 1024 * 125_000 * 512
     assert head_costs(10**6, 512, 128, 8, reduced=True).flops == 6 * 1024 * 125_000 * 512
     assert head_costs(10**6, 512, 128, 1).wire_sent == 0
+    means = head_costs(10**6, 512, 128, 8, centers="mean", own_center_term=True, contrast=True)
+    assert means.centers == 125_000 * (512 * 4 + 8)
+    assert means.flops == (7 + 4) * 1024 * 125_000 * 512
 
 
 @pytest.mark.parametrize(
@@ -108,6 +113,7 @@ def test_costs_scale_as_they_say() -> None:
         ({"weight_bytes": 3}, "weight_bytes must be 2, 4 or 8"),
         ({"weight_bytes": 2, "fused": True}, "fused step"),
         ({"device": "tpu"}, "device must be"),
+        ({"contrast": True}, "contrast must go with centers='mean'"),
         ({"sample_rate": 0.0}, "sample_rate must be"),
     ],
 )

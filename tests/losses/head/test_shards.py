@@ -593,6 +593,8 @@ def _payloads(rank: int, sizes: tuple[int, ...], kind: str, options: Any, equal:
         ("joint", {}, True),
         ("joint", {"label_smoothing": 0.1, "implementation": SMALL_BLOCKS}, False),
         ("joint", {"sample_rate": 0.3, "centers": "separate"}, True),
+        ("joint", {"centers": "mean"}, True),
+        ("joint", {"centers": "mean", "center_negatives": False}, True),
     ],
 )
 @pytest.mark.parametrize("world", [1, 2, 3])
@@ -605,7 +607,9 @@ def test_a_step_exchanges_what_the_formula_says(
         D,
         5,
         world,
+        centers="mean" if options.get("centers") == "mean" else "shared",
         own_center_term="centers" in options,
+        contrast=options.get("centers") == "mean" and options.get("center_negatives", True),
         smoothed="label_smoothing" in options,
         equal_batches=equal,
     )

@@ -58,8 +58,9 @@ def head_costs(
     weight_bytes: int = 4,
     fused: bool = False,
     moments: int = 1,
-    centers: Literal["shared", "paper", "gradient"] = "shared",
+    centers: Literal["shared", "mean", "paper", "gradient"] = "shared",
     own_center_term: bool = False,
+    contrast: bool = False,
     smoothed: bool = False,
     reduced: bool = False,
     equal_batches: bool = False,
@@ -73,7 +74,8 @@ def head_costs(
 
     `weights = momentum = C' D b;  gradient = S D b;  flops = 6 M S D`, 8 where
     exponentials are made again; `payload = M (2 D f + 8 + 6 f)`, f M more each for a center term of
-    its own and for label smoothing, and 8 W for the numbers of samples.
+    its own and for label smoothing, 6 f M instead for one with negatives, and 8 W for the numbers
+    of samples. Negatives add `4 M S D` to `flops`, means `C' (D b + 8)` bytes.
 
     For `implementation="chunked"` or `"triton"`, one prototype a class and s up to 64.
 
@@ -87,9 +89,12 @@ def head_costs(
         fused: step in the backward pass, `PrototypeSGD(fused=True)`.
         moments: arrays that the optimizer keeps for the prototypes: 1 for momentum, 0 without,
             2 for `torch.optim.AdamW`, of which the temporaries are counted too.
-        centers: `"shared"`, or separate ones that move by the `"paper"` or by `"gradient"`.
+        centers: `"shared"`, `"mean"`, or separate ones that move by the `"paper"` or by
+            `"gradient"`.
         own_center_term: with a center term that the target's angle does not give: to separate
-            centers, or in raw space.
+            centers or means, or in raw space.
+        contrast: with means of other classes as negatives: one more pass over the classes, forward
+            only, which makes the features' gradient on its way.
         smoothed: with label smoothing.
         reduced: bfloat16 operands, as under autocast.
         equal_batches: as `ClassShards` has it.
@@ -120,7 +125,9 @@ def head_costs(
         raise ValueError(
             f"moments must be 0 or 1, or 2 for a head neither fused nor sampled, got {moments!r}"
         )
-    check_choice("centers", centers, Literal["shared", "paper", "gradient"])
+    check_choice("centers", centers, Literal["shared", "mean", "paper", "gradient"])
+    if contrast and (centers != "mean" or not own_center_term):
+        raise ValueError("contrast must go with centers='mean' and own_center_term=True")
     check_choice("device", device, Literal["cpu", "cuda"])
     chunked = Chunked() if chunked is None else chunked
     here = -(-num_classes // world_size)
@@ -153,7 +160,7 @@ def head_costs(
     if sample_rate < 1:
         step += 4 * (here + 1) + 8 * taking_part
 
-    rows_of_numbers = 6 + own_center_term + smoothed
+    rows_of_numbers = 6 + (6 if contrast else own_center_term) + smoothed
     counts = 0 if equal_batches else 8 * world_size
     gathered = samples * (feat_dim * number + 8) + counts
     reduced_twice = rows_of_numbers * samples * number
@@ -163,12 +170,13 @@ def head_costs(
         weights=here * row,
         momentum=moments * here * row,
         gradient=0 if fused else taking_part * row,
-        centers={"shared": 0, "paper": 1, "gradient": 2 + moments}[centers] * here * row,
+        centers={"shared": 0, "mean": 1, "paper": 1, "gradient": 2 + moments}[centers] * here * row
+        + 8 * here * (centers == "mean"),
         kept=kept,
         workspace=workspace,
         samples=(SAMPLE_ARRAYS + CENTER_ARRAYS * own_center_term) * samples * feat_dim * number,
         step=step,
         wire_payload=gathered + reduced_twice + back,
         wire_sent=(world_size - 1) * sent // world_size,
-        flops=(6 * samples * taking_part + 2 * again) * feat_dim,
+        flops=((10 if contrast else 6) * samples * taking_part + 2 * again) * feat_dim,
     )
