@@ -352,7 +352,11 @@ NAN = [("Ann/Ann_0001.png", "Ann", [1, 0]), ("Ann/Ann_0002.png", "Ann", [float("
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "give one of --pairs, --gallery with --probes, --templates or --ijb; got none (see "),
+        (
+            [],
+            "give one of --pairs, --all-pairs, --gallery with --probes, --templates or --ijb; "
+            "got none (see ",
+        ),
         (PAIRS, "--pairs needs a model, or a file of embeddings in its place"),
         ([*ONNX, *PAIRS, "--ijb", "faces"], "got --pairs and --ijb"),
         ([*ONNX, *PAIRS, "--probes", "faces"], "--probes is for --gallery, not for --pairs"),

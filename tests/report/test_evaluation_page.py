@@ -170,7 +170,7 @@ def test_a_page_of_identification_alone(tmp_path):
 
 
 def test_a_report_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="needs verification or search, got neither"):
+    with pytest.raises(ValueError, match="verification, search or all_pairs, got none of them"):
         ReportData("t", None, np.zeros(0), np.zeros(0, bool), "nothing")
 
 

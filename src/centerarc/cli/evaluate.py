@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 _WHAT = Group(
     "What to judge on",
     sort_key=1,
-    help="""One of --pairs, --gallery with --probes, --templates, or --ijb:
+    help="""One of --pairs, --all-pairs, --gallery with --probes, --templates, or --ijb:
 
     centerarc evaluate runs/mine --pairs pairs.txt --images faces
+    centerarc evaluate runs/mine --all-pairs faces
     centerarc evaluate runs/mine --gallery known --probes asked""",
 )
 _HOW = Group("How to judge", sort_key=3)
@@ -44,6 +45,8 @@ def evaluate(
     images: Annotated[Path | None, Parameter(group=_WHAT)] = None,
     missing: Annotated[Literal["error", "skip"] | None, Parameter(group=_WHAT)] = None,
     folds: Annotated[tuple[int, ...] | None, numbers(int, "7,8", _WHAT)] = None,
+    all_pairs: Annotated[Path | None, Parameter(group=_WHAT)] = None,
+    other_side: Annotated[Path | None, Parameter(group=_WHAT)] = None,
     gallery: Annotated[Path | None, Parameter(group=_WHAT)] = None,
     probes: Annotated[Path | None, Parameter(group=_WHAT)] = None,
     distractors: Annotated[Path | None, Parameter(group=_WHAT)] = None,
@@ -78,7 +81,8 @@ def evaluate(
 ) -> None:
     """Measure how well a model tells people apart.
 
-    On pairs of images (--pairs), on probes looked up in a gallery (--gallery, --probes), on
+    On pairs of images (--pairs), on all pairs of some people's images, each person weighing the
+    same (--all-pairs), on probes looked up in a gallery (--gallery, --probes), on
     templates of several images (--templates), or on IJB-B and IJB-C (--ijb).
 
     Parameters
@@ -89,7 +93,8 @@ def evaluate(
         needed where gallery and probes are such files.
     pairs
         Pairs: LFW's pairs.txt, a .bin set, or a list (image_a, image_b and same, and other forms).
-        With --templates, a list of template_a, template_b and same.
+        With --templates, a list of template_a, template_b and same. With --all-pairs, only their
+        people are taken.
     images
         Folder of the images. pairs.txt needs it; a list has its own folder by default.
     missing
@@ -107,6 +112,12 @@ def evaluate(
         included), 40 to 60, 60 and over.
     far
         Further false accept rates, e.g. 1e-5,1e-6.
+    all_pairs
+        Images of which every two are compared: a folder of <person>/<image>, a .rec file, .tar
+        shards, a list, or a file of embeddings.
+    other_side
+        With --all-pairs, the same images under the same names in another state, such as degraded:
+        each pair is of an image of the one and another image of the other side.
     gallery
         Images of known people: a folder of <person>/<image>, a .rec file, .tar shards, a list, or
         a file of embeddings.
@@ -119,7 +130,8 @@ def evaluate(
     ranks
         Ranks to report; 1,5,10,20 by default.
     fpir
-        False positive identification rates to report; 0.1,0.01,0.001 by default.
+        False positive identification rates to report; 0.1,0.01,0.001 by default, and of
+        --all-pairs one, 0.01 by default.
     templates
         A .csv list of template and image, with media, identity, role and weight as needed.
     ijb
@@ -129,8 +141,8 @@ def evaluate(
     mirror
         Sum the features of each image and its mirror image.
     resamples
-        0 for no intervals; else resamples of the people, at least 100, behind those of ranks, TPIR
-        and identities, 1000 by default. Those of pairs come from a formula.
+        0 for no intervals; else resamples of the people, at least 100, behind those of ranks, TPIR,
+        identities and all pairs, 1000 by default. Those of listed pairs come from a formula.
     seed
         Random seed of the resampling.
     json
@@ -163,7 +175,7 @@ def evaluate(
     given = locals() | {"overwrite": False}
     check_outputs(
         [("json", json), ("json", json and scores_path(json)), ("report", report)],
-        (model, pairs, gallery, probes, distractors, templates),
+        (model, pairs, all_pairs, other_side, gallery, probes, distractors, templates),
         overwrite=overwrite,
     )
     if report is not None:
@@ -176,6 +188,8 @@ def evaluate(
         convention=convention,
         by=by,
         far=far,
+        all_pairs=all_pairs,
+        other_side=other_side,
         gallery=gallery,
         probes=probes,
         distractors=distractors,
@@ -247,7 +261,8 @@ def compare(
 ) -> None:
     """Show evaluations side by side, and how sure their differences are.
 
-    They must be of the same pairs, or of the same probes in the same gallery. Differences are to
+    They must be of the same pairs, of all pairs of the same images, or of the same probes in the
+    same gallery. Differences are to
     the first one named, on the same resampled people for all.
 
     Parameters

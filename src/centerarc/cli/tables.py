@@ -50,6 +50,7 @@ def work_facts(left_out: Mapping[str, int], images: int, seconds: float) -> dict
 def show_evaluation(result: "Evaluation") -> None:
     """Prints every number of an evaluation."""
     from centerarc.report.numbers import (
+        all_pairs_rows,
         search_rows,
         sentence,
         separability_rows,
@@ -76,6 +77,12 @@ def show_evaluation(result: "Evaluation") -> None:
         report = result.identification.report
         console.print(_rates(f"{file}: {result.dataset}", search_rows(report)))
         _say(console, f"{report.convention} {report.interval_method}")
+    if result.all_pairs is not None:
+        every = result.all_pairs.report
+        pairs_of = f"{every.num_genuine:,} genuine and {every.num_impostor:,} impostor pairs"
+        title = f"{file}: {pairs_of} of {every.num_people:,} people, {result.dataset}"
+        console.print(_rates(title, all_pairs_rows(every)))
+        _say(console, f"{every.convention} {every.interval_method}")
     if result.separability is not None:
         of = f"{result.separability.num_images:,} images of {result.separability.num_people:,}"
         table = _table(
@@ -105,7 +112,7 @@ def show_evaluation(result: "Evaluation") -> None:
 
 def show_comparison(result: "Comparison") -> None:
     """Prints several evaluations side by side, and how sure their differences are."""
-    from centerarc.report.numbers import compared_rows, difference_words, equal_words
+    from centerarc.report.numbers import compared_rows, equal_words
 
     console, rows = Console(), compared_rows(result)
     first, *others = result.names
@@ -113,14 +120,14 @@ def show_comparison(result: "Comparison") -> None:
     for column in table.columns:
         column.no_wrap = False  # as many models as there are
     for row in rows:
-        _add(table, row.label, *map(_rate, row.estimates))
+        _add(table, row.label, *(_cell(row.words(one)) for one in row.estimates))
     console.print(table)
     for name in others:
         columns = ("difference,\npoints", "95% interval", "doubt")
         table = _table(f"{name} minus {first}", "measure", *columns)
         for row in rows:
             if name in row.differences:
-                _add(table, row.label, *difference_words(row.differences[name]))
+                _add(table, row.label, *row.difference_words(name))
         if table.row_count:
             console.print(table)
     equal = equal_words(result)
@@ -224,7 +231,15 @@ def _rate(estimate: "Estimate") -> str:
     """A rate with its interval below."""
     from centerarc.report.numbers import rate_words
 
-    return _NONE if estimate.value is None else "\n".join(filter(None, rate_words(estimate)))
+    return _NONE if estimate.value is None else _cell(rate_words(estimate))
+
+
+def _cell(words: tuple[str, str]) -> str:
+    """A number with its interval below."""
+    from centerarc.report.numbers import ABSENT
+
+    value, interval = words
+    return _NONE if value == ABSENT else "\n".join(filter(None, (value, interval)))
 
 
 def _show_thresholds(console: Console, pairs: "Verified") -> None:

@@ -10,6 +10,12 @@ from centerarc.evaluation.accuracy import (
 )
 from centerarc.evaluation.all_pair_scores import score_all_pairs
 from centerarc.evaluation.all_pairs import AllPairs, TarPoint
+from centerarc.evaluation.all_pairs_report import (
+    AllPairsComparison,
+    AllPairsReport,
+    compare_all_pairs,
+    report_all_pairs,
+)
 from centerarc.evaluation.comparison import (
     Difference,
     IdentificationComparison,
@@ -68,6 +74,8 @@ from centerarc.evaluation.verification import (
 __all__ = [
     "WEIGHTINGS",
     "AllPairs",
+    "AllPairsComparison",
+    "AllPairsReport",
     "ArmSummary",
     "Breakdown",
     "CalibratedThreshold",
@@ -100,6 +108,7 @@ __all__ = [
     "breakdown",
     "calibrated_threshold",
     "cmc",
+    "compare_all_pairs",
     "compare_identification",
     "compare_verification",
     "compare_with_first",
@@ -121,6 +130,7 @@ __all__ = [
     "pool_templates",
     "read_embeddings",
     "read_pairs",
+    "report_all_pairs",
     "roc",
     "score_all_pairs",
     "search_gallery",

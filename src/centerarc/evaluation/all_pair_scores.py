@@ -23,8 +23,9 @@ from centerarc.evaluation.scores import (
 _BLOCK_VALUES = 2_000_000
 # Width of a bin of the scores: 7.6e-6. Scores in one bin count as equal in areas and in the EER.
 _BINS = 1 << 18
-# The false accept rate that kept impostor scores reach; all are kept where they are few.
-_TAIL_FAR = 3e-2
+# The false accept rate that kept impostor scores reach: the highest reported one three times.
+REACH = 3e-2
+# All are kept where they are no more than these.
 _FEW = 300_000
 # Of each person's own threshold: the lowest rate that lets in so many other people.
 PERSON_FARS = (1e-3, 1e-2, 1e-1)
@@ -40,12 +41,13 @@ def score_all_pairs(
     *,
     places: Sequence[str] | None = None,
     person_far: float | None = None,
+    reach: float = REACH,
 ) -> AllPairs:
     """Compares all images of some people with each other by cosine similarity.
 
     Products are float32. Beside the arguments, memory holds two float32 copies of the embeddings,
     blocks of some 100 MB together, the genuine scores, and the impostor scores up to a false
-    accept rate of 3%; never all scores.
+    accept rate of `reach`; never all scores of many.
 
     Args:
         embeddings: `(N, D)`, finite and of any length but 0.
@@ -56,6 +58,8 @@ def score_all_pairs(
         places: Names of the images, which become part of the record's digest.
         person_far: The false accept rate of each person's own threshold, in (0, 1). By default
             the lowest of 0.001, 0.01 and 0.1 that lets in five other people; 0.1 where none does.
+        reach: The false accept rate down to which impostor scores are kept, in (0, 1]: three times
+            the highest of interest, so that resampled people reach it too.
 
     Returns:
         The record.
@@ -82,6 +86,8 @@ def score_all_pairs(
     far = _person_far(people.size) if person_far is None else person_far
     if not 0 < far < 1:
         raise ValueError(f"person_far must be in (0, 1), got {far}")
+    if not 0 < reach <= 1:
+        raise ValueError(f"reach must be in (0, 1], got {reach}")
     order = np.argsort(person, kind="stable")
     first = _unit(embeddings, "embeddings", order)
     second = first if other is None else _unit(other, "other", order)
@@ -89,7 +95,7 @@ def score_all_pairs(
         raise ValueError(f"other must have the shape of embeddings {first.shape}")
     pairs = _Pairs(first, second, person[order].astype(np.int64), images, other is not None)
     genuine_score, genuine_person = pairs.genuine()
-    passed = pairs.passed(genuine_score, genuine_person, far)
+    passed = pairs.passed(genuine_score, genuine_person, far, reach)
     tail_score, tail_first, tail_second = pairs.tail(passed.lowest)
     names = people.astype(np.str_)
     found = _identified(pairs)
@@ -193,7 +199,11 @@ class _Pairs:
             yield part.start, block
 
     def passed(
-        self, genuine_score: Float32Array, genuine_person: npt.NDArray[np.int32], person_far: float
+        self,
+        genuine_score: Float32Array,
+        genuine_person: npt.NDArray[np.int32],
+        person_far: float,
+        reach: float,
     ) -> _Passed:
         """Passes once over all pairs of two people."""
         people = self.images.size
@@ -235,15 +245,15 @@ class _Pairs:
             thresholds.found(),
             grid,
             curve,
-            self._lowest(far),
+            self._lowest(far, reach),
         )
 
-    def _lowest(self, far: FloatArray) -> float:
+    def _lowest(self, far: FloatArray, reach: float) -> float:
         """The score down to which impostor scores are kept."""
         total = self.person.size**2 - int((self.images**2).sum())
         if total <= _FEW:
             return -1.0
-        bins = int(np.searchsorted(far, _TAIL_FAR)) + 1
+        bins = int(np.searchsorted(far, reach)) + 1
         return 1.0 - 2.0 * min(bins, _BINS) / _BINS
 
     def tail(

@@ -134,8 +134,8 @@ class AllPairs:
         """The true accept rate at the lowest threshold with at most this false accept rate.
 
         Args:
-            far: in (0, 1); the record keeps scores for 0.03 at least, all of them where these are
-                few.
+            far: in (0, 1), at most what `score_all_pairs` kept scores for: 0.03 by default, 1 where
+                they are few.
 
         Raises:
             ValueError: `far` out of range, fewer than 1 / far pairs of people, or more than the
@@ -248,9 +248,14 @@ class AllPairs:
         Raises:
             OSError: the file cannot be written.
         """
-        arrays = {name: np.asarray(getattr(self, name)) for name in _KINDS}
+        arrays: dict[str, Any] = self.to_arrays()
         with atomic_path(Path(path)) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, allow_pickle=False, format=np.array(FORMAT), **arrays)
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+
+    def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Everything as arrays by name, which `from_arrays` takes."""
+        arrays = {name: np.asarray(getattr(self, name)) for name in _KINDS}
+        return {"format": np.array(FORMAT), **arrays}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "AllPairs":

@@ -181,6 +181,15 @@ def compare_with_first(
     return results
 
 
+def score_change(scores: ScoreArray, first: ScoreArray) -> tuple[float, bool]:
+    """The largest change of a score, and whether it is none but for rounding.
+
+    Of two tails of the highest scores, what both have is compared.
+    """
+    common = min(scores.size, first.size)
+    return _change(scores[:common], first[:common])
+
+
 def _change(scores: ScoreArray, first: ScoreArray) -> tuple[float, bool]:
     """The largest change of a score, and whether it is none but for rounding."""
     known = ~np.isnan(first)

@@ -106,7 +106,8 @@ class StudySummary:
         """How the intervals came about, in a few sentences."""
         if not self.resamples:
             return "No intervals were asked for."
-        several = any(len(arm.seeds) > 1 for arm in self.arms.values())
+        counts = [len(arm.seeds) for arm in self.arms.values()]
+        several, shared = max(counts) > 1, ", the same for all runs" if sum(counts) > 1 else ""
         seeds = (
             " and the variance of the seeds, with what both hold counted once, and Student's t for "
             "so few seeds"
@@ -115,7 +116,7 @@ class StudySummary:
         )
         return (
             f"95% intervals from {self.resamples:,} bootstrap resamples of the "
-            f"{self.num_people:,} people, the same for all runs, thresholds found again in each"
+            f"{self.num_people:,} people{shared}, with thresholds found again in each"
             f"{seeds}. Every person weighs the same."
         )
 
@@ -146,7 +147,7 @@ def measured(
 
     Args:
         record: From `score_all_pairs`.
-        fars: False accept rates, in (0, 0.03].
+        fars: False accept rates, in (0, 1), which the kept scores reach.
         fpir: False positive identification rate, in (0, 1).
 
     Raises:
@@ -187,7 +188,7 @@ def summarize_arms(
     Args:
         arms: Records by the arm's name and the seed, all of the same images. Runs may be missing:
             a difference is over the seeds that both arms have, and has no value without any.
-        fars: False accept rates, in (0, 0.03].
+        fars: False accept rates, in (0, 1), which the kept scores reach.
         fpir: False positive identification rate, in (0, 1).
         resamples: Of the people, at least 100; 0 for no intervals.
         seed: Of the resampling.

@@ -9,6 +9,7 @@ from centerarc.report.charts import LINES
 from centerarc.report.curves import (
     Curve,
     SearchCurves,
+    all_pairs_chart,
     curve_charts,
     difference_chart,
     search_charts,
@@ -17,9 +18,7 @@ from centerarc.report.evaluation_page import model_words
 from centerarc.report.numbers import (
     ComparedRow,
     compared_rows,
-    difference_words,
     equal_words,
-    rate_words,
 )
 from centerarc.report.rendering import render, require_report_extra
 
@@ -47,6 +46,9 @@ def write_comparison_page(
     if comparison.identified:
         found = zip(names, comparison.identified, strict=True)
         search = search_charts({name: SearchCurves.of(one) for name, one in found})
+    if comparison.all_paired:
+        paired = zip(names, comparison.all_paired, strict=True)
+        curves = [all_pairs_chart(dict(paired))]
     rows = compared_rows(comparison)
     differences = difference_chart(rows, names)
     render(
@@ -61,14 +63,14 @@ def write_comparison_page(
             (
                 row.label,
                 [
-                    (*rate_words(estimate), row.side(name))
+                    (*row.words(estimate), row.side(name))
                     for estimate, name in zip(row.estimates, names, strict=True)
                 ],
             )
             for row in rows
         ],
         difference_rows=[
-            (name, row.label, *difference_words(row.differences[name]))
+            (name, row.label, *row.difference_words(name))
             for name in names[1:]
             for row in rows
             if name in row.differences
@@ -88,7 +90,9 @@ def verdicts(rows: Sequence[ComparedRow], names: Sequence[str]) -> list[str]:
         if not known:
             continue
         sides = {
-            side: [f"{row.name} ({_shown(one)})" for row, one in known if row.side(name) == side]
+            side: [
+                f"{row.name} ({_shown(row, name)})" for row, _ in known if row.side(name) == side
+            ]
             for side in ("better", "worse")
         }
         words = [f"{side} in {_listed(each)}" for side, each in sides.items() if each]
@@ -102,20 +106,21 @@ def verdicts(rows: Sequence[ComparedRow], names: Sequence[str]) -> list[str]:
         text = (
             f"{name} and {names[0]} cannot be told apart by these people: the interval of every "
             f"difference contains 0. {first.name[0].upper()}{first.name[1:]} differs by "
-            f"{_shown(difference, bracketed=True)}"
+            f"{_shown(first, name, bracketed=True)}"
         )
         surest, least = min(known, key=lambda one: _doubt(one[1]))
         if _doubt(least) < _doubt(difference):
-            nearest = f"{surest.name}, with {_shown(least, bracketed=True)}"
+            nearest = f"{surest.name}, with {_shown(surest, name, bracketed=True)}"
             text += f"; the measure closest to a difference is {nearest}"
         found.append(f"{text}.")
     return found
 
 
-def _shown(difference: Difference, *, bracketed: bool = False) -> str:
-    value, interval, _ = difference_words(difference)
+def _shown(row: ComparedRow, name: str, *, bracketed: bool = False) -> str:
+    value, interval, _ = row.difference_words(name)
+    value += "" if row.cosine else " points"
     interval = f"95% interval {interval}"
-    return f"{value} points ({interval})" if bracketed else f"{value} points, {interval}"
+    return f"{value} ({interval})" if bracketed else f"{value}, {interval}"
 
 
 def _doubt(difference: Difference) -> float:

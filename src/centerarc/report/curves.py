@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from centerarc.evaluation.all_pairs_report import AllPaired
 from centerarc.evaluation.identification import IdentificationReport, tpir_at_fpir
 from centerarc.evaluation.intervals import Estimate, Interval
 from centerarc.evaluation.protocols.judging import Identified
@@ -183,6 +184,42 @@ def _marked(mark: Step, floor: float, lowest: float, *, rejects: bool) -> dict[s
     )
 
 
+# All pairs, each person weighing the same: the TAR at each FAR, and the threshold of each person.
+
+_THRESHOLD_BINS = 40
+
+
+def all_pairs_chart(found: Mapping[str, AllPaired]) -> Chart:
+    """TAR against FAR of models by name, on a logarithmic axis, as far as the people carry it."""
+    floor = min(1 / one.record.num_people_pairs for one in found.values())
+    data: list[dict[str, Any]] = []
+    for number, (name, one) in enumerate(found.items()):
+        known, kept = _known(one.report.tar_at_far), one.record.curve_far >= floor
+        hover = "TAR %{y:.2f}% at FAR %{x:.3~r}%"
+        data += _model(
+            *(name, number, percents(one.record.curve_far[kept]), one.record.curve_tar[kept]),
+            *(hover, percents(known), known, hover),
+            shape="linear",
+        )
+    far_axis = rate_axis("false accept rate (FAR), every two people alike", floor)
+    return chart("tars", data, far_axis, percent_axis("true accept rate (TAR), mean of people"))
+
+
+def own_thresholds_chart(found: AllPaired) -> Chart:
+    """How the thresholds that people need lie around those that are set for all."""
+    thresholds = found.record.person_threshold
+    count, edges = np.histogram(thresholds, bins=min(_THRESHOLD_BINS, max(5, thresholds.size // 4)))
+    bars = {
+        "type": "bar",
+        "x": numbers((edges[1:] + edges[:-1]) / 2),
+        "y": count.tolist(),
+        "width": float(edges[1] - edges[0]),
+        "marker": {"color": "--accent", "line": {"width": 0}},
+        "hovertemplate": "threshold %{x:.3f}: %{y:,} people<extra></extra>",
+    }
+    return chart("own", [bars], axis("threshold that a person needs"), axis("people"), bargap=0)
+
+
 # Identification: who is found within which rank, and which strangers are taken for someone.
 
 _FPIRS_PER_DECADE = 20
@@ -262,7 +299,7 @@ def difference_chart(rows: Sequence[ComparedRow], names: Sequence[str]) -> Chart
     Returns:
         None where there are no differences.
     """
-    rows = [row for row in rows if row.differences]
+    rows = [row for row in rows if row.differences and not row.cosine]
     models = [name for name in names[1:] if rows and name in rows[0].differences]
     if not models:
         return None

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from centerarc.evaluation.all_pairs_report import AllPaired, AllPairsReport
 from centerarc.evaluation.groups import Breakdown
 from centerarc.evaluation.identification import IdentificationReport
 from centerarc.evaluation.intervals import Estimate
@@ -22,11 +23,14 @@ from centerarc.report.charts import Chart
 from centerarc.report.curves import (
     Curve,
     SearchCurves,
+    all_pairs_chart,
     curve_charts,
+    own_thresholds_chart,
     search_charts,
     training_charts,
 )
 from centerarc.report.numbers import (
+    all_pairs_rows,
     interval_words,
     one_in,
     percent,
@@ -79,12 +83,13 @@ class ReportData:
         breakdowns: by column.
         search: 1:N.
         separability: how tight and how far apart people are.
+        all_pairs: all pairs of some people's images.
         notes: what should be known of the numbers, in sentences.
         pictures_note: what the pictures of pairs are of, or how to have some, in a sentence.
         wrong_people: probes for which another person comes first, from `find_wrong_people`.
 
     Raises:
-        ValueError: neither `verification` nor `search` is given.
+        ValueError: none of `verification`, `search` and `all_pairs` is given.
     """
 
     title: str
@@ -104,13 +109,14 @@ class ReportData:
     breakdowns: Mapping[str, Breakdown] = field(default_factory=dict)
     search: SearchCurves | None = None
     separability: Separability | None = None
+    all_pairs: AllPaired | None = None
     notes: Sequence[str] = ()
     pictures_note: str = ""
     wrong_people: Mistakes | None = None
 
     def __post_init__(self) -> None:
-        if self.verification is None and self.search is None:
-            raise ValueError("a report needs verification or search, got neither")
+        if self.verification is None and self.search is None and self.all_pairs is None:
+            raise ValueError("a report needs verification, search or all_pairs, got none of them")
 
 
 def write_report(path: str | os.PathLike[str], data: ReportData) -> None:
@@ -148,6 +154,8 @@ def write_report(path: str | os.PathLike[str], data: ReportData) -> None:
         mistakes = find_mistakes(*pairs, report.threshold, names, data.pair_images)
     if data.search is not None:
         charts += search_charts({"": data.search})
+    if data.all_pairs is not None:
+        charts += [all_pairs_chart({"": data.all_pairs}), own_thresholds_chart(data.all_pairs)]
     if data.separability is not None:
         charts.append(identity_chart(data.separability))
     faces = None if data.faces is None else face_map(data.faces)
@@ -169,6 +177,9 @@ def write_report(path: str | os.PathLike[str], data: ReportData) -> None:
         rows=table_cells([] if report is None else verification_rows(report)),
         threshold_rows=[] if report is None else threshold_rows(report, data.held_out),
         search_rows=table_cells([] if data.search is None else search_rows(data.search.report)),
+        all_pairs_rows=table_cells(
+            [] if data.all_pairs is None else all_pairs_rows(data.all_pairs.report)
+        ),
         identity_rows=table_cells(
             [] if data.separability is None else separability_rows(data.separability)
         ),
@@ -209,6 +220,7 @@ def _strip(faces: FaceSample | None) -> list[tuple[str, str]]:
 
 # The rate at which a model without folds is judged: as low as this if the pairs carry it.
 _HEADLINE_FAR = 1e-4
+_ALL_PAIRS_FAR = 1e-3
 # A larger share of one kind of pairs makes the accuracy a measure of that share.
 _BALANCED = 0.6
 
@@ -230,8 +242,10 @@ def headline(data: ReportData) -> Headline:
     search = None if data.search is None else _rank_headline(data.search.report)
     report = data.verification
     if report is None:
-        assert search is not None  # a report has one of the two
-        return search
+        if search is not None:
+            return search
+        assert data.all_pairs is not None  # a report has one of the three
+        return _all_pairs_headline(data.all_pairs.report)
     counts = f"{report.num_genuine:,} pairs of one person and {report.num_impostor:,} pairs of two"
     if report.num_people:
         counts += f", {report.num_people:,} people in all"
@@ -276,6 +290,25 @@ def _verification_headline(report: VerificationReport, counts: str) -> Headline:
         return _headline(report.accuracy, "accuracy", text, counts)
     found = _headline(report.accuracy, "best accuracy (optimistic)", text, counts)
     return replace(found, sentence=f"{found.sentence} {optimistic}")
+
+
+def _all_pairs_headline(report: AllPairsReport) -> Headline:
+    counts = (
+        f"{report.num_genuine:,} pairs of one person and {report.num_impostor:,} of two, all pairs "
+        f"of {report.num_images:,} images of {report.num_people:,} people, who weigh the same"
+    )
+    tar = report.tar_at_far.get(_ALL_PAIRS_FAR)
+    if tar is None or tar.value is None:
+        text = (
+            "A pair of one person scores higher than a pair of two people in "
+            f"{percent(_known(report.auc), 1)} of 100 cases, where chance gives 50.0"
+        )
+        return _headline(report.auc, "AUC", text, counts)
+    text = (
+        f"Of 100 pairs of one person {percent(tar.value, 1)} are accepted at a threshold that "
+        f"accepts at most {one_in(_ALL_PAIRS_FAR)} pairs of two people"
+    )
+    return _headline(tar, f"TAR at FAR {small_percent(_ALL_PAIRS_FAR)}", text, counts)
 
 
 def _rank_headline(report: IdentificationReport) -> Headline:
@@ -344,6 +377,7 @@ def write_evaluation_page(
         "protocol": _facts(evaluation),
         "command": evaluation.command,
         "separability": evaluation.separability,
+        "all_pairs": evaluation.all_pairs,
         "notes": [sentence(note) for note in evaluation.notes],
         "pictures_note": _pictures_note(evaluation),
     }

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from centerarc.evaluation.all_pairs_report import AllPairsComparison, AllPairsReport
 from centerarc.evaluation.comparison import (
     Difference,
     IdentificationComparison,
@@ -161,6 +162,8 @@ def table_cells(rows: Sequence[Row]) -> list[tuple[str, str, str, str]]:
     ]
 
 
+# The measure that is a cosine among rates.
+SPREAD = "threshold spread"
 # Name of a rate, and the FAR or FPIR that it is measured at.
 _Key = tuple[str, float | None]
 
@@ -178,6 +181,16 @@ def _verification_rates(found: VerificationReport | VerificationComparison) -> d
 def _search_rates(found: IdentificationReport | IdentificationComparison) -> dict[_Key, Any]:
     return {
         **{(f"rank {rank}", None): rate for rank, rate in found.cmc.items()},
+        **{("TPIR at FPIR", fpir): rate for fpir, rate in found.tpir_at_fpir.items()},
+    }
+
+
+def _all_pairs_rates(found: AllPairsReport | AllPairsComparison) -> dict[_Key, Any]:
+    return {
+        **{("TAR at FAR", far): rate for far, rate in found.tar_at_far.items()},
+        ("AUC", None): found.auc,
+        ("EER", None): found.eer,
+        (SPREAD, None): found.threshold_spread,
         **{("TPIR at FPIR", fpir): rate for fpir, rate in found.tpir_at_fpir.items()},
     }
 
@@ -276,6 +289,46 @@ def search_rows(report: IdentificationReport) -> list[Row]:
             _search_rates(report).items(), meanings, notes, strict=True
         )
     ]
+
+
+def all_pairs_rows(report: AllPairsReport) -> list[Row]:
+    """The numbers of all pairs: TARs, AUC, EER, how alike people's thresholds are, and TPIR."""
+    several = people_words(report.num_genuine_people)
+    strangers = report.num_people - report.num_genuine_people
+    probes = report.num_images - strangers - report.num_genuine_people
+    low, high = report.threshold_range
+    far = small_percent(report.person_far)
+    rows = []
+    for key, rate in _all_pairs_rates(report).items():
+        name, at = key
+        spread, note = "", ""
+        if name == "TAR at FAR" and at is not None:
+            threshold = report.threshold_at_far.get(at)
+            how = (
+                "Pairs of one person that are accepted at a threshold that accepts at most "
+                f"{one_in(at)} pairs of two people; mean over {several}."
+            )
+            note = "" if threshold is None else f"threshold {threshold:.4f}"
+        elif name == "AUC":
+            how = "Chance that a pair of one person outscores one of two."
+        elif name == "EER":
+            how = "The false accept rate and the false reject rate where the two are equal."
+        elif name == SPREAD:
+            spread = f"{low:.3f} to {high:.3f}"
+            how = (
+                f"Standard deviation over people of the threshold that each needs for FAR {far}; "
+                f"the less, the better one threshold suits all. 90% of them are {spread}."
+            )
+            note = f"at FAR {far} each; 90% of people {spread}"
+        else:
+            how = (
+                f"Of {probes:,} pictures, looked up among {several} with one picture each, those "
+                "whose person comes first at a threshold at which at most "
+                f"{one_in(float(at or 0))} of {strangers:,} strangers is taken for someone."
+            )
+            note = f"{probes:,} probes among {several}; {strangers:,} strangers"
+        rows.append(Row(_name(key), rate, how, note, name == SPREAD, spread))
+    return rows
 
 
 def separability_rows(found: Separability) -> list[Row]:
@@ -391,7 +444,24 @@ class ComparedRow:
     @property
     def label(self) -> str:
         """Its name, which says where less is better."""
-        return f"{self.name} (less is better)" if self.name == "EER" else self.name
+        return f"{self.name} (less is better)" if self._less else self.name
+
+    @property
+    def cosine(self) -> bool:
+        """Whether it is a cosine and not a rate."""
+        return self.name == SPREAD
+
+    @property
+    def _less(self) -> bool:
+        return self.name in ("EER", SPREAD)
+
+    def words(self, estimate: Estimate) -> tuple[str, str]:
+        """The number of a model and its interval."""
+        return Row(self.name, estimate, "", cosine=self.cosine).words
+
+    def difference_words(self, model: str) -> tuple[str, str, str]:
+        """The difference of a model, its interval, and how much doubt there is of it."""
+        return difference_words(self.differences[model], cosine=self.cosine)
 
     def side(self, model: str) -> str:
         """Whether a model is "better" or "worse" than the first one; "" where that is not sure."""
@@ -399,7 +469,7 @@ class ComparedRow:
         interval = None if found is None else found.interval
         if interval is None or interval.low <= 0 <= interval.high:
             return ""
-        return "better" if (interval.low > 0) != (self.name == "EER") else "worse"
+        return "better" if (interval.low > 0) != self._less else "worse"
 
 
 def compared_rows(comparison: Comparison) -> list[ComparedRow]:
@@ -408,7 +478,13 @@ def compared_rows(comparison: Comparison) -> list[ComparedRow]:
     against = {name: _verification_rates(one) for name, one in comparison.differences.items()}
     searches = [_search_rates(one.report) for one in comparison.identified]
     searched = {name: _search_rates(one) for name, one in comparison.search_differences.items()}
-    return [*_compared(models, against), *_compared(searches, searched)]
+    paired = [_all_pairs_rates(one.report) for one in comparison.all_paired]
+    differ = {n: _all_pairs_rates(one) for n, one in comparison.all_pairs_differences.items()}
+    return [
+        *_compared(models, against),
+        *_compared(searches, searched),
+        *_compared(paired, differ),
+    ]
 
 
 def _compared(
@@ -429,7 +505,11 @@ def equal_words(comparison: Comparison) -> dict[str, str]:
     """A sentence on each model whose scores are those of the first, by its name."""
     found: dict[str, list[float]] = {}
     for name in comparison.names[1:]:
-        parts = comparison.differences.get(name), comparison.search_differences.get(name)
+        parts = (
+            comparison.differences.get(name),
+            comparison.search_differences.get(name),
+            comparison.all_pairs_differences.get(name),
+        )
         known = [part for part in parts if part is not None]
         if known and all(part.equal for part in known):
             found[name] = [part.largest_change for part in known]
@@ -440,11 +520,16 @@ def equal_words(comparison: Comparison) -> dict[str, str]:
     }
 
 
-def difference_words(found: Difference) -> tuple[str, str, str]:
-    """A difference in points, its interval, and how much doubt there is of it."""
-    interval = found.interval
+def difference_words(found: Difference, *, cosine: bool = False) -> tuple[str, str, str]:
+    """A difference in points, its interval, and how much doubt there is of it.
+
+    That of a cosine is not in points but as it is.
+    """
+    interval, value = found.interval, float(found.value or 0.0)
+    ends = [] if interval is None else [interval.low, interval.high]
+    form = "{:+.4f}" if cosine else "{:+.2f}"
     return (
-        points(float(found.value or 0.0)),
-        "" if interval is None else f"{100 * interval.low:+.2f} to {100 * interval.high:+.2f}",
+        f"{value:+.4f}" if cosine else points(value),
+        " to ".join(form.format(end if cosine else 100 * end) for end in ends),
         "" if found.doubt is None else f"{found.doubt:.3f}",
     )

@@ -1,6 +1,8 @@
 """Whole protocols: from a model and the files of a benchmark to every number, and to files."""
 
+from centerarc.evaluation.all_pairs_report import AllPaired, AllPairsSettings
 from centerarc.evaluation.embedding import is_embedding_file
+from centerarc.evaluation.protocols.all_pairs import evaluate_all_pairs
 from centerarc.evaluation.protocols.images import evaluate_galleries, evaluate_pairs
 from centerarc.evaluation.protocols.judging import (
     Evaluation,
@@ -25,6 +27,8 @@ from centerarc.evaluation.protocols.subject import (
 from centerarc.evaluation.protocols.templates import evaluate_ijb, evaluate_templates
 
 __all__ = [
+    "AllPaired",
+    "AllPairsSettings",
     "Comparison",
     "EmbeddingsSubject",
     "Evaluation",
@@ -38,6 +42,7 @@ __all__ = [
     "Subject",
     "Verified",
     "compare_files",
+    "evaluate_all_pairs",
     "evaluate_galleries",
     "evaluate_ijb",
     "evaluate_pairs",

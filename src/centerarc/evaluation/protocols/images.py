@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from centerarc.data.source import namesakes, one_list, open_source
+from centerarc.data.source import namesakes, one_list
 from centerarc.evaluation.accuracy import check_convention
-from centerarc.evaluation.embedding import is_embedding_file, pair_scores
+from centerarc.evaluation.embedding import pair_scores
 from centerarc.evaluation.files.pair_set import (
     Missing,
     PairImages,
@@ -29,6 +29,7 @@ from centerarc.evaluation.protocols.judging import (
     Settings,
     Sides,
     chosen_groups,
+    dataset_words,
     judge_pairs,
     judge_searches,
     pairs_of_one_picture,
@@ -36,11 +37,11 @@ from centerarc.evaluation.protocols.judging import (
     separability_of,
     shared_note,
 )
+from centerarc.evaluation.protocols.parts import JudgedPart, check_one_model, embedded_part
 from centerarc.evaluation.protocols.subject import (
     EmbeddingsSubject,
     Progress,
     Subject,
-    opened_embeddings,
 )
 from centerarc.evaluation.same_pictures import SHOWN, Embedded, near_copies, number_pictures
 from centerarc.evaluation.scores import BoolArray, IntArray
@@ -147,7 +148,7 @@ def evaluate_pairs(
             **({"left_out_pairs": listed - len(pairs.same)} if missing == "skip" else {}),
             **({"same_pictures": twice} if twice else {}),
         },
-        dataset=_dataset(path, wanted),
+        dataset=dataset_words(path, wanted),
         images=judged,
         verification=verified,
         separability=separability_of(judged, chosen),
@@ -171,15 +172,6 @@ def _looked_up(subject: EmbeddingsSubject, pairs: Pairs) -> tuple[JudgedImages, 
     number = number_pictures(Embedded(embedding))[0]
     judged = JudgedImages(embedding, labels, identities, places, None, number)
     return judged, (index_a, index_b)
-
-
-def _dataset(path: str | os.PathLike[str], folds: list[int] | None) -> str:
-    name = Path(path).name
-    if not folds:
-        return name
-    if len(folds) == 1:
-        return f"{name}, fold {folds[0]}"
-    return f"{name}, folds {', '.join(map(str, folds[:-1]))} and {folds[-1]}"
 
 
 def evaluate_galleries(
@@ -214,8 +206,8 @@ def evaluate_galleries(
     paths = {"gallery": Path(gallery), "probes": Path(probes)}
     if distractors is not None:
         paths["distractors"] = Path(distractors)
-    parts = {name: _embedded(name, path, subject, progress) for name, path in paths.items()}
-    _check_alike(parts)
+    parts = {name: embedded_part(name, path, subject, progress) for name, path in paths.items()}
+    check_one_model(parts)
     people = _people(parts)
     if not np.isin(people.labels["probes"], people.labels["gallery"]).any():
         raise ValueError(
@@ -275,96 +267,6 @@ def evaluate_galleries(
 
 
 @dataclass(frozen=True, eq=False)
-class _Part:
-    """The embeddings of a gallery, of probes or of distractors."""
-
-    path: Path
-    found: Embedded
-    identities: list[str]
-    places: list[str]
-    picture: Picture | None
-    model: dict[str, object]
-    notes: tuple[str, ...]
-
-    def only(self, kept: BoolArray) -> "_Part":
-        """The part with some of its images; itself if these are all."""
-        if kept.all():
-            return self
-        rows = np.flatnonzero(kept).tolist()
-        picture = self.picture
-        return replace(
-            self,
-            found=Embedded(self.found.embedding[kept]),
-            identities=[self.identities[row] for row in rows],
-            places=[self.places[row] for row in rows],
-            picture=None if picture is None else lambda index: picture(rows[index]),
-        )
-
-
-def _embedded(name: str, path: Path, subject: Subject | None, progress: Progress | None) -> _Part:
-    if is_embedding_file(path):
-        given = opened_embeddings(path)
-        found = given.found
-        embedded = Embedded(found.embedding)
-        return _Part(path, embedded, found.identities, found.places, None, given.facts(), ())
-    if subject is None:
-        raise ValueError(f"{name} is {str(path)!r}, which holds images: give a model")
-    opening = None if progress is None else partial(progress, "opening")
-    source = open_source(path, image_size=subject.image_size, progress=opening)
-    missed = any(item.images for item in source.skipped)
-    problems = [source.summary()] if missed else source.problems
-    return _Part(
-        path,
-        subject.embed(source, progress),
-        [source.identities[label] for label in source.labels.tolist()],
-        [source.place(number) for number in range(len(source))],
-        pictures_of(partial(open_source, path)),
-        subject.facts(),
-        tuple(f"{path}: {problem}" for problem in problems),
-    )
-
-
-def _check_alike(parts: dict[str, _Part]) -> None:
-    first, *others = parts.values()
-    for part in others:
-        a, b = first.found.embedding.shape[1], part.found.embedding.shape[1]
-        if a != b:
-            raise ValueError(
-                f"embeddings of {str(first.path)!r} have {a} numbers, those of "
-                f"{str(part.path)!r} {b}: one model must make both"
-            )
-        made_by = _digests(first), _digests(part)
-        other_model = all(made_by) and not made_by[0] & made_by[1]
-        origins = [
-            p.model.get("origin_sha256", p.model.get("weights_sha256")) for p in (first, part)
-        ]
-        changed = "models: one was quantized or changed after it was made of the same weights"
-        different = []
-        if other_model:
-            different.append(changed if origins[0] == origins[1] is not None else "models")
-        finished = [piece.model.get("features") for piece in (first, part)]
-        if all(made_by) and finished[0] != finished[1]:
-            different.append(
-                f"features ({' and '.join(str(one or 'as they are') for one in finished)})"
-            )
-        for fact, words in (("mirror", "mirror sums"), ("preprocessing", "preprocessing")):
-            known = [piece.model[fact] for piece in (first, part) if fact in piece.model]
-            if len(known) == 2 and known[0] != known[1]:
-                different.append(words)
-        if different:
-            raise ValueError(
-                f"embeddings of {str(first.path)!r} and {str(part.path)!r} are of different "
-                f"{different[0]}"
-            )
-
-
-def _digests(part: _Part) -> set[object]:
-    """What tells the model of a part; empty for files of others, which do not say it."""
-    names = ("sha256", "model", "weights_sha256")
-    return {part.model[name] for name in names if part.model.get(name)}
-
-
-@dataclass(frozen=True, eq=False)
 class _Copies:
     """Pictures that come twice: the number of each picture by part, which images are searched
     with, facts for the result, and notes."""
@@ -375,7 +277,7 @@ class _Copies:
     notes: list[str]
 
 
-def _copies(parts: dict[str, _Part], labels: dict[str, IntArray]) -> _Copies:
+def _copies(parts: dict[str, JudgedPart], labels: dict[str, IntArray]) -> _Copies:
     """Finds probes that are in the gallery, and distractors that are pictures of the others."""
     found = number_pictures(*(part.found for part in parts.values()))
     number = dict(zip(parts, found, strict=True))
@@ -437,7 +339,7 @@ class _People:
     alike: dict[str, object]
 
 
-def _people(parts: dict[str, _Part]) -> _People:
+def _people(parts: dict[str, JudgedPart]) -> _People:
     sides = ("gallery", "probes")
     known = one_list(*(parts[name].identities for name in sides))
     labels = dict(zip(sides, known.numbers, strict=True))
@@ -461,7 +363,7 @@ def _people(parts: dict[str, _Part]) -> _People:
     return _People(names, labels, notes, alike)
 
 
-def _pictures(gallery: _Part, probes: _Part) -> Picture | None:
+def _pictures(gallery: JudgedPart, probes: JudgedPart) -> Picture | None:
     first, second, count = gallery.picture, probes.picture, len(gallery.places)
     if first is None or second is None:
         return None

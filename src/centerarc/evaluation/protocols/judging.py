@@ -15,6 +15,7 @@ from centerarc import __version__
 from centerarc.data.decode import Image
 from centerarc.data.source import FaceSource
 from centerarc.evaluation.accuracy import Convention
+from centerarc.evaluation.all_pairs_report import AllPaired
 from centerarc.evaluation.gallery import PERSON_SCORES, GallerySearch
 from centerarc.evaluation.groups import Breakdown, breakdown
 from centerarc.evaluation.identification import (
@@ -192,6 +193,7 @@ class Evaluation:
         verification: 1:1.
         identification: 1:N.
         separability: How tight and how far apart people are.
+        all_pairs: All pairs of some people's images.
         templates: How images became templates; empty where they are judged one by one.
         notes: What should be known, in sentences.
         command: What repeats it.
@@ -204,13 +206,14 @@ class Evaluation:
     verification: Verified | None = None
     identification: Identified | None = None
     separability: Separability | None = None
+    all_pairs: AllPaired | None = None
     templates: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     command: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
-        parts = ("verification", "identification", "separability")
+        parts = ("verification", "identification", "separability", "all_pairs")
         found = {name: getattr(self, name) for name in parts}
         return {
             "format": FORMAT,
@@ -222,6 +225,16 @@ class Evaluation:
             **{name: part.to_dict() for name, part in found.items() if part is not None},
             **({"notes": list(self.notes)} if self.notes else {}),
         }
+
+
+def dataset_words(path: str | os.PathLike[str], folds: list[int] | None) -> str:
+    """Returns a file of pairs and its folds in a few words: "pairs.txt, folds 7 and 8"."""
+    name = Path(path).name
+    if not folds:
+        return name
+    if len(folds) == 1:
+        return f"{name}, fold {folds[0]}"
+    return f"{name}, folds {', '.join(map(str, folds[:-1]))} and {folds[-1]}"
 
 
 # A column of numbers cut into bands: under 20, 20 to 40, 40 and over.

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from centerarc.evaluation.accuracy import Convention
+from centerarc.evaluation.all_pairs_report import AllPairsSettings
 from centerarc.evaluation.embedding import is_embedding_file
 from centerarc.evaluation.files.pair_set import Missing
+from centerarc.evaluation.protocols.all_pairs import evaluate_all_pairs
 from centerarc.evaluation.protocols.images import evaluate_galleries, evaluate_pairs
 from centerarc.evaluation.protocols.judging import Evaluation, SearchSettings, Settings
 from centerarc.evaluation.protocols.subject import (
@@ -26,6 +28,7 @@ _TAKES = {
         *("pairs", "images", "missing", "weighting", "convention", "by", "far", "ranks", "fpir"),
     ),
     "ijb": ("images", "weighting", "convention", "far", "ranks", "fpir"),
+    "all_pairs": ("pairs", "folds", "other_side", "far", "fpir"),
     "gallery": ("probes", "distractors", "person_score", "ranks", "fpir"),
 }
 
@@ -53,13 +56,15 @@ class Request:
     """An evaluation to be made; None or empty means not specified.
 
     Attributes:
-        pairs: Pairs of images, or with `templates` of templates.
+        pairs: Pairs of images, with `templates` of templates; with `all_pairs` their people.
         images: Folder of the images.
         missing: What is done about images that are not there: "error" or "skip".
         folds: Folds to keep.
         convention: How thresholds are chosen.
         by: Columns to break down by, as `chosen_groups` takes them.
         far: Further false accept rates.
+        all_pairs: A source or file of embeddings of which all images are compared.
+        other_side: The same images in another state.
         gallery, probes, distractors: Sources or files of embeddings.
         person_score: How the images of a person make a score.
         templates: A list of templates.
@@ -81,6 +86,8 @@ class Request:
     convention: Convention | None = None
     by: tuple[str, ...] = ()
     far: tuple[float, ...] = ()
+    all_pairs: Path | None = None
+    other_side: Path | None = None
     gallery: Path | None = None
     probes: Path | None = None
     distractors: Path | None = None
@@ -95,6 +102,8 @@ class Request:
 
     def __post_init__(self) -> None:
         self.search_settings()  # raises where a number is out of range
+        if self.all_pairs is not None:
+            self.all_pairs_settings()
 
     def search_settings(self) -> SearchSettings:
         """Returns how identification is judged."""
@@ -108,26 +117,39 @@ class Request:
         chosen = {name: value for name, value in given.items() if value not in (None, ())}
         return SearchSettings(**chosen, seed=self.seed)
 
+    def all_pairs_settings(self) -> AllPairsSettings:
+        """Returns how all pairs are judged."""
+        if len(self.fpir) > 1:
+            raise ValueError(f"fpir must be one rate for all pairs, got {list(self.fpir)}")
+        given: dict[str, Any] = {"fars": self.far, "seed": self.seed}
+        if self.fpir:
+            (given["fpir"],) = self.fpir
+        if self.resamples is not None:
+            given["resamples"] = self.resamples
+        return AllPairsSettings(**given)
+
     @property
     def kind(self) -> str:
-        """The field that stands for the protocol: pairs, templates, ijb or gallery.
+        """The field that stands for the protocol: pairs, templates, ijb, all_pairs or gallery.
 
         Raises:
             RequestError: If there is none, two at once, or something that is not for it.
         """
         meant = [name for name in _TAKES if getattr(self, name) is not None]
-        if "templates" in meant and "pairs" in meant:
-            meant.remove("pairs")  # they are of the templates
+        if "pairs" in meant and {"templates", "all_pairs"} & {*meant}:
+            meant.remove("pairs")  # they are of the templates, or name the people
         if len(meant) != 1:
             got = " and ".join(["{}"] * len(meant)) or "none"
             raise RequestError(
-                f"give one of {{}}, {{}} with {{}}, {{}} or {{}}; got {got}",
-                *("pairs", "gallery", "probes", "templates", "ijb"),
+                f"give one of {{}}, {{}}, {{}} with {{}}, {{}} or {{}}; got {got}",
+                *("pairs", "all_pairs", "gallery", "probes", "templates", "ijb"),
                 *meant,
             )
         (kind,) = meant
         if kind == "gallery" and self.probes is None:
             raise RequestError("{} needs {} to look up in it", "gallery", "probes")
+        if kind == "all_pairs" and self.folds is not None and self.pairs is None:
+            raise RequestError("{} needs {}, whose people are taken", "folds", "pairs")
         for field in fields(self):
             given = getattr(self, field.name) not in (None, ())
             if given and field.name not in (kind, *_TAKES[kind], "resamples", "seed"):
@@ -147,9 +169,9 @@ class Request:
         kind = self.kind
         if there:
             return
-        if kind != "gallery":
+        if kind not in ("gallery", "all_pairs"):
             raise ValueError(f"{kind} needs a model, or a file of embeddings in its place")
-        for name in ("gallery", "probes", "distractors"):
+        for name in ("all_pairs", "other_side", "gallery", "probes", "distractors"):
             path = getattr(self, name)
             if path is not None and not is_embedding_file(path):
                 raise ValueError(
@@ -177,7 +199,17 @@ def evaluate_request(
     )
     search = request.search_settings()
     kind, path = request.kind, getattr(request, request.kind)
-    if kind == "gallery":
+    if kind == "all_pairs":
+        found = evaluate_all_pairs(
+            subject,
+            path,
+            pairs=request.pairs,
+            folds=request.folds,
+            other_side=request.other_side,
+            settings=request.all_pairs_settings(),
+            progress=progress,
+        )
+    elif kind == "gallery":
         assert request.probes is not None
         found = evaluate_galleries(
             subject,

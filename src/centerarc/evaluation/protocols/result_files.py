@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from centerarc.evaluation.accuracy import CONVENTIONS
+from centerarc.evaluation.all_pairs import AllPairs
+from centerarc.evaluation.all_pairs_report import AllPairsSettings
 from centerarc.evaluation.files.pickles import short
 from centerarc.evaluation.gallery import PERSON_SCORES, GallerySearch
 from centerarc.evaluation.identification import SEARCH_CONVENTIONS
@@ -39,6 +41,7 @@ from centerarc.io.files import atomic_path
 _DIGEST = "scores_sha256"
 _SHA256 = re.compile("[0-9a-f]{64}")
 _SEARCH = tuple(GallerySearch.__dataclass_fields__)
+_ALL = "all_"  # before the names of the arrays of all pairs
 _Arrays = dict[str, npt.NDArray[Any]]
 
 
@@ -74,6 +77,8 @@ class StoredEvaluation:
         searches: The searches; empty where there are none.
         search_settings: How they were judged.
         probes_digest: Of the probes and who they are of; empty where there are none.
+        all_pairs: All pairs of some people's images, where there are some.
+        all_pairs_settings: How they were judged.
     """
 
     path: Path
@@ -84,6 +89,8 @@ class StoredEvaluation:
     searches: list[GallerySearch]
     search_settings: SearchSettings | None
     probes_digest: str
+    all_pairs: AllPairs | None = None
+    all_pairs_settings: AllPairsSettings | None = None
 
 
 # Writing.
@@ -162,6 +169,9 @@ def _arrays_of(evaluation: Evaluation) -> _Arrays:
         for number, search in enumerate(evaluation.identification.searches):
             found = {n: np.asarray(getattr(search, n)) for n in _SEARCH}
             arrays |= {f"search{number}_{n}": values for n, values in found.items() if values.size}
+    if evaluation.all_pairs is not None:
+        record = evaluation.all_pairs.record.to_arrays()
+        arrays |= {f"{_ALL}{name}": values for name, values in record.items()}
     return arrays
 
 
@@ -268,9 +278,14 @@ def read_evaluation(path: str | os.PathLike[str]) -> StoredEvaluation:
     try:
         pairs = _pairs_in(arrays, str(content.get("pairs_sha256", "")))
         searches = _searches_in(arrays)
+        everything = _all_pairs_in(arrays, str(scores))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"cannot read {str(scores)!r}: {error}") from error
-    for part, there in (("verification", pairs is not None), ("identification", bool(searches))):
+    for part, there in (
+        ("verification", pairs is not None),
+        ("identification", bool(searches)),
+        ("all_pairs", everything is not None),
+    ):
         if (part in content) != there:
             raise ValueError(
                 f"{str(file)!r} and its scores {scores.name!r} disagree on whether there is a "
@@ -285,6 +300,8 @@ def read_evaluation(path: str | os.PathLike[str]) -> StoredEvaluation:
         searches,
         fields.search_settings() if searches else None,
         fields.at("probes_sha256", str) if searches else "",
+        everything,
+        None if everything is None else fields.all_pairs_settings(),
     )
 
 
@@ -338,6 +355,13 @@ class _Fields:
             tuple(map(int, ranks)), tuple(map(float, fpirs)), score, *resampling, convention
         )
 
+    def all_pairs_settings(self) -> AllPairsSettings:
+        """How all pairs were judged."""
+        part = "all_pairs.settings"
+        fars = self.at(f"{part}.far", list, _are_rates, "rates in (0, 1)")
+        fpir = self.at(f"{part}.fpir", float, lambda rate: 0 < rate < 1, "in (0, 1)")
+        return AllPairsSettings(tuple(map(float, fars)), fpir, *self._resampling(part))
+
     def _resampling(self, part: str) -> tuple[int, int]:
         resamples = self.at(
             f"{part}.resamples", int, lambda n: n == 0 or n >= 100, "0 or at least 100"
@@ -345,7 +369,13 @@ class _Fields:
         return resamples, self.at(f"{part}.seed", int, lambda n: n >= 0, "at least 0")
 
 
-_KINDS = {str: "a text", int: "a whole number", list: "a list", dict: "an object"}
+_KINDS = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+}
 
 
 def _are_rates(values: list[Any] | dict[str, Any]) -> bool:
@@ -421,3 +451,8 @@ def _searches_in(arrays: _Arrays) -> list[GallerySearch]:
             raise ValueError(f"top_probes must number the probes of top_others, got {of.shape}")
         searches.append(GallerySearch(**values))
     return searches
+
+
+def _all_pairs_in(arrays: _Arrays, source: str) -> AllPairs | None:
+    own = {name.removeprefix(_ALL): a for name, a in arrays.items() if name.startswith(_ALL)}
+    return AllPairs.from_arrays(own, source) if own else None

@@ -2,13 +2,20 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from centerarc.evaluation.accuracy import CONVENTIONS
+from centerarc.evaluation.all_pairs import AllPairs
+from centerarc.evaluation.all_pairs_report import (
+    AllPaired,
+    AllPairsComparison,
+    AllPairsSettings,
+    compare_all_pairs,
+)
 from centerarc.evaluation.comparison import (
     IdentificationComparison,
     VerificationComparison,
@@ -38,6 +45,8 @@ class Comparison:
         differences: 1:1, each model's rates minus the first one's, by name; empty without people.
         identified: 1:N of each; empty where there is none.
         search_differences: 1:N, likewise; empty without resamples.
+        all_paired: All pairs of the same images; empty where there are none.
+        all_pairs_differences: Of them, likewise; empty without resamples.
         notes: What should be known, in sentences.
         command: What repeats it.
     """
@@ -49,6 +58,8 @@ class Comparison:
     differences: dict[str, VerificationComparison]
     identified: list[Identified]
     search_differences: dict[str, IdentificationComparison]
+    all_paired: list[AllPaired] = field(default_factory=list)
+    all_pairs_differences: dict[str, AllPairsComparison] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     command: str = ""
 
@@ -66,8 +77,8 @@ class Comparison:
     @property
     def interval_method(self) -> str:
         """How the intervals of the differences came about; empty where there are none."""
-        found = [*self.differences.values()][:1], [*self.search_differences.values()][:1]
-        return " ".join(one.interval_method for part in found for one in part)
+        parts = self.differences, self.search_differences, self.all_pairs_differences
+        return " ".join(one.interval_method for part in parts for one in [*part.values()][:1])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -78,6 +89,8 @@ class Comparison:
                 models[name]["verification"] = self.verified[number].to_dict()
             if self.identified:
                 models[name]["identification"] = self.identified[number].to_dict()
+            if self.all_paired:
+                models[name]["all_pairs"] = self.all_paired[number].to_dict()
         return {
             "format": "centerarc comparison 1",
             "command": self.command,
@@ -90,6 +103,7 @@ class Comparison:
                     for kind, found in (
                         ("verification", self.differences),
                         ("identification", self.search_differences),
+                        ("all_pairs", self.all_pairs_differences),
                     )
                     if name in found
                 }
@@ -164,12 +178,30 @@ def compare_files(paths: Sequence[str | os.PathLike[str]]) -> Comparison:
                 seed=search.seed,
                 convention=search.convention,
             )
+    paired: list[AllPaired] = []
+    paired_differences: dict[str, AllPairsComparison] = {}
+    if first.all_pairs is not None:
+        how = _all_pairs_settings(stored)
+        records = {name: _record(one) for name, one in zip(names, stored, strict=True)}
+        try:
+            paired = [AllPaired.of(record, how) for record in records.values()]
+        except ValueError as error:
+            raise ValueError(f"{error}; evaluate all of them with the same --far") from error
+        if how.resamples:
+            paired_differences = compare_all_pairs(
+                records,
+                fars=how.all_fars,
+                fpir=how.fpir,
+                bootstrap=how.resamples,
+                seed=how.seed,
+            )
     mirrored = [name for name, one in zip(names, stored, strict=True) if _mirrored(one)]
     if 0 < len(mirrored) < len(names):
         others = ", ".join(name for name in names if name not in mirrored)
         notes = (*notes, f"With mirror: {', '.join(mirrored)}; without: {others}.")
     return Comparison(
-        names, stored, first.dataset, verified, differences, identified, search_differences, notes
+        *(names, stored, first.dataset, verified, differences, identified, search_differences),
+        *(paired, paired_differences, notes),
     )
 
 
@@ -205,14 +237,26 @@ def _check_alike(stored: list[StoredEvaluation]) -> None:
     for other in stored[1:]:
         both = f"{str(first.path)!r} and {str(other.path)!r}"
         a, b = first.pairs, other.pairs
-        if (a is None) != (b is None) or bool(first.searches) != bool(other.searches):
+        all_of = first.all_pairs, other.all_pairs
+        if (
+            (a is None) != (b is None)
+            or bool(first.searches) != bool(other.searches)
+            or (all_of[0] is None) != (all_of[1] is None)
+        ):
             raise ValueError(f"{both} are of different protocols")
         if a is not None and b is not None and a.digest != b.digest:
             raise ValueError(
                 f"{both} are not of the same pairs: the one of {first.dataset}, the other of "
                 f"{other.dataset}"
             )
+        images = [(one.digest, one.ordered) for one in all_of if one is not None]
+        if len(set(images)) > 1:
+            raise ValueError(
+                f"{both} are not of all pairs of the same images: the one of {first.dataset}, the "
+                f"other of {other.dataset}"
+            )
         for setting, of in (
+            ("fpir", "all_pairs_settings"),
             ("convention", "settings"),
             ("person_score", "search_settings"),
             ("convention", "search_settings"),
@@ -243,6 +287,21 @@ def _search_settings(stored: list[StoredEvaluation]) -> SearchSettings:
         fpirs=tuple(sorted({fpir for one in every for fpir in one.fpirs}, reverse=True)),
         resamples=max(one.resamples for one in every),
     )
+
+
+def _all_pairs_settings(stored: list[StoredEvaluation]) -> AllPairsSettings:
+    """Those of the first, with what any of them asked for."""
+    every = [one.all_pairs_settings for one in stored if one.all_pairs_settings is not None]
+    return replace(
+        every[0],
+        fars=tuple(dict.fromkeys(far for one in every for far in one.fars)),
+        resamples=max(one.resamples for one in every),
+    )
+
+
+def _record(stored: StoredEvaluation) -> AllPairs:
+    assert stored.all_pairs is not None  # `_check_alike` has seen to it
+    return stored.all_pairs
 
 
 def _judged(stored: StoredEvaluation, settings: Settings) -> Verified:
