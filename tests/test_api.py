@@ -9,17 +9,18 @@ import centerarc
 from centerarc import losses
 
 TOP = """
-AdaFace ArcFace CenterArcFaceLoss CenterLoss Chunked CombinedMargin CosFace DynamicArcFace
-ElasticArcFace ElasticCosFace LDAM MagFace MarginSoftmaxLoss MeanCenterLoss PrototypeSGD
-SphereFaceR UnifiedThresholdLoss negative_logsumexp
+AdaFace ArcFace CenterArcFaceLoss CenterLoss Chunked CombinedMargin CosFace CurricularFace
+DynamicArcFace ElasticArcFace ElasticCosFace LDAM MagFace MarginSoftmaxLoss MeanCenterLoss MVSoftmax
+PrototypeSGD SphereFaceR UnifiedThresholdLoss negative_logsumexp
 """
 
 LOSSES = """
-AdaFace ArcFace BatchMargin BatchMetrics CenterArcFaceLoss CenterLoss Chunked CombinedMargin
-CosFace DynamicArcFace ElasticArcFace ElasticCosFace LDAM MagFace Margin MarginSoftmaxLoss
-MeanCenterLoss PrototypeSGD SphereFaceR Target TermWeight UnifiedThresholdLoss center_arcface_loss
-center_loss center_separation create_margin list_margins margin_softmax_loss mean_center_loss
-negative_logsumexp register_margin sample_classes unified_threshold_loss update_centers
+AdaFace ArcFace BatchMargin BatchMetrics CenterArcFaceLoss CenterLoss Chunked CombinedMargin CosFace
+CurricularFace DynamicArcFace ElasticArcFace ElasticCosFace HardNegatives LDAM MagFace Margin
+MarginSoftmaxLoss MeanCenterLoss MVSoftmax NegativeMargin PrototypeSGD SphereFaceR Target TermWeight
+UnifiedThresholdLoss center_arcface_loss center_loss center_separation create_margin list_margins
+margin_softmax_loss mean_center_loss negative_logsumexp register_margin sample_classes
+unified_threshold_loss update_centers
 """
 
 

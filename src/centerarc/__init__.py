@@ -20,9 +20,11 @@ __all__ = [
     "Chunked",
     "CombinedMargin",
     "CosFace",
+    "CurricularFace",
     "DynamicArcFace",
     "ElasticArcFace",
     "ElasticCosFace",
+    "MVSoftmax",
     "MagFace",
     "MarginSoftmaxLoss",
     "MeanCenterLoss",
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from centerarc.losses.margin_softmax import MarginSoftmaxLoss
     from centerarc.losses.margins import ArcFace, CombinedMargin, CosFace, SphereFaceR
     from centerarc.losses.mean_centers import MeanCenterLoss
+    from centerarc.losses.negative_margins import CurricularFace, MVSoftmax
     from centerarc.losses.norm_margins import AdaFace, MagFace
     from centerarc.losses.unified_threshold import UnifiedThresholdLoss
 

@@ -13,9 +13,11 @@ from centerarc.losses import (
     CenterArcFaceLoss,
     CenterLoss,
     CosFace,
+    CurricularFace,
     ElasticArcFace,
     MagFace,
     MarginSoftmaxLoss,
+    MVSoftmax,
     center_separation,
 )
 
@@ -32,6 +34,9 @@ CASES = [
     (MarginSoftmaxLoss, {}),
     (MarginSoftmaxLoss, {"implementation": "chunked", "s": 100.0}),
     (MarginSoftmaxLoss, {"sample_rate": 0.6}),
+    (MarginSoftmaxLoss, {"margin": CurricularFace(momentum=0.5)}),
+    (MarginSoftmaxLoss, {"margin": CurricularFace(momentum=0.5), "implementation": "chunked"}),
+    (MarginSoftmaxLoss, {"margin": MVSoftmax(), "implementation": "chunked", "s": 30.0}),
     (CenterArcFaceLoss, {"implementation": "chunked", "center_space": "raw"}),
     (CenterArcFaceLoss, {"margin": CosFace(0.2), "conflict_threshold": 0.5}),
     (CenterArcFaceLoss, {"margin": AdaFace(alpha=0.3)}),

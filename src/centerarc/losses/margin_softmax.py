@@ -1,6 +1,6 @@
 """The margin softmax: a function that holds the formula, and a module that owns the prototypes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,7 +33,8 @@ from centerarc.losses.head.class_pass import (
     sample_classes,
     settings_of,
 )
-from centerarc.losses.head.products import product, unit, whole
+from centerarc.losses.head.hard_negatives import HardNegatives
+from centerarc.losses.head.products import own_rows, product, unit, whole
 from centerarc.losses.head.prototype_sgd import has_fused_step
 from centerarc.losses.margins import (
     NO_LABEL,
@@ -43,6 +44,7 @@ from centerarc.losses.margins import (
     Target,
     target_angle,
 )
+from centerarc.losses.negative_margins import NegativeMargin
 
 if TYPE_CHECKING:
     from centerarc.losses.head.shards import ClassShards
@@ -64,9 +66,10 @@ def margin_softmax_loss(
 ) -> Tensor:
     """Softmax cross entropy over scaled cosines, with a margin on the target's cosine.
 
-    `loss_i = softplus(lse_{j != y}(s cos_j) - s psi(theta_y))`
+    `loss_i = softplus(lse_{j != y}(s h(cos_j)) - s psi(theta_y))`
 
-    This is the cross entropy of the logits `s cos_j`, with `s psi` as the label's logit. It cannot
+    This is the cross entropy of the logits `s h(cos_j)`, with `s psi` as the label's logit; h is
+    the cosine itself, unless the margin makes negatives harder (`CurricularFace`). It cannot
     overflow, is computed in float32 or higher, and never allocates an N x C array for large
     problems.
 
@@ -80,7 +83,7 @@ def margin_softmax_loss(
         ignore_index: the label of samples to ignore; they are not in the mean's denominator either.
         reduction: `"mean"`, `"sum"` or `"none"`.
         label_smoothing: in [0, 1), as in `cross_entropy`, over the logits with margin. Not
-            available with sub-centers.
+            available with sub-centers, nor with a margin that makes negatives harder.
         conflict_threshold: another class whose cosine is above this is not a negative of the
             sample: with noisy labels, it is often the same person under a second name. None
             keeps all negatives.
@@ -139,7 +142,7 @@ def checked_terms(
     check_positive("s", s)
     if isinstance(margin, ClassSizeMargin):
         margin.check_classes(len(prototypes))
-    check_options(len(prototypes), prototypes.dim() == 3, reduction, **options)
+    check_options(len(prototypes), prototypes.dim() == 3, reduction, margin=margin, **options)
     return margin_softmax_terms(features, prototypes, labels, margin, s, **options)
 
 
@@ -152,6 +155,7 @@ def check_options(
     label_smoothing: float,
     conflict_threshold: float | None,
     implementation: Implementation,
+    margin: Margin | None = None,
     sampled: bool = False,
     **_: Any,
 ) -> None:
@@ -172,6 +176,7 @@ def check_options(
         ("sub-centers", sub_centers),
         ("a sample_rate below 1", sampled),
         ("a conflict_threshold", threshold is not None),
+        (f"the margin {type(margin).__name__}", isinstance(margin, NegativeMargin)),
     ):
         if label_smoothing and there:
             raise ValueError(f"label_smoothing must be 0 with {without}, got {label_smoothing!r}")
@@ -227,6 +232,7 @@ def margin_softmax_terms(
         limit=torch.inf if conflict_threshold is None else conflict_threshold,
         mean=label_smoothing > 0,
         mean_weight=None if weight is None else weight.to(dtype)[first:][: len(prototypes)],
+        hard=_hard_negatives(margin, batch, prototypes, shards),
         implementation=implementation,
     )
     with torch.autocast(features.device.type, enabled=False):
@@ -260,6 +266,22 @@ def margin_softmax_terms(
         own=found.own,
         sample=sample,
     )
+
+
+@torch.no_grad()
+def _hard_negatives(
+    margin: Margin, batch: Batch, prototypes: Tensor, shards: "ClassShards | None"
+) -> HardNegatives | None:
+    """The margin's rule for other classes, if it has one: of the target's angle before the pass."""
+    if not isinstance(margin, NegativeMargin):
+        return None
+    with torch.autocast(batch.features.device.type, enabled=False):
+        own, _ = own_rows(batch.features, prototypes, batch.places)
+        target = target_angle(batch.features, own)
+        if shards is not None:
+            target = shards.share(target, batch.places != ABSENT)
+        labels = batch.labels.where(batch.known, NO_LABEL)
+        return margin.hard_negatives(replace(target, labels=labels))
 
 
 @dataclass(frozen=True)
@@ -356,6 +378,7 @@ class MarginSoftmaxLoss(nn.Module):
             label_smoothing=label_smoothing,
             conflict_threshold=conflict_threshold,
             implementation=implementation,
+            margin=margin,
             sampled=sample_rate < 1,
         )
         if margin is not None and (isinstance(margin, type) or not callable(margin)):

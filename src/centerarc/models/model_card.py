@@ -21,7 +21,6 @@ SOURCES = {
     "synthetic": "drawn faces",
     "mixed": "several sources",
 }
-# What a validation calls its numbers.
 _MARGINS = {
     "arcface": "ArcFace",
     "cosface": "CosFace",
@@ -32,7 +31,10 @@ _MARGINS = {
     "elastic_cosface": "ElasticFace-Cos",
     "ldam": "LDAM",
     "dynamic_arcface": "ArcFace with dynamic margins",
+    "curricularface": "CurricularFace",
+    "mv_softmax": "MV-Softmax",
 }
+# What a validation calls its numbers.
 _VALIDATED = {
     "auc": "AUC",
     "eer": "EER",

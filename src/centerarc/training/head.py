@@ -30,6 +30,7 @@ from centerarc.losses.margins import (
     margin_parameters,
 )
 from centerarc.losses.mean_centers import MeanCenterLoss
+from centerarc.losses.negative_margins import NegativeMargin
 from centerarc.models.backbone import Backbone
 from centerarc.models.weights import PEOPLE_FILE
 from centerarc.training.checkpoint import COUNTS, ROWS, load_rows, load_state, state_path
@@ -501,6 +502,7 @@ def costs(config: TrainConfig, num_classes: int, processes: Processes) -> HeadCo
         own_center_term=loss.centers != "shared" or loss.center_space == "raw",
         contrast=loss.centers == "mean" and loss.center_negatives,
         smoothed=loss.label_smoothing > 0,
+        hard_negatives=isinstance(make_margin(loss), NegativeMargin),
         reduced=config.precision == "bf16",
         equal_batches=True,
         device="cuda" if processes.device.type == "cuda" else "cpu",

@@ -4,6 +4,7 @@ On CUDA, and in Triton's interpreter. That must be chosen before anything import
 CPU these tests run in a process of their own, which one test here starts.
 """
 
+import copy
 import importlib.util
 import os
 import re
@@ -16,7 +17,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from centerarc.losses import CenterArcFaceLoss, Chunked, PrototypeSGD
+from centerarc.losses import (
+    CenterArcFaceLoss,
+    Chunked,
+    CurricularFace,
+    HardNegatives,
+    MVSoftmax,
+    PrototypeSGD,
+)
 from centerarc.losses.head import epilogues
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -114,6 +122,36 @@ def test_exponentials(n: int, b: int, limit: float, dtype: torch.dtype, device: 
     assert z.equal(kept)
     # The rows' ends beyond the block are not this block's to write.
     assert out.as_strided((n, b + 3), (b + 3, 1))[:, b:].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("limit", [torch.inf, 3.3])
+@pytest.mark.parametrize("curve", [(0.05, 0.3, 0.0), (0.0, 1.2, 1.6)])
+@pytest.mark.parametrize(("n", "b"), [(1, 1), (3, 512), (33, 1000)])
+def test_exponentials_of_hard_negatives(
+    n: int, b: int, curve: tuple[float, ...], limit: float, dtype: torch.dtype, device: str
+) -> None:
+    z, inverse, columns = products(n, b, dtype, device)
+    threshold = torch.linspace(-5, 5, n, dtype=dtype, device=device)
+    hard = HardNegatives(threshold, torch.tensor(curve, dtype=dtype, device=device), 2.0)
+    v = (z * inverse).double()
+    above = v > threshold.unsqueeze(1)
+    square, linear, constant = hard.curve.double().tolist()
+    counted = torch.where(above, square * v**2 + linear * v + constant, v)
+    slope = torch.where(above, 2 * square * v + linear, 1.0)
+    own = columns.unsqueeze(1) == torch.arange(b, device=device)
+    e = counted.exp().masked_fill(own | (v > limit), 0.0)
+    total, hardest = z.new_zeros(n), z.new_full((n,), -torch.inf)
+    out = wide(torch.zeros_like(z), gap=3)
+    exponentials(z, inverse, columns, limit, total, hardest, out, hard=hard)
+    # A value near 10 is rounded before its exponential is taken.
+    close = {"rtol": 5 * TOLERANCE[dtype], "atol": 0.0}
+    torch.testing.assert_close(total.double(), e.sum(dim=1), **close)
+    torch.testing.assert_close(hardest.double(), v.masked_fill(own, -torch.inf).amax(dim=1))
+    # Where the derivative is near 0 the terms of it cancel.
+    size = e.abs() * inverse.double() * (2 * square * v.abs() + linear)
+    error = (out.double() - e * slope * inverse.double()).abs()
+    assert (error <= 5 * TOLERANCE[dtype] * size.clamp_min(1e-300)).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -323,7 +361,17 @@ BLOCKS = Chunked(workspace=8_000, kept=6_000, epilogues="triton")
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"sub_centers": 2}, {"s": 100.0}, {"conflict_threshold": 0.4}], ids=str
+    "options",
+    [
+        {},
+        {"sub_centers": 2},
+        {"s": 100.0},
+        {"conflict_threshold": 0.4},
+        {"margin": CurricularFace(), "s": 30.0},
+        {"margin": MVSoftmax(), "conflict_threshold": 0.4},
+        {"margin": MVSoftmax(), "sub_centers": 2},
+    ],
+    ids=str,
 )
 def test_loss_and_gradients_are_those_of_the_reference(options: dict, device: str) -> None:
     g = torch.Generator().manual_seed(0)
@@ -332,8 +380,9 @@ def test_loss_and_gradients_are_those_of_the_reference(options: dict, device: st
     labels[2] = -100
     found = []
     for implementation in ("reference", BLOCKS):
+        own = copy.deepcopy(options)  # a margin may keep a state
         made = CenterArcFaceLoss(
-            C, D, implementation=implementation, generator=torch.Generator(), **options
+            C, D, implementation=implementation, generator=torch.Generator(), **own
         )
         made = made.double().to(device)
         x = features.to(device).requires_grad_()

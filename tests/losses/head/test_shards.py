@@ -22,12 +22,14 @@ from centerarc.losses import (
     CenterLoss,
     Chunked,
     CosFace,
+    CurricularFace,
     DynamicArcFace,
     ElasticArcFace,
     ElasticCosFace,
     MagFace,
     MarginSoftmaxLoss,
     MeanCenterLoss,
+    MVSoftmax,
     PrototypeSGD,
     UnifiedThresholdLoss,
     margin_softmax_loss,
@@ -197,6 +199,18 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "elastic cosface plus": {"margin": ElasticCosFace(0.3, 0.1, plus=True)},
     "conflicts": {"conflict_threshold": 0.3},
     "conflicts chunked": {"conflict_threshold": 0.3, "implementation": SMALL_BLOCKS},
+    "curricular": {"margin": CurricularFace()},
+    "curricular chunked": {
+        "margin": CurricularFace(momentum=0.5),
+        "s": 30.0,
+        "implementation": SMALL_BLOCKS,
+    },
+    "curricular sub-centers": {
+        "margin": CurricularFace(momentum=0.5),
+        "sub_centers": 3,
+        "implementation": SMALL_BLOCKS,
+    },
+    "misclassified": {"margin": MVSoftmax(), "s": 30.0, "implementation": SMALL_BLOCKS},
 }
 
 
@@ -233,6 +247,13 @@ FUSED: dict[str, Any] = {"optimizer": "fused"}
         Case((0, 0), options={"margin": AdaFace(alpha=1.0)}),
         Case((0, 0), kind="joint", options={"margin": ElasticArcFace(plus=True)}),
         Case((1, 0), options={"margin": AdaFace(alpha=1.0)}),  # too few for a deviation
+        Case(
+            (3, 4, 0, 2),
+            classes=5,
+            options={"margin": CurricularFace(), "implementation": SMALL_BLOCKS},
+            optimizer="fused",
+        ),
+        Case((0, 0), options={"margin": CurricularFace(), "implementation": SMALL_BLOCKS}),
         Case((3, 4, 0, 2), classes=5, frozen=True),  # a backbone that is not trained
         Case((3, 4, 0, 2), classes=5, kind="joint", frozen=True),
         Case((3, 4, 0, 2), classes=5, kind="center", options={"update": "gradient"}, frozen=True),
@@ -595,6 +616,7 @@ def _payloads(rank: int, sizes: tuple[int, ...], kind: str, options: Any, equal:
         ("joint", {"sample_rate": 0.3, "centers": "separate"}, True),
         ("joint", {"centers": "mean"}, True),
         ("joint", {"centers": "mean", "center_negatives": False}, True),
+        ("margin", {"margin": CurricularFace()}, True),
     ],
 )
 @pytest.mark.parametrize("world", [1, 2, 3])
@@ -611,6 +633,7 @@ def test_a_step_exchanges_what_the_formula_says(
         own_center_term="centers" in options,
         contrast=options.get("centers") == "mean" and options.get("center_negatives", True),
         smoothed="label_smoothing" in options,
+        hard_negatives="margin" in options,
         equal_batches=equal,
     )
     assert [sum(payloads) for payloads in moved] == [costs.wire_payload] * world

@@ -18,6 +18,7 @@ from centerarc.losses.head.class_blocks import (
     KeptEntries,
     KeptInGradient,
 )
+from centerarc.losses.head.hard_negatives import HardNegatives
 from centerarc.losses.head.products import inverse_norm, own_rows
 from centerarc.losses.head.prototype_sgd import StepInPlace, fused_step
 
@@ -110,8 +111,8 @@ class ChunkedPass(torch.autograd.Function):
     """Own prototypes, logsumexp and mean direction of one batch, with one gradient each.
 
     Takes and returns what `class_pass` does: features (N, D); weight (C, D) or (C, K, D); labels
-    (N,); sample (S,) or None; mean_weight (C,) or None; and own (N, D); logsumexp and hardest (N,);
-    mean (D,) or None.
+    (N,); sample (S,) or None; mean_weight (C,) or None; `hard` for scaled cosines or None; and own
+    (N, D); logsumexp and hardest (N,); mean (D,) or None.
 
     The weight enters the graph here only, so its gradient, and that of its single rows, are one
     array, which holds the exponentials until they are used up. The features' gradient is that of
@@ -131,6 +132,7 @@ class ChunkedPass(torch.autograd.Function):
         mean_weight: Tensor | None,
         reduced: bool,
         settings: Chunked,
+        hard: HardNegatives | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         here = labels >= 0
         columns = labels
@@ -138,7 +140,7 @@ class ChunkedPass(torch.autograd.Function):
             columns = torch.searchsorted(sample, labels.clamp(min=0)).where(here, -1)
         device = features.device
         triton = settings.takes_triton(device)
-        ctx.settings = (scale, limit, reduced, settings.bytes_on(device), triton)
+        ctx.settings = (scale, limit, reduced, settings.bytes_on(device), triton, hard)
         blocks = ClassBlocks(features, weight, columns, sample, *ctx.settings)
         own, places = own_rows(features, weight, labels)
         ctx.step = ctx.kept = None
@@ -214,7 +216,7 @@ class ChunkedPass(torch.autograd.Function):
                         to_weight = torch.sparse_coo_tensor(
                             sample.unsqueeze(0), sink.out, weight.shape, is_coalesced=True
                         )
-        return to_features, to_weight, *[None] * 8
+        return to_features, to_weight, *[None] * 9
 
 
 def features_gradient(features: Tensor, pull: Tensor, gradient: Tensor, scale: float) -> Tensor:
@@ -235,12 +237,17 @@ def _blocks(
     features: Tensor,
     weight: Tensor,
     labels: Tensor,
+    rule: tuple[Tensor | None, Tensor | None, float],
     settings: tuple[float, float, bool, int],
     epilogues: str,
 ) -> ClassBlocks:
     # Asked here and not before, where torch.compile would trace the question.
     triton = Chunked(epilogues=cast(Epilogues, epilogues)).takes_triton(features.device)
-    return ClassBlocks(features, weight, labels, None, *settings, triton)
+    threshold, curve, most = rule
+    hard = None
+    if threshold is not None and curve is not None:
+        hard = HardNegatives(threshold, curve, most)
+    return ClassBlocks(features, weight, labels, None, *settings, triton, hard)
 
 
 @torch.library.custom_op("centerarc::negative_logsumexp", mutates_args=())
@@ -248,6 +255,9 @@ def logsumexp_operator(
     features: Tensor,
     weight: Tensor,
     labels: Tensor,
+    threshold: Tensor | None,
+    curve: Tensor | None,
+    most: float,
     scale: float,
     limit: float,
     reduced: bool,
@@ -258,9 +268,10 @@ def logsumexp_operator(
     """The (N,) logsumexp and hardest cosine of `ChunkedPass`, and what its backward pass needs.
 
     That is each sample's mean negative direction, (N, D), or (0, D) if not `pulled`, and the
-    prototypes' inverse lengths.
+    prototypes' inverse lengths. `threshold`, `curve` and `most` are those of `HardNegatives`.
     """
-    blocks = _blocks(features, weight, labels, (scale, limit, reduced, workspace), epilogues)
+    rule = (threshold, curve, most)
+    blocks = _blocks(features, weight, labels, rule, (scale, limit, reduced, workspace), epilogues)
     sums = blocks.forward(None, pulled=pulled, mean_weight=None, mean=False)
     pull = features.new_empty(0, features.shape[1]) if sums.pull is None else sums.pull
     return sums.logsumexp, sums.hardest, pull, sums.inverses
@@ -283,6 +294,9 @@ def _weight_gradient(
     logsumexp: Tensor,
     inverses: Tensor,
     gradient: Tensor,
+    threshold: Tensor | None,
+    curve: Tensor | None,
+    most: float,
     scale: float,
     limit: float,
     reduced: bool,
@@ -290,7 +304,8 @@ def _weight_gradient(
     epilogues: str,
 ) -> Tensor:
     """The gradient of `weight`, in its shape and dtype, from (N,) logsumexp and its gradient."""
-    blocks = _blocks(features, weight, labels, (scale, limit, reduced, workspace), epilogues)
+    rule = (threshold, curve, most)
+    blocks = _blocks(features, weight, labels, rule, (scale, limit, reduced, workspace), epilogues)
     out = torch.empty_like(weight, memory_format=torch.contiguous_format)
     sink = GradientArray(out, features.dtype, blocks.triton)
     blocks.backward(logsumexp, inverses, gradient, sink)
@@ -303,26 +318,26 @@ def _(features: Tensor, weight: Tensor, *_: Any) -> Tensor:
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    features, weight, labels, *ctx.settings, _ = inputs
+    features, weight, labels, threshold, curve, *ctx.settings, _ = inputs
     logsumexp, hardest, pull, inverses = output
     ctx.mark_non_differentiable(hardest, pull, inverses)
     saved = weight if ctx.needs_input_grad[1] else None
-    ctx.save_for_backward(features, saved, labels, logsumexp, pull, inverses)
+    ctx.save_for_backward(features, saved, labels, logsumexp, pull, inverses, threshold, curve)
 
 
 def _backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     if torch.is_grad_enabled():
         raise RuntimeError(NO_SECOND_DERIVATIVE)
-    features, weight, labels, logsumexp, pull, inverses = ctx.saved_tensors
+    features, weight, labels, logsumexp, pull, inverses, *rule = ctx.saved_tensors
     to_features = to_weight = None
     with torch.autocast(features.device.type, enabled=False):
         if ctx.needs_input_grad[0]:
-            to_features = features_gradient(features, pull, gradient, ctx.settings[0])
+            to_features = features_gradient(features, pull, gradient, ctx.settings[1])
         if ctx.needs_input_grad[1]:
             to_weight = _weight_gradient(
-                features, weight, labels, logsumexp, inverses, gradient, *ctx.settings
+                features, weight, labels, logsumexp, inverses, gradient, *rule, *ctx.settings
             )
-    return to_features, to_weight, *[None] * 7
+    return to_features, to_weight, *[None] * 10
 
 
 logsumexp_operator.register_autograd(_backward, setup_context=_save)

@@ -7,7 +7,8 @@ product), or was kept: see `KeptInGradient`. Lengths are divided out of the cosi
 gradient, so W is never copied whole.
 
 Cosines are at most 1, so for scales up to `PLAIN_SCALE` exp(Z) fits float32 and needs no running
-maximum; beyond, the sums are rescaled as the maximum grows.
+maximum; beyond, the sums are rescaled as the maximum grows. Where hard negatives count for more
+than their cosine, the bound is that of what counts, and E W and E' X take its derivative too.
 """
 
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from centerarc.losses.head import epilogues
+from centerarc.losses.head.hard_negatives import HardNegatives
 from centerarc.losses.head.products import Products, inverse_norm
 
 if TYPE_CHECKING:
@@ -136,6 +138,7 @@ class ClassBlocks:
     reduced: bool  # bfloat16 operands, see products.py
     workspace: int  # bytes for the arrays of one block
     triton: bool  # whether the stages between products are Triton kernels
+    hard: HardNegatives | None = None  # how scaled cosines above a threshold count
 
     @property
     def sub_centers(self) -> int:
@@ -150,7 +153,12 @@ class ClassBlocks:
     @property
     def steady(self) -> bool:
         """Whether exp(Z) needs no running maximum, so that it can be kept as it is."""
-        return self.scale <= PLAIN_SCALE
+        return self.bound <= PLAIN_SCALE
+
+    @property
+    def bound(self) -> float:
+        """The largest absolute value of what is exponentiated."""
+        return self.scale if self.hard is None else self.scale * self.hard.most
 
     def empty_gradient(self) -> Tensor:
         """(S, D) or (S, K, D) memory for the prototypes' gradient."""
@@ -167,7 +175,7 @@ class ClassBlocks:
         products = Products(self._directions(), self.reduced)
         total = self.features.new_zeros(samples)
         hardest = self.features.new_full((samples,), -torch.inf)
-        shift = self.features.new_full((samples,), 0.0 if self.steady else -self.scale)
+        shift = self.features.new_full((samples,), 0.0 if self.steady else -self.bound)
         pull = self.features.new_zeros(samples, dim) if pulled else None
         inverses = self.features.new_empty(self.classes * self.sub_centers)
         mean_direction = self.features.new_zeros(dim) if mean else None
@@ -265,8 +273,10 @@ class ClassBlocks:
 
     @property
     def _block(self) -> int:
-        # Two arrays of N and two of D entries a prototype fill the workspace.
+        # Two arrays of N and two of D entries a prototype fill the workspace; hard negatives add
+        # their values and derivatives.
         samples, width = self.features.shape
+        samples *= 1 if self.hard is None else 2
         row = 2 * (samples + width) * self.features.element_size() * self.sub_centers
         block = min(65536, max(1, self.workspace // row))
         # Kernels read 16 bytes at a time where rows start at a multiple of them.
@@ -304,13 +314,21 @@ class ClassBlocks:
         """As `epilogues.exponentials`, of the samples from `first` on."""
         columns = self.columns[first:] - start
         limit = self.scale * self.limit
+        hard = self.hard
+        if hard is not None:
+            hard = hard._replace(threshold=hard.threshold[first:])
         if self.sub_centers == 1:
-            epilogues.exponentials(z, inverse, columns, limit, total, hardest, out, self.triton)
+            epilogues.exponentials(
+                z, inverse, columns, limit, total, hardest, out, self.triton, hard
+            )
             return
         z, nearest = epilogues.class_logits(z, inverse, columns, self.sub_centers)
         torch.maximum(hardest, z.amax(dim=1), out=hardest)
         epilogues.drop_above(z, limit)
+        slope = None if hard is None else hard.bend(z)
         total += z.exp_().sum(dim=1)
+        if slope is not None:
+            z *= slope
         epilogues.at_sub_centers(z, nearest, inverse, self.sub_centers, out)
 
     def _rescaled(
@@ -328,6 +346,7 @@ class ClassBlocks:
         z, nearest = epilogues.class_logits(z, inverse, self.columns - start, self.sub_centers)
         torch.maximum(hardest, z.amax(dim=1), out=hardest)
         epilogues.drop_above(z, self.scale * self.limit)
+        slope = None if self.hard is None else self.hard.bend(z)
         higher = torch.maximum(shift, z.amax(dim=1))
         faded = (shift - higher).exp_()
         total *= faded
@@ -335,6 +354,8 @@ class ClassBlocks:
             pull *= faded.unsqueeze(1)
         shift.copy_(higher)
         total += z.sub_(shift.unsqueeze(1)).exp_().sum(dim=1)
+        if slope is not None:
+            z *= slope
         epilogues.at_sub_centers(z, nearest, inverse, self.sub_centers, out)
 
     def _softmax(
@@ -343,5 +364,8 @@ class ClassBlocks:
         """The entries of the backward pass where `_rescaled` made those of the forward pass."""
         z, nearest = epilogues.class_logits(z, inverse, self.columns - start, self.sub_centers)
         epilogues.drop_above(z, self.scale * self.limit)
+        slope = None if self.hard is None else self.hard.bend(z)
         z.sub_(logsumexp.unsqueeze(1)).exp_()
+        if slope is not None:
+            z *= slope
         epilogues.at_sub_centers(z, nearest, inverse, self.sub_centers, out)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from centerarc.losses.checks import as_labels, check_positive, check_tensors, is_number, wide_dtype
 from centerarc.losses.head.chunked import Chunked, ChunkedPass, logsumexp_operator
+from centerarc.losses.head.hard_negatives import HardNegatives
 from centerarc.losses.head.products import (
     first_row,
     inverse_norm,
@@ -43,7 +44,7 @@ class ClassPass(NamedTuple):
     """The outputs of one pass over the classes, per sample; all but `hardest` differentiable."""
 
     own: Tensor  # (N, D), the prototype of each label, its nearest sub-center; 0 for label -1
-    logsumexp: Tensor  # (N,), over the scaled cosines of all other classes
+    logsumexp: Tensor  # (N,), over the scaled cosines of all other classes, as they count
     hardest: Tensor  # (N,), the largest of their cosines; minus infinity where there is none
     mean: Tensor | None  # (D,), the sum of all directions times their weights, if asked for
 
@@ -70,6 +71,7 @@ def class_pass(
     limit: float = torch.inf,
     mean: bool = False,
     mean_weight: Tensor | None = None,
+    hard: HardNegatives | None = None,
     implementation: Implementation = "auto",
 ) -> ClassPass:
     """Goes over the classes once; inside bfloat16 autocast, with operands of bfloat16.
@@ -83,6 +85,7 @@ def class_pass(
         limit: cosine above which another class does not count; infinity to count all.
         mean: whether `ClassPass.mean` is wanted; not with `sample` or sub-centers.
         mean_weight: (C,) class weights of it, ones if None.
+        hard: how cosines above each sample's threshold count in the logsumexp; as they are if None.
         implementation: `"auto"` takes the reference for small problems.
     """
     assert not mean or (sample is None and weight.dim() == 2)
@@ -99,13 +102,18 @@ def class_pass(
         )
     reduced = features.dtype == torch.float32 and reduced_products(features.device)
     with torch.autocast(features.device.type, enabled=False):
+        if hard is not None:
+            hard = hard.at(scale, features.dtype)
         if implementation == "reference":
-            return _reference(features, weight, labels, scale, sample, limit, mean, mean_weight)
+            return _reference(
+                features, weight, labels, scale, sample, limit, mean, mean_weight, hard
+            )
         if torch.compiler.is_compiling() and sample is None:
             pulled = torch.is_grad_enabled() and features.requires_grad
             workspace = settings.bytes_on(features.device)
             logsumexp, hardest, _, _ = logsumexp_operator(
-                *(features, weight, labels, scale, limit, reduced, workspace, settings.epilogues),
+                *(features, weight, labels, *((None, None, 1.0) if hard is None else hard)),
+                *(scale, limit, reduced, workspace, settings.epilogues),
                 pulled,
             )
             own, _ = own_rows(features, weight, labels)
@@ -115,7 +123,7 @@ def class_pass(
             features, weight = features.detach(), weight.detach()
         arguments = (
             *(features, weight, labels, sample, scale, limit, mean, mean_weight, reduced),
-            settings,
+            *(settings, hard),
         )
         if torch.compiler.is_compiling():  # what leaves a sparse gradient is not for a graph
             return ClassPass(*_outside_graph(*arguments))
@@ -136,6 +144,7 @@ def _reference(
     limit: float,
     mean: bool,
     mean_weight: Tensor | None,
+    hard: HardNegatives | None,
 ) -> ClassPass:
     """The definition in plain autograd: the truth that the others are tested against."""
     own, _ = own_rows(features, weight, labels)
@@ -154,7 +163,9 @@ def _reference(
     out = out | (cosines.detach() > limit)
     # logsumexp over nothing has gradient NaN, so such a row sums over all classes, unseen.
     empty = out.all(dim=1)
-    logits = (scale * cosines).masked_fill(out & ~empty.unsqueeze(1), -torch.inf)
+    logits = scale * cosines
+    logits = logits if hard is None else hard.counted(logits)
+    logits = logits.masked_fill(out & ~empty.unsqueeze(1), -torch.inf)
     logsumexp = torch.where(empty, -torch.inf, torch.logsumexp(logits, dim=1))
     return ClassPass(own, logsumexp, hardest, direction)
 

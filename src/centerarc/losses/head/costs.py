@@ -62,6 +62,7 @@ def head_costs(
     own_center_term: bool = False,
     contrast: bool = False,
     smoothed: bool = False,
+    hard_negatives: bool = False,
     reduced: bool = False,
     equal_batches: bool = False,
     device: str = "cpu",
@@ -74,8 +75,9 @@ def head_costs(
 
     `weights = momentum = C' D b;  gradient = S D b;  flops = 6 M S D`, 8 where
     exponentials are made again; `payload = M (2 D f + 8 + 6 f)`, f M more each for a center term of
-    its own and for label smoothing, 6 f M instead for one with negatives, and 8 W for the numbers
-    of samples. Negatives add `4 M S D` to `flops`, means `C' (D b + 8)` bytes.
+    its own and for label smoothing, 6 f M instead for one with negatives, 3 f M more for hard
+    negatives, and 8 W for the numbers of samples. Negatives add `4 M S D` to `flops`, means
+    `C' (D b + 8)` bytes.
 
     For `implementation="chunked"` or `"triton"`, one prototype a class and s up to 64.
 
@@ -96,6 +98,8 @@ def head_costs(
         contrast: with means of other classes as negatives: one more pass over the classes, forward
             only, which makes the features' gradient on its way.
         smoothed: with label smoothing.
+        hard_negatives: with a `NegativeMargin`, of which the bound of what counts, times s, is at
+            most 64.
         reduced: bfloat16 operands, as under autocast.
         equal_batches: as `ClassShards` has it.
         device: `"cpu"` or `"cuda"`: sets the workspace, and whether the features' gradient is
@@ -161,6 +165,7 @@ def head_costs(
         step += 4 * (here + 1) + 8 * taking_part
 
     rows_of_numbers = 6 + (6 if contrast else own_center_term) + smoothed
+    rows_of_numbers += 3 * hard_negatives
     counts = 0 if equal_batches else 8 * world_size
     gathered = samples * (feat_dim * number + 8) + counts
     reduced_twice = rows_of_numbers * samples * number

@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from centerarc.losses.head.hard_negatives import HardNegatives
+
 try:
     import triton
     import triton.language as tl
@@ -54,11 +56,13 @@ def exponentials(
     hardest: Tensor,
     out: Tensor,
     triton: bool = False,
+    hard: HardNegatives | None = None,
 ) -> None:
     """From a block's products to the exponentials whose products are the gradients.
 
-    With v = z / |w|: `out = exp(v) / |w|`, 0 at the own class and where v > `limit`. A NaN anywhere
-    in a row of z makes the row's `total` and `hardest` NaN.
+    With v = z / |w|: `out = exp(v) / |w|`, 0 at the own class and where v > `limit`. With `hard`,
+    where v counts as h(v): `out = exp(h(v)) h'(v) / |w|`. A NaN anywhere in a row of z makes the
+    row's `total` and `hardest` NaN.
 
     Args:
         z: (N, B) products of scaled unit features and prototypes as they are, float32 or float64;
@@ -66,18 +70,22 @@ def exponentials(
         inverse: (B,) one over the prototypes' lengths, 0 for a zero prototype.
         columns: (N,) int64, each sample's own class, counted from the block's first.
         limit: a v above it does not count, but for `hardest`; infinity to count all.
-        total: (N,) to which the sums of exp(v) are added.
+        total: (N,) to which the sums of exp(v), or exp(h(v)), are added.
         hardest: (N,) raised to the largest v of another class.
         out: (N, B), z's dtype or bfloat16; may be `z`.
         triton: whether to take a kernel.
+        hard: how other classes above a threshold count, for scaled cosines.
     """
     if triton:
-        _launch_exponentials(z, inverse, columns, limit, total, hardest, out)
+        _launch_exponentials(z, inverse, columns, limit, total, hardest, out, hard)
         return
     negative_logits(z, inverse, columns)
     torch.maximum(hardest, z.amax(dim=1), out=hardest)
     drop_above(z, limit)
+    slope = None if hard is None else hard.bend(z)
     total += z.exp_().sum(dim=1)
+    if slope is not None:
+        z *= slope
     torch.mul(z, inverse, out=out)
 
 
@@ -220,6 +228,8 @@ def _exponentials_kernel(
     z: tl.tensor,
     inverse: tl.tensor,
     columns: tl.tensor,
+    threshold: tl.tensor,
+    curve: tl.tensor,
     sums: tl.tensor,
     tops: tl.tensor,
     out: tl.tensor,
@@ -228,6 +238,7 @@ def _exponentials_kernel(
     z_stride: tl.tensor,
     out_stride: tl.tensor,
     limit: tl.float64,
+    HARD: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ) -> None:
@@ -250,9 +261,16 @@ def _exponentials_kernel(
 
     # NaN is not equal to itself. It is kept even at the own class, so that no sum hides it.
     counted = (negative | (v != v)) & ~(v > tl.full((), limit, dtype))
+    slope = length
+    if HARD:
+        square, linear, constant = tl.load(curve), tl.load(curve + 1), tl.load(curve + 2)
+        start = tl.load(threshold + row, mask=row < samples, other=float("inf"))
+        hard = v > start[:, None]
+        slope = tl.where(hard, 2 * square * v + linear, 1.0) * length
+        v = tl.where(hard, (square * v + linear) * v + constant, v)
     e = tl.where(counted, _exp(v), 0.0)
     at = row.to(tl.int64)[:, None] * out_stride + column[None, :]
-    entry = e * length
+    entry = e * slope
     if out.dtype.element_ty == tl.bfloat16:
         entry = entry.to(tl.float32)  # The interpreter does not round float64 to bfloat16.
     tl.store(out + at, entry.to(out.dtype.element_ty), mask=inside)
@@ -369,17 +387,21 @@ def _launch_exponentials(
     total: Tensor,
     hardest: Tensor,
     out: Tensor,
+    hard: HardNegatives | None,
 ) -> None:
     samples, classes = z.shape
     if not samples or not classes:
         return
     tiles = triton.cdiv(classes, COLUMNS)
     sums, tops = z.new_empty(2, tiles, samples)
+    # Without hard negatives any address will do: it is not read.
+    threshold, curve = (inverse, inverse) if hard is None else (hard.threshold, hard.curve)
     with torch.cuda.device(z.get_device()):
         _exponentials_kernel[(triton.cdiv(samples, ROWS) * tiles,)](
-            *(z, inverse, columns, sums, tops, out),
+            *(z, inverse, columns, threshold, curve, sums, tops, out),
             *(samples, classes, z.stride(0), out.stride(0)),
             limit,
+            HARD=hard is not None,
             ROWS=ROWS,
             COLUMNS=COLUMNS,
             num_warps=WARPS,

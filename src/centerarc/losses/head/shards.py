@@ -38,8 +38,9 @@ class ClassShards:
     With N samples a rank, W N of them in all and b bytes a number, a step exchanges: the features
     and labels, gathered once, W N (D b + 8) bytes on each rank; two all-reduces, of 2 and of 4 rows
     of W N numbers; label smoothing, and a center term in raw space or to separate centers, one
-    more each, of one row; and in the backward pass the features' gradient, W N D b, reduced once.
-    Nothing depends on C. `head_costs` has the sum.
+    more each, of one row; a margin that makes negatives harder, one of 3 rows; and in the backward
+    pass the features' gradient, W N D b, reduced once. Nothing depends on C. `head_costs` has the
+    sum.
 
     All ranks must call the criterion alike: every forward and backward pass is collective. Input
     that is refused on one rank raises there, and the others wait until their group's timeout; where
@@ -129,6 +130,15 @@ class ClassShards:
         The backward pass adds up the parts of its gradient, which is then complete on every rank.
         """
         return _Spread.apply(value, self)  # type: ignore[no-untyped-call, no-any-return]
+
+    def share(self, target: Target, here: Tensor) -> Target:
+        """The targets of all samples, without gradient, before the pass; one all-reduce of 3 rows.
+
+        `here` is as in `combine`.
+        """
+        mine = [part.detach().where(here, 0.0) for part in (target.cos, target.sin, target.norm)]
+        cos, sin, norm = _all_reduce(torch.stack(mine), self)
+        return Target(cos=cos, sin=sin, norm=norm)
 
     def combine(self, target: Target, found: ClassPass, here: Tensor) -> tuple[Target, ClassPass]:
         """Targets and logsumexps over all classes from those over each rank's; two all-reduces.
