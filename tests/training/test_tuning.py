@@ -13,7 +13,7 @@ import pytest
 from centerarc.io.children import Ended
 from centerarc.training import TrainConfig, load_config
 from centerarc.training.search import read_tune
-from centerarc.training.tuning import Objective, Tuning, validation_objective
+from centerarc.training.tuning import Objective, Tuning, objective_of
 from tests.training.helpers import make_config, write_faces
 
 pytest.importorskip("optuna")
@@ -35,7 +35,7 @@ def opened(folder: Path, **more: Any) -> Tuning:
         config,
         read_tune(tune, "here"),
         folder / "tuning",
-        **{"objective": Objective("a number", judged), **more},
+        **{"objective": Objective("a number", lambda path: [], judged), **more},
     )
 
 
@@ -177,10 +177,11 @@ def test_another_search_is_not_mixed_in(tmp_path: Path, change: dict[str, Any], 
 
 
 def test_a_run_without_a_validation_cannot_be_tuned(tmp_path: Path, faces: Path) -> None:
+    tune = read_tune({"search": SEARCH}, "here")
     with pytest.raises(ValueError, match="tuning needs a section validation"):
-        validation_objective(make_config(tmp_path, faces))
+        objective_of(make_config(tmp_path, faces), tune)
     config = make_config(tmp_path, faces, validation={"identities": 3, "measure": "tar"})
-    assert validation_objective(config).words == "tar at far 0.001 of held_out"
+    assert objective_of(config, tune).words == "tar@0.001 of held_out"
 
 
 FILE = """

@@ -41,15 +41,27 @@ def study(
     from centerarc.training.study import RESULT, plan_study, run_study
     from centerarc.training.study_config import load_study
     from centerarc.training.study_table import summarize
+    from centerarc.training.study_tuning import chosen_settings, tried, tune_study, untuned
 
     loaded = load_study(file)
     if jobs is not None:
         loaded = loaded.with_jobs(jobs)
-    if dry_run:
-        show_study_plan(plan_study(loaded, overwrite=True))
-        return 0
+    if dry_run or report_only:
+        chosen = chosen_settings(loaded)
+        if dry_run:
+            show_study_plan(plan_study(loaded, chosen=chosen, overwrite=True))
+            for arm in untuned(loaded):
+                print(f"{arm}: settings are still to be searched")
+            return 0
+        if arms := untuned(loaded):
+            raise ValueError(f"settings of the arms {', '.join(arms)} are still to be searched")
     try:
-        runs = plan_study(loaded) if report_only else run_study(loaded, overwrite=overwrite)
+        if report_only:
+            runs = plan_study(loaded, chosen=chosen)
+        else:
+            tune_study(loaded, overwrite=overwrite)
+            chosen = chosen_settings(loaded)
+            runs = run_study(loaded, chosen=chosen, overwrite=overwrite)
     except ChildrenStopped:
         print("stopped; the same command resumes", file=sys.stderr)
         return 130
@@ -57,7 +69,9 @@ def study(
         study,
         {"file": file, "jobs": jobs, "dry_run": False, "report_only": False, "overwrite": False},
     )
-    result = summarize(loaded, runs, command=said, say=print)
+    result = summarize(
+        loaded, runs, command=said, chosen=chosen, tuning=tried(loaded) or None, say=print
+    )
     result.write(loaded.study_dir / RESULT)
     show_study(result)
     print(f"result: {loaded.study_dir / RESULT}")

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from centerarc.training.config import TrainConfig
 from centerarc.training.data_config import Positive, Section, Seed
+from centerarc.training.judged import EvaluateConfig
 from centerarc.training.settings import (
     TUNE,
     check_config,
@@ -27,6 +28,9 @@ _REFUSED = {
     "seed": "it is chance, and the best of several seeds says nothing about another one",
     "validation": "it judges the trials, and must be the same for all",
 }
+
+# Measures that a search would have to lower.
+_LESS_IS_BETTER = ("eer", "threshold_spread")
 
 
 class Range(Section):
@@ -125,6 +129,40 @@ class TuneConfig(Section):
         default=None, description="no run starts after so many hours of work; none is no limit"
     )
     seed: Seed = Field(default=0, description="seed of the search; that of the runs stays")
+    evaluate: EvaluateConfig | None = Field(
+        default=None,
+        description="what judges a trial, as in a study; none is the validation of the run",
+    )
+
+    @model_validator(mode="after")
+    def _more_is_better(self) -> Self:
+        measure = "" if self.evaluate is None else self.evaluate.primary_measure
+        if measure in _LESS_IS_BETTER:
+            raise ValueError(f"evaluate.primary must be better the higher it is, got {measure}")
+        return self
+
+
+class StudyTune(TuneConfig):
+    """The section `tune` of a study: a search for each arm, with the same budget."""
+
+    arms: dict[str, dict[str, Space]] = Field(
+        default={}, description="by arm: what is searched for it besides, or in other ranges"
+    )
+
+    def of(self, arm: str, settings: Mapping[str, Any]) -> TuneConfig | None:
+        """What is searched for an arm.
+
+        Args:
+            arm: Its name.
+            settings: What it sets, by dotted names: this is fixed, unless `arms` searches it.
+
+        Returns:
+            The search; None where nothing is left to search.
+        """
+        common = {name: space for name, space in self.search.items() if name not in settings}
+        search = {**common, **self.arms.get(arm, {})}
+        given = {name: getattr(self, name) for name in TuneConfig.model_fields}
+        return TuneConfig(**{**given, "search": search}) if search else None
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from centerarc.training.rundir import (
 )
 from centerarc.training.settings import dump_config, load_config
 from centerarc.training.study_config import StudyConfig
-from centerarc.training.study_run import RunRecord, missing_sets, write_order
+from centerarc.training.study_run import RunRecord, check_sets, missing_sets, write_order
 
 RESULT, PAGE, LOG = "study.json", "study.html", "train.log"
 # Settings that a tuning chose, by arm.
@@ -177,7 +177,7 @@ def run_study(
         runs = plan_study(study, chosen=chosen, overwrite=overwrite)
         waiting_runs = [run for run in runs if run.to_do]
         if waiting_runs:
-            _check_sets(study, waiting_runs[0].config)
+            check_sets(study.evaluate, waiting_runs[0].config)
             for run in waiting_runs:
                 if run.state == "again":
                     with locked(run.config.run_dir):
@@ -185,19 +185,6 @@ def run_study(
                     shutil.rmtree(run.scores, ignore_errors=True)
             _work(study, runs, waiting_runs, say)
         return plan_study(study, chosen=chosen)
-
-
-def _check_sets(study: StudyConfig, config: TrainConfig) -> None:
-    """Opens what the runs are judged on: a wrong path should not cost a training."""
-    from centerarc.training.study_scores import check_set
-
-    evaluate = study.evaluate
-    for name, one in evaluate.sets.items():
-        primary = evaluate.primary_measure if name == evaluate.primary_set else ""
-        try:
-            check_set(one, config.model.image_size, primary)
-        except (ValueError, OSError) as error:
-            raise ValueError(f"evaluate.sets.{name}: {error}") from error
 
 
 def _work(

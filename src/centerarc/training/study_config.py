@@ -2,7 +2,6 @@
 
 import copy
 import difflib
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -10,134 +9,14 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from centerarc.evaluation.intervals import rate_key
 from centerarc.training.config import TrainConfig, import_plugins
 from centerarc.training.data_config import COMMON_FIELDS, NamedPath, Positive, Section, Seed
-from centerarc.training.settings import check_config, read_yaml
+from centerarc.training.judged import DrawnPeople, EvaluateConfig, StudySet, check_name
+from centerarc.training.search import StudyTune, TuneConfig, check_search
+from centerarc.training.settings import TUNE, check_config, read_yaml
 
-_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
 # Settings that are the study's own.
 _OWN = ("seed", "run_dir", "plugins")
-_TARS = ("tar@0.01", "tar@0.001", "tar@0.0001")
-# What each kind of set can be judged by, as `centerarc.evaluation.seeds` names it.
-MEASURES = {
-    "all_pairs": (*_TARS, "auc", "eer", "threshold_spread", "tpir@0.01"),
-    "pairs": ("accuracy", "auc", "eer", "tar@0.1", *_TARS),
-}
-_PRIMARY = {"all_pairs": "tar@0.001", "pairs": "accuracy"}
-
-
-class DrawnPeople(Section):
-    """Drawn people to judge on; those of a training start at number 0."""
-
-    people: Annotated[int, Field(ge=2)] = Field(default=100, description="how many")
-    images: Annotated[int, Field(ge=2)] = Field(default=10, description="images of each person")
-    first: Annotated[int, Field(ge=0)] = Field(
-        description="number of the first one: beyond those that are drawn for the training"
-    )
-    seed: Seed = Field(default=0, description="as data.seed of the training")
-
-
-class StudySet(Section):
-    """What every run of a study is judged on: all pairs of some people, or listed pairs."""
-
-    all_pairs: DrawnPeople | NamedPath | None = Field(
-        default=None, description="folder of <person>/<image>, or drawn people: all pairs of them"
-    )
-    pairs: NamedPath | None = Field(
-        default=None,
-        description="a file of pairs; with all_pairs it names the people who are judged",
-    )
-    images: NamedPath | None = Field(default=None, description="folder of the images of pairs")
-    folds: list[Positive] | None = Field(
-        default=None, description="folds of pairs to use; none is all"
-    )
-    other_side: NamedPath | None = Field(
-        default=None,
-        description="with all_pairs: folder of the same images, degraded, for one side of a pair",
-    )
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> Self:
-        if self.all_pairs is None and self.pairs is None:
-            raise ValueError("give all_pairs, a folder of people, or pairs with images")
-        if self.all_pairs is None and self.images is None:
-            raise ValueError("images must name the folder of the images that pairs lists")
-        if self.all_pairs is not None and self.images is not None:
-            raise ValueError("images goes with pairs alone; all_pairs is a folder itself")
-        if self.all_pairs is None and self.other_side is not None:
-            raise ValueError("other_side goes with all_pairs")
-        if self.folds is not None and self.pairs is None:
-            raise ValueError("folds goes with pairs, the file that has them")
-        if isinstance(self.all_pairs, DrawnPeople) and (self.pairs or self.other_side):
-            raise ValueError("pairs and other_side go with a folder, not with drawn people")
-        return self
-
-    @property
-    def kind(self) -> str:
-        """The protocol: "all_pairs" or "pairs"."""
-        return "pairs" if self.all_pairs is None else "all_pairs"
-
-
-class EvaluateConfig(Section):
-    """How the runs of a study are judged."""
-
-    sets: dict[str, StudySet] = Field(
-        min_length=1, description="by name: what is judged; or the fields of one set right here"
-    )
-    primary: str = Field(
-        default="",
-        description="the measure that decides: such as tar@1e-3, of the first set, or SET/MEASURE",
-    )
-    mirror: bool = Field(default=True, description="features of image and mirror image are summed")
-    resamples: Annotated[int, Field(ge=100)] = Field(
-        default=1000, description="of people and seeds, for the intervals"
-    )
-    seed: Seed = Field(default=0, description="of the resampling")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_set_needs_no_name(cls, content: Any) -> Any:
-        if not isinstance(content, Mapping) or "sets" in content:
-            return content
-        own = {name: value for name, value in content.items() if name in StudySet.model_fields}
-        if not own:
-            return content
-        rest = {name: value for name, value in content.items() if name not in own}
-        return {**rest, "sets": {"all_pairs" if "all_pairs" in own else "pairs": own}}
-
-    @model_validator(mode="after")
-    def _names_fit(self) -> Self:
-        for name in self.sets:
-            _check_name("sets", name)
-        chosen = self.primary_set
-        if chosen not in self.sets:
-            raise ValueError(
-                f"primary must be a measure of one of the sets {', '.join(self.sets)}, "
-                f"got {self.primary!r}"
-            )
-        measures = MEASURES[self.sets[chosen].kind]
-        if self.primary_measure not in measures:
-            raise ValueError(
-                f"primary must be one of {', '.join(measures)} for the set {chosen}, "
-                f"got {self.primary!r}"
-            )
-        return self
-
-    @property
-    def primary_set(self) -> str:
-        """Name of the set with the measure that decides."""
-        return self.primary.rpartition("/")[0] or next(iter(self.sets))
-
-    @property
-    def primary_measure(self) -> str:
-        """The measure that decides, as `MEASURES` writes it: tar@0.001 for tar@1e-3."""
-        chosen = self.primary.rpartition("/")[2] or _PRIMARY[self.sets[self.primary_set].kind]
-        name, at, rate = chosen.partition("@")
-        try:
-            return f"{name}@{rate_key(float(rate))}" if at else chosen
-        except ValueError:
-            return chosen
 
 
 def _nested(settings: Any) -> Any:
@@ -219,6 +98,9 @@ class StudyConfig(Section):
         default=None, description="the arm that others are compared with; none is the first"
     )
     evaluate: EvaluateConfig = Field(description="what every run is judged on")
+    tune: StudyTune | None = Field(
+        default=None, description="search settings for each arm first, each with the same budget"
+    )
     keep_weights: bool = Field(
         default=True,
         description="false deletes a run's weights and state once it is judged; scores stay",
@@ -227,11 +109,16 @@ class StudyConfig(Section):
     @model_validator(mode="after")
     def _names_fit(self) -> Self:
         for name in self.arms:
-            _check_name("arms", name)
+            check_name("arms", name)
         if self.baseline is not None and self.baseline not in self.arms:
             raise ValueError(
                 f"baseline must be one of the arms {', '.join(self.arms)}, got {self.baseline!r}"
             )
+        for name in {} if self.tune is None else self.tune.arms:
+            if name not in self.arms:
+                raise ValueError(
+                    f"tune.arms must name some of the arms {', '.join(self.arms)}, got {name!r}"
+                )
         if len({*self.seeds}) < len(self.seeds):
             raise ValueError(f"seeds must differ from each other, got {self.seeds}")
         for where, settings in (("settings", self.settings), *self.arms.items()):
@@ -261,6 +148,7 @@ class StudyConfig(Section):
         """The content of the configuration that all arms start from, with its plugins imported."""
         if isinstance(self.train, Path):
             content, folder = read_yaml(self.train), self.train.parent
+            content.pop(TUNE, None)  # for `centerarc tune` alone
         else:
             content, folder = copy.deepcopy(self.train), Path.cwd()
         return merged(import_plugins(content, folder), self.settings)
@@ -290,9 +178,17 @@ class StudyConfig(Section):
         content |= {"seed": seed, "run_dir": self.run_dir(arm, seed)}
         return check_config(content, f"arm {arm!r}")
 
+    def tune_of(self, arm: str) -> TuneConfig | None:
+        """What is searched for an arm; None if nothing is."""
+        return None if self.tune is None else self.tune.of(arm, flat(self.arms[arm]))
+
     def run_dir(self, arm: str, seed: int) -> Path:
         """Folder of a run."""
         return self.study_dir / "runs" / arm / f"seed-{seed}"
+
+    def tuning_dir(self, arm: str) -> Path:
+        """Folder of an arm's search."""
+        return self.study_dir / "tuning" / arm
 
     def scores_dir(self, arm: str, seed: int) -> Path:
         """Folder of what is kept of a run: its record and its embeddings of each set."""
@@ -345,7 +241,9 @@ def check_study(content: Mapping[str, Any], where: str = "the study") -> StudyCo
     try:
         base = study.base()
         for arm in study.arms:
-            study.config_of(arm, study.seeds[0], base=base)
+            config = study.config_of(arm, study.seeds[0], base=base)
+            if (tune := study.tune_of(arm)) is not None:
+                check_search(config, tune, f"arm {arm!r}")
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"{where}: {error}") from error
     return study
@@ -354,6 +252,7 @@ def check_study(content: Mapping[str, Any], where: str = "the study") -> StudyCo
 _SECTIONS: dict[str, type[Section]] = {
     "": StudyConfig,
     "evaluate": EvaluateConfig,
+    "tune": StudyTune,
     "sets": StudySet,
     "all_pairs": DrawnPeople,
 }
@@ -377,11 +276,3 @@ def _said(first: ErrorDetails) -> str:
     if first["type"] == "value_error":
         return f"{name}: {message}" if name else message
     return f"{name} must {message}, got {first['input']!r:.80}"
-
-
-def _check_name(what: str, name: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise ValueError(
-            f"a name in {what} must have letters, digits, '_', '.', '+' and '-' only, since it "
-            f"is a folder's; got {name!r}"
-        )

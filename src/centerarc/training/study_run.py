@@ -14,8 +14,8 @@ from typing import Any, Literal
 from centerarc.io.jobs import DamagedError, read_json, write_json
 from centerarc.training.child import exit_code, main, train_or_resume
 from centerarc.training.config import TrainConfig
+from centerarc.training.judged import EvaluateConfig, StudySet
 from centerarc.training.settings import check_config, load_config
-from centerarc.training.study_config import EvaluateConfig, StudySet
 
 RECORD = "record.json"
 _FORMAT = 1
@@ -120,6 +120,26 @@ def missing_sets(record: RunRecord | None, evaluate: EvaluateConfig, scores: Pat
 def scores_file(folder: Path, name: str) -> Path:
     """The file with the scores of a set."""
     return folder / f"{name}.npz"
+
+
+def check_sets(evaluate: EvaluateConfig, config: TrainConfig) -> None:
+    """Opens what runs are to be judged on: a wrong path should not cost a training.
+
+    Args:
+        evaluate: The sets.
+        config: One of the runs.
+
+    Raises:
+        ValueError: If a set cannot be opened, or not give the measure that decides.
+    """
+    from centerarc.training.study_scores import check_set
+
+    for name, one in evaluate.sets.items():
+        primary = evaluate.primary_measure if name == evaluate.primary_set else ""
+        try:
+            check_set(one, config.model.image_size, primary)
+        except (ValueError, OSError) as error:
+            raise ValueError(f"evaluate.sets.{name}: {error}") from error
 
 
 def judge_run(config: TrainConfig, evaluate: EvaluateConfig, scores: Path, arm: str) -> RunRecord:

@@ -19,7 +19,7 @@ from centerarc.evaluation.scores import BoolArray, FloatArray, IntArray
 from centerarc.evaluation.seeds import measured
 from centerarc.evaluation.verification import ScoredPairs
 from centerarc.io.files import atomic_path, read_arrays
-from centerarc.training.study_config import DrawnPeople, StudySet
+from centerarc.training.judged import DrawnPeople, StudySet
 
 # Measures by name, such as "tar@0.001"; each in [0, 1].
 Measures = dict[str, float]

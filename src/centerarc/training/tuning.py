@@ -3,21 +3,23 @@
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from centerarc import __version__
+from centerarc.evaluation.intervals import rate_key
 from centerarc.io.children import Children, Ended
 from centerarc.io.files import atomic_path, locked_folder
 from centerarc.io.jobs import DamagedError, changed, read_json, write_json
 from centerarc.io.progress import duration
 from centerarc.training.child import child_words, status_of
 from centerarc.training.config import TrainConfig
+from centerarc.training.judged import EvaluateConfig
 from centerarc.training.proposals import Proposals, Status, Trial, require_tune_extra
 from centerarc.training.search import (
     TuneConfig,
@@ -28,10 +30,13 @@ from centerarc.training.search import (
     written,
 )
 from centerarc.training.settings import dump_config
+from centerarc.training.study_run import RunRecord, check_sets, write_order
 
 FOLDER = "tuning"
 TRIALS, TUNED = "trials.json", "tuned.yaml"
 _REQUEST, _STORAGE, _RUNS = "request.json", "trials.db", "trials"
+# A trial's folder with what it was judged by, next to its run.
+_SCORES = ".scores"
 # Trials that fail, none of them by diverging, before any has a number: what is wrong is not chance.
 _HOPELESS = 3
 # Files of a trial that was not the best, which would fill a disk.
@@ -44,34 +49,40 @@ class Objective:
 
     Args:
         words: What it is called, such as `auc of held_out`.
+        start: Gives, for the file of a trial's configuration, what follows `python` to run it.
         read: Gives the number of a run that is finished, the higher the better.
-        extra: Words after those that start a trial's process.
+        key: What else tells it from another, as JSON.
     """
 
     words: str
+    start: Callable[[Path], list[str]]
     read: Callable[[TrainConfig], float]
-    extra: Sequence[str] = ()
+    key: Mapping[str, Any] = field(default_factory=dict)
 
 
-def validation_objective(config: TrainConfig) -> Objective:
-    """The number by which a run's validation chooses its best weights.
+def objective_of(config: TrainConfig, tune: TuneConfig) -> Objective:
+    """What judges the trials of a search: its section `evaluate`, or the validation of the run.
 
     Raises:
-        ValueError: If the run has no validation.
+        ValueError: If there is neither, or the sets to be judged on cannot be opened.
     """
+    if tune.evaluate is not None:
+        check_sets(tune.evaluate, config)
+        return _judged(tune.evaluate)
     validation = config.validation
     if validation is None:
         raise ValueError(
             "tuning needs a section validation, which judges the trials, such as "
-            "validation: {identities: 0.1}"
+            "validation: {identities: 0.1}, or tune.evaluate"
         )
     measure = (
-        f"tar at far {validation.far:g}" if validation.measure == "tar" else validation.measure
+        f"tar@{rate_key(validation.far)}" if validation.measure == "tar" else validation.measure
     )
-    return Objective(f"{measure} of {validation.deciding_set}", _best_validation)
+    return Objective(f"{measure} of {validation.deciding_set}", child_words, _best_validation)
 
 
 def _best_validation(config: TrainConfig) -> float:
+    """The number by which a run's validation chose its best weights."""
     from centerarc.training.rundir import read_summary
     from centerarc.training.validation import deciding_number
 
@@ -80,9 +91,32 @@ def _best_validation(config: TrainConfig) -> float:
     if best is None or config.validation is None:
         raise ValueError(f"{str(config.run_dir)!r} has no validation")
     value = deciding_number(config.validation, best["sets"])
-    if value is None or not np.isfinite(value):
+    if value is None:
         raise ValueError(f"{str(config.run_dir)!r} has no {config.validation.measure}")
     return value
+
+
+def _judged(evaluate: EvaluateConfig) -> Objective:
+    """The measure that decides in a study, of runs that are judged as those of a study."""
+    name, measure = evaluate.primary_set, evaluate.primary_measure
+
+    def start(config: Path) -> list[str]:
+        order, place = config.with_suffix(".json"), config.with_suffix(_SCORES)
+        write_order(order, evaluate, config.stem, keep_weights=True)
+        return ["-m", "centerarc.training.study_run", str(config), str(order), str(place)]
+
+    def read(config: TrainConfig) -> float:
+        scores = config.run_dir.with_suffix(_SCORES)
+        record = RunRecord.read(scores)
+        value = None if record is None else record.sets[name].measures.get(measure)
+        if value is None:
+            raise ValueError(f"the trial has no {measure} of {name}")
+        for path in scores.glob("*.npz"):
+            path.unlink()  # the number is all that is needed of them
+        return value
+
+    key = {**evaluate.model_dump(mode="json", exclude_unset=True), "mirror": evaluate.mirror}
+    return Objective(f"{measure} of {name}", start, read, key)
 
 
 class Tuning:
@@ -95,7 +129,7 @@ class Tuning:
         objective: What judges a trial.
         at_once: How many of its trials may run at a time. With 1, the trials depend on the seed
             alone; with more also on the order in which they end.
-        overwrite: Delete another search that is there.
+        overwrite: Delete a search that is there; "changed" does so if it is another one.
 
     Raises:
         ImportError: Optuna is not installed.
@@ -110,7 +144,7 @@ class Tuning:
         *,
         objective: Objective,
         at_once: int = 1,
-        overwrite: bool = False,
+        overwrite: bool | Literal["changed"] = False,
     ) -> None:
         self.config, self.tune, self.folder = config, tune, folder
         self.objective, self.at_once = objective, at_once
@@ -261,6 +295,7 @@ class Tuning:
             "seed": self.tune.seed,
             "search": {name: space.said() for name, space in self.tune.search.items()},
             "given": given_values(self.config, self.tune),
+            "finished": best is not None and not self._left and not self._begun and self._over(),
             "best": None if best is None else best.number,
             "chosen": None if best is None else best.settings,
             "seconds": self.seconds,
@@ -281,7 +316,7 @@ class Tuning:
             else:
                 path.unlink(missing_ok=True)
 
-    def _prepare(self, overwrite: bool) -> None:
+    def _prepare(self, overwrite: bool | Literal["changed"]) -> None:
         request = _flat(
             {
                 **{k: v for k, v in written(self.config).items() if k != "run_dir"},
@@ -289,6 +324,7 @@ class Tuning:
                     "search": {n: s.model_dump() for n, s in self.tune.search.items()},
                     "seed": self.tune.seed,
                     "measure": self.objective.words,
+                    "evaluate": self.objective.key,
                 },
             }
         )
@@ -298,11 +334,11 @@ class Tuning:
             if not overwrite:
                 raise
             known = None
-        if overwrite:
+        if overwrite is True or (overwrite and known != request):
             for name in (_REQUEST, _STORAGE, TRIALS, TUNED):
                 (self.folder / name).unlink(missing_ok=True)
             shutil.rmtree(self.folder / _RUNS, ignore_errors=True)
-        elif known is not None and known != request:
+        elif known not in (None, request):
             raise ValueError(
                 f"{str(self.folder)!r} holds a search with another {changed(known, request)}; "
                 "change it back, give --overwrite to start again, or another run_dir"
@@ -348,7 +384,7 @@ def tune_run(
     """
     require_tune_extra()
     folder = train.run_dir / FOLDER
-    objective = validation_objective(train)
+    objective = objective_of(train, tune)
     taken = f"{str(folder)!r} is in use: another process tunes there"
     with Children(jobs, threads) as children, locked_folder(folder, taken, patience=2.0):
         tuning = Tuning(train, tune, folder, objective=objective, at_once=jobs, overwrite=overwrite)
@@ -386,7 +422,7 @@ def run_tunings(
                 trial, path = found
                 key = f"{name}/{trial.number}"
                 running[key] = name, trial
-                words = [*child_words(path), *tunings[name].objective.extra]
+                words = tunings[name].objective.start(path)
                 children.start(key, words, tunings[name].log_of(trial))
                 break
             else:
