@@ -13,7 +13,7 @@ COUNTS = [3, 1, 80, 500, 12]
 
 
 def ldam_margins(counts: list[int], most: float) -> np.ndarray:
-    """Cao et al. 2019, equation 13, scaled so that the largest is `most`."""
+    """Cao et al. 2019, scaled so that the largest is `most`."""
     margins = 1 / np.sqrt(np.sqrt(counts))
     return margins * (most / margins.max())
 

@@ -6,12 +6,17 @@ import pytest
 import torch
 
 from centerarc.losses import (
+    LDAM,
+    AdaFace,
     CenterArcFaceLoss,
     Chunked,
+    ElasticArcFace,
+    MagFace,
     MarginSoftmaxLoss,
     PrototypeSGD,
     update_centers,
 )
+from centerarc.losses.elastic_margins import normal_noise
 
 pytestmark = [
     pytest.mark.gpu,
@@ -28,6 +33,9 @@ VARIANTS = [
     {"implementation": "chunked"},
     {"implementation": Chunked(recompute=True, workspace=1 << 16)},
     {"conflict_threshold": 0.5},
+    {"margin": AdaFace(alpha=0.3)},
+    {"margin": MagFace(l_a=3.0, u_a=8.0)},
+    {"margin": LDAM(counts=torch.arange(C))},
 ]
 
 
@@ -40,7 +48,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 def test_same_numbers_as_on_the_cpu(options: dict) -> None:
     features, labels = batch()
-    there = CenterArcFaceLoss(C, D, **options).double()
+    there = CenterArcFaceLoss(C, D, **copy.deepcopy(options)).double()
     here = copy.deepcopy(there).cuda()
     results = []
     for criterion, device in ((there, "cpu"), (here, "cuda")):
@@ -53,10 +61,16 @@ def test_same_numbers_as_on_the_cpu(options: dict) -> None:
         torch.testing.assert_close(cuda.cpu(), cpu, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_the_same_margins_are_drawn_as_on_the_cpu() -> None:
+    here = normal_noise(3, torch.tensor(5), 1000)
+    there = normal_noise(3, torch.tensor(5, device="cuda"), 1000)
+    torch.testing.assert_close(there.cpu(), here, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [*VARIANTS, {"margin": ElasticArcFace(plus=True)}], ids=str)
 def test_a_step_never_waits_for_the_device(options: dict) -> None:
     features, labels = (t.cuda() for t in batch())
-    criterion = CenterArcFaceLoss(C, D, **options).cuda()
+    criterion = CenterArcFaceLoss(C, D, **copy.deepcopy(options)).cuda()
     x = features.float().requires_grad_()
     sum(criterion(x, labels)).backward()
     torch.cuda.set_sync_debug_mode("error")

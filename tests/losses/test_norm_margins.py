@@ -28,7 +28,7 @@ LENGTHS = [4.0, 11.0, 19.0, 30.0, 250.0]
 def adaface_by_hand(
     theta: list[float], lengths: list[float], m: float, h: float, mean: float, std: float
 ) -> np.ndarray:
-    """Kim et al. 2022: equations of z, g_angle and g_add, and of cos(theta + g_angle) - g_add."""
+    """Kim et al. 2022: z, g_angle and g_add, and of cos(theta + g_angle) - g_add."""
     quality = np.clip((np.clip(lengths, 1e-3, 100) - mean) / (std + 1e-3) * h, -1, 1)
     angle, add = -m * quality, m * quality + m
     return np.cos(np.clip(np.array(theta) + angle, 0, math.pi)) - add
@@ -102,7 +102,7 @@ def test_the_criterion_holds_the_statistics() -> None:
 
 
 def magface_by_hand(theta: list[float], lengths: list[float]) -> np.ndarray:
-    """Meng et al. 2021, equation 3, at theta + m up to pi."""
+    """Meng et al. 2021, at theta + m up to pi."""
     a = np.clip(lengths, 10, 110)
     return np.cos(np.array(theta) + (0.8 - 0.45) / (110 - 10) * (a - 10) + 0.45)
 

@@ -22,6 +22,7 @@ from centerarc.models import (
     create_model,
     from_pretrained,
     load_weights,
+    model_card,
     open_model,
     push_to_hub,
     read_metadata,
@@ -490,6 +491,18 @@ def test_the_card_says_which_pictures_were_on_both_sides(run_dir: Path, tmp_path
     text = card_of(run_dir, tmp_path, evaluation(run_dir / "best.safetensors", notes=notes))
     for note in said:
         assert f"**{note.removesuffix(' (--json has examples)')}.**" in text
+
+
+@pytest.mark.parametrize(
+    ("loss", "formula"),
+    [
+        ({"margin": "magface", "m": 0.5, "margin_options": {}}, "MagFace (s = 30) + 1 x center"),
+        ({"margin": "adaface", "m": 0.4}, "AdaFace (m = 0.4, s = 30) + 1 x center"),
+        ({"margin": "of_mine", "m": 0.4}, "of_mine (m = 0.4, s = 30) + 1 x center"),
+    ],
+)
+def test_a_margin_is_shown_with_the_parameters_that_it_has(loss: Any, formula: str) -> None:
+    assert model_card._formula({"s": 30.0, "center_weight": 1.0, **loss}) == formula
 
 
 def test_the_card_says_what_is_known(run_dir: Path, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ class LDAM(ClassSizeMargin):
 
     Source:
         Cao, Wei, Gaidon, Arechiga, Ma 2019, "Learning Imbalanced Datasets with
-        Label-Distribution-Aware Margin Loss", equation 13.
+        Label-Distribution-Aware Margin Loss" (NeurIPS).
 
     Example:
         >>> import torch
@@ -141,17 +141,17 @@ class DynamicArcFace(ClassSizeMargin):
 
     Source:
         Ha, Liu, Liu, Liao 2020, "Google Landmark Recognition 2020 Competition Third Place
-        Solution", section 2.3. The defaults are the range of their code.
+        Solution".
 
     Example:
         >>> import torch
         >>> from centerarc.losses import DynamicArcFace
         >>> DynamicArcFace(counts=torch.tensor([1, 16, 10_000])).margins
-        tensor([0.5000, 0.2750, 0.0950])
+        tensor([0.5500, 0.3000, 0.1000])
     """
 
     def __init__(
-        self, a: float = 0.45, b: float = 0.05, power: float = 0.25, counts: Tensor | None = None
+        self, a: float = 0.5, b: float = 0.05, power: float = 0.25, counts: Tensor | None = None
     ) -> None:
         require("DynamicArcFace: a", a, 0.0, math.pi / 2, "in [0, pi/2] radians")
         require("DynamicArcFace: b", b, 0.0, math.pi / 2 - a, "in [0, pi/2 - a] radians")

@@ -93,7 +93,7 @@ class ElasticArcFace(ElasticMargin):
 
     Source:
         Boutros, Damer, Kirchbuchner, Kuijper 2022, "ElasticFace: Elastic Margin Loss for Deep Face
-        Recognition", equations 5 and 7.
+        Recognition" (CVPR Workshops).
 
     Example:
         >>> import torch
@@ -134,7 +134,7 @@ class ElasticCosFace(ElasticMargin):
         ValueError: if an argument is out of range.
 
     Source:
-        Boutros, Damer, Kirchbuchner, Kuijper 2022, "ElasticFace", equation 6.
+        Boutros, Damer, Kirchbuchner, Kuijper 2022, "ElasticFace" (CVPR Workshops).
     """
 
     def __init__(

@@ -50,7 +50,7 @@ class AdaFace(BatchMargin):
         ValueError: if an argument is out of range.
 
     Source:
-        Kim, Jain, Liu 2022, "AdaFace: Quality Adaptive Margin for Face Recognition", section 3.3.
+        Kim, Jain, Liu 2022, "AdaFace: Quality Adaptive Margin for Face Recognition" (CVPR).
 
     Example:
         >>> import torch
@@ -132,7 +132,7 @@ class MagFace:
 
     Source:
         Meng, Zhao, Huang, Zhou 2021, "MagFace: A Universal Representation for Face Recognition and
-        Quality Assessment", equations 3 and 4.
+        Quality Assessment" (CVPR).
 
     Example:
         >>> import torch

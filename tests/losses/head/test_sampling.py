@@ -1,14 +1,20 @@
 """Sampled classes: who takes part, what is touched, and that a rate of 1 is the full loss."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from centerarc.losses import (
+    LDAM,
+    AdaFace,
     ArcFace,
     CenterArcFaceLoss,
     Chunked,
+    ElasticArcFace,
+    MagFace,
     MarginSoftmaxLoss,
     PrototypeSGD,
     margin_softmax_loss,
@@ -91,6 +97,35 @@ def test_the_loss_is_that_of_the_classes_that_take_part(options: dict) -> None:
     rest = torch.ones(C, dtype=torch.bool)
     rest[sample] = False
     assert gradient[rest].abs().sum() == 0
+
+
+@pytest.mark.parametrize("name", ["adaface", "magface", "ldam", "elastic"])
+def test_margins_see_the_batch_and_not_the_sample(name: str) -> None:
+    counts = torch.arange(1, C + 1)
+    margins = {
+        "adaface": AdaFace(alpha=0.5),
+        "magface": MagFace(l_a=2.0, u_a=4.0),
+        "ldam": LDAM(counts=counts),
+        "elastic": ElasticArcFace(sigma=0.2),
+    }
+    x, y = batch()
+    made = criterion(0.1, margin=copy.deepcopy(margins[name]))
+    found, _ = made(x, y)
+    kept = y >= 0
+    sample = sample_classes(y.where(kept, -1), C, 0.1, torch.Generator().manual_seed(5))
+    # Of the classes that take part, numbered anew, with their own sizes.
+    margin = LDAM(counts=counts[sample]) if name == "ldam" else margins[name]
+    if name == "ldam":
+        margin.margins *= (int(counts.min()) / int(counts[sample].min())) ** 0.25
+    expected = margin_softmax_loss(
+        x,
+        made.arcface.prototypes.detach()[sample],
+        torch.searchsorted(sample, y.clamp(min=0)).where(kept, -100),
+        margin,
+        30.0,
+        implementation="reference",
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("fused", [False, True])
