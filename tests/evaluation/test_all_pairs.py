@@ -58,6 +58,28 @@ def test_the_tar_of_resampled_people_is_that_of_a_loop(
     np.testing.assert_allclose(tars, expected, atol=1e-12)
 
 
+def test_two_people_move_the_tar_by_their_accepted_pairs(
+    judged: tuple[AllPairs, EveryPair],
+) -> None:
+    found, every = judged
+    far, ones = 0.1, np.ones(len(SIZES))
+    threshold = found.tar_at_far(far).threshold + 1e-6
+    slope = (every.tar(1.5 * far, ones) - every.tar(far / 1.5, ones)) / (1.5 * far - far / 1.5)
+    expected: dict[int, float] = {}
+    for score, a, b, weight in every.impostor:
+        if score >= threshold:
+            pair = min(a, b) * 16 + max(a, b)
+            expected[pair] = expected.get(pair, 0.0) + weight
+    total = sum(weight for *_, weight in every.impostor)
+    pairs, effects = found.pair_effects(far)
+    # People are numbered in the order of their names, '0', '1', '10', ...
+    number = [int(name) for name in found.people]
+    sides = [sorted((number[pair // 16], number[pair % 16])) for pair in pairs.tolist()]
+    assert {a * 16 + b: pytest.approx(e) for (a, b), e in zip(sides, effects, strict=True)} == {
+        pair: slope * share / total for pair, share in expected.items()
+    }
+
+
 def test_the_area_is_that_of_a_loop(judged: tuple[AllPairs, EveryPair]) -> None:
     found, every = judged
     # Scores within 1 / 131,072 of each other count as equal.

@@ -33,7 +33,8 @@ def test_the_interval_of_one_run_is_that_of_resampled_people() -> None:
         mean = found.arms["a"].means[f"tar@{far}"]
         assert mean.value == pytest.approx(every.tar(far, np.ones(12)), abs=1e-12)
         tars = np.array([every.tar(far, column) for column in drawn.T])
-        variance = tars.var(ddof=1)
+        _, effects = record.pair_effects(far)
+        variance = max(tars.var(ddof=1) - 2 * effects @ effects, tars.var(ddof=1) / 2)
         # Wilson's interval with as many trials as give this variance, and 7 degrees of freedom.
         assert mean.interval is not None
         reach = 2.3646 * variance**0.5
@@ -63,6 +64,26 @@ def test_people_and_seeds_are_both_in_the_variance() -> None:
     # Seeds that differ by less than resampling alone explains add nothing.
     equal = dict.fromkeys(values, 0.5)
     assert seeds._uncertainty(equal, moved, 100).variance == pytest.approx(of_mean, rel=1e-9)
+
+
+def test_what_two_people_share_is_counted_once() -> None:
+    first = (np.array([3, 5, 9]), np.array([0.01, 0.02, 0.01]))
+    second = (np.array([5, 11]), np.array([0.02, 0.03]))
+    rng = np.random.default_rng(1)
+    moved = {0: 0.5 + 0.1 * rng.normal(size=300), 1: 0.5 + 0.1 * rng.normal(size=300)}
+    values = {0: 0.5, 1: 0.7}
+    found = seeds._uncertainty(values, moved, 100, {0: first, 1: second})
+    mean = (moved[0] + moved[1]) / 2
+    # Pair 5 is in both: (0.01^2 + 0.04^2 + 0.01^2 + 0.03^2) / 2^2 of the mean.
+    of_mean = (0.0001 + 0.0016 + 0.0001 + 0.0009) / 4
+    by_people = mean.var(ddof=1) - 2 * of_mean
+    alone = sum((moved[n] - mean).var(ddof=1) for n in (0, 1))
+    alone -= 2 * (0.0006 + 0.0013 - 2 * of_mean)
+    assert found.variance == pytest.approx(by_people + max(0.02 - alone, 0) / 2, rel=1e-9)
+    # Never more than half of what resampled people give.
+    much = {0: (first[0], 10 * first[1])}
+    alone = seeds._uncertainty({0: 0.5}, moved, 100, much)
+    assert alone.variance == pytest.approx(moved[0].var(ddof=1) / 2)
 
 
 def test_differences_are_paired_by_seed() -> None:

@@ -18,9 +18,16 @@ from centerarc.evaluation import (
     make_pairs,
     measure_separability,
     pair_scores,
+    score_all_pairs,
     search_gallery,
 )
-from centerarc.evaluation.protocols import Evaluation, Settings, Verified
+from centerarc.evaluation.protocols import (
+    AllPaired,
+    AllPairsSettings,
+    Evaluation,
+    Settings,
+    Verified,
+)
 from centerarc.evaluation.protocols.judging import JudgedImages
 from centerarc.report import (
     FaceSample,
@@ -172,6 +179,34 @@ def test_a_page_of_identification_alone(tmp_path):
 def test_a_report_of_nothing_is_refused():
     with pytest.raises(ValueError, match="verification, search or all_pairs, got none of them"):
         ReportData("t", None, np.zeros(0), np.zeros(0, bool), "nothing")
+
+
+def test_all_pairs_have_their_curve_and_thresholds(tmp_path):
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(60), [1, 2, 3, 4] * 15)
+    faces = rng.normal(size=(60, 8))[labels] + 0.5 * rng.normal(size=(labels.size, 8))
+    settings = AllPairsSettings(resamples=100, fpir=0.1)
+    found = AllPaired.of(score_all_pairs(faces, labels), settings)
+    none = np.zeros(0)
+    data = ReportData("t", None, none, none > 0, "60 people", all_pairs=found)
+    write_report(tmp_path / "page.html", data)
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    figures = embedded(page, "figures")
+    check_charts(figures)
+    check_loads_nothing(page)
+    assert set(figures) == {"tars", "own"}
+    assert sum(figures["own"]["data"][0]["y"]) == 60
+    curve, dots = figures["tars"]["data"]
+    assert curve["x"][-1] == 100
+    assert dots["y"] == pytest.approx(
+        [100 * found.record.tar_at_far(far).tar for far in (0.01, 0.001)]
+    )
+    words = headline(data)
+    assert words.what == "TAR at FAR 0.1%"
+    assert words.value == f"{100 * found.record.tar_at_far(1e-3).tar:.2f}"
+    assert f"{found.record.num_genuine:,} pairs of one person" in words.counts
+    said = shown(tmp_path, data)
+    assert "1 in 10,000 pairs" in said or "FAR 0.01% needs at least 10,000" in said
 
 
 def test_names_cannot_break_out(page):

@@ -24,13 +24,22 @@ import numpy as np
 import numpy.typing as npt
 
 from centerarc.evaluation.intervals import TooFew
-from centerarc.evaluation.scores import ROUNDED_UP, Float32Array, FloatArray, row_blocks, share_of
+from centerarc.evaluation.scores import (
+    ROUNDED_UP,
+    Float32Array,
+    FloatArray,
+    IntArray,
+    row_blocks,
+    share_of,
+)
 from centerarc.io.files import atomic_path
 
 FARS = (1e-2, 1e-3, 1e-4)
 FPIR = 1e-2
 FORMAT = "centerarc all pairs 1"
 Int32Array = npt.NDArray[np.int32]
+# Of the slope of the TAR: so far the rates are from the one of interest, as a factor.
+_AROUND = 1.5
 # Scores whose weights are taken at once.
 _ROWS = 512
 _Weigh = Callable[[slice], FloatArray]
@@ -187,6 +196,39 @@ class AllPairs:
             (F, B); NaN where the weights leave no pairs, or the kept scores do not reach the rate.
         """
         return self._genuine_above(weights, self._impostor_cuts(weights, fars))
+
+    def pair_effects(self, far: float) -> tuple[IntArray, FloatArray]:
+        """What two people do to the TAR at a FAR by their accepted impostor pairs.
+
+        Each two people who have some move the threshold, and so the TAR, by the share of their
+        pairs that are accepted, times the slope of the TAR over the FAR between far / 1.5 and
+        1.5 far, divided by the number of pairs of people.
+
+        Args:
+            far: in (0, 1), one that `tar_at_far` takes.
+
+        Returns:
+            (K,) which two people, a n + b with a < b, rising, and (K,) the effect of each. Empty
+            where the kept scores do not reach the FAR.
+        """
+        ones = np.ones((self.num_people, 1))
+        ends = far / _AROUND, far * _AROUND
+        cut, low, high = self._impostor_cuts(ones, (far, *ends))
+        if np.isnan(low).any() or np.isnan(cut).any():
+            return np.empty(0, dtype=np.int64), np.empty(0)
+        # Without a higher rate in reach the slope is that below.
+        top, upper = (far, cut) if np.isnan(high).any() else (ends[1], high)
+        tars = self._genuine_above(ones, np.stack([low, upper]))[:, 0]
+        slope = float(tars[1] - tars[0]) / (top - ends[0])
+        above = slice(0, int(np.searchsorted(-self.tail_score, -cut[0], side="left")))
+        a = self.tail_first[above].astype(np.int64)
+        b = self.tail_second[above].astype(np.int64)
+        pairs, number = np.unique(
+            np.minimum(a, b) * self.num_people + np.maximum(a, b), return_inverse=True
+        )
+        accepted = np.bincount(number, self._impostor_weights(ones)(above)[:, 0], pairs.size)
+        effect = slope / float(self._impostor_total(ones)[0]) * accepted
+        return pairs.astype(np.int64), np.asarray(effect, dtype=np.float64)
 
     def weighted_auc(self, weights: FloatArray) -> FloatArray:
         """The AUC where people have weights (n, B), to first order in them: (B,).

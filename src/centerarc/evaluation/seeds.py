@@ -6,11 +6,13 @@ otherwise is both who was judged and which seeds were taken, so an interval allo
     variance = V_people + max(s^2 - I, 0) / S,  with S seeds
 
 V_people is the variance of the mean over seeds when people are resampled, the same for all runs
-(weights w_a of `AllPairs`). s^2 is the variance (divided by S - 1) of the seeds' values on all
-people. I is what resampled people change in one seed but not in all of them; both of the others
-hold it, so it is taken out once. Intervals are those of Student's t with as many degrees of freedom
-as the sum has (Satterthwaite 1946): resampling five seeds instead would give intervals that are
-too short, because five draws of five values vary less than five new seeds.
+(weights w_a of `AllPairs`). Drawing people counts what is special to the impostor pairs of two of
+them three times (Owen 2007), so of a TAR two thirds of it are taken out (`AllPairs.pair_effects`),
+but never more than half of the variance. s^2 is the variance (divided by S - 1) of the seeds'
+values on all people. I is what resampled people change in one seed but not in all of them; both of
+the others hold it, so it is taken out once. Intervals are those of Student's t with as many degrees
+of freedom as the sum has (Satterthwaite 1946): resampling five seeds instead would give intervals
+that are too short, because five draws of five values vary less than five new seeds.
 """
 
 import math
@@ -32,8 +34,10 @@ from centerarc.evaluation.intervals import (
     plain,
     rate_key,
 )
-from centerarc.evaluation.scores import FloatArray
+from centerarc.evaluation.scores import FloatArray, IntArray
 
+# Which two people, and what they do to a rate.
+_Effects = tuple[IntArray, FloatArray]
 # Draws of people at once.
 _COLUMNS = 250
 _AUC, _EER, _SPREAD = "auc", "eer", "threshold_spread"
@@ -116,8 +120,9 @@ class StudySummary:
         )
         return (
             f"95% intervals from {self.resamples:,} bootstrap resamples of the "
-            f"{self.num_people:,} people{shared}, with thresholds found again in each"
-            f"{seeds}. Every person weighs the same."
+            f"{self.num_people:,} people{shared}, with thresholds found again in each "
+            f"and, of a TAR, what two people share counted once{seeds}. Every person weighs the "
+            "same."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -232,6 +237,7 @@ def summarize_arms(
     drawn: dict[tuple[str, int], dict[str, FloatArray]] = {}
     if resamples:
         drawn = _resampled({run: arms[run[0]][run[1]] for run in runs}, fars, fpir, resamples, seed)
+    effects = _pair_effects(runs, arms, fars, reasons) if resamples else {}
     several, everyone = first.num_genuine_people, first.num_people
     baseline = runs[0][0]
     summaries = {}
@@ -246,18 +252,41 @@ def summarize_arms(
                 continue
             mine = {n: _number(values[arm, n][name]) for n in records}
             moved = {n: drawn[arm, n][name] for n in records if name in drawn.get((arm, n), {})}
-            means[name] = _mean(mine, moved, people, rate=name != _SPREAD)
+            pairs = {n: effects[name][arm, n] for n in mine} if name in effects else None
+            means[name] = _mean(mine, moved, people, pairs, rate=name != _SPREAD)
             theirs = {n: _number(values[baseline, n][name]) for n in arms[baseline]}
             both = [n for n in mine if n in theirs]
             change = {n: mine[n] - theirs[n] for n in both}
             moves = {n: moved[n] - drawn[baseline, n][name] for n in both if n in moved}
-            differences[name] = _difference(change, moves, people)
+            if name in effects:
+                of = effects[name]
+                pairs = {n: _minus(of[arm, n], of[baseline, n]) for n in both}
+            differences[name] = _difference(change, moves, people, pairs)
         summaries[arm] = ArmSummary(list(records), means, None if arm == baseline else differences)
     return StudySummary(
         summaries,
         *(everyone, several, first.num_images, first.num_genuine, first.num_impostor),
         *(first.person_far, resamples, seed),
     )
+
+
+def _pair_effects(
+    runs: Sequence[tuple[str, int]],
+    arms: Mapping[str, Mapping[int, AllPairs]],
+    fars: Sequence[float],
+    reasons: Mapping[str, TooFew],
+) -> dict[str, dict[tuple[str, int], _Effects]]:
+    """What every two people do to each TAR of each run."""
+    names = measure_names(fars)
+    return {
+        name: {(arm, number): arms[arm][number].pair_effects(far) for arm, number in runs}
+        for name, far in zip(names, fars, strict=False)
+        if name not in reasons
+    }
+
+
+def _minus(effects: _Effects, others: _Effects) -> _Effects:
+    return np.append(effects[0], others[0]), np.append(effects[1], -others[1])
 
 
 def _reasons(record: AllPairs, fars: Sequence[float], fpir: float) -> dict[str, TooFew]:
@@ -301,21 +330,35 @@ def _resampled(
 
 
 def _uncertainty(
-    values: Mapping[int, float], moved: Mapping[int, FloatArray], people: int
+    values: Mapping[int, float],
+    moved: Mapping[int, FloatArray],
+    people: int,
+    effects: Mapping[int, _Effects] | None = None,
 ) -> Uncertainty:
-    """How far the mean of seeds' values may be off with other people and other seeds."""
+    """How far the mean of seeds' values may be off with other people and other seeds.
+
+    Args:
+        values: of each seed.
+        moved: (B,) of each seed, with resampled people.
+        people: how many the values rest on.
+        effects: what every two people do to the value of each seed; None for nothing.
+    """
     drawn = np.stack([moved[number] for number in values])
     drawn = drawn[:, ~np.isnan(drawn).any(axis=0)]
     if drawn.shape[1] < 2:
         return Uncertainty(math.inf, 1.0)
-    of_mean = drawn.mean(axis=0)
-    by_people = float(of_mean.var(ddof=1))
-    freedom = float(max(people - 1, 1))
     count = len(values)
+    of_mean = drawn.mean(axis=0)
+    pairs = [] if effects is None else [effects[number] for number in values]
+    twice = _squares(pairs) / count**2
+    by_people = _once(float(of_mean.var(ddof=1)), twice)
+    freedom = float(max(people - 1, 1))
     if count == 1:
         return Uncertainty(by_people, freedom)
     of_seeds = float(np.var(list(values.values()), ddof=1))
-    shared = float((drawn - of_mean).var(axis=1, ddof=1).sum()) / (count - 1)
+    apart = sum(_squares([each]) for each in pairs) - count * twice
+    alone = float((drawn - of_mean).var(axis=1, ddof=1).sum())
+    shared = _once(alone, apart) / (count - 1)
     variance = by_people + max(of_seeds - shared, 0.0) / count
     parts = by_people**2 / freedom + (of_seeds / count) ** 2 / (count - 1)
     if not variance or not parts:
@@ -323,15 +366,38 @@ def _uncertainty(
     return Uncertainty(variance, float(np.clip(variance**2 / parts, count - 1, freedom)))
 
 
+def _squares(effects: Sequence[_Effects]) -> float:
+    """The sum of squares of what every two people do in all of some seeds together."""
+    if not effects:
+        return 0.0
+    pairs, values = (np.concatenate(part) for part in zip(*effects, strict=True))
+    _, number = np.unique(pairs, return_inverse=True)
+    together = np.bincount(number, values)
+    return float(together @ together)
+
+
+def _once(variance: float, pairs: float) -> float:
+    """A variance of resampled people, with what two people share counted once and not thrice.
+
+    Half of it stays at least, since the effects of few pairs are known too roughly for more.
+    """
+    return max(variance - 2 * pairs, variance / 2)
+
+
 def _mean(
-    values: dict[int, float], moved: Mapping[int, FloatArray], people: int, *, rate: bool
+    values: dict[int, float],
+    moved: Mapping[int, FloatArray],
+    people: int,
+    effects: Mapping[int, _Effects] | None,
+    *,
+    rate: bool,
 ) -> SeedMean:
     if not values:
         return SeedMean(None)
     mean = float(np.mean(list(values.values())))
     if not moved:
         return SeedMean(mean, None, values)
-    sure = _uncertainty(values, moved, people)
+    sure = _uncertainty(values, moved, people, effects)
     if not math.isfinite(sure.variance):
         return SeedMean(mean, None, values)
     if rate:
@@ -340,14 +406,17 @@ def _mean(
 
 
 def _difference(
-    values: dict[int, float], moved: Mapping[int, FloatArray], people: int
+    values: dict[int, float],
+    moved: Mapping[int, FloatArray],
+    people: int,
+    effects: Mapping[int, _Effects] | None,
 ) -> SeedDifference:
     if not values:
         return SeedDifference(None)
     mean = float(np.mean(list(values.values())))
     if not moved:
         return SeedDifference(mean, by_seed=values)
-    sure = _uncertainty(values, moved, people)
+    sure = _uncertainty(values, moved, people, effects)
     if not math.isfinite(sure.variance):
         return SeedDifference(mean, by_seed=values)
     return SeedDifference(mean, sure.difference(mean, people), sure.doubt(mean), values)
