@@ -133,6 +133,27 @@ def test_a_loop_of_ones_own_measures_at_the_features() -> None:
     assert float((now * gradient).norm() / expected[0]) == pytest.approx(0.5, rel=1e-5)
 
 
+def test_samples_without_a_gradient_make_a_term_no_heavier() -> None:
+    """A term of a few samples is that of all of them for each that it is of."""
+    features, labels = batch()
+    criterion = CenterArcFaceLoss(5, 4, reduction="none")
+    arcface, center = criterion(features, labels)
+    found = []
+    for some in (slice(0, 8), slice(2, 3)):
+        weight = TermWeight("auto")
+        weight(arcface.sum(), center[some].sum(), features)
+        found.append(weight.value.item())
+    lengths = [
+        torch.autograd.grad(losses.sum(), features, retain_graph=True)[0].double().norm(dim=1)
+        for losses in (arcface, center)
+    ]
+    mean = lengths[0].square().mean().sqrt()
+    assert found[0] == pytest.approx(
+        float(0.5 * mean / lengths[1].square().mean().sqrt()), rel=1e-5
+    )
+    assert found[1] == pytest.approx(float(0.5 * mean / lengths[1][2]), rel=1e-5)
+
+
 def test_calls_that_measure_nothing() -> None:
     features, labels = batch()
     arcface, center = CenterArcFaceLoss(5, 4)(features, labels)

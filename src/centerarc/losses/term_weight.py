@@ -17,9 +17,11 @@ class TermWeight(nn.Module):
 
         base_t = ratio <|g_arcface|> / <|g_term|>
 
-    where g are the gradients of the two terms at the embedding and <> is an exponentially smoothed
-    mean over the steps before t: the added term then has `ratio` times the gradient of ArcFace,
-    whatever the scale, the space and the number of people. Before the first measurement the weight
+    where |g| is the length of a sample's gradient of the term at the embedding, as the root of the
+    mean square over the batch, and <> an exponentially smoothed mean over the steps before t: the
+    added term then has `ratio` times the gradient of ArcFace, whatever the scale, the space and the
+    number of people. Samples without any gradient do not count: while few classes have a mean
+    center, those that have one are not pulled the harder. Before the first measurement the weight
     is 0. The ramp is 1, rises linearly from 0 over `ramp_steps` steps, and with `from_cosine` does
     so (or is 1 at once) only from the step after the smoothed mean target cosine has passed a level
     for the first time; before, it is 0.
@@ -41,7 +43,7 @@ class TermWeight(nn.Module):
         from_cosine: the level of the mean target cosine, in [-1, 1]; None starts at once.
 
     Attributes:
-        norms: (2,) float32, smoothed gradient norms of ArcFace and of the term; 0 before the first
+        norms: (2,) float32, smoothed gradients of ArcFace and of the term; 0 before the first
             measurement, and with a common factor that their ratio does not have.
         cosine: () float32, the smoothed mean target cosine; 0 before the first step.
         started: () bool, whether the ramp has begun.
@@ -140,8 +142,8 @@ class TermWeight(nn.Module):
         without a gradient do not count.
 
         Args:
-            arcface_norm: (), norm of the gradient of the ArcFace term at the embedding; None where
-                it is not measured in this step.
+            arcface_norm: (), |g| of the ArcFace term at the embedding; None where it is not
+                measured in this step.
             term_norm: (), the same of the added term, before its weight. Common factors of both
                 (a loss scale, a number of ranks) do not matter.
             target_cosine: (), mean target cosine of the batch.
@@ -205,14 +207,22 @@ class TermWeight(nn.Module):
                 "target_cosine must be given with from_cosine, such as "
                 "criterion.metrics.target_cosine; got None"
             )
-        norms: tuple[Tensor, Tensor] | tuple[None, None] = (None, None)
+        sums = []  # of squares and of samples for both terms, then of cosines
         if self.is_auto and measure:
-            norms = _square(arcface_loss, features), _square(term, features)
-        cosine = None if target_cosine is None else target_cosine.detach().float().mean()
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            norms, cosine = _over_ranks(norms, cosine)
-        arcface, added = (None if square is None else square.sqrt() for square in norms)
-        self.update(arcface, added, cosine)
+            sums += [*_squares(arcface_loss, features), *_squares(term, features)]
+        if target_cosine is not None:
+            cosines = target_cosine.detach().float()
+            sums += [cosines.sum(), torch.full_like(cosines.sum(), cosines.numel())]
+        if sums:
+            total = torch.stack(sums)
+            if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+                dist.all_reduce(total)
+            means = [*(total[::2] / total[1::2])]
+            cosine = means.pop() if target_cosine is not None else None
+            arcface, added = (mean.sqrt() for mean in means) if means else (None, None)
+            self.update(arcface, added, cosine)
+        else:
+            self.update()
         return value
 
     def extra_repr(self) -> str:
@@ -225,8 +235,8 @@ class TermWeight(nn.Module):
         return ", ".join(parts)
 
 
-def _square(loss: Tensor, features: Tensor) -> Tensor:
-    """() squared norm of the gradient of a loss at the features."""
+def _squares(loss: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+    """() sum of the squares of a loss's gradient at the features, and of how many samples."""
     if not (loss.requires_grad and features.requires_grad):
         raise ValueError(
             "the losses must have a gradient at the features: compute them from the very tensor "
@@ -237,18 +247,4 @@ def _square(loss: Tensor, features: Tensor) -> Tensor:
         raise ValueError(
             "features must be the very tensor that the losses were computed from; got another"
         )
-    return gradient.float().square().sum()
-
-
-def _over_ranks(
-    squares: tuple[Tensor, Tensor] | tuple[None, None], cosine: Tensor | None
-) -> tuple[tuple[Tensor, Tensor] | tuple[None, None], Tensor | None]:
-    """Sums of the squares and the mean of the cosines over all ranks, by one all-reduce."""
-    parts = [part for part in (*squares, cosine) if part is not None]
-    if not parts:
-        return squares, cosine
-    total = torch.stack([part.float() for part in parts])
-    dist.all_reduce(total)
-    summed = [*total.unbind()]
-    mean = None if cosine is None else summed.pop() / dist.get_world_size()
-    return (summed[0], summed[1]) if summed else (None, None), mean
+    return gradient.float().square().sum(), (gradient != 0).any(dim=1).float().sum()

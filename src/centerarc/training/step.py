@@ -128,6 +128,7 @@ _SUMS = (
 )
 _TERMS = ("arcface", "center", "threshold")
 _SQUARES = tuple(f"{name}_square" for name in _TERMS)
+_MEASURED = (*_SQUARES, *(f"{name}_samples" for name in _TERMS))
 IGNORED = -100
 
 
@@ -136,10 +137,10 @@ class StepReport:
     """What one step measured, still on the device.
 
     Args:
-        sums: (11,) float64 or float32: arcface, center and threshold loss, target cosine, right
+        sums: (14,) float64 or float32: arcface, center and threshold loss, target cosine, right
             answers, valid labels and their class weights, each summed over all ranks; how many
             ranks want to stop; and the squared gradients of the three losses at the embedding, of
-            the added ones before their weights, 0 if not measured.
+            the added ones before their weights, and the samples that have each; 0 if not measured.
         separation: The separation term.
         grad_norm: Norm of all gradients before clipping; None without clipping.
         added: What the step adds to ArcFace.
@@ -152,7 +153,7 @@ class StepReport:
 
     def read(self) -> dict[str, float]:
         """Waits for the device and returns means by name, with `count` and `stop`."""
-        sums = dict(zip((*_SUMS, *_SQUARES), self.sums.tolist(), strict=True))
+        sums = dict(zip((*_SUMS, *_MEASURED), self.sums.tolist(), strict=True))
         count = max(sums["count"], 1.0)
         means = {
             "arcface_loss": sums["arcface_loss"] / (sums["mass"] or 1.0),
@@ -301,7 +302,7 @@ class TrainStep:
         added = self.terms.in_force()
         arcface_scale = scale * (count / mass.where(mass > 0, 1))
         sums = torch.zeros(len(_SUMS), device=device)
-        squares = torch.zeros(len(_SQUARES), device=device)
+        measured = torch.zeros(len(_MEASURED), device=device)
         features = []
         parts = list(zip(images.chunk(self.accumulate), labels.chunk(self.accumulate), strict=True))
         for number, (part, part_labels) in enumerate(parts):
@@ -326,7 +327,7 @@ class TrainStep:
                 embedding.retain_grad()  # not before: it would retain the parts, too
             self.precision.scaler.scale(loss).backward()
             if pulled is not None or pushed is not None:
-                squares += _squares(embedding, added, pulled, pushed)
+                measured += _measured(embedding, added, pulled, pushed)
             metrics = self.criterion.metrics
             assert metrics is not None
             right = metrics.accuracy * metrics.count
@@ -347,7 +348,7 @@ class TrainStep:
         if self.sharded and not self.processes.is_main:
             sums.zero_()  # every rank has measured all samples
         sums[7] = float(stop)
-        sums = self.processes.sum(torch.cat([sums, squares]))
+        sums = self.processes.sum(torch.cat([sums, measured]))
         sums[5], sums[6] = count, mass
         self.terms.update(sums[len(_SUMS) :] if self.balances else None, sums[3] / count)
         return StepReport(sums, separation, grad_norm, added)
@@ -465,20 +466,25 @@ class TrainStep:
         return grad_norm
 
 
-def _squares(
+def _measured(
     embedding: Tensor, added: StepWeights, pulled: Tensor | None, pushed: Tensor | None
 ) -> Tensor:
-    """(3,) squared norms at the embedding: of what is left of its gradient, and of the terms."""
+    """(6,) squared norms at the embedding, of what is left of its gradient and of the terms.
+
+    Then how many samples have each.
+    """
     assert embedding.grad is not None
     rest = embedding.grad.float()
-    found = []
+    parts = []
     for weight, gradient in ((added.center, pulled), (added.threshold, pushed)):
         if gradient is None or weight is None:
-            found.append(torch.zeros((), device=rest.device))
+            parts.append(rest.new_zeros(1, 1))
         else:
             rest = rest - weight * gradient
-            found.append(gradient.square().sum())
-    return torch.stack([rest.square().sum(), *found])
+            parts.append(gradient)
+    squares = [part.square().sum() for part in (rest, *parts)]
+    samples = [(part != 0).any(dim=1).float().sum() for part in (rest, *parts)]
+    return torch.stack([*squares, *samples])
 
 
 def _has_gradient(optimizer: Optimizer) -> bool:

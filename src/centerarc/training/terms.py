@@ -112,16 +112,18 @@ class AddedTerms(nn.Module):
         auto = self.center_weight.is_auto or self.threshold_weight.is_auto
         return auto and step % MEASURED_EVERY == 0
 
-    def update(self, squares: Tensor | None, cosine: Tensor) -> None:
+    def update(self, measured: Tensor | None, cosine: Tensor) -> None:
         """Ends a step.
 
         Args:
-            squares: (3,) squared norms of the gradients of ArcFace, of the center term and of the
-                unified-threshold term, before their weights, at the embeddings of all ranks; None
-                if they were not measured.
+            measured: (6,) squared norms of the gradients of ArcFace, of the center term and of the
+                unified-threshold term, before their weights, at the embeddings of all ranks, then
+                how many samples have each; None if they were not measured.
             cosine: () mean target cosine of all ranks; not finite if no label was valid.
         """
-        arcface, center, threshold = [None] * 3 if squares is None else squares.sqrt().unbind()
+        arcface = center = threshold = None
+        if measured is not None:
+            arcface, center, threshold = (measured[:3] / measured[3:]).sqrt().unbind()
         self.center_weight.update(arcface, center, cosine)
         self.threshold_weight.update(arcface, threshold, cosine)
 
