@@ -75,11 +75,31 @@ def test_the_result_is_a_table_and_a_file(file: Path, capsys: pytest.CaptureFixt
     assert "all_pairs: 6 people, 6 people with genuine pairs, 36 images" in out
     assert "auc *" in out
     assert "minus softmax, points" in out
+    assert f"page: {file.parent / 'study/study.html'}" in out
+    assert "Every run" in (file.parent / "study/study.html").read_text(encoding="utf-8")
     result = json.loads((file.parent / "study/study.json").read_text())
     assert result["command"] == f"centerarc study {file}"
     assert {run["status"] for run in result["runs"]} == {"done"}
     code, _, err = called(capsys, str(file), "--jobs", "0")
     assert (code, err) == (2, "error: --jobs must be at least 1, got 0\n")
+
+
+def test_what_is_still_to_be_searched_is_said(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("optuna")
+    faces = file.parent / "faces"
+    tune = f"tune: {{search: {{loss.s: [8, 16]}}, evaluate: {{all_pairs: {faces}}}}}\n"
+    file.write_text(file.read_text() + tune)
+    code, out, _ = called(capsys, str(file), "--dry-run")
+    assert code == 0
+    assert "arcface: settings are still to be searched" in out
+    code, _, err = called(capsys, str(file), "--report-only")
+    assert (code, err) == (
+        2,
+        "error: settings of the arms softmax, arcface are still to be searched; give the command "
+        "without --report-only\n",
+    )
 
 
 def test_what_is_wrong_is_one_line(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,9 @@ from centerarc.evaluation import (
 )
 from centerarc.report import FaceSample, ReportData, write_report
 from centerarc.report.dataset_pages import write_inspect_page
+from centerarc.report.study_page import write_study_page
 from tests.curate.pictures import save, scene
+from tests.report.studies import drawn_study
 
 sync_api = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("plotly")
@@ -433,3 +435,19 @@ def test_the_page_of_an_inspection_is_drawn_and_walked_by_keys(
     page.keyboard.press("End")
     page.wait_for_timeout(150)
     assert page.locator("#sides-readout").inner_text() == "40 x 40 : 1 images"
+
+
+@pytest.mark.parametrize("width", [1280, 420, 320])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_of_a_study_is_drawn_at_any_width(
+    opened: Any, tmp_path: Path, width: int, scheme: str
+) -> None:
+    path = tmp_path / "study.html"
+    write_study_page(path, drawn_study())
+    page = opened(width, path, color_scheme=scheme)
+    assert page.locator(".plot .main-svg").count() >= 8
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.locator("[data-chart=forest]").focus()
+    page.keyboard.press("End")
+    page.wait_for_timeout(150)
+    assert "seed" in page.locator("#forest-readout").inner_text()

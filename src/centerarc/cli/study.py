@@ -21,7 +21,7 @@ def study(
 
     Each arm of FILE is a change of a common configuration and is trained with every seed, in
     processes of their own. The same command resumes where it was stopped. It ends with a table,
-    and study.json in the study's folder.
+    and with study.json and a page, study.html, in the study's folder.
 
     Parameters
     ----------
@@ -38,7 +38,8 @@ def study(
     """
     from centerarc.cli.tables import show_study, show_study_plan
     from centerarc.io.children import ChildrenStopped
-    from centerarc.training.study import RESULT, plan_study, run_study
+    from centerarc.report.study_page import write_study_page
+    from centerarc.training.study import PAGE, RESULT, plan_study, run_study
     from centerarc.training.study_config import load_study
     from centerarc.training.study_table import summarize
     from centerarc.training.study_tuning import chosen_settings, tried, tune_study, untuned
@@ -54,7 +55,10 @@ def study(
                 print(f"{arm}: settings are still to be searched")
             return 0
         if arms := untuned(loaded):
-            raise ValueError(f"settings of the arms {', '.join(arms)} are still to be searched")
+            raise ValueError(
+                f"settings of the arms {', '.join(arms)} are still to be searched; give the "
+                "command without --report-only"
+            )
     try:
         if report_only:
             runs = plan_study(loaded, chosen=chosen)
@@ -75,4 +79,9 @@ def study(
     result.write(loaded.study_dir / RESULT)
     show_study(result)
     print(f"result: {loaded.study_dir / RESULT}")
+    try:
+        write_study_page(loaded.study_dir / PAGE, result)
+        print(f"page: {loaded.study_dir / PAGE}")
+    except ImportError as error:
+        print(f"no page: {error}")
     return 0 if result.complete else 1

@@ -5,13 +5,17 @@ from centerarc.report.curves import SearchCurves
 from centerarc.report.evaluation_page import ReportData, write_evaluation_page, write_report
 from centerarc.report.people import FaceSample
 from centerarc.report.rendering import require_report_extra
+from centerarc.report.study_page import write_study_page
+from centerarc.report.study_result import StudyResult
 
 __all__ = [
     "FaceSample",
     "ReportData",
     "SearchCurves",
+    "StudyResult",
     "require_report_extra",
     "write_comparison_page",
     "write_evaluation_page",
     "write_report",
+    "write_study_page",
 ]

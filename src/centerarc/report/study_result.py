@@ -26,8 +26,19 @@ class Measured:
     high: float | None = None
 
 
-# Measures that are no rates, but cosines.
+# Measures that are no rates, but cosines; and those of which less is better.
 _COSINES = ("threshold_spread",)
+_ERRORS = ("eer", "threshold_spread")
+
+
+def is_rate(measure: str) -> bool:
+    """Whether a measure is shown in percent; else it is a cosine."""
+    return measure not in _COSINES
+
+
+def less_is_better(measure: str) -> bool:
+    """Whether a lower value of a measure is the better one."""
+    return measure in _ERRORS
 
 
 def value_words(measure: str, found: Measured, sign: str = "") -> str:
