@@ -7,8 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from centerarc.report.study_charts import curve_charts, forest_chart, learning_charts, seeds_chart
-from centerarc.report.study_page import asked, measure_words, side_of, verdicts, write_study_page
+from centerarc.report.study_charts import (
+    curve_charts,
+    forest_chart,
+    learning_charts,
+    measure_words,
+    seeds_chart,
+)
+from centerarc.report.study_page import asked, side_of, verdicts, write_study_page
 from centerarc.report.study_result import Measured, StudyResult, StudyRow, StudyRun
 from tests.report.pages import (
     check_charts,
@@ -79,7 +85,7 @@ def test_a_run_that_failed_is_not_hidden(page: str) -> None:
 def test_what_was_tuned_is_shown_as_what_it_is(page: str) -> None:
     text = words(page)
     assert "too good to be reported" in text
-    assert "Judged by tar@0.001 of fold 6" in text
+    assert "Judged by TAR at FAR 0.1% of fold 6" in text
     assert "1 failed" in text
 
 

@@ -18,6 +18,7 @@ from centerarc.report.charts import (
     plain_text,
     rate_axis,
 )
+from centerarc.report.numbers import small_percent
 from centerarc.report.study_result import StudyCurve, StudyResult, StudyRow, StudyRun, is_rate
 
 # Color and dash of each arm; more arms than these repeat them.
@@ -37,6 +38,40 @@ _LEARNING = {
     "arcface_loss": "loss without the second term",
 }
 _POINTS = 80
+
+
+_RATES = {"tar": ("TAR", "FAR"), "tpir": ("TPIR", "FPIR")}
+_NAMES = {
+    "auc": "AUC",
+    "eer": "EER",
+    "accuracy": "accuracy",
+    "threshold_spread": "spread of own thresholds",
+}
+
+
+def measure_words(measure: str) -> str:
+    """What a measure is called in words.
+
+    Example:
+        >>> measure_words("tar@0.001"), measure_words("eer"), measure_words("tpir@0.01")
+        ('TAR at FAR 0.1%', 'EER', 'TPIR at FPIR 1%')
+    """
+    name, at, rate = measure.partition("@")
+    if at and name in _RATES:
+        kind, of = _RATES[name]
+        return f"{kind} at {of} {small_percent(float(rate))}"
+    return _NAMES.get(measure, measure.replace("_", " "))
+
+
+def judged_by(words: str) -> str:
+    """What judged the trials of a search.
+
+    Example:
+        >>> judged_by("tar@0.001 of fold 6")
+        'TAR at FAR 0.1% of fold 6'
+    """
+    measure, of, name = words.partition(" of ")
+    return f"{measure_words(measure)}{of}{name}"
 
 
 def style_of(result: StudyResult, arm: str) -> tuple[str, str]:
@@ -290,7 +325,7 @@ def trials_chart(result: StudyResult) -> Chart | None:
         known = [one for one in (search or {}).get("trials", []) if one["value"] is not None]
         if search is None or not known:
             continue
-        words = search["measure"]
+        words = judged_by(search["measure"])
         color, dash = style_of(result, arm.name)
         shown = plain_text(arm.name)
         at = [one["number"] + 1 for one in known]

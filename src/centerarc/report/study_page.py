@@ -8,12 +8,13 @@ from typing import Any
 import yaml
 
 from centerarc.io.progress import duration
-from centerarc.report.numbers import small_percent
 from centerarc.report.rendering import render, require_report_extra
 from centerarc.report.study_charts import (
     curve_charts,
     forest_chart,
+    judged_by,
     learning_charts,
+    measure_words,
     rows_by_arm,
     seeds_chart,
     style_of,
@@ -27,28 +28,6 @@ from centerarc.report.study_result import (
     less_is_better,
     value_words,
 )
-
-_RATES = {"tar": ("TAR", "FAR"), "tpir": ("TPIR", "FPIR")}
-_NAMES = {
-    "auc": "AUC",
-    "eer": "EER",
-    "accuracy": "accuracy",
-    "threshold_spread": "spread of own thresholds",
-}
-
-
-def measure_words(measure: str) -> str:
-    """What a measure is called in words.
-
-    Example:
-        >>> measure_words("tar@0.001"), measure_words("eer"), measure_words("tpir@0.01")
-        ('TAR at FAR 0.1%', 'EER', 'TPIR at FPIR 1%')
-    """
-    name, at, rate = measure.partition("@")
-    if at and name in _RATES:
-        kind, of = _RATES[name]
-        return f"{kind} at {of} {small_percent(float(rate))}"
-    return _NAMES.get(measure, measure.replace("_", " "))
 
 
 def write_study_page(path: str | os.PathLike[str], result: StudyResult) -> None:
@@ -259,7 +238,7 @@ def _searches(result: StudyResult) -> list[dict[str, Any]]:
                 "best": "" if best is None else f"{100 * best:.2f}%",
                 "given": f"{100 * given[0]:.2f}%" if given else "",
                 "chosen": _settings_words(arm.chosen) or "nothing yet",
-                "measure": search["measure"],
+                "measure": judged_by(search["measure"]),
                 "hours": duration(search["seconds"]),
             }
         )

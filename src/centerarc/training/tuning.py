@@ -16,7 +16,7 @@ from centerarc.evaluation.intervals import rate_key
 from centerarc.io.children import Children, Ended
 from centerarc.io.files import atomic_path, locked_folder
 from centerarc.io.jobs import DamagedError, changed, read_json, write_json
-from centerarc.io.progress import duration
+from centerarc.io.progress import duration, waiting
 from centerarc.training.child import child_words, status_of
 from centerarc.training.config import TrainConfig
 from centerarc.training.judged import EvaluateConfig
@@ -30,11 +30,15 @@ from centerarc.training.search import (
     written,
 )
 from centerarc.training.settings import dump_config
+from centerarc.training.study import fraction_done
 from centerarc.training.study_run import RunRecord, check_sets, write_order
 
 FOLDER = "tuning"
 TRIALS, TUNED = "trials.json", "tuned.yaml"
 _REQUEST, _STORAGE, _RUNS = "request.json", "trials.db", "trials"
+_LOOK_SECONDS = 2.0
+# Parts of a trial that a bar counts.
+_PARTS = 1000
 # A trial's folder with what it was judged by, next to its run.
 _SCORES = ".scores"
 # Trials that fail, none of them by diverging, before any has a number: what is wrong is not chance.
@@ -414,27 +418,46 @@ def run_tunings(
     """
     running: dict[str, tuple[str, Trial]] = {}
     try:
-        while True:
-            # Those with the fewest trials first, so that all get to their ends together.
-            for name in sorted(tunings, key=lambda name: len(tunings[name].trials)):
-                if children.full or (found := tunings[name].next()) is None:
-                    continue
-                trial, path = found
-                key = f"{name}/{trial.number}"
-                running[key] = name, trial
-                words = tunings[name].objective.start(path)
-                children.start(key, words, tunings[name].log_of(trial))
-                break
-            else:
-                ended = children.wait()
-                if ended is None:
+        with waiting("trials") as show:
+            while True:
+                _start_trials(tunings, children, running)
+                ended = children.wait(_LOOK_SECONDS)
+                if ended is not None:
+                    name, trial = running.pop(ended.name)
+                    trial = tunings[name].end(trial.number, ended)
+                    say(_said(name, tunings[name], trial, _left(tunings, children.most)))
+                elif not running:
                     return
-                name, trial = running.pop(ended.name)
-                trial = tunings[name].end(trial.number, ended)
-                say(_said(name, tunings[name], trial, _left(tunings, children.most)))
+                show(*_progress(tunings, running))
     finally:
         for tuning in tunings.values():
             tuning.stopped()
+
+
+def _start_trials(
+    tunings: Mapping[str, Tuning], children: Children, running: dict[str, tuple[str, Trial]]
+) -> None:
+    """Starts trials until as many run as may, of the searches with the fewest first."""
+    while not children.full:
+        for name in sorted(tunings, key=lambda name: len(tunings[name].trials)):
+            if (found := tunings[name].next()) is not None:
+                break
+        else:
+            return
+        trial, path = found
+        key = f"{name}/{trial.number}"
+        running[key] = name, trial
+        children.start(key, tunings[name].objective.start(path), tunings[name].log_of(trial))
+
+
+def _progress(
+    tunings: Mapping[str, Tuning], running: Mapping[str, tuple[str, Trial]]
+) -> tuple[int, int]:
+    """Parts of the trials that are done, and of all."""
+    done = sum(len(tuning.trials) for tuning in tunings.values()) - len(running)
+    share = sum(fraction_done(tunings[name].config_of(trial)) for name, trial in running.values())
+    total = sum(tuning.tune.trials for tuning in tunings.values())
+    return round(_PARTS * (done + share)), _PARTS * total
 
 
 def _left(tunings: Mapping[str, Tuning], most: int) -> float | None:
