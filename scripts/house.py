@@ -17,8 +17,8 @@ from pathlib import Path
 PACKAGE = "centerarc"
 # Journey: what it starts from (the first list whose files exist), and the most files it may read.
 JOURNEYS = {
-    "training loop": (["training.loop"], 63),
-    "joint loss": (["losses.center_arcface"], 15),
+    "training loop": (["training.loop"], 64),
+    "joint loss": (["losses.center_arcface"], 16),
     "image path to batch": (["data.loader", "data.folder"], 10),
     "evaluation page": (["evaluation.protocols.request", "report.evaluation_page"], 60),
 }

@@ -11,15 +11,15 @@ from centerarc import losses
 TOP = """
 AdaFace ArcFace CenterArcFaceLoss CenterLoss Chunked CombinedMargin CosFace CurricularFace
 DynamicArcFace ElasticArcFace ElasticCosFace LDAM MagFace MarginSoftmaxLoss MeanCenterLoss MVSoftmax
-PrototypeSGD SphereFaceR UnifiedThresholdLoss negative_logsumexp
+PrototypeSGD SphereFaceR UniFace UnifiedThresholdLoss negative_logsumexp
 """
 
 LOSSES = """
 AdaFace ArcFace BatchMargin BatchMetrics CenterArcFaceLoss CenterLoss Chunked CombinedMargin CosFace
 CurricularFace DynamicArcFace ElasticArcFace ElasticCosFace HardNegatives LDAM MagFace Margin
 MarginSoftmaxLoss MeanCenterLoss MVSoftmax NegativeMargin PrototypeSGD SphereFaceR Target TermWeight
-UnifiedThresholdLoss center_arcface_loss center_loss center_separation create_margin list_margins
-margin_softmax_loss mean_center_loss negative_logsumexp register_margin sample_classes
+UniFace UnifiedThresholdLoss center_arcface_loss center_loss center_separation create_margin
+list_margins margin_softmax_loss mean_center_loss negative_logsumexp register_margin sample_classes
 unified_threshold_loss update_centers
 """
 

@@ -30,6 +30,7 @@ __all__ = [
     "MeanCenterLoss",
     "PrototypeSGD",
     "SphereFaceR",
+    "UniFace",
     "UnifiedThresholdLoss",
     "negative_logsumexp",
 ]
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from centerarc.losses.mean_centers import MeanCenterLoss
     from centerarc.losses.negative_margins import CurricularFace, MVSoftmax
     from centerarc.losses.norm_margins import AdaFace, MagFace
+    from centerarc.losses.uniface import UniFace
     from centerarc.losses.unified_threshold import UnifiedThresholdLoss
 
 

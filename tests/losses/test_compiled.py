@@ -18,6 +18,7 @@ from centerarc.losses import (
     MagFace,
     MarginSoftmaxLoss,
     MVSoftmax,
+    UniFace,
     center_separation,
 )
 
@@ -36,6 +37,7 @@ CASES = [
     (MarginSoftmaxLoss, {"sample_rate": 0.6}),
     (MarginSoftmaxLoss, {"margin": CurricularFace(momentum=0.5)}),
     (MarginSoftmaxLoss, {"margin": CurricularFace(momentum=0.5), "implementation": "chunked"}),
+    (MarginSoftmaxLoss, {"margin": UniFace(bias=3.0), "implementation": "chunked", "s": 30.0}),
     (MarginSoftmaxLoss, {"margin": MVSoftmax(), "implementation": "chunked", "s": 30.0}),
     (CenterArcFaceLoss, {"implementation": "chunked", "center_space": "raw"}),
     (CenterArcFaceLoss, {"margin": CosFace(0.2), "conflict_threshold": 0.5}),

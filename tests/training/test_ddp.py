@@ -90,6 +90,7 @@ STEADY = {"epochs": 3, "warmup_epochs": 0, "power": 1e-30}
 ADAMW = {"optimizer": {"name": "adamw", "lr": 0.001}, "model": {"options": {"norm": False}}}
 THRESHOLD = {"center_weight": 0.5, "threshold_weight": 0.3, "threshold_over": "both"}
 GRADIENT = {"centers": "separate", "center_update": "gradient"}
+CURRICULAR = {"margin": "curricularface", "margin_options": {"momentum": 0.7}}
 MAGFACE = {"l_a": 0.5, "u_a": 3.0, "lambda_g": 0.5}
 
 
@@ -105,6 +106,9 @@ MAGFACE = {"l_a": 0.5, "u_a": 3.0, "lambda_g": 0.5}
         ((3,), {"loss": {"margin": "magface", "margin_options": MAGFACE}}),
         ((2, 4), {"loss": {"margin": "elastic_arcface"}}),
         ((2,), {"loss": {"margin": "ldam"}, "head": REPLICATED}),
+        ((2, 3), {"loss": CURRICULAR}),
+        ((2, 3), {"loss": {"margin": "uniface", "s": 16.0}, "clip_norm": 0.5}),
+        ((2,), {"loss": {"margin": "uniface", "s": 16.0}, "head": REPLICATED, "clip_norm": 0.5}),
         ((3,), ADAMW),
         ((2, 3), {"loss": {"center_weight": "auto", "ramp_steps": 2, "start_cosine": -0.9}}),
         ((2, 3), {"loss": {"centers": "mean", "center_weight": 0.5}}),
@@ -159,8 +163,20 @@ def _merged(name: str, value: Any) -> Any:
         {"head": {"fused": True}, "clip_norm": 0},
         {"loss": {"margin": "adaface", "margin_options": {"alpha": 0.3}}},
         {"loss": {"margin": "elastic_cosface", "margin_options": {"sigma": 0.1}}},
+        {"loss": CURRICULAR},
+        {"loss": {"margin": "uniface", "s": 16.0}},
     ],
-    ids=["sgd", "adamw", "in a ramp", "means and threshold", "fused", "adaface", "elastic"],
+    ids=[
+        "sgd",
+        "adamw",
+        "in a ramp",
+        "means and threshold",
+        "fused",
+        "adaface",
+        "elastic",
+        "curricular",
+        "uniface",
+    ],
 )
 def test_a_run_of_two_processes_resumes_on_one_two_and_three(
     pool: Pool, tmp_path: Path, faces: Path, changes: dict[str, Any]

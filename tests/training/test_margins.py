@@ -1,5 +1,6 @@
 """Margins that keep a state, draw, or look at the sizes of classes, in whole runs."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,12 @@ import pytest
 import torch
 
 from centerarc.losses import AdaFace, ElasticArcFace, MagFace, list_margins
+from centerarc.models import read_metadata
 from centerarc.training import Trainer, check_config, train
 from centerarc.training.checkpoint import load_state
 from centerarc.training.config import LossConfig
 from centerarc.training.head import class_sizes, make_criterion, make_margin
+from centerarc.training.logging import read_metrics
 from tests.training.helpers import make_config, same_bits, whole_criterion
 
 STEADY = {"epochs": 2, "warmup_epochs": 0, "power": 1e-30}
@@ -56,6 +59,34 @@ def test_the_trainer_counts_the_images_of_each_person(tmp_path: Path, faces: Pat
     expected = 0.5 * (2 / np.array([2, 6])) ** 0.25
     np.testing.assert_allclose(margins.numpy(), expected, rtol=1e-7)
     trainer.loader.close()
+
+
+@pytest.mark.parametrize("changes", [{}, {"head": {"fused": True}}], ids=str)
+def test_the_threshold_of_uniface_is_started_learned_logged_and_saved(
+    tmp_path: Path, faces: Path, changes: Any
+) -> None:
+    loss = {"margin": "uniface", "m": 0.4, "s": 16}
+    config = make_config(tmp_path / "run", faces, loss=loss, schedule=STEADY, **changes)
+    train(config)
+    rows = [row for row in read_metrics(tmp_path / "run") if row["kind"] == "train"]
+    people = len(list(faces.iterdir()))
+    assert rows[0]["margin_threshold"] == pytest.approx(math.log(10 * people) / 16, rel=1e-6)
+    bias = float(whole_criterion(tmp_path / "run")["arcface.margin.bias"])
+    saved = read_metadata(tmp_path / "run/last.safetensors")["metadata"]["margin_threshold"]
+    assert saved == pytest.approx(bias / 16, rel=1e-6)
+    assert saved != rows[0]["margin_threshold"]
+
+
+def test_curricularface_follows_the_target_cosines_of_a_run(tmp_path: Path, faces: Path) -> None:
+    options = {"margin": "curricularface", "margin_options": {"momentum": 0.5}}
+    config = make_config(tmp_path / "run", faces, loss=options, schedule=STEADY)
+    train(config)
+    rows = [row for row in read_metrics(tmp_path / "run") if row["kind"] == "train"]
+    t = 0.0
+    for row in rows:
+        t = 0.5 * t + 0.5 * row["target_cosine"]
+    found = float(whole_criterion(tmp_path / "run")["arcface.margin.t"])
+    assert found == pytest.approx(t, rel=1e-5)
 
 
 def _alone() -> Any:

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from centerarc.losses import CenterArcFaceLoss, PrototypeSGD
+from centerarc.losses import CenterArcFaceLoss, PrototypeSGD, UniFace
 from centerarc.models import create_model
 from centerarc.training.config import OptimizerConfig, ScheduleConfig
 from centerarc.training.loss_config import LossConfig
@@ -43,6 +43,17 @@ def test_the_threshold_is_not_decayed_and_adamw_moves_it_faster() -> None:
         (group,) = (g for g in optimizer.param_groups if g["name"] == "threshold")
         assert group["params"] == [*terms.parameters()]
         assert (group["weight_decay"], group["lr"]) == (0, pytest.approx(0.01 * scale))
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_what_a_margin_learns_is_a_threshold_too(kind: str) -> None:
+    model = Tiny(embedding_size=8, image_size=SIZE)
+    criterion = CenterArcFaceLoss(5, 8, margin=UniFace())
+    config = OptimizerConfig(name=kind, weight_decay=0.01)  # type: ignore[arg-type]
+    optimizers = make_optimizers(model, criterion, config)
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    held = [g for g in groups if any(p is criterion.arcface.margin.bias for p in g["params"])]
+    assert [(g["name"], g["weight_decay"]) for g in held] == [("threshold", 0)]
 
 
 def test_position_embedding_and_mask_token_of_a_vit_are_not_decayed() -> None:

@@ -25,6 +25,7 @@ from centerarc.losses.mean_centers import MeanCenterLoss, mean_center_loss
 from centerarc.losses.negative_margins import CurricularFace, MVSoftmax, NegativeMargin
 from centerarc.losses.norm_margins import AdaFace, MagFace
 from centerarc.losses.term_weight import TermWeight
+from centerarc.losses.uniface import UniFace
 from centerarc.losses.unified_threshold import UnifiedThresholdLoss, unified_threshold_loss
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "SphereFaceR",
     "Target",
     "TermWeight",
+    "UniFace",
     "UnifiedThresholdLoss",
     "center_arcface_loss",
     "center_loss",

@@ -45,6 +45,7 @@ from centerarc.losses.margins import (
     target_angle,
 )
 from centerarc.losses.negative_margins import NegativeMargin
+from centerarc.losses.uniface import UniFace
 
 if TYPE_CHECKING:
     from centerarc.losses.head.shards import ClassShards
@@ -83,7 +84,7 @@ def margin_softmax_loss(
         ignore_index: the label of samples to ignore; they are not in the mean's denominator either.
         reduction: `"mean"`, `"sum"` or `"none"`.
         label_smoothing: in [0, 1), as in `cross_entropy`, over the logits with margin. Not
-            available with sub-centers, nor with a margin that makes negatives harder.
+            available with sub-centers, `UniFace`, or a margin that makes negatives harder.
         conflict_threshold: another class whose cosine is above this is not a negative of the
             sample: with noisy labels, it is often the same person under a second name. None
             keeps all negatives.
@@ -176,7 +177,7 @@ def check_options(
         ("sub-centers", sub_centers),
         ("a sample_rate below 1", sampled),
         ("a conflict_threshold", threshold is not None),
-        (f"the margin {type(margin).__name__}", isinstance(margin, NegativeMargin)),
+        (f"the margin {type(margin).__name__}", isinstance(margin, (NegativeMargin, UniFace))),
     ):
         if label_smoothing and there:
             raise ValueError(f"label_smoothing must be 0 with {without}, got {label_smoothing!r}")
@@ -243,6 +244,8 @@ def margin_softmax_terms(
         logit = s * margin(target)
         # torch's default threshold of 20 would cut float64 down to 2e-9.
         losses = F.softplus(found.logsumexp - logit, threshold=50.0)
+        if isinstance(margin, UniFace):
+            losses = margin.losses(found.logsumexp, logit)
         share = torch.ones_like(losses)
         if weight is not None:
             share = weight.to(dtype)[labels.where(known, 0)]
@@ -421,6 +424,13 @@ class MarginSoftmaxLoss(nn.Module):
     def s(self, value: float) -> None:
         check_positive("s", value)
         self._s = float(value)
+
+    @property
+    def threshold(self) -> float | None:
+        """The learned threshold of `UniFace` as a cosine; reading it waits for the device."""
+        if not isinstance(self.margin, UniFace):
+            return None
+        return float(self.margin.bias.detach()) / self.s
 
     def name_in_warnings(self, owner: str) -> None:
         """Lets warnings speak of the module that the user made, of which this one is a part."""

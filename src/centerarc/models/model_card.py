@@ -33,6 +33,7 @@ _MARGINS = {
     "dynamic_arcface": "ArcFace with dynamic margins",
     "curricularface": "CurricularFace",
     "mv_softmax": "MV-Softmax",
+    "uniface": "UniFace",
 }
 # What a validation calls its numbers.
 _VALIDATED = {

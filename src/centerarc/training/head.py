@@ -31,6 +31,7 @@ from centerarc.losses.margins import (
 )
 from centerarc.losses.mean_centers import MeanCenterLoss
 from centerarc.losses.negative_margins import NegativeMargin
+from centerarc.losses.uniface import UniFace
 from centerarc.models.backbone import Backbone
 from centerarc.models.weights import PEOPLE_FILE
 from centerarc.training.checkpoint import COUNTS, ROWS, load_rows, load_state, state_path
@@ -113,6 +114,8 @@ def make_criterion(
     margin = make_margin(config, seed)
     if isinstance(margin, ClassSizeMargin) and sizes is not None:
         margin.set_counts(sizes)
+    if isinstance(margin, UniFace) and "bias" not in config.margin_options:
+        margin.start(config.sample_rate * num_classes)
     return CenterArcFaceLoss(
         num_classes,
         embedding_size,

@@ -25,7 +25,7 @@ _LOSSES = ("arcface_loss", "center_loss", "threshold_loss", "separation")
 # Of the gradient at the embedding.
 _SHARES = ("arcface_share", "center_share", "threshold_share")
 # What a row has of its last step, and not as a mean over the window.
-_LAST = (*_SHARES, "center_weight", "threshold_weight", "threshold")
+_LAST = (*_SHARES, "center_weight", "threshold_weight", "threshold", "margin_threshold")
 # Below this share of the gradient a loss moves nothing that a validation could show.
 _IDLE = 1e-3
 

@@ -470,6 +470,8 @@ class Trainer:
         }
         if self.terms.threshold is not None:
             metadata["threshold"] = self.terms.threshold.threshold
+        if self.criterion.arcface.threshold is not None:
+            metadata["margin_threshold"] = self.criterion.arcface.threshold
         save_weights(self.config.run_dir / name, self.judged, metadata=metadata)
 
     def _save_state(self) -> None:

@@ -35,7 +35,7 @@ def make_optimizers(
 
     Args:
         model: The backbone.
-        criterion: The criterion.
+        criterion: The criterion. What its margin learns is in the group of the threshold.
         terms: What is added to ArcFace: a learned threshold, which is not decayed. It is in units
             of scaled cosines, and its gradient of the order of 1: SGD moves it with the rate of all
             others; AdamW, which moves every number by about its rate, with 30 times that.
@@ -47,7 +47,13 @@ def make_optimizers(
     Raises:
         ValueError: If `layer_decay` is below 1 and the backbone has a single layer.
     """
-    head, head_plain = _split(criterion.named_parameters())
+    margin = criterion.arcface.margin
+    learned = [*margin.parameters()] if isinstance(margin, nn.Module) else []
+    head, head_plain = _split(
+        (name, parameter)
+        for name, parameter in criterion.named_parameters()
+        if not any(parameter is one for one in learned)
+    )
     prototypes = [criterion.arcface.prototypes] if config.name == "sgd" else []
     rest = [parameter for parameter in head if not any(parameter is p for p in prototypes)]
     head_decay = config.weight_decay * config.head_decay
@@ -57,7 +63,7 @@ def make_optimizers(
         {"name": "no_decay", "params": head_plain, "weight_decay": 0.0},
         {
             "name": "threshold",
-            "params": [] if terms is None else [*terms.parameters()],
+            "params": [*learned, *(() if terms is None else terms.parameters())],
             "weight_decay": 0.0,
             "lr_scale": _ADAMW_THRESHOLD if config.name == "adamw" else 1.0,
         },

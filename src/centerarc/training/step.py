@@ -5,7 +5,7 @@ import inspect
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from centerarc.io.tables import counted
 from centerarc.losses.center_arcface import CenterArcFaceLoss
 from centerarc.losses.head.products import CPU_HAS_BFLOAT16
 from centerarc.losses.head.prototype_sgd import PrototypeSGD
+from centerarc.losses.uniface import UniFace
 from centerarc.training.config import TrainConfig
 from centerarc.training.terms import AddedTerms, StepWeights
 
@@ -300,6 +301,9 @@ class TrainStep:
         # the criterion's gradients too. A loss over shards does so itself.
         scale = (1 if self.sharded else ranks) / count.clamp(min=1)
         added = self.terms.in_force()
+        head = self.criterion.arcface
+        if isinstance(head.margin, UniFace):
+            added = replace(added, margin=head.margin.bias.detach() / head.s)
         arcface_scale = scale * (count / mass.where(mass > 0, 1))
         sums = torch.zeros(len(_SUMS), device=device)
         measured = torch.zeros(len(_MEASURED), device=device)
@@ -456,6 +460,11 @@ class TrainStep:
         shared = [*_gradients(self.model), *_gradients(self.terms)]
         own = _gradients(self.criterion)
         if self.sharded:
+            # Every rank has the same of what the margin learns, and parts of all else.
+            margin = self.criterion.arcface.margin
+            alike = _gradients(margin) if isinstance(margin, nn.Module) else []
+            own = [one for one in own if not any(one is other for other in alike)]
+            shared += alike
             norms = nn.utils.get_total_norm(shared), nn.utils.get_total_norm(own)
             squares = norms[0].square() + self.processes.sum(norms[1].square())
             grad_norm = squares.sqrt()

@@ -26,11 +26,13 @@ class StepWeights:
         center: Weight of the center term; on the device unless it is the same in all steps.
         threshold: Weight of the unified-threshold term, likewise; None without the term.
         cosine: () the learned threshold; None without it.
+        margin: () the threshold that the margin learns, as a cosine; None where it learns none.
     """
 
     center: float | Tensor
     threshold: float | Tensor | None = None
     cosine: Tensor | None = None
+    margin: Tensor | None = None
 
     def read(self) -> dict[str, float]:
         """Waits for the device and returns the values by the names that the log has for them."""
@@ -38,6 +40,7 @@ class StepWeights:
             "center_weight": self.center,
             "threshold_weight": self.threshold,
             "threshold": self.cosine,
+            "margin_threshold": self.margin,
         }
         return {name: float(value) for name, value in named.items() if value is not None}
 

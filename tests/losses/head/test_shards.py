@@ -31,6 +31,7 @@ from centerarc.losses import (
     MeanCenterLoss,
     MVSoftmax,
     PrototypeSGD,
+    UniFace,
     UnifiedThresholdLoss,
     margin_softmax_loss,
     sample_classes,
@@ -208,6 +209,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "curricular sub-centers": {
         "margin": CurricularFace(momentum=0.5),
         "sub_centers": 3,
+        "implementation": SMALL_BLOCKS,
+    },
+    "uniface": {"margin": UniFace(bias=5.0)},
+    "uniface chunked": {
+        "margin": UniFace(balance=0.5, bias=5.0),
+        "reduction": "sum",
         "implementation": SMALL_BLOCKS,
     },
     "misclassified": {"margin": MVSoftmax(), "s": 30.0, "implementation": SMALL_BLOCKS},
