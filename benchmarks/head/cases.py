@@ -38,9 +38,10 @@ TASKS = {
     ),
     "sampled": ("arcface_torch_sampled", "ours_sampled"),
     "center": ("center_cube", "center_matrix", "center"),
+    "means": ("pass", "means_textbook", "means"),
     "largest": ("textbook", "pml", "arcface_torch", "compiled", "ours", "ours_fused"),
 }
-DEFAULT_TASKS = ("loss", "step", "sampled", "center")
+DEFAULT_TASKS = ("loss", "step", "sampled", "center", "means")
 
 # They do the work of ours: the same loss and gradients, as ``verify`` sees. torch_chunked has no
 # margin, products no loss at all.
@@ -133,7 +134,7 @@ def needed_bytes(case: Case) -> int:
         return 4 * n * c * d * 3
     if name.startswith("center"):
         return 3 * matrix + 4 * entries
-    if name.startswith("ours"):
+    if name.startswith("ours") or name in ("pass", "means"):
         return (inputs + 1) * matrix + entries + GIB
     if name == "products":
         return (inputs + 2) * matrix + entries + GIB

@@ -97,6 +97,16 @@ GOALS = (
         _memory_over_peer,
     ),
     Goal(
+        "mean centers with negatives, float32: time over one pass over the centers",
+        (1.15, 1.15, 1.15),
+        _over_peer("means", "means", "float32", ("pass",)),
+    ),
+    Goal(
+        "mean centers with negatives, bfloat16 autocast: time over one pass over the centers",
+        (1.15, 1.15, 1.15),
+        _over_peer("means", "means", "reduced", ("pass",)),
+    ),
+    Goal(
         "beside the goals: float32, loss and backward, time over `torch.compile`",
         None,
         _over_peer("ours", "loss", "float32", ("compiled",)),

@@ -15,6 +15,7 @@ from benchmarks.head.problem import Problem
 from torch import Tensor, nn
 
 SCALE, MARGIN = 64.0, 0.5
+MEAN_SCALE = 16.0
 SAMPLE_RATE = 0.1
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 1e-4, 0.9, 5e-4
 
@@ -278,6 +279,62 @@ class CenterCube(Head):
         return _own_of(distances, labels)
 
 
+class Pass(Head):
+    """One pass over centers that get no gradient: what any contrast with all of them costs."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.centers = problem.weight
+        self.parameters = []
+
+    def __call__(self, features: Tensor, labels: Tensor) -> Tensor:
+        from centerarc import negative_logsumexp
+
+        return negative_logsumexp(features, self.centers, labels, MEAN_SCALE).mean()
+
+
+class Means(Head):
+    """``MeanCenterLoss``: the contrast with the means, and the means moved."""
+
+    def __init__(self, problem: Problem) -> None:
+        from centerarc import MeanCenterLoss
+
+        classes, width = problem.weight.shape
+        with torch.device("meta"):  # its own memory would only be thrown away
+            self._criterion = MeanCenterLoss(classes, width, temperature=MEAN_SCALE)
+        self._criterion.centers = problem.weight
+        self._criterion.counts = torch.ones(
+            classes, dtype=torch.int64, device=problem.weight.device
+        )
+        self.parameters = []
+
+    def __call__(self, features: Tensor, labels: Tensor) -> Tensor:
+        loss: Tensor = self._criterion(features, labels)
+        return loss
+
+
+class MeansTextbook(Head):
+    """The same in plain operations: N x C cosines, cross entropy, and means by ``index_add``."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.centers = problem.weight
+        self.counts = torch.ones(len(problem.weight), 1, device=problem.weight.device)
+        self.parameters = []
+
+    def __call__(self, features: Tensor, labels: Tensor) -> Tensor:
+        units = F.normalize(features)
+        loss = F.cross_entropy(MEAN_SCALE * F.linear(units, F.normalize(self.centers)), labels)
+        total = torch.zeros_like(self.centers).index_add_(0, labels, units.detach())
+        number = torch.zeros_like(self.counts).index_add_(
+            0, labels, torch.ones_like(labels, dtype=total.dtype).unsqueeze(1)
+        )
+        self.counts += number
+        rate = (number / self.counts).clamp(min=0.1)
+        self.centers += torch.where(
+            number > 0, rate * (total / number.clamp(min=1) - self.centers), 0.0
+        )
+        return loss
+
+
 def _own_of(distances: Tensor, labels: Tensor) -> Tensor:
     columns = torch.arange(distances.shape[1], device=labels.device)
     own = distances * (columns == labels.unsqueeze(1))
@@ -296,6 +353,9 @@ BUILDERS: dict[str, Callable[[Problem], Head]] = {
     "ours_recompute": lambda problem: Ours(problem, recompute=True),
     "ours_fused": lambda problem: OursWithPrototypeSGD(problem, fused=True),
     "ours_sampled": lambda problem: OursWithPrototypeSGD(problem, sample_rate=SAMPLE_RATE),
+    "pass": Pass,
+    "means": Means,
+    "means_textbook": MeansTextbook,
     "center": Center,
     "center_matrix": CenterMatrix,
     "center_cube": CenterCube,

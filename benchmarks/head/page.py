@@ -47,6 +47,8 @@ HEADINGS = {
     "step-reduced": "Whole step, bfloat16 autocast",
     "sampled-float32": "A tenth of the classes",
     "center-float32": "Center term",
+    "means-float32": "Mean centers with negatives, float32",
+    "means-reduced": "Mean centers with negatives, bfloat16 autocast",
     "largest": "The most classes that fit",
 }
 BEGINNING = """\

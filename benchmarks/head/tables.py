@@ -19,11 +19,14 @@ NAMES = {
     "ours_fused": "**centerarc**, `PrototypeSGD(fused=True)`",
     "ours_sampled": "**centerarc**, `sample_rate=0.1`, `PrototypeSGD`",
     "center": "**centerarc**, center loss and update",
+    "pass": "one pass over the centers, `negative_logsumexp`",
+    "means": "**centerarc**, `MeanCenterLoss` and its update",
+    "means_textbook": "textbook: N x C cosines, `cross_entropy`, `index_add_`",
     "center_matrix": "distances N x C",
     "center_cube": "differences N x C x D",
 }
 # What the tables without products and peers compare with.
-BASELINES = {"sampled": "arcface_torch_sampled", "center": "center_matrix"}
+BASELINES = {"sampled": "arcface_torch_sampled", "center": "center_matrix", "means": "pass"}
 MIB = 1 << 20
 
 

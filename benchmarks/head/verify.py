@@ -14,6 +14,7 @@ from benchmarks.head.cases import MODES, TASKS
 from benchmarks.head.implementations import (
     BUILDERS,
     MARGIN,
+    MEAN_SCALE,
     MOMENTUM,
     SCALE,
     WEIGHT_DECAY,
@@ -52,6 +53,15 @@ def reference(name: str, problem: Problem, sample: Tensor | None) -> tuple[Tenso
     rows, labels = w, problem.labels
     if sample is not None:
         rows, labels = w[sample], torch.searchsorted(sample, labels)
+    if name in ("pass", "means", "means_textbook"):
+        cosines = MEAN_SCALE * F.normalize(x) @ F.normalize(w.detach()).T
+        if name == "pass":
+            own = torch.arange(len(w), device=x.device) == labels.unsqueeze(1)
+            loss = cosines.masked_fill(own, -torch.inf).logsumexp(1).mean()
+        else:
+            loss = F.cross_entropy(cosines, labels)
+        (to_x,) = torch.autograd.grad(loss, x)
+        return loss.detach(), to_x, torch.zeros_like(w)
     if name.startswith("center"):
         loss = (x - w[labels]).square().sum() / (2 * len(labels))
     else:
@@ -67,6 +77,16 @@ def moved_centers(centers: Tensor, features: Tensor, labels: Tensor) -> Tensor:
         points = features[labels == label].double()
         delta = (centers[label].double() - points).sum(0) / (1 + len(points))
         moved[label] -= 0.5 * delta
+    return moved
+
+
+def moved_means(centers: Tensor, features: Tensor, labels: Tensor) -> Tensor:
+    """The mean of one earlier embedding and the batch's, class by class."""
+    moved = centers.double().clone()
+    for label in set(labels.tolist()):
+        points = F.normalize(features[labels == label].double())
+        share = len(points) / (1 + len(points))
+        moved[label] += share * (points.mean(0) - moved[label])
     return moved
 
 
@@ -110,6 +130,10 @@ def errors(name: str, task: str, mode: str, device: str) -> dict[str, float]:
         found["centers"] = error(
             problem.weight, moved_centers(before, given.features.detach(), given.labels)
         )
+    if name.startswith("means"):
+        found["centers"] = error(
+            problem.weight, moved_means(before, given.features.detach(), given.labels)
+        )
     if optimizer is not None and momentum is not None:
         optimizer.step()
         speed = MOMENTUM * SPEED + right_w + WEIGHT_DECAY * before.double()
@@ -131,7 +155,7 @@ def main(device: str, names: list[str]) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         sys.exit("no CUDA device")
     failed = []
-    for task in ("loss", "step", "sampled", "center"):
+    for task in ("loss", "step", "sampled", "center", "means"):
         for name in TASKS[task]:
             for mode in MODES:
                 if name not in names or (task in ("sampled", "center") and mode == "reduced"):
