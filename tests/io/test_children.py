@@ -16,7 +16,7 @@ SLEEPS = ["-c", "import time; print('here', flush=True); time.sleep(60)"]
 
 
 def _said(path: Path, word: str) -> None:
-    for _ in range(200):
+    for _ in range(1200):
         if path.exists() and word in path.read_text():
             return
         time.sleep(0.05)
@@ -119,7 +119,7 @@ def test_none_outlives_a_parent_that_is_killed(tmp_path: Path) -> None:
     assert not _gone(child)
     parent.kill()
     parent.wait()
-    for _ in range(100):
+    for _ in range(600):
         if _gone(child):
             return
         time.sleep(0.05)
