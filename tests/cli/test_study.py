@@ -6,10 +6,15 @@ from pathlib import Path
 import pytest
 
 from centerarc.cli import main
+from centerarc.cli.tables import show_study
 from centerarc.training import study as study_module
+from centerarc.training.data_config import SyntheticData
+from centerarc.training.judged import DrawnPeople
+from centerarc.training.rundir import setting_differences
 from centerarc.training.study import plan_study
-from centerarc.training.study_config import load_study
+from centerarc.training.study_config import DRAWN, load_study
 from centerarc.training.study_run import run
+from tests.report.test_study_result import small_result
 from tests.training.helpers import write_faces
 
 pytestmark = pytest.mark.usefixtures("wide")
@@ -109,3 +114,29 @@ def test_what_is_wrong_is_one_line(file: Path, capsys: pytest.CaptureFixture[str
     assert err == f"error: {file}: arm 'softmax': unknown field loss.mm; did you mean loss.m?\n"
     code, _, err = called(capsys, str(file.parent / "none.yaml"))
     assert (code, err.count("\n")) == (2, 1)
+
+
+def test_without_a_file_it_is_a_study_on_drawn_faces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = called(capsys, "--dry-run")
+    assert code == 0
+    assert out.count("to be trained") == 12
+    study = load_study(DRAWN)
+    run = study.config_of("threshold", 0)
+    judged = study.evaluate.sets["all_pairs"].all_pairs
+    assert isinstance(run.data, SyntheticData)
+    assert isinstance(judged, DrawnPeople)
+    assert (judged.first >= run.data.num_identities, judged.seed) == (True, run.data.seed)
+    # Arms differ in the loss alone.
+    for arm in study.arms:
+        changed = setting_differences(run, study.config_of(arm, 0))
+        assert all(name.startswith("loss.") for name in changed)
+
+
+def test_what_a_search_chose_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    show_study(small_result())
+    out = capsys.readouterr().out
+    assert "Searched for arcface: loss.m 0.2." in out
+    assert "arcface, seed 1: diverged." in out

@@ -17,7 +17,7 @@ from centerarc.training import study as study_module
 from centerarc.training.study import PlannedRun, fraction_done, plan_study, run_study
 from centerarc.training.study_config import StudyConfig, check_study
 from centerarc.training.study_run import RunRecord, run
-from centerarc.training.study_table import summarize
+from centerarc.training.study_table import summarize_study
 from tests.training.helpers import make_config
 
 
@@ -75,7 +75,10 @@ def test_processes_side_by_side_find_what_one_after_the_other_finds(
         assert one.record is not None
         assert other.record is not None
         assert one.record.weights_sha256 == other.record.weights_sha256
-    first, second = summarize(parallel, runs, command=""), summarize(serial, others, command="")
+    first, second = (
+        summarize_study(parallel, runs, command=""),
+        summarize_study(serial, others, command=""),
+    )
     assert tables(first) == tables(second)
     assert first.complete
     # Nothing is left to do, and nothing is done.
@@ -143,12 +146,12 @@ def test_a_stopped_run_resumes_and_a_trained_one_is_only_judged(
 
 def test_a_result_needs_no_runs_but_their_scores(tmp_path: Path, faces: Path) -> None:
     study = make_study(tmp_path / "a", faces, keep_weights=False)
-    first = summarize(study, in_process(study), command="x")
+    first = summarize_study(study, in_process(study), command="x")
     (tmp_path / "b/study").mkdir(parents=True)
     (tmp_path / "a/study/scores").rename(tmp_path / "b/study/scores")
     moved = make_study(tmp_path / "b", faces)
     assert states(plan_study(moved)) == ["done"] * 4
-    assert tables(summarize(moved, plan_study(moved), command="x")) == tables(first)
+    assert tables(summarize_study(moved, plan_study(moved), command="x")) == tables(first)
 
 
 # A process that ends as its name says, in place of one that trains.
@@ -186,12 +189,12 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on(
     assert [run.record and run.record.status for run in runs] == ["failed", "diverged"]
     assert states(plan_study(study, overwrite=True)) == ["start", "again"]
     with pytest.raises(ValueError, match="none of the 2 runs of the study is done; the first says"):
-        summarize(study, runs, command="")
+        summarize_study(study, runs, command="")
     # With another arm that is done the table has all of them.
     more = make_study(tmp_path, faces, arms={"one": {}, **study.arms}, seeds=[0])
     monkeypatch.undo()
     assert run(study_module._words(more, plan_study(more)[0])[2:]) == 0
-    result = summarize(more, plan_study(more), command="")
+    result = summarize_study(more, plan_study(more), command="")
     assert not result.complete
     assert [(r.arm, r.status, r.reason) for r in result.runs] == [
         ("one", "done", ""),
@@ -282,6 +285,6 @@ def test_a_study_that_is_stopped_resumes_to_the_same_result(tmp_path: Path, face
         assert RunRecord.read(parts.scores_dir("one", 0)) is None
     # An orphan of the killed one may still be saving: the next start waits for it.
     run_study(parts, say=lambda line: None)
-    first, second = (summarize(s, plan_study(s), command="") for s in (whole, parts))
+    first, second = (summarize_study(s, plan_study(s), command="") for s in (whole, parts))
     assert tables(first) == tables(second)
     assert first.runs[0].weights_sha256 == second.runs[0].weights_sha256

@@ -126,7 +126,7 @@ def test_a_set_is_checked_before_the_work(tmp_path: Path, faces: Path) -> None:
         check_set(sets["all"], 16, "tar@0.01")
     strangers = tmp_path / "strangers.txt"
     strangers.write_text("1\t1\nQ1\t1\t2\nQ1\t1\tQ2\t1\n")
-    with pytest.raises(ValueError, match="pairs must name at least 2 people"):
+    with pytest.raises(ValueError, match=r"strangers\.txt names 2 people whom the source lacks"):
         check_set(sets["some"].model_copy(update={"pairs": strangers, "folds": None}), 16)
     fewer = tmp_path / "fewer"
     for person in ("P00", "P01"):

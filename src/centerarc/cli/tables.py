@@ -181,8 +181,17 @@ def show_study(result: "StudyResult") -> None:
         if judged.intervals:
             _say(console, judged.intervals)
     _say(console, f"* {result.primary_measure} of {result.primary_set} is the primary measure.")
+    for arm in result.arms:
+        if arm.chosen:
+            found = ", ".join(f"{name} {_short(value)}" for name, value in arm.chosen.items())
+            _say(console, f"Searched for {arm.name}: {found}.")
     for note in result.notes:
         _say(console, note)
+
+
+def _short(value: object) -> str:
+    """A setting as it was chosen; four digits say enough of a number."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _table(title: str, first: str, *numbers: str) -> Table:

@@ -1,4 +1,4 @@
-"""Training runs: configuration, loop, checkpoints, logs, searches for settings.
+"""Training runs: configuration, loop, checkpoints, logs, searches for settings, studies.
 
 The configuration loads without torch, so that a command line can check one at once; the rest
 loads torch on first use.
@@ -9,17 +9,25 @@ from typing import TYPE_CHECKING, Any
 from centerarc.training.config import TrainConfig
 from centerarc.training.search import TuneConfig, load_tuning
 from centerarc.training.settings import check_config, dump_config, load_config
+from centerarc.training.study_config import StudyConfig, check_study, load_study
 
 if TYPE_CHECKING:
     from centerarc.training.callbacks import Callback, register_callback
     from centerarc.training.loop import Trainer, TrainingInterrupted, train
     from centerarc.training.proposals import Trial
     from centerarc.training.rundir import RunResult
+    from centerarc.training.study import PlannedRun, plan_study, run_study
+    from centerarc.training.study_run import RunRecord
+    from centerarc.training.study_table import summarize_study
+    from centerarc.training.study_tuning import chosen_settings, tune_study
     from centerarc.training.tuning import Tuning, tune_run
 
 __all__ = [
     "Callback",
+    "PlannedRun",
+    "RunRecord",
     "RunResult",
+    "StudyConfig",
     "TrainConfig",
     "Trainer",
     "TrainingInterrupted",
@@ -27,24 +35,38 @@ __all__ = [
     "TuneConfig",
     "Tuning",
     "check_config",
+    "check_study",
+    "chosen_settings",
     "dump_config",
     "load_config",
+    "load_study",
     "load_tuning",
+    "plan_study",
     "register_callback",
+    "run_study",
+    "summarize_study",
     "train",
     "tune_run",
+    "tune_study",
 ]
 
 _LAZY = {
     "Callback": "callbacks",
+    "PlannedRun": "study",
+    "RunRecord": "study_run",
     "RunResult": "rundir",
     "Trainer": "loop",
     "TrainingInterrupted": "loop",
     "Trial": "proposals",
     "Tuning": "tuning",
+    "chosen_settings": "study_tuning",
+    "plan_study": "study",
     "register_callback": "callbacks",
+    "run_study": "study",
+    "summarize_study": "study_table",
     "train": "loop",
     "tune_run": "tuning",
+    "tune_study": "study_tuning",
 }
 
 

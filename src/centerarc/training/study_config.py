@@ -15,6 +15,8 @@ from centerarc.training.judged import DrawnPeople, EvaluateConfig, StudySet, che
 from centerarc.training.search import StudyTune, TuneConfig, check_search
 from centerarc.training.settings import TUNE, check_config, read_yaml
 
+# A study on drawn faces, which needs no data.
+DRAWN = Path(__file__).with_name("drawn.yaml")
 # Settings that are the study's own.
 _OWN = ("seed", "run_dir", "plugins")
 

@@ -1,4 +1,4 @@
-"""What a run of a study is judged on: each set's images, its scores in a file, and its measures."""
+"""The scores of a run on a set of a study, in a file, and the measures that they make."""
 
 import os
 from dataclasses import dataclass
@@ -6,14 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from centerarc.data.source import FaceSource, namesakes, open_source
+from centerarc.data.source import FaceSource, chosen_people, open_source
 from centerarc.data.synthetic.source import SyntheticFaces
-from centerarc.data.views import Subset, subset
+from centerarc.data.views import subset
 from centerarc.evaluation.all_pair_scores import score_all_pairs
 from centerarc.evaluation.all_pairs import AllPairs
+from centerarc.evaluation.all_pairs_report import AllPairsSettings
 from centerarc.evaluation.embedding import pair_scores
 from centerarc.evaluation.files.pair_set import open_pair_set, read_named_pairs
 from centerarc.evaluation.intervals import rate_key
+from centerarc.evaluation.protocols.all_pairs import evaluate_all_pairs
 from centerarc.evaluation.protocols.subject import ModelSubject
 from centerarc.evaluation.scores import BoolArray, FloatArray, IntArray
 from centerarc.evaluation.seeds import measured
@@ -104,16 +106,31 @@ def score_set(one: StudySet, subject: ModelSubject) -> Scores:
         score = pair_scores(found, *sides)
         first, second = (numbers.astype(np.int64) for numbers in people)
         return ListedScores(score, listed.same, listed.fold.astype(np.int64), first, second)
-    source = open_people(one, size)
-    names = np.array(source.identities)[source.labels]
-    places = _places(source)
-    embedding = subject.embed(source).embedding
-    if one.other_side is None:
-        return score_all_pairs(embedding, names, places=places)
-    others = _same_images(one.other_side, size, places)
-    row_of = {place: row for row, place in enumerate(_places(others))}
-    other = subject.embed(others).embedding[[row_of[place] for place in places]]
-    return score_all_pairs(embedding, names, other, places=places)
+    if isinstance(one.all_pairs, DrawnPeople):
+        source = _drawn(one.all_pairs, size or 112)
+        places = _places(source)
+        names = np.array(source.identities)[source.labels]
+        return score_all_pairs(subject.embed(source).embedding, names, places=places)
+    judged = evaluate_all_pairs(
+        subject,
+        one.all_pairs,
+        pairs=one.pairs,
+        folds=one.folds,
+        other_side=one.other_side,
+        settings=AllPairsSettings(resamples=0),
+    ).all_pairs
+    assert judged is not None
+    return judged.record
+
+
+def _drawn(drawn: DrawnPeople, image_size: int) -> FaceSource:
+    return SyntheticFaces(
+        drawn.people,
+        drawn.images,
+        seed=drawn.seed,
+        image_size=image_size,
+        first_identity=drawn.first,
+    )
 
 
 def check_set(one: StudySet, image_size: int, primary: str = "") -> None:
@@ -132,8 +149,16 @@ def check_set(one: StudySet, image_size: int, primary: str = "") -> None:
         assert one.pairs is not None
         open_pair_set(one.pairs, images=one.images, folds=one.folds, image_size=image_size)
         return
-    source = open_people(one, image_size)
-    people = len(source.identities)
+    source = (
+        _drawn(one.all_pairs, image_size)
+        if isinstance(one.all_pairs, DrawnPeople)
+        else open_source(one.all_pairs, image_size=image_size)
+    )
+    named = source.identities
+    if one.pairs is not None:
+        everyone = read_named_pairs(one.pairs, one.folds).everyone()
+        named = sorted(chosen_people(everyone, source.identities, str(one.pairs)))
+    people = len(named)
     if primary.startswith("tar@") and people * (people - 1) / 2 < 1 / float(primary[4:]):
         raise ValueError(
             f"primary must be a measure that the set supports: {primary} needs at least "
@@ -141,52 +166,17 @@ def check_set(one: StudySet, image_size: int, primary: str = "") -> None:
             f"{people * (people - 1) // 2:,}"
         )
     if one.other_side is not None:
-        _same_images(one.other_side, image_size, _places(source))
-
-
-def open_people(one: StudySet, image_size: int | None) -> FaceSource:
-    """Opens the images of a set of which all pairs are judged.
-
-    Raises:
-        ValueError: If it cannot be opened, or holds none of the people that `pairs` names.
-    """
-    assert one.all_pairs is not None
-    if isinstance(one.all_pairs, DrawnPeople):
-        drawn = one.all_pairs
-        return SyntheticFaces(
-            drawn.people,
-            drawn.images,
-            seed=drawn.seed,
-            image_size=image_size or 112,
-            first_identity=drawn.first,
-        )
-    source = open_source(one.all_pairs, image_size=image_size)
-    if one.pairs is None:
-        return source
-    named = read_named_pairs(one.pairs, one.folds).everyone()
-    people = namesakes(source.identities, named)
-    if len(people) < 2:
-        raise ValueError(
-            f"pairs must name at least 2 people of {str(one.all_pairs)!r}, but {str(one.pairs)!r} "
-            f"names {len(people)} of them"
-        )
-    return subset(source, people)
+        places = _places(subset(source, named))
+        there = {*_places(open_source(one.other_side, image_size=image_size))}
+        if missing := [place for place in places if place not in there]:
+            raise ValueError(
+                f"other_side must hold the same images, but {str(one.other_side)!r} lacks "
+                f"{len(missing):,} of {len(places):,}, first {missing[0]!r}"
+            )
 
 
 def _places(source: FaceSource) -> list[str]:
     return [source.place(number) for number in range(len(source))]
-
-
-def _same_images(root: Path, image_size: int | None, places: list[str]) -> FaceSource:
-    """The images of a folder that have the given names, in an order of their own."""
-    source = open_source(root, image_size=image_size)
-    there = _places(source)
-    if missing := sorted({*places}.difference(there)):
-        raise ValueError(
-            f"other_side must hold the same images, but {str(root)!r} lacks {len(missing):,} of "
-            f"{len(places):,}, first {missing[0]!r}"
-        )
-    return Subset(source, images=np.isin(there, places))
 
 
 def measures_of(scores: Scores) -> Measures:

@@ -39,7 +39,7 @@ _POINTS = 61
 _LOWEST_FAR = 1e-5
 
 
-def summarize(
+def summarize_study(
     study: StudyConfig,
     runs: list[PlannedRun],
     *,
