@@ -134,6 +134,9 @@ def test_a_stopped_run_resumes_and_a_trained_one_is_only_judged(
     assert states(plan_study(study)) == ["judge"]
     (folder / "results.json").unlink()
     assert states(plan_study(study)) == ["resume"]
+    other = make_study(tmp_path, faces, arms={"one": {"loss.m": 0.1}}, seeds=[0])
+    with pytest.raises(ValueError, match=r"that differs: loss\.m 0\.5 -> 0\.1; --overwrite"):
+        plan_study(other)
     in_process(study)
     (scores / "all_pairs.npz").unlink()
     assert states(plan_study(study)) == ["judge"]
@@ -190,6 +193,9 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on(
     assert states(plan_study(study, overwrite=True)) == ["start", "again"]
     with pytest.raises(ValueError, match="none of the 2 runs of the study is done; the first says"):
         summarize_study(study, runs, command="")
+    # With settings that may do better, both start again unasked: nothing would be lost.
+    mended = make_study(tmp_path, faces, arms=study.arms, seeds=[0], settings={"clip_norm": 5.0})
+    assert states(plan_study(mended)) == ["again", "again"]
     # With another arm that is done the table has all of them.
     more = make_study(tmp_path, faces, arms={"one": {}, **study.arms}, seeds=[0])
     monkeypatch.undo()

@@ -13,11 +13,13 @@ from centerarc.io.files import atomic_path, locked_folder
 from centerarc.io.progress import duration, waiting
 from centerarc.io.tables import counted
 from centerarc.report.study_result import Measured, value_words
+from centerarc.training.checkpoint import state_path
 from centerarc.training.child import status_of
 from centerarc.training.config import TrainConfig
 from centerarc.training.logging import read_metrics
 from centerarc.training.rundir import (
     CONFIG,
+    RESULTS,
     clear,
     locked,
     progress_of,
@@ -77,6 +79,14 @@ class PlannedRun:
         return self.state not in ("done", "diverged")
 
     @property
+    def has_result(self) -> bool:
+        """Whether something would be lost if it started again: a result, or a saved state."""
+        if self.record is not None:
+            return self.record.status == "done"
+        folder = self.config.run_dir
+        return state_path(folder).exists() or (folder / RESULTS).exists()
+
+    @property
     def words(self) -> str:
         """Its state in words."""
         return _WORDS[self.state]
@@ -91,7 +101,8 @@ def plan_study(
         study: The study.
         chosen: Settings that a tuning chose, by arm.
         overwrite: Runs that have other settings, that diverged, or whose weights are deleted while
-            a set is missing are trained again.
+            a set is missing are trained again. Those with other settings that failed or diverged,
+            or have saved nothing yet, are in any case.
 
     Raises:
         ValueError: If there are such runs with other settings and `overwrite` is False; names the
@@ -103,7 +114,7 @@ def plan_study(
         for seed in study.seeds
         for arm in study.arms
     ]
-    changed = [run for run in found if run.state == "again"]
+    changed = [run for run in found if run.state == "again" and run.has_result]
     if changed and not overwrite:
         first, *others = changed
         more = f", and {counted(len(others), 'more run')} with other settings" if others else ""
