@@ -16,13 +16,14 @@ from centerarc.losses import (
     ElasticArcFace,
     MagFace,
     Margin,
+    MarginSoftmaxLoss,
     SphereFaceR,
     Target,
     create_margin,
     list_margins,
 )
 from centerarc.losses.class_size_margins import ClassSizeMargin
-from centerarc.losses.margins import NO_LABEL, add_angle, target_angle
+from centerarc.losses.margins import NO_LABEL, add_angle, margin_parameters, target_angle
 
 SIZES = torch.tensor([1, 7, 300])
 
@@ -207,3 +208,48 @@ def test_an_angle_of_each_sample_is_arcface_and_its_mirror() -> None:
 def test_bad_input_is_named(build, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("name", list_margins())
+def test_a_criterion_from_the_meta_device_starts_as_any(name: str) -> None:
+    # As those do who make a model on the meta device: to_empty, then reset_parameters of each part.
+    def make() -> MarginSoftmaxLoss:
+        margin = create_margin(name)
+        if isinstance(margin, ClassSizeMargin):
+            margin.set_counts(torch.tensor([3, 1, 2], device="cpu"))
+        return MarginSoftmaxLoss(3, 4, margin)
+
+    with torch.device("meta"):
+        criterion = make()
+    criterion.to_empty(device="cpu")
+    for tensor in criterion.state_dict().values():
+        tensor.fill_(7)
+    for part in criterion.modules():
+        if hasattr(part, "reset_parameters"):
+            part.reset_parameters()
+    expected = make().state_dict()
+    state = criterion.state_dict()
+    assert list(state) == list(expected)
+    for key, value in state.items():
+        if key != "prototypes":
+            assert torch.equal(value, expected[key]), key
+
+
+@pytest.mark.parametrize("value", ["x", None, True])
+@pytest.mark.parametrize(
+    ("name", "parameter"),
+    [
+        (name, parameter)
+        for name in list_margins()
+        for parameter in margin_parameters(name)
+        if parameter not in ("counts", "plus")
+    ],
+)
+def test_what_is_no_number_is_named(name: str, parameter: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f": {parameter} must be .*, got {value!r}"):
+        create_margin(name, **{parameter: value})
+
+
+def test_a_momentum_of_one_is_named_as_it_was_given() -> None:
+    with pytest.raises(ValueError, match=r"momentum must be in \[0, 1\), got 1.0"):
+        create_margin("curricularface", momentum=1.0)

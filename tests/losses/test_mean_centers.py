@@ -144,6 +144,14 @@ def test_centers_stand_still_in_evaluation_and_where_told_to() -> None:
     assert torch.equal(criterion.centers, before)
 
 
+def test_embeddings_of_no_length_do_not_count() -> None:
+    criterion = MeanCenterLoss(3, 2)
+    x = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 0.0]])
+    criterion(x, torch.tensor([0, 0, 1]))
+    assert criterion.counts.tolist() == [1, 0, 0]
+    assert criterion.centers.tolist() == [[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]
+
+
 def test_state_resumes_the_mean() -> None:
     x, _, y = problem(12, 4, 3, dtype=torch.float32)
     whole, half = MeanCenterLoss(4, 3), MeanCenterLoss(4, 3)

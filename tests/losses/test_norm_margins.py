@@ -187,8 +187,8 @@ def test_from_its_least_weight_on_the_regularizer_makes_the_shortest_longer() ->
         (lambda: MagFace(l_a=0.0), "MagFace: l_a must be positive and finite, got 0.0"),
         (lambda: MagFace(u_a=10.0), "MagFace: u_a must be above l_a, 10, got 10.0"),
         (lambda: MagFace(u_a=math.inf), "MagFace: u_a must be positive and finite, got inf"),
-        (lambda: MagFace(lambda_g=-1.0), "MagFace: lambda_g must be at least 0, got -1.0"),
-        (lambda: MagFace(lambda_g=math.nan), "MagFace: lambda_g must be at least 0, got nan"),
+        (lambda: MagFace(lambda_g=-1.0), r"MagFace: lambda_g must be in \[0, 1e9\], got -1.0"),
+        (lambda: MagFace(lambda_g=math.nan), r"MagFace: lambda_g must be in \[0, 1e9\], got nan"),
     ],
 )
 def test_bad_input_is_named(build, message: str) -> None:

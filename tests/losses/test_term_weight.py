@@ -165,6 +165,32 @@ def test_calls_that_measure_nothing() -> None:
     assert TermWeight(0.5)(arcface.detach(), center.detach(), features) == 0.5
 
 
+def test_ignored_samples_do_not_count_in_the_mean_cosine() -> None:
+    weight, level = TermWeight(from_cosine=-0.5), torch.tensor([0.8, 0.0, 0.4, 0.0])
+    nothing = torch.zeros(())
+    weight(nothing, nothing, torch.zeros(4, 2), target_cosine=torch.zeros(4))
+    assert not weight.started  # a batch of which all are ignored has no mean
+    weight(nothing, nothing, torch.zeros(4, 2), target_cosine=level)
+    torch.testing.assert_close(weight.cosine, torch.tensor(0.6))
+    assert weight.started
+
+
+@pytest.mark.parametrize("level", [None, 0.5])
+def test_it_starts_again(level: float | None) -> None:
+    weight, fresh = (TermWeight("auto", from_cosine=level) for _ in range(2))
+    for tensor in weight.state_dict().values():
+        tensor.fill_(7)
+    weight.reset_parameters()
+    for key, value in weight.state_dict().items():
+        assert torch.equal(value, fresh.state_dict()[key]), key
+
+
+def test_a_mean_of_exactly_zero_counts() -> None:
+    weight = TermWeight(from_cosine=-0.5)
+    weight(torch.zeros(()), torch.zeros(()), torch.zeros(4, 2), target_cosine=torch.zeros(()))
+    assert weight.started
+
+
 def test_wrong_arguments_are_named() -> None:
     for options, said in (
         ({"weight": -1.0}, "weight must be a number of at least 0, or 'auto', got -1.0"),

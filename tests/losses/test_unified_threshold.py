@@ -117,18 +117,21 @@ def test_the_threshold_settles_between_genuine_and_impostor_scores() -> None:
 def test_the_memory_holds_the_last_embeddings() -> None:
     criterion = UnifiedThresholdLoss(memory=5, feat_dim=3).double()
     seen: list[tuple[Tensor, int]] = []
-    for n in (3, 4, 2, 7):
+    for n in (3, 4, 2, 7, 1, 5):
         x, _, y = problem(n, 3, 3)
         y[0] = IGNORED
+        y[n // 2] = IGNORED
         recent = seen[-5:]
         rows = torch.stack([r for r, _ in recent]) if recent else None
-        owners = tuple(label if label >= 0 else -1 for _, label in recent)
+        owners = tuple(label for _, label in recent)
         expected = pairs(x, y.tolist(), 8.0, 16.0, rows, owners)
         out = criterion(x, y)
         torch.testing.assert_close(
-            out, torch.tensor(sum(expected) / max(n - 1, 1), dtype=torch.float64)
+            out, torch.tensor(sum(expected) / max(int((y >= 0).sum()), 1), dtype=torch.float64)
         )
-        seen += [(row.detach(), int(label)) for row, label in zip(x, y, strict=True)]
+        # What is ignored takes no place in the memory.
+        kept = y != IGNORED
+        seen += [(row.detach(), int(label)) for row, label in zip(x[kept], y[kept], strict=True)]
     before = criterion.memory.clone()
     criterion.eval()(x, y)
     assert torch.equal(criterion.memory, before)
@@ -142,6 +145,15 @@ def test_the_memory_survives_a_resume() -> None:
     other.load_state_dict(first.state_dict())
     assert torch.equal(first(x[6:], y[6:]), other(x[6:], y[6:]))
     assert torch.equal(first.memory, other.memory)
+
+
+def test_it_starts_again() -> None:
+    criterion, fresh = (UnifiedThresholdLoss(memory=4, feat_dim=3) for _ in range(2))
+    for tensor in criterion.state_dict().values():
+        tensor.fill_(7)
+    criterion.reset_parameters()
+    for key, value in criterion.state_dict().items():
+        assert torch.equal(value, fresh.state_dict()[key]), key
 
 
 def over_centers(
@@ -223,6 +235,7 @@ def test_centers_not_seen_take_no_part() -> None:
         ({"memory": 4}, "feat_dim, the embedding size, must be given with a memory"),
         ({"memory": 4, "over": "centers"}, "memory must be 0 with over='centers'"),
         ({"threshold": 1.0}, r"threshold must be in \(-1, 1\), got 1.0"),
+        ({"threshold": None}, r"threshold must be in \(-1, 1\), got None"),
     ],
 )
 def test_wrong_options_are_named(options: dict, message: str) -> None:
@@ -240,7 +253,17 @@ def test_wrong_input_is_named() -> None:
         unified_threshold_loss(x, y, 8.0, others=x)
     with pytest.raises(ValueError, match=r"features must be \(N, 9\), as feat_dim says"):
         UnifiedThresholdLoss(memory=3, feat_dim=9)(x, y)
-    with pytest.raises(ValueError, match=r"got -5 at row 0"):
+    with pytest.raises(ValueError, match=r"must be 0 or more or ignore_index -100, got -5 at row"):
         unified_threshold_loss(x, torch.tensor([-5, 0, 1]), 8.0)
+    with pytest.raises(ValueError, match=r"other_labels must be integers, got torch.float32"):
+        unified_threshold_loss(x, y, 8.0, others=x, other_labels=y.float())
+    with pytest.raises(ValueError, match=r"others must be floating point, got torch.int64"):
+        unified_threshold_loss(x, y, 8.0, others=x.long(), other_labels=y)
+    with pytest.raises(ValueError, match=r"bias must be a scalar, got \(2,\)"):
+        unified_threshold_loss(x, y, torch.zeros(2))
+    with pytest.raises(ValueError, match=r"features must be \(N, 5\) as the centers are"):
+        UnifiedThresholdLoss(over="centers")(x, y, torch.randn(2, 5))
+    with pytest.raises(ValueError, match=r"labels must be in \[0, 0\)"):
+        UnifiedThresholdLoss(over="centers")(x, y, torch.randn(0, 4))
     with pytest.raises(ValueError, match="features must be finite"):
         unified_threshold_loss(x * math.nan, y, 8.0)

@@ -27,6 +27,9 @@ Reduction = Literal["mean", "sum", "none"]
 # The place of a class that is not held here.
 ABSENT = -1
 
+# A number of classes where labels are any numbers from 0 on.
+ANY_CLASS = 2**62
+
 # Changes of a parameter after which ranks compare it: the first may be of a learning rate near 0.
 LOOKS = (1, 10, 100)
 
@@ -135,8 +138,9 @@ def check_values(features: Tensor, labels: Tensor, num_classes: int, ignore_inde
     outside = kept & ((labels < 0) | (labels >= num_classes))
     if bool(outside.any()):
         row = int(outside.nonzero()[0])
+        allowed = "0 or more" if num_classes == ANY_CLASS else f"in [0, {num_classes})"
         raise ValueError(
-            f"labels must be in [0, {num_classes}) or ignore_index {ignore_index}, "
+            f"labels must be {allowed} or ignore_index {ignore_index}, "
             f"got {int(labels[row])} at row {row}"
         )
     # A sum is finite unless a term is not (or it overflows): one pass instead of three.

@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 from centerarc.losses.checks import check_tensors
@@ -23,6 +24,7 @@ class ClassSizeMargin(nn.Module):
         super().__init__()
         self.margins: Tensor | None
         self.register_buffer("margins", None)
+        self._sizes: Tensor | None = None  # (C,) float64, on the host
         if counts is not None:
             self.set_counts(counts)
 
@@ -42,8 +44,14 @@ class ClassSizeMargin(nn.Module):
             )
         if int(counts.min()) < 0:
             raise ValueError(f"{name} must be at least 0, got {int(counts.min())}")
-        sizes = counts.detach().cpu().clamp(min=1).double()
-        self.margins = self.margin_of(sizes).float().to(counts.device)
+        self._sizes = counts.detach().cpu().clamp(min=1).double()
+        self.margins = self.margin_of(self._sizes).float().to(counts.device)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Sets the margins to those of the counts again."""
+        if self.margins is not None and self._sizes is not None:
+            self.margins.copy_(self.margin_of(self._sizes))
 
     def margin_of(self, sizes: Tensor) -> Tensor:
         """The margins of (C,) float64 sizes of at least 1."""

@@ -6,6 +6,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from centerarc.losses.checks import is_number
 from centerarc.losses.margins import (
     NO_LABEL,
     BatchMargin,
@@ -33,7 +34,7 @@ class ElasticMargin(BatchMargin):
         require(f"{name}: sigma", sigma, 0.0, 1.0, "in [0, 1]")
         if plus not in (False, True):
             raise ValueError(f"{name}: plus must be true or false, got {plus!r}")
-        if not float(seed).is_integer():
+        if not (is_number(seed) and float(seed).is_integer()):
             raise ValueError(f"{name}: seed must be an integer, got {seed!r}")
         self.m = m
         self.sigma = sigma
@@ -42,6 +43,10 @@ class ElasticMargin(BatchMargin):
         self._most = most
         self.passes: Tensor
         self.register_buffer("passes", torch.tensor(0))
+
+    def reset_parameters(self) -> None:
+        """Starts the draws from the beginning."""
+        self.passes.zero_()
 
     def draw(self, target: Target) -> Tensor:
         """Returns the margin of each sample, (N,), and counts the pass; m in evaluation mode."""

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from centerarc.losses.checks import is_number
 from centerarc.losses.head.products import SMALLEST_NORM, unit
 
 # The label of a sample that does not count, in `Target.labels`.
@@ -114,8 +115,8 @@ def add_angle(target: Target, angle: Tensor) -> Tensor:
 
 
 def require(name: str, value: float, low: float, high: float, allowed: str) -> None:
-    """Raises unless a margin's parameter is in [low, high]."""
-    if not low <= value <= high:
+    """Raises unless a margin's parameter is a number in [low, high]."""
+    if not (is_number(value) and low <= value <= high):
         raise ValueError(f"{name} must be {allowed}, got {value!r}")
 
 

@@ -163,7 +163,7 @@ class MeanCenterLoss(nn.Module):
     as the plain mean of the first embeddings, and then forgets the old ones exponentially. It is a
     buffer: no gradient, no optimizer. Only the rows of the batch's classes change. Under
     torch.distributed, the samples of all ranks are gathered first, so that every rank holds the
-    same centers.
+    same centers. An embedding of length 0 has no direction and does not count.
 
     Args:
         num_classes: C, at least 1.
@@ -294,7 +294,8 @@ class MeanCenterLoss(nn.Module):
         if places.numel() == 0 or len(self.centers) == 0:
             return
         points = unit(features.to(torch.promote_types(self.centers.dtype, torch.float32)))
-        groups = ClassGroups(places)
+        # A vector without a direction would only shorten the mean.
+        groups = ClassGroups(places.where((points != 0).any(dim=1), ABSENT))
         kept = groups.kept.to(points.dtype).unsqueeze(1)
         total, number = groups.sum(groups.sorted(points)), groups.sum(kept)
         before = self.counts[groups.rows]

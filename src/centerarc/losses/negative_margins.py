@@ -78,14 +78,17 @@ class CurricularFace(NegativeMargin, BatchMargin):
     def __init__(self, m: float = 0.5, momentum: float = 0.99) -> None:
         super().__init__()
         require("CurricularFace: m", m, 0.0, math.pi / 2, "in [0, pi/2] radians")
-        if momentum == 1.0:  # the mean would stay 0
-            momentum = math.nan
-        require("CurricularFace: momentum", momentum, 0.0, 1.0, "in [0, 1)")
+        # At 1 the mean would stay 0.
+        require("CurricularFace: momentum", momentum, 0.0, math.nextafter(1.0, 0.0), "in [0, 1)")
         self.m = m
         self.momentum = momentum
         self.t: Tensor
         self.register_buffer("t", torch.zeros(()))
         self._arc = ArcFace(m)
+
+    def reset_parameters(self) -> None:
+        """Starts the running mean from 0."""
+        self.t.zero_()
 
     def forward(self, target: Target) -> Tensor:
         """`cos(theta + m)`, (N,)."""

@@ -72,8 +72,15 @@ class AdaFace(BatchMargin):
         self.alpha = alpha
         self.mean: Tensor
         self.deviation: Tensor
-        self.register_buffer("mean", torch.tensor(20.0))
-        self.register_buffer("deviation", torch.tensor(100.0))
+        self.register_buffer("mean", torch.empty(()))
+        self.register_buffer("deviation", torch.empty(()))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Forgets the lengths seen so far."""
+        self.mean.fill_(20.0)
+        self.deviation.fill_(100.0)
 
     def forward(self, target: Target) -> Tensor:
         """Returns psi, (N,); in training mode it updates the statistics first."""
@@ -156,7 +163,7 @@ class MagFace:
         check_positive("MagFace: u_a", self.u_a)
         if self.u_a <= self.l_a:
             raise ValueError(f"MagFace: u_a must be above l_a, {self.l_a:g}, got {self.u_a!r}")
-        require("MagFace: lambda_g", self.lambda_g, 0.0, 1e9, "at least 0")
+        require("MagFace: lambda_g", self.lambda_g, 0.0, 1e9, "in [0, 1e9]")
 
     def __call__(self, target: Target) -> Tensor:
         slope = (self.u_m - self.l_m) / (self.u_a - self.l_a)

@@ -105,6 +105,12 @@ class TermWeight(nn.Module):
         self.register_buffer("started", torch.tensor(from_cosine is None))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
+    def reset_parameters(self) -> None:
+        """Forgets all steps."""
+        for buffer in (self.norms, self.cosine, self.cosine_mass, self.steps):
+            buffer.zero_()
+        self.started.fill_(self.from_cosine is None)
+
     @property
     def is_auto(self) -> bool:
         """Whether gradients are to be measured."""
@@ -193,7 +199,8 @@ class TermWeight(nn.Module):
             term: (), the added term, likewise.
             features: (N, D), what both were computed from.
             target_cosine: (), or (N,) of which the mean is taken, such as
-                `criterion.metrics.target_cosine`; needed with `from_cosine`.
+                `criterion.metrics.target_cosine`; needed with `from_cosine`. Of the N, those that
+                are exactly 0, as of samples that are ignored, do not count.
             measure: whether to measure in this step; a number as weight never does.
 
         Raises:
@@ -212,7 +219,8 @@ class TermWeight(nn.Module):
             sums += [*_squares(arcface_loss, features), *_squares(term, features)]
         if target_cosine is not None:
             cosines = target_cosine.detach().float()
-            sums += [cosines.sum(), torch.full_like(cosines.sum(), cosines.numel())]
+            counts = (cosines != 0).sum() if cosines.dim() else torch.ones_like(cosines)
+            sums += [cosines.sum(), counts.float()]
         if sums:
             total = torch.stack(sums)
             if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:

@@ -62,7 +62,13 @@ class UniFace(nn.Module):
         self.m = m
         self.balance = balance
         self.bias = nn.Parameter(torch.tensor(float(bias)))
+        self._first = float(bias)
         self._psi = CosFace(m)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Sets b to `bias`."""
+        self.bias.fill_(self._first)
 
     def forward(self, target: Target) -> Tensor:
         """`cos(theta) - m`, (N,)."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from centerarc.losses.center import gather_samples
 from centerarc.losses.checks import (
     ABSENT,
+    ANY_CLASS,
     OptimizerReminder,
     Reduction,
     as_labels,
@@ -19,6 +20,7 @@ from centerarc.losses.checks import (
     check_positive,
     check_tensors,
     check_values,
+    is_number,
     reduce,
     wide_dtype,
 )
@@ -31,9 +33,6 @@ if TYPE_CHECKING:
     from centerarc.losses.head.shards import ClassShards
 
 Against = Literal["pairs", "centers", "both"]
-
-# Labels of pairs alone are any numbers from 0 on.
-_ANY = 2**62
 
 
 def unified_threshold_loss(
@@ -89,10 +88,19 @@ def unified_threshold_loss(
     check_choice("reduction", reduction, Reduction)
     check_positive("s", s)
     features, labels, known = _checked(features, labels, None, ignore_index)
+    if isinstance(bias, Tensor) and bias.numel() != 1:
+        raise ValueError(f"bias must be a scalar, got {tuple(bias.shape)}")
     if (others is None) != (other_labels is None):
         raise ValueError("others and other_labels must be given together, got one of them")
     if others is not None and other_labels is not None:
         check_tensors(others=others, other_labels=other_labels)
+        for name, value, floating in (
+            ("others", others, True),
+            ("other_labels", other_labels, False),
+        ):
+            if value.is_floating_point() != floating or value.dtype == torch.bool:
+                kind = "floating point" if floating else "integers"
+                raise ValueError(f"{name} must be {kind}, got {value.dtype}")
         if others.shape != (len(other_labels), features.shape[1]):
             raise ValueError(
                 f"others must be ({len(other_labels)}, {features.shape[1]}), as other_labels and "
@@ -154,8 +162,9 @@ def _checked(
             f"features must be (N, D) floating point, got {tuple(features.shape)} {features.dtype}"
         )
     labels = as_labels(labels, features)
-    labels = check_values(features, labels, classes or _ANY, ignore_index)
-    known = (labels != ignore_index) & (labels >= 0) & (labels < (classes or _ANY))
+    classes = ANY_CLASS if classes is None else classes
+    labels = check_values(features, labels, classes, ignore_index)
+    known = (labels != ignore_index) & (labels >= 0) & (labels < classes)
     features = features.to(wide_dtype(features)).where(known.unsqueeze(1), 0.0)
     return features, labels, known
 
@@ -186,7 +195,7 @@ class UnifiedThresholdLoss(nn.Module):
     Attributes:
         bias: parameter, a scalar: b, the threshold times s. Give it to the optimizer, without
             weight decay.
-        memory: (M, D) buffer of unit embeddings.
+        memory: (M, D) buffer of unit embeddings; samples that are ignored take no place in it.
         memory_labels: (M,) int64 buffer, -1 where the memory is not filled yet.
         memory_next: int64 scalar buffer, the place that is overwritten next.
 
@@ -235,7 +244,7 @@ class UnifiedThresholdLoss(nn.Module):
             if feat_dim is None:
                 raise ValueError("feat_dim, the embedding size, must be given with a memory")
             check_counts(feat_dim=feat_dim)
-        if not -1.0 < threshold < 1.0:
+        if not (is_number(threshold) and -1.0 < threshold < 1.0):
             raise ValueError(f"threshold must be in (-1, 1), got {threshold!r}")
         self.s = float(s)
         self.over: Against = over
@@ -244,10 +253,19 @@ class UnifiedThresholdLoss(nn.Module):
         self.implementation: Implementation = implementation
         self.shards = shards
         self.bias = nn.Parameter(torch.tensor(float(s * threshold)))
+        self._first = float(s * threshold)
         self.register_buffer("memory", torch.zeros(memory, feat_dim or 0))
         self.register_buffer("memory_labels", torch.full((memory,), ABSENT, dtype=torch.int64))
         self.register_buffer("memory_next", torch.zeros((), dtype=torch.int64))
         self._reminder = OptimizerReminder(type(self).__name__)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Sets the threshold to where it starts from, and empties the memory."""
+        self.bias.fill_(self._first)
+        self.memory.zero_()
+        self.memory_labels.fill_(ABSENT)
+        self.memory_next.zero_()
 
     @property
     def threshold(self) -> float:
@@ -274,6 +292,11 @@ class UnifiedThresholdLoss(nn.Module):
             self._reminder.check(self.bias)
         classes = self._check_centers(centers, seen)
         features, labels, known = _checked(features, labels, classes, self.ignore_index)
+        if centers is not None and centers.shape[1] != features.shape[1]:
+            raise ValueError(
+                f"features must be (N, {centers.shape[1]}) as the centers are, "
+                f"got {tuple(features.shape)}"
+            )
         if len(self.memory) and self.memory.shape[1] != features.shape[1]:
             raise ValueError(
                 f"features must be (N, {self.memory.shape[1]}), as feat_dim says, "
@@ -358,11 +381,17 @@ class UnifiedThresholdLoss(nn.Module):
         if self.shards is None and distributed and dist.get_world_size() > 1:
             features, labels = gather_samples(features, labels)
         size = len(self.memory)
-        features, labels = unit(features[-size:]), labels[-size:]
-        places = (self.memory_next + torch.arange(len(labels), device=labels.device)) % size
-        self.memory[places] = features.to(self.memory.dtype)
-        self.memory_labels[places] = labels
-        self.memory_next.add_(len(labels)).remainder_(size)
+        # Those that do not count come first and get the places before the next, which keep what
+        # they hold: so none of them is dropped by its index, for which an accelerator would wait.
+        order = (labels != ABSENT).long().sort(stable=True).indices[-size:]
+        features, labels = unit(features[order]).to(self.memory.dtype), labels[order]
+        kept = labels != ABSENT
+        number = kept.sum()
+        steps = torch.arange(len(labels), device=labels.device) - len(labels) + number
+        places = (self.memory_next + steps) % size
+        self.memory[places] = features.where(kept.unsqueeze(1), self.memory[places])
+        self.memory_labels[places] = labels.where(kept, self.memory_labels[places])
+        self.memory_next.add_(number).remainder_(size)
 
     def extra_repr(self) -> str:
         """What `print(criterion)` shows."""
