@@ -27,6 +27,7 @@ from tests.report.studies import drawn_study
 sync_api = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("plotly")
 BROWSER = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+PATIENCE = 180_000  # milliseconds: a busy machine takes its time to read a page of 5 MB
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(BROWSER is None, reason="there is no chromium on this machine"),
@@ -84,6 +85,7 @@ def opened(browser: Any, file: Path) -> Iterator[Any]:
 
     def at(width: int = 1280, path: Path = file, **options: Any) -> Any:
         window = browser.new_context(viewport={"width": width, "height": 900}, **options)
+        window.set_default_timeout(PATIENCE)
         windows.append(window)
         page = window.new_page()
         page.on("console", lambda message: complaints.append(message.text))
@@ -410,6 +412,7 @@ def test_a_script_that_a_name_smuggles_in_does_not_run(browser: Any, file: Path)
     body = "<script>window.evil = 1</script><img src=x onerror='window.evil = 1'>"
     evil.write_text(text.replace("<main>", f"<main>{body}"), encoding="utf-8")
     page = browser.new_page()
+    page.set_default_timeout(PATIENCE)
     page.goto(evil.as_uri())
     page.wait_for_function("document.querySelectorAll('.main-svg').length > 0")
     assert page.evaluate("window.evil") is None

@@ -67,31 +67,66 @@ def test_it_says_what_was_asked_and_what_holds(page: str) -> None:
     )
     assert question in text
     assert "Higher TAR at FAR 0.1% than softmax: " in text
-    assert re.search(r"unified \(\+\d\.\d\d points, 95% interval \+\d\.\d\d to \+\d\.\d\d\)", text)
+    assert re.search(r"softmax: unified \+\d\.\d\d points, mean \+\d\.\d\d and arcface", text)
+    assert "the share of pairs of one person that are accepted, at the threshold" in text
+    assert "how far other people and other seeds might move the number" in text
     assert "centerarc study studies/joint.yaml --jobs 2" in text
     assert "loss.s 21.43, loss.m 0.31" in text
     assert "95% intervals over people and seeds together." in text
     assert "torch 2.13.0" in text
-    assert "one interval in 20" in text
+    assert "One such interval in 20" in text
 
 
 def test_a_run_that_failed_is_not_hidden(page: str) -> None:
     text = words(page)
-    assert "1 of 25 runs is missing" in text
+    assert "1 of 25 runs failed" in text
     assert "mean, seed 3 Diverged: step 812: the loss is not finite" in text
     assert "4 of 5" in text
+
+
+def test_a_study_in_progress_says_what_is_still_to_come(tmp_path: Path) -> None:
+    result = drawn_study()
+    runs = [StudyRun(run.arm, run.seed, "waiting") if run.seed > 2 else run for run in result.runs]
+    text = words(written(dataclasses.replace(result, runs=runs), tmp_path))
+    assert "The study is not finished: 15 of 25 runs are done." in text
+    assert "unified Not done yet: seeds 3, 4" in text
+    assert "failed:" not in text
+
+
+def test_a_difference_of_one_seed_is_called_that(tmp_path: Path) -> None:
+    result = drawn_study(arms=3)
+    rows = [
+        dataclasses.replace(one, pairs=1 if one.arm == "arcface" else one.pairs)
+        for one in result.rows
+    ]
+    text = words(written(dataclasses.replace(result, rows=rows), tmp_path))
+    assert re.search(r"single seed says [^:]+: arcface\.", text)
+
+
+def test_an_arm_has_one_color_and_one_dash_everywhere(page: str) -> None:
+    figures = embedded(page, "figures")
+    seen: dict[str, set[tuple[str, str]]] = {}
+    for figure in figures.values():
+        for trace in figure["data"]:
+            if trace.get("name"):
+                line = trace["line"]
+                seen.setdefault(trace["name"], set()).add((line["color"], line["dash"]))
+    assert set(seen) == {"softmax", "arcface", "shared centers", "mean", "unified"}
+    assert all(len(styles) == 1 for styles in seen.values())
+    for name, ((color, _),) in ((name, tuple(styles)) for name, styles in seen.items()):
+        assert re.search(rf'stroke:var\({color}\);[^>]*"/></svg>{name}</li>', page)
 
 
 def test_what_was_tuned_is_shown_as_what_it_is(page: str) -> None:
     text = words(page)
     assert "too good to be reported" in text
-    assert "Judged by TAR at FAR 0.1% of fold 6" in text
+    assert "judged by TAR at FAR 0.1% of fold 6" in text
     assert "1 failed" in text
 
 
 def test_each_seed_is_a_point_of_the_forest() -> None:
     result = drawn_study()
-    chart = forest_chart(result, "TAR")
+    chart = forest_chart(result)
     assert chart is not None
     rows = {row.arm: row for row in result.rows_of("clean", "tar@0.001")}
     arms = [arm.name for arm in result.arms if arm.name != "softmax"]
@@ -122,6 +157,9 @@ def test_curves_end_where_people_carry_them() -> None:
     assert len(bands) == len(means) == 5
     # 1,000 people are 499,500 couples.
     assert min(means[0]["x"]) >= 100 * 0.999 / 499_500
+    assert max(means[0]["x"]) == pytest.approx(10)  # percent
+    (primary,) = [trace for trace in data if trace["line"]["color"] == "--muted"]
+    assert primary["x"] == [0.1, 0.1]
     assert all(band["hoverinfo"] == "skip" for band in bands)
     assert not any(t.get("fill") for t in curve_charts(drawn_study(seeds=1))["clean"].data)
 
@@ -160,10 +198,10 @@ def test_a_verdict_claims_no_more_than_its_interval() -> None:
     result = drawn_study(arms=2)
     base = result.rows_of("clean", "tar@0.001")[0]
     for low, high, said in (
-        (0.01, 0.03, "Higher TAR at FAR 0.1% than softmax: arcface (+2.00 points, 95% interval"),
-        (-0.03, -0.01, "Lower TAR at FAR 0.1% than softmax: arcface (-2.00 points"),
-        (-0.01, 0.02, "Cannot be told apart from softmax: arcface (+0.50 points, 95% interval"),
-        (None, None, "Too few runs to say how sure a difference is: arcface (+1.00 points)."),
+        (0.01, 0.03, "Higher TAR at FAR 0.1% than softmax: arcface +2.00 points."),
+        (-0.03, -0.01, "Lower TAR at FAR 0.1% than softmax: arcface \u22122.00 points."),
+        (-0.01, 0.02, "Cannot be told apart from softmax, as the 95% interval of the difference"),
+        (None, None, "Too few runs to say how sure a difference is: arcface +1.00 points."),
     ):
         other = row("tar@0.001", low, high, "arcface")
         (sentence,) = verdicts(dataclasses.replace(result, rows=[base, other]))
@@ -181,7 +219,7 @@ def test_a_study_of_one_arm_or_of_nothing_yet_has_a_page(tmp_path: Path) -> None
     text = words(written(dataclasses.replace(alone, tuning=None), tmp_path))
     assert "What does softmax reach in TAR at FAR 0.1%" in text
     assert re.search(r"softmax reaches \d+\.\d\d% TAR at FAR 0\.1%\.", text)
-    assert asked(alone).endswith("Each arm was trained with 1 seed.")
+    assert asked(alone).endswith("Each arm is trained with 1 seed.")
     waiting = [StudyRun(run.arm, run.seed, "waiting") for run in alone.runs]
     empty = dataclasses.replace(alone, runs=waiting, rows=[], curves=[], tuning=None)
     text = words(written(empty, tmp_path))

@@ -19,7 +19,14 @@ from centerarc.report.charts import (
     rate_axis,
 )
 from centerarc.report.numbers import small_percent
-from centerarc.report.study_result import StudyCurve, StudyResult, StudyRow, StudyRun, is_rate
+from centerarc.report.study_result import (
+    StudyCurve,
+    StudyResult,
+    StudyRow,
+    StudyRun,
+    is_rate,
+    less_is_better,
+)
 
 # Color and dash of each arm; more arms than these repeat them.
 STYLES = tuple(
@@ -31,14 +38,11 @@ STYLES = tuple(
     )
 )
 _BAND = 0.14
-# Trained rows whose mean is over all seeds, by their names on the page.
-_LEARNING = {
-    "target_cosine": "cosine to the target prototype",
-    "accuracy": "training accuracy",
-    "arcface_loss": "loss without the second term",
-}
+# Trained rows whose mean is over all seeds, by what their axis is called.
+_LEARNING = {"target_cosine": "cosine", "accuracy": "accuracy", "arcface_loss": "loss"}
 _POINTS = 80
-
+# The highest rate that is drawn; an axis up to 100% would hide what differs at low ones.
+_HIGHEST_FAR = 0.1
 
 _RATES = {"tar": ("TAR", "FAR"), "tpir": ("TPIR", "FPIR")}
 _NAMES = {
@@ -63,6 +67,33 @@ def measure_words(measure: str) -> str:
     return _NAMES.get(measure, measure.replace("_", " "))
 
 
+def measure_meaning(measure: str) -> str:
+    """What a measure counts, in a sentence for who sees its name first.
+
+    Example:
+        >>> measure_meaning("eer")
+        'EER: the error rate at the threshold where false accepts and false rejects are as many.'
+    """
+    name, at, rate = measure.partition("@")
+    percent = small_percent(float(rate)) if at else ""
+    means = {
+        "tar": (
+            "the share of pairs of one person that are accepted, at the threshold that accepts "
+            f"{percent} of the pairs of two people"
+        ),
+        "tpir": (
+            "the share of images whose person is found, at the threshold where "
+            f"{percent} of strangers are taken for someone"
+        ),
+        "auc": "how often a pair of one person scores above a pair of two people",
+        "eer": "the error rate at the threshold where false accepts and false rejects are as many",
+        "accuracy": "the share of pairs that are judged right",
+        "threshold_spread": "how far the thresholds that single people need are apart",
+    }
+    said = measure_words(measure)
+    return f"{said[:1].upper()}{said[1:]}: {means[name]}." if name in means else ""
+
+
 def judged_by(words: str) -> str:
     """What judged the trials of a search.
 
@@ -80,16 +111,22 @@ def style_of(result: StudyResult, arm: str) -> tuple[str, str]:
     return STYLES[place % len(STYLES)]
 
 
+# How a dash is drawn in a legend, in pixels on and off.
+_DASHES = {"dash": "8 5", "dot": "2 3", "dashdot": "8 3 2 3", "longdash": "14 4"}
+
+
+def legend(result: StudyResult, arms: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Name, color and SVG dash of arms, for one legend of several charts."""
+    styles = [(arm, *style_of(result, arm)) for arm in arms]
+    return [(arm, color, _DASHES.get(dash, "none")) for arm, color, dash in styles]
+
+
 def _scaled(values: Sequence[float], measure: str) -> list[float]:
     return percents(values, 5) if is_rate(measure) else numbers(values)
 
 
-def forest_chart(result: StudyResult, measure_words: str) -> Chart | None:
+def forest_chart(result: StudyResult) -> Chart | None:
     """The differences of the primary measure: of each seed, and their mean with its interval.
-
-    Args:
-        result: The study.
-        measure_words: What the measure is called.
 
     Returns:
         None where no arm has a difference.
@@ -134,8 +171,9 @@ def forest_chart(result: StudyResult, measure_words: str) -> Chart | None:
             mean["error_x"] = {**bar, "thickness": 2, "width": 6}
         data.append(mean)
     labels = [row.arm for row in reversed(rows)]
-    title = f"{measure_words}, {'points above' if is_rate(measure) else 'above'} {result.baseline}"
-    x = axis(plain_text(title), tickangle=0, zeroline=True, zerolinecolor="--muted")
+    side = "left" if less_is_better(measure) else "right"
+    title = f"{'points' if is_rate(measure) else 'cosine'}; {side} of 0 is better"
+    x = axis(title, tickangle=0, nticks=10, zeroline=True, zerolinecolor="--muted")
     names = {**names_axis([plain_text(name) for name in labels], -0.7), "showspikes": False}
     return chart("forest", data, x, names, 110 + 52 * len(rows), showlegend=False)
 
@@ -193,27 +231,39 @@ def curve_charts(result: StudyResult) -> dict[str, Chart]:
         people = one.facts.get("people", 0)
         # With every two people alike, nothing is known below the share of one couple.
         floor = max(curves[0].far[0], 2 / (people * (people - 1)) if people > 1 else 0.0)
+        ends = (floor, _HIGHEST_FAR if floor < 0.1 * _HIGHEST_FAR else 1.0)
+        top = max(max(curve.high[k] for k in _kept(curve, ends)) for curve in curves)
+        top = min(101.0, 105 * top)
         data: list[dict[str, Any]] = []
+        name, _, rate = result.primary_measure.partition("@")
+        if name == "tar" and one.name == result.primary_set:
+            at = percents([float(rate)] * 2)
+            line = {"width": 1.5, "dash": "dot"}
+            data.append(lines(at, [0, top], "--muted", line=line, hoverinfo="skip"))
         for curve in curves:
-            data += _band(result, curve, floor)
+            data += _band(result, curve, ends)
         for curve in curves:
-            data.append(_mean(result, curve, floor))
+            data.append(_mean(result, curve, ends))
         found[one.name] = chart(
             f"tars-{number}",
             data,
-            rate_axis("false accept rate (FAR)", floor),
-            percent_axis("true accept rate (TAR)", range=[0, 101]),
+            rate_axis("false accept rate (FAR)", *ends),
+            percent_axis("true accept rate (TAR)", range=[0, top]),
             height=400,
+            showlegend=False,
         )
     return found
 
 
-def _kept(curve: StudyCurve, floor: float) -> list[int]:
-    return [place for place, far in enumerate(curve.far) if far >= floor * 0.999]
+def _kept(curve: StudyCurve, ends: tuple[float, float]) -> list[int]:
+    low, high = ends[0] * 0.999, ends[1] * 1.001
+    return [place for place, far in enumerate(curve.far) if low <= far <= high]
 
 
-def _band(result: StudyResult, curve: StudyCurve, floor: float) -> list[dict[str, Any]]:
-    kept = _kept(curve, floor)
+def _band(
+    result: StudyResult, curve: StudyCurve, ends: tuple[float, float]
+) -> list[dict[str, Any]]:
+    kept = _kept(curve, ends)
     if curve.low == curve.high:  # of one seed
         return []
     far = percents([curve.far[k] for k in kept])
@@ -235,8 +285,8 @@ def _band(result: StudyResult, curve: StudyCurve, floor: float) -> list[dict[str
     ]
 
 
-def _mean(result: StudyResult, curve: StudyCurve, floor: float) -> dict[str, Any]:
-    kept = _kept(curve, floor)
+def _mean(result: StudyResult, curve: StudyCurve, ends: tuple[float, float]) -> dict[str, Any]:
+    kept = _kept(curve, ends)
     color, dash = style_of(result, curve.arm)
     shown = plain_text(curve.arm)
     return lines(
@@ -257,15 +307,17 @@ def learning_charts(result: StudyResult) -> list[Chart]:
     judged = {arm.name: _validations(arm.name, done) for arm in result.arms}
     if any(judged.values()):
         data = [_learned(result, arm, points, "AUC") for arm, points in judged.items() if points]
-        found.append(
-            chart("validation", data, axis("step"), axis("AUC of the validation"), height=300)
-        )
+        found.append(_learning_chart("validation", data, "AUC"))
     for key, words in _LEARNING.items():
         means = {arm.name: _means(arm.name, done, "train", key) for arm in result.arms}
         data = [_learned(result, arm, points, words) for arm, points in means.items() if points]
         if data:
-            found.append(chart(key, data, axis("step"), axis(words), height=300))
+            found.append(_learning_chart(key, data, words))
     return found
+
+
+def _learning_chart(key: str, data: list[dict[str, Any]], words: str) -> Chart:
+    return chart(key, data, axis("step"), axis(words), height=280, showlegend=False)
 
 
 def _validations(arm: str, runs: Sequence[StudyRun]) -> dict[int, float]:
@@ -319,7 +371,7 @@ def trials_chart(result: StudyResult) -> Chart | None:
     if not result.tuning:
         return None
     data: list[dict[str, Any]] = []
-    words = ""
+    words, last = "", 1
     for arm in result.arms:
         search = result.tuning.get(arm.name)
         known = [one for one in (search or {}).get("trials", []) if one["value"] is not None]
@@ -329,6 +381,7 @@ def trials_chart(result: StudyResult) -> Chart | None:
         color, dash = style_of(result, arm.name)
         shown = plain_text(arm.name)
         at = [one["number"] + 1 for one in known]
+        last = max(last, *at)
         values = [float(one["value"]) for one in known]
         data.append(
             lines(
@@ -354,8 +407,9 @@ def trials_chart(result: StudyResult) -> Chart | None:
         )
     if not data:
         return None
-    y = percent_axis(plain_text(words))
-    return chart("trials", data, axis("trial", rangemode="tozero"), y)
+    x = axis("trial", range=[0.5, last + 0.5], tick0=1, dtick=max(1, -(-last // 8)))
+    y = percent_axis(plain_text(words.partition(" of ")[0]))
+    return chart("trials", data, x, y, showlegend=False)
 
 
 def rows_by_arm(rows: Sequence[StudyRow]) -> dict[str, StudyRow]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from centerarc.report.study_charts import (
     forest_chart,
     judged_by,
     learning_charts,
+    legend,
+    measure_meaning,
     measure_words,
     rows_by_arm,
     seeds_chart,
@@ -44,7 +47,8 @@ def write_study_page(path: str | os.PathLike[str], result: StudyResult) -> None:
     require_report_extra(["plotly"])
     words = measure_words(result.primary_measure)
     curves, learning = curve_charts(result), learning_charts(result)
-    single = [forest_chart(result, words), seeds_chart(result, words), trials_chart(result)]
+    single = [forest_chart(result), seeds_chart(result, words), trials_chart(result)]
+    searches = _searches(result)
     render(
         path,
         "study.html.j2",
@@ -54,18 +58,27 @@ def write_study_page(path: str | os.PathLike[str], result: StudyResult) -> None:
         asked=asked(result),
         verdicts=verdicts(result),
         measure=words,
-        above="Points above" if is_rate(result.primary_measure) else "Above",
+        meaning=measure_meaning(result.primary_measure),
+        unit="points" if is_rate(result.primary_measure) else "cosine",
         primary=[_primary_row(result, row) for row in _primary(result)],
         others=_other_tables(result),
-        several=sum(row.difference is not None for row in _primary(result)),
+        several=sum(row.difference is not None for row in _primary(result)) > 1,
         curve_sets=[(name, one.key) for name, one in curves.items()],
         learning=[one.key for one in learning],
         arms=_arm_settings(result),
         colors={arm.name: style_of(result, arm.name)[0] for arm in result.arms},
-        searches=_searches(result),
-        undone=[run for run in result.runs if run.status != "done"],
+        legends={
+            "arms": legend(result, [arm.name for arm in result.arms]),
+            "tuned": legend(result, [one["arm"] for one in searches]),
+        },
+        searches=searches,
+        tuned_on=_tuned_on(result) if searches else {},
+        failed=[run for run in result.runs if run.status not in ("done", "waiting")],
+        waiting=_waiting(result),
         sets=[(one.name, _set_words(one.definition, one.facts)) for one in result.sets],
-        intervals={one.intervals: None for one in result.sets if one.intervals},
+        might=_might_move(result),
+        thin=[row.arm for row in _primary(result) if row.pairs == 1 and _has_interval(row)],
+        intervals=_intervals(result),
         time=duration(sum(run.seconds for run in result.runs)),
         machine=", ".join(f"{name} {value}" for name, value in result.machine.items()),
         file=yaml.safe_dump(result.study, sort_keys=False, allow_unicode=True),
@@ -82,7 +95,7 @@ def asked(result: StudyResult) -> str:
         else (f"What does {result.baseline} reach")
     )
     seeds = f"{len(result.seeds)} seed{'s' if len(result.seeds) != 1 else ''}"
-    return f"{which} in {what} on {result.primary_set}? Each arm was trained with {seeds}."
+    return f"{which} in {what} on {result.primary_set}? Each arm is trained with {seeds}."
 
 
 def verdicts(result: StudyResult) -> list[str]:
@@ -106,13 +119,15 @@ def verdicts(result: StudyResult) -> list[str]:
             higher = (side == "better") != less_is_better(measure)
             which = f", which is {side}" if less_is_better(measure) else ""
             start = f"{'Higher' if higher else 'Lower'} {what} than {result.baseline}{which}"
-            found.append(f"{start}: {_listed([_difference_words(row) for row in groups[side]])}.")
-    for kind, start in (
-        ("same", f"Cannot be told apart from {result.baseline}"),
-        ("unknown", "Too few runs to say how sure a difference is"),
-    ):
-        if groups[kind]:
-            found.append(f"{start}: {_listed([_difference_words(row) for row in groups[kind]])}.")
+            found.append(f"{start}: {_gains(groups[side])}.")
+    if groups["same"]:
+        found.append(
+            f"Cannot be told apart from {result.baseline}, as the 95% interval of the difference "
+            f"contains 0: {_gains(groups['same'])}."
+        )
+    if groups["unknown"]:
+        start = "Too few runs to say how sure a difference is"
+        found.append(f"{start}: {_gains(groups['unknown'])}.")
     return found
 
 
@@ -134,17 +149,27 @@ def _has_interval(row: StudyRow) -> bool:
     return row.difference is not None and row.difference.low is not None
 
 
-def _difference_words(row: StudyRow) -> str:
-    """Such as `unified (+3.20 points, 95% interval +1.10 to +5.30)`."""
-    assert row.difference is not None
-    value, interval = _split(value_words(row.measure, row.difference, "+"))
-    unit = " points" if is_rate(row.measure) else ""
-    return f"{row.arm} ({value}{unit}{', 95% interval ' + interval if interval else ''})"
+def _gains(rows: Sequence[StudyRow]) -> str:
+    """Such as `unified +3.20 points and mean +1.10`, the largest first."""
+    measure = rows[0].measure
+    by_size = sorted(rows, key=lambda row: -abs(row.difference.value if row.difference else 0.0))
+    parts: list[str] = []
+    for row in by_size:
+        assert row.difference is not None
+        gained = minus(value_words(measure, Measured(row.difference.value), "+"))
+        unit = " points" if is_rate(measure) and not parts else ""
+        parts.append(f"{row.arm} {gained}{unit}")
+    return _listed(parts)
+
+
+def minus(words: str) -> str:
+    """Numbers in words with a sign as wide as a plus."""
+    return re.sub(r"(?<!\w)-(?=\d)", "\u2212", words)
 
 
 def _split(words: str) -> tuple[str, str]:
     """A value and its interval, from `value_words`."""
-    value, _, interval = words.partition(" (")
+    value, _, interval = minus(words).partition(" (")
     return value, interval.rstrip(")")
 
 
@@ -164,6 +189,7 @@ def _primary_row(result: StudyResult, row: StudyRow) -> dict[str, Any]:
         "difference": difference,
         "around": around,
         "side": side_of(row),
+        "baseline": row.arm == result.baseline,
         "doubt": "" if row.doubt is None else _doubt_words(row.doubt),
         "seeds": f"{row.seeds} of {len(result.seeds)}",
     }
@@ -174,7 +200,7 @@ def _doubt_words(doubt: float) -> str:
 
 
 def _other_tables(result: StudyResult) -> list[dict[str, Any]]:
-    """For each set: its measures, and of each arm the value, its interval and its side."""
+    """For each set: its measures with their units, and of each arm value, interval and side."""
     tables = []
     for one in result.sets:
         measures = dict.fromkeys(row.measure for row in result.rows if row.set == one.name)
@@ -188,10 +214,12 @@ def _other_tables(result: StudyResult) -> list[dict[str, Any]]:
                     cells.append({"value": "", "interval": "", "side": ""})
                     continue
                 value, interval = _cells(measure, row.mean)
+                # None of these is negative, so a dash says "to" in less room.
+                interval = interval.replace(" to ", "\u2013")
                 cells.append({"value": value, "interval": interval, "side": side_of(row)})
-            unit = ", %" if is_rate(measure) else ", cosine"
-            less = " (less is better)" if less_is_better(measure) else ""
-            rows.append((f"{measure_words(measure)}{unit}{less}", cells))
+            unit = "percent" if is_rate(measure) else "cosine"
+            less = ", less is better" if less_is_better(measure) else ""
+            rows.append((measure_words(measure), f"{unit}{less}", cells))
         tables.append({"name": one.name, "rows": rows})
     return tables
 
@@ -232,7 +260,7 @@ def _searches(result: StudyResult) -> list[dict[str, Any]]:
         found.append(
             {
                 "arm": arm.name,
-                "searched": "; ".join(f"{name}: {s}" for name, s in search["search"].items()),
+                "searched": "; ".join(f"{name} {s}" for name, s in search["search"].items()),
                 "trials": len(trials),
                 "failed": len(trials) - len(done),
                 "best": "" if best is None else f"{100 * best:.2f}%",
@@ -243,6 +271,44 @@ def _searches(result: StudyResult) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _waiting(result: StudyResult) -> dict[str, str]:
+    """The seeds that are not run yet, by arm."""
+    found: dict[str, list[str]] = {}
+    for run in result.runs:
+        if run.status == "waiting":
+            found.setdefault(run.arm, []).append(str(run.seed))
+    return {
+        arm: f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"
+        for arm, seeds in found.items()
+    }
+
+
+def _might_move(result: StudyResult) -> str:
+    """What the intervals of the primary measure are over."""
+    kinds = [one.kind for one in result.sets if one.name == result.primary_set]
+    over_people = ["other people"] if "all_pairs" in kinds else []
+    over_seeds = ["other seeds"] if len(result.seeds) > 1 else []
+    return _listed([*over_people, *over_seeds])
+
+
+def _tuned_on(result: StudyResult) -> dict[str, str]:
+    """The sets that judged the trials, by name, in words."""
+    judged = ((result.study.get("tune") or {}).get("evaluate") or {}).get("sets") or {}
+    return {
+        name: ", ".join(f"{key} {_value_words(value)}" for key, value in one.items())
+        for name, one in judged.items()
+    }
+
+
+def _intervals(result: StudyResult) -> dict[str, str]:
+    """How the intervals were made, and the sets that this is true of."""
+    found: dict[str, list[str]] = {}
+    for one in result.sets:
+        if one.intervals:
+            found.setdefault(one.intervals, []).append(one.name)
+    return {text: _listed(names) for text, names in found.items()}
 
 
 def _set_words(definition: dict[str, Any], facts: dict[str, int]) -> str:
