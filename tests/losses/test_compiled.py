@@ -107,6 +107,12 @@ def test_every_criterion_keeps_its_gradient_under_autocast(kind, options: dict) 
     compare(make(kind, options), FAST, torch.float16, whole="sample_rate" not in options)
 
 
+@pytest.mark.parametrize("backend", [FAST, "aot_eager"])
+@pytest.mark.parametrize("margin", [ElasticArcFace(sigma=0.1), AdaFace(alpha=0.5)], ids=str)
+def test_margins_of_a_state_that_moves_are_the_same_in_the_backward_pass(margin, backend) -> None:
+    compare(make(MarginSoftmaxLoss, {"margin": margin}), backend, None, whole=True)
+
+
 @pytest.mark.slow  # its code generator starts a compiler
 def test_the_default_backend_gathers_centers_before_they_move() -> None:
     compare(make(CenterLoss, {"space": "unit"}), "inductor", None, whole=True)

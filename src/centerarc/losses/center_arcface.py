@@ -311,7 +311,7 @@ class CenterArcFaceLoss(nn.Module):
         """How close the centers come to each other, a scalar in [-2, 0]; see `center_separation`.
 
         Add it to the loss with a weight to push the classes apart. Separate centers that follow the
-        paper's update take no gradient: then the prototypes are pushed.
+        paper's update, and means, take no gradient: then the prototypes are pushed.
 
         Args:
             labels: (A,), the classes looked at, such as the batch's labels; all by default.

@@ -53,7 +53,7 @@ class ElasticMargin(BatchMargin):
         if not self.training:
             return torch.full_like(target.cos, self.m)
         with torch.no_grad():
-            noise = normal_noise(self.seed, self.passes, len(target.cos)).to(target.cos)
+            noise = _drawn(self.passes, self.seed, len(target.cos)).to(target.cos)
             margins = (self.m + self.sigma * noise).clamp(0.0, self._most)
             self.passes += 1
             return self._by_nearness(margins, target) if self.plus else margins
@@ -170,6 +170,21 @@ def normal_noise(seed: int, number: Tensor, count: int) -> Tensor:
     first, second = (((words >> 8).float() + 0.5) / 2**24).view(2, count)
     normal: Tensor = (-2 * first.log()).sqrt() * (2 * math.pi * second).cos()
     return normal
+
+
+@torch.library.custom_op("centerarc::normal_noise", mutates_args=())
+def _drawn(number: Tensor, seed: int, count: int) -> Tensor:
+    """`normal_noise` as one operation.
+
+    A compiled backward pass would compute it again from the number, which has moved on by then, and
+    so have the gradient of other margins than the loss.
+    """
+    return normal_noise(seed, number, count)
+
+
+@_drawn.register_fake
+def _(number: Tensor, seed: int, count: int) -> Tensor:
+    return number.new_empty(count, dtype=torch.float32)
 
 
 def _mix(word: _Bits) -> _Bits:
