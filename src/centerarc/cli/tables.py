@@ -154,39 +154,63 @@ def show_study_plan(runs: "Sequence[PlannedRun]") -> None:
 
 def show_study(result: "StudyResult") -> None:
     """Prints the tables of a study: the arms' means and their differences to the baseline."""
-    from centerarc.report.study_result import value_words
+    from centerarc.report.study_result import is_rate
 
     console = Console()
     for judged in result.sets:
         facts = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in judged.facts.items())
-        console.print(Text(f"{judged.name}: {facts}", style="bold"))
-        table = _table("", "measure", "arm", "seeds", "%, mean (95% interval)")
-        table.add_column(Text(f"minus {result.baseline}, points"), justify="right")
-        table.columns[1].justify = "left"
-        for measure in dict.fromkeys(row.measure for row in result.rows if row.set == judged.name):
-            primary = (judged.name, measure) == (result.primary_set, result.primary_measure)
-            name = f"{measure} *" if primary else measure
-            rows = {row.arm: row for row in result.rows_of(judged.name, measure)}
-            for arm in result.arms:
-                row = rows.get(arm.name)
-                cells = [_NONE, ""]
-                if row is not None:
-                    gained = row.difference and value_words(measure, row.difference, "+")
-                    cells = [value_words(measure, row.mean), gained or ""]
-                done = 0 if row is None else row.seeds
-                _add(table, name, arm.name, f"{done} of {len(result.seeds)}", *cells)
-                name = ""
-            table.add_section()
-        console.print(table)
+        _say(console, f"{judged.name}: {facts}", style="bold")
+        measures = dict.fromkeys(row.measure for row in result.rows if row.set == judged.name)
+        for unit in ("%", "cosine"):  # apart, so that both fit a narrow terminal
+            named = [one for one in measures if is_rate(one) == (unit == "%")]
+            if named:
+                console.print(_arms_table(result, judged.name, named, unit))
         if judged.intervals:
             _say(console, judged.intervals)
-    _say(console, f"* {result.primary_measure} of {result.primary_set} is the primary measure.")
+    which = f"{result.primary_measure} of {result.primary_set}"
+    _say(console, f"* {which} is the measure that decides. Differences of rates are in points.")
     for arm in result.arms:
         if arm.chosen:
             found = ", ".join(f"{name} {_short(value)}" for name, value in arm.chosen.items())
-            _say(console, f"Searched for {arm.name}: {found}.")
+            _say(console, f"{arm.name}: searches chose {found}.")
     for note in result.notes:
         _say(console, note)
+
+
+def _arms_table(result: "StudyResult", judged: str, measures: Sequence[str], unit: str) -> Table:
+    """Measures of a set, below each the arms with their means and differences."""
+    from centerarc.report.study_result import value_words
+
+    minus = f"minus\n{result.baseline}"
+    # Cosines are wide, and how many seeds there are is said with the rates.
+    seeds = unit == "%"
+    columns = ("mean", "95% interval", minus, "95% interval", *(["seeds"] if seeds else []))
+    table = _table("", f"{unit}, of", *columns)
+    table.columns[0].overflow = "fold"
+    for measure in measures:
+        primary = (judged, measure) == (result.primary_set, result.primary_measure)
+        table.add_row(Text(f"{measure} *" if primary else measure, style="bold"))
+        rows = {row.arm: row for row in result.rows_of(judged, measure)}
+        for arm in result.arms:
+            row = rows.get(arm.name)
+            cells = [_NONE, "", "", ""]
+            if row is not None:
+                # A mean is not negative, so a dash says "to" in less room.
+                value, interval = _apart(value_words(measure, row.mean))
+                cells = [value, interval.replace(" to ", "-"), "", ""]
+                if row.difference is not None:
+                    cells[2:] = _apart(value_words(measure, row.difference, "+"))
+            if seeds:
+                cells.append(f"{0 if row is None else row.seeds}/{len(result.seeds)}")
+            _add(table, arm.name, *cells)
+        table.add_section()
+    return table
+
+
+def _apart(words: str) -> tuple[str, str]:
+    """A value and its interval, of `25.00 (20.00 to 30.00)`."""
+    value, _, interval = words.partition(" (")
+    return value, interval.rstrip(")")
 
 
 def _short(value: object) -> str:
@@ -209,11 +233,11 @@ def _add(table: Table, *cells: str) -> None:
     table.add_row(*(Text(cell.replace("\u00a0", " ")) for cell in cells))
 
 
-def _say(console: Console, text: str) -> None:
+def _say(console: Console, text: str, style: str = "dim") -> None:
     """Prints what belongs to a table, below it."""
     for line in Text(text.replace("\u00a0", " ")).wrap(console, console.width):
         line.rstrip()  # of the blank at which it was broken
-        console.print(line, style="dim")
+        console.print(line, style=style)
 
 
 def _value(row: "Row") -> tuple[str, str]:
