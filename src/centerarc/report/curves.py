@@ -201,8 +201,8 @@ def all_pairs_chart(found: Mapping[str, AllPaired]) -> Chart:
             *(hover, percents(known), known, hover),
             shape="linear",
         )
-    far_axis = rate_axis("false accept rate (FAR), every two people alike", floor)
-    return chart("tars", data, far_axis, percent_axis("true accept rate (TAR), mean of people"))
+    far_axis = rate_axis("false accept rate (FAR)", floor)
+    return chart("tars", data, far_axis, percent_axis("true accept rate (TAR)"))
 
 
 def own_thresholds_chart(found: AllPaired) -> Chart:

@@ -19,7 +19,7 @@ from markupsafe import Markup, escape
 from centerarc import __version__
 from centerarc.io.files import atomic_path
 from centerarc.report.charts import Chart
-from centerarc.report.numbers import with_sign
+from centerarc.report.numbers import small_percent, with_sign
 
 Image = npt.NDArray[np.uint8]
 # What pages with charts need: names of packages by those of their modules.
@@ -112,6 +112,7 @@ def render(
         "capital": lambda text: f"{text[:1].upper()}{text[1:]}",
         "number": "{:,}".format,
         "percent": with_sign,
+        "small": small_percent,
         "spaced": lambda name: name.replace("_", " "),
         "tied": tied,
     }
