@@ -69,7 +69,7 @@ def test_intervals_rest_on_what_pairs_do_to_the_measure():
         assert (gap.interval.low, gap.interval.high) == pytest.approx(
             (expected.low, expected.high), abs=1e-4
         )
-        assert gap.doubt == pytest.approx(sure.doubt(gap.value), abs=1e-4)
+        assert gap.doubt == pytest.approx(sure.doubt(gap.value, 30), abs=1e-4)
 
 
 def test_a_group_that_is_served_worse_is_seen_and_chance_is_not():

@@ -63,7 +63,15 @@ def test_few_people_widen_as_students_t_does(freedom):
     assert found.reach == pytest.approx(stats.t.ppf(0.975, freedom), rel=3e-3)
     for value in (0.5, 2.0, 3.5):
         exact = 2 * stats.t.sf(value, freedom)
-        assert found.doubt(value) == pytest.approx(exact, rel=0.05, abs=1e-4)
+        assert found.doubt(value, 100) == pytest.approx(exact, rel=0.05, abs=1e-4)
+
+
+def test_a_difference_that_no_resample_moves_is_doubted_as_its_interval_says():
+    sure = Uncertainty(0.0, 50.0)
+    assert sure.doubt(0.0, 50) == 1
+    edge = sure.difference(0.0, 50).high
+    assert sure.doubt(edge, 50) == pytest.approx(0.05, abs=1e-6)
+    assert sure.doubt(1.0, 50) < 1e-6
 
 
 def test_the_interval_of_a_rate_is_wilsons():

@@ -104,3 +104,43 @@ def test_a_damaged_file_is_said(tmp_path: Path) -> None:
     (tmp_path / "trials.db").write_bytes(b"no database at all" * 100)
     with pytest.raises(ValueError, match=r"cannot read .*--overwrite starts over"):
         opened(tmp_path)
+
+
+def killed_at_third(found: Proposals) -> Any:
+    """What keeps two settings of a trial and then ends the process."""
+    keep, left = found._study._storage.set_trial_param, [1, 2]
+
+    def kept(*setting: Any) -> None:
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        keep(*setting)
+
+    return kept
+
+
+def test_a_kill_between_two_settings_of_a_trial_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = {"loss.s": 30.0, "loss.m": 0.5, "schedule.epochs": 2, "data.people": [6, 7]}
+
+    def search(name: str, killed: tuple[int, ...] = ()) -> list[Trial]:
+        found = opened(tmp_path / name, first=first)
+        for number in range(12):
+            if number in killed:  # as `propose` does, but only the first two settings are kept
+                found._study.sampler = found._sampler(number)
+                given = {one: found._distribution(one) for one in SPACE}
+                monkeypatch.setattr(
+                    found._study._storage, "set_trial_param", killed_at_third(found)
+                )
+                with pytest.raises(KeyboardInterrupt):
+                    found._study.ask(given)
+                monkeypatch.undo()
+                found = opened(tmp_path / name, first=first)
+                trial = found.trials[number]
+            else:
+                trial = found.propose()
+            found.end(trial.number, "done", value(trial))
+        return found.trials
+
+    assert search("killed", (0, 5, 11)) == search("whole")

@@ -155,6 +155,8 @@ def test_an_error_says_whether_the_file_or_a_flag_is_wrong(
     [
         ("run_dir: a\nloss: {m: 1\nseed: 2\n", ":3: not valid YAML"),
         ("run_dir: a\nseed: 1\nseed: 2\n", ":3: not valid YAML: 'seed' is given twice"),
+        ("loss: &x {m: *x}\n", ": loss.m holds itself, by an alias such as *name"),
+        ("plugins: &x [a, *x]\n", ": plugins.1 holds itself, by an alias such as *name"),
         ("- 1\n", ":1: expected `name: value` lines, got list"),
         ("run_dir: a\n", "data is missing; it is required"),
         ("run_dir: a\ndata: {}\n", "data.source is missing; it must be one of folder,"),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from centerarc.io.children import ChildrenStopped
+from centerarc.io.children import ChildrenStopped, Ended
 from centerarc.report.study_result import StudyResult
 from centerarc.training import study as study_module
 from centerarc.training.study import PlannedRun, fraction_done, plan_study, run_study
@@ -142,9 +142,47 @@ def test_a_stopped_run_resumes_and_a_trained_one_is_only_judged(
     assert states(plan_study(study)) == ["judge"]
     for weights in folder.glob("*.safetensors"):
         weights.unlink()
-    with pytest.raises(ValueError, match="its weights are deleted, and a set is new"):
+    with pytest.raises(ValueError, match="it must be judged, but its weights are gone"):
         plan_study(study)
     assert states(plan_study(study, overwrite=True)) == ["again"]
+
+
+def test_a_set_that_cannot_be_judged_costs_nothing_that_was(tmp_path: Path, faces: Path) -> None:
+    study = make_study(tmp_path, faces, arms={"one": {}}, seeds=[0])
+    record = in_process(study)[0].record
+    assert record is not None
+    sets = {"all_pairs": {"all_pairs": faces}, "more": {"all_pairs": {"people": 9, "first": 50}}}
+    added = make_study(tmp_path, faces, arms={"one": {}}, seeds=[0], evaluate={"sets": sets})
+    planned = plan_study(added)[0]
+    assert planned.state == "judge"
+    ended = Ended("one, seed 0", 2, 1.0, "no such images")
+    assert study_module._concluded(added, planned, ended) == "one, seed 0: failed: no such images"
+    failed = plan_study(added)[0]
+    assert failed.record is not None
+    assert (failed.state, failed.record.status) == ("judge", "failed")
+    assert failed.record.sets == record.sets
+    scores = study.scores_dir("one", 0) / "all_pairs.npz"
+    written = scores.stat().st_mtime_ns
+    found = in_process(added)[0].record
+    assert found is not None
+    assert list(found.sets) == ["all_pairs", "more"]
+    assert scores.stat().st_mtime_ns == written  # it was not judged again
+    # Where the weights are gone, another start would fail for ever.
+    (study.scores_dir("one", 0) / "record.json").unlink()
+    (study.run_dir("one", 0) / "last.safetensors").unlink()
+    with pytest.raises(ValueError, match="it must be judged, but its weights are gone"):
+        plan_study(study)
+
+
+def test_the_last_runs_have_as_many_threads_as_the_others(
+    tmp_path: Path, faces: Path, faked: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another number of threads gives other numbers, so a resumed run must not get more."""
+    monkeypatch.setattr(study_module, "default_workers", lambda: 8)
+    lines: list[str] = []
+    study = make_study(tmp_path, faces, arms={"failed": {}}, seeds=[0], threads=None, jobs=4)
+    run_study(study, say=lines.append)
+    assert lines[0].startswith("1 run of 1 to do, 1 at once with 2 threads each")
 
 
 def test_a_result_needs_no_runs_but_their_scores(tmp_path: Path, faces: Path) -> None:

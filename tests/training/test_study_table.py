@@ -1,5 +1,6 @@
 """The result of a study from the scores of its runs, against numbers taken from them by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -177,8 +178,49 @@ def test_scores_of_other_images_are_not_compared(tmp_path: Path, faces: Path) ->
     study = judged_study(tmp_path, faces)
     rng = np.random.default_rng(5)
     other = score_all_pairs(rng.normal(size=(40, 4)), np.arange(40) // 2)
-    other.save(scores_file(study.scores_dir("better", 1), "all"))
+    place = study.scores_dir("better", 1)
+    other.save(scores_file(place, "all"))
+    record = RunRecord.read(place)
+    assert record is not None
+    judged = replace(record.sets["all"], measures=measures_of(other))
+    replace(record, sets={**record.sets, "all": judged}).write(place)
     with pytest.raises(
         ValueError, match=r"evaluate\.sets\.all: .*must be judged on the same images"
     ):
         result_of(study)
+
+
+def test_scores_that_are_damaged_or_anothers_are_told_with_what_to_do(
+    tmp_path: Path, faces: Path
+) -> None:
+    study = judged_study(tmp_path, faces)
+    mine = scores_file(study.scores_dir("better", 1), "all")
+    whole = mine.read_bytes()
+    mine.write_bytes(whole[:300])
+    with pytest.raises(
+        ValueError, match=r"cannot read .*all\.npz.*delete it to judge better, seed 1"
+    ):
+        summarize_study(study, plan_study(study), command="")
+    mine.write_bytes(scores_file(study.scores_dir("worse", 1), "all").read_bytes())
+    with pytest.raises(
+        ValueError, match=r"has other scores than its record says, auc 0\.\d+ and not"
+    ):
+        summarize_study(study, plan_study(study), command="")
+    mine.unlink()
+    run = next(run for run in plan_study(study, overwrite=True) if run.name == "better, seed 1")
+    assert run.state in ("judge", "again")
+    mine.write_bytes(whole)
+    assert summarize_study(study, plan_study(study), command="").complete
+
+
+def test_an_arm_that_is_the_baseline_differs_by_nothing(tmp_path: Path, faces: Path) -> None:
+    study = judged_study(tmp_path, faces)
+    for seed in (0, 1, 2):
+        write_run(study, "better", seed, NOISE["plain"])
+    result = summarize_study(study, plan_study(study), command="")
+    same = [row for row in result.rows if row.arm == "better"]
+    assert len(same) > 6
+    for row in same:
+        assert row.difference is not None
+        assert row.difference.value == 0
+        assert row.doubt in (None, 1.0)

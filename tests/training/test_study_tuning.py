@@ -123,6 +123,23 @@ def test_runs_take_what_was_chosen(tmp_path: Path, faces: Path, in_process: None
     assert len(tune_study(more, say=lines.append)["wide"].trials) == 3
 
 
+def test_a_damaged_search_is_named_and_done_again_with_overwrite(
+    tmp_path: Path, faces: Path, in_process: None
+) -> None:
+    arms = {"plain": {}}
+    study = tuned(tmp_path, faces, arms=arms, tune={"arms": {}, "trials": 1})
+    tune_study(study, say=lambda line: None)
+    chosen = chosen_settings(study)
+    storage = study.tuning_dir("plain") / "trials.db"
+    whole = storage.read_bytes()
+    for damage in (whole[:5000], whole[:100] + b"x" * (len(whole) - 100), b"no database"):
+        storage.write_bytes(damage)
+        with pytest.raises(ValueError, match=r"cannot read .*trials\.db.*--overwrite starts over"):
+            tune_study(study)
+    tune_study(study, overwrite=True, say=lambda line: None)
+    assert chosen_settings(study) == chosen
+
+
 def test_trials_may_be_judged_by_the_runs_own_validation(
     tmp_path: Path, faces: Path, in_process: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -205,7 +205,7 @@ def _difference(
     sure = effects[0].uncertainty(who, minus=effects[1])
     thin = [effect.thin(rate, people) for effect, rate in zip(effects, rates, strict=True)]
     few = min((one for one in thin if one is not None), default=None)
-    return Difference(value, sure.difference(value, people), sure.doubt(value), few)
+    return Difference(value, sure.difference(value, people), sure.doubt(value, people), few)
 
 
 # On the same probes and galleries.

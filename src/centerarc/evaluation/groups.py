@@ -199,6 +199,6 @@ def breakdown(
             change = sign * (effect_of(worst, measure) - effect_of(best, measure))
             fewest = min(fewest_of(number, measure) for number in (worst, best))
             sure = who.uncertainty(change)
-            interval, doubt = sure.difference(value, fewest), sure.doubt(value)
+            interval, doubt = sure.difference(value, fewest), sure.doubt(value, fewest)
         gaps[measure] = Gap(str(names[worst]), str(names[best]), value, interval, doubt)
     return Breakdown(float(threshold), results, gaps)

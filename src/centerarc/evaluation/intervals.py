@@ -278,10 +278,13 @@ class Uncertainty(NamedTuple):
         z = NORMAL * (8 * n + 3) / (8 * n + 1)
         return math.sqrt(self.variance * n * math.expm1(z**2 / n))
 
-    def doubt(self, value: float) -> float:
-        """The two-sided p-value of a value under the hypothesis that the true one is 0."""
+    def doubt(self, value: float, people: int) -> float:
+        """The two-sided p-value of a value under the hypothesis that the true one is 0.
+
+        Where the variance is 0, it goes with the interval of `difference`.
+        """
         if not self.variance:
-            return 1.0
+            return math.erfc(abs(value) / wilson_reach(people) * NORMAL / math.sqrt(2))
         n = self.freedom
         z = (8 * n + 1) / (8 * n + 3) * math.sqrt(n * math.log1p(value**2 / self.variance / n))
         return math.erfc(z / math.sqrt(2))

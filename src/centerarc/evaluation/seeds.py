@@ -419,4 +419,4 @@ def _difference(
     sure = _uncertainty(values, moved, people, effects)
     if not math.isfinite(sure.variance):
         return SeedDifference(mean, by_seed=values)
-    return SeedDifference(mean, sure.difference(mean, people), sure.doubt(mean), values)
+    return SeedDifference(mean, sure.difference(mean, people), sure.doubt(mean, people), values)

@@ -10,6 +10,8 @@ from centerarc.evaluation.intervals import rate_key
 from centerarc.training.data_config import NamedPath, Positive, Section, Seed
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
+# Longer ones would not fit into the names of files on every system.
+_LONGEST = 60
 _TARS = ("tar@0.01", "tar@0.001", "tar@0.0001")
 # What each kind of set can be judged by, as `centerarc.evaluation.seeds` names it.
 MEASURES = {
@@ -41,7 +43,7 @@ class StudySet(Section):
         description="a file of pairs; with all_pairs it names the people who are judged",
     )
     images: NamedPath | None = Field(default=None, description="folder of the images of pairs")
-    folds: list[Positive] | None = Field(
+    folds: Annotated[list[Positive], Field(min_length=1)] | None = Field(
         default=None, description="folds of pairs to use; none is all"
     )
     other_side: NamedPath | None = Field(
@@ -134,6 +136,11 @@ class EvaluateConfig(Section):
 
 def check_name(what: str, name: str) -> None:
     """Refuses a name that could not be a folder's, in a section that is called `what`."""
+    if len(name) > _LONGEST:
+        raise ValueError(
+            f"a name in {what} must have at most {_LONGEST} letters, since it is a folder's; got "
+            f"{len(name)}: {name[:20]!r}..."
+        )
     if not _NAME.fullmatch(name):
         raise ValueError(
             f"a name in {what} must have letters, digits, '_', '.', '+' and '-' only, since it "

@@ -95,13 +95,17 @@ class Proposals:
                 direction="maximize",
                 load_if_exists=True,
             )
+            known = self._study.get_trials(deepcopy=False)
         except Exception as error:  # of any layer below: SQLite, its driver, Optuna's own checks
             problem = str(error).splitlines()[0]
             raise ValueError(
                 f"cannot read {str(path)!r}: {problem}; --overwrite starts over"
             ) from error
-        if first is not None and not self._study.get_trials(deepcopy=False):
+        if first is not None and not known:
             self._study.enqueue_trial({name: self._stored(name, v) for name, v in first.items()})
+        for number, frozen in enumerate(known):
+            if frozen.state.name == "RUNNING" and any(name not in frozen.params for name in space):
+                self._complete(number)
 
     @property
     def trials(self) -> list[Trial]:
@@ -111,13 +115,36 @@ class Proposals:
 
     def propose(self) -> Trial:
         """Starts a trial, which is `running` from now on."""
-        import optuna
-
         number = len(self.trials)
-        seed = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
-        self._study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=self._parallel)
+        self._study.sampler = self._sampler(number)
         self._study.ask({name: self._distribution(name) for name in self._space})
         return self.trials[number]
+
+    def _sampler(self, number: int) -> "optuna.samplers.BaseSampler":
+        """What draws the proposal of a trial."""
+        import optuna
+
+        seed = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
+        return optuna.samplers.TPESampler(seed=seed, constant_liar=self._parallel)
+
+    def _complete(self, number: int) -> None:
+        """Gives a trial the settings that it lacks, since a kill came while they were drawn.
+
+        It is drawn again among the trials before it, in memory.
+        """
+        import optuna
+
+        known = self._study.get_trials()
+        again = optuna.create_study(direction="maximize", sampler=self._sampler(number))
+        again.add_trials(known[:number])
+        if (first := known[number].system_attrs.get("fixed_params")) is not None:
+            again.enqueue_trial(first)
+        kinds = {name: self._distribution(name) for name in self._space}
+        drawn, storage = again.ask(kinds).params, self._study._storage
+        for name, kind in kinds.items():
+            if name not in known[number].params:
+                value = kind.to_internal_repr(drawn[name])
+                storage.set_trial_param(known[number]._trial_id, name, value, kind)
 
     def add_seconds(self, number: int, seconds: float) -> None:
         """Records how long a trial has run, beyond what is recorded."""

@@ -7,7 +7,7 @@ import re
 import shlex
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +209,23 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise ValueError(f"{path}:1: expected `name: value` lines, got {type(content).__name__}")
+    if loop := _loop(content):
+        raise ValueError(f"{path}: {loop} holds itself, by an alias such as *name")
     return content
+
+
+def _loop(value: Any, name: str = "", above: tuple[int, ...] = ()) -> str:
+    """The name of a part of a file that contains itself; empty if none does."""
+    if id(value) in above:
+        return name
+    parts: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, dict):
+        parts = value.items()
+    elif isinstance(value, list):
+        parts = enumerate(value)
+    inside = (*above, id(value))
+    found = (_loop(part, f"{name}.{key}".lstrip("."), inside) for key, part in parts)
+    return next(filter(None, found), "")
 
 
 class _StrictLoader(yaml.SafeLoader):

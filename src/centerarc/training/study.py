@@ -4,12 +4,13 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from centerarc.io.children import Children, Ended
 from centerarc.io.files import atomic_path, locked_folder
+from centerarc.io.parallel import default_workers
 from centerarc.io.progress import duration, waiting
 from centerarc.io.tables import counted
 from centerarc.report.study_result import Measured, value_words
@@ -118,7 +119,7 @@ def plan_study(
     if changed and not overwrite:
         first, *others = changed
         more = f", and {counted(len(others), 'more run')} with other settings" if others else ""
-        what = said_changes(first.changes) or "its weights are deleted, and a set is new"
+        what = said_changes(first.changes) or "it must be judged, but its weights are gone"
         raise ValueError(
             f"study_dir {str(study.study_dir)!r} has a run of arm {first.arm!r}, seed "
             f"{first.seed}, that differs: {what}{more}; --overwrite trains it again, another "
@@ -149,13 +150,13 @@ def _planned(
         state = "again"
     elif record is not None and record.status == "done":
         state = "judge" if missing_sets(record, study.evaluate, scores) else "done"
-        if state == "judge" and not any(config.run_dir.glob("*.safetensors")):
-            state = "again"
     elif record is not None and record.status == "diverged":
         state = "again" if overwrite else "diverged"
     else:
         stage = progress_of(config)
         state = {"finished": "judge", "saved": "resume"}.get(stage, "start")  # type: ignore[assignment]
+    if state == "judge" and not any(config.run_dir.glob("[!.]*.safetensors")):
+        state = "again"
     return PlannedRun(arm, seed, config, scores, state, record, changes)
 
 
@@ -209,7 +210,9 @@ def _work(
     left, running = list(queue), dict[str, PlannedRun]()
     most = min(study.jobs, len(queue))
     looked = 0.0
-    with Children(most, study.threads) as children, waiting("runs") as show:
+    # Of all jobs, also where fewer runs are left: other threads would give other numbers.
+    threads = study.threads or max(1, default_workers() // study.jobs)
+    with Children(most, threads) as children, waiting("runs") as show:
         say(
             f"{counted(len(queue), 'run')} of {total} to do, {most} at once with "
             f"{counted(children.threads, 'thread')} each; logs: {study.study_dir / 'runs'}"
@@ -253,13 +256,15 @@ def _concluded(study: StudyConfig, run: PlannedRun, ended: Ended) -> str:
         return f"{run.name}: {measure} {shown} in {duration(ended.seconds)}"
     if status == "stopped":
         return f"{run.name}: stopped; the same command resumes it"
-    RunRecord(
-        arm=run.arm,
-        seed=run.seed,
+    # What it was judged on before stays, such as where another set was added that has no use.
+    before = run.record if run.state == "judge" else None
+    if before is None:
+        before = RunRecord(run.arm, run.seed, "failed", seconds=ended.seconds)
+    replace(
+        before,
         status="diverged" if status == "diverged" else "failed",
         reason=ended.reason,
         settings=run.config.model_dump(mode="json"),
-        seconds=ended.seconds,
     ).write(run.scores)
     return f"{run.name}: {status}: {ended.reason}"
 

@@ -121,6 +121,8 @@ class StudyConfig(Section):
                 raise ValueError(
                     f"tune.arms must name some of the arms {', '.join(self.arms)}, got {name!r}"
                 )
+        if self.tune is not None and not (self.tune.search or any(self.tune.arms.values())):
+            raise ValueError("tune.search must name at least one setting, or tune.arms of an arm")
         if len({*self.seeds}) < len(self.seeds):
             raise ValueError(f"seeds must differ from each other, got {self.seeds}")
         for where, settings in (("settings", self.settings), *self.arms.items()):
@@ -239,7 +241,11 @@ def check_study(content: Mapping[str, Any], where: str = "the study") -> StudyCo
     try:
         study = StudyConfig.model_validate(dict(content))
     except ValidationError as error:
-        raise ValueError(f"{where}: {_said(error.errors()[0])}") from error
+        # A name that is mistyped says more than the one that is missing therefore.
+        problems = error.errors()
+        unknown = (each for each in problems if each["type"] == "extra_forbidden")
+        first = next(unknown, problems[0])
+        raise ValueError(f"{where}: {_said(first)}") from error
     try:
         base = study.base()
         for arm in study.arms:
@@ -260,21 +266,46 @@ _SECTIONS: dict[str, type[Section]] = {
 }
 
 
+# What the fields of a study may be, where pydantic speaks of Python's types.
+_MUST = {
+    "model_type": "be a section: `name: value` lines",
+    "model_attributes_type": "be a section: `name: value` lines",
+    "dict_type": "be a section: `name: value` lines; one without changes is {}",
+    "list_type": "be a list, such as [0, 1]",
+    "path_type": "be a path, in quotes if YAML takes it for something else",
+    "too_short": "name at least one",
+}
+
+
 def _said(first: ErrorDetails) -> str:
     """One line for a problem with a field of the study's own."""
     path = [str(part) for part in first["loc"] if part not in ("DrawnPeople", "dict[any,any]")]
     path = [part for part in path if not part.startswith(("function-", "lax-or-strict", "path"))]
+    if path[-1:] == ["[key]"]:
+        return f"a name in {'.'.join(path[:-2])} must be text, got {first['input']!r}; quote it"
     name = ".".join(path)
     if first["type"] == "missing":
+        if name in ("evaluate.sets", "tune.evaluate.sets"):
+            section = name.removesuffix(".sets")
+            return f"{name} is missing; {section} must have it, or all_pairs or pairs of one set"
         return f"{name} is missing; it is required"
     if first["type"] == "extra_forbidden":
         above = path[:-1]
         section = next((s for s in reversed(above) if s in _SECTIONS), "")
         known = list(_SECTIONS[section].model_fields)
+        if section == "evaluate":  # the fields of one set may be right here
+            known += StudySet.model_fields
+        if path[-1] in known:
+            return f"{name} must be in a set of its own, since there is {'.'.join(above)}.sets"
         near = difflib.get_close_matches(path[-1], known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"it must be one of {', '.join(known)}"
         return f"unknown field {name}; {hint}"
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input should ")
     if first["type"] == "value_error":
         return f"{name}: {message}" if name else message
+    message = _MUST.get(first["type"], message)
+    if name == "train":
+        message = "be the path of a file of centerarc train, or its content"
+    elif path[-1] == "all_pairs" and "sets" in path[:-2]:
+        message = "be a folder, or drawn people such as {people: 100, first: 1000}"
     return f"{name} must {message}, got {first['input']!r:.80}"

@@ -37,6 +37,8 @@ _OVER_SEEDS = (
 # Points of a curve, evenly spread over the logarithm of the false accept rate.
 _POINTS = 61
 _LOWEST_FAR = 1e-5
+# An AUC that is computed again, perhaps on another machine.
+_SAME = 1e-6
 
 
 def summarize_study(
@@ -77,7 +79,7 @@ def summarize_study(
             say(f"comparing the arms on {name}")
         scores = {
             arm: {
-                seed: read_scores(scores_file(run.scores, name), one.kind)
+                seed: _scores_of(run, name, one.kind)
                 for (other, seed), run in done.items()
                 if other == arm
             }
@@ -112,6 +114,23 @@ def summarize_study(
         machine=machine(),
         notes=_notes(study, runs),
     )
+
+
+def _scores_of(run: PlannedRun, name: str, kind: str) -> Scores:
+    """The scores of a run on a set, if they are those that its record speaks of."""
+    path = scores_file(run.scores, name)
+    try:
+        found = read_scores(path, kind)
+    except ValueError as error:
+        raise ValueError(f"{error}; delete it to judge {run.name} again") from error
+    assert run.record is not None
+    known, now = run.record.sets[name].measures.get("auc"), measures_of(found).get("auc")
+    if known is not None and now is not None and abs(known - now) > _SAME:
+        raise ValueError(
+            f"{str(path)!r} has other scores than its record says, auc {now:.4f} and not "
+            f"{known:.4f}; delete it to judge {run.name} again"
+        )
+    return found
 
 
 def _run(run: PlannedRun, rows: list[StudyRow]) -> StudyRun:

@@ -155,14 +155,13 @@ class Tuning:
         self._begun: dict[int, float] = {}
         require_tune_extra()
         self._prepare(overwrite)
-        self._proposals = Proposals(
-            folder / _STORAGE,
-            tune.search,
-            seed=tune.seed,
-            first=given_values(config, tune),
-            whole=whole_settings(config, tune),
-            parallel=at_once > 1,
-        )
+        try:
+            self._proposals = self._opened()
+        except ValueError:  # the file is damaged
+            if not overwrite:
+                raise
+            self._prepare(True)
+            self._proposals = self._opened()
         # What an earlier process left running, to be resumed.
         self._left = [trial.number for trial in self.trials if trial.status == "running"]
 
@@ -308,6 +307,16 @@ class Tuning:
         }
 
     # What is in the folder.
+
+    def _opened(self) -> Proposals:
+        return Proposals(
+            self.folder / _STORAGE,
+            self.tune.search,
+            seed=self.tune.seed,
+            first=given_values(self.config, self.tune),
+            whole=whole_settings(self.config, self.tune),
+            parallel=self.at_once > 1,
+        )
 
     def _place(self, number: int) -> Path:
         return self.folder / _RUNS / f"{number:04d}"
