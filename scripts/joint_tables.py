@@ -29,6 +29,7 @@ MEASURES = {
     "tar@0.0001": "TAR at FAR 0.01%",
     "auc": "AUC",
     "tpir@0.01": "TPIR at FPIR 1%",
+    "threshold_spread": "spread of thresholds (cosine x 100)",
     "accuracy": "accuracy",
 }
 SETTINGS = {
@@ -171,7 +172,7 @@ def main(runs: Path, page: Path) -> None:
         regions = {
             "primary": main_table(study, "clean", "tar@0.001"),
             "secondary": differences_table(
-                study, "clean", ["tar@0.01", "tar@0.0001", "auc", "tpir@0.01"]
+                study, "clean", ["tar@0.01", "tar@0.0001", "auc", "tpir@0.01", "threshold_spread"]
             ),
             "degraded": differences_table(study, "degraded", ["tar@0.001", "tar@0.01", "auc"]),
             "official": main_table(study, "official", "accuracy"),
