@@ -50,7 +50,7 @@ def test_all_pairs_give_a_table_and_json_with_the_scores_beside(tmp_path, capsys
     said = plain(capsys.readouterr().out)
     assert "18 genuine and 135 impostor pairs of 6 people, faces" in said
     assert f"{100 * numbers['tar_at_far']['0.1']['value']:.2f}%" in said
-    assert "FAR 1% needs at least 100 pairs of two people, there are 15" in said
+    assert "FAR 1% needs at least 100 combinations of two people, there are 15" in said
     assert "threshold spread" in said
     assert "1,000 bootstrap resamples of the 6 people" in said
     assert (numbers["num_genuine"], numbers["num_impostor"]) == (18, 135)

@@ -202,9 +202,9 @@ def test_too_few_people_give_a_reason() -> None:
     assert found.num_people_pairs == 120
     assert (
         str(found.too_few(1e-3))
-        == "FAR 0.001 needs at least 1,000 pairs of two people, there are 120"
+        == "FAR 0.001 needs at least 1,000 combinations of two people, there are 120"
     )
-    with pytest.raises(ValueError, match=r"needs at least 1,000 pairs of two people"):
+    with pytest.raises(ValueError, match=r"needs at least 1,000 combinations of two people"):
         found.tar_at_far(1e-3)
     with pytest.raises(ValueError, match=r"far must be in \(0, 1\), got 0"):
         found.tar_at_far(0)

@@ -21,7 +21,7 @@ def test_the_report_has_every_number_with_its_interval() -> None:
     every = EveryPair(faces, labels)
     assert report.tar_at_far[0.1].value == pytest.approx(every.tar(0.1, np.ones(12)), abs=1e-12)
     assert report.tar_at_far[0.001].value is None
-    assert "at least 1,000 pairs of two people" in str(report.tar_at_far[0.001].reason)
+    assert "at least 1,000 combinations of two people" in str(report.tar_at_far[0.001].reason)
     assert sorted(report.threshold_at_far) == [0.05, 0.1]
     assert report.auc.value == record.auc
     assert report.eer.value == record.eer

@@ -123,7 +123,7 @@ def test_too_few_people_give_a_reason_and_no_value() -> None:
     found = summarize_arms({"a": {0: record}, "b": {0: record}}, resamples=0)
     mean = found.arms["a"].means["tar@0.01"]
     assert mean.value is None
-    assert mean.reason == "FAR 0.01 needs at least 100 pairs of two people, there are 66"
+    assert mean.reason == "FAR 0.01 needs at least 100 combinations of two people, there are 66"
     assert found.arms["a"].means["auc"].interval is None
     plain = found.to_dict()
     assert plain["arms"]["a"]["means"]["tar@0.01"]["reason"] == mean.reason

@@ -241,6 +241,12 @@ def test_wrong_options_are_named(options: dict, message: str) -> None:
         MeanCenterLoss(**{"num_classes": 4, "feat_dim": 3, **options})
 
 
+@pytest.mark.parametrize("option", ["center_momentum", "center_temperature"])
+def test_the_joint_loss_names_the_setting_that_is_its_own(option: str) -> None:
+    with pytest.raises(ValueError, match=f"^{option} must be .*, got -1"):
+        CenterArcFaceLoss(4, 3, centers="mean", **{option: -1})
+
+
 def test_means_are_of_unit_vectors() -> None:
     with pytest.raises(ValueError, match="center_space must be 'unit' with centers='mean'"):
         CenterArcFaceLoss(4, 3, centers="mean", center_space="raw")

@@ -206,6 +206,8 @@ def test_wrong_arguments_are_named() -> None:
     arcface, center = CenterArcFaceLoss(5, 4)(features, labels)
     with pytest.raises(ValueError, match="target_cosine must be given with from_cosine"):
         TermWeight(from_cosine=0.2)(arcface, center, features)
+    with pytest.raises(ValueError, match=r"must be scalars, as with reduction='mean', got \(\d"):
+        TermWeight("auto")(features, arcface, center)  # in the wrong order
     with pytest.raises(ValueError, match="features must be the very tensor"):
         TermWeight("auto")(arcface, center, features.detach().requires_grad_())
     with pytest.raises(ValueError, match="must have a gradient at the features"):

@@ -96,7 +96,8 @@ def test_runs_take_what_was_chosen(tmp_path: Path, faces: Path, in_process: None
     found = tune_study(study, say=lines.append)
     assert list(found) == ["plain", "wide"]
     assert [len(one.trials) for one in found.values()] == [2, 2]
-    assert lines[0].startswith("plain: trial 1 of 2: ")
+    words = found["plain"].objective.words
+    assert lines[0].startswith(f"plain: trial 1 of 2: {words} ")
     assert untuned(study) == []
     for arm, tuning in found.items():
         for trial in tuning.trials:

@@ -31,7 +31,7 @@ def study(
     jobs
         Runs at once; else as the file has it.
     dry_run
-        List the runs and what is done of them; train nothing.
+        List the runs and what remains to be done for each; train nothing.
     report_only
         Make the result of the runs that are done; train nothing.
     overwrite

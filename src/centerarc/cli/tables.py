@@ -145,7 +145,7 @@ def show_comparison(result: "Comparison") -> None:
 
 
 def show_study_plan(runs: "Sequence[PlannedRun]") -> None:
-    """Prints the runs of a study and what is done of them."""
+    """Prints the runs of a study and what remains to be done for each."""
     table = _table(f"{len(runs)} runs", "arm", "seed", "state")
     for run in runs:
         _add(table, run.arm, str(run.seed), run.words)

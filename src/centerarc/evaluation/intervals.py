@@ -53,7 +53,7 @@ _TRIALS: dict[Trials, str] = {
     "either": "pairs of each kind",
     "impostor of each": "impostor pairs of every identity",
     "unmated": "probes of people who are not in the gallery",
-    "people pairs": "pairs of two people",
+    "people pairs": "combinations of two people",
 }
 
 

@@ -12,13 +12,13 @@ from centerarc.losses.center import (
     center_separation,
     pull_rows,
 )
-from centerarc.losses.checks import Reduction, check_choice, place_batch, reduce
+from centerarc.losses.checks import Reduction, check_choice, check_positive, place_batch, reduce
 from centerarc.losses.head.class_pass import Implementation
 from centerarc.losses.head.products import own_rows
 from centerarc.losses.head.prototype_sgd import has_fused_step
 from centerarc.losses.margin_softmax import BatchMetrics, MarginSoftmaxLoss, Terms, checked_terms
 from centerarc.losses.margins import ArcFace, Margin
-from centerarc.losses.mean_centers import MeanCenterLoss
+from centerarc.losses.mean_centers import MeanCenterLoss, check_momentum
 
 if TYPE_CHECKING:
     from centerarc.losses.head.shards import ClassShards
@@ -228,6 +228,8 @@ class CenterArcFaceLoss(nn.Module):
         self.arcface.name_in_warnings(type(self).__name__)
         self.center: CenterLoss | MeanCenterLoss | None = None
         if centers == "mean":
+            check_positive("center_temperature", center_temperature)
+            check_momentum("center_momentum", center_momentum)
             self.center = MeanCenterLoss(
                 num_classes,
                 feat_dim,

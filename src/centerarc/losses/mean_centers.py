@@ -147,6 +147,12 @@ def contrast_rows(
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
+def check_momentum(name: str, value: float) -> None:
+    """Raises unless a running mean can have this momentum."""
+    if not (is_number(value) and 0.0 <= value < 1.0):
+        raise ValueError(f"{name} must be in [0, 1), got {value!r}")
+
+
 def taking_part(seen: Tensor, sample: Tensor | None) -> Tensor | None:
     """The classes of the pass: those of the sample, or all, that were seen; None for all."""
     if sample is not None:
@@ -221,8 +227,7 @@ class MeanCenterLoss(nn.Module):
         check_counts(num_classes=num_classes, feat_dim=feat_dim)
         check_choice("reduction", reduction, Reduction)
         check_positive("temperature", temperature)
-        if not (is_number(momentum) and 0.0 <= momentum < 1.0):
-            raise ValueError(f"momentum must be in [0, 1), got {momentum!r}")
+        check_momentum("momentum", momentum)
         settings_of(implementation)
         here = classes_held(shards, num_classes)
         self.num_classes = num_classes

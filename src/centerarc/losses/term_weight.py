@@ -204,7 +204,8 @@ class TermWeight(nn.Module):
             measure: whether to measure in this step; a number as weight never does.
 
         Raises:
-            ValueError: if the target cosine is missing, or a loss has no gradient at the features.
+            ValueError: if the target cosine is missing, or a loss that is measured is no scalar or
+                has no gradient at the features.
         """
         value = self.value
         if not self.training or self.constant is not None:
@@ -245,6 +246,11 @@ class TermWeight(nn.Module):
 
 def _squares(loss: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
     """() sum of the squares of a loss's gradient at the features, and of how many samples."""
+    if loss.dim():
+        raise ValueError(
+            "arcface_loss and term must be scalars, as with reduction='mean', "
+            f"got {tuple(loss.shape)}"
+        )
     if not (loss.requires_grad and features.requires_grad):
         raise ValueError(
             "the losses must have a gradient at the features: compute them from the very tensor "

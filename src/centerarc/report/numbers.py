@@ -24,7 +24,7 @@ _TRIALS: dict[Trials, str] = {
     "either": "pairs of each kind",
     "impostor of each": "pairs with others for every person",
     "unmated": "probes of people who are not in the gallery",
-    "people pairs": "pairs of two people",
+    "people pairs": "combinations of two people",
 }
 
 # Words. A no-break space stands before each per cent sign.

@@ -45,7 +45,9 @@ def refuse_idle(section: Section, name: str, acts: bool, belongs: str) -> None:
     """Refuses a setting that would do nothing, unless it is the default that every file has."""
     value, default = getattr(section, name), type(section).model_fields[name].default
     if not acts and value != default:
-        raise ValueError(f"{name} is {value}, but it {belongs}; leave it out ({default})")
+        raise ValueError(
+            f"{name} is {value}, but it {belongs}; leave it out (its default is {default})"
+        )
 
 
 Weight = Annotated[float, Field(gt=0, le=1000)]

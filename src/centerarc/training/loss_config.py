@@ -138,7 +138,11 @@ class LossConfig(Section):
             ("center_temperature", contrast, "goes with centers: mean and center_negatives: true"),
             ("threshold_over", threshold, "goes with a threshold_weight above 0"),
             ("threshold_scale", threshold, "goes with a threshold_weight above 0"),
-            ("threshold_memory", pairs, "goes with a threshold_weight, over pairs or both"),
+            (
+                "threshold_memory",
+                pairs,
+                "goes with a threshold_weight above 0 and threshold_over: pairs or both",
+            ),
             ("auto_ratio", any_auto, f"goes with {weights} of auto"),
             ("ramp_steps", any_term, f"goes with {weights} above 0"),
             ("start_cosine", any_term, f"goes with {weights} above 0"),

@@ -480,7 +480,9 @@ def _left(tunings: Mapping[str, Tuning], most: int) -> float | None:
 def _said(name: str, tuning: Tuning, trial: Trial, left: float | None) -> str:
     """A line about a trial that ended."""
     settings = ", ".join(f"{key} {shown(value)}" for key, value in trial.settings.items())
-    number = trial.status if trial.value is None else f"{trial.value:.4f}"
+    number: str = trial.status
+    if trial.value is not None:
+        number = f"{tuning.objective.words} {trial.value:.4f}"
     which = f"{name}: trial" if name else "trial"
     line = f"{which} {trial.number + 1} of {tuning.tune.trials}: {number} with {settings}"
     if trial.reason:
