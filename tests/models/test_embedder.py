@@ -64,7 +64,7 @@ def test_a_public_checkpoint_needs_its_architecture(tmp_path: Path) -> None:
     model = create_model("mobilefacenet_small").eval()
     path = tmp_path / "public.pth"
     torch.save(model.state_dict(), path)
-    with pytest.raises(ValueError, match=r"public\.pth.*give its architecture, one of iresnet100"):
+    with pytest.raises(ValueError, match=r"public\.pth.*give its architecture, one of iresnet10,"):
         open_model(path)
     opened = open_model(path, architecture="mobilefacenet_small")
     images = np.full((1, 112, 112, 3), 99, np.uint8)
