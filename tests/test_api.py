@@ -11,7 +11,7 @@ from centerarc import losses
 TOP = """
 AdaFace ArcFace CenterArcFaceLoss CenterLoss Chunked CombinedMargin CosFace CurricularFace
 DynamicArcFace ElasticArcFace ElasticCosFace LDAM MagFace MarginSoftmaxLoss MeanCenterLoss MVSoftmax
-PrototypeSGD SphereFaceR UniFace UnifiedThresholdLoss negative_logsumexp
+PrototypeSGD SphereFaceR TermWeight UniFace UnifiedThresholdLoss negative_logsumexp
 """
 
 LOSSES = """

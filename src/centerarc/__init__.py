@@ -30,6 +30,7 @@ __all__ = [
     "MeanCenterLoss",
     "PrototypeSGD",
     "SphereFaceR",
+    "TermWeight",
     "UniFace",
     "UnifiedThresholdLoss",
     "negative_logsumexp",
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from centerarc.losses.mean_centers import MeanCenterLoss
     from centerarc.losses.negative_margins import CurricularFace, MVSoftmax
     from centerarc.losses.norm_margins import AdaFace, MagFace
+    from centerarc.losses.term_weight import TermWeight
     from centerarc.losses.uniface import UniFace
     from centerarc.losses.unified_threshold import UnifiedThresholdLoss
 
