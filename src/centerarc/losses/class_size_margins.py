@@ -1,6 +1,7 @@
 """Margins that grow as the images of a class become fewer."""
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from centerarc.losses.checks import check_tensors
 from centerarc.losses.margins import Target, add_angle, register_margin, require
 
 
-class ClassSizeMargin(nn.Module):
+class ClassSizeMargin(nn.Module, ABC):
     """What the margins by class size share: a margin of each class, a buffer.
 
     Args:
@@ -53,9 +54,9 @@ class ClassSizeMargin(nn.Module):
         if self.margins is not None and self._sizes is not None:
             self.margins.copy_(self.margin_of(self._sizes))
 
+    @abstractmethod
     def margin_of(self, sizes: Tensor) -> Tensor:
         """The margins of (C,) float64 sizes of at least 1."""
-        raise NotImplementedError
 
     def check_classes(self, num_classes: int) -> None:
         """Raises unless the margins are those of so many classes."""
