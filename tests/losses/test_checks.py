@@ -12,7 +12,9 @@ from centerarc.losses import (
     ArcFace,
     CenterArcFaceLoss,
     CenterLoss,
+    CosFace,
     MarginSoftmaxLoss,
+    MeanCenterLoss,
     center_loss,
     center_separation,
     margin_softmax_loss,
@@ -260,6 +262,50 @@ class TestForgottenParameters:
 def test_bad_arguments_are_named(build, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize(
+    ("made", "options", "message"),
+    [
+        (CenterArcFaceLoss, {"alpha": 0.3}, "alpha must be left out without centers='separate'"),
+        (CenterArcFaceLoss, {"centers": "mean", "alpha": 0.3}, "alpha must be left out without"),
+        (
+            CenterArcFaceLoss,
+            {"centers": "separate", "center_update": "gradient", "alpha": 0.3},
+            "alpha must be left out with update='gradient', got 0.3",
+        ),
+        (CenterArcFaceLoss, {"center_update": "gradient"}, "center_update must be left out without"),
+        (
+            CenterArcFaceLoss,
+            {"centers": "separate", "center_momentum": 0.5},
+            "center_momentum must be left out without centers='mean', got 0.5",
+        ),
+        (CenterArcFaceLoss, {"center_negatives": False}, "center_negatives must be left out"),
+        (
+            CenterArcFaceLoss,
+            {"centers": "mean", "center_negatives": False, "center_temperature": 8.0},
+            "center_temperature must be left out without centers='mean' and center_negatives=True",
+        ),
+        (
+            CenterArcFaceLoss,
+            {"margin": CosFace(0.35), "m": 0.35},
+            "m must be left out with a margin of its own, got 0.35",
+        ),
+        (
+            MarginSoftmaxLoss,
+            {"sample_generator": torch.Generator()},
+            "sample_generator must be left out with a sample_rate of 1",
+        ),
+        (
+            MeanCenterLoss,
+            {"negatives": False, "temperature": 8.0},
+            "temperature must be left out with negatives=False, got 8.0",
+        ),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(made, options, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        made(C, D, **options)
 
 
 def test_nan_is_reported_and_nothing_is_lost() -> None:

@@ -199,6 +199,10 @@ def test_wrong_arguments_are_named() -> None:
         ({"smoothing": 1.0}, r"smoothing must be in \[0, 1\), got 1.0"),
         ({"ramp_steps": 1.5}, "ramp_steps must be an integer of at least 0, got 1.5"),
         ({"from_cosine": 2.0}, r"from_cosine must be in \[-1, 1\] or None, got 2.0"),
+        ({"ratio": 0.3}, "ratio must be left out without a weight of 'auto', got 0.3"),
+        ({"ramp_steps": 9, "smoothing": 0.5}, "smoothing must be left out without a weight of"),
+        ({"weight": 0, "ramp_steps": 9}, "ramp_steps must be left out with a weight of 0, got 9"),
+        ({"weight": 0, "from_cosine": 0.1}, "from_cosine must be left out with a weight of 0"),
     ):
         with pytest.raises(ValueError, match=said):
             TermWeight(**options)

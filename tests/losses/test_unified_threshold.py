@@ -234,6 +234,7 @@ def test_centers_not_seen_take_no_part() -> None:
         ({"memory": -1}, "memory must be an integer, 0 or more, got -1"),
         ({"memory": 4}, "feat_dim, the embedding size, must be given with a memory"),
         ({"memory": 4, "over": "centers"}, "memory must be 0 with over='centers'"),
+        ({"feat_dim": 0}, "feat_dim must be a positive integer, got 0"),
         ({"threshold": 1.0}, r"threshold must be in \(-1, 1\), got 1.0"),
         ({"threshold": None}, r"threshold must be in \(-1, 1\), got None"),
     ],
@@ -253,6 +254,10 @@ def test_wrong_input_is_named() -> None:
         unified_threshold_loss(x, y, 8.0, others=x)
     with pytest.raises(ValueError, match=r"features must be \(N, 9\), as feat_dim says"):
         UnifiedThresholdLoss(memory=3, feat_dim=9)(x, y)
+    with pytest.raises(ValueError, match=r"features must be \(N, 9\), as feat_dim says"):
+        UnifiedThresholdLoss(feat_dim=9)(x, y)
+    with pytest.raises(ValueError, match="seen must be left out without centers"):
+        UnifiedThresholdLoss()(x, y, seen=torch.ones(2, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"must be 0 or more or ignore_index -100, got -5 at row"):
         unified_threshold_loss(x, torch.tensor([-5, 0, 1]), 8.0)
     with pytest.raises(ValueError, match=r"other_labels must be integers, got torch.float32"):

@@ -20,6 +20,7 @@ from centerarc.losses.checks import (
     classes_held,
     place_batch,
     reduce,
+    refuse_idle,
     wide_dtype,
 )
 from centerarc.losses.head.class_pass import Implementation, class_pass, draw_rows, settings_of
@@ -280,7 +281,7 @@ class CenterLoss(nn.Module):
         space: `"raw"`, as in the paper, for embeddings whose length matters; `"unit"` if only the
             direction does: the loss is then 1 - cos, at most 2.
         update: `"paper"` or `"gradient"`.
-        alpha: the paper's step, in (0, 1].
+        alpha: the step of the paper's update, in (0, 1].
         update_on_forward: whether a forward pass in training mode moves the centers; if not, call
             `update_centers` yourself, for example once per step with gradient accumulation.
         ignore_index: the label of samples to ignore.
@@ -323,6 +324,7 @@ class CenterLoss(nn.Module):
         check_choice("reduction", reduction, Reduction)
         check_choice("update", update, CenterUpdate)
         check_alpha(alpha)
+        refuse_idle(update == "paper", "with update='gradient'", alpha=(alpha, 0.5))
         here = classes_held(shards, num_classes)
         self.num_classes = num_classes
         self.feat_dim = feat_dim

@@ -12,7 +12,14 @@ from centerarc.losses.center import (
     center_separation,
     pull_rows,
 )
-from centerarc.losses.checks import Reduction, check_choice, check_positive, place_batch, reduce
+from centerarc.losses.checks import (
+    Reduction,
+    check_choice,
+    check_positive,
+    place_batch,
+    reduce,
+    refuse_idle,
+)
 from centerarc.losses.head.class_pass import Implementation
 from centerarc.losses.head.products import own_rows
 from centerarc.losses.head.prototype_sgd import has_fused_step
@@ -53,7 +60,7 @@ def center_arcface_loss(
         labels: (N,) integers in [0, C), or `ignore_index`.
         s: scale of the cosines.
         m: ArcFace's margin in radians; 0 is the plain normalized softmax.
-        margin: another margin instead of ArcFace; `m` is then not used.
+        margin: another margin instead of ArcFace; `m` is then left out.
         centers: (C, D), separate centers for the center term; by default, the prototypes.
         center_space: `"unit"` or `"raw"`, as in `center_loss`.
         weight, ignore_index, reduction, label_smoothing, conflict_threshold, implementation: as in
@@ -74,6 +81,7 @@ def center_arcface_loss(
         tensor(0.)
     """
     check_choice("center_space", center_space, Space)
+    refuse_idle(margin is None, "with a margin of its own", m=(m, 0.5))
     terms = checked_terms(
         features,
         prototypes,
@@ -131,14 +139,15 @@ class CenterArcFaceLoss(nn.Module):
         feat_dim: D, the embedding size, at least 1.
         s: scale of the cosines, positive.
         m: ArcFace's margin in radians, in [0, pi/2]; 0 is the plain normalized softmax.
-        margin: another margin instead of ArcFace; `m` is then not used.
+        margin: another margin instead of ArcFace; `m` is then left out.
         centers: `"shared"`, `"separate"` or `"mean"`.
         center_space: `"unit"` or `"raw"`; means are of unit vectors.
         center_update: how separate centers move: `"paper"` (a buffer) or `"gradient"` (a
             parameter), see `CenterLoss`.
-        alpha: step of the paper's update, in (0, 1].
+        alpha: step of the paper's update of separate centers, in (0, 1].
         center_negatives, center_temperature, center_momentum: of mean centers, as `negatives`,
-            `temperature` and `momentum` of `MeanCenterLoss`.
+            `temperature` and `momentum` of `MeanCenterLoss`. An option of other centers than
+            these is an error.
         update_on_forward: whether a forward pass in training mode applies the paper's update, or
             moves the means.
         sub_centers: K prototypes per class; the center term then pulls towards the nearest of them,
@@ -207,6 +216,24 @@ class CenterArcFaceLoss(nn.Module):
                 "center_space must be 'unit' with centers='mean', whose means are of unit vectors, "
                 f"got {center_space!r}"
             )
+        refuse_idle(margin is None, "with a margin of its own", m=(m, 0.5))
+        refuse_idle(
+            centers == "separate",
+            "without centers='separate'",
+            center_update=(center_update, "paper"),
+            alpha=(alpha, 0.5),
+        )
+        refuse_idle(
+            centers == "mean",
+            "without centers='mean'",
+            center_negatives=(center_negatives, True),
+            center_momentum=(center_momentum, 0.9),
+        )
+        refuse_idle(
+            centers == "mean" and center_negatives,
+            "without centers='mean' and center_negatives=True",
+            center_temperature=(center_temperature, 16.0),
+        )
         self.center_space: Space = center_space
         self.arcface = MarginSoftmaxLoss(
             num_classes,

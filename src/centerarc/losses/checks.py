@@ -98,6 +98,13 @@ def check_choice(name: str, value: object, choices: Any) -> None:
         raise ValueError(f"{name} must be {', '.join(others)} or {last}, got {value!r}")
 
 
+def refuse_idle(acts: bool, without: str, **options: tuple[object, object]) -> None:
+    """Raises for the first option, a value and its default, that was set but does nothing."""
+    for name, (value, default) in options.items():
+        if not acts and value != default:
+            raise ValueError(f"{name} must be left out {without}, got {value!r}")
+
+
 def classes_held(shards: "ClassShards | None", num_classes: int) -> int:
     """How many of the classes are here; raises where the shards are of another number."""
     if shards is None:

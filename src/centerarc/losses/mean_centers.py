@@ -21,6 +21,7 @@ from centerarc.losses.checks import (
     is_number,
     place_batch,
     reduce,
+    refuse_idle,
 )
 from centerarc.losses.head.class_pass import Implementation, class_pass, settings_of
 from centerarc.losses.head.products import own_rows, unit
@@ -81,6 +82,7 @@ def mean_center_loss(
     """
     check_choice("reduction", reduction, Reduction)
     check_positive("temperature", temperature)
+    refuse_idle(negatives, "with negatives=False", temperature=(temperature, 16.0))
     settings_of(implementation)
     check_tensors(centers=centers)
     if centers.dim() != 2 or not len(centers):
@@ -228,6 +230,7 @@ class MeanCenterLoss(nn.Module):
         check_choice("reduction", reduction, Reduction)
         check_positive("temperature", temperature)
         check_momentum("momentum", momentum)
+        refuse_idle(negatives, "with negatives=False", temperature=(temperature, 16.0))
         settings_of(implementation)
         here = classes_held(shards, num_classes)
         self.num_classes = num_classes

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from centerarc.losses.checks import check_positive, is_number
+from centerarc.losses.checks import check_positive, is_number, refuse_idle
 
 
 class TermWeight(nn.Module):
@@ -38,7 +38,8 @@ class TermWeight(nn.Module):
     Args:
         weight: the base, 0 or more, or `"auto"`.
         ratio: with `"auto"`, the added term's gradient over ArcFace's, positive.
-        smoothing: how much of the smoothed values stays in a measurement, in [0, 1).
+        smoothing: how much of the smoothed values stays in a measurement, in [0, 1); of the
+            gradients and of the target cosine, so with `"auto"` or `from_cosine`.
         ramp_steps: length of the ramp in steps, 0 or more.
         from_cosine: the level of the mean target cosine, in [-1, 1]; None starts at once.
 
@@ -94,6 +95,19 @@ class TermWeight(nn.Module):
             raise ValueError(f"ramp_steps must be an integer of at least 0, got {ramp_steps!r}")
         if from_cosine is not None and not (is_number(from_cosine) and -1 <= from_cosine <= 1):
             raise ValueError(f"from_cosine must be in [-1, 1] or None, got {from_cosine!r}")
+        auto = weight == "auto"
+        refuse_idle(auto, "without a weight of 'auto'", ratio=(ratio, 0.5))
+        refuse_idle(
+            auto or from_cosine is not None,
+            "without a weight of 'auto' or from_cosine",
+            smoothing=(smoothing, 0.9),
+        )
+        refuse_idle(
+            weight != 0,
+            "with a weight of 0",
+            ramp_steps=(ramp_steps, 0),
+            from_cosine=(from_cosine, None),
+        )
         self.weight: float | Literal["auto"] = weight
         self.ratio = ratio
         self.smoothing = smoothing

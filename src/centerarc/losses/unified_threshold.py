@@ -22,6 +22,7 @@ from centerarc.losses.checks import (
     check_values,
     is_number,
     reduce,
+    refuse_idle,
     wide_dtype,
 )
 from centerarc.losses.head.class_pass import Implementation, class_pass, settings_of
@@ -183,7 +184,7 @@ class UnifiedThresholdLoss(nn.Module):
             or `"both"`.
         memory: how many recent embeddings each sample is compared with beside the batch's; they get
             no gradient. Needs `feat_dim`.
-        feat_dim: D, the embedding size; only for the memory.
+        feat_dim: D, the embedding size; None takes any where there is no memory.
         threshold: the cosine that the threshold starts from, in (-1, 1).
         ignore_index: the label of samples to ignore.
         reduction: `"mean"`, `"sum"` or `"none"`.
@@ -240,9 +241,9 @@ class UnifiedThresholdLoss(nn.Module):
             raise ValueError(f"memory must be an integer, 0 or more, got {memory!r}")
         if memory and over == "centers":
             raise ValueError("memory must be 0 with over='centers': it holds samples for pairs")
-        if memory:
-            if feat_dim is None:
-                raise ValueError("feat_dim, the embedding size, must be given with a memory")
+        if memory and feat_dim is None:
+            raise ValueError("feat_dim, the embedding size, must be given with a memory")
+        if feat_dim is not None:
             check_counts(feat_dim=feat_dim)
         if not (is_number(threshold) and -1.0 < threshold < 1.0):
             raise ValueError(f"threshold must be in (-1, 1), got {threshold!r}")
@@ -297,7 +298,7 @@ class UnifiedThresholdLoss(nn.Module):
                 f"features must be (N, {centers.shape[1]}) as the centers are, "
                 f"got {tuple(features.shape)}"
             )
-        if len(self.memory) and self.memory.shape[1] != features.shape[1]:
+        if self.memory.shape[1] not in (0, features.shape[1]):
             raise ValueError(
                 f"features must be (N, {self.memory.shape[1]}), as feat_dim says, "
                 f"got {tuple(features.shape)}"
@@ -325,6 +326,7 @@ class UnifiedThresholdLoss(nn.Module):
             what = "not be given" if centers is not None else "be given"
             raise ValueError(f"centers must {what} with over={self.over!r}")
         if centers is None:
+            refuse_idle(False, "without centers", seen=(seen, None))
             return None if self.shards is None else self.shards.num_classes
         check_tensors(centers=centers)
         if centers.dim() != 2:

@@ -1,6 +1,7 @@
 """What a run adds to ArcFace: the weights in force, and the term with one threshold for all."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -132,12 +133,10 @@ class AddedTerms(nn.Module):
 
 
 def _weight(config: LossConfig, weight: object) -> TermWeight:
-    return TermWeight(
-        weight,  # type: ignore[arg-type]
-        ratio=config.auto_ratio,
-        ramp_steps=config.ramp_steps if weight != 0 else 0,
-        from_cosine=config.start_cosine if weight != 0 else None,
-    )
+    options: dict[str, Any] = {} if weight != "auto" else {"ratio": config.auto_ratio}
+    if weight != 0:
+        options |= {"ramp_steps": config.ramp_steps, "from_cosine": config.start_cosine}
+    return TermWeight(weight, **options)  # type: ignore[arg-type]
 
 
 def _in_force(weight: TermWeight) -> float | Tensor:
