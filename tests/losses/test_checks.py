@@ -15,6 +15,7 @@ from centerarc.losses import (
     CosFace,
     MarginSoftmaxLoss,
     MeanCenterLoss,
+    UniFace,
     center_loss,
     center_separation,
     margin_softmax_loss,
@@ -177,6 +178,12 @@ class TestForgottenParameters:
         assert "of CenterLoss have a gradient" in message
         assert self.loop(CenterLoss(C, D), []) == []
 
+    def test_a_bias_that_no_optimizer_has_is_noticed(self) -> None:
+        criterion = CenterArcFaceLoss(C, D, margin=UniFace())
+        (message,) = self.loop(criterion, [criterion.arcface.prototypes])
+        assert "of UniFace have a gradient" in message
+        assert self.loop(criterion, [*criterion.parameters()]) == []
+
     def test_no_warning_when_given(self) -> None:
         for lr in (0.1, 0.0):
             criterion = CenterArcFaceLoss(C, D)
@@ -274,7 +281,11 @@ def test_bad_arguments_are_named(build, message: str) -> None:
             {"centers": "separate", "center_update": "gradient", "alpha": 0.3},
             "alpha must be left out with update='gradient', got 0.3",
         ),
-        (CenterArcFaceLoss, {"center_update": "gradient"}, "center_update must be left out without"),
+        (
+            CenterArcFaceLoss,
+            {"center_update": "gradient"},
+            "center_update must be left out without",
+        ),
         (
             CenterArcFaceLoss,
             {"centers": "separate", "center_momentum": 0.5},

@@ -1,6 +1,7 @@
 """The unified threshold against plain loops, with memory and over centers."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -242,6 +243,35 @@ def test_centers_not_seen_take_no_part() -> None:
 def test_wrong_options_are_named(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         UnifiedThresholdLoss(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "labels", "warned"),
+    [
+        ({}, lambda step: torch.arange(4) + 4 * step, 16),
+        ({}, lambda step: torch.arange(4) // (2 if step % 16 == 15 else 1), None),
+        ({}, lambda step: torch.tensor([0, -100, -100, 1]), 16),  # ignored ones are no pair
+        ({"memory": 8, "feat_dim": 3}, lambda step: torch.arange(4) + 4 * (step // 2), None),
+        ({"memory": 8, "feat_dim": 3}, lambda step: torch.arange(4) + 4 * step, 16),
+        ({"over": "centers"}, lambda step: torch.arange(4), None),
+    ],
+)
+def test_batches_without_pairs_are_warned_of_once(options: dict, labels, warned) -> None:
+    criterion = UnifiedThresholdLoss(**options)
+    centers = (torch.randn(4, 3),) if options.get("over") else ()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        criterion.eval()
+        for _ in range(20):
+            criterion(torch.randn(4, 3), torch.arange(4), *centers)
+        criterion.train()
+        said = []
+        for step in range(50):
+            criterion(torch.randn(4, 3), labels(step), *centers)
+            said.append(len(caught))
+    assert said == [0] * 50 if warned is None else said == [0] * (warned - 1) + [1] * (51 - warned)
+    assert all("data.sampler.kind: identities" in str(one.message) for one in caught)
+    assert all(one.filename == __file__ for one in caught)
 
 
 def test_wrong_input_is_named() -> None:

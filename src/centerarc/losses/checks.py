@@ -10,6 +10,7 @@ import sys
 import warnings
 import weakref
 from collections import Counter, deque
+from collections.abc import Iterator
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, get_args
 
@@ -33,8 +34,8 @@ ANY_CLASS = 2**62
 # Changes of a parameter after which ranks compare it: the first may be of a learning rate near 0.
 LOOKS = (1, 10, 100)
 
-# Forward passes, each after a step of some other optimizer, that may go by before we speak: the
-# optimizer that holds the loss may step more seldom, as under gradient accumulation.
+# Batches that may go by before we speak. The optimizer that holds a loss may step more seldom than
+# another, as under gradient accumulation; few batches of many people have two images of one.
 PATIENCE = 16
 
 
@@ -199,16 +200,35 @@ def place_batch(
     return Batch(features, labels, known, counted & ~known, (labels - first).where(here, ABSENT))
 
 
-class DeferredChecks:
-    """Checks on an accelerator that report bad input a few batches late, and never wait.
+class Arriving:
+    """Flags of a device that are read once they are on the host, so that nothing waits."""
 
-    Each batch leaves one flag on the device and starts its copy to the host; a flag that has
-    arrived is looked at when a later batch comes by.
-    """
+    def __init__(self) -> None:
+        self._pending: deque[tuple[Tensor, torch.Event | None]] = deque()
+
+    def __reduce__(self) -> tuple[type["Arriving"], tuple[()]]:
+        return Arriving, ()  # a copy has seen no batch
+
+    def send(self, flags: Tensor) -> None:
+        """Starts the copy of the flags of one more batch."""
+        event = None
+        if flags.device.type != "cpu":
+            event, flags = torch.Event(flags.device), flags.to("cpu", non_blocking=True)
+            event.record()
+        self._pending.append((flags, event))
+
+    def arrived(self) -> Iterator[Any]:
+        """Yields the flags that are there, batch by batch."""
+        while self._pending and ((event := self._pending[0][1]) is None or event.query()):
+            yield self._pending.popleft()[0].tolist()
+
+
+class DeferredChecks:
+    """Checks on an accelerator that report bad input a few batches late, and never wait."""
 
     def __init__(self) -> None:
         self._batch = 0
-        self._pending: deque[tuple[int, Tensor, torch.Event]] = deque()
+        self._arriving = Arriving()
 
     def __reduce__(self) -> tuple[type["DeferredChecks"], tuple[()]]:
         return DeferredChecks, ()  # a copy has seen no batch
@@ -220,14 +240,9 @@ class DeferredChecks:
         kept = labels != ignore_index
         outside = (kept & ((labels < 0) | (labels >= num_classes))).any()
         infinite = ~(features.detach().isfinite().all(dim=1) | ~kept).all()
-        flags = torch.stack([outside, infinite]).to("cpu", non_blocking=True)
-        event = torch.Event(features.device)
-        event.record()
-        self._pending.append((self._batch, flags, event))
-        self._batch += 1
-        while self._pending and self._pending[0][2].query():
-            batch, flags, _ = self._pending.popleft()
-            outside_host, infinite_host = flags.tolist()
+        self._arriving.send(torch.stack([outside, infinite]))
+        for outside_host, infinite_host in self._arriving.arrived():
+            batch, self._batch = self._batch, self._batch + 1
             if outside_host:
                 raise ValueError(
                     f"labels must be in [0, {num_classes}) or ignore_index {ignore_index}; "
@@ -308,6 +323,34 @@ def _after_step(optimizer: Optimizer, *_: Any) -> None:
         reminder.after_step(optimizer)
         if reminder._done:
             OptimizerReminder._watching.discard(reminder)
+
+
+class PairReminder:
+    """Warns once if batch after batch has no two images of a person to compare."""
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
+        self._arriving = Arriving()
+        self._missed = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**PairReminder(self._owner).__dict__}
+
+    def check(self, paired: Tensor) -> None:
+        """Takes note of whether a training batch has a pair of one person, a () bool."""
+        if torch.compiler.is_compiling() or paired.is_meta or self._missed == PATIENCE:
+            return
+        self._arriving.send(paired)
+        for found in self._arriving.arrived():
+            self._missed = 0 if found else self._missed + 1
+            if self._missed == PATIENCE:
+                warn_user(
+                    f"{PATIENCE} batches in a row had no two images of a person, so that "
+                    f"{self._owner} had nothing to pull together: draw several images of each "
+                    "person (data.sampler.kind: identities in centerarc train), or compare with "
+                    "over='centers'"
+                )
+                return
 
 
 class DriftReminder:

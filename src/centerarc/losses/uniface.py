@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from centerarc.losses.checks import is_number
+from centerarc.losses.checks import OptimizerReminder, is_number
 from centerarc.losses.margins import CosFace, Target, register_margin, require
 
 
@@ -64,6 +64,7 @@ class UniFace(nn.Module):
         self.bias = nn.Parameter(torch.tensor(float(bias)))
         self._first = float(bias)
         self._psi = CosFace(m)
+        self._reminder = OptimizerReminder(type(self).__name__)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -72,6 +73,8 @@ class UniFace(nn.Module):
 
     def forward(self, target: Target) -> Tensor:
         """`cos(theta) - m`, (N,)."""
+        if self.training:
+            self._reminder.check(self.bias)
         return self._psi(target)
 
     def losses(self, logsumexp: Tensor, logit: Tensor) -> Tensor:

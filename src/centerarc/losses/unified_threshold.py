@@ -13,6 +13,7 @@ from centerarc.losses.checks import (
     ABSENT,
     ANY_CLASS,
     OptimizerReminder,
+    PairReminder,
     Reduction,
     as_labels,
     check_choice,
@@ -107,7 +108,7 @@ def unified_threshold_loss(
                 f"others must be ({len(other_labels)}, {features.shape[1]}), as other_labels and "
                 f"features have it, got {tuple(others.shape)}"
             )
-    losses = pair_rows(features, labels, known, bias, s, others, other_labels)
+    losses, _ = pair_rows(features, labels, known, bias, s, others, other_labels)
     return reduce(losses, known.to(losses.dtype), reduction)
 
 
@@ -120,10 +121,11 @@ def pair_rows(
     others: Tensor | None = None,
     other_labels: Tensor | None = None,
     rows: slice | None = None,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Losses of `unified_threshold_loss` for a batch that was checked; 0 for unknown samples.
 
-    Only those of the samples in `rows`, against all samples; of all if None.
+    Only those of the samples in `rows`, against all samples; of all if None. Then whether there is
+    any genuine pair, a () bool.
     """
     with torch.autocast(features.device.type, enabled=False):
         columns, owners = unit(features), labels.where(known, ABSENT)
@@ -145,7 +147,7 @@ def pair_rows(
         # logsumexp over nothing has gradient NaN, so such a row sums over all columns, unseen.
         hidden = ~impostor & some.unsqueeze(1)
         pushed = softplus(z.masked_fill(hidden, -torch.inf).logsumexp(dim=1) - bias)
-        return pulled + pushed.where(some, 0.0)
+        return pulled + pushed.where(some, 0.0), genuine.any()
 
 
 def softplus(values: Tensor) -> Tensor:
@@ -180,8 +182,9 @@ class UnifiedThresholdLoss(nn.Module):
 
     Args:
         s: scale of the cosines, positive.
-        over: `"pairs"` of the batch, which should hold several images of each person; `"centers"`;
-            or `"both"`.
+        over: `"pairs"` of the batch, which should hold several images of each person (16 batches of
+            training in a row without two of one, in the memory neither, are warned of once);
+            `"centers"`; or `"both"`.
         memory: how many recent embeddings each sample is compared with beside the batch's; they get
             no gradient. Needs `feat_dim`.
         feat_dim: D, the embedding size; None takes any where there is no memory.
@@ -259,6 +262,7 @@ class UnifiedThresholdLoss(nn.Module):
         self.register_buffer("memory_labels", torch.full((memory,), ABSENT, dtype=torch.int64))
         self.register_buffer("memory_next", torch.zeros((), dtype=torch.int64))
         self._reminder = OptimizerReminder(type(self).__name__)
+        self._pair_reminder = PairReminder(type(self).__name__)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -341,15 +345,19 @@ class UnifiedThresholdLoss(nn.Module):
         self, features: Tensor, labels: Tensor, known: Tensor, counts: list[int]
     ) -> Tensor:
         others, owners = (self.memory, self.memory_labels) if len(self.memory) else (None, None)
+        mine = slice(0, len(labels))
+        bias: Tensor = self.bias
+        if self.shards is not None:
+            # Each rank takes the rows of its own samples, so that none holds all N x N scores.
+            first = sum(counts[: self.shards.rank])
+            mine = slice(first, first + counts[self.shards.rank])
+            bias = self.shards.spread(bias)
+        rows, paired = pair_rows(features, labels, known, bias, self.s, others, owners, mine)
+        if self.training:
+            self._pair_reminder.check(paired)
         if self.shards is None:
-            return pair_rows(features, labels, known, self.bias, self.s, others, owners)
-        # Each rank takes the rows of its own samples, so that none holds all N x N scores.
-        first = sum(counts[: self.shards.rank])
-        mine = slice(first, first + counts[self.shards.rank])
-        bias = self.shards.spread(self.bias)
-        own = pair_rows(features, labels, known, bias, self.s, others, owners, mine)
-        before, after = mine.start, len(labels) - mine.stop
-        return self.shards.sum(F.pad(own, (before, after)))
+            return rows
+        return self.shards.sum(F.pad(rows, (mine.start, len(labels) - mine.stop)))
 
     def _center_rows(
         self, features: Tensor, labels: Tensor, known: Tensor, centers: Tensor, seen: Tensor | None
