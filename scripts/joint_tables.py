@@ -2,7 +2,8 @@
 
     python -m scripts.joint_tables runs docs/results/joint.md
 
-Reads `runs/joint/study.json` and those of the conditions, as far as they are there.
+Reads `runs/joint/study.json`, `runs/joint-longer/study.json` and those of the conditions, as far as
+they are there.
 """
 
 import json
@@ -43,6 +44,7 @@ CONDITIONS = {
     "images3": "3 images of each person, 990 in all",
     "images5": "5 images of each person, 990 in all",
     "wrong10": "10% wrong labels",
+    "epochs32": "32 epochs, settings as for 8",
     "larger": "`iresnet18` at 64 x 64, 20 epochs",
 }
 
@@ -159,26 +161,32 @@ def caption(study: Study) -> str:
     return f"`{study['command']}`. {machine_words(facts)}"
 
 
+def study_tables(study: Study, prefix: str = "") -> dict[str, str]:
+    """The tables of a study whose settings were searched, by the names of their regions."""
+    tables = {
+        "primary": main_table(study, "clean", "tar@0.001"),
+        "secondary": differences_table(
+            study, "clean", ["tar@0.01", "tar@0.0001", "auc", "tpir@0.01", "threshold_spread"]
+        ),
+        "degraded": differences_table(study, "degraded", ["tar@0.001", "tar@0.01", "auc"]),
+        "official": main_table(study, "official", "accuracy"),
+        "tuning": tuning_table(study),
+    }
+    return {prefix + name: f"{body}\n\n{caption(study)}" for name, body in tables.items()}
+
+
 def main(runs: Path, page: Path) -> None:
     """Rewrite the tables of the page that there are results for."""
     studies = {}
-    for name in ("", *CONDITIONS, "forms"):
+    for name in ("", "longer", *CONDITIONS, "forms"):
         path = runs / f"joint-{name}".rstrip("-") / "study.json"
         if path.exists():
             studies[name] = json.loads(path.read_text())
     regions = {}
     if "" in studies:
-        study = studies[""]
-        regions = {
-            "primary": main_table(study, "clean", "tar@0.001"),
-            "secondary": differences_table(
-                study, "clean", ["tar@0.01", "tar@0.0001", "auc", "tpir@0.01", "threshold_spread"]
-            ),
-            "degraded": differences_table(study, "degraded", ["tar@0.001", "tar@0.01", "auc"]),
-            "official": main_table(study, "official", "accuracy"),
-            "tuning": tuning_table(study),
-        }
-        regions = {name: f"{body}\n\n{caption(study)}" for name, body in regions.items()}
+        regions |= study_tables(studies[""])
+    if "longer" in studies:
+        regions |= study_tables(studies["longer"], "longer-")
     if any(name in CONDITIONS for name in studies):
         regions["conditions"] = conditions_table(studies)
     if "forms" in studies:
