@@ -42,7 +42,7 @@ def test_differences_are_those_of_the_single_evaluations(tmp_path, capsys):
     assert run("compare", "one.json", "two.json", "--json", out) == 0
     shown = capsys.readouterr().out
     assert "two minus one" in shown
-    assert "Doubt is the p-value" in " ".join(shown.split())
+    assert "The p-value is how likely" in " ".join(shown.split())
     assert "TAR at FAR 10%" in shown
     found = loaded(out)
     single = [loaded(f"{name}.json")["verification"] for name in ("one", "two")]
@@ -151,7 +151,7 @@ def test_equal_scores_are_called_equal_and_get_no_intervals(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "again and one are equal: every score is the same." in shown
     assert "minus" not in shown
-    assert "Doubt" not in shown
+    assert "p-value" not in shown
     found = loaded(out)["minus_first"]["again"]["verification"]
     assert found["equal"] is True
     assert found["auc"]["interval95"] is None

@@ -9,6 +9,8 @@ import pytest
 from centerarc.evaluation import all_pair_scores
 from centerarc.evaluation.all_pair_scores import score_all_pairs
 from centerarc.evaluation.all_pairs import AllPairs
+from centerarc.evaluation.intervals import draw_people
+from centerarc.evaluation.seeds import summarize_arms
 from tests.evaluation.worlds import EveryPair, world
 
 SIZES = [1, 4, 2, 1, 7, 3, 1, 2, 5, 1, 1, 2, 1, 1, 3, 2]
@@ -150,6 +152,31 @@ def test_the_equal_error_rate_is_where_both_are_equal(
     assert low - 1e-9 <= found.eer <= high + 1e-9
 
 
+@pytest.mark.parametrize("noise", [0.6, 1.5])
+def test_the_equal_error_rate_moves_with_people(noise: float) -> None:
+    faces, labels = world([1, 2, 3, 4] * 20, noise=noise)
+    found, every = score_all_pairs(faces, labels), EveryPair(faces, labels)
+    number = [int(name) for name in found.people]
+    drawn = next(draw_people(80, 200, 1, 200))
+    exact = np.array([every.eer(column) for column in drawn.T])
+    moved = found.weighted_eer(drawn[number])
+    assert found.weighted_eer(np.ones((80, 1)))[0] == pytest.approx(found.eer, abs=1e-12)
+    assert np.corrcoef(moved, exact)[0, 1] > 0.95
+    assert moved.std() == pytest.approx(exact.std(), rel=0.15)
+
+
+def test_each_persons_false_accepts_are_those_of_a_loop(judged: tuple[AllPairs, EveryPair]) -> None:
+    found, every = judged
+    shares = np.zeros((16, 16))
+    for score, a, b, weight in every.impostor:
+        if score >= found.eer_threshold:
+            shares[a, b] += weight
+            shares[b, a] += weight
+    expected = shares.sum(axis=1) / 15 / (2 if found.ordered else 1)
+    number = [int(name) for name in found.people]
+    np.testing.assert_allclose(found.impostor_eer, expected[number], atol=1e-6)
+
+
 def test_the_curve_is_the_tar_at_each_far(judged: tuple[AllPairs, EveryPair]) -> None:
     found, every = judged
     assert (np.diff(found.curve_tar) >= 0).all()
@@ -242,6 +269,19 @@ def test_a_record_survives_its_file(tmp_path: Path, judged: tuple[AllPairs, Ever
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 
 
+def test_a_file_from_before_the_eer_had_an_interval_gives_none(judged) -> None:
+    found, _ = judged
+    arrays = found.to_arrays()
+    del arrays["impostor_eer"], arrays["eer_threshold"]
+    old = AllPairs.from_arrays(arrays, "old")
+    for records in ((old,), (found, old)):
+        runs = dict(enumerate(records))
+        means = summarize_arms({"a": runs}, fars=(0.1,), fpir=0.2, resamples=100).arms["a"].means
+        assert means["eer"].value == found.eer
+        assert means["eer"].interval is None
+        assert means["auc"].interval is not None
+
+
 def test_a_broken_file_is_refused(tmp_path: Path) -> None:
     found = score_all_pairs(*world(SIZES))
     place = tmp_path / "a.npz"
@@ -261,6 +301,8 @@ def test_a_broken_file_is_refused(tmp_path: Path) -> None:
         ({"tail_first": found.tail_first - 1}, "must be numbers of people"),
         ({"images": found.images * 2}, "genuine_score must have"),
         ({"probe_person": found.probe_person + 99}, "probe_person must be numbers of people"),
+        ({"impostor_eer": found.impostor_eer + 1}, r"impostor_eer must be in \[0, 1\]"),
+        ({"eer_threshold": np.nan}, "impostor_eer must be in .* at a finite eer_threshold"),
         ({"eer": 2.0}, r"eer must be in \[0, 1\]"),
         ({"impostor_auc": found.impostor_auc * np.nan}, r"must be in \[0, 1\]"),
         ({"person_far": 0.0}, "person_far"),

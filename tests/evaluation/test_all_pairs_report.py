@@ -29,7 +29,8 @@ def test_the_report_has_every_number_with_its_interval() -> None:
     for rate in (report.tar_at_far[0.1], report.auc, report.threshold_spread):
         assert rate.interval is not None
         assert rate.interval.low <= (rate.value or 0) <= rate.interval.high
-    assert report.eer.interval is None
+    assert report.eer.interval is not None
+    assert report.eer.interval.low <= record.eer <= report.eer.interval.high
     counts = (report.num_people, report.num_genuine_people, report.num_images)
     assert counts == (12, 8, 26)
     plain = report.to_dict()

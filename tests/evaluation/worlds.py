@@ -70,6 +70,16 @@ class EveryPair:
         more = (genuine[:, None] > impostor) + 0.5 * (genuine[:, None] == impostor)
         return float(weight @ more @ other / weight.sum() / other.sum())
 
+    def eer(self, drawn: Floats) -> float:
+        """Half of false accepts and misses at the threshold where they are nearest."""
+        genuine, weight, impostor, other = self.weights(drawn)
+        scores = np.concatenate([genuine, impostor])
+        order = np.argsort(-scores)
+        missed = 1 - np.cumsum(np.append(weight / weight.sum(), 0 * other)[order])
+        false = np.cumsum(np.append(0 * weight, other / other.sum())[order])
+        at = np.abs(missed - false).argmin()
+        return float(missed[at] + false[at]) / 2
+
     def person_threshold(self, person: int, far: float) -> float:
         """The highest score of the person with others that must be kept out."""
         mine = [(s, w) for s, a, b, w in self.impostor if a == person or b == person]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from centerarc.training.study import PlannedRun
 
 _NONE = "-"
-_DOUBT = "Doubt is the p-value of no gap."
+_P_VALUE = "The p-value is how likely so large a gap is where there is none."
 
 
 def facts_table(facts: Mapping[str, str]) -> Table:
@@ -71,7 +71,7 @@ def show_evaluation(result: "Evaluation") -> None:
             _show_breakdown(console, found, column)
         gaps = [gap for found in pairs.breakdowns.values() for gap in found.gaps.values()]
         if any(gap.doubt is not None for gap in gaps):
-            _say(console, _DOUBT)
+            _say(console, _P_VALUE)
         _say(console, f"{pairs.report.interval_method} {sentence(pairs.people_note)}")
     if result.identification is not None:
         report = result.identification.report
@@ -123,7 +123,7 @@ def show_comparison(result: "Comparison") -> None:
         _add(table, row.label, *(_cell(row.words(one)) for one in row.estimates))
     console.print(table)
     for name in others:
-        columns = ("difference,\npoints", "95% interval", "doubt")
+        columns = ("difference,\npoints", "95% interval", "p-value")
         table = _table(f"{name} minus {first}", "measure", *columns)
         for row in rows:
             if name in row.differences:
@@ -291,7 +291,7 @@ def _show_thresholds(console: Console, pairs: "Verified") -> None:
 
 def _show_breakdown(console: Console, found: "Breakdown", column: str) -> None:
     from centerarc.evaluation.protocols.judging import is_number
-    from centerarc.report.numbers import interval_words
+    from centerarc.report.numbers import interval_words, p_value_words
 
     groups = [(group, (group.accuracy, group.tar, group.far)) for group in found.groups.values()]
     short = []
@@ -317,13 +317,13 @@ def _show_breakdown(console: Console, found: "Breakdown", column: str) -> None:
         _say(console, f"{_NONE}: {_few(short, 3)}.")
     if not found.gaps:
         return
-    table = _table("", "measure", "worst", "best", "gap,\npoints", "95% interval", "doubt")
+    table = _table("", "measure", "worst", "best", "gap,\npoints", "95% interval", "p-value")
     table.columns[1].no_wrap = table.columns[2].no_wrap = False  # names of any length
     for measure, gap in found.gaps.items():
         name = measure if measure == "accuracy" else measure.upper()
         ends = (gap.worst or "(empty)", gap.best or "(empty)")
-        doubt = "" if gap.doubt is None else f"{gap.doubt:.3f}"
-        _add(table, name, *ends, f"{100 * gap.value:.2f}", interval_words(gap.interval), doubt)
+        interval, p_value = interval_words(gap.interval), p_value_words(gap.doubt)
+        _add(table, name, *ends, f"{100 * gap.value:.2f}", interval, p_value)
     console.print(table)
 
 

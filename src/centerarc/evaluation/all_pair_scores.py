@@ -96,7 +96,9 @@ def score_all_pairs(
     pairs = _Pairs(first, second, person[order].astype(np.int64), images, other is not None)
     genuine_score, genuine_person = pairs.genuine()
     passed = pairs.passed(genuine_score, genuine_person, far, reach)
-    tail_score, tail_first, tail_second = pairs.tail(passed.lowest)
+    tail_score, tail_first, tail_second, impostor_eer = pairs.tail(
+        passed.lowest, passed.eer_threshold
+    )
     names = people.astype(np.str_)
     found = _identified(pairs)
     return AllPairs(
@@ -112,6 +114,8 @@ def score_all_pairs(
         genuine_auc=passed.genuine_auc,
         impostor_auc=passed.impostor_auc,
         eer=passed.eer,
+        eer_threshold=passed.eer_threshold,
+        impostor_eer=impostor_eer,
         person_far=far,
         person_threshold=passed.person_threshold,
         **found,
@@ -151,6 +155,7 @@ class _Passed(NamedTuple):
     genuine_auc: FloatArray
     impostor_auc: FloatArray
     eer: float
+    eer_threshold: float
     person_threshold: FloatArray
     curve_far: FloatArray
     curve_tar: FloatArray
@@ -227,7 +232,7 @@ class _Pairs:
             area[0, rows] += weights.sum(axis=1)
             area[1] += weights.sum(axis=0)
             thresholds.add(start, block)
-        by_person = np.add.reduceat(area, self.starts[:-1], axis=1) / (people - 1)
+        by_person = self._by_person(area)
         impostor /= impostor.sum()
         below = np.cumsum(impostor) - impostor / 2
         sums = np.bincount(genuine_person, below[genuine_bin], minlength=people)
@@ -238,10 +243,11 @@ class _Pairs:
         grid = np.append(np.logspace(-6, 0, 120, endpoint=False), 1.0)
         at = np.searchsorted(far, grid * ROUNDED_UP, side="right")
         curve = np.append(0.0, tar)[at]
+        eer, steps = _equal_error(far, tar)
         return _Passed(
             np.clip(genuine_auc, 0.0, 1.0),
-            np.clip(by_person.mean(axis=0), 0.0, 1.0),
-            _equal_error(far, tar),
+            by_person,
+            *(eer, 1.0 - 2.0 * steps / _BINS),
             thresholds.found(),
             grid,
             curve,
@@ -256,12 +262,25 @@ class _Pairs:
         bins = int(np.searchsorted(far, reach)) + 1
         return 1.0 - 2.0 * min(bins, _BINS) / _BINS
 
+    def _by_person(self, sums: FloatArray) -> FloatArray:
+        """(n,) means over all other people of (2, N) sums over both sides of pairs, in [0, 1]."""
+        found = np.add.reduceat(sums, self.starts[:-1], axis=1) / (self.images.size - 1)
+        return np.asarray(np.clip(found.mean(axis=0), 0.0, 1.0), dtype=np.float64)
+
     def tail(
-        self, lowest: float
-    ) -> tuple[Float32Array, npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-        """Impostor scores of at least `lowest`, falling, and the people of each."""
+        self, lowest: float, threshold: float
+    ) -> tuple[Float32Array, npt.NDArray[np.int32], npt.NDArray[np.int32], FloatArray]:
+        """Impostor scores of at least `lowest`, falling, and the people of each.
+
+        Then (n,) the false accept rate of each person at a threshold.
+        """
         scores, firsts, seconds = [], [], []
+        accepted = np.zeros((2, self.person.size))
         for start, block in self.blocks():
+            rows = slice(start, start + len(block))
+            above = (block >= np.float32(threshold)).astype(np.float32)
+            accepted[0, rows] = self._share[rows] * (above @ self._share.astype(np.float32))
+            accepted[1] += self._share * (self._share[rows].astype(np.float32) @ above)
             if not self._ordered:  # each pair once
                 block[:, :start] = NOT_FOUND
                 inside = block[:, start : start + len(block)]
@@ -272,7 +291,8 @@ class _Pairs:
             seconds.append(self.person[column].astype(np.int32))
         score = np.concatenate(scores)
         order = np.argsort(-score, kind="stable")
-        return score[order], np.concatenate(firsts)[order], np.concatenate(seconds)[order]
+        people = np.concatenate(firsts)[order], np.concatenate(seconds)[order]
+        return score[order], *people, self._by_person(accepted)
 
 
 class _PersonThresholds:
@@ -360,15 +380,15 @@ def _running_share(weights: npt.NDArray[Any]) -> FloatArray:
     return np.asarray(running / running[-1], dtype=np.float64)
 
 
-def _equal_error(far: FloatArray, tar: FloatArray) -> float:
-    """Where false accepts equal false rejects, on the steps of the curve."""
+def _equal_error(far: FloatArray, tar: FloatArray) -> tuple[float, int]:
+    """Where false accepts equal false rejects, and after how many steps of the curve."""
     false, missed = np.append(0.0, far), np.append(1.0, 1.0 - tar)
     at = int(np.argmax(false >= missed))
     if at == 0:
-        return float(false[0])
+        return float(false[0]), at
     low, high = missed[at - 1] - false[at - 1], false[at] - missed[at]
     part = low / (low + high)
-    return float(np.clip(false[at - 1] + part * (false[at] - false[at - 1]), 0.0, 1.0))
+    return float(np.clip(false[at - 1] + part * (false[at] - false[at - 1]), 0.0, 1.0)), at
 
 
 def _in_range(scores: Float32Array) -> Float32Array:

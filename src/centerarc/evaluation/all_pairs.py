@@ -75,6 +75,8 @@ class AllPairs:
     genuine_auc: FloatArray  # (n,) P(a's genuine > impostor) + P(equal) / 2; NaN for one image
     impostor_auc: FloatArray  # (n,) P(genuine > impostor of a) + P(equal) / 2
     eer: float  # equal error rate
+    eer_threshold: float  # its threshold; NaN in files of older versions, which give no interval
+    impostor_eer: FloatArray  # (n,) false accept rate of each person at it; NaN likewise
     person_far: float  # the rate of `person_threshold`
     person_threshold: FloatArray  # (n,) lowest threshold with at most this FAR for the person
     probe_score: Float32Array  # (M,) score of the probe's person where it ranks first, else -2
@@ -242,6 +244,27 @@ class AllPairs:
         impostor = share_of(self.impostor_auc @ weights, total) - float(self.impostor_auc.mean())
         return np.asarray(area + 2 * impostor, dtype=np.float64)
 
+    def weighted_eer(self, weights: FloatArray) -> FloatArray:
+        """The EER where people have weights (n, B), to first order in them: (B,).
+
+        The misses m and the false accepts f of the weights at the threshold of the EER e move it to
+        e + ((m - e) + d (f - e)) / (1 + d), with d the slope of the TAR over the FAR from e / 1.5
+        to 1.5 e, as the threshold moves until both are equal.
+        """
+        ends = np.array([self.eer / _AROUND, min(self.eer * _AROUND, 1.0)])
+        low, high = np.interp(ends, self.curve_far, self.curve_tar)
+        slope = 0.0 if self.eer == 0 else (high - low) / (ends[1] - ends[0])
+        # Accepted is a score of at least the threshold.
+        cut = np.nextafter(np.float32(self.eer_threshold), np.float32(-2))
+        ones = np.ones((self.num_people, 1))
+        both = np.concatenate([ones, weights], axis=1)
+        above = self._genuine_above(both, np.full((1, both.shape[1]), cut))[0]
+        missed = above[0] - above[1:]
+        total = weights.sum(axis=0)
+        let_in = share_of(self.impostor_eer @ weights, total) - float(self.impostor_eer.mean())
+        moved = self.eer + (missed + slope * 2 * let_in) / (1 + slope)
+        return np.asarray(np.clip(moved, 0.0, 1.0), dtype=np.float64)
+
     def weighted_spread(self, weights: FloatArray) -> FloatArray:
         """The standard deviation of people's thresholds where people have weights (n, B): (B,).
 
@@ -329,6 +352,8 @@ class AllPairs:
         values: dict[str, Any] = {}
         for name, (kind, size) in _KINDS.items():
             value = arrays.get(name)
+            if value is None and name in _LATER and "people" in values:
+                value = np.full(values["people"].size if size else (), np.nan)
             shape = "()" if size == "" else f"({size},)"
             if value is None or value.ndim != (size != "") or value.dtype.kind not in kind:
                 got = "nothing" if value is None else f"{value.dtype} {value.shape}"
@@ -375,6 +400,10 @@ class AllPairs:
             return "genuine_auc and impostor_auc must be in [0, 1]"
         if not np.isfinite(self.person_threshold).all() or not 0 < self.person_far < 1:
             return "person_threshold must be finite, at a person_far in (0, 1)"
+        known = np.isfinite(self.eer_threshold)
+        rates = self.impostor_eer
+        if not (((rates >= 0) & (rates <= 1 + 1e-9)).all() if known else np.isnan(rates).all()):
+            return "impostor_eer must be in [0, 1], at a finite eer_threshold"
         return "" if 0 <= self.eer <= 1 else "eer must be in [0, 1]"
 
 
@@ -392,6 +421,8 @@ _KINDS = {
     "genuine_auc": ("f", "n"),
     "impostor_auc": ("f", "n"),
     "eer": ("f", ""),
+    "eer_threshold": ("f", ""),
+    "impostor_eer": ("f", "n"),
     "person_far": ("f", ""),
     "person_threshold": ("f", "n"),
     "probe_score": ("f", "M"),
@@ -401,6 +432,10 @@ _KINDS = {
     "curve_far": ("f", "K"),
     "curve_tar": ("f", "K"),
 }
+
+
+# Fields that files of older versions lack.
+_LATER = ("eer_threshold", "impostor_eer")
 
 
 def _cuts(scores: Float32Array, weigh: _Weigh, limits: FloatArray) -> FloatArray:

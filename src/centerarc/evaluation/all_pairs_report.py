@@ -25,7 +25,7 @@ class AllPairsReport:
     tar_at_far: dict[float, Estimate]  # TAR by FAR
     threshold_at_far: dict[float, float]  # of those that the people carry
     auc: Estimate  # area under TAR against FAR
-    eer: Estimate  # equal error rate; without an interval
+    eer: Estimate  # equal error rate
     tpir_at_fpir: dict[float, Estimate]  # open-set identification
     threshold_spread: Estimate  # standard deviation over people of their own thresholds, a cosine
     threshold_range: tuple[float, float]  # 5% and 95% quantile of these
@@ -67,7 +67,7 @@ class AllPairsComparison:
 
     tar_at_far: dict[float, Difference]
     auc: Difference
-    eer: Difference  # less is better; without an interval
+    eer: Difference  # less is better
     tpir_at_fpir: dict[float, Difference]
     threshold_spread: Difference  # less is better; of cosines
     largest_change: float  # of the n-th highest score of a kind, for any n

@@ -93,8 +93,8 @@ class VerificationComparison:
         return (
             f"95% intervals of the difference over the {self.num_people:,} people: "
             f"{PAIR_INTERVALS}, with the thresholds of the accuracy those of the folds; where no "
-            "pair tells the models apart, Wilson's interval (1927) for as many people. Doubt is "
-            "the p-value of no difference."
+            "pair tells the models apart, Wilson's interval (1927) for as many people. The p-value "
+            "is how likely so large a difference is where there is none."
         )
 
 
@@ -229,8 +229,9 @@ class IdentificationComparison:
             f"95% percentile intervals of the difference over {self.resamples:,} bootstrap "
             f"resamples of the {self.num_people:,} people of the probes, the same for both models; "
             "galleries stay, thresholds are set again; where hardly any resample tells the models "
-            "apart, Wilson's interval (1927) for as many people. Doubt is how often a resample "
-            "gives no or the opposite difference, doubled, at least 2 / (resamples + 1)."
+            "apart, Wilson's interval (1927) for as many people. The p-value is that of the "
+            "bootstrap: how often a resample gives no or the opposite difference, doubled, at "
+            "least 2 / (resamples + 1)."
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -203,8 +203,8 @@ def contrary_share(values: FloatArray) -> float:
     """How often resampled differences (B,) are not on the side of most of them, doubled.
 
     2 (c + 1) / (B + 1), at most 1, where c is the smaller of the number of resamples with a
-    difference of at most 0 and the number with one of at least 0. Small is sure. Not a two-sided
-    p-value: the resamples lie around the difference that was found, not around 0.
+    difference of at most 0 and the number with one of at least 0: the p-value that the percentile
+    interval implies, whose resamples lie around the difference that was found, not around 0.
     """
     known = _known(values)
     down = np.count_nonzero(known <= _ROUNDING)

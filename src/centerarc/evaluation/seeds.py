@@ -48,7 +48,7 @@ class SeedMean(Supported):
     """A measure's mean over seeds, with its 95% interval over people and seeds."""
 
     value: float | None  # None where there are too few people for it, or no run
-    interval: Interval | None = None  # None of the EER, and without resamples
+    interval: Interval | None = None  # None without resamples
     by_seed: dict[int, float] | None = None  # of each seed, on all people
     too_few: TooFew | None = None
 
@@ -186,9 +186,9 @@ def summarize_arms(
 ) -> StudySummary:
     """Means over seeds and paired differences to the first arm, with 95% intervals.
 
-    All measures but the EER have intervals. Those of the AUC are to first order in the people; the
-    gallery of the TPIR and the thresholds behind their spread stay as they are in all resamples.
-    With one seed an interval is over people alone.
+    Intervals of the AUC and the EER are to first order in the people (records of older versions
+    give none of the EER); the gallery of the TPIR and the thresholds behind their spread stay as
+    they are in all resamples. With one seed an interval is over people alone.
 
     Args:
         arms: Records by the arm's name and the seed, all of the same images. Runs may be missing:
@@ -261,7 +261,7 @@ def summarize_arms(
             if name in effects:
                 of = effects[name]
                 pairs = {n: _minus(of[arm, n], of[baseline, n]) for n in both}
-            differences[name] = _difference(change, moves, people, pairs)
+            differences[name] = _difference(change, moves, people, pairs, rate=name != _SPREAD)
         summaries[arm] = ArmSummary(list(records), means, None if arm == baseline else differences)
     return StudySummary(
         summaries,
@@ -311,8 +311,9 @@ def _resampled(
     """Each measure of each run (B,), people drawn the same for all of them."""
     first = next(iter(records.values()))
     reasons = _reasons(first, fars, fpir)
-    *tars, area, _, spread, found = measure_names(fars, fpir)
+    *tars, area, eer, spread, found = measure_names(fars, fpir)
     supported = [(name, far) for name, far in zip(tars, fars, strict=True) if name not in reasons]
+    all_have_eer = all(math.isfinite(record.eer_threshold) for record in records.values())
     columns = max(1, min(_COLUMNS, 2_000_000 // first.num_people))
     parts: dict[tuple[str, int], dict[str, list[FloatArray]]] = {run: {} for run in records}
     for weights in draw_people(first.num_people, resamples, seed, columns):
@@ -320,6 +321,8 @@ def _resampled(
             rates = record.weighted_tars(weights, [far for _, far in supported])
             rows = dict(zip([name for name, _ in supported], rates, strict=True))
             rows |= {area: record.weighted_auc(weights), spread: record.weighted_spread(weights)}
+            if all_have_eer:
+                rows[eer] = record.weighted_eer(weights)
             if found not in reasons:
                 rows[found] = record.weighted_tpir(weights, (fpir,))[0]
             for name, row in rows.items():
@@ -337,12 +340,16 @@ def _uncertainty(
 ) -> Uncertainty:
     """How far the mean of seeds' values may be off with other people and other seeds.
 
+    Its variance is infinite where nothing tells.
+
     Args:
         values: of each seed.
         moved: (B,) of each seed, with resampled people.
         people: how many the values rest on.
         effects: what every two people do to the value of each seed; None for nothing.
     """
+    if not moved:
+        return Uncertainty(math.inf, 1.0)
     drawn = np.stack([moved[number] for number in values])
     drawn = drawn[:, ~np.isnan(drawn).any(axis=0)]
     if drawn.shape[1] < 2:
@@ -395,8 +402,6 @@ def _mean(
     if not values:
         return SeedMean(None)
     mean = float(np.mean(list(values.values())))
-    if not moved:
-        return SeedMean(mean, None, values)
     sure = _uncertainty(values, moved, people, effects)
     if not math.isfinite(sure.variance):
         return SeedMean(mean, None, values)
@@ -410,13 +415,14 @@ def _difference(
     moved: Mapping[int, FloatArray],
     people: int,
     effects: Mapping[int, _Effects] | None,
+    *,
+    rate: bool,
 ) -> SeedDifference:
     if not values:
         return SeedDifference(None)
     mean = float(np.mean(list(values.values())))
-    if not moved:
-        return SeedDifference(mean, by_seed=values)
     sure = _uncertainty(values, moved, people, effects)
-    if not math.isfinite(sure.variance):
+    # Wilson's interval, which `difference` has for a variance of 0, is of rates.
+    if not math.isfinite(sure.variance) or not (rate or sure.variance):
         return SeedDifference(mean, by_seed=values)
     return SeedDifference(mean, sure.difference(mean, people), sure.doubt(mean, people), values)

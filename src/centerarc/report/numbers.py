@@ -82,6 +82,13 @@ def points(rate: float) -> str:
     return "0.00" if float(text) == 0 else text
 
 
+def p_value_words(p_value: float | None) -> str:
+    """A p-value for a table; empty where there is none."""
+    if p_value is None:
+        return ""
+    return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
 def people_words(count: int) -> str:
     """So many people, or one person."""
     return "1 person" if count == 1 else f"{count:,} people"
@@ -460,7 +467,7 @@ class ComparedRow:
         return Row(self.name, estimate, "", cosine=self.cosine).words
 
     def difference_words(self, model: str) -> tuple[str, str, str]:
-        """The difference of a model, its interval, and how much doubt there is of it."""
+        """The difference of a model, its interval and its p-value."""
         return difference_words(self.differences[model], cosine=self.cosine)
 
     def side(self, model: str) -> str:
@@ -521,7 +528,7 @@ def equal_words(comparison: Comparison) -> dict[str, str]:
 
 
 def difference_words(found: Difference, *, cosine: bool = False) -> tuple[str, str, str]:
-    """A difference in points, its interval, and how much doubt there is of it.
+    """A difference in points, its interval and its p-value.
 
     That of a cosine is not in points but as it is.
     """
@@ -531,5 +538,5 @@ def difference_words(found: Difference, *, cosine: bool = False) -> tuple[str, s
     return (
         f"{value:+.4f}" if cosine else points(value),
         " to ".join(form.format(end if cosine else 100 * end) for end in ends),
-        "" if found.doubt is None else f"{found.doubt:.3f}",
+        p_value_words(found.doubt),
     )

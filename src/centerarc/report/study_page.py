@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from centerarc.io.progress import duration
+from centerarc.report.numbers import p_value_words
 from centerarc.report.rendering import render, require_report_extra
 from centerarc.report.study_charts import (
     curve_charts,
@@ -190,13 +191,9 @@ def _primary_row(result: StudyResult, row: StudyRow) -> dict[str, Any]:
         "around": around,
         "side": side_of(row),
         "baseline": row.arm == result.baseline,
-        "doubt": "" if row.doubt is None else _doubt_words(row.doubt),
+        "p_value": p_value_words(row.doubt),
         "seeds": f"{row.seeds} of {len(result.seeds)}",
     }
-
-
-def _doubt_words(doubt: float) -> str:
-    return "below 0.001" if doubt < 0.001 else f"{doubt:.3f}"
 
 
 def _other_tables(result: StudyResult) -> list[dict[str, Any]]:
