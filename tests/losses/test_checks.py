@@ -303,11 +303,6 @@ def test_bad_arguments_are_named(build, message: str) -> None:
             "m must be left out with a margin of its own, got 0.35",
         ),
         (
-            MarginSoftmaxLoss,
-            {"sample_generator": torch.Generator()},
-            "sample_generator must be left out with a sample_rate of 1",
-        ),
-        (
             MeanCenterLoss,
             {"negatives": False, "temperature": 8.0},
             "temperature must be left out with negatives=False, got 8.0",

@@ -23,7 +23,6 @@ from centerarc.losses.checks import (
     is_number,
     place_batch,
     reduce,
-    refuse_idle,
 )
 from centerarc.losses.class_size_margins import ClassSizeMargin
 from centerarc.losses.head.class_pass import (
@@ -374,8 +373,6 @@ class MarginSoftmaxLoss(nn.Module):
         super().__init__()
         check_counts(num_classes=num_classes, feat_dim=feat_dim, sub_centers=sub_centers)
         check_sample_rate(sample_rate)
-        sampled = sample_rate < 1
-        refuse_idle(sampled, "with a sample_rate of 1", sample_generator=(sample_generator, None))
         check_options(
             num_classes,
             sub_centers > 1,
@@ -385,7 +382,7 @@ class MarginSoftmaxLoss(nn.Module):
             conflict_threshold=conflict_threshold,
             implementation=implementation,
             margin=margin,
-            sampled=sampled,
+            sampled=sample_rate < 1,
         )
         if margin is not None and (isinstance(margin, type) or not callable(margin)):
             raise ValueError(
