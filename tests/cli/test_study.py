@@ -67,6 +67,15 @@ def test_a_dry_run_lists_what_there_is_to_do(
     assert not (file.parent / "study").exists()
 
 
+def test_a_dry_run_finds_what_runs_would_refuse(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text(file.read_text().replace("{m: 0.2,", "{margin: arcfase, m: 0.2,"))
+    code, _, err = called(capsys, str(file), "--dry-run")
+    assert code == 2
+    assert err.startswith("error: arm 'arcface': loss: margin must be one of arcface, ")
+
+
 def test_the_result_is_a_table_and_a_file(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = load_study(file)
     softmax, arcface = plan_study(study)

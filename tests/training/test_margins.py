@@ -44,6 +44,15 @@ def test_a_run_that_is_cut_within_an_epoch_resumes_to_the_last_bit(
         assert ends["arcface.margin.passes"] == load_state(tmp_path / "cut")["step"]
 
 
+def test_a_margin_that_the_default_m_does_not_suit_says_what_to_set() -> None:
+    with pytest.raises(
+        ValueError, match=r"^loss: SphereFaceR: m must .* got 0.5; set loss.m, such as 1.5$"
+    ):
+        make_margin(LossConfig(margin="sphereface_r"))
+    with pytest.raises(ValueError, match=r"got 5\.0$"):
+        make_margin(LossConfig(margin="sphereface_r", m=5))
+
+
 def test_the_trainer_counts_the_images_of_each_person(tmp_path: Path, faces: Path) -> None:
     few = sorted(next(iter(sorted(faces.iterdir()))).iterdir())[:5]
     listed = tmp_path / "faces.csv"

@@ -51,6 +51,26 @@ def in_process(study: StudyConfig, *, overwrite: bool = False) -> list[PlannedRu
     return plan_study(study)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"loss.margin": "arcfase"}, "arm 'b': loss: margin must be .* did you mean 'arcface'"),
+        ({"loss.margin": "sphereface_r"}, "arm 'b': loss: .* set loss.m, such as 1.5"),
+        ({"model.name": "iresnet51"}, "arm 'b': unknown model 'iresnet51'; did you mean"),
+        ({"model.options": {"size": 1}}, "arm 'b': .* 'size'"),
+        ({"callbacks": [{"name": "none"}]}, "arm 'b': unknown callback 'none'"),
+        ({"batch_size": 1}, "arm 'b': batch_size is 1"),
+    ],
+)
+def test_what_a_run_would_refuse_is_found_before_any_starts(
+    tmp_path: Path, faces: Path, settings: dict[str, Any], message: str
+) -> None:
+    study = make_study(tmp_path, faces, arms={"a": {}, "b": settings})
+    with pytest.raises(ValueError, match=message):
+        run_study(study)
+    assert not study.study_dir.exists()
+
+
 def states(runs: list[PlannedRun]) -> list[str]:
     return [run.state for run in runs]
 

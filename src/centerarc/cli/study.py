@@ -31,7 +31,8 @@ def study(
     jobs
         Runs at once; else as the file has it.
     dry_run
-        List the runs and what remains to be done for each; train nothing.
+        Check the settings of every arm, list the runs and what remains to be done for each; train
+        nothing.
     report_only
         Make the result of the runs that are done; train nothing.
     overwrite
@@ -40,7 +41,7 @@ def study(
     from centerarc.cli.tables import show_study, show_study_plan
     from centerarc.io.children import ChildrenStopped
     from centerarc.report.study_page import write_study_page
-    from centerarc.training.study import PAGE, RESULT, plan_study, run_study
+    from centerarc.training.study import PAGE, RESULT, check_arms, plan_study, run_study
     from centerarc.training.study_config import DRAWN, load_study
     from centerarc.training.study_table import summarize_study
     from centerarc.training.study_tuning import chosen_settings, tried, tune_study, untuned
@@ -48,6 +49,8 @@ def study(
     loaded = load_study(DRAWN if file is None else file)
     if jobs is not None:
         loaded = loaded.with_jobs(jobs)
+    if not report_only:
+        check_arms(loaded)
     if dry_run or report_only:
         chosen = chosen_settings(loaded)
         if dry_run:

@@ -99,6 +99,12 @@ def register_callback(name: str) -> Callable[[_Builder], _Builder]:
     return _REGISTRY.register(name)
 
 
+def check_callbacks(configured: Sequence[CallbackConfig]) -> None:
+    """Raises a `ValueError` for an unknown name or option."""
+    for config in configured:
+        _REGISTRY.check(config.name, config.options)
+
+
 class Callbacks:
     """The callbacks of a run.
 

@@ -1,6 +1,7 @@
 """The head of a run: its criterion, what it starts from, class weights, and what it costs."""
 
 import hashlib
+import inspect
 import os
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from centerarc.losses.head.costs import HeadCosts, head_costs
 from centerarc.losses.head.products import unit
 from centerarc.losses.head.shards import ClassShards
 from centerarc.losses.margins import (
+    MARGINS,
     BatchMargin,
     Margin,
     create_margin,
@@ -76,6 +78,9 @@ def make_margin(config: LossConfig, seed: int = 0) -> Margin:
             options = {"seed": seed, **options}
         return create_margin(config.margin, **options)
     except ValueError as error:
+        if options == {"m": LossConfig.model_fields["m"].default} and not config.margin_options:
+            usual = inspect.signature(MARGINS[config.margin]).parameters["m"].default
+            problems.append(f"set loss.m, such as {usual}")
         raise ValueError(f"loss: {'; '.join([str(error), *problems])}") from error
 
 

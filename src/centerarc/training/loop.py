@@ -17,11 +17,11 @@ from centerarc.data.loader import TrainLoader
 from centerarc.distributed.process import Processes, init_from_env
 from centerarc.io.parallel import StopRequest, explain_dead_workers
 from centerarc.losses.center_arcface import CenterArcFaceLoss
-from centerarc.models.backbone import create_model
+from centerarc.models.backbone import Backbone, create_model
 from centerarc.models.weights import load_start, save_weights
 from centerarc.training import rundir
 from centerarc.training.averaging import WeightAverage
-from centerarc.training.callbacks import Callback, Callbacks
+from centerarc.training.callbacks import Callback, Callbacks, check_callbacks
 from centerarc.training.checkpoint import check_state, load_state, restore, save_state
 from centerarc.training.config import TrainConfig
 from centerarc.training.head import (
@@ -110,6 +110,36 @@ def train(
         processes.close()
 
 
+def refuse_at_once(config: TrainConfig) -> None:
+    """Refuses a margin, a callback or an extra that is not there; a `ValueError` says what."""
+    make_margin(config.loss)
+    check_callbacks(config.callbacks)
+    require_tensorboard(config.log.tensorboard)
+
+
+def make_model(config: TrainConfig, generator: torch.Generator | None = None) -> Backbone:
+    """Builds the backbone of a run; a `ValueError` for an unknown name or option."""
+    return create_model(
+        config.model.name,
+        embedding_size=config.model.embedding_size,
+        image_size=config.model.image_size,
+        generator=generator,
+        **config.model.options,
+    )
+
+
+def check_run(config: TrainConfig) -> None:
+    """Refuses what a run in one process would refuse before it looks for images.
+
+    Raises:
+        ValueError: As the run.
+    """
+    refuse_at_once(config)
+    with torch.device("meta"):
+        model = make_model(config)
+    check_parts(model, config.batch_size, config.accumulate, 1)
+
+
 class Trainer:
     """One process's part in a run; `train`, which takes the same arguments, starts it.
 
@@ -142,9 +172,8 @@ class Trainer:
         sharded = config.head.sharded and processes.world_size > 1
         self.precision = Precision(config.precision, processes.device, sharded=sharded)
         # What can be refused at once is, before images are looked for, which may take minutes.
-        make_margin(config.loss)
+        refuse_at_once(config)
         self.callbacks = Callbacks(config.callbacks, callbacks, processes)
-        require_tensorboard(config.log.tensorboard)
         processes.on_main(
             lambda: rundir.check_folder(config.run_dir, resume=resume, overwrite=overwrite)
         )
@@ -155,13 +184,7 @@ class Trainer:
             self._changes = rundir.changed_settings(config, self._saved["settings"])
         # The same first weights on every rank.
         generator = torch.Generator().manual_seed(config.seed)
-        model = create_model(
-            config.model.name,
-            embedding_size=config.model.embedding_size,
-            image_size=config.model.image_size,
-            generator=generator,
-            **config.model.options,
-        )
+        model = make_model(config, generator)
         start: list[Path] = []
         if config.model.weights is not None and not resume:
             name = config.model.weights

@@ -18,6 +18,7 @@ from centerarc.training.checkpoint import state_path
 from centerarc.training.child import status_of
 from centerarc.training.config import TrainConfig
 from centerarc.training.logging import read_metrics
+from centerarc.training.loop import check_run
 from centerarc.training.rundir import (
     CONFIG,
     RESULTS,
@@ -91,6 +92,21 @@ class PlannedRun:
     def words(self) -> str:
         """Its state in words."""
         return _WORDS[self.state]
+
+
+def check_arms(study: StudyConfig) -> None:
+    """Refuses what the runs of an arm would refuse at their start.
+
+    Raises:
+        ValueError: As the run, with the name of the arm.
+    """
+    base = study.base()
+    for arm in study.arms:
+        config = study.config_of(arm, study.seeds[0], base=base)
+        try:
+            check_run(config)
+        except ValueError as error:
+            raise ValueError(f"arm {arm!r}: {error}") from error
 
 
 def plan_study(
@@ -183,6 +199,7 @@ def run_study(
             set cannot be opened.
         ChildrenStopped: If a signal asked to stop; all runs have saved their states.
     """
+    check_arms(study)
     folder = study.study_dir
     taken = f"study_dir {str(folder)!r} is in use: another process runs this study"
     with locked_folder(folder, taken, patience=2.0):
