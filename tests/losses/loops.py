@@ -5,6 +5,16 @@ import math
 import torch
 from torch import Tensor
 
+from centerarc.losses import Chunked, Margin, MarginSoftmaxLoss, sample_classes
+
+# Ways to pass over the classes, in blocks that do not divide them.
+WAYS = {
+    "reference": "reference",
+    "chunked": Chunked(workspace=3000),
+    "one block": Chunked(workspace=1 << 20),
+    "recomputed": Chunked(workspace=3000, recompute=True),
+}
+
 
 def problem(
     n: int, c: int, d: int, k: int = 1, dtype: torch.dtype = torch.float64
@@ -12,6 +22,41 @@ def problem(
     shape = (c, d) if k == 1 else (c, k, d)
     x = torch.randn(n, d, dtype=dtype).requires_grad_()
     return x, torch.randn(shape, dtype=dtype).requires_grad_(), torch.randint(0, c, (n,))
+
+
+def near_and_far(
+    seed: int = 0, sub_centers: int = 1, n: int = 11, c: int = 60, d: int = 6
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Features from far from their prototype to near, so that few and many negatives are hard."""
+    g = torch.Generator().manual_seed(seed)
+    shape = (c, d) if sub_centers == 1 else (c, sub_centers, d)
+    w = torch.randn(shape, generator=g, dtype=torch.float64)
+    y = torch.randint(0, c, (n,), generator=g)
+    pull = torch.linspace(0, 2, n, dtype=torch.float64).unsqueeze(1)
+    own = w[y] if sub_centers == 1 else w[y, 0]
+    x = torch.randn(n, d, generator=g, dtype=torch.float64) + pull * own
+    return x.requires_grad_(), w.requires_grad_(), y
+
+
+def gradients(losses: Tensor, *inputs: Tensor) -> list[Tensor]:
+    """(N,) losses, and the gradients of their sum with weights of both signs."""
+    pull = torch.linspace(-1, 2, len(losses), dtype=losses.dtype)
+    return [losses, *torch.autograd.grad((losses * pull).sum(), inputs)]
+
+
+def sampled(margin: Margin, s: float, rate: float = 0.6) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Losses of `near_and_far` with sampled classes; what was drawn: features, rows, labels."""
+    x, w, y = near_and_far()
+    made = MarginSoftmaxLoss(
+        *(*w.shape, margin, s),
+        sample_rate=rate,
+        sample_generator=torch.Generator().manual_seed(1),
+        reduction="none",
+    ).double()
+    with torch.no_grad():
+        made.prototypes.copy_(w)
+    drawn = sample_classes(y, len(w), rate, torch.Generator().manual_seed(1))
+    return made(x, y), x, w[drawn], torch.searchsorted(drawn, y)
 
 
 def batch(

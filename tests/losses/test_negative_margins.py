@@ -20,17 +20,11 @@ from centerarc.losses import (
     PrototypeSGD,
     create_margin,
     margin_softmax_loss,
-    sample_classes,
 )
 from tests.losses.arrays import NewArrays
+from tests.losses.loops import WAYS, gradients, near_and_far, sampled
 
 C, D, N = 60, 6, 11
-WAYS = {
-    "reference": "reference",
-    "chunked": Chunked(workspace=3000),
-    "one block": Chunked(workspace=1 << 20),
-    "recomputed": Chunked(workspace=3000, recompute=True),
-}
 
 
 def curricular(t: float = 0.3) -> CurricularFace:
@@ -44,18 +38,6 @@ MARGINS = {
     "mv-arc": lambda: MVSoftmax(m2=0.5, m3=0.0, t=1.2),
     "mv-am": lambda: MVSoftmax(m2=0.0, m3=0.35, t=1.3),
 }
-
-
-def problem(seed: int = 0, sub_centers: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-    """Features from far from their prototype to near, so that few and many negatives are hard."""
-    g = torch.Generator().manual_seed(seed)
-    shape = (C, D) if sub_centers == 1 else (C, sub_centers, D)
-    w = torch.randn(shape, generator=g, dtype=torch.float64)
-    y = torch.randint(0, C, (N,), generator=g)
-    pull = torch.linspace(0, 2, N, dtype=torch.float64).unsqueeze(1)
-    own = w[y] if sub_centers == 1 else w[y, 0]
-    x = torch.randn(N, D, generator=g, dtype=torch.float64) + pull * own
-    return x.requires_grad_(), w.requires_grad_(), y
 
 
 def oracle(
@@ -83,17 +65,12 @@ def oracle(
     return F.cross_entropy(s * logits.masked_fill(conflicts, -math.inf), y, reduction="none")
 
 
-def gradients(losses: Tensor, x: Tensor, w: Tensor) -> list[Tensor]:
-    pull = torch.linspace(-1, 2, len(x), dtype=losses.dtype)
-    return [losses, *torch.autograd.grad((losses * pull).sum(), (x, w))]
-
-
 @pytest.mark.parametrize("s", [8.0, 30.0, 64.0])
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", MARGINS)
 @pytest.mark.parametrize("options", [{}, {"sub_centers": 3}, {"conflict_threshold": 0.6}], ids=str)
 def test_equals_the_formula(name: str, way: str, s: float, options: dict) -> None:
-    x, w, y = problem(sub_centers=options.get("sub_centers", 1))
+    x, w, y = near_and_far(sub_centers=options.get("sub_centers", 1))
     margin, limit = MARGINS[name](), options.get("conflict_threshold")
     expected = gradients(oracle(x, w, y, s, margin, limit or math.inf), x, w)
     losses = margin_softmax_loss(
@@ -109,7 +86,7 @@ def test_equals_the_formula(name: str, way: str, s: float, options: dict) -> Non
 @pytest.mark.parametrize("name", MARGINS)
 @pytest.mark.parametrize("way", ["reference", "chunked"])
 def test_gradcheck(name: str, way: str) -> None:
-    x, w, y = problem()
+    x, w, y = near_and_far()
     margin = MARGINS[name]().eval()
     assert torch.autograd.gradcheck(
         lambda a, b: margin_softmax_loss(
@@ -140,7 +117,7 @@ def test_t_is_the_running_mean_of_target_cosines() -> None:
     criterion = MarginSoftmaxLoss(C, D, CurricularFace(momentum=0.9), s=16.0).double()
     expected = 0.0
     for seed in range(4):
-        x, _, y = problem(seed)
+        x, _, y = near_and_far(seed)
         y[1] = -100
         criterion(x, y)
         cosines = F.cosine_similarity(x, criterion.prototypes[y.clamp(min=0)])
@@ -153,7 +130,7 @@ def test_t_is_the_running_mean_of_target_cosines() -> None:
 
 def test_state_is_saved_and_moves_with_the_criterion() -> None:
     criterion = CenterArcFaceLoss(C, D, margin=CurricularFace())
-    x, _, y = problem()
+    x, _, y = near_and_far()
     criterion(x.float(), y)
     other = CenterArcFaceLoss(C, D, margin=CurricularFace())
     other.load_state_dict(criterion.state_dict())
@@ -164,7 +141,7 @@ def test_state_is_saved_and_moves_with_the_criterion() -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_of_no_stress_remains_the_margin(way: str) -> None:
-    x, w, y = problem()
+    x, w, y = near_and_far()
     for margin, plain in (
         (MVSoftmax(0.4, 0.0, 1.0), ArcFace(0.4)),
         (MVSoftmax(0.0, 0.3, 1.0), CosFace(0.3)),
@@ -219,7 +196,7 @@ def test_fused_steps_are_those_of_a_gradient(name: str, rate: float, s: float) -
     # The reference's gradient is dense: momentum would move classes that were not sampled.
     plain = "reference" if rate == 1 else "chunked"
     ends = []
-    x, w, y = problem()
+    x, w, y = near_and_far()
     for fused in (False, True):
         made = MarginSoftmaxLoss(
             *(C, D, MARGINS[name](), s),
@@ -240,24 +217,14 @@ def test_fused_steps_are_those_of_a_gradient(name: str, rate: float, s: float) -
 
 
 def test_sampled_negatives_are_the_sample_of_the_formula() -> None:
-    x, w, y = problem()
-    made = MarginSoftmaxLoss(
-        *(C, D, curricular(), 16.0),
-        sample_rate=0.6,
-        sample_generator=torch.Generator().manual_seed(1),
-        reduction="none",
-    ).double()
-    with torch.no_grad():
-        made.prototypes.copy_(w)
-    drawn = sample_classes(y, C, 0.6, torch.Generator().manual_seed(1))
-    losses = made(x, y)
-    expected = oracle(x, w[drawn], torch.searchsorted(drawn, y), 16.0, curricular())
+    losses, *drawn = sampled(curricular(), 16.0)
+    expected = oracle(*drawn, 16.0, curricular())
     torch.testing.assert_close(losses, expected, rtol=1e-11, atol=0)
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_under_autocast_close_to_float64(way: str) -> None:
-    x, w, y = problem()
+    x, w, y = near_and_far()
     exact = gradients(oracle(x, w, y, 30.0, MARGINS["mv-arc"]()), x, w)
     a, b = (v.detach().float().requires_grad_() for v in (x, w))
     with torch.autocast("cpu", dtype=torch.bfloat16):

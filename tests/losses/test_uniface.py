@@ -9,29 +9,14 @@ from torch import Tensor
 
 from centerarc.losses import (
     CenterArcFaceLoss,
-    Chunked,
     MarginSoftmaxLoss,
     PrototypeSGD,
     UniFace,
     margin_softmax_loss,
-    sample_classes,
 )
+from tests.losses.loops import WAYS, gradients, near_and_far, sampled
 
 C, D, N = 60, 6, 11
-WAYS = {
-    "reference": "reference",
-    "chunked": Chunked(workspace=3000),
-    "recomputed": Chunked(workspace=3000, recompute=True),
-}
-
-
-def problem() -> tuple[Tensor, Tensor, Tensor]:
-    g = torch.Generator().manual_seed(0)
-    w = torch.randn(C, D, generator=g, dtype=torch.float64)
-    y = torch.randint(0, C, (N,), generator=g)
-    pull = torch.linspace(0, 2, N, dtype=torch.float64).unsqueeze(1)
-    x = torch.randn(N, D, generator=g, dtype=torch.float64) + pull * w[y]
-    return x.requires_grad_(), w.requires_grad_(), y
 
 
 def oracle(x: Tensor, w: Tensor, y: Tensor, s: float, margin: UniFace) -> Tensor:
@@ -46,24 +31,18 @@ def oracle(x: Tensor, w: Tensor, y: Tensor, s: float, margin: UniFace) -> Tensor
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("s", [8.0, 64.0, 100.0])
 def test_equals_the_formula(way: str, s: float) -> None:
-    x, w, y = problem()
+    x, w, y = near_and_far()
     margin = UniFace(m=0.3, balance=0.5, bias=5.0).double()
-    pull = torch.linspace(-1, 2, N, dtype=torch.float64)
     losses = margin_softmax_loss(*(x, w, y, margin, s), reduction="none", implementation=WAYS[way])
     expected = oracle(x, w, y, s, margin)
-    torch.testing.assert_close(losses, expected, rtol=1e-12, atol=0)
     inputs = (x, w, margin.bias)
-    for ours, theirs in zip(
-        torch.autograd.grad((losses * pull).sum(), inputs),
-        torch.autograd.grad((expected * pull).sum(), inputs),
-        strict=True,
-    ):
+    for ours, theirs in zip(gradients(losses, *inputs), gradients(expected, *inputs), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-11)
 
 
 @pytest.mark.parametrize("way", ["reference", "chunked"])
 def test_gradcheck(way: str) -> None:
-    x, w, y = problem()
+    x, w, y = near_and_far()
 
     def loss(a: Tensor, b: Tensor, bias: Tensor) -> Tensor:
         margin = UniFace(bias=1.0).double()
@@ -89,7 +68,7 @@ def test_by_hand_and_beside_the_paper_that_sums_one_by_one() -> None:
 
 
 def test_far_from_the_threshold_nothing_overflows_in_float32() -> None:
-    x, _, y = (v.detach() for v in problem())
+    x, _, y = (v.detach() for v in near_and_far())
     for bias in (-2000.0, 0.0, 2000.0):
         criterion = MarginSoftmaxLoss(C, D, UniFace(bias=bias), s=64.0)
         criterion(x.float(), y).backward()
@@ -98,7 +77,7 @@ def test_far_from_the_threshold_nothing_overflows_in_float32() -> None:
 
 
 def test_a_single_class_is_compared_with_the_threshold_alone() -> None:
-    x, _, _ = problem()
+    x, _, _ = near_and_far()
     criterion = MarginSoftmaxLoss(1, D, UniFace(m=0.0, bias=3.0), s=8.0).double()
     loss = criterion(x, torch.zeros(N, dtype=torch.long))
     cos = F.cosine_similarity(x, criterion.prototypes)
@@ -108,22 +87,13 @@ def test_a_single_class_is_compared_with_the_threshold_alone() -> None:
 
 
 def test_sampled_negatives_are_the_sample_of_the_formula() -> None:
-    x, w, y = problem()
-    made = MarginSoftmaxLoss(
-        *(C, D, UniFace(), 16.0),
-        sample_rate=0.6,
-        sample_generator=torch.Generator().manual_seed(1),
-        reduction="none",
-    ).double()
-    with torch.no_grad():
-        made.prototypes.copy_(w)
-    drawn = sample_classes(y, C, 0.6, torch.Generator().manual_seed(1))
-    expected = oracle(x, w[drawn], torch.searchsorted(drawn, y), 16.0, made.margin)
-    torch.testing.assert_close(made(x, y), expected, rtol=1e-12, atol=0)
+    margin = UniFace()
+    losses, *drawn = sampled(margin, 16.0)
+    torch.testing.assert_close(losses, oracle(*drawn, 16.0, margin), rtol=1e-12, atol=0)
 
 
 def test_the_threshold_is_learned_saved_and_a_cosine() -> None:
-    x, w, y = problem()
+    x, w, y = near_and_far()
     made = CenterArcFaceLoss(C, D, margin=UniFace(bias=16.0), s=32.0).double()
     assert made.arcface.threshold == 0.5
     assert MarginSoftmaxLoss(C, D).threshold is None

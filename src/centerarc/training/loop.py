@@ -17,7 +17,6 @@ from centerarc.data.loader import TrainLoader
 from centerarc.distributed.process import Processes, init_from_env
 from centerarc.io.parallel import StopRequest, explain_dead_workers
 from centerarc.losses.center_arcface import CenterArcFaceLoss
-from centerarc.models.backbone import Backbone, create_model
 from centerarc.models.weights import load_start, save_weights
 from centerarc.training import rundir
 from centerarc.training.averaging import WeightAverage
@@ -54,6 +53,7 @@ from centerarc.training.step import (
     check_finite,
     check_parts,
     in_parallel,
+    make_model,
     seed_step,
 )
 
@@ -115,29 +115,6 @@ def refuse_at_once(config: TrainConfig) -> None:
     make_margin(config.loss)
     check_callbacks(config.callbacks)
     require_tensorboard(config.log.tensorboard)
-
-
-def make_model(config: TrainConfig, generator: torch.Generator | None = None) -> Backbone:
-    """Builds the backbone of a run; a `ValueError` for an unknown name or option."""
-    return create_model(
-        config.model.name,
-        embedding_size=config.model.embedding_size,
-        image_size=config.model.image_size,
-        generator=generator,
-        **config.model.options,
-    )
-
-
-def check_run(config: TrainConfig) -> None:
-    """Refuses what a run in one process would refuse before it looks for images.
-
-    Raises:
-        ValueError: As the run.
-    """
-    refuse_at_once(config)
-    with torch.device("meta"):
-        model = make_model(config)
-    check_parts(model, config.batch_size, config.accumulate, 1)
 
 
 class Trainer:

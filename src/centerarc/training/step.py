@@ -23,6 +23,7 @@ from centerarc.losses.center_arcface import CenterArcFaceLoss
 from centerarc.losses.head.products import CPU_HAS_BFLOAT16
 from centerarc.losses.head.prototype_sgd import PrototypeSGD
 from centerarc.losses.uniface import UniFace
+from centerarc.models.backbone import Backbone, create_model
 from centerarc.training.config import TrainConfig
 from centerarc.training.terms import AddedTerms, StepWeights
 
@@ -204,6 +205,17 @@ def in_parallel(model: nn.Module, processes: Processes, *, compiled: bool) -> nn
         own_buffers: dict[str, Any] = {_SYNC_BUFFERS: False}
         parallel = DistributedDataParallel(parallel, **own_buffers)
     return parallel.train()
+
+
+def make_model(config: TrainConfig, generator: torch.Generator | None = None) -> Backbone:
+    """Builds the backbone of a run; a `ValueError` for an unknown name or option."""
+    return create_model(
+        config.model.name,
+        embedding_size=config.model.embedding_size,
+        image_size=config.model.image_size,
+        generator=generator,
+        **config.model.options,
+    )
 
 
 def check_parts(model: nn.Module, batch_size: int, accumulate: int, world_size: int) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from centerarc.io.children import Children, Ended
 from centerarc.io.files import atomic_path, locked_folder
 from centerarc.io.parallel import default_workers
@@ -18,7 +20,7 @@ from centerarc.training.checkpoint import state_path
 from centerarc.training.child import status_of
 from centerarc.training.config import TrainConfig
 from centerarc.training.logging import read_metrics
-from centerarc.training.loop import check_run
+from centerarc.training.loop import refuse_at_once
 from centerarc.training.rundir import (
     CONFIG,
     RESULTS,
@@ -29,6 +31,7 @@ from centerarc.training.rundir import (
     setting_differences,
 )
 from centerarc.training.settings import dump_config, load_config
+from centerarc.training.step import check_parts, make_model
 from centerarc.training.study_config import StudyConfig
 from centerarc.training.study_run import RunRecord, check_sets, missing_sets, write_order
 
@@ -104,7 +107,10 @@ def check_arms(study: StudyConfig) -> None:
     for arm in study.arms:
         config = study.config_of(arm, study.seeds[0], base=base)
         try:
-            check_run(config)
+            refuse_at_once(config)
+            with torch.device("meta"):
+                model = make_model(config)
+            check_parts(model, config.batch_size, config.accumulate, 1)
         except ValueError as error:
             raise ValueError(f"arm {arm!r}: {error}") from error
 
