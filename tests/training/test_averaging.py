@@ -14,8 +14,8 @@ from torch.amp.grad_scaler import GradScaler
 from centerarc.distributed import Processes
 from centerarc.models.weights import read_metadata
 from centerarc.training import Trainer, check_config, loop, train, validation
-from centerarc.training.averaging import WeightAverage
 from centerarc.training.checkpoint import load_state
+from centerarc.training.optimizer import WeightAverage
 from tests.distributed.pool import Pool
 from tests.training.helpers import make_config, register_tiny
 

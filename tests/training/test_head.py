@@ -9,6 +9,7 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 
 from centerarc.distributed import Processes, head_costs
+from centerarc.io.yaml_file import parse_yaml
 from centerarc.losses import Chunked
 from centerarc.training import TrainConfig, check_config
 from centerarc.training.config import HeadConfig
@@ -183,10 +184,8 @@ def test_what_goes_together_is_accepted() -> None:
 
 
 def test_yamls_word_for_off_is_not_a_truth_value(tmp_path: Path) -> None:
-    import yaml
-
     for text, expected in (("off", "off"), ("balanced", "balanced"), ("w.csv", Path("w.csv"))):
-        loss = yaml.safe_load(f"class_weights: {text}")
+        loss = parse_yaml(f"class_weights: {text}")
         assert check_config(content(loss=loss)).loss.class_weights == expected
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from centerarc.data import list_sources, register_source
+from centerarc.io.yaml_file import dump_yaml, parse_yaml
 from centerarc.models import load_weights
 from centerarc.training import TrainConfig, dump_config, load_config, loop, train
 from centerarc.training.head import make_margin
@@ -102,7 +102,7 @@ def test_a_plugin_that_moved_is_named_by_a_flag(config: Path, tmp_path: Path) ->
         for registry in (loop.create_model.__globals__["_BUILDERS"], _sources(), _margins()):
             registry.pop(name, None)
     saved = result.run_dir / "config.yaml"
-    with pytest.raises(ValueError, match=r"config\.yaml: plugin '.*plugin_own\.py' must be"):
+    with pytest.raises(ValueError, match=r"config\.yaml:\d+: plugin '.*plugin_own\.py' must be"):
         load_config(saved)
     flags = ["--plugins", "plugin_moved.py", "--schedule.epochs", "2"]
     assert train(load_config(saved, flags), resume=True).summary["steps"] == 6
@@ -121,7 +121,7 @@ def _margins() -> Any:
 
 
 def test_a_configuration_made_in_python_imports_its_plugins(config: Path) -> None:
-    content = yaml.safe_load(CONFIG)
+    content = parse_yaml(CONFIG)
     made = TrainConfig(**{**content, "plugins": "../plugin_own.py"})
     assert made.plugins == [str(config.parent / "plugin_own.py")]
     assert made == load_config(config)
@@ -142,7 +142,7 @@ def test_own_sources_read_back_and_take_part_in_mixtures(config: Path) -> None:
     assert load_config(copy) == loaded
     part = {"source": "plugin_source", "options": {"people": 2}, "weight": 2.0}
     drawn = {"source": "synthetic", "num_identities": 3, "images_per_identity": 2}
-    content = {**yaml.safe_load(CONFIG), "plugins": []}
+    content = {**parse_yaml(CONFIG), "plugins": []}
     content["data"] = {"source": "mixed", "parts": [part, drawn], "merge": False}
     result = train(TrainConfig(**content))
     assert result.summary["train_identities"] == 5
@@ -193,7 +193,9 @@ def test_what_is_wrong_with_own_parts_is_named(
 def test_a_plugin_that_fails_keeps_its_traceback(config: Path) -> None:
     broken = config.parent / "plugin_broken.py"
     broken.write_text("def look():\n    return {}['none']\nlook()\n")
-    with pytest.raises(ValueError, match=r"config\.yaml: plugin .* KeyError: 'none' .*line 2") as e:
+    with pytest.raises(
+        ValueError, match=r"config\.yaml:\d+: plugin .* KeyError: 'none' .*line 2"
+    ) as e:
         load_config(_with(config, plugins=["plugin_broken.py"]))
     cause = e.value.__cause__
     assert cause is not None
@@ -201,7 +203,7 @@ def test_a_plugin_that_fails_keeps_its_traceback(config: Path) -> None:
 
 
 def _with(config: Path, **changes: Any) -> Path:
-    config.write_text(yaml.safe_dump({**yaml.safe_load(CONFIG), **changes}))
+    config.write_text(dump_yaml({**parse_yaml(CONFIG), **changes}))
     return config
 
 

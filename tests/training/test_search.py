@@ -47,7 +47,7 @@ def test_a_section_of_the_file_says_what_to_search(tmp_path: Path) -> None:
         ("loss.m: {low: 0, high: 0}", "tune.search.loss.m: high must be above low, 0, got 0"),
         ("loss.m: {low: 0, high: 1, log: true}", "low must be above 0 with log: true, got 0"),
         ("loss.m: {low: 0}", "high is missing; it is required"),
-        ("loss.m: {low: 0, high: 1, logs: true}", "unknown field logs"),
+        ("loss.m: {low: 0, high: 1, logs: true}", "unknown field logs; did you mean log?"),
         ("loss.m: 3", "must be {low: ..., high: ...} or a list of choices, got 3"),
         ("loss.m: [1, 1]", "choices has 1 twice"),
         ("loss.m: {low: -1, high: 1}", "loss.m cannot be -1.0: with this value: loss.m is -1.0"),
@@ -74,7 +74,7 @@ def test_what_is_missing_or_no_section_is_said(tmp_path: Path) -> None:
         load_tuning(path)
     with pytest.raises(ValueError, match=r"the file: unknown field tune\.trails"):
         read_tune({"trails": 3}, "the file")
-    with pytest.raises(ValueError, match=r"tune\.trials is 0; it must be greater"):
+    with pytest.raises(ValueError, match=r"tune\.trials must be greater than or equal to 1, got 0"):
         read_tune({"trials": 0}, "the file")
 
 

@@ -87,7 +87,7 @@ def test_the_resolved_configuration_reads_back(tmp_path: Path) -> None:
             [],
             "loss.center_weight: must be a number of at least 0, or auto, got 'car'",
         ),
-        ("", ["--loss.center_weight", "-1"], "must be a number of at least 0, or auto, got '-1'"),
+        ("", ["--loss.center_weight", "-1"], "must be a number of at least 0, or auto, got -1"),
         ("loss: {s: big}\n", [], "loss.s is 'big'; it must be a valid number"),
         ("", ["--loss.s", ".nan"], "loss.s is nan; it must be"),
         ("optimizer: {name: sdg}\n", [], "did you mean 'sgd'?"),
@@ -101,8 +101,8 @@ def test_the_resolved_configuration_reads_back(tmp_path: Path) -> None:
             "'foldr'; it must be one of folder, list, parquet, recordio,",
         ),
         ("accumulate: 0\n", [], "accumulate is 0; it must be greater than or equal to 1"),
-        ("1: 2\n", [], "unknown field 1; the name of a field is text"),
-        ("model: {options: {1: 2}}\n", [], "unknown field model.options.1; the name"),
+        ("1: 2\n", [], "the name of a field must be text, got 1; quote it"),
+        ("model: {options: {1: 2}}\n", [], "a field in model.options must be text, got 1"),
         ("", ["--seed", "9" * 23], "seed is 99999999999999999999999; it must be less than"),
         ("", ["--run_dir", ""], "run_dir: the path is empty"),
         ("", ["--model.embedding_size", "1e11"], "model.embedding_size is 100000000000.0; it must"),
@@ -121,18 +121,22 @@ def test_errors_are_one_line_that_names_field_value_and_what_is_allowed(
     ("extra", "flags", "start"),
     [
         ("", ["--loss.m", "-1"], "--loss.m is -1; it must"),
-        ("loss: {m: -1}\n", ["--loss.s", "3"], "FILE: loss.m is -1; it must"),
+        ("loss: {m: -1}\n", ["--loss.s", "3"], "FILE:4: loss.m is -1; it must"),
         ("loss: {m: -1}\n", ["--loss.m=-2"], "--loss.m is -2; it must"),
         ("", ["--run-dir", ""], "--run_dir: the path is empty"),
         ("", ["--data.source", "foldr"], "--data.source is 'foldr'; it must be one of"),
         ("", ["--data.source", "folder"], "FILE with --data.source: data.root is missing"),
         ("", ["--validation", "{pears: 1}"], "--validation: unknown field validation.pears"),
-        ("", ["--validation.num_pairs", "3"], "FILE: validation: give pairs"),
-        ("", ["--model.options", "{1: 2}"], "--model.options: unknown field model.options.1"),
+        ("", ["--validation.num_pairs", "3"], "FILE:1: validation: give pairs"),
+        (
+            "",
+            ["--model.options", "{1: 2}"],
+            "--model.options is '{1: 2}', which cannot be read",
+        ),
         (
             "schedule: {epochs: 9, warmup_epochs: 5}\n",
             ["--schedule.epochs", "4", "--schedule.power", "3"],
-            "FILE with --schedule.epochs: schedule: warmup_epochs is 5; it must be below",
+            "FILE:4 with --schedule.epochs: schedule: warmup_epochs is 5; it must be below",
         ),
         (
             "",
@@ -154,9 +158,9 @@ def test_an_error_says_whether_the_file_or_a_flag_is_wrong(
     ("text", "message"),
     [
         ("run_dir: a\nloss: {m: 1\nseed: 2\n", ":3: not valid YAML"),
-        ("run_dir: a\nseed: 1\nseed: 2\n", ":3: not valid YAML: 'seed' is given twice"),
-        ("loss: &x {m: *x}\n", ": loss.m holds itself, by an alias such as *name"),
-        ("plugins: &x [a, *x]\n", ": plugins.1 holds itself, by an alias such as *name"),
+        ("run_dir: a\nseed: 1\nseed: 2\n", ":3: seed is given twice, first in line 2"),
+        ("loss: &x {m: *x}\n", ":1: loss.m holds itself, by an alias such as *name"),
+        ("plugins: &x [a, *x]\n", ":1: plugins.1 holds itself, by an alias such as *name"),
         ("- 1\n", ":1: expected `name: value` lines, got list"),
         ("run_dir: a\n", "data is missing; it is required"),
         ("run_dir: a\ndata: {}\n", "data.source is missing; it must be one of folder,"),
@@ -174,12 +178,6 @@ def test_errors_of_the_file_name_file_and_line(tmp_path: Path, text: str, messag
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no configuration file"):
         load_config(tmp_path / "nothing.yaml")
-
-
-@pytest.mark.parametrize("text", ["2024-01-01", "7"])
-def test_a_path_that_yaml_takes_for_something_else_is_explained(tmp_path: Path, text: str) -> None:
-    with pytest.raises(ValueError, match=f"run_dir is {text}; it must be a path, in quotes"):
-        load_config(_write(tmp_path, f"run_dir: {text}\ndata: {{source: synthetic}}\n"))
 
 
 def test_powers_of_ten_are_numbers_and_text_like_them_stays_text(tmp_path: Path) -> None:

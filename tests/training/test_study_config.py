@@ -116,7 +116,7 @@ def test_the_fields_of_one_set_need_no_name() -> None:
         ({"evaluate": "x"}, "evaluate must be a section: `name: value` lines, got 'x'"),
         (
             {"evaluate": {"all_pair": "x"}},
-            "unknown field evaluate.all_pair; did you mean all_pairs?",
+            "unknown field evaluate.all_pair; did you mean evaluate.all_pairs?",
         ),
         (
             {"evaluate": {"all_pairs": 5}},

@@ -76,7 +76,7 @@ def test_what_an_arm_sets_is_fixed_and_what_tune_adds_is_searched(
     [
         ({"arms": {"none": {"loss.m": [0, 1]}}}, "tune.arms must name some of the arms"),
         ({"search": {"loss.q": [0, 1]}}, "arm 'softmax': tune.search: unknown field loss.q"),
-        ({"trails": 3}, "unknown field tune.trails; did you mean trials?"),
+        ({"trails": 3}, "unknown field tune.trails; did you mean tune.trials?"),
         ({"evaluate": {"all_pairs": "x", "primary": "eer"}}, "evaluate.primary must be better"),
     ],
 )

@@ -398,7 +398,7 @@ def _mean_of(path: Path, model: "OpenedModel", mirror: bool) -> Any:
 
 def _plugins_wanted(path: Path) -> str:
     """What a user types to import the plugins that a run was trained with."""
-    from centerarc.training.settings import read_yaml
+    from centerarc.io.yaml_file import read_yaml
 
     run = path if path.is_dir() else path.parent
     plugins: Any = None

@@ -53,7 +53,7 @@ class AugmentationConfig(BaseModel):
         pydantic.ValidationError: If a value is out of range or a name unknown.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     flip: Probability = Field(default=0.5, description="chance of a mirror image")
     move: Probability = Field(default=0.5, description="chance to turn, shift and zoom")

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import re
 import secrets
 import time
 import weakref
@@ -10,6 +11,32 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+_VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([^}]*)\})", re.ASCII)
+
+
+def expanded_path(path: str | os.PathLike[str]) -> str:
+    """Returns a path of a setting with `~` and environment variables (`$DATA`, `${DATA}`) expanded.
+
+    Raises:
+        ValueError: If it is or becomes empty, a variable is not set, or there is no such home.
+
+    Example:
+        >>> expanded_path("faces"), expanded_path("~/faces") == os.path.expanduser("~/faces")
+        ('faces', True)
+    """
+    text = os.fspath(path)
+    if not text:
+        raise ValueError("the path is empty; write . for the current folder")
+    if "\0" in text:
+        raise ValueError(f"the path must have no null character, got {text!r:.80}")
+    for name in map("".join, _VARIABLE.findall(text)):
+        if not os.environ.get(name):
+            raise ValueError(f"the path is {text!r}, but the variable {name!r} is not set")
+    found = os.path.expandvars(os.path.expanduser(text))
+    if text.startswith("~") and found.startswith("~"):
+        raise ValueError(f"the path is {text!r}, but there is no such home; ./~ is a file's name")
+    return found
 
 
 def require_folder(name: str, path: str | os.PathLike[str]) -> Path:

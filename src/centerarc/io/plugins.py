@@ -18,6 +18,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+from centerarc.io.files import expanded_path
+
 GROUP = "centerarc.plugins"
 # How a user makes a name known.
 FOR_YOUR_OWN = "for one of your own, set plugins to the module or .py file that registers it"
@@ -213,7 +215,7 @@ def resolve_plugin(plugin: str, folder: Path) -> str:
     """Returns a plugin's name with the path of a file made absolute, from `folder`."""
     if not is_file(plugin):
         return plugin
-    return os.path.abspath(folder / plugin)
+    return os.path.abspath(folder / expanded_path(plugin))
 
 
 def is_file(plugin: str) -> bool:

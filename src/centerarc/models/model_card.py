@@ -4,8 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
+from centerarc.io.yaml_file import dump_yaml
 from centerarc.losses.margins import MARGINS, margin_parameters
 
 # Of the files of `centerarc evaluate --json` that a card can show.
@@ -111,7 +110,7 @@ def model_card(facts: Facts) -> str:
         "## Limits",
         "\n".join(f"- {line}" for line in _limits(facts)),
     ]
-    head = yaml.safe_dump(header, sort_keys=False, allow_unicode=True)
+    head = dump_yaml(header)
     return f"---\n{head}---\n\n" + "\n\n".join(parts) + "\n"
 
 

@@ -5,16 +5,16 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from centerarc.io.files import atomic_path, files_sha256
+from centerarc.io.yaml_file import dump_yaml, read_yaml
 from centerarc.models.backbone import Backbone, is_built_in
 from centerarc.models.hub import (
     HUB_WEIGHTS,
@@ -186,7 +186,7 @@ def save_pretrained(
         text = card.read_text(encoding="utf-8")
     else:
         sha256 = files_sha256(weights) if evaluations else ""
-        results = _read(weights.with_name(_RESULTS), json.loads) if settings is not None else None
+        results = _read(weights.with_name(_RESULTS)) if settings is not None else None
         facts = Facts(
             model=str(repository),
             recipe=recipe,
@@ -279,8 +279,8 @@ def _check_folder(folder: Path, *, overwrite: bool) -> None:
 def _settings_of(weights: Path, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
     """The settings of the run that a weights file is in; None if it is in none."""
     file = weights.with_name(CONFIG)
-    content = _read(file, yaml.safe_load)
-    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+    content = read_yaml(file) if file.exists() else {}
+    if not isinstance(content.get("model"), dict):
         return None
     for name, value in content["model"].items():
         if name in recipe and recipe[name] != value:
@@ -292,7 +292,7 @@ def _settings_of(weights: Path, recipe: Mapping[str, Any]) -> dict[str, Any] | N
 
 
 def _evaluation(path: Path, sha256: str, weights: Path) -> dict[str, Any]:
-    content = _read(path, json.loads)
+    content = _read(path)
     if content is None:
         raise ValueError(f"there is no evaluation {str(path)!r}")
     if not isinstance(content, dict) or content.get("format") != EVALUATION_FORMAT:
@@ -313,13 +313,13 @@ def _evaluation(path: Path, sha256: str, weights: Path) -> dict[str, Any]:
     return content
 
 
-def _read(path: Path, parse: Callable[[str], Any]) -> Any:
-    """What is in a file; None where it is not there."""
+def _read(path: Path) -> Any:
+    """What is in a JSON file; None where it is not there."""
     try:
-        return parse(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"cannot read {str(path)!r}: {reason}") from error
 
@@ -338,7 +338,7 @@ def _config_text(config: Mapping[str, Any], left_out: Sequence[str]) -> str:
     lines = ["# The settings of the training, as centerarc train takes them."]
     if left_out:
         lines.append(f"# Not published: {', '.join(left_out)}.")
-    return "\n".join(lines) + "\n" + yaml.safe_dump(dict(config), sort_keys=False)
+    return "\n".join(lines) + "\n" + dump_yaml(config)
 
 
 # What may be published of settings and metadata.
@@ -417,7 +417,7 @@ def _may_leave(value: Any, name: str) -> bool:
     if value in (None, "") or isinstance(value, bool | int | float | Mapping | list):
         return True
     if not isinstance(value, str):
-        return False  # a date, of YAML
+        return False
     if name.startswith(_RECIPE):
         return True
     if name in ("data.source", "data.parts.source"):

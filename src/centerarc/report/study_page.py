@@ -6,9 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
-
 from centerarc.io.progress import duration
+from centerarc.io.yaml_file import dump_yaml
 from centerarc.report.numbers import p_value_words
 from centerarc.report.rendering import render, require_report_extra
 from centerarc.report.study_charts import (
@@ -82,7 +81,7 @@ def write_study_page(path: str | os.PathLike[str], result: StudyResult) -> None:
         intervals=_intervals(result),
         time=duration(sum(run.seconds for run in result.runs)),
         machine=", ".join(f"{name} {value}" for name, value in result.machine.items()),
-        file=yaml.safe_dump(result.study, sort_keys=False, allow_unicode=True),
+        file=dump_yaml(result.study),
     )
 
 

@@ -1,6 +1,5 @@
 """The configuration of a training run. Importing this module does not import torch."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -19,14 +18,10 @@ from centerarc.training.data_config import (
     Positive,
     Section,
     Seed,
-    not_empty,
+    expanded,
     refuse_idle,
 )
 from centerarc.training.loss_config import LossConfig
-
-
-def _path_or_hub(given: Any) -> Any:
-    return os.fspath(not_empty(given)) if isinstance(given, str | Path) else given
 
 
 class ModelConfig(Section):
@@ -36,7 +31,7 @@ class ModelConfig(Section):
     embedding_size: int = Field(default=512, ge=1, le=65536, description="length of the embedding")
     image_size: Positive = Field(default=112, description="side of the input image in pixels")
     options: dict[str, Any] = Field(default={}, description="further options of this backbone")
-    weights: Annotated[str, BeforeValidator(_path_or_hub)] | None = Field(
+    weights: Annotated[str, BeforeValidator(expanded)] | None = Field(
         default=None,
         description="what to start from: a run, .safetensors, arcface_torch's .pt, hf://owner/name",
     )

@@ -18,6 +18,7 @@ from pydantic import (
 
 from centerarc.data.augmentation import AugmentationConfig
 from centerarc.data.source import check_source, is_own_source
+from centerarc.io.files import expanded_path
 
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -25,20 +26,21 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 
-def not_empty(path: Any) -> Any:
-    if path == "":
-        raise ValueError("the path is empty; write . for the current folder")
-    return path
+def expanded(path: Any) -> Any:
+    return expanded_path(path) if isinstance(path, str | Path) else path
 
 
-# pathlib takes an empty text for the current folder, which no one means.
-NamedPath = Annotated[Path, BeforeValidator(not_empty)]
+NamedPath = Annotated[Path, Field(strict=False), BeforeValidator(expanded)]
 
 
 class Section(BaseModel):
-    """A part of the configuration: immutable, and unknown names are errors."""
+    """A part of the configuration: immutable; unknown names and values of other types are errors.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Neither text nor a truth value is a number, and no number or word but true and false a truth
+    value.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def refuse_idle(section: Section, name: str, acts: bool, belongs: str) -> None:

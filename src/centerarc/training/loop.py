@@ -19,7 +19,6 @@ from centerarc.io.parallel import StopRequest, explain_dead_workers
 from centerarc.losses.center_arcface import CenterArcFaceLoss
 from centerarc.models.weights import load_start, save_weights
 from centerarc.training import rundir
-from centerarc.training.averaging import WeightAverage
 from centerarc.training.callbacks import Callback, Callbacks, check_callbacks
 from centerarc.training.checkpoint import check_state, load_state, restore, save_state
 from centerarc.training.config import TrainConfig
@@ -42,7 +41,7 @@ from centerarc.training.logging import (
     require_tensorboard,
     total_loss,
 )
-from centerarc.training.optimizer import lr_factor, make_optimizers, set_rate
+from centerarc.training.optimizer import WeightAverage, lr_factor, make_optimizers, set_rate
 from centerarc.training.rundir import RunResult
 from centerarc.training.sources import describe, make_sampler, make_sources, pairs_note
 from centerarc.training.step import (

@@ -1,34 +1,25 @@
 """The settings of the joint loss. Importing this module does not import torch."""
 
 import math
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from centerarc.training.data_config import (
-    NamedPath,
     NotNegative,
     Positive,
     Section,
+    expanded,
     refuse_idle,
 )
 
 
-def _off(value: Any) -> Any:
-    return "off" if value is False else value  # what YAML takes the word for
-
-
 def _number_or_auto(given: Any) -> Any:
-    """Reads a weight, which flags bring as text."""
-    if given == "auto":
-        return given
-    try:
-        weight = math.nan if isinstance(given, bool) else float(given)
-    except (TypeError, ValueError):
-        weight = math.nan
-    if not 0 <= weight < math.inf:
+    number = isinstance(given, int | float) and not isinstance(given, bool)
+    if given != "auto" and not (number and 0 <= given < math.inf):
         raise ValueError(f"must be a number of at least 0, or auto, got {given!r}")
-    return weight
+    return given
 
 
 # The weight of an added term.
@@ -97,7 +88,9 @@ class LossConfig(Section):
     alpha: float = Field(default=0.5, gt=0, le=1, description="step of the paper's update")
     sub_centers: Positive = Field(default=1, description="prototypes for each person")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="label smoothing")
-    class_weights: Annotated[Literal["off", "balanced"] | NamedPath, BeforeValidator(_off)] = Field(
+    class_weights: Annotated[
+        Literal["off", "balanced"] | Annotated[Path, Field(strict=False)], BeforeValidator(expanded)
+    ] = Field(
         default="off",
         description="off; balanced: every person counts equally; or a CSV of identity and weight",
     )

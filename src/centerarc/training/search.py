@@ -4,19 +4,27 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, NoReturn, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
+from centerarc.io.yaml_file import read_yaml
 from centerarc.training.config import TrainConfig
 from centerarc.training.data_config import Positive, Section, Seed
-from centerarc.training.judged import EvaluateConfig
+from centerarc.training.judged import EvaluateConfig, StudySet
 from centerarc.training.settings import (
     TUNE,
+    SettingError,
+    allowed_fields,
     check_config,
+    field_names,
+    fields_of,
+    first_of,
     kinds_of,
     load_config,
-    read_yaml,
+    located,
+    nearest_fields,
+    shown,
     value_of,
     with_settings,
 )
@@ -104,10 +112,11 @@ def _space(given: Any) -> Any:
     if isinstance(given, list):
         given = {"choices": given}
     if isinstance(given, Mapping):
+        kind: type[Section] = Choices if "choices" in given else Range
         try:
-            return (Choices if "choices" in given else Range).model_validate(given)
+            return kind.model_validate(given)
         except ValidationError as error:
-            raise ValueError(_first_problem(error)) from error
+            raise ValueError(first_problem(error, kind, given)[1]) from error
     if not isinstance(given, Range | Choices):
         raise ValueError(f"must be {{low: ..., high: ...}} or a list of choices, got {given!r}")
     return given
@@ -211,18 +220,19 @@ def load_tuning(
     over = {name: value for name, value in given.items() if value is not None}
     if isinstance(section, Mapping):
         section = {**section, **over}
-    tune = read_tune(section, str(path))
+    path = Path(path)
+    tune = read_tune(section, path)
     train = load_config(path, flags)
-    check_search(train, tune, str(path))
+    check_search(train, tune, path)
     return TuneFile(train=train, tune=tune)
 
 
-def read_tune(section: Any, where: str) -> TuneConfig:
+def read_tune(section: Any, where: str | Path) -> TuneConfig:
     """Checks a section `tune`.
 
     Args:
         section: What was read.
-        where: How an error names the origin, such as a file's path.
+        where: How an error names the origin: words, or the path of the YAML file.
 
     Raises:
         ValueError: For the first wrong field, in one line.
@@ -230,63 +240,122 @@ def read_tune(section: Any, where: str) -> TuneConfig:
     try:
         return TuneConfig.model_validate(section)
     except ValidationError as error:
-        raise ValueError(f"{where}: {_first_problem(error, TUNE)}") from error
+        name, said = first_problem(error, TuneConfig, section, TUNE)
+        raise ValueError(f"{located(where, fields_of(name, said))}: {said}") from error
 
 
-def _first_problem(error: ValidationError, section: str = "") -> str:
-    """The first problem that pydantic found, in a line."""
-    first = error.errors()[0]
-    name = ".".join(part for part in (section, *map(str, first["loc"])) if part)
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input should ")
-    if first["type"] == "extra_forbidden":
-        return f"unknown field {name}"
+# What fields may be, where pydantic speaks of Python's types.
+_MUST = {
+    "model_type": "be a section: `name: value` lines",
+    "model_attributes_type": "be a section: `name: value` lines",
+    "dict_type": "be a section: `name: value` lines; one without changes is {}",
+    "list_type": "be a list, such as [0, 1]",
+    "path_type": "be a path, in quotes if YAML takes it for something else",
+    "bool_type": "be true or false",
+    "too_short": "name at least one",
+}
+# What pydantic adds to the place of an error: the members of unions.
+_TAGS = ("DrawnPeople", "dict[any,any]", "function-", "lax-or-strict", "path", "[key]")
+
+
+def first_problem(
+    error: ValidationError, root: type[Section], content: Any, section: str = ""
+) -> tuple[str, str]:
+    """Returns the field of the first problem that pydantic found, and a line about it.
+
+    Args:
+        error: The problems.
+        root: What the content was to be.
+        content: The content.
+        section: Where it is in its file.
+    """
+    first = first_of(error)
+    path = [str(part) for part in first["loc"]]
+    own = [part for part in path if not part.startswith(_TAGS)]
+    name = ".".join(filter(None, (section, *own)))
+    if path[-1:] == ["[key]"]:
+        within = ".".join(own[:-1])
+        return name, f"a name in {within} must be text, got {first['input']!r}; quote it"
     if first["type"] == "missing":
-        return f"{name} is missing; it is required"
+        within = name.removesuffix(".sets")
+        if within.endswith("evaluate"):
+            others = f"{within} must have it, or all_pairs or pairs of one set"
+            return name, f"{name} is missing; {others}"
+        return name, f"{name} is missing; it is required"
+    if first["type"] == "extra_forbidden":
+        return name, _unknown(name, own, root, content)
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input should ")
     if first["type"] == "value_error":
-        return f"{name}: {message}" if name else message
-    return f"{name} is {first['input']!r}; it must {message}"
+        return name, f"{name}: {message}" if name else message
+    message = _MUST.get(first["type"], message)
+    if name == "train":
+        message = "be the path of a file of centerarc train, or its content"
+    elif own[-1:] == ["all_pairs"] and "sets" in own[:-2]:
+        message = "be a folder, or drawn people such as {people: 100, first: 1000}"
+    return name, f"{name} must {message}, got {shown(first['input'])}"
 
 
-def check_search(config: TrainConfig, tune: TuneConfig, where: str) -> None:
+def _unknown(name: str, path: Sequence[str], root: type[Section], content: Any) -> str:
+    """Says that a field of a study or a search does not exist, and names the nearest one."""
+    *above, leaf = path
+    known = allowed_fields(root, ".".join(above), content)
+    if above[-1:] == ["evaluate"]:  # the fields of one set may be right here
+        known += StudySet.model_fields
+        if leaf in StudySet.model_fields:
+            within = name.removesuffix(f".{leaf}")
+            return f"{name} must be in a set of its own, since there is {within}.sets"
+    prefix = name.removesuffix(".".join(path))
+    others = [prefix + one for one in field_names({}, root)]
+    if root is TuneConfig or "settings" in root.model_fields:  # what is a setting of the training
+        others += [("" if root is TuneConfig else "settings.") + one for one in field_names({})]
+    near = nearest_fields(name, known, others)
+    if near:
+        return f"unknown field {name}; did you mean {' or '.join(near)}?"
+    hint = f"it must be one of {', '.join(known)}"
+    return f"unknown field {name}; {hint}"
+
+
+def check_search(config: TrainConfig, tune: TuneConfig, where: str | Path) -> None:
     """Checks that every searched setting exists and may have the values.
 
     Args:
         config: The run whose settings are searched.
         tune: What is searched.
-        where: How an error names the origin, such as a file's path.
+        where: How an error names the origin: words, or the path of the YAML file.
 
     Raises:
-        ValueError: For the first one that does not; the message names it and the value.
+        SettingError: For the first one that does not; the message names it and the value.
     """
+
+    def refuse(name: str, said: str, cause: Exception | None = None) -> NoReturn:
+        fields = [f"{TUNE}.search.{name}", f"{TUNE}.search", TUNE]
+        raise SettingError(f"{located(where, fields)}: {TUNE}.search{said}", fields) from cause
+
     if not tune.search:
-        raise ValueError(f"{where}: {TUNE}.search must name at least one setting")
+        refuse("", " must name at least one setting")
     content = written(config)
     for name in tune.search:
-        place = f"{where}: {TUNE}.search.{name}"
         if reason := _REFUSED.get(name.partition(".")[0]):
-            raise ValueError(f"{place} cannot be searched: {reason}")
+            refuse(name, f".{name} cannot be searched: {reason}")
         try:
             kinds_of(name, content)
         except ValueError as error:
-            raise ValueError(f"{where}: {TUNE}.search: {error}") from error
+            refuse(name, f": {error}", error)
     whole = whole_settings(config, tune)
     for name, space in tune.search.items():
-        place = f"{where}: {TUNE}.search.{name}"
         if isinstance(space, Choices):
             values = space.choices
         else:
             values = [space.low, space.high]
             if name in whole and not all(value.is_integer() for value in values):
-                raise ValueError(
-                    f"{place} must have whole numbers as low and high, got {space.low:g} and "
-                    f"{space.high:g}"
-                )
+                ends = f"{space.low:g} and {space.high:g}"
+                refuse(name, f".{name} must have whole numbers as low and high, got {ends}")
             values = [int(value) for value in values] if name in whole else values
         for value in values:
             try:
                 check_config(with_settings(content, {name: value}), "with this value")
             except ValueError as error:
-                raise ValueError(f"{place} cannot be {label_of(value)}: {error}") from error
+                refuse(name, f".{name} cannot be {label_of(value)}: {error}", error)
 
 
 def whole_settings(config: TrainConfig, tune: TuneConfig) -> frozenset[str]:

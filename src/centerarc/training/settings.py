@@ -1,6 +1,5 @@
 """From a YAML file and command-line flags to a checked `TrainConfig`."""
 
-import datetime
 import difflib
 import itertools
 import re
@@ -11,13 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from centerarc.data.source import BUILT_IN_SOURCES, is_own_source, list_sources
 from centerarc.io.plugins import FOR_YOUR_OWN
+from centerarc.io.yaml_file import YamlError, dump_yaml, locate, parse_yaml, read_yaml
 from centerarc.training.config import TrainConfig, import_plugins
 from centerarc.training.data_config import COMMON_FIELDS, OWN, OwnFields
 
@@ -28,7 +27,12 @@ _SOURCE, _PLUGINS = "data.source", "plugins"
 TUNE = "tune"
 # What pydantic adds to the place of an error: the members of unions.
 _TAGS = (*BUILT_IN_SOURCES, "mixed", OWN, "int", "float")
+_LITERAL = "literal["
 _NONE = {"none", "null", "~", ""}
+# Fields that one hint names, at most.
+_SHOWN = 3
+# So much of a wrong value is shown.
+_LONGEST = 80
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
@@ -83,7 +87,9 @@ def _field_at(name: str, content: Mapping[str, Any]) -> tuple[FieldInfo | None, 
     return field, field.annotation if field is not None else None
 
 
-def field_names(content: Mapping[str, Any] | None = None) -> dict[str, FieldInfo]:
+def field_names(
+    content: Mapping[str, Any] | None = None, root: type[BaseModel] = TrainConfig
+) -> dict[str, FieldInfo]:
     """Returns every field by its dotted path, such as `loss.m`, in the order of the file.
 
     Of the kinds of data sections only the one that `content` chooses is listed, if it does.
@@ -99,7 +105,7 @@ def field_names(content: Mapping[str, Any] | None = None) -> dict[str, FieldInfo
             if not inner_sections:
                 found.setdefault(prefix + name, field)
 
-    walk(TrainConfig, "", content)
+    walk(root, "", content)
     return found
 
 
@@ -110,26 +116,82 @@ def _is_list(annotation: Any) -> bool:
 _LISTS = frozenset(name for name, field in field_names().items() if _is_list(field.annotation))
 
 
+def allowed_fields(root: type[BaseModel], section: str, content: Any) -> list[str]:
+    """Returns what a section may have, by its dotted path; nothing where there is no such section.
+
+    Args:
+        root: What the whole file is.
+        section: Such as `data.sampler`, or `data.parts.0` for an item of a list.
+        content: The file's mapping, which decides which kind of data section is meant.
+    """
+    sections: list[type[BaseModel]] = [root]
+    inner: list[Any] = []
+    here = content
+    for part in filter(None, section.split(".")):
+        if inner:  # a list's number or a mapping's name
+            annotations, inner = inner, []
+        else:
+            holders = [
+                s.model_fields[part] for s in _choose(sections, here) if part in s.model_fields
+            ]
+            annotations = [holder.annotation for holder in holders[:1]]
+        if isinstance(here, list):
+            here = here[int(part)] if part.isdigit() and int(part) < len(here) else None
+        else:
+            here = here.get(part) if isinstance(here, Mapping) else None
+        members = [member for annotation in annotations for member in _members(annotation)]
+        sections = [kind for member in members for kind in _sections(member)]
+        held = [m for m in members if typing.get_origin(m) in (list, dict)]
+        inner = [typing.get_args(member)[-1] for member in held]
+    return [*dict.fromkeys(name for kind in _choose(sections, here) for name in kind.model_fields)]
+
+
+def nearest_fields(
+    name: str, here: Sequence[str], elsewhere: Iterable[str], *, options: bool = False
+) -> list[str]:
+    """Returns the fields that a mistyped name can have meant, the best guess first.
+
+    Args:
+        name: The dotted path that does not exist.
+        here: What its section may have; nothing if the section does not exist either.
+        elsewhere: All fields and sections, dotted.
+        options: Names that are not known may be meant for the section's `options`.
+    """
+    section, _, leaf = name.rpartition(".")
+    prefix = f"{section}." if section else ""
+
+    def near(cutoff: float) -> list[str]:
+        return [prefix + one for one in difflib.get_close_matches(leaf, here, 1, cutoff)]
+
+    others = [other for other in elsewhere if other.rpartition(".")[0] != section or not here]
+    close = near(0.85) or ([] if here else difflib.get_close_matches(name, others, 1, 0.7))
+    # The name itself in other sections: `epochs` for `schedule.epochs`.
+    close = close or [other for other in others if other.rpartition(".")[2] == leaf][:_SHOWN]
+    close = close or near(0.85 if options else 0.6)
+    if not close and options:
+        return [f"{prefix}options.{leaf}"]
+    if not close:
+        leaves = {other.rpartition(".")[2]: other for other in reversed(others)}
+        near_leaf = difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.8)
+        # Or only a part of its name was given: `freeze` for `schedule.freeze_epochs`.
+        near_leaf += [other for other in reversed(leaves) if leaf in other.split("_")]
+        close = [leaves[match] for match in near_leaf[:1]]
+    return close
+
+
 def _unknown(name: str, content: Mapping[str, Any], prefix: str = "") -> str:
     """Says that a field does not exist, and names the nearest one that does."""
     section, _, leaf = name.rpartition(".")
-    options = f"{section}.options"
-    # What is not quite a field is an option of one's own backbone or source.
-    free = typing.get_origin(_field_at(options, content)[1]) is dict
     fields = [*field_names(content)]
     sections = dict.fromkeys(field.rpartition(".")[0] for field in fields if "." in field)
-    names = [*fields, *sections, *(_SWITCHES if prefix else ())]
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.85 if free else 0.7)
-    if not close and free:
-        close = [f"{options}.{leaf}"]
-    if not close:  # perhaps the section was forgotten: `epochs` for `schedule.epochs`
-        leaves = {other.rpartition(".")[2]: other for other in reversed(names)}
-        near = difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.8)
-        # Or only a part of its name was given: `freeze` for `schedule.freeze_epochs`.
-        near += [other for other in reversed(leaves) if leaf in other.split("_")]
-        close = [leaves[match] for match in near]
+    here = allowed_fields(TrainConfig, section, content)
+    if prefix and not section:
+        here += _SWITCHES
+    # What is not quite a field is an option of one's own backbone or source.
+    free = typing.get_origin(_field_at(f"{section}.options", content)[1]) is dict
+    close = nearest_fields(name, here, [*fields, *sections], options=free)
     hint = (
-        f"did you mean {prefix}{close[0]}?"
+        f"did you mean {' or '.join(prefix + one for one in close)}?"
         if close
         else "centerarc train CONFIG.yaml --list-settings shows all"
     )
@@ -166,101 +228,29 @@ def load_config(path: str | Path, flags: Sequence[str] = ()) -> TrainConfig:
         ...     load_config(file.name, ["--loss.m", "0.4"]).loss.m
         0.4
     """
+    path = Path(path)
     content = read_yaml(path)
     content.pop(TUNE, None)
     given = _parse_flags(flags)
-    folder = Path(path).parent
+    folder = path.parent
     if plugins := [flag for flag in given if flag[0] == _PLUGINS]:
         given = [flag for flag in given if flag[0] != _PLUGINS]
         _override(content, *plugins[-1])
         folder = Path.cwd()
-    where = f"--{_PLUGINS}" if plugins else str(path)
     try:
         content = import_plugins(content, folder)
     except ValueError as error:
+        where = f"--{_PLUGINS}" if plugins else located(path, [_PLUGINS])
         raise ValueError(f"{where}: {error}") from error
     # Which source it is decides which fields there are, so it goes first.
     for name, value in sorted(given, key=lambda flag: flag[0] != _SOURCE):
         _override(content, name, value)
-    return _checked(content, str(path), [name for name, _ in given + plugins])
-
-
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Reads a YAML file that holds one mapping; an empty file is an empty mapping.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is a folder, not YAML (with file and line), or not a mapping.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"there is no configuration file {str(path)!r}")
-    if not path.is_file():
-        raise ValueError(f"{str(path)!r} is not a file; give the path of a YAML file")
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark is not None else 1
-        raise ValueError(f"{path}:{line}: not valid YAML: {error.problem}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}:1: not valid YAML: {str(error).splitlines()[0]}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}:1: expected `name: value` lines, got {type(content).__name__}")
-    if loop := _loop(content):
-        raise ValueError(f"{path}: {loop} holds itself, by an alias such as *name")
-    return content
-
-
-def _loop(value: Any, name: str = "", above: tuple[int, ...] = ()) -> str:
-    """The name of a part of a file that contains itself; empty if none does."""
-    if id(value) in above:
-        return name
-    parts: Iterable[tuple[Any, Any]] = ()
-    if isinstance(value, dict):
-        parts = value.items()
-    elif isinstance(value, list):
-        parts = enumerate(value)
-    inside = (*above, id(value))
-    found = (_loop(part, f"{name}.{key}".lstrip("."), inside) for key, part in parts)
-    return next(filter(None, found), "")
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses repeated keys, and to which 1e-1 is a number, as in YAML 1.2."""
-
-    # Keys are checked as written: later, those that `<<` merges in look repeated.
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node: yaml.MappingNode = super().compose_mapping_node(anchor)
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"{key.value!r} is given twice", problem_mark=key.start_mark
-                )
-            if isinstance(key, yaml.ScalarNode):
-                seen.add(key.value)
-        return node
-
-
-class _Dumper(yaml.SafeDumper):
-    """SafeDumper that quotes text which `_StrictLoader` would read as a number."""
-
-
-for _kind in (_StrictLoader, _Dumper):
-    _kind.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
-        list("-+.0123456789"),
-    )
+    return _checked(content, path, [name for name, _ in given + plugins])
 
 
 def dump_config(config: TrainConfig) -> str:
     """Returns a configuration as YAML with every field, which `load_config` reads back."""
-    content = config.model_dump(mode="json")
-    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return dump_yaml(config.model_dump(mode="json"))
 
 
 def with_settings(content: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -349,12 +339,33 @@ def _parse_flags(flags: Sequence[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def check_config(content: Mapping[str, Any], where: str = "the configuration") -> TrainConfig:
+class SettingError(ValueError):
+    """A wrong value of a configuration.
+
+    Args:
+        message: One line.
+        fields: Dotted paths of the fields that it is about, the first that the file has above all.
+    """
+
+    def __init__(self, message: str, fields: Sequence[str]) -> None:
+        super().__init__(message)
+        self.fields = fields
+
+
+def located(where: str | Path, fields: Sequence[str]) -> str:
+    """Returns how an error names its origin: words as they are, a YAML file with a field's line."""
+    return f"{where}:{locate(where, fields)[0]}" if isinstance(where, Path) else where
+
+
+def check_config(
+    content: Mapping[str, Any], where: str | Path = "the configuration"
+) -> TrainConfig:
     """Checks a mapping against the fields of `TrainConfig`.
 
     Args:
         content: Nested mapping of field names to values.
-        where: How an error names the origin, such as a file's path.
+        where: How an error names the origin: words, or the path of the YAML file, whose line it
+            then names, too.
 
     Returns:
         The configuration.
@@ -365,19 +376,41 @@ def check_config(content: Mapping[str, Any], where: str = "the configuration") -
     return _checked(content, where, ())
 
 
-def _checked(content: Mapping[str, Any], where: str, flags: Sequence[str]) -> TrainConfig:
+def _checked(content: Mapping[str, Any], where: str | Path, flags: Sequence[str]) -> TrainConfig:
     try:
         return TrainConfig.model_validate(dict(content))
     except ValidationError as error:
-        first = error.errors()[0]
+        first = first_of(error)
         name = ".".join(_path(first["loc"], content))
         if first["type"].startswith("union_tag"):
             name += ".source"  # which decides what else there is
-        said = _blame(first, name, _describe(first, name, content), where, flags)
-        raise ValueError(said) from first.get("ctx", {}).get("error")
+        said = _describe(first, name, content)
+        fields = fields_of(name, said)
+        blamed = _blame(first, name, said, where, flags, fields)
+        raise SettingError(blamed, fields) from first.get("ctx", {}).get("error")
 
 
-def _blame(first: ErrorDetails, name: str, said: str, where: str, flags: Sequence[str]) -> str:
+def first_of(error: ValidationError) -> ErrorDetails:
+    """The first problem; a name that is mistyped says more than the one that is missing then."""
+    problems = error.errors()
+    unknown = (each for each in problems if each["type"] == "extra_forbidden")
+    return next(unknown, problems[0])
+
+
+def fields_of(name: str, said: str) -> list[str]:
+    """The fields that an error of a field or section may be about: those that it names, and it."""
+    words = re.findall(r"\w+", said) if name.rpartition(".")[2] not in said.split()[:1] else []
+    return [*(f"{name}.{word}".lstrip(".") for word in words), name]
+
+
+def _blame(
+    first: ErrorDetails,
+    name: str,
+    said: str,
+    where: str | Path,
+    flags: Sequence[str],
+    fields: Sequence[str],
+) -> str:
     """Says where a wrong value comes from: a flag, the file, or what both make together."""
     for flag in flags:
         if flag == name and said.startswith(name):
@@ -392,7 +425,9 @@ def _blame(first: ErrorDetails, name: str, said: str, where: str, flags: Sequenc
         words = re.findall(r"\w+", said)
         involved = [flag for flag in inside if flag.rpartition(".")[2] in words]
     named = ", ".join(f"--{flag}" for flag in involved)
-    return f"{where} with {named}: {said}" if named else f"{where}: {said}"
+    if named and isinstance(where, Path) and not locate(where, fields)[1]:
+        return f"{where} with {named}: {said}"
+    return f"{located(where, fields)}{f' with {named}' if named else ''}: {said}"
 
 
 def _describe(first: ErrorDetails, name: str, content: Mapping[str, Any]) -> str:
@@ -426,10 +461,19 @@ def _describe(first: ErrorDetails, name: str, content: Mapping[str, Any]) -> str
         message = "a path, in quotes if YAML takes it for something else"
     if first["type"] in ("model_type", "model_attributes_type"):
         message = "a section: `name: value` lines"
-    given = first["input"]
-    # A date of YAML as it was written, not as Python shows it.
-    shown = str(given) if isinstance(given, datetime.date) else repr(given)
-    return f"{name} is {shown}; it must be {message}{hint}"
+    if first["type"] == "bool_type":
+        message = "true or false"
+    return f"{name} is {shown(first['input'])}; it must be {message}{hint}"
+
+
+def shown(value: Any) -> str:
+    """A wrong value for a message, as YAML writes what Python writes otherwise; cut where long."""
+    text = {None: "null", True: "true", False: "false"}[value] if _is_word(value) else repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def _is_word(value: Any) -> bool:
+    return value is None or isinstance(value, bool)
 
 
 def source_kinds(name: str) -> list[str]:
@@ -442,7 +486,7 @@ def _path(loc: Sequence[str | int], content: Mapping[str, Any]) -> list[str]:
     path: list[str] = []
     for part in loc:
         known = _field_at(".".join([*path, str(part)]), content)[0] is not None
-        is_tag = not known and part in _TAGS and bool(path)
+        is_tag = (part in _TAGS or str(part).startswith(_LITERAL)) and not known and bool(path)
         if not is_tag:
             path.append(str(part))
     return path
@@ -474,7 +518,7 @@ def _read_value(name: str, value: str, annotation: Any) -> Any:
     if type(None) in kinds and value.strip().lower() in _NONE:
         return None
     literal = any(typing.get_origin(kind) is typing.Literal for kind in kinds)
-    if str in kinds or Path in kinds or literal:
+    if str in kinds or Path in kinds or (literal and float not in kinds):
         return value
     found = _from_yaml(name, value)
     if not _is_list(annotation) or found is None or isinstance(found, list | dict):
@@ -489,6 +533,6 @@ def _read_value(name: str, value: str, annotation: Any) -> Any:
 
 def _from_yaml(name: str, value: str) -> Any:
     try:
-        return yaml.load(value, Loader=_StrictLoader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"--{name} is {value!r}, which cannot be read as YAML") from error
+        return parse_yaml(value)
+    except YamlError as error:
+        raise ValueError(f"--{name} is {value!r:.80}, which cannot be read: {error}") from error

@@ -1,19 +1,18 @@
 """The file of a study: arms, seeds, what is judged. Importing this module does not import torch."""
 
 import copy
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
 
+from centerarc.io.yaml_file import locate, read_yaml
 from centerarc.training.config import TrainConfig, import_plugins
 from centerarc.training.data_config import COMMON_FIELDS, NamedPath, Positive, Section, Seed
-from centerarc.training.judged import DrawnPeople, EvaluateConfig, StudySet, check_name
-from centerarc.training.search import StudyTune, TuneConfig, check_search
-from centerarc.training.settings import TUNE, check_config, read_yaml
+from centerarc.training.judged import EvaluateConfig, check_name
+from centerarc.training.search import StudyTune, TuneConfig, check_search, first_problem
+from centerarc.training.settings import TUNE, SettingError, check_config, fields_of, located
 
 # A study on drawn faces, which needs no data.
 DRAWN = Path(__file__).with_name("drawn.yaml")
@@ -229,11 +228,15 @@ def load_study(path: str | Path) -> StudyConfig:
         ValueError: If it is not YAML, or a field is unknown or out of range; in one line that
             names the file and the field.
     """
-    return check_study(read_yaml(path), str(path))
+    return check_study(read_yaml(path), Path(path))
 
 
-def check_study(content: Mapping[str, Any], where: str = "the study") -> StudyConfig:
+def check_study(content: Mapping[str, Any], where: str | Path = "the study") -> StudyConfig:
     """Checks a mapping against the fields of `StudyConfig`, and each arm against `TrainConfig`.
+
+    Args:
+        content: Nested mapping of field names to values.
+        where: How an error names the origin: words, or the path of the YAML file.
 
     Raises:
         ValueError: For the first wrong field, in one line.
@@ -241,71 +244,29 @@ def check_study(content: Mapping[str, Any], where: str = "the study") -> StudyCo
     try:
         study = StudyConfig.model_validate(dict(content))
     except ValidationError as error:
-        # A name that is mistyped says more than the one that is missing therefore.
-        problems = error.errors()
-        unknown = (each for each in problems if each["type"] == "extra_forbidden")
-        first = next(unknown, problems[0])
-        raise ValueError(f"{where}: {_said(first)}") from error
+        name, said = first_problem(error, StudyConfig, content)
+        raise ValueError(f"{located(where, fields_of(name, said))}: {said}") from error
+    arm = ""
     try:
         base = study.base()
         for arm in study.arms:
             config = study.config_of(arm, study.seeds[0], base=base)
             if (tune := study.tune_of(arm)) is not None:
                 check_search(config, tune, f"arm {arm!r}")
+    except SettingError as error:
+        raise ValueError(f"{_located(study, where, arm, error)}: {error}") from error
     except (ValueError, FileNotFoundError) as error:
-        raise ValueError(f"{where}: {error}") from error
+        raise ValueError(f"{located(where, ['train'])}: {error}") from error
     return study
 
 
-_SECTIONS: dict[str, type[Section]] = {
-    "": StudyConfig,
-    "evaluate": EvaluateConfig,
-    "tune": StudyTune,
-    "sets": StudySet,
-    "all_pairs": DrawnPeople,
-}
-
-
-# What the fields of a study may be, where pydantic speaks of Python's types.
-_MUST = {
-    "model_type": "be a section: `name: value` lines",
-    "model_attributes_type": "be a section: `name: value` lines",
-    "dict_type": "be a section: `name: value` lines; one without changes is {}",
-    "list_type": "be a list, such as [0, 1]",
-    "path_type": "be a path, in quotes if YAML takes it for something else",
-    "too_short": "name at least one",
-}
-
-
-def _said(first: ErrorDetails) -> str:
-    """One line for a problem with a field of the study's own."""
-    path = [str(part) for part in first["loc"] if part not in ("DrawnPeople", "dict[any,any]")]
-    path = [part for part in path if not part.startswith(("function-", "lax-or-strict", "path"))]
-    if path[-1:] == ["[key]"]:
-        return f"a name in {'.'.join(path[:-2])} must be text, got {first['input']!r}; quote it"
-    name = ".".join(path)
-    if first["type"] == "missing":
-        if name in ("evaluate.sets", "tune.evaluate.sets"):
-            section = name.removesuffix(".sets")
-            return f"{name} is missing; {section} must have it, or all_pairs or pairs of one set"
-        return f"{name} is missing; it is required"
-    if first["type"] == "extra_forbidden":
-        above = path[:-1]
-        section = next((s for s in reversed(above) if s in _SECTIONS), "")
-        known = list(_SECTIONS[section].model_fields)
-        if section == "evaluate":  # the fields of one set may be right here
-            known += StudySet.model_fields
-        if path[-1] in known:
-            return f"{name} must be in a set of its own, since there is {'.'.join(above)}.sets"
-        near = difflib.get_close_matches(path[-1], known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"it must be one of {', '.join(known)}"
-        return f"unknown field {name}; {hint}"
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input should ")
-    if first["type"] == "value_error":
-        return f"{name}: {message}" if name else message
-    message = _MUST.get(first["type"], message)
-    if name == "train":
-        message = "be the path of a file of centerarc train, or its content"
-    elif path[-1] == "all_pairs" and "sets" in path[:-2]:
-        message = "be a folder, or drawn people such as {people: 100, first: 1000}"
-    return f"{name} must {message}, got {first['input']!r:.80}"
+def _located(study: StudyConfig, where: str | Path, arm: str, error: SettingError) -> str:
+    """Where a setting of an arm comes from: the study's file, or the one that it names."""
+    sections = (f"arms.{arm}", "settings", "train")
+    fields = [f"{section}.{field}" for field in error.fields for section in sections]
+    fields += [f"tune.arms.{arm}.{field.removeprefix('tune.search.')}" for field in error.fields]
+    fields += [field for field in error.fields if field.startswith("tune.")]
+    own = isinstance(where, Path) and locate(where, fields)[1]
+    if not own and isinstance(study.train, Path) and locate(study.train, error.fields)[1]:
+        return located(study.train, error.fields)
+    return located(where, fields)

@@ -17,6 +17,7 @@ from centerarc.evaluation.protocols.judging import Evaluation
 from centerarc.evaluation.same_pictures import Embedded, picture_digest, thumbnail
 from centerarc.evaluation.scores import IntArray
 from centerarc.io.parallel import explain_dead_workers
+from centerarc.io.yaml_file import read_yaml
 
 if TYPE_CHECKING:
     from centerarc.models.opened import OpenedModel
@@ -32,16 +33,13 @@ def trained_people(weights: Path) -> list[str]:
 
 def recipe_of(weights: Path) -> dict[str, Any]:
     """Returns the settings that a run wrote beside its weights; none where there are no such."""
-    import yaml
-
     file = weights.parent / "config.yaml"
     if weights.suffix != ".safetensors" or not file.is_file():
         return {}
     try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        return read_yaml(file)
+    except (OSError, ValueError):
         return {}  # which is no reason not to judge the weights
-    return found if isinstance(found, dict) else {}
 
 
 def warn_of_trained_people(evaluation: Evaluation, trained: Sequence[str]) -> Evaluation:
