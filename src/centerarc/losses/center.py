@@ -13,6 +13,7 @@ from centerarc.losses.checks import (
     DriftReminder,
     OptimizerReminder,
     Reduction,
+    check_centers,
     check_choice,
     check_counts,
     check_positive,
@@ -75,9 +76,7 @@ def center_loss(
     """
     check_choice("reduction", reduction, Reduction)
     check_choice("space", space, Space)
-    check_tensors(centers=centers)
-    if centers.dim() != 2:
-        raise ValueError(f"centers must be (C, D), got {tuple(centers.shape)}")
+    check_centers(centers)
     batch = place_batch(features, labels, centers, ignore_index, None)
     own, _ = own_rows(batch.features, centers, batch.places)
     losses = pull_rows(batch, own, space).masked_fill(batch.wrong, torch.nan)
@@ -128,9 +127,7 @@ def update_centers(
     """
     check_choice("space", space, Space)
     check_alpha(alpha)
-    check_tensors(centers=centers)
-    if centers.dim() != 2:
-        raise ValueError(f"centers must be (C, D), got {tuple(centers.shape)}")
+    check_centers(centers)
     batch = place_batch(features, labels, centers, ignore_index, None)
     move_centers(centers, batch.features, batch.places, alpha, space)
 

@@ -57,6 +57,20 @@ def check_tensors(**values: object) -> None:
             )
 
 
+def check_centers(centers: Tensor, seen: Tensor | None = None) -> None:
+    """Raises unless centers are (C, D), and `seen` (C,) bool or None."""
+    check_tensors(centers=centers)
+    if centers.dim() != 2:
+        raise ValueError(f"centers must be (C, D), got {tuple(centers.shape)}")
+    if seen is not None:
+        check_tensors(seen=seen)
+        if seen.shape != centers.shape[:1] or seen.dtype != torch.bool:
+            raise ValueError(
+                f"seen must be ({len(centers)},) bool, one for each center, "
+                f"got {tuple(seen.shape)} {seen.dtype}"
+            )
+
+
 def as_labels(labels: Tensor, features: Tensor) -> Tensor:
     """Returns the labels as int64, (N,); raises unless they are integers, one a row."""
     if labels.shape != features.shape[:1]:

@@ -13,10 +13,10 @@ from centerarc.losses.checks import (
     Batch,
     DriftReminder,
     Reduction,
+    check_centers,
     check_choice,
     check_counts,
     check_positive,
-    check_tensors,
     classes_held,
     is_number,
     place_batch,
@@ -84,16 +84,7 @@ def mean_center_loss(
     check_positive("temperature", temperature)
     refuse_idle(negatives, "with negatives=False", temperature=(temperature, 16.0))
     settings_of(implementation)
-    check_tensors(centers=centers)
-    if centers.dim() != 2 or not len(centers):
-        raise ValueError(f"centers must be (C, D) with C at least 1, got {tuple(centers.shape)}")
-    if seen is not None:
-        check_tensors(seen=seen)
-        if seen.shape != (len(centers),) or seen.dtype != torch.bool:
-            raise ValueError(
-                f"seen must be ({len(centers)},) bool, one for each center, "
-                f"got {tuple(seen.shape)} {seen.dtype}"
-            )
+    check_centers(centers, seen)
     batch = place_batch(features, labels, centers, ignore_index, None)
     losses = contrast_rows(
         batch, centers, seen, temperature, negatives=negatives, implementation=implementation

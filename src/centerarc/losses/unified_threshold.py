@@ -16,6 +16,7 @@ from centerarc.losses.checks import (
     PairReminder,
     Reduction,
     as_labels,
+    check_centers,
     check_choice,
     check_counts,
     check_positive,
@@ -332,13 +333,7 @@ class UnifiedThresholdLoss(nn.Module):
         if centers is None:
             refuse_idle(False, "without centers", seen=(seen, None))
             return None if self.shards is None else self.shards.num_classes
-        check_tensors(centers=centers)
-        if centers.dim() != 2:
-            raise ValueError(f"centers must be (C, D), got {tuple(centers.shape)}")
-        if seen is not None and (seen.shape != centers.shape[:1] or seen.dtype != torch.bool):
-            raise ValueError(
-                f"seen must be ({len(centers)},) bool, got {tuple(seen.shape)} {seen.dtype}"
-            )
+        check_centers(centers, seen)
         return len(centers) if self.shards is None else self.shards.num_classes
 
     def _pair_rows(
