@@ -13,6 +13,7 @@ from centerarc.io.plugins import Registry
 STRIDE = 16
 # Far beyond any use; keeps a slip, or a hostile file, from asking for all memory.
 MAX_EMBEDDING_SIZE = 65_536
+MAX_IMAGE_SIZE = 4096
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Backbone(nn.Module):
 
     Args:
         embedding_size: D, from 1 to 65,536.
-        image_size: S, a positive multiple of 16.
+        image_size: S, a multiple of 16 from 16 to 4096.
 
     Raises:
         ValueError: If a size is out of range.
@@ -58,9 +59,10 @@ class Backbone(nn.Module):
             raise ValueError(
                 f"embedding_size is {embedding_size}; it must be between 1 and {MAX_EMBEDDING_SIZE}"
             )
-        if image_size < STRIDE or image_size % STRIDE:
+        if not STRIDE <= image_size <= MAX_IMAGE_SIZE or image_size % STRIDE:
             raise ValueError(
-                f"image_size is {image_size}; it must be a positive multiple of {STRIDE}"
+                f"image_size is {image_size}; it must be a positive multiple of {STRIDE}, at most "
+                f"{MAX_IMAGE_SIZE}"
             )
         self.embedding_size = embedding_size
         self.image_size = image_size

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 # Key in the metadata of an ONNX file under which ours is, as JSON.
 METADATA_KEY = "centerarc"
 
@@ -85,6 +88,8 @@ _REMARKS = ("doc_string", "metadata_props")
 # Where a tensor may hold its numbers in place of bytes.
 _TYPED = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
 _AT_ONCE = 1 << 22
+# By ONNX's numbers: float, float16 and double.
+_FLOATS: dict[int, np.dtype[Any]] = {1: np.dtype("<f4"), 10: np.dtype("<f2"), 11: np.dtype("<f8")}
 
 
 def graph_sha256(model: Any, path: Path) -> str:
@@ -99,10 +104,17 @@ def graph_sha256(model: Any, path: Path) -> str:
         path: The file that it is from, next to which are its other files.
 
     Raises:
+        ValueError: If a tensor is damaged or holds NaN; the message has its name.
         OSError: If a file of weights cannot be read.
     """
     for tensor in _all_tensors(model):
-        content = _tensor_digest(tensor, path)
+        try:
+            content = _tensor_digest(tensor, path)
+        except (ValueError, OverflowError, TypeError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise ValueError(
+                f"{str(path)!r} has weights {tensor.name!r:.200} that cannot be used: {reason}"
+            ) from error
         tensor.raw_data = content
         for field in ("external_data", "data_location", *_REMARKS, *_TYPED):
             tensor.ClearField(field)
@@ -142,16 +154,26 @@ def _tensor_digest(tensor: Any, path: Path) -> bytes:
             file.seek(int(said.get("offset") or 0))
             left = int(said.get("length") or -1)
             while left and (data := file.read(_AT_ONCE if left < 0 else min(left, _AT_ONCE))):
-                digest.update(data)
+                digest.update(_numbers(data, tensor))
                 left -= len(data) if left > 0 else 0
         return digest.digest()
     if tensor.string_data:
         digest.update(repr(list(tensor.string_data)).encode())
     elif tensor.HasField("raw_data"):
-        digest.update(tensor.raw_data)
+        digest.update(_numbers(tensor.raw_data, tensor))
     elif tensor.data_type:
-        digest.update(numpy_helper.to_array(tensor).tobytes())
+        digest.update(_numbers(numpy_helper.to_array(tensor).tobytes(), tensor))
     return digest.digest()
+
+
+def _numbers(data: bytes, tensor: Any) -> bytes:
+    """The bytes of a tensor, none of which is NaN; infinities can be meant, as in masks."""
+    kind = _FLOATS.get(tensor.data_type)
+    if kind is not None:
+        numbers: npt.NDArray[Any] = np.frombuffer(data, kind, len(data) // kind.itemsize)
+        if np.isnan(numbers).any():
+            raise ValueError("they must be numbers, got nan")
+    return data
 
 
 def _locations(tensor: Any) -> list[str]:

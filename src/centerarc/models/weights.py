@@ -26,10 +26,16 @@ def read_torch_file(path: Path) -> Any:
     """Reads a file that `torch.save` wrote, on the CPU, without executing what it holds.
 
     Raises:
-        ValueError: If it is absent, damaged, or holds more than tensors and plain values; says
-            which, but not the path.
+        ValueError: If it is absent, damaged, compressed, or holds more than tensors and plain
+            values; says which, but not the path.
     """
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                inside = sum(member.file_size for member in archive.infolist())
+            # What torch.save writes is not; a few bytes could become any number.
+            if inside > (whole := path.stat().st_size):
+                raise ValueError(f"it must not be compressed, got {inside:,} bytes in {whole:,}")
         # Opened here: by its name, torch would take some files for safetensors.
         with open(path, "rb") as file:
             return torch.load(file, map_location="cpu", weights_only=True)
@@ -57,6 +63,7 @@ _RECIPE = {"name": str, "embedding_size": int, "image_size": int, "options": dic
 _WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 # How deep weights lie in a checkpoint, at most.
 _DEPTH = 4
+_MOST_DIGITS = 400
 _SHOWN = 3
 # Arguments of `create_model` that are not options of a backbone.
 _NO_OPTIONS = {"name", "embedding_size", "image_size", "generator"}
@@ -134,9 +141,14 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
             "name it by --architecture, or build it and use load_pretrained(model, path)"
         )
     try:
-        return _check_recipe(json.loads(text))
+        return _check_recipe(json.loads(text, parse_int=_whole))
     except (ValueError, RecursionError) as error:  # not JSON, or nested too deeply
         raise ValueError(f"{str(path)!r} holds no valid recipe of a model: {error}") from error
+
+
+def _whole(digits: str) -> int | float:
+    """A whole number of JSON; one of so many digits that Python refuses it is infinite."""
+    return int(digits) if len(digits) < _MOST_DIGITS else float(digits)
 
 
 def _check_recipe(content: Any) -> dict[str, Any]:
@@ -226,6 +238,9 @@ def load_states(model: nn.Module, states: Mapping[str, dict[str, Tensor]], path:
     """Loads those weights of a checkpoint that are the model's; see `load_pretrained`."""
     expected = model.state_dict()
     state = named_as(expected, states, path)
+    for key, tensor in expected.items():
+        if key in state and (reason := _of_another_kind(state[key], tensor)):
+            raise ValueError(f"{str(path)!r} does not fit the model: {key} must be {reason}")
     problems = []
     if missing := [key for key in expected if key not in state]:
         problems.append(f"{len(missing)} missing ({_first(missing)})")
@@ -239,7 +254,45 @@ def load_states(model: nn.Module, states: Mapping[str, dict[str, Tensor]], path:
         problems.append(f"{len(misshapen)} of another shape ({_first(misshapen)})")
     if problems:
         raise ValueError(f"{str(path)!r} does not fit the model: {'; '.join(problems)}")
+    for key, tensor in expected.items():
+        if reason := _not_finite(state[key], tensor):
+            raise ValueError(f"{str(path)!r} holds no usable weights: {key} must be {reason}")
     model.load_state_dict(state)
+
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def _of_another_kind(found: Tensor, wanted: Tensor) -> str:
+    """What a tensor must be to be loaded in place of another, and what it is; empty if it can."""
+    if found.is_quantized:
+        return "a tensor of plain numbers, got a quantized one"
+    if found.layout is not torch.strided:
+        return "a dense tensor, got a sparse one"
+    if found.is_meta:
+        return "a tensor with values, got one of the meta device"
+    kind = str(found.dtype).removeprefix("torch.")
+    if wanted.is_floating_point():
+        names = ", ".join(str(one).removeprefix("torch.") for one in _FLOATS)
+        return "" if found.dtype in _FLOATS else f"one of {names}, got {kind}"
+    whole = not (found.is_floating_point() or found.is_complex() or found.dtype == torch.bool)
+    if found.dtype == wanted.dtype or (whole and wanted.dtype == torch.int64):
+        return ""
+    return f"{str(wanted.dtype).removeprefix('torch.')}, got {kind}"
+
+
+def _not_finite(found: Tensor, wanted: Tensor) -> str:
+    """Which number of a tensor is none, or too large for the one it replaces; empty if all are."""
+    cast = found.to(wanted.dtype)
+    wrong = ~torch.isfinite(cast)
+    if wrong.any():
+        # A mask may have infinities, in the places where a new model has them, too.
+        wrong &= cast != wanted.to(cast.device)
+    if not wrong.any():
+        return ""
+    place = wrong.nonzero()[0].tolist()
+    kind = str(wanted.dtype).removeprefix("torch.")
+    return f"finite in {kind}, got {found[tuple(place)].item()} at {place}"
 
 
 def read_states(path: Path) -> dict[str, dict[str, Tensor]]:
@@ -268,7 +321,7 @@ def _states(content: Any, name: str, depth: int) -> Iterator[tuple[str, dict[str
     tensors = {
         _WRAPPERS.sub("", str(key)): value
         for key, value in content.items()
-        if isinstance(value, Tensor)
+        if isinstance(value, Tensor) and not value.is_nested
     }
     if tensors:
         yield name, tensors
@@ -371,6 +424,9 @@ def file_kind(path: str | os.PathLike[str]) -> Kind:
     """
     place, named = Path(path), repr(os.fspath(path))
     if not place.is_file():
+        if place.exists():
+            kind = "a folder" if place.is_dir() else "a device or pipe"
+            raise ValueError(f"{named} is {kind}; give the file of a model")
         raise ValueError(f"there is no model file {named}")
     with open(place, "rb") as file:
         head, size = file.read(_HEAD), os.fstat(file.fileno()).st_size
