@@ -1,6 +1,6 @@
 """A model that trains in milliseconds, and a folder of pictures for it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint import FileSystemReader
 
+from centerarc.io.files import seal
 from centerarc.models import Backbone
 from centerarc.models import backbone as registry
 from centerarc.training import TrainConfig, check_config
-from centerarc.training.checkpoint import load_state
+from centerarc.training.checkpoint import load_state, write_manifest
 
 SIZE = 16
 
@@ -88,13 +89,26 @@ def make_config(run_dir: Path, root: Path, **changes: Any) -> TrainConfig:
 
 def whole_criterion(run_dir: Path) -> dict[str, Tensor]:
     """The tensors of all classes in a run's state, and their momentum, in one process."""
-    folder = run_dir / "state" / load_state(run_dir)["head"]
+    folder = load_state(run_dir).folder
     metadata = FileSystemReader(folder).read_metadata().state_dict_metadata
     state = {
         name: torch.empty(item.size, dtype=item.properties.dtype) for name, item in metadata.items()
     }
     dcp.load(state, checkpoint_id=folder, no_dist=True)
     return state
+
+
+def reseal(folder: Path) -> None:
+    """Makes a manifest for the files of a state as they are now."""
+    write_manifest(folder, seal(*(path for path in folder.iterdir() if path.name != "manifest")))
+
+
+def edit_state(run_dir: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    """Changes what the last state of a run holds, as if it had been saved so."""
+    saved = load_state(run_dir)
+    edit(saved.content)
+    torch.save(saved.content, saved.folder / "state.pt")
+    reseal(saved.folder)
 
 
 def same_bits(first: Path, second: Path) -> bool:

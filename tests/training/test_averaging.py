@@ -134,7 +134,7 @@ def test_a_run_judges_and_saves_the_average_and_resumes_from_the_weights(
     for name in ("last", "best"):
         metadata = read_metadata(config.run_dir / f"{name}.safetensors")["metadata"]
         assert metadata["ema_decay"] == DECAY
-    kept = load_state(config.run_dir)["model"]
+    kept = load_state(config.run_dir).content["model"]
     assert all(torch.equal(kept[name], tensor) for name, tensor in history[-1].items())
 
 
@@ -143,7 +143,7 @@ def test_the_average_does_not_change_the_training(tmp_path: Path, faces: Path) -
     without = make_config(tmp_path / "without", faces)
     train(with_it)
     train(without)
-    kept = load_state(with_it.run_dir)["model"]
+    kept = load_state(with_it.run_dir).content["model"]
     last = load_file(without.run_dir / "last.safetensors")
     assert all(torch.equal(kept[name], tensor) for name, tensor in last.items())
     other = make_config(tmp_path / "with", faces, ema_decay=0.99)

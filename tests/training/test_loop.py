@@ -292,8 +292,8 @@ def test_a_save_that_fails_leaves_the_old_state(
         patch.setattr(torch, "save", broken_save)
         with pytest.raises(OSError, match="no space"):
             train(config)
-    assert load_state(config.run_dir)["epochs_done"] == 1
-    assert {path.name for path in (config.run_dir / "state").iterdir()} == {"state.pt", "head-1"}
+    assert load_state(config.run_dir).content["epochs_done"] == 1
+    assert {path.name for path in (config.run_dir / "state").iterdir()} == {"1-step-4"}
     train(config, resume=True)
 
 
@@ -340,8 +340,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step(
     config = make_config(tmp_path / "run", faces, log={"every": 5})
     with pytest.raises(ValueError, match=rf"^step 6: the loss is not .*arcface nan.*{ADVICE}"):
         train(config)
-    state = torch.load(config.run_dir / "state/state.pt", weights_only=True)
-    assert state["step"] == 4  # the end of the epoch before
+    assert load_state(config.run_dir).content["step"] == 4  # the end of the epoch before
 
 
 @pytest.mark.parametrize(("weight", "idle"), [(0.01, True), (1.0, False), (0.0, False)])
@@ -398,7 +397,7 @@ def test_the_threshold_is_logged_shown_and_saved_with_the_weights(
     assert f"threshold {rows[-1]['threshold_loss']:.3f} (" in said
     assert f"of the gradient) at {rows[-1]['threshold']:.3f} cosine" in said
     assert "does nothing visible" not in said  # the first step knows no means
-    state = load_state(tmp_path / "run")
+    state = load_state(tmp_path / "run").content
     last = read_metadata(tmp_path / "run/last.safetensors")["metadata"]["threshold"]
     assert last == pytest.approx(float(state["terms"]["threshold.bias"]) / 16, rel=1e-6)
     best = read_metadata(tmp_path / "run/best.safetensors")["metadata"]
@@ -484,7 +483,7 @@ def test_every_way_to_diverge_names_step_rate_and_what_to_do(
         patch.setattr(TrainStep, "__call__", poison)
         told = said(schedule={"epochs": 2})
     assert re.match(rf"step 8: the weights are not finite \(layers\.0\.weight\){ADVICE}", told)
-    assert load_state(tmp_path / "run")["step"] == 4  # the last that is of use
+    assert load_state(tmp_path / "run").content["step"] == 4  # the last that is of use
 
     class Overflowing(Tiny):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -588,11 +587,13 @@ def test_a_refused_resume_leaves_the_folder_as_it_was(tmp_path: Path, faces: Pat
         train(again, resume=True)
     assert _content(tmp_path / "run") == before
     shutil.rmtree(root / "P99")
-    state = tmp_path / "run/state/state.pt"
-    state.write_bytes(b"broken")
-    with pytest.raises(ValueError, match=r"cannot read the state .*state\.pt"):
+    states = [*(tmp_path / "run/state").glob("*/state.pt")]
+    for state in states:
+        state.write_bytes(b"broken")
+    with pytest.raises(ValueError, match=r"cannot resume: .*damaged \(state\.pt: has 6 bytes"):
         train(again, resume=True)
-    state.write_bytes(before[str(state)])
+    for state in states:
+        state.write_bytes(before[str(state)])
     assert _content(tmp_path / "run") == before
     train(again, resume=True)
 
@@ -651,7 +652,7 @@ def test_a_full_disk_names_the_state(tmp_path: Path, faces: Path) -> None:
     train(config)
     before = _content(config.run_dir)
     trainer = Trainer(config, Processes(0, 1, torch.device("cpu")), resume=True, overwrite=False)
-    for limit, name in ((300, "head-"), (4000, "state.pt")):
+    for limit, name in ((300, "-step-"), (4000, "state.pt")):
         with full_disk(limit), pytest.raises(OSError, match=rf"cannot write .*{name}.*disk full"):
             trainer._save_state()
         assert _content(config.run_dir) == before

@@ -41,7 +41,7 @@ def test_a_run_that_is_cut_within_an_epoch_resumes_to_the_last_bit(
     if name == "adaface":
         assert ends["arcface.margin.mean"] != 20
     if name.startswith("elastic"):
-        assert ends["arcface.margin.passes"] == load_state(tmp_path / "cut")["step"]
+        assert ends["arcface.margin.passes"] == load_state(tmp_path / "cut").content["step"]
 
 
 def test_a_margin_that_the_default_m_does_not_suit_says_what_to_set() -> None:

@@ -12,7 +12,7 @@ from centerarc.training import TrainConfig, Trainer, load_config, rundir, train
 from centerarc.training.checkpoint import load_state
 from centerarc.training.config import TrainConfig as Config
 from centerarc.training.settings import field_names
-from tests.training.helpers import make_config, same_bits, whole_criterion
+from tests.training.helpers import edit_state, make_config, same_bits, whole_criterion
 
 BASE: dict[str, Any] = {
     "validation": {"identities": 2, "num_pairs": 20},
@@ -232,19 +232,17 @@ def test_a_momentum_that_was_off_does_not_come_back(tmp_path: Path, faces: Path)
             tmp_path / "run", faces, optimizer={"momentum": momentum}, schedule=schedule
         )
         train(config, resume=epochs > 1)
-    kept = load_state(tmp_path / "run")["optimizer"]
+    kept = load_state(tmp_path / "run").content["optimizer"]
     assert not [name for name, state in kept.items() if "momentum_buffer" in state]
 
 
 def test_other_pairs_choose_the_best_weights_again(
     tmp_path: Path, faces: Path, stopped: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    state = torch.load(stopped / "state/state.pt", weights_only=True)
     base = make_config(tmp_path / "other", faces, **BASE)
     shutil.copytree(stopped, tmp_path / "other")
     # The best so far could not be beaten.
-    state["best"]["sets"]["held_out"]["auc"] = 2.0
-    torch.save(state, tmp_path / "other/state/state.pt")
+    edit_state(tmp_path / "other", lambda state: state["best"]["sets"]["held_out"].update(auc=2.0))
     shutil.copytree(tmp_path / "other", tmp_path / "same")
     same = train(base.model_copy(update={"run_dir": tmp_path / "same"}), resume=True)
     assert same.best is not None

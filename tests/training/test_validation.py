@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,7 @@ from centerarc.training import (
     train,
     validation,
 )
-from centerarc.training.config import PairsFields
+from centerarc.training.config import PairsFields, ValidationConfig
 from centerarc.training.logging import Display
 from centerarc.training.sources import make_sources
 from tests.distributed.pool import Pool
@@ -311,3 +313,65 @@ def test_ranks_share_the_sets(pool: Pool, tmp_path: Path, faces: Path, bin_set: 
         ended = pool.run(_judge_on_rank, tmp_path / f"broken {broken}", faces, changes, broken)
         messages = {message.replace(rank, "") for _, message in ended}
         assert messages == {f"validation after epoch 1: {broken}: the share is gone"}
+
+
+@pytest.mark.parametrize("change", ["one goes", "one comes", "one breaks", "most go"])
+def test_the_pairs_of_held_out_people_stay_with_the_run(tmp_path: Path, change: str) -> None:
+    root = write_faces(tmp_path / "faces")
+    changes = {"validation": {"identities": 2, "num_pairs": 20}}
+
+    def drawn(epochs: int, resume: bool) -> tuple[Trainer, list[tuple[str, str, bool]]]:
+        config = make_config(tmp_path / "run", root, schedule={"epochs": epochs}, **changes)
+        alone = Processes(0, 1, torch.device("cpu"))
+        trainer = Trainer(config, alone, resume=resume, overwrite=False)
+        trainer.run()
+        assert trainer.validation is not None
+        (pairs,) = trainer.validation.sets
+        sides = [map(pairs.source.place, side.tolist()) for side in (pairs.index_a, pairs.index_b)]
+        return trainer, list(zip(*sides, pairs.same.tolist(), strict=True))
+
+    _, before = drawn(1, resume=False)
+    held_out = sorted({place for pair in before for place in pair[:2]})
+    gone: list[str] = []
+    if change == "one comes":
+        person = held_out[0].partition("/")[0]
+        (root / held_out[0]).with_name(f"{person}_0000.png").write_bytes(
+            (root / held_out[0]).read_bytes()
+        )
+    elif change == "one goes":
+        gone = held_out[:1]
+        (root / gone[0]).unlink()
+    elif change == "one breaks":
+        gone = held_out[:1]
+        (root / gone[0]).write_bytes(b"broken")
+    else:
+        gone = [place for place in held_out if not place.endswith(("1.png", "2.png"))]
+        for place in gone:
+            (root / place).unlink()
+    second, after = drawn(2, resume=True)
+    said = " ".join(second.notes)
+    left = [pair for pair in before if not set(pair[:2]) & set(gone)]
+    if change == "one comes":
+        assert "pairs" not in said
+        assert second.best is not None
+    else:
+        assert (
+            f"{len(before) - len(left)} of {len(before)} pairs of the validation held_out" in said
+        )
+        assert any(repr(place) in said for place in gone)
+        assert ("all are drawn again" in said) is (not left)
+        assert "best so far is forgotten" in said
+    assert after == left or not left
+
+
+def test_pairs_of_images_whose_names_are_no_unicode_have_a_fingerprint() -> None:
+    def of(name: bytes) -> str:
+        source: Any = SimpleNamespace(place=lambda index: os.fsdecode(b"%b/%d" % (name, index)))
+        zeros = np.zeros(2, dtype=np.int64)
+        pairs = validation.ValidationPairs("mine", source, zeros, zeros + 1, zeros == 0, zeros)
+        return validation.Validation(
+            [pairs], ValidationConfig(identities=2, name="mine")
+        ).fingerprint()
+
+    assert of(b"\xff") == of(b"\xff")
+    assert of(b"\xff") != of(b"\xfe")

@@ -38,7 +38,7 @@ def train(
     """
     from centerarc.training.settings import load_config
 
-    loaded = load_config(config, settings)
+    loaded = load_config(config, settings, resume=resume)
     if list_settings:
         _print_settings(loaded)
         return 0

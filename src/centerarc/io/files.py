@@ -8,6 +8,7 @@ import secrets
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -136,10 +137,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         # The usual ones, even where what wrote the file put another in its place.
         temporary.chmod(permissions)
-        _flush(temporary)
+        flush(temporary)
         os.replace(temporary, target)
-        if os.name == "posix":
-            _flush(target.parent)
+        flush(target.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -166,7 +166,10 @@ def full_disk_explained(out: str | os.PathLike[str]) -> Iterator[None]:
         ) from error
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Waits until a file, or the list of names in a folder, is on the disk."""
+    if path.is_dir() and os.name != "posix":
+        return
     # Windows only flushes what is open for writing; folders open for reading only.
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
@@ -393,6 +396,22 @@ def verify_checksums(
         before += size
         advance(0)
     return problems
+
+
+def seal(*paths: Path) -> dict[str, tuple[int, str]]:
+    """Flushes files to the disk and takes their checksums meanwhile.
+
+    Returns:
+        Bytes and SHA-256 of each by its name, as `verify_checksums` takes them.
+
+    Raises:
+        OSError: If one cannot be read, or not be written to the disk.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        flushed = pool.map(flush, paths)
+        sums = {path.name: (path.stat().st_size, files_sha256(path)) for path in paths}
+        list(flushed)  # raises what went wrong
+    return sums
 
 
 def files_sha256(

@@ -36,7 +36,7 @@ from centerarc.losses.negative_margins import NegativeMargin
 from centerarc.losses.uniface import UniFace
 from centerarc.models.backbone import Backbone
 from centerarc.models.weights import PEOPLE_FILE
-from centerarc.training.checkpoint import COUNTS, ROWS, load_rows, load_state, state_path
+from centerarc.training.checkpoint import COUNTS, ROWS, load_rows, load_state, saved_states
 from centerarc.training.config import HeadConfig, TrainConfig
 from centerarc.training.logging import read_metrics
 from centerarc.training.loss_config import LossConfig
@@ -226,6 +226,19 @@ def weights_digest(criterion: CenterArcFaceLoss) -> str | None:
     return None if weight is None else hashlib.sha256(weight.cpu().numpy().tobytes()).hexdigest()
 
 
+def check_weights(before: str | None, criterion: CenterArcFaceLoss, loss: LossConfig) -> None:
+    """Refuses to resume with class weights of another digest than before.
+
+    Raises:
+        ValueError: If the criterion's differ.
+    """
+    if before != weights_digest(criterion):
+        raise ValueError(
+            f"cannot resume: loss.class_weights, {str(loss.class_weights)!r}, are others than "
+            "before"
+        )
+
+
 def _listed_weights(path: Path, people: list[str]) -> Tensor:
     places = {name: place for place, name in enumerate(people)}
     places = {composed(name): place for name, place in places.items()} | places
@@ -293,7 +306,7 @@ def start_head(
     size = -(-classes // world)
     first = min(classes, processes.rank * size)
     mine = range(first, min(classes, first + size))
-    known, old, lengths, cosine, note = _known_people(weights.parent)
+    known, old, lengths, cosine, note = _known_people(weights.parent, processes)
     names = [composed(name) for name in source.identities]
     kept = np.array([name in known for name in names])
     if not all(processes.gather_objects(bool(known))):
@@ -393,26 +406,30 @@ def _with_length(loss: LossConfig) -> set[str]:
     return {ROWS[1] if loss.centers == "separate" else ROWS[0]}
 
 
-def _known_people(run_dir: Path) -> tuple[dict[str, int], dict[str, Tensor], set[str], float, str]:
+def _known_people(
+    run_dir: Path, processes: Processes
+) -> tuple[dict[str, int], dict[str, Tensor], set[str], float, str]:
     """The people that a run was trained on: their places, their rows, which of these have a length.
 
     Then their mean cosine at the end. Without any, the last says why.
     """
-    if not state_path(run_dir).exists():
+    if not any(processes.gather_objects(bool(saved_states(run_dir)))):
         return {}, {}, set(), 0.0, ""
     try:
-        state = load_state(run_dir)
+        saved = load_state(run_dir, processes)
+        note = "".join(f" ({line})" for line in saved.notes)
+        state = saved.content
         path = run_dir / PEOPLE_FILE
         names = read_identities(path)
         if describe_names(names) != state["identity"]["names"]:
             raise ValueError(f"{str(path)!r} does not name the people of the state")
-        rows = load_rows(run_dir, state)
+        rows = load_rows(saved.folder)
         lengths = _with_length(LossConfig.model_validate(state["settings"]["loss"]))
         logged = [row for row in read_metrics(run_dir) if row["kind"] == "train"]
     except (ValueError, OSError) as error:
         return {}, {}, set(), 0.0, f" ({error})"
     places = {composed(name): place for place, name in enumerate(names)}
-    return places, rows, lengths, logged[-1]["target_cosine"] if logged else 0.0, ""
+    return places, rows, lengths, logged[-1]["target_cosine"] if logged else 0.0, note
 
 
 def _look_alike(prototypes: Tensor, means: Tensor) -> bool:

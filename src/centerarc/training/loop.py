@@ -15,14 +15,15 @@ from torch.optim import Optimizer
 from centerarc.data.augmentation import Augmentation
 from centerarc.data.loader import TrainLoader
 from centerarc.distributed.process import Processes, init_from_env
+from centerarc.io.files import seal
 from centerarc.io.parallel import StopRequest, explain_dead_workers
 from centerarc.losses.center_arcface import CenterArcFaceLoss
 from centerarc.models.weights import load_start, save_weights
-from centerarc.training import rundir
+from centerarc.training import checkpoint, rundir
 from centerarc.training.callbacks import Callback, Callbacks, check_callbacks
-from centerarc.training.checkpoint import check_state, load_state, restore, save_state
 from centerarc.training.config import TrainConfig
 from centerarc.training.head import (
+    check_weights,
     class_sizes,
     class_weights,
     describe_head,
@@ -43,7 +44,7 @@ from centerarc.training.logging import (
 )
 from centerarc.training.optimizer import WeightAverage, lr_factor, make_optimizers, set_rate
 from centerarc.training.rundir import RunResult
-from centerarc.training.sources import describe, make_sampler, make_sources, pairs_note
+from centerarc.training.sources import check_same, make_sampler, make_sources, pairs_note
 from centerarc.training.step import (
     Diverged,
     Precision,
@@ -153,11 +154,14 @@ class Trainer:
         processes.on_main(
             lambda: rundir.check_folder(config.run_dir, resume=resume, overwrite=overwrite)
         )
-        self._saved: dict[str, Any] = {}
+        saved: checkpoint.SavedState | None = None
+        drawn_before = None
         self._changes: dict[str, tuple[Any, Any]] = {}
         if resume:
-            processes.on_all(lambda: self._saved.update(load_state(config.run_dir)))
-            self._changes = rundir.changed_settings(config, self._saved["settings"])
+            saved = checkpoint.load_state(config.run_dir, processes)
+            self._changes = rundir.changed_settings(config, saved.content["settings"])
+            if "validation.num_pairs" not in self._changes:
+                drawn_before = saved.content["drawn"]
         # The same first weights on every rank.
         generator = torch.Generator().manual_seed(config.seed)
         model = make_model(config, generator)
@@ -169,12 +173,12 @@ class Trainer:
             except ValueError as error:
                 raise ValueError(f"model.weights: {error}") from error
         check_parts(model, config.batch_size, config.accumulate, processes.world_size)
-        sources = make_sources(config, quiet=not processes.is_main)
+        sources = make_sources(config, quiet=not processes.is_main, drawn_before=drawn_before)
         source, self.validation = sources.train, sources.validation
         sampler = make_sampler(config, source)
         notes = (sampler.note, self.precision.note, pairs_note(config, source))
         self.notes = [*sources.notes, *(note for note in notes if note)]
-        self.identity = describe(source)
+        self.identity = sources.identity
         people = len(source.identities)
         criterion = make_criterion(
             config.loss,
@@ -240,20 +244,25 @@ class Trainer:
         self._held = ExitStack()  # the run folder, while this process writes to it
         # Settings that a resumed run changed, with the step from which on.
         self.history: list[dict[str, Any]] = []
+        self._files: dict[str, tuple[int, str]] = {}  # checksums of the weights that were written
         self.meter = Meter(scaled=self.precision.scaler.is_enabled())
-        self._prepare_folder(source.identities, resume, overwrite)
+        self._prepare_folder(source.identities, saved, overwrite)
 
-    def _prepare_folder(self, people: list[str], resume: bool, overwrite: bool) -> None:
+    def _prepare_folder(
+        self, people: list[str], saved: checkpoint.SavedState | None, overwrite: bool
+    ) -> None:
         # Nothing is written before all is checked: a refused start leaves the folder as it was.
-        if resume:
-            self._load_state()
+        if saved is not None:
+            self._load_state(saved)
 
         def prepare() -> None:
             self._held.enter_context(rundir.locked(self.config.run_dir))
+            if saved is not None:
+                checkpoint.set_aside(self.config.run_dir, saved.folder)
             rundir.prepare(
                 self.config,
                 people,
-                resume=resume,
+                resume=saved is not None,
                 overwrite=overwrite,
                 history=self.history,
             )
@@ -391,12 +400,9 @@ class Trainer:
         """Ends the run where a stop was wanted by a signal, not only by a callback."""
         if any(self.processes.gather_objects(stop.requested)) or self.callbacks.reason is None:
             self.callbacks.everywhere("on_interrupt", self)
-            world = self.processes.world_size
-            under = f"torchrun --nproc-per-node {world} -m " if world > 1 else ""
-            command = f"{under}centerarc train {self.config.run_dir / 'config.yaml'} --resume"
             raise TrainingInterrupted(
                 f"stopped after step {self.step} of {self.total_steps}; the state is saved, "
-                f"resume with: {command}"
+                f"resume with: {rundir.resuming(self.config.run_dir, self.processes.world_size)}"
             )
 
     def _log_train(
@@ -453,7 +459,7 @@ class Trainer:
                 row = {"epoch": done, "set": name, **result, "best": best}
                 log.write("validation", self.step, row)
             if best:
-                self._save_weights("best.safetensors", results)
+                self._save_weights(rundir.BEST, results)
             display.validation_rows(done, results, decides if best else None)
 
         self.processes.on_main(write)
@@ -471,21 +477,19 @@ class Trainer:
             metadata["threshold"] = self.terms.threshold.threshold
         if self.criterion.arcface.threshold is not None:
             metadata["margin_threshold"] = self.criterion.arcface.threshold
-        save_weights(self.config.run_dir / name, self.judged, metadata=metadata)
+        path = self.config.run_dir / name
+        save_weights(path, self.judged, metadata=metadata)
+        self._files |= seal(path)
 
     def _save_state(self) -> None:
         self._write_state()
         self.callbacks.everywhere("on_save", self)
 
-    def _check_finite(self) -> None:
-        """Keeps weights that are of no use from replacing what was saved before."""
-        try:
+    def _write_state(self) -> None:
+        try:  # weights that are of no use do not replace what was saved before
             check_finite(self.processes, self.model, self.criterion, self.terms)
         except Diverged as problem:
             raise Diverged(str(problem), self.step) from problem
-
-    def _write_state(self) -> None:
-        self._check_finite()
         state = {
             "settings": self.config.model_dump(mode="json"),
             "step": self.step,
@@ -497,27 +501,27 @@ class Trainer:
             "average": None if self.average is None else self.average.state_dict(),
             "scaler": self.precision.scaler.state_dict(),
             "best": self.best,
-            "judged_on": self._judged_on(),
+            "files": self._files,
+            "drawn": self.validation and self.validation.drawn,
+            "judged_on": self.validation and self.validation.fingerprint(),
             "window": dict(self.meter.window),
             "seconds": dict(self.seconds),
             "history": self.history,
             "callbacks": self.callbacks.state(),
         }
-        save_state(self.config.run_dir, state, *self._trained())
+        checkpoint.save_state(self.config.run_dir, state, *self._trained())
 
     def _trained(
         self,
     ) -> tuple[nn.Module, nn.Module, CenterArcFaceLoss, list[Optimizer], Processes]:
         return self.model, self.terms, self.criterion, self.optimizers, self.processes
 
-    def _judged_on(self) -> str | None:
-        return None if self.validation is None else self.validation.fingerprint()
-
-    def _load_state(self) -> None:
-        state, self._saved = self._saved, {}
+    def _load_state(self, saved: checkpoint.SavedState) -> None:
+        state = saved.content
         # Whatever one process cannot read ends them all, before they read the head together.
-        self.processes.on_all(lambda: self._check_state(state))
-        restore(self.config.run_dir, state, *self._trained())
+        self.processes.on_all(lambda: self._check_state(saved))
+        checkpoint.restore(saved, *self._trained())
+        self.notes += [*saved.notes, *rundir.moved(self.config, state["settings"])]
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         if state["scaler"]:  # of fp16, which the run may not have had before
@@ -531,33 +535,29 @@ class Trainer:
         self.meter.window = state["window"]
         self.seconds = state["seconds"]
         self.history = state["history"]
-        self.notes += self.callbacks.load(state.get("callbacks", {}))
+        self.notes += self.callbacks.load(state["callbacks"])
+        self._files = state["files"]
+        if self.best and (lost := rundir.lost_best(self.config.run_dir, state, self.processes)):
+            self.notes.append(lost)
+            self.best = self.best if self.ended else None
         if self.step == self.total_steps:
             self.notes.append(f"all {self.total_steps} steps are done; raise schedule.epochs")
         if self._changes:
             self.notes.append(f"changed from now on: {rundir.said_changes(self._changes)}")
             self.history = [*self.history, {"step": self.step, "changes": self._changes}]
-        if self.best and self.validation and state["judged_on"] != self._judged_on():
+        if self.best and self.validation and state["judged_on"] != self.validation.fingerprint():
             self.notes.append(
                 "other pairs choose the best weights now: the best so far is forgotten"
             )
             self.best = None
 
-    def _check_state(self, state: dict[str, Any]) -> None:
-        if state["identity"] != self.identity:
-            raise ValueError(
-                f"cannot resume: the run was trained on {state['identity']['images']} images of "
-                f"{state['identity']['identities']} people, data and validation now leave "
-                f"others ({self.identity['images']} of {self.identity['identities']})"
-            )
-        if state["class_weights"] != weights_digest(self.criterion):
-            raise ValueError(
-                f"cannot resume: loss.class_weights, {str(self.config.loss.class_weights)!r}, are "
-                "others than before"
-            )
+    def _check_state(self, saved: checkpoint.SavedState) -> None:
+        state = saved.content
+        check_same(state["identity"], self.identity)
+        check_weights(state["class_weights"], self.criterion, self.config.loss)
         ended = state["ended"]
         rundir.check_steps_left(state["step"], self.total_steps, self._changes, ended=ended)
-        check_state(self.config.run_dir, state, self.model, self.criterion, self.optimizers)
+        checkpoint.check_state(saved, self.model, self.criterion, self.optimizers)
 
     def _finish(self, display: Display) -> RunResult:
         images = self.step * self.config.batch_size
@@ -581,11 +581,10 @@ class Trainer:
             ),
         }
 
-        def write() -> None:
-            self._save_weights(rundir.LAST, {})
-            rundir.write_summary(self.config.run_dir, summary)
-
-        self.processes.on_main(write)  # no rank returns before the files are there
+        self.processes.on_main(lambda: self._save_weights(rundir.LAST, {}))
+        summary["files"] = self.processes.gather_objects(self._files)[0]
+        # No rank returns before the files are there.
+        self.processes.on_main(lambda: rundir.write_summary(self.config.run_dir, summary))
         why = f" after step {self.step}: {summary['stopped']}" if summary["stopped"] else ""
         line = f"done{why}: {self.config.run_dir}"
         if self.validation is not None and self.best is not None:

@@ -15,9 +15,9 @@ import torch
 
 from centerarc.data.views import write_identities
 from centerarc.distributed.process import Processes
-from centerarc.io.files import atomic_path, locked_folder
+from centerarc.io.files import atomic_path, locked_folder, verify_checksums
 from centerarc.models.weights import PEOPLE_FILE
-from centerarc.training.checkpoint import state_path
+from centerarc.training.checkpoint import saved_states
 from centerarc.training.config import TrainConfig
 from centerarc.training.logging import METRICS
 from centerarc.training.settings import check_config, dump_config, load_config
@@ -26,8 +26,8 @@ from centerarc.training.settings import check_config, dump_config, load_config
 _PATIENCE = 10.0
 CONFIG = "config.yaml"
 RESULTS = "results.json"
-LAST = "last.safetensors"
-_FILES = (CONFIG, PEOPLE_FILE, METRICS, RESULTS, "best.safetensors", LAST)
+BEST, LAST = "best.safetensors", "last.safetensors"
+_FILES = (CONFIG, PEOPLE_FILE, METRICS, RESULTS, BEST, LAST)
 _FOLDERS = ("state", "tensorboard")
 # What a saved state depends on: with another value it would be another run. The people that the
 # validation holds out by number are taken out of the training.
@@ -169,7 +169,7 @@ def progress_of(config: TrainConfig) -> Literal["none", "begun", "saved", "finis
         return "other"
     if (folder / RESULTS).exists():
         return "finished"
-    return "saved" if state_path(folder).exists() else "begun"
+    return "saved" if saved_states(folder) else "begun"
 
 
 def changed_settings(config: TrainConfig, saved: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -278,20 +278,39 @@ def _differences(name: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]
 
 
 def read_summary(run_dir: Path) -> dict[str, Any] | None:
-    """Reads `results.json`; None if it or the last weights are not there, or it is damaged."""
-    if not (run_dir / LAST).exists():
-        return None
+    """Reads `results.json`; None if it or the last weights are not there, or are damaged."""
     try:
         content: dict[str, Any] = json.loads((run_dir / RESULTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        size, sha256 = content["files"][LAST]
+    except (OSError, ValueError, KeyError):
         return None
-    return content
+    return None if verify_checksums(run_dir, {LAST: (size, sha256)}) else content
+
+
+def lost_best(run_dir: Path, state: Mapping[str, Any], processes: Processes) -> str:
+    """Says that the best weights of a state are not in the folder any more; empty if they are."""
+    lines = verify_checksums(run_dir, {BEST: state["files"][BEST]}) if processes.is_main else []
+    said = [f"{line}; the best so far, of step {state['best']['step']}, is lost" for line in lines]
+    return "".join(processes.gather_objects(said)[0])
+
+
+def moved(config: TrainConfig, saved: Mapping[str, Any]) -> list[str]:
+    """Says where a run was trained before, if its folder was moved or copied since."""
+    before = saved["run_dir"]
+    same = Path(before).resolve() == config.run_dir.resolve()
+    return [] if same else [f"the run in {str(config.run_dir)!r} was in {before!r} before"]
 
 
 def write_summary(run_dir: Path, content: dict[str, Any]) -> None:
     """Writes `results.json`, complete or not at all."""
     with atomic_path(run_dir / RESULTS) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def resuming(run_dir: Path, processes: int) -> str:
+    """The command that resumes a run on as many processes."""
+    under = f"torchrun --nproc-per-node {processes} -m " if processes > 1 else ""
+    return f"{under}centerarc train {run_dir / CONFIG} --resume"
 
 
 def peak_memory(device: torch.device) -> int | None:

@@ -202,7 +202,9 @@ def _unknown(name: str, content: Mapping[str, Any], prefix: str = "") -> str:
     return f"unknown field {prefix}{name}; {hint}"
 
 
-def load_config(path: str | Path, flags: Sequence[str] = ()) -> TrainConfig:
+def load_config(
+    path: str | Path, flags: Sequence[str] = (), *, resume: bool = False
+) -> TrainConfig:
     """Reads a configuration file and lets flags override single fields.
 
     Args:
@@ -211,6 +213,8 @@ def load_config(path: str | Path, flags: Sequence[str] = ()) -> TrainConfig:
             read as YAML, except that fields of text or of a path take it as it stands; those of
             a list also take values with commas or blanks between; `none` empties a field that may
             be empty.
+        resume: The file may be the `config.yaml` of a run: that is the run which is meant, and not
+            the one from which its folder was copied or moved. A flag `--run-dir` comes first.
 
     Returns:
         The checked configuration.
@@ -245,7 +249,17 @@ def load_config(path: str | Path, flags: Sequence[str] = ()) -> TrainConfig:
     # Which source it is decides which fields there are, so it goes first.
     for name, value in sorted(given, key=lambda flag: flag[0] != _SOURCE):
         _override(content, name, value)
-    return _checked(content, path, [name for name, _ in given + plugins])
+    names = [name for name, _ in given + plugins]
+    if resume and "run_dir" not in names and _is_of_run(Path(path), content.get("run_dir")):
+        content["run_dir"] = str(Path(path).parent)
+    return _checked(content, path, names)
+
+
+def _is_of_run(path: Path, run_dir: Any) -> bool:
+    """Whether a file is the configuration of a run that is in its folder and not in `run_dir`."""
+    if path.name != "config.yaml" or not (path.parent / "state").is_dir():
+        return False
+    return not isinstance(run_dir, str) or Path(run_dir).resolve() != path.parent.resolve()
 
 
 def dump_config(config: TrainConfig) -> str:

@@ -3,10 +3,11 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -66,8 +67,21 @@ class RunSources:
     validation: Validation | None
     notes: list[str]
 
+    @property
+    def identity(self) -> dict[str, int | str]:
+        """What must be the same when a run is resumed: how many people and images, and who."""
+        labels = np.ascontiguousarray(self.train.labels)
+        return {
+            "identities": len(self.train.identities),
+            "images": len(self.train),
+            "names": describe_names(self.train.identities),
+            "labels": hashlib.sha256(labels.tobytes()).hexdigest(),
+        }
 
-def make_sources(config: TrainConfig, *, quiet: bool = False) -> RunSources:
+
+def make_sources(
+    config: TrainConfig, *, quiet: bool = False, drawn_before: Mapping[str, Any] | None = None
+) -> RunSources:
     """Opens the training images and the sets of validation pairs.
 
     People of the validation are never trained on: those held out by number are taken out of the
@@ -76,6 +90,7 @@ def make_sources(config: TrainConfig, *, quiet: bool = False) -> RunSources:
     Args:
         config: The run.
         quiet: Write nothing to stderr while an opening takes long.
+        drawn_before: Of the pairs of held-out people, where the run is resumed; see `drawn_pairs`.
 
     Raises:
         ValueError: If a folder or file is missing or wrong, or fewer than 2 people are left.
@@ -99,7 +114,7 @@ def make_sources(config: TrainConfig, *, quiet: bool = False) -> RunSources:
         if others:
             names = sorted(set(train.identities).difference(others))
             train, held_out = subset(train, names), subset(train, others)
-            sets.insert(0, drawn_pairs(held_out, validation, config.seed, notes))
+            sets.insert(0, drawn_pairs(held_out, validation, config.seed, notes, drawn_before))
     if twice := spelled_twice(train.identities):
         first, other = map(repr, twice[0])
         notes.append(
@@ -409,14 +424,18 @@ def pairs_note(config: TrainConfig, source: FaceSource) -> str:
     )
 
 
-def describe(source: FaceSource) -> dict[str, int | str]:
-    """What must be the same when a run is resumed: how many people and images, and who."""
-    return {
-        "identities": len(source.identities),
-        "images": len(source),
-        "names": describe_names(source.identities),
-        "labels": hashlib.sha256(np.ascontiguousarray(source.labels).tobytes()).hexdigest(),
-    }
+def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuses to resume a run on other people or images.
+
+    Raises:
+        ValueError: If `RunSources.identity` differs.
+    """
+    if before != now:
+        raise ValueError(
+            f"cannot resume: the run was trained on {before['images']} images of "
+            f"{before['identities']} people, data and validation now leave others "
+            f"({now['images']} of {now['identities']})"
+        )
 
 
 def describe_names(names: Sequence[str]) -> str:

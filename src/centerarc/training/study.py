@@ -16,7 +16,7 @@ from centerarc.io.parallel import default_workers
 from centerarc.io.progress import duration, waiting
 from centerarc.io.tables import counted
 from centerarc.report.study_result import Measured, value_words
-from centerarc.training.checkpoint import state_path
+from centerarc.training.checkpoint import saved_states
 from centerarc.training.child import status_of
 from centerarc.training.config import TrainConfig
 from centerarc.training.logging import read_metrics
@@ -89,7 +89,7 @@ class PlannedRun:
         if self.record is not None:
             return self.record.status == "done"
         folder = self.config.run_dir
-        return state_path(folder).exists() or (folder / RESULTS).exists()
+        return bool(saved_states(folder)) or (folder / RESULTS).exists()
 
     @property
     def words(self) -> str:

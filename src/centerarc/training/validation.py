@@ -1,8 +1,10 @@
 """What judges a run: pairs of people who are not trained on, and the score that picks weights."""
 
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from centerarc.evaluation.intervals import TooFew
 from centerarc.evaluation.scores import BoolArray, IntArray, UnusableEmbedding
 from centerarc.evaluation.verification import evaluate_verification
 from centerarc.io.parallel import explain_dead_workers
+from centerarc.io.tables import counted
 from centerarc.training.config import MEAN, PairsFields, ValidationConfig
 
 _NUM_PAIRS = 2000
@@ -46,6 +49,16 @@ class ValidationPairs:
     index_b: IntArray
     same: BoolArray
     folds: IntArray
+
+    @cached_property
+    def places(self) -> dict[str, Any]:
+        """The images, each once, and the pairs' (2, P) numbers in them: what a run keeps of pairs.
+
+        Unlike `index_a` and `index_b`, it stays the same where other images come or go.
+        """
+        used, pairs = np.unique([self.index_a, self.index_b], return_inverse=True)
+        images = [self.source.place(index) for index in used.tolist()]
+        return {"images": images, "pairs": torch.from_numpy(pairs.reshape(2, -1))}
 
 
 def listed_pairs(
@@ -83,9 +96,24 @@ def listed_pairs(
 
 
 def drawn_pairs(
-    held_out: Subset, validation: ValidationConfig, seed: int, notes: list[str]
+    held_out: Subset,
+    validation: ValidationConfig,
+    seed: int,
+    notes: list[str],
+    before: Mapping[str, Any] | None = None,
 ) -> ValidationPairs:
-    """Draws pairs of held-out people from images that can be read."""
+    """Draws pairs of held-out people from images that can be read.
+
+    Args:
+        held_out: Their images.
+        validation: How many pairs, and what they are called.
+        seed: Of the drawing.
+        notes: What a user should know is added, a line each.
+        before: `places` of the pairs that the run had before it is resumed. They stay, but for
+            those whose images are gone.
+    """
+    if before is not None and (pairs := _pairs_again(held_out, validation, before, notes)):
+        return pairs
     while True:
         made = make_pairs(held_out.labels, validation.num_pairs or _NUM_PAIRS, seed=seed, folds=1)
         kept = np.ones(len(held_out), dtype=bool)
@@ -98,6 +126,35 @@ def drawn_pairs(
                 validation.title, held_out, made.index_a, made.index_b, made.same, made.fold
             )
         held_out = Subset(held_out, images=kept)
+
+
+def _pairs_again(
+    held_out: Subset, validation: ValidationConfig, before: Mapping[str, Any], notes: list[str]
+) -> ValidationPairs | None:
+    """The pairs of a run again, of images that can still be read; None if too few are left."""
+    at = {held_out.place(index): index for index in range(len(held_out))}
+    index = np.array([at.get(place, -1) for place in before["images"]])
+    reasons = [_damage(held_out, i) if i >= 0 else "it is not there" for i in index.tolist()]
+    index[[bool(reason) for reason in reasons]] = -1
+    pairs = index[before["pairs"].numpy()]
+    left = (pairs >= 0).all(axis=0)
+    index_a, index_b = pairs[:, left]
+    same = held_out.labels[index_a] == held_out.labels[index_b]
+    enough = same.any() and not same.all()
+    if not left.all():
+        place, reason = next(
+            (place, why) for place, why in zip(before["images"], reasons, strict=True) if why
+        )
+        notes.append(
+            f"{np.count_nonzero(~left):,} of {len(left):,} pairs of the validation "
+            f"{validation.title} are gone with {counted(sum(map(bool, reasons)), 'image')}, first "
+            f"{place!r} ({reason}); "
+            + ("the others stay" if enough else "all are drawn again from what is left")
+        )
+    if not enough:
+        return None
+    folds = np.ones(len(same), dtype=np.int64)
+    return ValidationPairs(validation.title, held_out, index_a, index_b, same, folds)
 
 
 def _damage(source: Subset, index: int) -> str:
@@ -162,6 +219,8 @@ class Validation:
 
     def __init__(self, sets: Sequence[ValidationPairs], config: ValidationConfig) -> None:
         self.sets = sets
+        # What a resumed run needs of the pairs of held-out people; None without them.
+        self.drawn = next((p.places for p in sets if isinstance(p.source, Subset)), None)
         self.decides = config.deciding_set
         self.every_epochs = config.every_epochs
         self.far = config.far
@@ -223,8 +282,8 @@ class Validation:
         digest = hashlib.sha256()
         for pairs in self.sets:
             if self.decides in (pairs.name, MEAN):
-                digest.update(f"{pairs.name} {len(pairs.source)}".encode())
-                for column in (pairs.index_a, pairs.index_b, pairs.same):
+                digest.update(os.fsencode("\n".join([pairs.name, *pairs.places["images"]])))
+                for column in (pairs.places["pairs"].numpy(), pairs.same):
                     digest.update(np.ascontiguousarray(column).tobytes())
         return digest.hexdigest()
 
