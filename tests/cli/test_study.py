@@ -105,11 +105,13 @@ def test_what_is_still_to_be_searched_is_said(
 ) -> None:
     pytest.importorskip("optuna")
     faces = file.parent / "faces"
-    tune = f"tune: {{search: {{loss.s: [8, 16]}}, evaluate: {{all_pairs: {faces}}}}}\n"
+    search = "{loss.s: [8, 16], loss.m: {low: 0.1, high: 0.5}}"  # the arms set m
+    tune = f"tune: {{search: {search}, evaluate: {{all_pairs: {faces}}}}}\n"
     file.write_text(file.read_text() + tune)
     code, out, _ = called(capsys, str(file), "--dry-run")
     assert code == 0
-    assert "arcface: settings are still to be searched" in out
+    assert "softmax: still to be searched: loss.s; loss.m is set by the arm\n" in out
+    assert "arcface: still to be searched: loss.s; loss.m is set by the arm\n" in out
     code, _, err = called(capsys, str(file), "--report-only")
     assert (code, err) == (
         2,
@@ -122,7 +124,7 @@ def test_what_is_wrong_is_one_line(file: Path, capsys: pytest.CaptureFixture[str
     file.write_text(file.read_text().replace("loss.m: 0,", "loss.mm: 0,"))
     code, _, err = called(capsys, str(file))
     assert code == 2
-    assert err == f"error: {file}: arm 'softmax': unknown field loss.mm; did you mean loss.m?\n"
+    assert err == f"error: {file}:12: arm 'softmax': unknown field loss.mm; did you mean loss.m?\n"
     code, _, err = called(capsys, str(file.parent / "none.yaml"))
     assert (code, err.count("\n")) == (2, 1)
 

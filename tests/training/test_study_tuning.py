@@ -97,7 +97,8 @@ def test_runs_take_what_was_chosen(tmp_path: Path, faces: Path, in_process: None
     assert list(found) == ["plain", "wide"]
     assert [len(one.trials) for one in found.values()] == [2, 2]
     words = found["plain"].objective.words
-    assert lines[0].startswith(f"plain: trial 1 of 2: {words} ")
+    assert lines[0] == "softmax: nothing is searched; loss.m is set by the arm"
+    assert lines[4].startswith(f"plain: trial 1 of 2: {words} ")
     assert untuned(study) == []
     for arm, tuning in found.items():
         for trial in tuning.trials:

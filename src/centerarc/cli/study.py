@@ -44,7 +44,13 @@ def study(
     from centerarc.training.study import PAGE, RESULT, check_arms, plan_study, run_study
     from centerarc.training.study_config import DRAWN, load_study
     from centerarc.training.study_table import summarize_study
-    from centerarc.training.study_tuning import chosen_settings, tried, tune_study, untuned
+    from centerarc.training.study_tuning import (
+        chosen_settings,
+        search_lines,
+        tried,
+        tune_study,
+        untuned,
+    )
 
     loaded = load_study(DRAWN if file is None else file)
     if jobs is not None:
@@ -55,8 +61,8 @@ def study(
         chosen = chosen_settings(loaded)
         if dry_run:
             show_study_plan(plan_study(loaded, chosen=chosen, overwrite=True))
-            for arm in untuned(loaded):
-                print(f"{arm}: settings are still to be searched")
+            for line in search_lines(loaded):
+                print(line)
             return 0
         if arms := untuned(loaded):
             raise ValueError(

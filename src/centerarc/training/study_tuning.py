@@ -23,7 +23,7 @@ def tune_study(
     Args:
         study: The study.
         overwrite: Delete searches that are there with other settings.
-        say: Called with a line for each trial that ends.
+        say: Called with what is still to be searched, and with a line for each trial that ends.
 
     Returns:
         The searches by arm; none for an arm of which nothing is searched.
@@ -36,6 +36,9 @@ def tune_study(
     """
     if study.tune is None:
         return {}
+    if untuned(study):
+        for line in search_lines(study):
+            say(line)
     folder = study.study_dir
     taken = f"study_dir {str(folder)!r} is in use: another process runs this study"
     with (
@@ -82,6 +85,24 @@ def untuned(study: StudyConfig) -> list[str]:
     """The arms whose searches are not finished."""
     chosen = chosen_settings(study)
     return [arm for arm in study.arms if study.tune_of(arm) is not None and arm not in chosen]
+
+
+def search_lines(study: StudyConfig) -> list[str]:
+    """What is still to be searched for each arm, and what is not since the arm sets it."""
+    if study.tune is None:
+        return []
+    lines, open_arms = [], untuned(study)
+    for arm in study.arms:
+        tune = study.tune_of(arm)
+        if tune is not None and arm not in open_arms:
+            continue
+        search = {} if tune is None else tune.search
+        fixed = [name for name in study.tune.search if name not in search]
+        found = f"still to be searched: {', '.join(search)}" if search else "nothing is searched"
+        verb = "is" if len(fixed) == 1 else "are"
+        own = f"; {', '.join(fixed)} {verb} set by the arm" if fixed else ""
+        lines.append(f"{arm}: {found}{own}")
+    return lines
 
 
 def _opened(study: StudyConfig, overwrite: bool) -> dict[str, Tuning]:
