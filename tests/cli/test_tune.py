@@ -23,7 +23,7 @@ def said(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("tune: {search: {loss.m: [0, 0.3]}}\n", [], "tuning needs a section validation"),
         ("tune: {search: {loss.n: [0, 0.3]}}\n", [], "unknown field loss.n"),
         ("tune: {search: {loss.m: [0, 0.3]}}\n", ["--jobs", "0"], "jobs must be at least 1, got 0"),
-        ("tune: {search: {loss.m: [0, 0.3]}}\n", ["--trials", "0"], "tune.trials is 0; it must be"),
+        ("tune: {search: {loss.m: [0, 0.3]}}\n", ["--trials", "0"], "tune.trials must be"),
         ("tune: {search: {loss.m: [0, 0.3]}}\n", ["--loss.s", "x"], "--loss.s is 'x'; it must be"),
     ],
 )

@@ -176,7 +176,8 @@ def nearest_fields(
         # Or only a part of its name was given: `freeze` for `schedule.freeze_epochs`.
         near_leaf += [other for other in reversed(leaves) if leaf in other.split("_")]
         close = [leaves[match] for match in near_leaf[:1]]
-    return close
+    # Of a letter alone, nothing is near: `loss.n` for `loss.m`.
+    return close or difflib.get_close_matches(name, [prefix + one for one in here], 1, 0.8)
 
 
 def _unknown(name: str, content: Mapping[str, Any], prefix: str = "") -> str:
