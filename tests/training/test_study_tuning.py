@@ -119,7 +119,7 @@ def test_runs_take_what_was_chosen(tmp_path: Path, faces: Path, in_process: None
     assert tune_study(study, overwrite=True, say=lines.append)["plain"].trials == (
         found["plain"].trials
     )
-    assert len(lines) == 4
+    assert len(lines) == 8
     more = study.model_copy(update={"tune": study.tune.model_copy(update={"trials": 3})})
     assert untuned(more) == []
     assert len(tune_study(more, say=lines.append)["wide"].trials) == 3
