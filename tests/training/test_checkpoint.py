@@ -12,9 +12,10 @@ import torch
 from torch.distributed.checkpoint.metadata import Metadata
 
 from centerarc.distributed import Processes
+from centerarc.io.files import files_sha256
 from centerarc.models import backbone as registry
 from centerarc.training import TrainConfig, Trainer, load_config, train
-from centerarc.training.checkpoint import load_state, saved_states
+from centerarc.training.checkpoint import load_state, saved_states, write_manifest
 from tests.training.helpers import (
     make_config,
     register_tiny,
@@ -77,10 +78,28 @@ def test_every_flipped_bit_is_named_and_the_state_before_is_used(config: TrainCo
         saved = load_state(config.run_dir)
         assert (saved.folder.name, saved.content["step"]) == ("1-step-4", 4)
         (note,) = saved.notes
-        assert f"2-step-8' is damaged ({name}: its content changed (SHA-256))" in note
+        checksum = "SHA-256" if name == "manifest" else "CRC-32"
+        assert f"2-step-8' is damaged ({name}: its content changed ({checksum}))" in note
         assert note.endswith("; that of step 4 is used, so 4 steps must be done again")
         path.write_bytes(content)
     assert load_state(config.run_dir).folder == before.folder
+
+
+def test_states_with_the_checksums_of_before_are_compared_too(config: TrainConfig) -> None:
+    folder = last(config)
+    write_manifest(
+        folder,
+        {
+            n: ((folder / n).stat().st_size, files_sha256(folder / n))
+            for n in FILES
+            if n != "manifest"
+        },
+    )
+    assert not load_state(config.run_dir).notes
+    content = (folder / "state.pt").read_bytes()
+    (folder / "state.pt").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    (note,) = load_state(config.run_dir).notes
+    assert "(state.pt: its content changed (SHA-256))" in note
 
 
 def _cut(path: Path) -> None:

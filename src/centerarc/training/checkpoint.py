@@ -144,7 +144,7 @@ def save_state(
 
 
 def write_manifest(folder: Path, sums: Mapping[str, tuple[int, str]]) -> None:
-    """Writes what a state's files must be, bytes and SHA-256 by name, below its own SHA-256."""
+    """Writes what a state's files must be, bytes and checksum by name, below its own SHA-256."""
     body = json.dumps(sums, indent=0, sort_keys=True).encode()
     with atomic_path(folder / _MANIFEST) as temporary:
         temporary.write_bytes(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
@@ -166,7 +166,7 @@ def _damage(folder: Path, processes: Processes) -> list[str]:
         ]
     wanted = sorted(json.loads(body).items())
     own = wanted[processes.rank :: processes.world_size]
-    return verify_checksums(folder, {name: (size, sha256) for name, (size, sha256) in own})
+    return verify_checksums(folder, {name: (size, checksum) for name, (size, checksum) in own})
 
 
 _ALONE = Processes(0, 1, torch.device("cpu"))

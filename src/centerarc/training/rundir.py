@@ -281,10 +281,10 @@ def read_summary(run_dir: Path) -> dict[str, Any] | None:
     """Reads `results.json`; None if it or the last weights are not there, or are damaged."""
     try:
         content: dict[str, Any] = json.loads((run_dir / RESULTS).read_text(encoding="utf-8"))
-        size, sha256 = content["files"][LAST]
+        size, checksum = content["files"][LAST]
     except (OSError, ValueError, KeyError):
         return None
-    return None if verify_checksums(run_dir, {LAST: (size, sha256)}) else content
+    return None if verify_checksums(run_dir, {LAST: (size, checksum)}) else content
 
 
 def lost_best(run_dir: Path, state: Mapping[str, Any], processes: Processes) -> str:
