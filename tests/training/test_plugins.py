@@ -99,13 +99,19 @@ def test_a_plugin_that_moved_is_named_by_a_flag(config: Path, tmp_path: Path) ->
     (tmp_path / "plugin_own.py").rename(tmp_path / "elsewhere" / "plugin_moved.py")
     (tmp_path / "undone").mkdir()
     for name in ("plugin_net", "plugin_source", "plugin_margin"):  # as a new process has it
-        for registry in (loop.create_model.__globals__["_BUILDERS"], _sources(), _margins()):
+        for registry in (_builders(), _sources(), _margins()):
             registry.pop(name, None)
     saved = result.run_dir / "config.yaml"
     with pytest.raises(ValueError, match=r"config\.yaml:\d+: plugin '.*plugin_own\.py' must be"):
         load_config(saved)
     flags = ["--plugins", "plugin_moved.py", "--schedule.epochs", "2"]
     assert train(load_config(saved, flags), resume=True).summary["steps"] == 6
+
+
+def _builders() -> Any:
+    from centerarc.models import backbone
+
+    return backbone._BUILDERS
 
 
 def _sources() -> Any:
