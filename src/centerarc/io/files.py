@@ -418,8 +418,8 @@ def seal(*paths: Path) -> dict[str, tuple[int, str]]:
     return sums
 
 
-# CRC-32 is for accidents; only an attack needs SHA-256. Training waits for a save to end: of 1 GB
-# on two busy cores, SHA-256 made it a third longer, CRC-32 no longer than it varies by itself.
+# CRC-32 is for accidents; only an attack needs SHA-256. Training waits for a save to end, and
+# SHA-256 takes several times as long.
 _CRC32 = "crc32:"
 
 
