@@ -41,7 +41,10 @@ def read_modules(root: Path) -> dict[str, Path]:
 def imported_names(tree: ast.AST, for_checkers: bool = False) -> Iterator[tuple[str, str]]:
     """Yields (module, name) of each import of ours, with the package's own name cut off."""
     for node in ast.iter_child_nodes(tree):
-        for_types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if isinstance(node, ast.expr):
+            continue  # no statement is in one
+        test = node.test if isinstance(node, ast.If) else None
+        for_types = isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"
         if for_types and not for_checkers:
             continue
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE:

@@ -59,7 +59,7 @@ def _values(record: AllPairs) -> Floats:
 
 
 @cache
-def truth(seed_noise: float, seeds: int) -> Floats:
+def truth(seed_noise: float, seeds: int = 100) -> Floats:
     """The measures of each arm, (2, R), as means over seeds and people."""
     rows = []
     for seed in range(seeds):
@@ -70,10 +70,10 @@ def truth(seed_noise: float, seeds: int) -> Floats:
 
 
 def coverage(
-    people: int, seeds: int, seed_noise: float, worlds: int, *, truth_seeds: int = 100
+    people: int, seeds: int, seed_noise: float, worlds: int, true: Floats
 ) -> dict[str, tuple[float, float]]:
     """By measure, the share of worlds whose intervals hold the truth: the first arm's value, and
-    the difference of the second."""
+    the difference of the second. The measures of each arm, (2, R), are `true`."""
     reached: dict[str, list[tuple[Floats, Floats]]] = defaultdict(list)
     for world in range(worlds):
         rng = np.random.default_rng([people, seeds, world])
@@ -91,14 +91,14 @@ def coverage(
                 values.append(one.value)
                 ends.append([one.interval.low, one.interval.high])
             reached[name].append((np.array(values), np.array(ends)))
-    value, other = truth(seed_noise, truth_seeds)
+    value, other = true
     held = {}
     for at, name in enumerate(NAMES):
-        true = np.array([value[at], other[at] - value[at]])
+        both = np.array([value[at], other[at] - value[at]])
         if name.startswith("tpir"):
-            true = np.mean([values for values, _ in reached[name]], axis=0)
+            both = np.mean([values for values, _ in reached[name]], axis=0)
         ends = np.stack([each for _, each in reached[name]])
-        inside = (ends[..., 0] <= true) & (true <= ends[..., 1])
+        inside = (ends[..., 0] <= both) & (both <= ends[..., 1])
         first, second = inside.mean(axis=0)
         held[name] = float(first), float(second)
     return held
@@ -114,7 +114,7 @@ def main() -> None:
     print("| people | seeds | they vary by |" + "".join(f" {name} |" for name in NAMES))
     print("|---" * (3 + len(NAMES)) + "|")
     for people, seeds, noise in cases:
-        found = coverage(people, seeds, noise, given.worlds)
+        found = coverage(people, seeds, noise, given.worlds, truth(noise))
         cells = [f"{100 * a:.1f}, {100 * b:.1f}" for a, b in found.values()]
         print(f"| {people} | {seeds} | {noise} |" + "".join(f" {cell} |" for cell in cells))
 

@@ -1,5 +1,6 @@
 """What every test shares: one tolerance a dtype, a fixed number of threads, no network."""
 
+import gc
 import os
 import signal
 import sys
@@ -22,9 +23,18 @@ from centerarc.models import backbone
 from centerarc.training import callbacks
 from tests.distributed.pool import pool  # noqa: F401
 
+# Only a power cut could tell, and hundreds of runs save their states.
+os.fsync = lambda descriptor: os.fstat(descriptor) and None  # type: ignore[assignment]
+
 # How long an example takes says more about what else the machine does.
 hypothesis.settings.register_profile("centerarc", deadline=None)
 hypothesis.settings.load_profile("centerarc")
+
+
+def pytest_collection_finish() -> None:
+    # What was imported stays: the collector looks at what tests leave behind alone.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -57,29 +57,16 @@ def test_imports_point_down(layer: str) -> None:
         assert imported(path) <= allowed, path
 
 
-def loaded_by(code: str) -> set[str]:
-    program = f"import sys\n{code}\nprint(*sorted(m.split('.')[0] for m in sys.modules))"
-    out = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    return set(out.stdout.split())
-
-
 HEAVY = {"PIL", "cyclopts", "jinja2", "plotly", "pydantic", "rich", "simplejpeg", "sklearn", "yaml"}
-
-
-def test_the_losses_load_torch_and_nothing_heavier() -> None:
-    loaded = loaded_by("from centerarc import CenterArcFaceLoss")
-    assert "torch" in loaded
-    assert not loaded & HEAVY
-
-
-def test_importing_the_package_alone_loads_nothing() -> None:
-    assert not loaded_by("import centerarc") & {*HEAVY, "torch", "numpy"}
-
-
-def test_the_command_line_does_not_load_torch_to_show_its_help() -> None:
-    code = """
+# What each part loads on top of those before it, in one process.
+NUMBERS = """
+import numpy as np
+from centerarc.evaluation import evaluate_verification
+import centerarc.evaluation.identification, centerarc.evaluation.templates
+import centerarc.evaluation.files, centerarc.evaluation.protocols
+evaluate_verification(np.array([0.9, 0.1]), np.array([True, False]))
+"""
+HELP = """
 import contextlib, io
 from centerarc.cli import main
 commands = ("train", "tune", "evaluate", "compare", "embed", "export", "push", "study", "demo")
@@ -91,18 +78,28 @@ for words in (["--help"], *([name, "--help"] for name in commands)):
             assert not end.code, end.code
     assert "centerarc" in out.getvalue()
 """
-    assert "torch" not in loaded_by(code)
 
 
-def test_numbers_from_arrays_need_no_torch() -> None:
-    code = """
-import numpy as np
-from centerarc.evaluation import evaluate_verification
-import centerarc.evaluation.identification, centerarc.evaluation.templates
-import centerarc.evaluation.files, centerarc.evaluation.protocols
-evaluate_verification(np.array([0.9, 0.1]), np.array([True, False]))
-"""
-    assert "torch" not in loaded_by(code)
+def loaded_by(*parts: str) -> list[set[str]]:
+    """The packages that are loaded after each part of a program."""
+    show = "import sys\nprint(*sorted(m.split('.')[0] for m in sys.modules))\n"
+    program = "".join(f"{part}\n{show}" for part in parts)
+    out = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    return [set(line.split()) for line in out.stdout.splitlines()]
+
+
+def test_the_losses_load_torch_and_nothing_heavier() -> None:
+    alone, losses = loaded_by("import centerarc", "from centerarc import CenterArcFaceLoss")
+    assert not alone & {*HEAVY, "torch", "numpy"}
+    assert "torch" in losses
+    assert not losses & HEAVY
+
+
+def test_neither_numbers_from_arrays_nor_the_help_of_the_command_line_need_torch() -> None:
+    for loaded in loaded_by(NUMBERS, HELP):
+        assert "torch" not in loaded
 
 
 def test_a_journey_through_the_code_reads_few_files() -> None:

@@ -50,8 +50,7 @@ if TYPE_CHECKING:
     from centerarc.losses.negative_margins import CurricularFace, MVSoftmax
     from centerarc.losses.norm_margins import AdaFace, MagFace
     from centerarc.losses.term_weight import TermWeight
-    from centerarc.losses.uniface import UniFace
-    from centerarc.losses.unified_threshold import UnifiedThresholdLoss
+    from centerarc.losses.unified_threshold import UniFace, UnifiedThresholdLoss
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,6 @@
 """The command line as a user meets it."""
 
 import io
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from centerarc import __version__
 from centerarc.cli import main
 from centerarc.cli.commands import app
 from centerarc.cli.flags import with_flags
+from tests.commands import torchrun
 
 
 def _main(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -52,6 +52,44 @@ def test_help_of_train(capsys: pytest.CaptureFixture[str]) -> None:
         assert word in out
 
 
+@pytest.mark.parametrize("words", ["--resume atuo", "--resume=atuo", "--resume AUTO"])
+def test_a_mistyped_value_of_resume_is_told(
+    capsys: pytest.CaptureFixture[str], config: Path, words: str
+) -> None:
+    code, _, err = _main(capsys, "train", str(config), *words.split())
+    assert (code, err) == (2, f"error: --resume is {words[9:]!r}; did you mean --resume auto?\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "resume"),
+    [
+        ("CONFIG", False),
+        ("CONFIG --resume", True),
+        ("--resume CONFIG", True),
+        ("CONFIG --resume --loss.m 0.4", True),
+        ("CONFIG --resume auto", "auto"),
+        ("--resume auto CONFIG --loss.m 0.4", "auto"),
+        ("CONFIG --loss.m 0.4 --resume=auto", "auto"),
+        ("CONFIG --resume=auto --loss.m 0.4", "auto"),
+    ],
+)
+def test_resume_takes_a_value_or_none(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    config: Path,
+    words: str,
+    resume: object,
+) -> None:
+    from centerarc.training import loop
+
+    given: list[tuple[float, dict[str, object]]] = []
+    monkeypatch.setattr(loop, "train", lambda c, **how: given.append((c.loss.m, how)))
+    code, _, err = _main(capsys, "train", *words.replace("CONFIG", str(config)).split())
+    assert (code, err) == (0, "")
+    margin = 0.4 if "--loss.m" in words else 0.5
+    assert given == [(margin, {"resume": resume, "overwrite": False})]
+
+
 def test_list_settings_shows_every_section(
     capsys: pytest.CaptureFixture[str], config: Path
 ) -> None:
@@ -87,6 +125,8 @@ def test_list_settings_is_readable_in_80_columns(
     [
         (["train", "nothing.yaml"], "there is no configuration file 'nothing.yaml'"),
         (["train", "CONFIG", "--loss.n", "1"], "unknown field --loss.n; did you mean --loss."),
+        (["train", "CONFIG", "--resume", "always"], "got 'always'; expected a flag"),
+        (["train", "CONFIG", "--resume", "auto", "--overwrite"], "exclude each other"),
         (["train", "CONFIG", "--resum"], "did you mean --resume?"),
         (["compare", "a", "b", "--jsn", "x"], "unknown option --jsn; did you mean --json? see "),
         (["data", "check", "a", "--folder", "x"], "--folder; see centerarc data check --help"),
@@ -178,23 +218,12 @@ def test_debug_shows_where_an_error_came_from(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_torchrun_ends_with_the_line_of_an_error(config: Path) -> None:
-    done = _torchrun("train", str(config))
-    assert done.returncode == 1
-    report = done.stderr[done.stderr.index("Root Cause") :]
+    with torchrun("train", str(config)) as launcher:
+        _, errors = launcher.communicate()
+    assert launcher.returncode == 1
+    report = errors[errors.index("Root Cause") :]
     assert "traceback : error: " in report
     assert "nowhere" in report
-
-
-def _torchrun(*words: str) -> "subprocess.CompletedProcess[str]":
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    return subprocess.run(
-        [*launcher, "-m", "centerarc", *words],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=120,
-        check=False,
-    )
 
 
 @pytest.mark.slow
@@ -206,10 +235,18 @@ def test_torchrun_trains(tmp_path: Path) -> None:
     config.write_text(
         f"run_dir: {tmp_path / 'run'}\n"
         f"data: {{source: folder, root: {write_faces(tmp_path / 'faces')}}}\n"
-        "model: {embedding_size: 8, image_size: 16}\n"
+        "model: {name: mobilefacenet_small, embedding_size: 8, image_size: 16}\n"
         "schedule: {epochs: 1, warmup_epochs: 0}\nbatch_size: 12\nworkers: 0\ndevice: cpu\n"
     )
-    done = _torchrun("train", str(config))
+    # As a user starts it; other tests fork its processes.
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+    done = subprocess.run(
+        [sys.executable, *command, "centerarc", "train", str(config)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("on 2 x cpu") == 1, "only rank 0 speaks"
     assert (tmp_path / "run" / "last.safetensors").exists()

@@ -1,8 +1,6 @@
 """``centerarc embed`` and ``centerarc export`` as a user meets them."""
 
-import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,10 +10,13 @@ import torch
 
 from centerarc.cli import main
 from centerarc.evaluation import read_embeddings
+from centerarc.models import backbone as registry
 from centerarc.models import create_model, save_weights
 from tests.cli.test_evaluate import closed_stdout
+from tests.commands import Command
 from tests.curate.pictures import many, picture
 from tests.models.tiny import left_means, tiny
+from tests.training.helpers import Tiny
 
 
 @pytest.fixture
@@ -176,15 +177,12 @@ def test_wrong_input_is_one_line_and_exit_2(
 def test_ctrl_c_says_how_to_go_on_and_the_command_does(files: Path) -> None:
     many(files / "more", people=20, images=20)
     words = ["embed", files / "more", "--model", files / "w.safetensors", "-o", files / "e.npz"]
-    command = [sys.executable, "-m", "centerarc", *map(str, words), "--batch-size", "1"]
-    process = subprocess.Popen(
-        [*command, "--workers", "1"], stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
     work = files / ".e.npz.centerarc-embed"
-    while not (work / "request.json").exists():
-        assert process.poll() is None
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, workers included
-    _, error = process.communicate(timeout=60)
+    with Command(*map(str, words), "--batch-size", "1", "--workers", "1") as process:
+        while not (work / "request.json").exists():
+            assert process.poll() is None
+        process.signal_all(signal.SIGINT)
+        _, error = process.communicate()
     assert process.returncode == 130
     assert "the same command resumes" in error
     assert "Traceback" not in error
@@ -196,19 +194,23 @@ def test_ctrl_c_says_how_to_go_on_and_the_command_does(files: Path) -> None:
 
 @pytest.mark.slow
 def test_an_exported_run_is_a_model_for_the_other_commands(
-    files: Path, capsys: pytest.CaptureFixture[str]
+    files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # How the families' own layers export is a test of theirs, and takes ten times as long.
+    monkeypatch.setitem(registry._BUILDERS, "tiny", Tiny)
+    model = create_model("tiny", embedding_size=8, image_size=32)
+    save_weights(files / "tiny.safetensors", model)
     (files / "faces" / "p1" / "2.jpg").unlink()
     out = files / "model.onnx"
-    words = ["export", files / "w.safetensors", "-o", out]
+    words = ["export", files / "tiny.safetensors", "-o", out]
     assert run(*words, "--images", files / "faces") == 0
     shown = capsys.readouterr().out
     for word in ("largest difference, 1 at a time", "largest difference, 11 at", "(N, 3, 32, 32)"):
         assert word in shown
     made = []
-    for model in ("w.safetensors", "model.onnx"):
-        file = files / f"{model}.npz"
-        words = ["embed", files / "faces", "--model", files / model, "-o", file, "--workers", 0]
+    for name in ("tiny.safetensors", "model.onnx"):
+        file = files / f"{name}.npz"
+        words = ["embed", files / "faces", "--model", files / name, "-o", file, "--workers", 0]
         assert run(*words) == 0
         made.append(read_embeddings(file))
     np.testing.assert_allclose(made[0].embedding, made[1].embedding, rtol=1e-3, atol=1e-7)

@@ -352,7 +352,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> FaceSource:
     return FolderSource(root)
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_any_part_of_a_set_is_inspected_and_checked(
     drawn: FaceSource, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -33,7 +33,7 @@ class Counts(FaceSource):
         raise AssertionError("a split reads no image")
 
 
-names = st.text(st.characters(exclude_characters="\n\r", exclude_categories=["Cs"]), min_size=1)
+names = st.text(st.characters(exclude_characters="\n\r\0", exclude_categories=["Cs"]), min_size=1)
 people = st.dictionaries(names, st.integers(1, 4), min_size=3)
 
 
@@ -182,6 +182,8 @@ def test_files_of_names_from_elsewhere_are_read(tmp_path: Path) -> None:
         read_identities(path)
     with pytest.raises(ValueError, match=r"identity 'a\\nb' cannot be"):
         write_identities(path, ["a\nb"])
+    with pytest.raises(ValueError, match=r"identity 'a\\x00' cannot be"):
+        write_identities(path, ["a\0"])
     with pytest.raises(ValueError, match="cannot be in a list"):
         write_identities(path, ["\ud800"])
 

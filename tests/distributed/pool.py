@@ -15,7 +15,13 @@ WORLD_SIZE = 2
 
 # Imported once, in the process that all workers are forked from. Said before any test runs, since
 # the library starts that process too; ranks that each import torch first meet late, or too late.
-PRELOADED = ["torch.distributed.checkpoint", "torch.nn.parallel", "centerarc.distributed"]
+PRELOADED = [
+    "torch.distributed.checkpoint",
+    "torch.nn.parallel",
+    "centerarc.distributed",
+    "centerarc.cli.commands",
+    "centerarc.training.loop",
+]
 if "forkserver" in multiprocessing.get_all_start_methods():
     multiprocessing.set_forkserver_preload(PRELOADED)
 

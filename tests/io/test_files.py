@@ -1,15 +1,24 @@
 """Files that are complete or absent, and their checksums."""
 
-import hashlib
+import errno
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
 import sys
+import tempfile
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from centerarc.data import atomic_path
-from centerarc.io.files import locked_folder, read_file, write_checksums
+from centerarc.io import files
+from centerarc.io.files import LOCK, check_unlocked, locked_folder, read_file, without_writing
 
 
 def test_the_file_appears_when_it_is_complete(tmp_path: Path) -> None:
@@ -87,7 +96,7 @@ def test_whoever_waited_for_a_folder_that_was_deleted_keeps_others_out_of_the_ne
         waiting.start()
         time.sleep(0.3)
         assert not inside.is_set()
-        folder.rmdir()
+        shutil.rmtree(folder)
     try:
         assert inside.wait(10)
         with (
@@ -103,10 +112,143 @@ def test_whoever_waited_for_a_folder_that_was_deleted_keeps_others_out_of_the_ne
         pass
 
 
-def test_they_are_sha256_in_the_common_format(tmp_path: Path) -> None:
-    for name in ("a.rec", "b c.idx"):
-        (tmp_path / name).write_bytes(name.encode() * 1000)
-    write_checksums(tmp_path / "all.sha256", ["a.rec", "b c.idx"])
-    first = hashlib.sha256(b"a.rec" * 1000).hexdigest()
-    second = hashlib.sha256(b"b c.idx" * 1000).hexdigest()
-    assert (tmp_path / "all.sha256").read_text() == f"{first}  a.rec\n{second}  b c.idx\n"
+HOLD = """
+import os, signal, sys, time
+from pathlib import Path
+from centerarc.io.files import LOCK, locked_folder
+with locked_folder(Path(sys.argv[1]), "", patience=0, inherited=False):
+    worker = os.fork()
+    if worker:
+        print(worker, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks")
+def test_a_lock_says_who_holds_it_and_ends_with_its_process_and_not_its_workers(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "work"
+    words = [sys.executable, "-c", HOLD, str(folder)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    worker = int(process.stdout.readline())
+    try:
+        who = rf"taken \(process {process.pid} on {socket.gethostname()}, since 20.*: .*-c.*"
+        with pytest.raises(ValueError, match=who), locked_folder(folder, "taken", patience=0):
+            pass
+        process.kill()
+        process.wait()
+        assert (folder / LOCK).exists()
+        with locked_folder(folder, "taken", patience=5):
+            os.kill(worker, 0)  # which is there still
+        assert not (folder / LOCK).exists()
+    finally:
+        process.kill()
+        os.kill(worker, signal.SIGKILL)
+        process.stdout.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks")
+@pytest.mark.parametrize(
+    ("changes", "refused"),
+    [
+        ({}, True),  # this very process
+        ({"host": "elsewhere"}, True),
+        ({"process": 2**22 + 1}, False),  # no process has such a number
+        ({"life": "another-boot 123"}, False),  # a number that was used again
+    ],
+    ids=["here", "elsewhere", "ended", "recycled"],
+)
+def test_without_locks_what_the_file_says_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], refused: bool
+) -> None:
+    import fcntl
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    if changes.keys() == {"life"} and not Path("/proc/self/stat").exists():
+        pytest.skip("the system does not say when a process began")
+    with locked_folder(tmp_path, "taken", patience=0):
+        left = {**json.loads((tmp_path / LOCK).read_text()), **changes}
+    assert not (tmp_path / LOCK).exists()
+    (tmp_path / LOCK).write_text(json.dumps(left))
+    host = left["host"]
+    what = rf"taken \(process \d+ on {host}, .*; if that process has ended, delete '.*\.lock'"
+    with (
+        pytest.raises(ValueError, match=what) if refused else nullcontext(),
+        locked_folder(tmp_path, "taken", patience=0),
+    ):
+        pass
+    assert (tmp_path / LOCK).exists() == refused
+    (tmp_path / LOCK).write_text("{")  # as left by a full disk
+    with locked_folder(tmp_path, "taken", patience=0):
+        pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks")
+def test_a_lock_knows_whether_its_folder_is_there(tmp_path: Path) -> None:
+    folder, other = tmp_path / "work", tmp_path / "other"
+    with locked_folder(folder, "", patience=0) as is_there:
+        assert is_there()
+        folder.rename(other)
+        assert not is_there()
+        folder.mkdir()
+        assert not is_there()
+        folder.rmdir()
+        other.rename(folder)
+        assert is_there()
+        (folder / LOCK).unlink()
+        assert is_there()
+        (folder / LOCK).touch()  # of another process
+        assert not is_there()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks")
+def test_looking_at_a_lock_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_unlocked(tmp_path / "none" / LOCK, "taken", patience=0)
+    assert not list(tmp_path.iterdir())
+    with locked_folder(tmp_path, "", patience=0):
+        left = (tmp_path / LOCK).read_bytes()
+        with pytest.raises(ValueError, match=rf"^taken \(process {os.getpid()} on "):
+            check_unlocked(tmp_path / LOCK, "taken", patience=0)
+    (tmp_path / LOCK).write_bytes(left)  # of a process that was killed
+    before = (tmp_path / LOCK).stat()
+    check_unlocked(tmp_path / LOCK, "taken", patience=0)
+    assert (tmp_path / LOCK).read_bytes() == left
+    assert (tmp_path / LOCK).stat().st_mtime_ns == before.st_mtime_ns
+    monkeypatch.setattr(files, "_try_lock", lambda *_: f"; delete {LOCK}")  # where there are none
+    with pytest.raises(ValueError, match=rf"\); delete {LOCK}$"):
+        check_unlocked(tmp_path / LOCK, "taken", patience=0)
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid") or os.getuid() != 0, reason="for root to try")
+def test_a_lock_of_another_user_is_refused_in_the_words_of_locking() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / LOCK).touch(0o644)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(PermissionError, match=f"Permission denied: '{folder / LOCK}'") as a:
+                check_unlocked(folder / LOCK, "taken", patience=0)
+            with pytest.raises(PermissionError) as b, locked_folder(folder, "", patience=0):
+                pass
+        finally:
+            os.seteuid(0)
+        assert str(a.value) == str(b.value)
+
+
+def test_nothing_is_written_where_nothing_is_to_be(tmp_path: Path) -> None:
+    with (
+        without_writing(),
+        pytest.raises(OSError, match=r"Read-only.*note"),
+        atomic_path(tmp_path / "new" / "note"),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
+    with atomic_path(tmp_path / "note") as temporary:
+        temporary.touch()
+    assert (tmp_path / "note").exists()

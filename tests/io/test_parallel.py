@@ -4,8 +4,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
+from centerarc.io import parallel
 from centerarc.io.parallel import in_chunks, run_tasks
 
 Tick = Callable[[], None]
@@ -201,6 +204,23 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 @posix
+def test_ctrl_c_waits_until_the_pool_has_no_lock_of_this_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    returned = []
+
+    def interrupted(*arguments: Any) -> Any:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        found = wait(*arguments)
+        returned.append(found)
+        return found
+
+    monkeypatch.setattr(parallel, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(run_tasks(loaded, "json", range(4), workers=2))
+    assert len(returned) == 1
+
+
 @pytest.mark.parametrize("threads", ["none", "threads"])
 def test_ctrl_c_ends_all_processes_without_a_word_of_theirs(tmp_path: Path, threads: str) -> None:
     process, _ = started(tmp_path, threads)

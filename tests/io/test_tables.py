@@ -1,6 +1,7 @@
 """Tables of any spreadsheet are read with their lines; packed texts are those put in."""
 
 import gzip
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -69,3 +70,13 @@ def test_a_compressed_table_is_read_and_a_damaged_one_refused(tmp_path: Path) ->
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"t\.csv\.gz: the gzip file is damaged or cut off"):
             list(CsvTable(path).rows())
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_nul_character_is_named_and_not_dropped(
+    tmp_path: Path, pack: Callable[[bytes], bytes]
+) -> None:
+    path = tmp_path / "list.csv"
+    path.write_bytes(pack(b"path,identity\na.png,A\nb.png,P00\0\n"))
+    with pytest.raises(ValueError, match=r"list\.csv, line 3: there is a NUL character"):
+        CsvTable(path)

@@ -267,6 +267,34 @@ def test_a_recipe_of_a_stranger_is_refused_by_name_and_file(
     assert "w.safetensors" in str(error.value)
 
 
+def test_weights_that_changed_after_they_were_written_are_refused(tmp_path: Path) -> None:
+    """A flipped bit of a tensor or of what the file says of itself, and zeros at its end."""
+    path = tmp_path / "w.safetensors"
+    save_weights(path, small(1), metadata={"epoch": 3})
+    content = path.read_bytes()
+    damaged = [content[:-500] + bytes(500), content.replace(b'epoch\\": 3', b'epoch\\": 2')]
+    for place in (len(content) - 1, len(content) // 2):
+        flipped = bytearray(content)
+        flipped[place] ^= 4
+        damaged.append(bytes(flipped))
+    for other in damaged:
+        assert other != content
+        path.write_bytes(other)
+        with pytest.raises(ValueError, match=r"w.safetensors': its content changed after it was"):
+            load_weights(path)
+    path.write_bytes(content)
+    assert_same(load_weights(path), small(1))
+
+
+def test_weights_without_a_checksum_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    model = small(1)
+    assert model.recipe is not None
+    recipe = json.dumps({**model.recipe.to_dict(), "metadata": {}})
+    save_file(model.state_dict(), path, metadata={"centerarc": recipe})
+    assert_same(load_weights(path), model)
+
+
 def test_a_full_disk_names_the_file_and_leaves_the_old_weights(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     save_weights(path, small(1))
@@ -280,3 +308,13 @@ def test_a_full_disk_names_the_file_and_leaves_the_old_weights(tmp_path: Path) -
 def test_an_option_of_another_type_is_named(value: object) -> None:
     with pytest.raises(ValueError, match=r"option dropout of model 'iresnet18' is .*type float"):
         create_model("iresnet18", dropout=value)
+
+
+def test_equal_weights_give_equal_files(tmp_path: Path) -> None:
+    """The writer of safetensors puts two texts of its header in any order."""
+    torch.manual_seed(0)
+    model = create_model("mobilefacenet_small", image_size=32)
+    for number in range(8):
+        save_weights(tmp_path / f"{number}.safetensors", model, metadata={"note": 'ä "quoted" \\ '})
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+    assert read_metadata(tmp_path / "0.safetensors")["metadata"] == {"note": 'ä "quoted" \\ '}

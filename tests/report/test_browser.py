@@ -440,8 +440,7 @@ def test_the_page_of_an_inspection_is_drawn_and_walked_by_keys(
     assert page.locator("#sides-readout").inner_text() == "40 x 40 : 1 images"
 
 
-@pytest.mark.parametrize("width", [1280, 420, 320])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (420, "dark"), (320, "light")])
 def test_the_page_of_a_study_is_drawn_at_any_width(
     opened: Any, tmp_path: Path, width: int, scheme: str
 ) -> None:

@@ -20,6 +20,8 @@ from centerarc.training import TrainConfig, check_config
 from centerarc.training.checkpoint import load_state, write_manifest
 
 SIZE = 16
+# Registers the model in processes that are not the tests'.
+TINY_PLUGIN = str(Path(__file__).with_name("plugin_tiny.py"))
 
 
 class Tiny(Backbone):

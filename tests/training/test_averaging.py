@@ -13,7 +13,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from centerarc.distributed import Processes
 from centerarc.models.weights import read_metadata
-from centerarc.training import Trainer, check_config, loop, train, validation
+from centerarc.training import Trainer, check_config, step, train, validation
 from centerarc.training.checkpoint import load_state
 from centerarc.training.optimizer import WeightAverage
 from tests.distributed.pool import Pool
@@ -96,15 +96,15 @@ def test_a_decay_that_averages_nothing_is_refused(decay: float) -> None:
 def _record(monkeypatch: pytest.MonkeyPatch) -> list[Weights]:
     """Collects the weights before the first step of a run and after each."""
     history: list[Weights] = []
-    original = loop.TrainStep.__call__
+    original = step.TrainStep.__call__
 
-    def call(self: loop.TrainStep, *arguments: Any, **keywords: Any) -> Any:
+    def call(self: step.TrainStep, *arguments: Any, **keywords: Any) -> Any:
         history.extend([] if history else [_copied(self.model)])
         report = original(self, *arguments, **keywords)
         history.append(_copied(self.model))
         return report
 
-    monkeypatch.setattr(loop.TrainStep, "__call__", call)
+    monkeypatch.setattr(step.TrainStep, "__call__", call)
     return history
 
 
@@ -113,13 +113,13 @@ def test_a_run_judges_and_saves_the_average_and_resumes_from_the_weights(
 ) -> None:
     history = _record(monkeypatch)
     judged: list[Weights] = []
-    original = validation.validate
+    original = validation.score_images
 
-    def validate(model: nn.Module, *arguments: Any) -> Any:
+    def score(model: nn.Module, *arguments: Any) -> Any:
         judged.append(_copied(model))
         return original(model, *arguments)
 
-    monkeypatch.setattr(validation, "validate", validate)
+    monkeypatch.setattr(validation, "score_images", score)
     config = make_config(
         tmp_path / "run", faces, validation=VALIDATION, ema_decay=DECAY, accumulate=2
     )
@@ -157,8 +157,8 @@ def _average_on_rank(rank: int, run_dir: Path, faces: Path, changes: dict[str, A
     processes = Processes(rank, 2, torch.device("cpu"))
     trainer = Trainer(config, processes, resume=False, overwrite=False)
     trainer.run()
-    assert trainer.average is not None
-    return _copied(trainer.average.module)
+    assert trainer.parts.average is not None
+    return _copied(trainer.parts.average.module)
 
 
 @pytest.mark.distributed

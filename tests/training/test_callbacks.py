@@ -17,8 +17,8 @@ from centerarc.training import (
     TrainConfig,
     Trainer,
     TrainingInterrupted,
+    assembly,
     load_config,
-    loop,
     register_callback,
     train,
 )
@@ -323,7 +323,7 @@ def test_a_wrong_callback_is_named_before_images_are_looked_for(
     callbacks: Any,
     message: str,
 ) -> None:
-    monkeypatch.setattr(loop, "make_sources", None)
+    monkeypatch.setattr(assembly, "make_sources", None)
     with pytest.raises(ValueError) as error:
         train(config_of(tmp_path, tmp_path / "nowhere", callbacks=callbacks))
     assert message in str(error.value)

@@ -4,17 +4,21 @@ import collections
 import pickle
 import random
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch.distributed.checkpoint.metadata import Metadata
+from torch.utils._pytree import tree_leaves
 
 from centerarc.distributed import Processes
 from centerarc.io.files import files_sha256
+from centerarc.losses.head.products import local
 from centerarc.models import backbone as registry
-from centerarc.training import TrainConfig, Trainer, load_config, train
+from centerarc.training import Callback, TrainConfig, Trainer, checkpoint, load_config, train
 from centerarc.training.checkpoint import load_state, saved_states, write_manifest
 from tests.training.helpers import (
     make_config,
@@ -142,11 +146,13 @@ def test_a_run_goes_on_from_the_state_before_a_damaged_one(
 def test_a_save_keeps_the_state_that_was_used_and_no_damaged_one(config: TrainConfig) -> None:
     (config.run_dir / "state/9-step-backup").mkdir()
     _cut(last(config) / "state.pt")
-    trainer = Trainer(config, Processes(0, 1, torch.device("cpu")), resume=True, overwrite=False)
+    trainer = _untrained(config)
     assert names(config) == {"1-step-4", "damaged-2-step-8", "9-step-backup"}
     trainer._save_state()
+    trainer.states.wait()
     assert names(config) == {"1-step-4", "3-step-4", "9-step-backup"}
     trainer._save_state()
+    trainer.states.wait()
     assert names(config) == {"3-step-4", "4-step-4", "9-step-backup"}
 
 
@@ -261,3 +267,148 @@ def test_momentum_that_the_state_lacks_starts_from_zero(config: TrainConfig, fac
     assert list(whole_criterion(config.run_dir)) == ["arcface.prototypes"]
     train(config, resume=True)
     assert torch.isfinite(whole_criterion(config.run_dir)["arcface.prototypes"]).all()
+
+
+class _Gate:
+    """Stands before the writing of states, shut until it is opened."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.open = threading.Event()
+        self._write = checkpoint._write
+        monkeypatch.setattr(checkpoint, "_write", self)
+
+    def __call__(self, *arguments: Any) -> None:
+        assert self.open.wait(60)
+        self._write(*arguments)
+
+
+def _untrained(config: TrainConfig) -> Trainer:
+    return Trainer(config, Processes(0, 1, torch.device("cpu")), resume=True, overwrite=False)
+
+
+def test_a_state_is_of_the_moment_it_was_saved(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, gate = _untrained(config), _Gate(monkeypatch)
+    rows = trainer.criterion.arcface.prototypes
+    for value in (1.0, 2.0):  # the second time, in the memory of the first copy
+        gate.open.clear()
+        trainer.model.layers[-1].bias.data.fill_(value)  # type: ignore[operator, union-attr]
+        rows.data.fill_(value)
+        trainer.optimizers[0].state[next(trainer.model.parameters())] = {
+            "momentum_buffer": torch.full((8, 3, 3, 3), value)
+        }
+        trainer._save_state()
+        for tensor in (*trainer.model.parameters(), rows):
+            tensor.data.fill_(-1.0)
+        gate.open.set()
+        trainer.states.wait()
+        saved = load_state(config.run_dir).content
+        assert (saved["model"]["layers.5.bias"] == value).all()
+        assert (saved["optimizer"]["layers.0.weight"]["momentum_buffer"] == value).all()
+        assert (whole_criterion(config.run_dir)["arcface.prototypes"] == value).all()
+
+
+def _places(copies: Any) -> set[int]:
+    """Where the memory of the tensors is."""
+    tensors = [leaf for leaf in tree_leaves(copies) if isinstance(leaf, torch.Tensor)]
+    return {local(tensor).data_ptr() for tensor in tensors}
+
+
+def test_the_first_save_only_copies(tmp_path: Path, faces: Path) -> None:
+    made: set[int] = set()
+    used: set[int] = set()
+    trained = 0
+
+    class Looks(Callback):
+        def on_step_end(self, trainer: Trainer, row: dict[str, Any] | None) -> None:
+            nonlocal made, trained
+            if trainer.step == 2:
+                assert trainer.states._room is not None
+                made = _places(trainer.states._room.result())
+                model, _, criterion, _ = trainer.parts.trained
+                trained = len([*model.parameters(), *criterion.parameters()])
+
+        def on_train_end(self, trainer: Trainer, result: Any) -> None:
+            used.update(_places(trainer.states._copies))
+
+    train(make_config(tmp_path / "run", faces), callbacks=[Looks()])
+    assert len(made) >= 2 * trained > 0  # each with its momentum
+    assert made <= used
+
+
+def _numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _numbers(inner) for name, inner in value.items()}
+    return value.tolist() if isinstance(value, torch.Tensor) else value
+
+
+def test_a_state_is_the_same_whether_the_training_waits_for_it(tmp_path: Path, faces: Path) -> None:
+    saved, rows = [], []
+    for name, background in (("a", True), ("b", False)):
+        config = make_config(tmp_path / name, faces, save_in_background=background)
+        train(config)
+        content = load_state(config.run_dir).content
+        for of_the_run in ("settings", "seconds", "window", "files", "log_size"):
+            content.pop(of_the_run)
+        saved.append(content)
+        rows.append(whole_criterion(config.run_dir))
+    assert _numbers(saved[0]) == _numbers(saved[1])
+    assert _numbers(rows[0]) == _numbers(rows[1])
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_a_state_that_cannot_be_written_ends_the_run_soon(
+    tmp_path: Path, faces: Path, monkeypatch: pytest.MonkeyPatch, background: bool
+) -> None:
+    written, steps, flush = [], [], checkpoint.flush
+
+    def failing(path: Path) -> None:
+        written.append(path)
+        if len(written) == 2:
+            raise OSError(28, "No space left on device", str(path))
+        flush(path)
+
+    class Steps(Callback):
+        def on_step_end(self, trainer: Trainer, row: Any) -> None:
+            steps.append(trainer.step)
+            trainer.states._pool.submit(lambda: None).result()  # until what is written is written
+
+    monkeypatch.setattr(checkpoint, "flush", failing)
+    config = make_config(
+        tmp_path / "run", faces, save_every=2, save_in_background=background, schedule={"epochs": 9}
+    )
+    with pytest.raises(OSError, match="No space left on device"):
+        train(config, callbacks=[Steps()])
+    # The first state is of step 0, for the callback.
+    assert steps == [1, 2, 3][: 2 + background]
+    assert names(config) <= {"1-step-0", "2-step-2"}
+    assert not (config.run_dir / "results.json").exists()
+
+
+def test_a_callback_of_saves_is_called_when_the_state_is_there(config: TrainConfig) -> None:
+    seen = []
+
+    class Saves(Callback):
+        def on_save(self, trainer: Trainer) -> None:
+            seen.append((trainer.step, load_state(config.run_dir).content["step"]))
+
+    train(config, resume=True, callbacks=[Saves()])
+    assert seen == [(12, 12)]
+
+
+def test_one_of_the_kept_states_is_of_an_earlier_step(tmp_path: Path, faces: Path) -> None:
+    """One is saved before a validation and one after it: both would be of one step."""
+    config = make_config(tmp_path / "run", faces, validation={"identities": 2, "num_pairs": 20})
+    seen = []
+
+    class Epochs(Callback):
+        def on_epoch_end(self, trainer: Trainer) -> None:
+            trainer.states.wait()
+            seen.append([path.name.partition("-")[2] for path in saved_states(config.run_dir)])
+
+    train(config, callbacks=[Epochs()])
+    epoch = load_state(config.run_dir).content["step"] // 3
+    assert seen[1:] == [[f"step-{n * epoch}", f"step-{(n - 1) * epoch}"] for n in (2, 3)]
+    steps = [path.name.partition("-")[2] for path in saved_states(config.run_dir)]
+    assert steps == seen[-1]

@@ -1,11 +1,14 @@
 """The demonstration, small: what it leaves, and that it judges on people it did not train on."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from centerarc.cli import main
-from centerarc.training import demo, load_config
+from centerarc.training import DryRun, TrainConfig, demo, load_config
 
 pytestmark = pytest.mark.slow
 
@@ -22,13 +25,17 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         "_TRAIN_IMAGES": 4,
         "_VALIDATION_PAIRS": 20,
         "_BATCH": 8,
+        "_TIMED_SECONDS": 0.0,
         "_MODEL": {"name": "mobilefacenet_small", "embedding_size": 16, "image_size": 32},
     }.items():
         monkeypatch.setattr(demo, name, value)
 
 
 def test_one_page_is_written_and_replaced_only_where_asked_for(
-    tmp_path: Path, small: None, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    small: None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run_dir = tmp_path / "run"
     words = ["demo", "--run-dir", str(run_dir), "--people", "6", "--epochs", "1"]
@@ -38,6 +45,7 @@ def test_one_page_is_written_and_replaced_only_where_asked_for(
     out = capsys.readouterr().out
     page = run_dir / "report.html"
     assert f"page: {page}" in out
+    assert re.match(r"this will take about \d+ minutes? on this machine\n", out)
     text = page.read_text(encoding="utf-8")
     assert "<script src" not in text
     assert "<link rel" not in text
@@ -59,8 +67,12 @@ def test_one_page_is_written_and_replaced_only_where_asked_for(
     shown = run()  # the same command again
     assert "finished; --overwrite trains it again" in shown
     assert shown.splitlines()[-2:] == out.splitlines()[-2:]  # the numbers and the page
-    refused = run("--seed", "1", code=2)
-    assert "which holds another run; --overwrite replaces it, or give another --run-dir" in refused
+    assert "this will take" not in shown
+    another = "which holds another run; --overwrite replaces it, or give another --run-dir"
+    assert another in run("--seed", "1", code=2)
+    with monkeypatch.context() as earlier:  # as of an earlier version
+        earlier.setattr(demo, "_MODEL", {**demo._MODEL, "embedding_size": 24})
+        assert another in run(code=2)
     assert page.read_text(encoding="utf-8") == text
     assert weights.stat().st_mtime_ns == written
     page.unlink()
@@ -89,3 +101,27 @@ def test_says_before_training_what_is_missing(
     with pytest.raises(ImportError, match="pip install"):
         demo.run_demo(demo.demo_config(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_how_long_it_takes_is_said_before_the_first_step(
+    tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    rehearsed = demo.dry_run
+
+    def slow(config: TrainConfig, **how: Any) -> DryRun:
+        steps = {"step_seconds": 59.0, "wait_seconds": 1.0, "first_seconds": 0.0}
+        judging = {"judged": 16, "validation_seconds": 60.0, "validations": 1}  # 64 are to follow
+        rest = {"save_seconds": 0.0, "opening_seconds": 0.0}
+        return replace(rehearsed(config, **how), **steps, **judging, **rest)
+
+    def stopped(config: TrainConfig, **how: Any) -> None:
+        said.append(f"training, overwrite {how['overwrite']}")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "dry_run", slow)
+    monkeypatch.setattr(demo, "train", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        demo.run_demo(demo.demo_config(tmp_path / "run", people=6, epochs=2), say=said.append)
+    # 2 x 3 steps, a validation, and the 8 people's 4 images and mirror images: 6 + 1 + 4 minutes.
+    assert said == ["this will take about 11 minutes on this machine", "training, overwrite False"]

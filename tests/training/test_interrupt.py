@@ -1,31 +1,19 @@
-"""Ctrl-C on a real process."""
+"""Ctrl-C on a process."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.commands import Command
 from tests.training.helpers import write_faces
 
 pytestmark = pytest.mark.slow
 
 
-def _start(config: Path, *words: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "centerarc", "train", str(config), *words],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    )
-
-
-def _wait_for_rows(process: "subprocess.Popen[str]", path: Path, rows: int) -> None:
+def _wait_for_rows(process: Command, path: Path, rows: int) -> None:
     for _ in range(600):
         if path.exists() and len(path.read_text().splitlines()) >= rows:
             return
@@ -43,18 +31,18 @@ def test_a_signal_leaves_a_run_that_resumes(tmp_path: Path) -> None:
         "model: {embedding_size: 8, image_size: 16}\n"
         "schedule: {epochs: 500}\nbatch_size: 8\nworkers: 1\nlog: {every: 1}\ndevice: cpu\n"
     )
-    process = _start(config)
-    _wait_for_rows(process, run / "metrics.jsonl", 3)
-    os.killpg(process.pid, signal.SIGINT)  # the loader's workers get it too, as from a terminal
-    _, errors = process.communicate(timeout=60)
+    with Command("train", str(config)) as process:
+        _wait_for_rows(process, run / "metrics.jsonl", 3)
+        process.signal_all(signal.SIGINT)  # the loader's workers get it too
+        _, errors = process.communicate()
     assert process.returncode == 130, errors
     assert f"centerarc train {run / 'config.yaml'} --resume" in errors
     assert "Traceback" not in errors
     before = len((run / "metrics.jsonl").read_text().splitlines())
 
-    process = _start(run / "config.yaml", "--resume")
-    _wait_for_rows(process, run / "metrics.jsonl", before + 2)
-    os.killpg(process.pid, signal.SIGTERM)  # the loader's workers get it too, as from a terminal
-    assert process.wait(60) == 130
+    with Command("train", str(run / "config.yaml"), "--resume") as process:
+        _wait_for_rows(process, run / "metrics.jsonl", before + 2)
+        process.signal_all(signal.SIGTERM)
+        assert process.wait() == 130
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))

@@ -67,7 +67,7 @@ def test_the_trainer_counts_the_images_of_each_person(tmp_path: Path, faces: Pat
     margins = trainer.criterion.arcface.margin.margins
     expected = 0.5 * (2 / np.array([2, 6])) ** 0.25
     np.testing.assert_allclose(margins.numpy(), expected, rtol=1e-7)
-    trainer.loader.close()
+    trainer.parts.loader.close()
 
 
 @pytest.mark.parametrize("changes", [{}, {"head": {"fused": True}}], ids=str)

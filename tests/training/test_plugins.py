@@ -9,7 +9,7 @@ import pytest
 from centerarc.data import list_sources, register_source
 from centerarc.io.yaml_file import dump_yaml, parse_yaml
 from centerarc.models import load_weights
-from centerarc.training import TrainConfig, dump_config, load_config, loop, train
+from centerarc.training import TrainConfig, assembly, dump_config, load_config, train
 from centerarc.training.head import make_margin
 from tests.training.helpers import make_config
 
@@ -264,7 +264,7 @@ def test_what_needs_no_images_is_checked_before_they_are_looked_for(
     def opened(*_: Any, **__: Any) -> None:
         raise AssertionError("the images were looked for")
 
-    monkeypatch.setattr(loop, "make_sources", opened)
+    monkeypatch.setattr(assembly, "make_sources", opened)
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "results.json").write_text("{}")
     if changes.get("run_dir"):

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from centerarc.data import read_identities
 from centerarc.training import TrainConfig, Trainer, load_config, rundir, train
 from centerarc.training.checkpoint import load_state
 from centerarc.training.config import TrainConfig as Config
@@ -45,12 +47,19 @@ ELSEWHERE: dict[str, Any] = {
     "head.workspace_mb": 1.0,
     "compile": True,
     "workers": 1,
+    "read_timeout": 9.0,
     "device": "auto",
+    "timeout_minutes": 5.0,
     "save_every": 1,
+    "save_in_background": False,
     "log.every": 2,
     "log.tensorboard": True,
     "callbacks": [{"name": "none", "options": {}}],
+    "on_nonfinite": "skip",
+    "nonfinite_budget": 5,
+    "rewind_factor": 0.25,
     "data.cache_gb": 1.0,
+    "data.on_change": "continue",
     "validation.pairs": None,
     "validation.images": None,
     "validation.missing": None,
@@ -64,7 +73,7 @@ ELSEWHERE: dict[str, Any] = {
     "validation.every_epochs": 2,
 }
 # Where a run is, and where its plugins are, is no setting of what it trains.
-PLACES = {"run_dir", "plugins"}
+PLACES = {"run_dir", "plugins", "data.root"}
 REFUSED = {"seed", "batch_size", "ema_decay", "optimizer.name", "validation.identities"}
 REFUSED_SECTIONS = ("model.", "data.", "loss.")
 
@@ -103,7 +112,10 @@ def test_every_setting_is_known_here() -> None:
     kinds = ("folder", "list", "recordio", "shards", "mixed", "synthetic")
     names = {name for kind in kinds for name in field_names({"data": {"source": kind}})}
     refused = REFUSED | {name for name in names if name.startswith(REFUSED_SECTIONS)}
-    for one, other in ((WEIGHTS, ELSEWHERE), (WEIGHTS, refused - {"data.cache_gb"})):
+    for one, other in (
+        (WEIGHTS, ELSEWHERE),
+        (WEIGHTS, refused - {"data.cache_gb", "data.on_change"}),
+    ):
         assert not set(one) & set(other)
     assert names == {*WEIGHTS, *ELSEWHERE, *PLACES, *refused}
 
@@ -112,7 +124,9 @@ def test_what_the_state_depends_on_is_refused(tmp_path: Path, faces: Path) -> No
     config = make_config(tmp_path, faces, **BASE)
     saved = config.model_dump(mode="json")
     for name in field_names({"data": {"source": "folder"}}):
-        if name in ELSEWHERE or not (name in REFUSED or name.startswith(REFUSED_SECTIONS)):
+        if name in {*ELSEWHERE, *PLACES} or not (
+            name in REFUSED or name.startswith(REFUSED_SECTIONS)
+        ):
             continue
         *sections, leaf = name.split(".")
         before: dict[str, Any] = json.loads(json.dumps(saved))
@@ -170,7 +184,7 @@ def test_what_the_state_depends_on_is_refused(tmp_path: Path, faces: Path) -> No
 
 
 def test_what_acts_elsewhere_is_taken_and_recorded(tmp_path: Path, faces: Path) -> None:
-    config = make_config(tmp_path, faces, **BASE)
+    config = make_config(tmp_path, faces, **BASE, on_nonfinite="rewind")
     for name, value in ELSEWHERE.items():
         if value != []:
             before = with_setting(config, name, value).model_dump(mode="json")
@@ -266,3 +280,76 @@ def test_a_run_that_ends_before_the_saved_step_is_refused_with_what_to_do(
         train(with_setting(done, "optimizer.momentum", 0.5), resume=True)
     assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
     train(done, resume=True)  # the same again is what it was
+
+
+def test_moved_images_are_the_same_and_others_are_refused(
+    tmp_path: Path, faces: Path, stopped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(faces, moved)
+    same = resumed(stopped, tmp_path / "same", make_config(tmp_path / "same", faces, **BASE))
+    config = make_config(tmp_path / "run", moved, **BASE)
+    run = resumed(stopped, tmp_path / "run", config)
+    assert same_bits(same / "last.safetensors", run / "last.safetensors")
+    assert load_config(run / "config.yaml") == config
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"data.root is {str(moved)!r}, and was {str(faces)!r}: the same images" in said
+    train(make_config(tmp_path / "run", faces, **BASE), resume=True)  # a finished one may move too
+    trained = read_identities(run / "people.txt")[0]
+    picture = next((moved / trained).iterdir())
+    picture.rename(picture.with_name("0.png"))
+    shutil.copytree(stopped, tmp_path / "other")
+    with pytest.raises(ValueError, match=r"cannot resume: .*gone: 1 image .* new: 1 image"):
+        train(make_config(tmp_path / "other", moved, **BASE), resume=True)
+
+
+def test_parts_and_lists_may_move_and_their_other_settings_may_not(tmp_path: Path) -> None:
+    part = {"source": "folder", "root": "a", "leave_out": "x.csv"}
+    data = {"source": "mixed", "parts": [part, {"source": "recordio", "path": "b.rec"}]}
+    now = Config.model_validate({"run_dir": str(tmp_path), "data": data})
+    content = now.model_dump(mode="json")
+    content["data"]["parts"][0] |= {"root": "c", "leave_out": "y.csv"}
+    content["data"]["parts"][1]["path"] = "d.rec"
+    assert rundir.changed_settings(now, content) == {}
+    assert len(rundir.moved(now, content)) == 3
+    content["data"]["parts"][1]["weight"] = 2.0
+    with pytest.raises(ValueError, match=r"with another data\.parts\.1\.weight: it was 2\.0"):
+        rundir.changed_settings(now, content)
+    content["data"]["parts"][1]["weight"] = 1.0
+    content["data"]["parts"][0]["leave_out"] = None
+    with pytest.raises(ValueError, match=r"with another data\.parts\.0\.leave_out: it was None"):
+        rundir.changed_settings(now, content)
+
+
+def _cut_middle(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:100] + bytes(range(128, 228)) + content[200:])
+
+
+@pytest.mark.parametrize(
+    ("damage", "kept"),
+    [
+        (Path.unlink, 0),
+        (lambda path: path.write_bytes(b""), 0),
+        (lambda path: path.write_bytes(bytes(path.stat().st_size)), 0),
+        (_cut_middle, 2),
+        (lambda path: None, None),
+    ],
+)
+def test_rows_of_the_log_that_are_gone_are_said(
+    stopped: Path,
+    tmp_path: Path,
+    faces: Path,
+    capsys: pytest.CaptureFixture[str],
+    damage: Callable[[Path], object],
+    kept: int | None,
+) -> None:
+    shutil.copytree(stopped, tmp_path / "run")
+    path = tmp_path / "run" / "metrics.jsonl"
+    rows = path.read_bytes().splitlines(keepends=True)
+    assert len(rows) == 3
+    damage(path)
+    train(make_config(tmp_path / "run", faces, **BASE), resume=True)
+    lost = 0 if kept is None else sum(map(len, rows[: 3 - kept]))
+    said = f"metrics.jsonl: {lost} bytes of earlier rows are missing\n"
+    assert (said in capsys.readouterr().err) is (lost > 0)

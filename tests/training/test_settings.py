@@ -69,9 +69,25 @@ def test_the_resolved_configuration_reads_back(tmp_path: Path) -> None:
         ("", ["--height", "1"], "--height; centerarc train CONFIG.yaml --list-settings shows all"),
         ("", ["--classes", "1"], "--list-settings shows all"),
         ("loss: {margn: arcface}\n", [], "unknown field loss.margn; did you mean loss.margin?"),
+        ("learning_rate: 3\n", [], "unknown field learning_rate; did you mean optimizer.lr?"),
+        ("optimizer: {learning_rate: 3}\n", [], "did you mean optimizer.lr?"),
+        ("", ["--learning-rate", "3"], "did you mean --optimizer.lr?"),
         ("epochs: 3\n", [], "unknown field epochs; did you mean schedule.epochs?"),
         ("", ["--los.m", "1"], "unknown field --los.m; did you mean --loss.m?"),
         ("", ["--loss.m"], "--loss.m needs a value"),
+        *(
+            (
+                "",
+                ["--callbacks.0.nme", *value],
+                "--callbacks.0.nme cannot be set alone, as callbacks is a list; change it in the "
+                "file, or give all of --callbacks",
+            )
+            for value in (["a"], [])
+        ),
+        ("", ["--validation.sets.2", "a"], "as validation.sets is a list"),
+        ("", ["--none.0.name", "a"], "unknown field --none.0.name; "),
+        ("", ["--dryrun", "--seed", "3"], "unknown field --dryrun; did you mean --dry-run?"),
+        ("", ["--seed", "1e400"], "--seed is '1e400', which cannot be read: it must be a number b"),
         ("", ["--data.root", "x"], "--data.root is not a setting of the source synthetic"),
         ("", ["--data.rot", "x"], "unknown field --data.rot"),
         (
@@ -85,9 +101,13 @@ def test_the_resolved_configuration_reads_back(tmp_path: Path) -> None:
         (
             "loss: {center_weight: car}\n",
             [],
-            "loss.center_weight: must be a number of at least 0, or auto, got 'car'",
+            "loss.center_weight: must be a number from 0 to 1000000000, or auto, got 'car'",
         ),
-        ("", ["--loss.center_weight", "-1"], "must be a number of at least 0, or auto, got -1"),
+        (
+            "",
+            ["--loss.center_weight", "-1"],
+            "must be a number from 0 to 1000000000",
+        ),
         ("loss: {s: big}\n", [], "loss.s is 'big'; it must be a valid number"),
         ("", ["--loss.s", ".nan"], "loss.s is nan; it must be"),
         ("optimizer: {name: sdg}\n", [], "did you mean 'sgd'?"),

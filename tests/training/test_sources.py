@@ -11,7 +11,8 @@ import pytest
 from centerarc.curate import pack
 from centerarc.data import Balanced, FolderSource, IdentityBatches, InBlocks, Shuffled, write_list
 from centerarc.training import TrainConfig, check_config, dump_config, load_config, train
-from centerarc.training.sources import make_sampler, make_sources
+from centerarc.training.assembly import make_sampler
+from centerarc.training.sources import make_sources
 from tests.data.pictures import tar
 from tests.training.helpers import make_config, same_bits, write_faces
 
@@ -188,7 +189,7 @@ def test_an_epoch_is_not_lost_when_its_validation_fails(
         raise OSError("the share is gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr("centerarc.training.validation.validate", fail)
+        patch.setattr("centerarc.training.validation.score_images", fail)
         with pytest.raises(
             ValueError, match="validation after epoch 1: held_out: the share is gone"
         ):

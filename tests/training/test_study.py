@@ -2,15 +2,15 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from centerarc.io import children
 from centerarc.io.children import ChildrenStopped, Ended
 from centerarc.report.study_result import StudyResult
 from centerarc.training import study as study_module
@@ -18,14 +18,21 @@ from centerarc.training.study import PlannedRun, fraction_done, plan_study, run_
 from centerarc.training.study_config import StudyConfig, check_study
 from centerarc.training.study_run import RunRecord, run
 from centerarc.training.study_table import summarize_study
-from tests.training.helpers import make_config
+from tests.commands import Command, forking
+from tests.training.helpers import TINY_PLUGIN, make_config
 
 
 def make_study(tmp_path: Path, faces: Path, **changes: Any) -> StudyConfig:
     content: dict[str, Any] = {
         "study_dir": tmp_path / "study",
         "train": {
-            "model": {"name": "mobilefacenet_small", "embedding_size": 8, "image_size": 16},
+            "model": {
+                "name": "tiny",
+                "embedding_size": 8,
+                "image_size": 16,
+                "options": {"norm": True},
+            },
+            "plugins": [TINY_PLUGIN],
             "data": {"source": "folder", "root": faces},
             "loss": {"center_weight": 0, "s": 16},
             "schedule": {"epochs": 1},
@@ -40,6 +47,12 @@ def make_study(tmp_path: Path, faces: Path, **changes: Any) -> StudyConfig:
         "evaluate": {"all_pairs": faces, "primary": "auc"},
     }
     return check_study({**content, **changes})
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are forked: that they start anew is seen where a study is stopped."""
+    monkeypatch.setattr(children, "subprocess", forking("forkserver"))
 
 
 def in_process(study: StudyConfig, *, overwrite: bool = False) -> list[PlannedRun]:
@@ -80,7 +93,7 @@ def tables(result: StudyResult) -> tuple[Any, ...]:
 
 
 def test_processes_side_by_side_find_what_one_after_the_other_finds(
-    tmp_path: Path, faces: Path
+    tmp_path: Path, faces: Path, forked: None
 ) -> None:
     lines: list[str] = []
     parallel = make_study(tmp_path / "a", faces, seeds=[0], jobs=2)
@@ -108,7 +121,7 @@ def test_processes_side_by_side_find_what_one_after_the_other_finds(
 
 
 def test_runs_with_other_settings_are_refused_by_name_or_redone(
-    tmp_path: Path, faces: Path
+    tmp_path: Path, faces: Path, forked: None
 ) -> None:
     study = make_study(tmp_path, faces, seeds=[0])
     assert states(plan_study(study)) == ["start"] * 2
@@ -231,12 +244,14 @@ if how == "diverged":
 
 
 @pytest.fixture
-def faked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study_module, "_words", lambda study, run: ["-c", FAKE, run.arm])
+def faked() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study_module, "_words", lambda study, run: ["-c", FAKE, run.arm])
+        yield patch
 
 
 def test_a_run_that_fails_is_recorded_and_the_others_go_on(
-    tmp_path: Path, faces: Path, faked: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, faces: Path, faked: pytest.MonkeyPatch
 ) -> None:
     study = make_study(tmp_path, faces, arms={"failed": {}, "diverged": {}}, seeds=[0])
     lines: list[str] = []
@@ -256,7 +271,7 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on(
     assert states(plan_study(mended)) == ["again", "again"]
     # With another arm that is done the table has all of them.
     more = make_study(tmp_path, faces, arms={"one": {}, **study.arms}, seeds=[0])
-    monkeypatch.undo()
+    faked.undo()
     assert run(study_module._words(more, plan_study(more)[0])[2:]) == 0
     result = summarize_study(more, plan_study(more), command="")
     assert not result.complete
@@ -334,18 +349,20 @@ def test_a_study_that_is_stopped_resumes_to_the_same_result(tmp_path: Path, face
         f"run_study(make_study(Path(sys.argv[1]), Path(sys.argv[2]), arms={{'one': {long!r}}}, "
         "seeds=[0]))\n"
     )
-    words = [sys.executable, "-c", code, str(tmp_path / "b"), str(faces)]
+    program = tmp_path / "program.py"
+    program.write_text(code)
+    words = [str(program), str(tmp_path / "b"), str(faces)]
     metrics = parts.run_dir("one", 0) / "metrics.jsonl"
     for number, how in enumerate((signal.SIGINT, signal.SIGKILL)):
-        parent = subprocess.Popen(words, start_new_session=True, stderr=subprocess.DEVNULL)
-        end = time.monotonic() + 60
-        rows = 0
-        while rows < 8 * (number + 1) and time.monotonic() < end:
-            assert parent.poll() is None
-            rows = len(metrics.read_text().splitlines()) if metrics.exists() else 0
-            time.sleep(0.02)
-        parent.send_signal(how)
-        parent.wait()
+        with Command(*words, module="tests.commands", forks=True) as parent:
+            end = time.monotonic() + 60
+            rows = 0
+            while rows < 8 * (number + 1) and time.monotonic() < end:
+                assert parent.poll() is None
+                rows = len(metrics.read_text().splitlines()) if metrics.exists() else 0
+                time.sleep(0.02)
+            parent.send_signal(how)
+            parent.wait()
         assert RunRecord.read(parts.scores_dir("one", 0)) is None
     # An orphan of the killed one may still be saving: the next start waits for it.
     run_study(parts, say=lambda line: None)

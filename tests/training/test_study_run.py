@@ -96,7 +96,9 @@ def test_weights_may_be_deleted_and_scores_stay(tmp_path: Path, faces: Path) -> 
     config = make_config(tmp_path / "run", faces, schedule={"max_steps": 1})
     assert ran(config, judged, tmp_path, keep_weights=False) == 0
     left = {path.name for path in (tmp_path / "run").iterdir()}
-    assert left == {"config.yaml", "people.txt", "metrics.jsonl", "results.json"}
+    assert left == {
+        *("config.yaml", "people.txt", "training-images.npz", "metrics.jsonl", "results.json")
+    }
     assert len(list((tmp_path / "scores").glob("*.npz"))) == 4
 
 

@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,9 @@ from centerarc.io.children import Ended
 from centerarc.training import TrainConfig, load_config
 from centerarc.training.search import read_tune
 from centerarc.training.tuning import Objective, Tuning, objective_of
-from tests.training.helpers import make_config, write_faces
+from tests.commands import Command
+from tests.commands import run as run_command
+from tests.training.helpers import TINY_PLUGIN, make_config, write_faces
 
 pytest.importorskip("optuna")
 
@@ -187,7 +187,7 @@ def test_a_run_without_a_validation_cannot_be_tuned(tmp_path: Path, faces: Path)
 FILE = """
 run_dir: {folder}/run
 data: {{source: folder, root: {faces}}}
-plugins: [tiny.py]
+plugins: [{plugin}]
 model: {{name: tiny, embedding_size: 8, image_size: 16}}
 validation: {{identities: 3, num_pairs: 20, every_epochs: 100}}
 schedule: {{epochs: {epochs}}}
@@ -198,39 +198,29 @@ log: {{every: 1}}
 tune: {{search: {{loss.m: {{low: 0, high: 0.5}}}}, trials: 2}}
 """
 
-# The test's model, for processes that are not the test's.
-PLUGIN = """
-from centerarc.models import register_model
-from tests.training.helpers import Tiny
-register_model("tiny")(Tiny)
-"""
-
-
-def _words(*more: str) -> list[str]:
-    return [sys.executable, "-m", "centerarc", "tune", *more]
-
 
 @pytest.mark.slow
 def test_a_search_of_real_runs_is_stopped_and_resumed(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     faces = write_faces(tmp_path / "faces")
-    config.write_text(FILE.format(folder=tmp_path, faces=faces, epochs=30), encoding="utf-8")
-    (tmp_path / "tiny.py").write_text(PLUGIN, encoding="utf-8")
-    process = subprocess.Popen(_words(str(config)), stderr=subprocess.PIPE, text=True)
+    config.write_text(
+        FILE.format(plugin=TINY_PLUGIN, folder=tmp_path, faces=faces, epochs=30), encoding="utf-8"
+    )
     rows = tmp_path / "run/tuning/trials/0000/metrics.jsonl"
-    for _ in range(3600):
-        if rows.exists() and len(rows.read_text().splitlines()) > 3:
-            break
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.05)
-    else:
-        raise AssertionError("the first trial makes no progress")
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=180)
+    with Command("tune", str(config), forks=True) as process:
+        for _ in range(3600):
+            if rows.exists() and len(rows.read_text().splitlines()) > 3:
+                break
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.05)
+        else:
+            raise AssertionError("the first trial makes no progress")
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
     assert process.returncode == 130, errors
     assert "stopped; the same command resumes" in errors
     assert (rows.parent / "state").exists()
-    ended = subprocess.run(_words(str(config)), capture_output=True, text=True, timeout=600)
+    ended = run_command("tune", str(config), forks=True)
     assert ended.returncode == 0, ended.stderr
     assert f"centerarc train {tmp_path / 'run/tuning/tuned.yaml'}" in ended.stdout
     log = (tmp_path / "run/tuning/trials/0000.log").read_text()

@@ -225,10 +225,11 @@ def test_the_best_weights_are_chosen_as_configured(
     best: dict[str, Any] = {}
     for number in range(3):
 
-        def found(_: Any, pairs: validation.ValidationPairs, *__: Any, at: int = number) -> Any:
+        def found(pairs: validation.ValidationPairs, *_: Any, at: int = number) -> Any:
             return {name: values[at] for name, values in SCORES[pairs.name].items()}
 
-        monkeypatch.setattr(validation, "validate", found)
+        monkeypatch.setattr(validation, "score_images", lambda *_: np.zeros(40))
+        monkeypatch.setattr(validation, "measured", found)
         alone = Processes(0, 1, torch.device("cpu"))
         results = judges.judge(torch.nn.Identity(), alone, 1, 0)
         if judges.is_better(results, best):
@@ -238,6 +239,58 @@ def test_the_best_weights_are_chosen_as_configured(
         assert results["mean"]["auc"] == pytest.approx(0.82)
     # After a change of what decides, numbers that do not have it are beaten.
     assert judges.is_better(results, {"c": {"auc": 1.0}})
+
+
+def test_a_damaged_image_of_listed_pairs_is_refused_or_its_pairs_are_skipped(
+    tmp_path: Path, others: FolderSource
+) -> None:
+    root = write_faces(tmp_path / "faces", people=2)
+    rows = ["P00/P00_0001.png,P00/P00_0002.png,1", "P00/P00_0001.png,P01/P01_0001.png,0"]
+    rows += ["P00/P00_0003.png,P00/P00_0002.png,1"]
+    (tmp_path / "pairs.csv").write_text("\n".join(["image_a,image_b,same", *rows]))
+    (root / "P00" / "P00_0003.png").write_bytes(b"damaged")
+    given = {"pairs": tmp_path / "pairs.csv", "images": root}
+    with pytest.raises(ValueError, match=r"cannot read .*P00_0003"):
+        validation.listed_pairs(PairsFields(**given), 16, [])
+    notes: list[str] = []
+    pairs, _ = validation.listed_pairs(PairsFields(**given, missing="skip"), 16, notes)
+    assert pairs.same.tolist() == [True, False]
+    assert "pairs: 1 of 3 pairs are left out with 1 image, first: cannot read" in notes[-1]
+
+
+def test_what_was_judged_without_some_pairs_is_compared_by_those_in_common() -> None:
+    same = np.arange(40) % 2 == 0
+    nothing = np.zeros(40, dtype=np.int64)
+    source: Any = None
+    pairs = validation.ValidationPairs("a", source, nothing, nothing, same, nothing)
+    config = ValidationConfig(sets=[{"pairs": Path("a.bin")}])  # type: ignore[list-item]
+    judges = validation.Validation([pairs], config)
+    scores = np.where(same, 0.8, 0.2) + np.random.default_rng(0).normal(0, 0.3, 40)
+
+    def judged(scores: np.ndarray) -> dict[str, Any]:
+        judges.scores = {"a": torch.from_numpy(scores)}
+        return {"a": validation.measured(pairs, scores, 0.1)}
+
+    best = judged(scores)
+    judges.best_scores = judges.scores
+    # Without the pairs that it gets wrong, the same model has a higher number, and is no better.
+    wrong = np.where(same, scores < 0.5, scores > 0.5)
+    fewer = judged(np.where(wrong, np.nan, scores))
+    assert fewer["a"]["auc"] > best["a"]["auc"]
+    assert fewer["a"]["left_out"] == wrong.sum() > 0
+    assert not judges.is_better(fewer, best)
+    # One that is better by the pairs left is, whatever the numbers say.
+    judged(np.where(np.arange(40) < 4, np.nan, scores))
+    judges.best_scores = judges.scores
+    kept = {"a": validation.measured(pairs, judges.scores["a"].numpy(), 0.1)}
+    assert not judges.is_better(judged(np.where(same, 0.5, 0.6)), kept)
+    assert judges.is_better(judged(np.where(same, 0.9, 0.1)), kept)
+    assert judges.is_better(fewer, {})
+    # A best of which the scores are not known stays.
+    judges.best_scores = {}
+    assert not judges.is_better(fewer, best)
+    with pytest.raises(ValueError, match="1 of 40 pairs are left, too few to judge by"):
+        judged(np.where(np.arange(40) < 1, 0.5, np.nan))
 
 
 def test_sets_stand_in_columns_on_the_terminal() -> None:
@@ -277,16 +330,16 @@ def _judge_on_rank(
     """The sets that a rank judged, and how its run ended."""
     register_tiny()
     judged: list[str] = []
-    original = validation.validate
+    original = validation.score_images
 
-    def validate(model: torch.nn.Module, pairs: validation.ValidationPairs, *others: Any) -> Any:
+    def score(model: torch.nn.Module, pairs: validation.ValidationPairs, *others: Any) -> Any:
         judged.append(pairs.name)
         if pairs.name == broken:
             raise OSError("the share is gone")
         return original(model, pairs, *others)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(validation, "validate", validate)
+        patch.setattr(validation, "score_images", score)
         try:
             config = make_config(run_dir, faces, **changes)
             processes = Processes(rank, 2, torch.device("cpu"))
@@ -311,7 +364,7 @@ def test_ranks_share_the_sets(pool: Pool, tmp_path: Path, faces: Path, bin_set: 
         assert {**row, "set": "a"} == first
     for broken, rank in (("a", ""), ("b", "rank 1: ")):
         ended = pool.run(_judge_on_rank, tmp_path / f"broken {broken}", faces, changes, broken)
-        messages = {message.replace(rank, "") for _, message in ended}
+        messages = {message.replace(rank, "").partition(";")[0] for _, message in ended}
         assert messages == {f"validation after epoch 1: {broken}: the share is gone"}
 
 

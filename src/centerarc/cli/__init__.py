@@ -3,13 +3,23 @@
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 __all__ = ["main"]
 
+# Files that a process may open, where the system lets it.
+_FILES = 65536
+# What a shell says of a program that SIGPIPE ended.
+_NOT_READ = 141
+
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs a command and ends the process: 0 done, 1 with failed parts, 2 wrong input, 130 stopped.
+    """Runs a command and ends the process.
+
+    The exit code is 0 where all is done, 1 where parts failed, 2 for wrong input and for what the
+    system refused, 130 for an orderly stop, and 141 where what it prints is not read any more, as
+    in `centerarc ... | head`.
 
     Args:
         argv: Words after `centerarc`; those of this process by default.
@@ -22,16 +32,31 @@ def main(argv: Sequence[str] | None = None) -> None:
         from centerarc.cli.commands import run
 
         result = run(words)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         _stop()
-    except (ImportError, SystemError, ValueError, OSError) as error:
+    except BrokenPipeError:
+        _end_unread()
+    except SystemExit as stop:
+        # So rich ends a program whose output is not read.
+        if isinstance(stop.__context__, BrokenPipeError):
+            _end_unread()
+        raise
+    except Exception as error:
         if _broke_an_import(error):
             _stop()
-        if debug or isinstance(error, SystemError):
+        from centerarc.io.failures import in_one_line
+
+        said = in_one_line(error)
+        if debug or said is None:
             raise
-        line = f"error: {' '.join(str(error).split())}"
-        _say(line, "red")
-        _tell_launcher(line)
+        from centerarc.cli.launcher import first_to_say, tell_launcher
+
+        line = f"error: {said}"
+        lost = isinstance(error, ConnectionError)
+        if first_to_say(line, lost=lost):
+            _say(line, "red")
+        tell_launcher(line, lost=lost)
         sys.exit(2)
     sys.exit(result if isinstance(result, int) else 0)
 
@@ -46,6 +71,14 @@ def _prepare() -> None:
     # The names of files and people may hold what the terminal's encoding lacks.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    # Tensors from the loader's workers are files; the usual 1,024 are too few for many of them.
+    with suppress(ImportError, OSError, ValueError):  # Windows has no such limits
+        import resource
+
+        soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = _FILES if most == resource.RLIM_INFINITY else min(_FILES, most)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
     # A warning is a line to read, not a place in our code.
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
 
@@ -63,19 +96,10 @@ def _stop() -> NoReturn:
     sys.exit(130)
 
 
-def _tell_launcher(line: str) -> None:
-    """Leaves an error where torchrun looks for it, to end its own report with.
-
-    Else that report, which is long and comes last, only says that a process failed.
-    """
-    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
-        import json
-        import time
-        from contextlib import suppress
-
-        extra = {"py_callstack": line, "timestamp": str(int(time.time()))}
-        with suppress(OSError), open(path, "w", encoding="utf-8") as file:
-            json.dump({"message": {"message": line, "extraInfo": extra}}, file)
+def _end_unread() -> NoReturn:
+    # What is left in its buffer would fail once more when Python ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(_NOT_READ)
 
 
 def _say(text: str, style: str) -> None:

@@ -60,7 +60,11 @@ _EXAMPLES = """Any field of the configuration is also a flag, which overrides th
 
 --list-settings shows them all. On several GPUs or in several processes:
 
-    torchrun --nproc-per-node 2 -m centerarc train config.yaml"""
+    torchrun --nproc-per-node 2 -m centerarc train config.yaml
+
+The same command starts a run and, after whatever stopped it, resumes it:
+
+    centerarc train config.yaml --resume auto"""
 _SEARCH = """What is searched is the section tune of CONFIG:
 
     tune:
@@ -89,7 +93,7 @@ def run(words: Sequence[str]) -> Any:
     if words[:1] == ["data"]:
         _check_word(data_app, words[1:2], "data command")
     try:
-        return app(words)
+        return app(_with_value(words) if words[:1] == ["train"] else words)
     except MissingArgumentError as error:
         chain = error.command_chain or ()
         if chain in (("train",), ("tune",)):
@@ -106,6 +110,21 @@ def run(words: Sequence[str]) -> Any:
         raise ValueError(f"unknown option {given}; {hint}see centerarc {chain} --help") from error
     except CycloptsError as error:
         raise ValueError(str(error)) from error
+
+
+def _with_value(words: Sequence[str]) -> list[str]:
+    """The words with --resume, whose value may be left out, as flags that take none."""
+    found: list[str] = []
+    for word in words:
+        if found[-1:] == ["--resume"] or word.startswith("--resume="):
+            value = word.removeprefix("--resume=")
+            if value == "auto":
+                found = [*found[: None if word != value else -1], "--resume-auto"]
+                continue
+            if difflib.get_close_matches(value.lower(), ["auto"], cutoff=0.7):
+                raise ValueError(f"--resume is {value!r}; did you mean --resume auto?")
+        found.append(word)
+    return found
 
 
 def _check_word(app: App, words: Sequence[str], kind: str) -> None:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TypeVar, g
 
 from cyclopts import Group, Parameter, Token
 
+from centerarc.io.failures import memory_explained
+
 if TYPE_CHECKING:
     from centerarc.data.source import FaceSource
     from centerarc.models.opened import OpenedModel
@@ -34,6 +36,13 @@ _CALLED = {
     "constants": "constant",
     "output": "output_name",
 }
+# What saves memory.
+_LESS = {
+    "batch_size": "a smaller --batch-size",
+    "workers": "fewer --workers",
+    "jobs": "fewer --jobs",
+    "people": "fewer --people",
+}
 
 
 def by_flags(command: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -49,10 +58,15 @@ def by_flags(command: Callable[_P, _R]) -> Callable[_P, _R]:
         The same command.
     """
 
+    given = {*_flag_names(command)}
+    flags = [said for name, said in _LESS.items() if name in given]
+    less = f"try {' or '.join(flags)}" if flags else "this machine has too little for it"
+
     @functools.wraps(command)
     def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         try:
-            return command(*args, **kwargs)
+            with memory_explained(less):
+                return command(*args, **kwargs)
         except ValueError as error:
             said = with_flags(command, error)
             if said == str(error):
@@ -350,13 +364,18 @@ class ModelFlags:
 def opened_model(
     path: str | Path, flags: ModelFlags | None, device: str = "cpu", *, mirror: bool = False
 ) -> "OpenedModel":
-    """Opens what a user calls a model; for an ONNX file the device auto is the CPU."""
+    """Opens what a user calls a model; for an ONNX file the device auto is the CPU.
+
+    From here on the process keeps its memory, as embedding needs the same blocks for each batch.
+    """
+    from centerarc.io.memory import keep_memory
     from centerarc.io.plugins import UnknownNameError, import_plugin
     from centerarc.models.opened import open_model
 
     given = ModelFlags() if flags is None else flags
     for plugin in given.plugin:
         import_plugin(plugin)
+    keep_memory()
     try:
         model = open_model(
             path,

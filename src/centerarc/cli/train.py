@@ -3,15 +3,20 @@
 import os
 import sys
 import typing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from centerarc.cli.flags import by_flags, flag
+from centerarc.cli.launcher import is_restarted, tell_launcher
+from centerarc.io.failures import memory_explained
+from centerarc.io.memory import keep_memory
 
 if TYPE_CHECKING:
     from centerarc.training.config import TrainConfig
+    from centerarc.training.rundir import Resume
 
 
 @by_flags
@@ -20,7 +25,9 @@ def train(
     /,
     *settings: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)],
     resume: Annotated[bool, flag()] = False,
+    resume_auto: Annotated[bool, Parameter(negative="", show=False)] = False,
     overwrite: Annotated[bool, flag()] = False,
+    dry_run: Annotated[bool, flag()] = False,
     list_settings: Annotated[bool, flag()] = False,
 ) -> int:
     """Train a model, or resume a run.
@@ -30,27 +37,55 @@ def train(
     config
         YAML file of the run; a run writes its own as <run_dir>/config.yaml.
     resume
-        Resume the run in run_dir from its saved state.
+        Resume the run in run_dir from its saved state. --resume auto starts it where there is no
+        state: one command for schedulers and restarts.
+    resume_auto
+        As --resume auto, which `centerarc.cli.commands.run` rewrites.
     overwrite
         Delete the run that run_dir holds and start again.
+    dry_run
+        Start as with the same flags, take a few steps, and say what time, memory and disk all of
+        them take; write nothing.
     list_settings
         Print every field with its default and meaning, and the values of CONFIG.
     """
     from centerarc.training.settings import load_config
 
-    loaded = load_config(config, settings, resume=resume)
+    loaded = load_config(config, settings, resume=resume or resume_auto)
     if list_settings:
         _print_settings(loaded)
         return 0
     from centerarc.training.loop import TrainingInterrupted
     from centerarc.training.loop import train as run
+    from centerarc.training.step import memory_advice
 
+    if overwrite and is_restarted():
+        overwrite, resume_auto = False, True  # what there is by now is this run's
+    keep_memory()
     try:
-        run(loaded, resume=resume, overwrite=overwrite)
+        with memory_explained(memory_advice(loaded)):
+            wanted: Resume = "auto" if resume_auto else resume
+            if dry_run:
+                return _rehearse(loaded, wanted, overwrite)
+            run(loaded, resume=wanted, overwrite=overwrite)
     except TrainingInterrupted as stopped:
         if os.environ.get("RANK", "0") == "0":
             print(stopped, file=sys.stderr)
+        tell_launcher(str(stopped))
         return 130
+    return 0
+
+
+def _rehearse(config: "TrainConfig", resume: "Resume", overwrite: bool) -> int:
+    from centerarc.training.rehearsal import dry_run
+
+    def say(heading: str) -> None:
+        print(f"{heading}\ntaking steps ...", flush=True)
+
+    found = dry_run(config, resume=resume, overwrite=overwrite, say=say)
+    if os.environ.get("RANK", "0") == "0":
+        print(found.table)
+        found.check_disk()
     return 0
 
 
@@ -104,8 +139,8 @@ def demo(
 ) -> int:
     """Train on drawn faces and show the result.
 
-    Takes a few minutes and ends with a page; needs no data and no network. Resumes where the same
-    command was stopped, and shows the result of one that is finished.
+    Takes a few minutes, and says before it starts how many; ends with a page; needs no data and no
+    network. Resumes where the same command was stopped, and shows the result of a finished one.
 
     Parameters
     ----------
@@ -123,9 +158,10 @@ def demo(
     from centerarc.training.demo import demo_config, run_demo
     from centerarc.training.loop import TrainingInterrupted
 
+    keep_memory()
     config = demo_config(run_dir, people=people, epochs=epochs, seed=seed)
     try:
-        result = run_demo(config, overwrite=overwrite)
+        result = run_demo(config, overwrite=overwrite, say=partial(print, flush=True))
     except TrainingInterrupted:
         print("stopped; the same command resumes")
         return 130

@@ -32,7 +32,7 @@ from centerarc.data.alignment import TEMPLATE_SIZE, transform_scale, warp
 from centerarc.data.decode import Image, decode_image
 from centerarc.data.folder import natural_key
 from centerarc.data.source import folded
-from centerarc.io.files import atomic_path, read_file
+from centerarc.io.files import LOCK, atomic_path, read_file
 from centerarc.io.jobs import changed, locked_job
 from centerarc.io.parallel import Tick, check_workers, run_tasks
 from centerarc.io.tables import write_csv
@@ -375,7 +375,7 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
     if path.exists():
         try:
             old = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{str(path)!r} is not what an alignment wrote: {error}") from error
         if old != settings:
             raise ValueError(
@@ -383,7 +383,7 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
                 f"{changed(old, settings)}; choose another folder, or delete that one"
             )
         return
-    if not {REPORT_NAME, JOURNAL_NAME}.issuperset(os.listdir(out)):
+    if not {REPORT_NAME, JOURNAL_NAME, LOCK}.issuperset(os.listdir(out)):
         raise ValueError(
             f"out is {str(out)!r}, which is not empty and not from an alignment; choose a new "
             "folder"

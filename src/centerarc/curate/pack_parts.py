@@ -19,7 +19,7 @@ from centerarc.data.recordio.writer import check_identity, finish, image_keys, w
 from centerarc.data.shards.manifest import ShardInfo, write_manifest
 from centerarc.data.shards.writer import ShardSample, write_shard
 from centerarc.data.source import EXTENSIONS, FaceSource
-from centerarc.io.files import atomic_path, write_checksums
+from centerarc.io.files import atomic_path, files_sha256
 from centerarc.io.jobs import read_json, write_json
 from centerarc.io.parallel import Tick
 
@@ -405,7 +405,14 @@ class Records:
             places=parts.places(slice(None)),
         )
         names = (self.main_file, "train.idx", "train.lst", "property")
-        write_checksums(path.with_suffix(".sha256"), names)
+        _write_checksums(path.with_suffix(".sha256"), names)
+
+
+def _write_checksums(path: Path, names: Iterable[str]) -> None:
+    """Writes the SHA-256 of files in the same folder, as `sha256sum -c` reads them."""
+    lines = [f"{files_sha256(path.with_name(name))}  {name}\n" for name in names]
+    with atomic_path(path) as temporary:
+        temporary.write_bytes("".join(lines).encode("utf-8", "surrogateescape"))
 
 
 def _key(identity: str, place: str) -> str:

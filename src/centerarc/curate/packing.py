@@ -24,7 +24,7 @@ from centerarc.curate.pack_parts import (
 from centerarc.data.source import FaceSource, Skipped, as_source, chosen_people
 from centerarc.data.views import Subset
 from centerarc.data.views import leave_out as without_places
-from centerarc.io.files import full_disk_explained
+from centerarc.io.failures import full_disk_explained
 from centerarc.io.jobs import Job, locked_job
 from centerarc.io.parallel import check_workers, run_tasks
 from centerarc.io.tables import write_csv

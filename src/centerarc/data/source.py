@@ -285,15 +285,18 @@ def namesakes(names: Iterable[str], others: Iterable[str]) -> list[str]:
     return [name for name in names if known(folded(name))]
 
 
-def chosen_people(wanted: Iterable[str], there: Collection[str], what: str) -> set[str]:
+def chosen_people(
+    wanted: Iterable[str], there: Collection[str], what: str, *, missing: bool = False
+) -> set[str]:
     """Returns those of the names `there` that a list names, whatever their Unicode form.
 
     Raises:
-        ValueError: If a name is not there, with one that differs in case only; starts with `what`.
+        ValueError: If a name is not there, unless some may be `missing`, with one that differs in
+            case only; starts with `what`.
     """
     keys = {composed(name): name for name in wanted}
     chosen = {name for name in there if composed(name) in keys}
-    if unknown := sorted(keys.keys() - map(composed, chosen)):
+    if not missing and (unknown := sorted(keys.keys() - map(composed, chosen))):
         name = keys[unknown[0]]
         alike = next((other for other in there if folded(other) == folded(name)), None)
         hint = "" if alike is None else f"; {alike!r} differs in case only: write it alike"

@@ -2,16 +2,26 @@
 
 import datetime
 import os
+import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
+Item = TypeVar("Item")
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+class LostProcess(ConnectionError, ValueError):
+    """Another process of the run ended, or does not answer."""
 
 
 @dataclass(frozen=True)
@@ -19,11 +29,15 @@ class Processes:
     """One process among those of a run; a run of a single process needs no process group.
 
     Every method is a collective where `world_size` > 1: all ranks must call it in the same order.
+    `group` is the process group that they use, by default that of all, and `timeout_minutes` how
+    long it waits for a rank.
     """
 
     rank: int
     world_size: int
     device: torch.device
+    group: dist.ProcessGroup | None = None
+    timeout_minutes: float = 30.0
 
     @property
     def is_main(self) -> bool:
@@ -33,7 +47,7 @@ class Processes:
     def sum(self, tensor: Tensor) -> Tensor:
         """Adds a tensor up over the ranks, in place, and returns it; of one shape on every rank."""
         if self.world_size > 1:
-            dist.all_reduce(tensor)
+            dist.all_reduce(tensor, group=self.group)
         return tensor
 
     def gather_objects(self, value: Any) -> list[Any]:
@@ -41,7 +55,7 @@ class Processes:
         values: list[Any] = [value]
         if self.world_size > 1:
             values = [None] * self.world_size
-            dist.all_gather_object(values, value)
+            dist.all_gather_object(values, value, group=self.group)
         return values
 
     def agree(self, error: str | None) -> None:
@@ -56,22 +70,66 @@ class Processes:
     def on_all(self, action: Callable[[], None]) -> None:
         """Acts on every rank; what fails on one is raised on all, so that none waits forever.
 
-        A `ValueError` or `OSError` of the action is raised as it is on its own rank, and as a
-        `ValueError` on the others.
+        An error of the action is raised as it is on its own rank, and as a `ValueError` on the
+        others.
         """
-        failed: ValueError | OSError | None = None
+        failed: Exception | None = None
         try:
             action()
-        except (ValueError, OSError) as problem:
+        except Exception as problem:  # lack of memory too, which has many names
             failed = problem
+        # A sum takes a fraction of the time of collecting what to say.
+        if not float(self.sum(torch.tensor([float(failed is not None)], device=self.device))):
+            return
         try:
-            self.agree(None if failed is None else str(failed))
-        except ValueError as error:
+            self.agree(None if failed is None else str(failed) or type(failed).__name__)
+        except Exception as error:
             raise (error if failed is None else failed) from None
+
+    @property
+    def agrees_quickly(self) -> bool:
+        """Whether ranks can agree at any time; on a GPU they would wait for the work under way."""
+        return self.device.type == "cpu"
+
+    def in_step(self, items: Iterator[Item]) -> Iterator[Item]:
+        """Yields the items of each rank, of which all have as many.
+
+        What fails on one rank is raised on all, as by `on_all`, if they agree quickly.
+        """
+        while True:
+            found: list[Item] = []
+            if self.agrees_quickly:
+                self.on_all(lambda found=found: found.extend(islice(items, 1)))  # type: ignore[misc]
+            else:
+                found.extend(islice(items, 1))
+            if not found:
+                return
+            yield found[0]
 
     def on_main(self, action: Callable[[], None]) -> None:
         """Acts on rank 0 while the others wait; what fails there is raised on all."""
         self.on_all(action if self.is_main else lambda: None)
+
+    def peak_memory(self) -> int | None:
+        """Returns the most memory held by this process, in MB (10^6 bytes); on a GPU, its memory.
+
+        None where the system does not say.
+        """
+        if self.device.type == "cuda":
+            return round(torch.cuda.max_memory_allocated(self.device) / 1e6)
+        status = Path("/proc/self/status")  # getrusage also counts what started this process
+        if not status.exists():
+            return None
+        lines = map(str.split, status.read_text().splitlines())
+        return next((round(int(n[1]) * 1024 / 1e6) for n in lines if n[0] == "VmHWM:"), None)
+
+    def for_thread(self) -> "Processes":
+        """The same processes, to be used in another thread: with a group of their own, by gloo."""
+        if self.world_size == 1:
+            return self
+        timeout = datetime.timedelta(minutes=self.timeout_minutes)
+        group = dist.new_group(timeout=timeout, backend="gloo")
+        return replace(self, device=torch.device("cpu"), group=group)
 
     def close(self) -> None:
         """Leaves the process group."""
@@ -136,11 +194,16 @@ def init_from_env(device: str = "auto", timeout_minutes: float = 30.0) -> Proces
         raise ValueError("device is 'mps', which trains in one process only; use cpu")
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
+    timeout = datetime.timedelta(minutes=timeout_minutes)
     try:
+        store = _store_of_restart(timeout)
         dist.init_process_group(
             "nccl" if chosen.type == "cuda" else "gloo",
-            timeout=datetime.timedelta(minutes=timeout_minutes),
+            timeout=timeout,
             device_id=chosen if chosen.type == "cuda" else None,
+            store=store,
+            rank=-1 if store is None else rank,
+            world_size=-1 if store is None else world_size,
         )
     except (RuntimeError, dist.DistError) as error:
         raise ValueError(
@@ -148,4 +211,59 @@ def init_from_env(device: str = "auto", timeout_minutes: float = 30.0) -> Proces
             f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}: "
             f"{str(error).splitlines()[0]}"
         ) from error
-    return Processes(rank, world_size, chosen)
+    return Processes(rank, world_size, chosen, timeout_minutes=timeout_minutes)
+
+
+def _store_of_restart(timeout: datetime.timedelta) -> Store | None:
+    """A part of torchrun's store for this restart alone; None where PyTorch's choice does.
+
+    Torchrun keeps its store over restarts, where ranks would find the addresses of those before.
+    On several machines its counts differ between them; there a variable gives each start a store.
+    """
+    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    of_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if not of_agent or restart == "0" or os.environ.get("GROUP_WORLD_SIZE") != "1":
+        return None
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = TCPStore(host, port, is_master=False, timeout=timeout)
+    return PrefixStore(f"restart-{restart}", store)
+
+
+@contextmanager
+def joined(device: str = "auto", timeout_minutes: float = 30.0) -> Iterator[Processes]:
+    """Joins the other processes as `init_from_env` does, and leaves them at the end of the block.
+
+    Raises:
+        ValueError: As `init_from_env`; a `LostProcess` where another process ended, or did not
+            answer within the time.
+    """
+    processes = init_from_env(device, timeout_minutes)
+    try:
+        yield processes
+    except (RuntimeError, dist.DistError) as error:
+        words = str(error)
+        if processes.world_size == 1 or (
+            not isinstance(error, dist.DistError) and ("gloo" not in words and "NCCL" not in words)
+        ):
+            raise
+        # gloo says where in its source it is, and adds advice to its developers.
+        said = re.sub(r"^\[\S+\] |\. This is typically.*", "", words.splitlines()[0])
+        why = "which says why it ended unless it was killed"
+        if "timed out" in words.lower() or "timeout" in words.lower():
+            why = (
+                f"which did not answer for {timeout_minutes:g} minutes (timeout_minutes): it is "
+                "stopped, hangs or cannot be reached"
+            )
+        raise LostProcess(f"process {processes.rank} lost another one, {why} ({said})") from error
+    finally:
+        processes.close()
+
+
+def launcher(processes: int) -> str:
+    """The words that start as many processes on this machine, with the restarts that they have now.
+
+    They stand before the command and end with a blank; empty without torchrun.
+    """
+    restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
+    times = f"--max-restarts {restarts} " if restarts != "0" else ""
+    return f"torchrun --nproc-per-node {processes} {times}-m " if processes > 1 or times else ""

@@ -2,18 +2,24 @@
 
 import errno
 import hashlib
+import json
 import os
 import re
 import secrets
+import shlex
+import socket
+import sys
 import time
 import weakref
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+# What the system says where a file cannot grow.
+FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([^}]*)\})", re.ASCII)
 
 
@@ -98,6 +104,19 @@ def check_place(name: str, path: str | os.PathLike[str], *, overwrite: bool) -> 
 
 # Files that are complete or absent.
 
+_writing = True
+
+
+@contextmanager
+def without_writing() -> Iterator[None]:
+    """Within the block `atomic_path` raises an `OSError`, as on a file system for reading only."""
+    global _writing
+    before, _writing = _writing, False
+    try:
+        yield
+    finally:
+        _writing = before
+
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -124,6 +143,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         ...     Path(f"{folder}/note.txt").read_text()
         'all of it'
     """
+    if not _writing:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), os.fspath(path))
     # A link stays one: what it leads to is replaced.
     target = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
     if target.exists() and not target.is_file():
@@ -133,38 +154,40 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     unique = f"{os.getpid()}-{secrets.token_hex(4)}"
     temporary = target.with_name(f".{target.stem}.{unique}{target.suffix}")
     try:
-        temporary.touch()
-        permissions = temporary.stat().st_mode
-        yield temporary
-        # The usual ones, even where what wrote the file put another in its place.
-        temporary.chmod(permissions)
-        flush(temporary)
-        os.replace(temporary, target)
-        flush(target.parent)
+        with named_in_errors(target, instead_of=temporary):
+            temporary.touch()
+            permissions = temporary.stat().st_mode
+            yield temporary
+            # The usual ones, even where what wrote the file put another in its place.
+            temporary.chmod(permissions)
+            flush(temporary)
+            os.replace(temporary, target)
+            flush(target.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
 @contextmanager
-def full_disk_explained(out: str | os.PathLike[str]) -> Iterator[None]:
-    """Says of a full disk what to do, where the same command resumes with what is there.
+def named_in_errors(
+    path: str | os.PathLike[str], *, instead_of: str | os.PathLike[str] | None = None
+) -> Iterator[None]:
+    """Names the file that is written where the system only says what is wrong, as a full disk.
 
     Args:
-        out: What is being written.
+        path: The file, as the user knows it.
+        instead_of: Its name while it is not complete.
 
     Raises:
-        OSError: In place of the system's, which names the file that did not fit.
+        OSError: Of the same kind, with the name.
     """
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
-            raise
-        raise OSError(
-            f"no space is left for {os.fspath(out)!r}; make room and give the same command to "
-            "resume"
-        ) from error
+        renamed = instead_of is not None and error.filename == os.fspath(instead_of)
+        if renamed or (error.filename is None and error.errno in FULL):
+            raise type(error)(error.errno, error.strerror, os.fspath(path)) from error
+        raise
 
 
 def flush(path: Path) -> None:
@@ -179,71 +202,192 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
+LOCK = ".lock"
+# Locks that processes forked from this one must not hold: the system frees a lock when the last
+# process that has its file open ends.
+_own_locks: set[int] = set()
+
+
+def _drop_locks() -> None:
+    while _own_locks:
+        os.close(_own_locks.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_drop_locks)
+
+
 @contextmanager
-def locked_folder(folder: Path, taken: str, *, patience: float) -> Iterator[None]:
+def locked_folder(
+    folder: Path, taken: str, *, patience: float, name: str = LOCK, inherited: bool = True
+) -> Iterator[Callable[[], bool]]:
     """Makes a folder and keeps other processes out of it within the block, where the system can.
 
-    The lock is on the folder itself. Who holds it may delete the folder as its last act; whoever
-    waits then makes a new one. Before that, only what is in it may be deleted.
+    The lock is on a file in the folder, which says who holds it. The system frees it when that
+    process ends, however it does. Where the file system has no locks, what the file says counts.
+    Who holds it may delete the folder as its last act; whoever waits then makes a new one.
 
     Args:
         folder: The folder.
         taken: The error's words where another process is in it.
         patience: Seconds to wait for one that is about to end.
+        name: The file; others have locks of their own.
+        inherited: Whether processes that are forked within the block hold the folder, too.
+
+    Yields:
+        A function that says whether the path still leads to the folder that was locked, and no
+        other process has locked it since.
 
     Raises:
-        ValueError: If another process holds it.
+        ValueError: If another process holds it; says which, and since when.
     """
     try:
         import fcntl
     except ImportError:  # Windows
         folder.mkdir(parents=True, exist_ok=True)
-        yield
+        yield folder.is_dir
         return
-    end = time.monotonic() + patience
-    descriptor = _opened_folder(folder, end)
+    path, end = folder / name, time.monotonic() + patience
+    owner, held, place, descriptor = os.getpid(), False, -1, _opened_lock(path, end)
     try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                    break  # a file system without locks
-                if time.monotonic() > end:
-                    raise ValueError(taken) from None
-                time.sleep(0.05)
-                continue
+        while not held:
+            remedy = _try_lock(descriptor, path, fcntl.LOCK_EX)
+            held = remedy is None
             # Whoever held it may have deleted it, and a third made and locked a new one.
-            if _is_at(descriptor, folder):
-                break
-            os.close(descriptor)
-            descriptor = -1
-            descriptor = _opened_folder(folder, end)
-        yield
+            if held and not is_open_at(descriptor, path):
+                os.close(descriptor)
+                held, descriptor = False, -1
+                descriptor = _opened_lock(path, end)
+            elif not held:
+                if time.monotonic() > end:
+                    raise ValueError(f"{taken}{_words(_holder(path))}{remedy}")
+                time.sleep(0.05)
+        if not inherited:
+            _own_locks.add(descriptor)
+        with suppress(OSError):  # a full disk is no reason to refuse
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(_this_process()).encode(), 0)
+        place = os.open(folder, os.O_RDONLY)  # as long as it is open, no other folder is like it
+        lock = descriptor
+        yield lambda: is_open_at(place, folder) and (not path.exists() or is_open_at(lock, path))
     finally:
-        if descriptor >= 0:
-            os.close(descriptor)
+        if os.getpid() == owner:  # and not in a forked process
+            with suppress(OSError):
+                if held and is_open_at(descriptor, path):
+                    path.unlink()
+            _own_locks.discard(descriptor)
+            for opened in (descriptor, place):
+                if opened >= 0:
+                    os.close(opened)
 
 
-def _opened_folder(folder: Path, end: float) -> int:
-    """Makes a folder that others may be deleting, and opens it."""
+def check_unlocked(path: Path, taken: str, *, patience: float) -> None:
+    """Refuses a lock that another process holds, as `locked_folder` does, and writes nothing.
+
+    Args:
+        path: The lock's file, which need not be there.
+        taken: The error's words.
+        patience: Seconds to wait for one that is about to end.
+
+    Raises:
+        ValueError: If another process holds it; says which, and since when.
+        OSError: If it cannot be opened for writing, as `locked_folder` must.
+    """
+    end = time.monotonic() + patience
+    with suppress(ImportError, FileNotFoundError), open(path, "r+b") as file:
+        import fcntl
+
+        while (remedy := _try_lock(file.fileno(), path, fcntl.LOCK_SH)) is not None:
+            if time.monotonic() > end:
+                raise ValueError(f"{taken}{_words(_holder(path))}{remedy}")
+            time.sleep(0.05)
+
+
+def _try_lock(descriptor: int, path: Path, how: int) -> str | None:
+    """Locks a file, or returns what to do about the process that holds it."""
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return "; end it first, or give another folder"
+        if not _has_ended(_holder(path)):  # no locks here
+            return f"; if that process has ended, delete {str(path)!r}"
+    return None
+
+
+def _opened_lock(path: Path, end: float) -> int:
+    """Makes a file in a folder that others may be deleting, and opens it."""
     while True:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            return os.open(folder, os.O_RDONLY)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except (FileNotFoundError, FileExistsError):
-            if time.monotonic() > end or (folder.exists() and not folder.is_dir()):
+            if time.monotonic() > end or (path.parent.exists() and not path.parent.is_dir()):
                 raise
 
 
-def _is_at(descriptor: int, folder: Path) -> bool:
-    """Whether a path still leads to the folder that was opened."""
+def is_open_at(descriptor: int, path: Path) -> bool:
+    """Whether a path still leads to what was opened."""
     try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(folder))
-    except FileNotFoundError:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 
+def _this_process() -> dict[str, Any]:
+    return {
+        "process": os.getpid(),
+        "host": socket.gethostname(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "command": shlex.join(sys.orig_argv),
+        "life": _life(os.getpid()),
+    }
+
+
+def _life(process: int) -> str:
+    """What tells a process from others that had its number, before or after a restart."""
+    try:
+        started = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {started}"
+    except (OSError, IndexError):
+        return ""
+
+
+def _holder(path: Path) -> dict[str, Any]:
+    """What a lock's file says; empty where it says nothing."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content if content.keys() == _this_process().keys() else {}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def _has_ended(holder: Mapping[str, Any]) -> bool:
+    """Whether there is no such process any more; of another host no one can know."""
+    if not holder or holder["host"] != socket.gethostname():
+        return not holder
+    if life := _life(holder["process"]):
+        return bool(life != holder["life"])
+    try:
+        os.kill(holder["process"], 0)
+    except OSError as error:  # of another user's process, if not that there is none
+        return isinstance(error, ProcessLookupError)
+    return False
+
+
+def _words(holder: Mapping[str, Any]) -> str:
+    if not holder:
+        return ""
+    return (
+        f" (process {holder['process']} on {holder['host']}, since {holder['since']}: "
+        f"{holder['command']:.200})"
+    )
+
+
+# Opening a pipe that took the place of a file would wait for its writer forever.
+_READING = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
 # Larger than nearly every picture of a face, and small enough to ask for every time.
 _AT_ONCE = 1 << 16
 
@@ -262,19 +406,30 @@ def read_file(path: str | os.PathLike[str], *, first: int | None = None) -> byte
         OSError: If it cannot be read; the message gives the reason alone.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        descriptor = os.open(path, _READING)
         try:
             data = os.read(descriptor, first or _AT_ONCE)
             if first is not None or len(data) < _AT_ONCE:
                 return data
-            parts = [data]
-            while part := os.read(descriptor, 1 << 20):
-                parts.append(part)
-            return b"".join(parts)
+            rest = iter(lambda: os.read(descriptor, 1 << 20), b"")
+            return b"".join([data, *rest])
         finally:
             os.close(descriptor)
     except OSError as error:
         raise OSError(error.strerror or str(error)) from error
+
+
+def asks_for_room(error: BaseException) -> str:
+    """Returns the question whether the disk is full, unless the system gives another reason."""
+    number = getattr(error, "errno", None)
+    return "; is the disk full?" if number in (None, *FULL) else ""
+
+
+def lacks_descriptors(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, is that a process or the system has no file to open."""
+    while error is not None and getattr(error, "errno", None) not in (errno.EMFILE, errno.ENFILE):
+        error = error.__cause__
+    return error is not None
 
 
 # Files read at any place.
@@ -298,7 +453,7 @@ class RandomAccessFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self._descriptor = os.open(path, _READING)
         self._closed = weakref.finalize(self, os.close, self._descriptor)
         self.size = os.fstat(self._descriptor).st_size
 
@@ -344,22 +499,6 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
 # Checksums of files.
 
 _CHUNK = 1 << 22
-
-
-def write_checksums(path: str | os.PathLike[str], names: Iterable[str]) -> None:
-    """Writes the SHA-256 of files, as `sha256sum -c` reads them.
-
-    Args:
-        path: The file to write, such as `train.sha256`.
-        names: Names of files in the same folder, without line breaks or backslashes.
-
-    Raises:
-        OSError: If a file cannot be read or the result not be written.
-    """
-    target = Path(path)
-    lines = [f"{files_sha256(target.with_name(name))}  {name}\n" for name in names]
-    with atomic_path(target) as temporary:
-        temporary.write_bytes("".join(lines).encode("utf-8", "surrogateescape"))
 
 
 def verify_checksums(

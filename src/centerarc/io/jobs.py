@@ -7,12 +7,12 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from centerarc.io.files import atomic_path, locked_folder
+from centerarc.io.files import LOCK, atomic_path, locked_folder
 
 _REQUEST, _DONE = "request.json", "done.json"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -37,13 +37,12 @@ def locked_job(folder: Path, out: Path) -> Iterator[None]:
         ValueError: If another process holds it.
     """
     taken = f"out is {str(out)!r}, which another process is writing"
-    with locked_folder(folder, taken, patience=_LOCK_SECONDS):
-        try:
+    try:
+        with locked_folder(folder, taken, patience=_LOCK_SECONDS):
             yield
-        finally:
-            # Within the lock, so that the folder is not another process's.
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+    finally:
+        with suppress(OSError):  # it is not empty, or another process is in it
+            folder.rmdir()
 
 
 class Job:
@@ -93,7 +92,8 @@ class Job:
             done = None
         self.facts: dict[str, Any] | None = None if done is None else done["facts"]
         for path in folder.rglob(".*"):  # files that a killed run was writing
-            path.unlink()
+            if path != folder / LOCK:
+                path.unlink()
         self.final.mkdir(exist_ok=True)
         write_json(folder / _REQUEST, self._request)
 
@@ -124,7 +124,7 @@ class Job:
 
     def _empty(self, *kept: str) -> None:
         for path in list(self.folder.iterdir()):
-            if path.name in kept:
+            if path.name in (LOCK, *kept):
                 continue
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)

@@ -1,10 +1,12 @@
 """Work divided among processes: how many, how they start, what their death means, and signals."""
 
 import multiprocessing
+import multiprocessing.queues
 import os
 import signal
 import sys
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -18,6 +20,9 @@ from typing import Any, Self, TypeVar
 import cv2
 
 # Processes that read images.
+
+# Seconds that a batch of images may take; one on a share that hangs never comes.
+READ_TIMEOUT = 300.0
 
 
 def default_workers() -> int:
@@ -82,13 +87,163 @@ def start_worker(_: int) -> None:
     # As PyTorch does with its own threads: the workers are the parallelism.
     cv2.setNumThreads(1)
     cv2.ocl.setUseOpenCL(False)
+    # A thread sends what a worker has read. Where it cannot, as for lack of descriptors, it would
+    # leave that out, and whoever waits for it would wait forever.
+    multiprocessing.queues.Queue._on_queue_feeder_error = _end_worker  # type: ignore[attr-defined]
+
+
+def _end_worker(_: object, error: BaseException, result: object) -> None:
+    os.write(2, f"a worker cannot send what it has read: {error}\n".encode(errors="replace"))
+    os._exit(1)
+
+
+_DEAD = "DataLoader worker (pid"
+
+
+class _HeldBack:
+    """A handler of SIGCHLD around PyTorch's, which raises an error when a worker died.
+
+    With loaders that it knows of, that is only while this process waits for a batch.
+    """
+
+    def __init__(self, report: Callable[[int, FrameType | None], object]) -> None:
+        self.report = report
+        self.loaders: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.waiting = False
+        self.missed = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.missed = bool(self.loaders) and not self.waiting
+        if not self.missed:
+            self.report(number, frame)
+
+
+def _held_back() -> _HeldBack | None:
+    handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+    return handler if isinstance(handler, _HeldBack) else None
+
+
+def hold_back_deaths(loader: object) -> None:
+    """Lets the death of a worker be reported only within `awaiting_batch`, so between two steps.
+
+    PyTorch raises it from a signal handler: without this anywhere in the main thread, such as in
+    the middle of an optimizer step, whose weights are then those of no step.
+
+    Args:
+        loader: A `DataLoader`, once PyTorch has its handler; as long as it is there, this holds.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
+        return  # where PyTorch has no handler either
+    held = _held_back()
+    if held is None and callable(report := signal.getsignal(signal.SIGCHLD)):
+        signal.signal(signal.SIGCHLD, held := _HeldBack(report))
+    if held is not None:
+        held.loaders.add(loader)
+
+
+@contextmanager
+def awaiting_batch(workers: int, seconds: float, *, starts: bool = False) -> Iterator[None]:
+    """Waits for a batch of images in the block: not forever, and not for a worker that died.
+
+    Args:
+        workers: The number of processes that read.
+        seconds: How long that may take, where `has_alarm`; 0 is any time.
+        starts: Whether the workers only start. They are not waited for then, and what ends their
+            start in the middle would leave them where no one can end them.
+
+    Raises:
+        TimeoutError: If it took longer.
+        OSError: If a worker died, now or since the last batch, or descriptors are lacking.
+    """
+    held = _held_back()
+    try:
+        with _alarm(0 if starts else seconds):
+            if held is not None and not starts:
+                held.waiting = True
+                if held.missed:
+                    held.missed = False
+                    held.report(signal.SIGCHLD, None)
+            yield
+    except _Late:
+        raise _late(seconds) from None
+    except (RuntimeError, OSError, EOFError) as error:
+        text = str(error)
+        if "DataLoader timed out" in text:
+            raise _late(seconds) from None
+        if "Too many open files" in text or "ancdata" in text:
+            raise OSError(
+                "too many open files: the workers cannot send batches of images; raise the limit "
+                f"(ulimit -n), or try fewer workers than {workers}"
+            ) from error
+        # Whatever else a worker's images fail at comes as a value; this is of the way from it.
+        if _DEAD in text or (workers and not isinstance(error, RuntimeError)):
+            raise OSError(f"{_death('memory or shared memory', workers)} ({text})") from error
+        raise
+    finally:
+        if held is not None:
+            held.waiting = False
+
+
+class _Late(BaseException):
+    """Comes through whatever takes an exception for a damaged image."""
+
+
+def _late(seconds: float) -> TimeoutError:
+    return TimeoutError(
+        f"no batch of images came within {seconds:g} seconds (read_timeout): the storage or a "
+        "worker process hangs"
+    )
+
+
+def has_alarm() -> bool:
+    """Whether `awaiting_batch` limits a wait here: in the main thread, with SIGALRM unused."""
+    return (
+        hasattr(signal, "setitimer")
+        and threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
+    )
+
+
+@contextmanager
+def _alarm(seconds: float) -> Iterator[None]:
+    """Raises `_Late` in a block that takes longer, where this thread gets an alarm."""
+    if not seconds or not has_alarm():
+        yield
+        return
+
+    def ring(number: int, frame: FrameType | None) -> None:
+        raise _Late
+
+    signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+# Seconds in which workers end on their own when they are asked to.
+_PATIENCE = 5.0
+
+
+def end_workers(batches: Any, patience: float | None = None) -> None:
+    """Ends the workers of an iterator, in some seconds also ones that are stopped or hang."""
+    if not hasattr(batches, "_shutdown_workers"):
+        return
+
+    # It waits for one after the other, and for a lock that one which was killed may have held.
+    ending = threading.Thread(target=batches._shutdown_workers, daemon=True)
+    ending.start()
+    ending.join(_PATIENCE if patience is None else patience)
+    for worker in batches._workers:
+        worker.kill()
+    ending.join(_PATIENCE)
 
 
 @contextmanager
 def explain_dead_workers(workers: int) -> Iterator[None]:
     """Turns PyTorch's report of a dead worker into an `OSError` that says what to do.
-
-    PyTorch raises it from a signal handler, so anywhere in the main process while workers run.
 
     Args:
         workers: The number of processes that read.
@@ -99,7 +254,7 @@ def explain_dead_workers(workers: int) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if _DEAD not in str(error):
             raise
         raise OSError(f"{_death('memory or shared memory', workers)} ({error})") from error
 
@@ -207,13 +362,17 @@ def _in_processes(
                 if not waiting:
                     return
                 wanted = [waiting[0]] if ordered else waiting
-                done = wait(wanted, _LOOK_SECONDS, FIRST_COMPLETED).done
+                # Ctrl-C in there could leave a lock taken for good, and the pool waiting for it.
+                with signals_held_back(signal.SIGINT):
+                    done = wait(wanted, _LOOK_SECONDS, FIRST_COMPLETED).done
                 if (now := sum(ticks)) > seen:
                     progress(now - seen)
                     seen = now
                 for future in done:
                     waiting.remove(future)
-                    yield future.result()
+                    with signals_held_back(signal.SIGINT):
+                        result = future.result()
+                    yield result
         except BrokenProcessPool as error:
             raise OSError(_death("memory", workers)) from error
         finally:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -110,7 +110,8 @@ def open_text(path: str | os.PathLike[str]) -> Iterator[TextIO]:
     may hold any.
 
     Raises:
-        ValueError: If the file is UTF-16, or compressed and damaged.
+        ValueError: If the file is UTF-16, has a NUL character, which arrays of text drop at the end
+            of a name, or is compressed and damaged.
         OSError: If it cannot be read.
     """
     name = os.fspath(path)
@@ -120,12 +121,23 @@ def open_text(path: str | os.PathLike[str]) -> Iterator[TextIO]:
         if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
             raise ValueError(f"{name}: the file is UTF-16; save it as UTF-8")
         opened = gzip.open if start == b"\x1f\x8b" else open
+        with opened(path, "rb") as binary:
+            _refuse_nul(cast(BinaryIO, binary), name)
         with opened(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             yield file
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{name}: the gzip file is damaged or cut off: {error}") from error
     except OSError as error:
         raise OSError(f"cannot read {name!r}: {error.strerror or error}") from error
+
+
+def _refuse_nul(file: BinaryIO, name: str) -> None:
+    line = 1
+    while part := file.read(1 << 20):
+        if (at := part.find(b"\0")) >= 0:
+            line += part.count(b"\n", 0, at)
+            raise ValueError(f"{name}, line {line}: there is a NUL character; save it as text")
+        line += part.count(b"\n")
 
 
 class Table:

@@ -77,8 +77,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return content or {}
 
 
-def parse_yaml(text: str) -> Any:
+def parse_yaml(text: str, whole: str = "the file") -> Any:
     """Returns what a YAML text holds, by the rules of `read_yaml`.
+
+    Args:
+        text: The text.
+        whole: What an error calls all of it.
 
     Raises:
         YamlError: If it is not YAML, or exceeds a limit.
@@ -88,7 +92,7 @@ def parse_yaml(text: str) -> Any:
         [15, '1:30', inf, None]
     """
     root = _compose(text)
-    return None if root is None else _Values().of(root, "")
+    return None if root is None else _Values(whole).of(root, "")
 
 
 def locate(path: str | Path, names: Iterable[str]) -> tuple[int, bool]:
@@ -220,7 +224,8 @@ def _compose(text: str) -> yaml.Node | None:
 class _Values:
     """The values of nodes, one by one, so that aliases of aliases count as often as they are."""
 
-    def __init__(self) -> None:
+    def __init__(self, whole: str) -> None:
+        self._whole = whole
         self._count = 0
         self._above: list[yaml.Node] = []
 
@@ -233,9 +238,9 @@ class _Values:
             raise YamlError(line, f"{name} holds itself, by an alias such as *name")
         kind = node.tag.removeprefix(_TAG)
         if isinstance(node, yaml.ScalarNode):
-            return _scalar(node, kind, name or "the file")
+            return _scalar(node, kind, name or self._whole)
         if kind != ("map" if isinstance(node, yaml.MappingNode) else "seq"):
-            raise YamlError(line, _refused(node, name or "the file"))
+            raise YamlError(line, _refused(node, name or self._whole))
         self._above.append(node)
         if isinstance(node, yaml.MappingNode):
             found: Any = self._mapping(node, name)

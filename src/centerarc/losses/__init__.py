@@ -6,7 +6,7 @@ from centerarc.losses.class_size_margins import LDAM, DynamicArcFace
 from centerarc.losses.elastic_margins import ElasticArcFace, ElasticCosFace
 from centerarc.losses.head.chunked import Chunked
 from centerarc.losses.head.class_pass import negative_logsumexp, sample_classes
-from centerarc.losses.head.hard_negatives import HardNegatives
+from centerarc.losses.head.epilogues import HardNegatives
 from centerarc.losses.head.prototype_sgd import PrototypeSGD
 from centerarc.losses.margin_softmax import BatchMetrics, MarginSoftmaxLoss, margin_softmax_loss
 from centerarc.losses.margins import (
@@ -25,8 +25,7 @@ from centerarc.losses.mean_centers import MeanCenterLoss, mean_center_loss
 from centerarc.losses.negative_margins import CurricularFace, MVSoftmax, NegativeMargin
 from centerarc.losses.norm_margins import AdaFace, MagFace
 from centerarc.losses.term_weight import TermWeight
-from centerarc.losses.uniface import UniFace
-from centerarc.losses.unified_threshold import UnifiedThresholdLoss, unified_threshold_loss
+from centerarc.losses.unified_threshold import UniFace, UnifiedThresholdLoss, unified_threshold_loss
 
 __all__ = [
     "LDAM",

@@ -33,7 +33,7 @@ from centerarc.losses.head.class_pass import (
     sample_classes,
     settings_of,
 )
-from centerarc.losses.head.hard_negatives import HardNegatives
+from centerarc.losses.head.epilogues import HardNegatives
 from centerarc.losses.head.products import own_rows, product, unit, whole
 from centerarc.losses.head.prototype_sgd import has_fused_step
 from centerarc.losses.margins import (
@@ -45,7 +45,7 @@ from centerarc.losses.margins import (
     target_angle,
 )
 from centerarc.losses.negative_margins import NegativeMargin
-from centerarc.losses.uniface import UniFace
+from centerarc.losses.unified_threshold import UniFace
 
 if TYPE_CHECKING:
     from centerarc.losses.head.shards import ClassShards

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from centerarc.losses.head.hard_negatives import HardNegatives
+from centerarc.losses.head.epilogues import HardNegatives
 from centerarc.losses.margins import (
     ArcFace,
     BatchMargin,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from centerarc.io.files import atomic_path, files_sha256
 from centerarc.io.yaml_file import dump_yaml, read_yaml
@@ -33,7 +33,13 @@ from centerarc.models.model_card import (
     model_card,
 )
 from centerarc.models.opened import load_weights
-from centerarc.models.weights import METADATA_KEY, read_metadata, weights_file
+from centerarc.models.weights import (
+    CHECKSUM_KEY,
+    METADATA_KEY,
+    read_metadata,
+    weights_file,
+    write_tensors,
+)
 
 CONFIG, CARD = "config.yaml", "README.md"
 _RESULTS = "results.json"
@@ -328,10 +334,11 @@ def _write_weights(weights: Path, path: Path, recipe: Mapping[str, Any]) -> None
     """Copies weights byte for byte if what they say of themselves may be published."""
     with safe_open(weights, framework="pt") as file:
         said = file.metadata()
-    if set(said) == {METADATA_KEY} and json.loads(said[METADATA_KEY]) == recipe:
+    if set(said) <= {METADATA_KEY, CHECKSUM_KEY} and json.loads(said[METADATA_KEY]) == recipe:
         shutil.copyfile(weights, path)
     else:
-        save_file(load_file(weights), path, metadata={METADATA_KEY: json.dumps(recipe)})
+        tensors = load_file(weights)
+        write_tensors(tensors, path, json.dumps(recipe))
 
 
 def _config_text(config: Mapping[str, Any], left_out: Sequence[str]) -> str:
@@ -356,6 +363,8 @@ _WORDS = {
     "validation.best_set",
     "validation.measure",
     "loss.margin",
+    "data.on_change",
+    "on_nonfinite",
     "loss.centers",
     "loss.center_space",
     "loss.center_weight",
@@ -369,7 +378,9 @@ _WORDS = {
 }
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 # Settings that say nothing of the model.
-_OF_THE_MACHINE = {"run_dir", "workers", "device", "save_every", "log"}
+_OF_THE_MACHINE = {
+    *("run_dir", "workers", "read_timeout", "device", "save_every", "save_in_background", "log")
+}
 # What a model cannot be built without, whatever it is; its weights name it, too.
 _RECIPE = ("model.name", "model.options.")
 # What names in the metadata of weights begin with.

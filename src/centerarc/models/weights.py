@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -17,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from centerarc.io.files import atomic_path
+from centerarc.io.files import asks_for_room, atomic_path
 from centerarc.models.backbone import Backbone
 from centerarc.models.hub import HUB_WEIGHTS, download, hub_model
 
@@ -52,7 +53,7 @@ def read_torch_file(path: Path) -> Any:
         raise ValueError((str(error) or type(error).__name__).splitlines()[0]) from error
 
 
-METADATA_KEY = "centerarc"
+METADATA_KEY, CHECKSUM_KEY = "centerarc", "crc32"
 # What a folder of a run, or of a shared model, is asked for, the first that exists.
 _IN_FOLDERS = ("best.safetensors", "last.safetensors", HUB_WEIGHTS)
 # Beside them, who was trained on: one name a line.
@@ -61,12 +62,9 @@ _GLOBAL = re.compile(r"GLOBAL (\S+)")
 _RECIPE = {"name": str, "embedding_size": int, "image_size": int, "options": dict, "metadata": dict}
 # What wrappers of PyTorch put inside names: torch.compile, FSDP, activation checkpointing.
 _WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-# How deep weights lie in a checkpoint, at most.
-_DEPTH = 4
-_MOST_DIGITS = 400
-_SHOWN = 3
-# Arguments of `create_model` that are not options of a backbone.
-_NO_OPTIONS = {"name", "embedding_size", "image_size", "generator"}
+_DEPTH = 4  # how deep weights lie in a checkpoint, at most
+_MOST_DIGITS, _SHOWN = 400, 3
+_NO_OPTIONS = {"name", "embedding_size", "image_size", "generator"}  # of `create_model`
 
 
 def save_weights(
@@ -107,14 +105,48 @@ def save_weights(
         text = json.dumps({**recipe.to_dict(), "metadata": dict(metadata or {})})
     except TypeError as error:
         raise ValueError(f"metadata and model options must be JSON: {error}") from error
-    tensors = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
+    # Copies, as safetensors does not write tied weights.
+    tensors = {key: value.contiguous().clone() for key, value in model.state_dict().items()}
     with atomic_path(path) as temporary:
         try:
-            save_file(tensors, temporary, metadata={METADATA_KEY: text})
+            write_tensors(tensors, temporary, text)
         except (OSError, SafetensorError) as error:
-            raise OSError(
-                f"cannot write {os.fspath(path)!r}; is the disk full? ({error})"
-            ) from error
+            said = f"cannot write {os.fspath(path)!r}{asks_for_room(error)} ({error})"
+            raise OSError(said) from error
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path, text: str) -> None:
+    """Writes tensors with a text in ASCII and their checksum: equal ones give equal bytes."""
+    save_file(tensors, path, metadata=with_checksum(text, tensors))
+    with path.open("r+b") as file:  # safetensors writes what it holds of metadata in any order
+        header = file.read(int.from_bytes(file.read(8), "little"))
+        said = json.loads(header)["__metadata__"]
+        now, then = (json.dumps(said, separators=(",", ":"), sort_keys=s) for s in (False, True))
+        file.seek(8)
+        file.write(header.replace(now.encode(), then.encode(), 1))
+
+
+def with_checksum(text: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """The metadata of a file of weights: a text, and the CRC-32 of it and the tensors."""
+    found = zlib.crc32(text.encode("utf-8", "surrogateescape"))
+    for name, tensor in sorted(tensors.items()):
+        found = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), found)
+        values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        found = zlib.crc32(values.numpy().data, found)
+    return {METADATA_KEY: text, CHECKSUM_KEY: f"{found:08x}"}
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    with safe_open(str(path), framework="pt") as file:
+        said = file.metadata() or {}
+    tensors = load_file(path)
+    checksum = said.get(CHECKSUM_KEY)  # files of others have none
+    if checksum and checksum != with_checksum(said.get(METADATA_KEY, ""), tensors)[CHECKSUM_KEY]:
+        raise ValueError(
+            "its content changed after it was written (CRC-32); copy or train it again, or leave "
+            f"{CHECKSUM_KEY} out of its metadata if it was changed on purpose"
+        )
+    return tensors
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -301,7 +333,7 @@ def read_states(path: Path) -> dict[str, dict[str, Tensor]]:
     if kind == "onnx":
         raise ValueError(f"{str(path)!r} is an ONNX model, which open_model opens")
     try:
-        content = load_file(path) if kind == "safetensors" else read_torch_file(path)
+        content = _read_safetensors(path) if kind == "safetensors" else read_torch_file(path)
     except Exception as error:  # a damaged file can fail in any way
         reason = (str(error) or type(error).__name__).splitlines()[0]
         if "objects that are not tensors" in reason:

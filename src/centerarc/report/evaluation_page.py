@@ -424,7 +424,7 @@ def _training_of(weights: Path) -> dict[str, Any]:
         return found
     rows = []
     for line in metrics.read_text(encoding="utf-8", errors="replace").splitlines():
-        with suppress(ValueError):  # of a run that was cut off
+        with suppress(ValueError, RecursionError):  # of a run that was cut off
             rows.append(json.loads(line))
     for name, kind in (("history", "train"), ("validation", "validation")):
         found[name] = [row for row in rows if isinstance(row, dict) and row.get("kind") == kind]

@@ -235,6 +235,8 @@ class StudyResult:
             if content.pop("format", None) != _FORMAT:
                 raise ValueError("it is of another version")
             return cls._of(content)
+        except RecursionError as error:
+            raise ValueError(f"{os.fspath(path)!r} is nested too deeply") from error
         except (OSError, TypeError, KeyError, AttributeError, ValueError) as error:
             raise ValueError(
                 f"{os.fspath(path)!r} must be the result of a study: {error}"

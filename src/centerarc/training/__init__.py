@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from centerarc.training.callbacks import Callback, register_callback
     from centerarc.training.loop import Trainer, TrainingInterrupted, train
     from centerarc.training.proposals import Trial
+    from centerarc.training.rehearsal import DryRun, dry_run
     from centerarc.training.rundir import RunResult
     from centerarc.training.study import PlannedRun, plan_study, run_study
     from centerarc.training.study_run import RunRecord
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Callback",
+    "DryRun",
     "PlannedRun",
     "RunRecord",
     "RunResult",
@@ -37,6 +39,7 @@ __all__ = [
     "check_config",
     "check_study",
     "chosen_settings",
+    "dry_run",
     "dump_config",
     "load_config",
     "load_study",
@@ -52,6 +55,7 @@ __all__ = [
 
 _LAZY = {
     "Callback": "callbacks",
+    "DryRun": "rehearsal",
     "PlannedRun": "study",
     "RunRecord": "study_run",
     "RunResult": "rundir",
@@ -60,6 +64,7 @@ _LAZY = {
     "Trial": "proposals",
     "Tuning": "tuning",
     "chosen_settings": "study_tuning",
+    "dry_run": "rehearsal",
     "plan_study": "study",
     "register_callback": "callbacks",
     "run_study": "study",

@@ -34,10 +34,13 @@ class Callback:
     """
 
     def on_train_start(self, trainer: "Trainer") -> None:
-        """Before the first step of a run, or of a resumed one; its state is loaded already."""
+        """Before the first step of a run, or of a resumed one; its state is loaded already.
+
+        Also after a rewind (`on_nonfinite: rewind`), which resumes a run within its process.
+        """
 
     def on_step_end(self, trainer: "Trainer", row: dict[str, Any] | None) -> None:
-        """After each optimizer step.
+        """After each optimizer step, also one that was skipped.
 
         Args:
             trainer: `trainer.step` steps are done.
@@ -60,7 +63,10 @@ class Callback:
         """After each epoch and its validation; `trainer.epochs_done` whole ones are over."""
 
     def on_save(self, trainer: "Trainer") -> None:
-        """After the state was written: at the end of an epoch, and every `save_every` steps."""
+        """After the state was written: at the end of an epoch, and every `save_every` steps.
+
+        What a callback changes here is in the next state, not in this one.
+        """
 
     def on_interrupt(self, trainer: "Trainer") -> None:
         """After Ctrl-C or SIGTERM, when the state is saved and before the run ends."""
@@ -151,6 +157,11 @@ class Callbacks:
 
     def __bool__(self) -> bool:
         return bool(self._all)
+
+    def has(self, hook: str) -> bool:
+        """Whether a callback does something in a hook."""
+        base = getattr(Callback, hook)
+        return any(getattr(type(callback), hook) is not base for callback in self._all.values())
 
     @property
     def stopping(self) -> bool:

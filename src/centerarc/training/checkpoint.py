@@ -6,16 +6,19 @@ and its momentum beside it, to which each process adds its own classes. A manife
 the checksum of every file is written last, and the folder has another name until then.
 """
 
+import concurrent.futures
 import hashlib
 import json
 import pickle
 import re
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections import ChainMap, OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +32,21 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
 
 from centerarc.distributed.process import Processes
-from centerarc.io.files import atomic_path, flush, seal, verify_checksums
+from centerarc.io.files import asks_for_room, atomic_path, flush, seal, verify_checksums
 from centerarc.io.tables import counted
 from centerarc.losses.center_arcface import CenterArcFaceLoss
-from centerarc.losses.head.prototype_sgd import MOMENTUM
+from centerarc.losses.head.products import local
 from centerarc.losses.head.shards import class_state
 from centerarc.models.weights import read_torch_file
+from centerarc.training.optimizer import kept_of, restore_kept
 
-_FORMAT = 4
-_KEPT = 2
+_FORMAT = 5
 _STATE, _MANIFEST = "state.pt", "manifest"
+# An empty file in the folder of a state that may be of no use: see `Setbacks.is_sound`.
+UNSOUND = "unsound"
 # A folder of a state. Before the name stands what it is not: finished, or undamaged.
 _NAME = re.compile(r"(?P<kind>\.|damaged-|)(?P<number>\d+)-step-(?P<step>\d+)")
-_UNFINISHED, _DAMAGED = ".", "damaged-"
+UNFINISHED, _DAMAGED = ".", "damaged-"
 # What a criterion has of each class, by the names in its state.
 ROWS = ("arcface.prototypes", "center.centers")
 COUNTS = "center.counts"  # of the images that means are from
@@ -55,11 +60,18 @@ class SavedState:
         folder: Where it is.
         content: All but the criterion.
         notes: What is wrong with later states, a line each.
+        seen: `fingerprint` of the states before it was read.
     """
 
     folder: Path
     content: dict[str, Any]
     notes: list[str]
+    seen: dict[str, int]
+
+
+def fingerprint(run_dir: Path) -> dict[str, int]:
+    """The states and when each became what it is: others if a process wrote one since."""
+    return {path.name: path.stat().st_ctime_ns for path in saved_states(run_dir)}
 
 
 def saved_states(run_dir: Path, *kinds: str) -> list[Path]:
@@ -72,46 +84,219 @@ def saved_states(run_dir: Path, *kinds: str) -> list[Path]:
     return [path for _, path in sorted(found, reverse=True)]
 
 
+def has_state(run_dir: Path) -> bool:
+    """Whether a run has a state that was saved whole, be it damaged or of another version."""
+    return bool(saved_states(run_dir, "", _DAMAGED)) or (run_dir / "state" / _STATE).exists()
+
+
+def check_deletable(run_dir: Path) -> None:
+    """Refuses states that are elsewhere: what is behind a link may be another run's.
+
+    Raises:
+        ValueError: If `state` is a link, and there is a state behind it.
+    """
+    place = run_dir / "state"
+    if place.is_symlink() and has_state(run_dir):
+        raise ValueError(
+            f"{str(place)!r} is a link to {str(place.resolve())!r}, where nothing is deleted; "
+            "delete the link, or the states there, and give the same command again"
+        )
+
+
+def delete_states(run_dir: Path) -> None:
+    """Deletes the states of a run, and nothing else in their folder; of links the link alone.
+
+    Whenever it is killed, no state is left that could be resumed, except while it renames them.
+
+    Raises:
+        ValueError: As `check_deletable`.
+        OSError: If one cannot be deleted.
+    """
+    check_deletable(run_dir)
+    place = run_dir / "state"
+    if place.is_symlink():
+        return
+    for folder in saved_states(run_dir, "", _DAMAGED):
+        hidden = f"{UNFINISHED}{_part(folder)}-step-{_part(folder, 'step')}"
+        if folder.is_symlink():
+            folder.unlink()
+        else:
+            _delete(folder.with_name(hidden), ignore_errors=False)
+            folder.rename(folder.with_name(hidden))
+    for folder in saved_states(run_dir, UNFINISHED):
+        _delete(folder, ignore_errors=False)
+    for name in (_STATE, ".metadata", _MANIFEST):  # of another version
+        (place / name).unlink(missing_ok=True)
+    with suppress(OSError):  # what else is there stays
+        place.rmdir()
+
+
+def _delete(folder: Path, *, ignore_errors: bool = True) -> None:
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder, ignore_errors=ignore_errors)
+
+
 def _part(folder: Path, part: str = "number") -> int:
     match = _NAME.fullmatch(folder.name)
     assert match is not None
     return int(match[part])
 
 
-def save_state(
-    run_dir: Path,
+class StateWriter:
+    """Writes the states of a run while it trains on.
+
+    A save waits while what is to be written is copied; a thread writes the copy, whose memory is
+    kept for the next one. All processes of the run must call `save` and `wait` together.
+
+    Args:
+        run_dir: The folder of the run.
+        processes: Its processes.
+        background: Whether to; else `save` returns when the state is written, and copies nothing.
+        check: Raises `ValueError` where `run_dir` is not the run's folder any more.
+        saved: Steps of the state that is resumed.
+
+    Attributes:
+        needs_room: Whether `make_room` would be of use, and was not called.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        processes: Processes,
+        *,
+        background: bool = True,
+        check: Callable[[], None] = lambda: None,
+        saved: int | None = None,
+    ) -> None:
+        self._run_dir = run_dir.absolute()  # whatever the current folder of the process becomes
+        self._saved = saved
+        self._check = check
+        self._background = background
+        self._processes = processes.for_thread() if background else processes
+        self._pool = ThreadPoolExecutor(1, "state-writer")
+        self._written: Future[None] | None = None
+        self._copies: Any = None
+        self._room: Future[Any] | None = None  # for them
+        self.needs_room = background
+
+    @property
+    def saved(self) -> int | None:
+        """Steps of the last state on disk, with the one that is being written; None for none."""
+        if self._written is not None:
+            concurrent.futures.wait([self._written])
+        return self._saved
+
+    @property
+    def failed(self) -> bool:
+        """Whether this process knows that a state could not be written; `wait` raises why."""
+        return bool((one := self._written) and one.done() and one.exception())
+
+    def make_room(self, *state: Any) -> None:
+        """Makes the memory of the copies in the background, so that the next save only copies.
+
+        Takes what `save` takes, once there is all of it: without a step, there is no momentum.
+        """
+        self._room = self._pool.submit(_copied, _content(*state), self._copies)
+        self.needs_room = False
+
+    def save(self, *state: Any) -> None:
+        """Writes a state (see `_content`) from all processes; keeps an earlier and a sound one.
+
+        Raises:
+            OSError: If this one or the one before cannot be written, as on a full disk; in all
+                processes, of this one only without `background`.
+        """
+        self.wait()
+        content = _content(*state)
+        if self._background:
+            if self._room is not None:
+                self._copies, self._room = self._room.result(), None
+            self._copies = content = _copied(content, self._copies)
+            self._written = self._pool.submit(self._write, *content)
+        else:
+            self._write(*content)
+
+    def _write(self, content: dict[str, Any], classes: dict[str, Tensor]) -> None:
+        _write(self._run_dir, content, classes, self._processes, self._check)
+        self._saved = content["step"]
+
+    def wait(self) -> None:
+        """Waits for the last state to be on disk.
+
+        Raises:
+            OSError: If it could not be written; in all processes.
+        """
+        written, self._written = self._written, None
+        if written is not None:
+            written.result()
+
+    def close(self) -> None:
+        """Waits for the last state; that it failed is not raised."""
+        self._pool.shutdown()
+
+
+def _content(
     state: dict[str, Any],
     model: nn.Module,
     terms: nn.Module,
     criterion: CenterArcFaceLoss,
     optimizers: Sequence[Optimizer],
-    processes: Processes,
-) -> None:
-    """Writes the state from all ranks, and keeps the one before it.
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What is saved, and the classes' part of it. `state["sound"]` says whether it is sound."""
+    content = {
+        "format": _FORMAT,
+        "model": model.state_dict(),
+        "terms": terms.state_dict(),
+        "optimizer": kept_of(optimizers, model, terms),
+        **state,
+    }
+    return content, class_state(criterion, *optimizers)
 
-    Raises:
-        OSError: If it cannot be written, as on a full disk; on all ranks.
-    """
-    every = ("", _UNFINISHED, _DAMAGED)
+
+def _copied(value: Any, room: Any) -> Any:
+    """A copy on the CPU of what is in a state, in the memory of an earlier copy where it fits."""
+    if isinstance(value, Tensor):
+        if isinstance(room, Tensor) and room.shape == value.shape and room.dtype == value.dtype:
+            local(room).copy_(local(value.detach()))
+            return room
+        copy = value.detach().to("cpu")
+        return copy.clone() if value.device.type == "cpu" else copy
+    if isinstance(value, dict):
+        named = room if isinstance(room, dict) else {}
+        copies = {key: _copied(inner, named.get(key)) for key, inner in value.items()}
+        if hasattr(value, "_metadata"):  # versions of modules, see nn.Module.state_dict
+            copies = OrderedDict(copies)
+            copies._metadata = value._metadata  # type: ignore[attr-defined]
+        return copies
+    if isinstance(value, (list, tuple)):
+        rooms = room if isinstance(room, (list, tuple)) else ()
+        return type(value)(map(_copied, value, chain(rooms, repeat(None))))
+    return value
+
+
+def _write(
+    run_dir: Path,
+    content: dict[str, Any],
+    classes: dict[str, Tensor],
+    processes: Processes,
+    check: Callable[[], None],
+) -> None:
+    processes.on_main(check)
+    every = ("", UNFINISHED, _DAMAGED)
     number = 1 + max(map(_part, saved_states(run_dir, *every)), default=0)
-    name = processes.gather_objects(f"{number}-step-{state['step']}")[0]
+    name = processes.gather_objects(f"{number}-step-{content['step']}")[0]
     whole = run_dir / "state" / name
-    folder = whole.with_name(_UNFINISHED + name)
+    folder = whole.with_name(UNFINISHED + name)
     sums: dict[str, tuple[int, str]] = {}
 
     def write() -> None:
-        content = {
-            "format": _FORMAT,
-            "model": model.state_dict(),
-            "terms": terms.state_dict(),
-            "optimizer": _kept_of(_named(model, terms), optimizers),
-            **state,
-        }
         path = folder / _STATE
         try:
             torch.save(content, path)
         except (OSError, RuntimeError) as error:  # torch's archive writer raises the latter
-            raise OSError(f"cannot write {str(path)!r}; is the disk full? ({error})") from error
+            raise OSError(f"cannot write {str(path)!r}{asks_for_room(error)} ({error})") from error
 
     def seal_own() -> None:
         with ThreadPoolExecutor(1) as pool:
@@ -122,23 +307,32 @@ def save_state(
             sums.update(own.result())
 
     def finish() -> None:
-        write_manifest(folder, {k: v for part in every_sums for k, v in part.items()})
+        check()
+        write_manifest(folder, dict(ChainMap(*every_sums)))
+        if not content["sound"]:
+            (folder / UNSOUND).touch()
         folder.rename(whole)
         flush(whole.parent)
-        good = saved_states(run_dir)[:_KEPT]
-        for old in saved_states(run_dir, *every):
-            if old not in good:
-                shutil.rmtree(old, ignore_errors=True)
+        good = saved_states(run_dir)
+        sound = [path for path in good if is_sound(path)]
+        # Of one step there may be two, before and after its validation.
+        earlier = [path for path in good if step_of(path) < step_of(good[0])] or good[1:]
+        kept = {*good[:1], *earlier[:1], *sound[:1]}
+        if sound and content["settings"]["on_nonfinite"] == "rewind":
+            kept.update([path for path in sound if step_of(path) < step_of(sound[0])][:1])
+        for old in {*saved_states(run_dir, *every)} - kept:
+            _delete(old)
 
     try:
-        with _explained(f"cannot write {str(folder)!r}; is the disk full?"):
+        with _explained(f"cannot write {str(folder)!r}", asks_for_room):
             writer = FileSystemWriter(folder, sync_files=False)  # `seal` does that
-            alone = processes.world_size == 1
-            save(class_state(criterion, *optimizers), storage_writer=writer, no_dist=alone)
+            alone, group = processes.world_size == 1, processes.group
+            save(classes, storage_writer=writer, process_group=group, no_dist=alone)
         processes.on_all(seal_own)
         every_sums = processes.gather_objects(sums)
         processes.on_main(finish)
     except (OSError, ValueError):
+        processes.on_main(check)  # the reason, if so: then what is there now is not the run's
         processes.on_main(lambda: shutil.rmtree(folder, ignore_errors=True))
         raise
 
@@ -152,7 +346,7 @@ def write_manifest(folder: Path, sums: Mapping[str, tuple[int, str]]) -> None:
 
 def _damage(folder: Path, processes: Processes) -> list[str]:
     """What is wrong with a state, a line for each file; each process looks at some of the files."""
-    if folder.name.startswith(_UNFINISHED):
+    if folder.name.startswith(UNFINISHED):
         return ["its save did not end"]
     try:
         digest, _, body = (folder / _MANIFEST).read_bytes().partition(b"\n")
@@ -189,12 +383,13 @@ def load_state(run_dir: Path, processes: Processes = _ALONE) -> SavedState:
         if (place / _STATE).exists():
             raise ValueError(f"{str(place)!r} was not written by this version of centerarc")
         raise ValueError(
-            f"nothing to resume: there is no saved state in {str(place)!r}; "
-            "start without --resume, or with --overwrite where a run has begun"
+            f"nothing to resume: there is no undamaged state in {str(place)!r}; restore one from a "
+            "backup, or give --overwrite to start again"
         )
 
     processes.on_all(look)
-    there = [path.name for path in saved_states(run_dir, "", _UNFINISHED)]
+    seen = fingerprint(run_dir)
+    there = [path.name for path in saved_states(run_dir, "", UNFINISHED)]
     folders = [place / name for name in processes.gather_objects(there)[0]]
     damaged: list[str] = []
     for folder in folders:
@@ -224,8 +419,9 @@ def load_state(run_dir: Path, processes: Processes = _ALONE) -> SavedState:
     if notes:
         steps = [_part(path, "step") for path in (folders[0], folder)]
         lost = counted(steps[0] - steps[1], "step")
-        notes[-1] += f"; that of step {steps[1]:,} is used, so {lost} must be done again"
-    return SavedState(folder, content, notes)
+        again = f", so {lost} must be done again" if steps[0] > steps[1] else ""
+        notes[-1] += f"; that of step {steps[1]:,} is used{again}"
+    return SavedState(folder, content, notes, seen)
 
 
 def set_aside(run_dir: Path, used: Path) -> None:
@@ -233,6 +429,16 @@ def set_aside(run_dir: Path, used: Path) -> None:
     for folder in saved_states(run_dir):
         if _part(folder) > _part(used):
             folder.rename(folder.with_name(_DAMAGED + folder.name))
+
+
+def is_sound(folder: Path) -> bool:
+    """Whether a state is worth resuming from, see `Setbacks.is_sound`."""
+    return not (folder / UNSOUND).exists()
+
+
+def step_of(folder: Path) -> int:
+    """Optimizer steps that a state is after."""
+    return _part(folder, "step")
 
 
 def check_state(
@@ -279,9 +485,13 @@ def restore(
         OSError: If a part of the head is missing or damaged; on all ranks.
     """
     state = saved.content
-    model.load_state_dict(state["model"])
-    terms.load_state_dict(state["terms"])
-    _restore_kept(_named(model, terms), optimizers, state["optimizer"])
+    try:
+        model.load_state_dict(state["model"])
+        terms.load_state_dict(state["terms"])
+    except RuntimeError as error:
+        first = " ".join(str(error).split())
+        raise ValueError(f"cannot resume: the state is of another model: {first}") from error
+    restore_kept(optimizers, model, terms, state["optimizer"])
     reader = _Reader(saved.folder)
     with _explained(f"cannot resume: the state {str(saved.folder)!r} cannot be read"):
         wanted = _wanted(reader.read_metadata().state_dict_metadata, criterion, optimizers)
@@ -319,55 +529,17 @@ def _wanted(
     return {name: rows for name, rows in state.items() if name in saved or name in needed}
 
 
-def _named(model: nn.Module, terms: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters that every rank has, by the names that they have in the state."""
-    added = {f"terms.{name}": parameter for name, parameter in terms.named_parameters()}
-    return {**dict(model.named_parameters()), **added}
-
-
-def _kept_of(
-    named: Mapping[str, nn.Parameter], optimizers: Sequence[Optimizer]
-) -> dict[str, dict[str, Tensor]]:
-    """What the optimizers keep of parameters, by name."""
-    kept = {}
-    for name, parameter in named.items():
-        for optimizer in optimizers:
-            if parameter in optimizer.state:
-                kept[name] = dict(optimizer.state[parameter])
-    return kept
-
-
-def _restore_kept(
-    named: Mapping[str, nn.Parameter],
-    optimizers: Sequence[Optimizer],
-    kept: dict[str, dict[str, Tensor]],
-) -> None:
-    names = {parameter: name for name, parameter in named.items()}
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                values = kept.get(names.get(parameter, ""), {})
-                for key, value in values.items():  # counts of steps stay on the CPU
-                    if key == MOMENTUM and not group["momentum"]:
-                        continue  # which would come back, old, with a momentum
-                    optimizer.state[parameter][key] = (
-                        value.to(parameter.device) if value.dim() else value
-                    )
-
-
 @contextmanager
-def _explained(what: str) -> Iterator[None]:
+def _explained(what: str, asks: Callable[[BaseException], str] = lambda _: "") -> Iterator[None]:
     """Turns what torch raises for a failed save or load, on all ranks, into one line."""
     try:
-        with warnings.catch_warnings():
-            # Said of every checkpoint of a single process.
-            warnings.filterwarnings("ignore", "torch.distributed is disabled")
-            yield
-    except CheckpointException as error:
-        reason = next(str(problem) for problem, _ in error.failures.values())
-        raise OSError(f"{what} ({reason.splitlines()[0]})") from error
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
-        raise OSError(f"{what} ({str(error).splitlines()[0]})") from error
+        # Said of every checkpoint of one process. Threads share the filters, so for good.
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        yield
+    except (CheckpointException, OSError, RuntimeError, pickle.UnpicklingError) as error:
+        failures = error.failures if isinstance(error, CheckpointException) else {}
+        reason = next((problem for problem, _ in failures.values()), error)
+        raise OSError(f"{what}{asks(reason)} ({str(reason).splitlines()[0]})") from error
 
 
 # All that the metadata of tensors is made of.

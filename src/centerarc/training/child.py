@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from centerarc.io.children import Ended, end_with_parent
-from centerarc.io.files import locked_folder
+from centerarc.io.failures import in_one_line, memory_explained
+from centerarc.io.memory import keep_memory
 from centerarc.training.config import TrainConfig
 from centerarc.training.settings import load_config
 
@@ -38,12 +39,11 @@ def train_or_resume(config: TrainConfig) -> None:
         TrainingInterrupted: If asked to stop; the state is saved.
     """
     from centerarc.training.loop import train
-    from centerarc.training.rundir import progress_of
+    from centerarc.training.rundir import locked, progress_of
 
     folder = config.run_dir
-    taken = f"run_dir {str(folder)!r} is in use: another process trains there"
     # One that lost its parent may still be about to end; what it saves last is read below.
-    with locked_folder(folder, taken, patience=_PATIENCE):
+    with locked(folder, patience=_PATIENCE):
         stage = progress_of(config)
     if stage == "other":
         raise ValueError(
@@ -56,7 +56,16 @@ def train_or_resume(config: TrainConfig) -> None:
 
 def run(words: Sequence[str]) -> int:
     """Trains the configuration that the only word names; returns the exit code."""
-    return exit_code(lambda: train_or_resume(load_config(words[0])))
+
+    def work() -> None:
+        from centerarc.training.step import memory_advice
+
+        config = load_config(words[0])
+        keep_memory()
+        with memory_explained(memory_advice(config)):
+            train_or_resume(config)
+
+    return exit_code(work)
 
 
 def exit_code(work: Callable[[], object]) -> int:
@@ -68,20 +77,21 @@ def exit_code(work: Callable[[], object]) -> int:
     except TrainingInterrupted as stopped:
         print(stopped, flush=True)
         return STOPPED
-    except (ImportError, ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", flush=True)
+    except Exception as error:
+        if (said := in_one_line(error)) is None:
+            raise
+        print(f"error: {said}", flush=True)
         return DIVERGED if _diverged(error) else WRONG
     return 0
 
 
 def _diverged(error: BaseException) -> bool:
     """Whether numbers that are not finite are behind an error."""
-    from centerarc.evaluation.scores import UnusableEmbedding
     from centerarc.training.step import Diverged
 
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, Diverged | UnusableEmbedding):
+        if isinstance(cause, Diverged):
             return True
         cause = cause.__cause__
     return False

@@ -12,6 +12,7 @@ from pydantic import (
 
 from centerarc.io.plugins import import_plugin, resolve_plugin
 from centerarc.training.data_config import (
+    Count,
     DataConfig,
     NamedPath,
     NotNegative,
@@ -103,7 +104,7 @@ class ValidationConfig(PairsFields):
     identities: float | int | None = Field(
         default=None, description="people to hold out: a fraction below 1, or a number"
     )
-    num_pairs: Annotated[int, Field(ge=2)] | None = Field(
+    num_pairs: Annotated[int, Field(ge=2, le=10**8)] | None = Field(
         default=None, description="pairs to make of held-out people; none is 2000"
     )
     sets: list[Annotated[PairsConfig, BeforeValidator(_path_alone)]] = Field(
@@ -231,8 +232,8 @@ class ScheduleConfig(Section):
     shape: Literal["polynomial", "cosine"] = Field(
         default="polynomial", description="fall to 0 after warm-up"
     )
-    power: float = Field(default=2.0, gt=0, description="exponent of the polynomial")
-    freeze_epochs: Annotated[int, Field(ge=0)] = Field(
+    power: float = Field(default=2.0, gt=0, le=1000, description="exponent of the polynomial")
+    freeze_epochs: Count = Field(
         default=0, description="epochs in which only the head learns; the backbone stays as it is"
     )
     max_steps: Positive | None = Field(
@@ -317,7 +318,7 @@ class TrainConfig(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     batch_size: Positive = Field(
-        default=128, description="images an optimizer step, over all processes"
+        default=128, le=10**6, description="images an optimizer step, over all processes"
     )
     accumulate: Positive = Field(
         default=1, description="parts a process cuts its share of a batch into, to save memory"
@@ -331,6 +332,17 @@ class TrainConfig(Section):
     clip_norm: NotNegative = Field(
         default=0.0, description="limit of the norm of all gradients together; 0 is none"
     )
+    on_nonfinite: Literal["stop", "skip", "rewind"] = Field(
+        default="stop",
+        description="where a loss, gradient or weight is not finite: stop, skip the step, or "
+        "rewind to the last state with a lower learning rate",
+    )
+    nonfinite_budget: Positive = Field(
+        default=10, description="how often a run may skip or rewind before it stops"
+    )
+    rewind_factor: float = Field(
+        default=0.5, gt=0, lt=1, description="times the learning rate: what each rewind leaves"
+    )
     ema_decay: float = Field(
         default=0.0,
         ge=0,
@@ -338,14 +350,28 @@ class TrainConfig(Section):
         description="judge and save a running average of the backbone's weights that decays by "
         "this much a step, such as 0.999; 0 is none",
     )
-    workers: Annotated[int, Field(ge=0)] = Field(
+    workers: Count = Field(
         default=2, description="loader workers a process; 0 loads in the main one"
+    )
+    read_timeout: Annotated[float, Field(ge=0, le=1e6)] = Field(
+        default=300.0,
+        description="seconds that a batch of images may take to be read; 0 waits forever",
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         default="auto", description="auto takes CUDA, then MPS, then the CPU"
     )
-    save_every: Annotated[int, Field(ge=0)] = Field(
+    timeout_minutes: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = Field(
+        default=30.0,
+        description="how long a process waits for another that does not answer before the run "
+        "ends with an error; longer than any rank validates its sets",
+    )
+    save_every: Count = Field(
         default=0, description="also save the state every this many steps; 0 is once an epoch"
+    )
+    save_in_background: bool = Field(
+        default=True,
+        description="write a copy of the state while the training goes on; false: wait for it, "
+        "without the memory for a copy",
     )
     log: LogConfig = LogConfig()
     callbacks: list[CallbackConfig] = Field(
@@ -363,6 +389,14 @@ class TrainConfig(Section):
             raise ValueError(
                 f"accumulate is {self.accumulate}; it cannot exceed batch_size, {self.batch_size}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _nonfinite_settings_act(self) -> Self:
+        acts = self.on_nonfinite != "stop"
+        refuse_idle(self, "nonfinite_budget", acts, "goes with on_nonfinite: skip or rewind")
+        acts = self.on_nonfinite == "rewind"
+        refuse_idle(self, "rewind_factor", acts, "goes with on_nonfinite: rewind")
         return self
 
     @model_validator(mode="after")
@@ -411,6 +445,12 @@ class TrainConfig(Section):
                 f"accumulate is {self.accumulate}",
                 "the first part of a batch would make the fused step",
                 "accumulate: 1",
+            ),
+            (
+                self.on_nonfinite == "skip",
+                "on_nonfinite is skip",
+                "a fused step is over before the gradients are known",
+                "on_nonfinite: rewind",
             ),
             separation,
         )

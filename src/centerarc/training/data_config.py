@@ -20,8 +20,13 @@ from centerarc.data.augmentation import AugmentationConfig
 from centerarc.data.source import check_source, is_own_source
 from centerarc.io.files import expanded_path
 
-Positive = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# What is larger is a slip of the keyboard: no count of bytes or steps made of it could be held.
+_LARGEST = 10**9
+Positive = Annotated[int, Field(ge=1, le=_LARGEST)]
+Count = Annotated[int, Field(ge=0, le=_LARGEST)]
+NotNegative = Annotated[float, Field(ge=0, le=_LARGEST, allow_inf_nan=False)]
+# What cosines are multiplied by.
+Scale = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 # What every generator of random numbers takes.
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
@@ -110,8 +115,10 @@ class SyntheticFields(Section):
     """Drawn faces, for trying things out and for tests."""
 
     source: Literal["synthetic"] = Field(description="drawn faces, made on demand")
-    num_identities: Positive = Field(default=100, description="drawn people")
-    images_per_identity: Positive = Field(default=20, description="drawn images of each person")
+    num_identities: Positive = Field(default=100, le=10**7, description="drawn people")
+    images_per_identity: Positive = Field(
+        default=20, le=10**5, description="drawn images of each person"
+    )
     seed: Seed = Field(default=0, description="which people are drawn")
 
 
@@ -253,6 +260,11 @@ class DataFields(LeaveOut):
     )
     cache_gb: Annotated[NotNegative, Field(le=1e6)] = Field(
         default=0.0, description="memory for decoded images, in GB; 0 keeps none"
+    )
+
+    on_change: Literal["refuse", "continue"] = Field(
+        default="refuse",
+        description="where images of a resumed run are gone, new or changed: refuse, or go on",
     )
 
     @model_validator(mode="after")

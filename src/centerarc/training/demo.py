@@ -13,6 +13,7 @@ from centerarc.distributed.process import choose_device
 from centerarc.evaluation.embedding import ImagePairs, embed, make_pairs, pair_scores
 from centerarc.evaluation.verification import VerificationReport, evaluate_verification
 from centerarc.io.files import check_place
+from centerarc.io.tables import counted
 from centerarc.models.opened import load_weights
 from centerarc.report.evaluation_page import ReportData, write_report
 from centerarc.report.people import FaceSample
@@ -21,6 +22,7 @@ from centerarc.training.config import TrainConfig
 from centerarc.training.data_config import SyntheticData
 from centerarc.training.logging import read_metrics
 from centerarc.training.loop import train
+from centerarc.training.rehearsal import dry_run
 from centerarc.training.rundir import progress_of
 from centerarc.training.settings import check_config
 from centerarc.training.step import fast_bf16
@@ -31,6 +33,8 @@ PAGE = "report.html"
 _TEST_PEOPLE, _TEST_IMAGES = 120, 10
 _TEST_PAIRS, _TEST_FOLDS = 4000, 5
 _MAP_PEOPLE = 25
+# For how long each part of a training is timed before it starts.
+_TIMED_SECONDS = 1.0
 # People who choose the best weights.
 _HELD_OUT, _VALIDATION_PAIRS = 40, 1000
 _TRAIN_IMAGES, _BATCH = 20, 64
@@ -81,7 +85,10 @@ def demo_config(
 
 
 def run_demo(
-    config: TrainConfig, *, overwrite: bool = False, say: Callable[[str], Any] = print
+    config: TrainConfig,
+    *,
+    overwrite: bool = False,
+    say: Callable[[str], Any] = print,
 ) -> DemoResult:
     """Trains, evaluates on unseen people, and writes the page; resumes the same demonstration.
 
@@ -91,7 +98,7 @@ def run_demo(
     Args:
         config: From `demo_config`; its data must be synthetic.
         overwrite: Replace another or a finished demonstration in `run_dir`.
-        say: Called with a line for each stage.
+        say: Called with a line for each stage; before the first, with how long all will take.
 
     Returns:
         The page and the numbers on it.
@@ -108,11 +115,11 @@ def run_demo(
     if stage == "finished" and not overwrite:
         say(f"{str(folder)!r} holds this demonstration, finished; --overwrite trains it again")
     elif stage == "saved" and not overwrite:
-        train(config, resume=True)
+        _train(config, say, resume=True)
     elif overwrite or stage in ("none", "begun"):
         check_place("page", page, overwrite=overwrite)
         page.unlink(missing_ok=True)
-        train(config, overwrite=stage != "none")
+        _train(config, say, overwrite=stage != "none")
     else:
         raise ValueError(
             f"run_dir is {str(folder)!r}, which holds another run; --overwrite replaces it, or "
@@ -135,6 +142,23 @@ def run_demo(
         say("drawing the page")
         write_report(page, _page(config, report, scores, pairs, test, embeddings))
     return DemoResult(page, report)
+
+
+def _train(
+    config: TrainConfig,
+    say: Callable[[str], Any],
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Trains, after saying how long that and what follows will take."""
+    found = dry_run(config, resume=resume, overwrite=overwrite, seconds=_TIMED_SECONDS)
+    # The features of an image and its mirror image are computed one after the other.
+    judged = 2 * _TEST_PEOPLE * _TEST_IMAGES / max(found.judged, 1)
+    seconds = found.opening_seconds + found.seconds + judged * found.validation_seconds
+    minutes = counted(max(1, round(seconds / 60)), "minute")
+    say(f"this will take about {minutes} on this machine")
+    train(config, resume=resume, overwrite=overwrite)
 
 
 def _page(

@@ -33,7 +33,7 @@ from centerarc.losses.margins import (
 )
 from centerarc.losses.mean_centers import MeanCenterLoss
 from centerarc.losses.negative_margins import NegativeMargin
-from centerarc.losses.uniface import UniFace
+from centerarc.losses.unified_threshold import UniFace
 from centerarc.models.backbone import Backbone
 from centerarc.models.weights import PEOPLE_FILE
 from centerarc.training.checkpoint import COUNTS, ROWS, load_rows, load_state, saved_states

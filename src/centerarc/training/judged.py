@@ -24,9 +24,11 @@ _PRIMARY = {"all_pairs": "tar@0.001", "pairs": "accuracy"}
 class DrawnPeople(Section):
     """Drawn people to judge on; those of a training start at number 0."""
 
-    people: Annotated[int, Field(ge=2)] = Field(default=100, description="how many")
-    images: Annotated[int, Field(ge=2)] = Field(default=10, description="images of each person")
-    first: Annotated[int, Field(ge=0)] = Field(
+    people: Annotated[int, Field(ge=2, le=10**6)] = Field(default=100, description="how many")
+    images: Annotated[int, Field(ge=2, le=10**4)] = Field(
+        default=10, description="images of each person"
+    )
+    first: Annotated[int, Field(ge=0, le=10**9)] = Field(
         description="number of the first one: beyond those that are drawn for the training"
     )
     seed: Seed = Field(default=0, description="as data.seed of the training")

@@ -2,60 +2,29 @@
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import nn
-from torch.optim import Optimizer
+from torch import Tensor
 
-from centerarc.data.augmentation import Augmentation
-from centerarc.data.loader import TrainLoader
-from centerarc.distributed.process import Processes, init_from_env
+from centerarc.distributed.process import Processes, joined
 from centerarc.io.files import seal
 from centerarc.io.parallel import StopRequest, explain_dead_workers
-from centerarc.losses.center_arcface import CenterArcFaceLoss
-from centerarc.models.weights import load_start, save_weights
+from centerarc.models.weights import save_weights
 from centerarc.training import checkpoint, rundir
-from centerarc.training.callbacks import Callback, Callbacks, check_callbacks
+from centerarc.training.callbacks import Callback
 from centerarc.training.config import TrainConfig
-from centerarc.training.head import (
-    check_weights,
-    class_sizes,
-    class_weights,
-    describe_head,
-    make_criterion,
-    make_margin,
-    make_shards,
-    make_terms,
-    start_head,
-    weights_digest,
-)
 from centerarc.training.logging import (
+    NONFINITE,
     Display,
-    Meter,
     MetricsLog,
     headline,
-    require_tensorboard,
-    total_loss,
 )
-from centerarc.training.optimizer import WeightAverage, lr_factor, make_optimizers, set_rate
+from centerarc.training.run import Run
 from centerarc.training.rundir import RunResult
-from centerarc.training.sources import check_same, make_sampler, make_sources, pairs_note
-from centerarc.training.step import (
-    Diverged,
-    Precision,
-    TrainStep,
-    advice,
-    check_finite,
-    check_parts,
-    in_parallel,
-    make_model,
-    seed_step,
-)
+from centerarc.training.step import Diverged, advice
 
 
 class TrainingInterrupted(Exception):
@@ -65,7 +34,7 @@ class TrainingInterrupted(Exception):
 def train(
     config: TrainConfig,
     *,
-    resume: bool = False,
+    resume: rundir.Resume = False,
     overwrite: bool = False,
     callbacks: Sequence[Callback] = (),
 ) -> RunResult:
@@ -77,7 +46,8 @@ def train(
     Args:
         config: The run.
         resume: Resume from the state in `run_dir`. On one device and with the same number of CPU
-            threads the result is that of an uninterrupted run, to the last bit.
+            threads the result is that of an uninterrupted run, to the last bit. "auto" also
+            starts it where there is no state.
         overwrite: Delete a run that `run_dir` holds.
         callbacks: Called while it trains, after those of the configuration; the same on every
             process.
@@ -87,188 +57,57 @@ def train(
 
     Raises:
         ValueError: If data, device or run folder do not fit the configuration, the loss is not
-            finite, or a callback fails; the message says where.
+            finite, a callback fails, or another process is lost; the message says where.
         TrainingInterrupted: If asked to stop; the state is saved.
     """
-    processes = init_from_env(config.device)
-    try:
+    with joined(config.device, config.timeout_minutes) as processes:
         trainer = Trainer(
             config, processes, resume=resume, overwrite=overwrite, callbacks=callbacks
         )
         return trainer.run()
-    except (RuntimeError, dist.DistError) as error:
-        if processes.world_size == 1 or (
-            not isinstance(error, dist.DistError)
-            and ("gloo" not in str(error) and "NCCL" not in str(error))
-        ):
-            raise
-        raise ValueError(
-            f"process {processes.rank} lost another one, which says why it ended "
-            f"({str(error).splitlines()[0]})"
-        ) from error
-    finally:
-        processes.close()
 
 
-def refuse_at_once(config: TrainConfig) -> None:
-    """Refuses a margin, a callback or an extra that is not there; a `ValueError` says what."""
-    make_margin(config.loss)
-    check_callbacks(config.callbacks)
-    require_tensorboard(config.log.tensorboard)
-
-
-class Trainer:
-    """One process's part in a run; `train`, which takes the same arguments, starts it.
-
-    Attributes:
-        config: The configuration.
-        processes: The processes of the run, and this one's rank and device.
-        model: The backbone.
-        judged: What is validated and saved: the backbone, or the average of its weights.
-        criterion: The joint loss.
-        terms: What is added to ArcFace, and its weights.
-        optimizers: Of the parameters of both.
-        step: Optimizer steps done.
-        total_steps: Those of the whole run.
-        steps_per_epoch: Those of an epoch.
-        epochs_done: Epochs that are over, validation included.
-        best: The best validation so far; None before the first.
-    """
+class Trainer(Run):
+    """One process's part in a run; `train`, which takes the same arguments, starts it."""
 
     def __init__(
         self,
         config: TrainConfig,
         processes: Processes,
         *,
-        resume: bool,
+        resume: rundir.Resume,
         overwrite: bool,
         callbacks: Sequence[Callback] = (),
     ) -> None:
-        self.config = config
-        self.processes = processes
-        sharded = config.head.sharded and processes.world_size > 1
-        self.precision = Precision(config.precision, processes.device, sharded=sharded)
-        # What can be refused at once is, before images are looked for, which may take minutes.
-        refuse_at_once(config)
-        self.callbacks = Callbacks(config.callbacks, callbacks, processes)
-        processes.on_main(
-            lambda: rundir.check_folder(config.run_dir, resume=resume, overwrite=overwrite)
-        )
-        saved: checkpoint.SavedState | None = None
-        drawn_before = None
-        self._changes: dict[str, tuple[Any, Any]] = {}
-        if resume:
-            saved = checkpoint.load_state(config.run_dir, processes)
-            self._changes = rundir.changed_settings(config, saved.content["settings"])
-            if "validation.num_pairs" not in self._changes:
-                drawn_before = saved.content["drawn"]
-        # The same first weights on every rank.
-        generator = torch.Generator().manual_seed(config.seed)
-        model = make_model(config, generator)
-        start: list[Path] = []
-        if config.model.weights is not None and not resume:
-            name = config.model.weights
-            try:
-                processes.on_all(lambda: start.append(load_start(model, name)))
-            except ValueError as error:
-                raise ValueError(f"model.weights: {error}") from error
-        check_parts(model, config.batch_size, config.accumulate, processes.world_size)
-        sources = make_sources(config, quiet=not processes.is_main, drawn_before=drawn_before)
-        source, self.validation = sources.train, sources.validation
-        sampler = make_sampler(config, source)
-        notes = (sampler.note, self.precision.note, pairs_note(config, source))
-        self.notes = [*sources.notes, *(note for note in notes if note)]
-        self.identity = sources.identity
-        people = len(source.identities)
-        criterion = make_criterion(
-            config.loss,
-            people,
-            config.model.embedding_size,
-            generator,
-            head=config.head,
-            weight=class_weights(config.loss, source),
-            sizes=class_sizes(source),
-            seed=config.seed,
-            shards=make_shards(config, people, processes),
-        )
-        self.notes.insert(0, describe_head(config, people, processes))
-        self.loader = TrainLoader(
-            source,
-            batch_size=config.batch_size,
-            augmentation=Augmentation(config.data.augmentation),
-            seed=config.seed,
-            sampler=sampler,
-            workers=config.workers,
-            rank=processes.rank,
-            world_size=processes.world_size,
-        )
-        self.steps_per_epoch = len(self.loader)
-        steps = self.steps_per_epoch * config.schedule.epochs
-        self.total_steps = min(steps, config.schedule.max_steps or steps)
-        self.epochs = -(-self.total_steps // self.steps_per_epoch)  # the last may be cut short
-        device = processes.device
-        layout = torch.channels_last if device.type in ("cpu", "cuda") else torch.preserve_format
-        self.model = model.to(device)
-        nn.Module.to(self.model, memory_format=layout)  # type: ignore[call-overload]
-        self.criterion = criterion.to(device)
-        self.terms = make_terms(config, criterion.arcface.shards).to(device)
-        # Validation and the saved weights use the plain model; it shares the parameters.
-        parallel = in_parallel(self.model, processes, compiled=config.compile)
-        self.optimizers = make_optimizers(
-            self.model, self.criterion, config.optimizer, self.terms, fused=config.head.fused
-        )
-        if start:
-            self.notes.append(f"weights: {start[0]}")
-            self.notes.append(
-                start_head(self.criterion, self.model, source, config, start[0], processes)
-            )
-        decay = config.ema_decay
-        self.average = WeightAverage(self.model, self.optimizers[0], decay) if decay else None
-        self.judged = self.model if self.average is None else self.average.module
-        self.train_step = TrainStep(
-            parallel,
-            self.criterion,
-            self.optimizers,
-            self.terms,
-            self.precision,
-            processes,
-            accumulate=config.accumulate,
-            clip_norm=config.clip_norm,
-        )
-        self.step = 0
-        self.best: dict[str, Any] | None = None
-        self.seconds = {"train": 0.0, "validation": 0.0}
-        self.epochs_done = 0
-        self.ended = False  # whether nothing is left to do, the last validation included
-        self.validated = 0  # the step of the last validation
-        self._held = ExitStack()  # the run folder, while this process writes to it
-        # Settings that a resumed run changed, with the step from which on.
-        self.history: list[dict[str, Any]] = []
-        self._files: dict[str, tuple[int, str]] = {}  # checksums of the weights that were written
-        self.meter = Meter(scaled=self.precision.scaler.is_enabled())
-        self._prepare_folder(source.identities, saved, overwrite)
-
-    def _prepare_folder(
-        self, people: list[str], saved: checkpoint.SavedState | None, overwrite: bool
-    ) -> None:
         # Nothing is written before all is checked: a refused start leaves the folder as it was.
-        if saved is not None:
-            self._load_state(saved)
+        super().__init__(config, processes, resume=resume, overwrite=overwrite, callbacks=callbacks)
+        self._held = ExitStack()  # the run folder, while this process writes to it
+        self.processes.on_main(self._prepare_folder)
+        rundir.check_shared(config.run_dir, processes)
+        self.processes.on_all(self._hold if processes.rank else lambda: None)
+        self.states = checkpoint.StateWriter(
+            config.run_dir,
+            processes,
+            background=config.save_in_background,
+            check=self._check_folder,
+            saved=None if self.saved is None else self.step,
+        )
+        self.saved = None  # its tensors are in the parts
 
-        def prepare() -> None:
-            self._held.enter_context(rundir.locked(self.config.run_dir))
-            if saved is not None:
-                checkpoint.set_aside(self.config.run_dir, saved.folder)
-            rundir.prepare(
-                self.config,
-                people,
-                resume=saved is not None,
-                overwrite=overwrite,
-                history=self.history,
-            )
+    def _hold(self) -> None:
+        lock = rundir.locked(self.config.run_dir, self.processes.rank)
+        self._check_folder = self._held.enter_context(lock)
 
-        self.processes.on_main(prepare)
-        rundir.check_shared(self.config.run_dir, self.processes)
+    def _prepare_folder(self) -> None:
+        self._hold()
+        rundir.prepare(
+            self.config,
+            self.parts.sources,
+            start=self.start,
+            saved=self.saved,
+            ended=self.ended,
+            history=self.history,
+        )
 
     def request_stop(self, reason: str) -> None:
         """Ends the run after this step or epoch, as if it were the last; for callbacks.
@@ -288,61 +127,121 @@ class Trainer:
             try:
                 return self._run()
             except Diverged as problem:
-                step = self.step + 1 if problem.step is None else problem.step
-                raise ValueError(f"step {step}: {problem}{self._advice(step)}") from problem
+                said = f"{self._explained(problem)}; {advice(self.config)}"
+                if self.processes.is_main:
+                    said += rundir.outlook(self.config.run_dir)
+                raise ValueError(said) from problem
 
-    def _lr(self, done: int) -> float:
-        """The learning rate of the step after `done` ones."""
-        schedule = self.config.schedule
-        factor = lr_factor(done, self.total_steps, self.steps_per_epoch, schedule)
-        return self.config.optimizer.lr * factor
-
-    def _advice(self, step: int) -> str:
-        """What to say where the numbers after a step are not finite."""
-        return advice(self.config, self._lr(max(step, 1) - 1))
+    def _explained(self, problem: Diverged) -> str:
+        """Says at which step what was not finite, with its learning rate and its images."""
+        step, said = self.step + 1 if problem.step is None else problem.step, self.said(problem)
+        if step > 0 and self.processes.is_main:
+            places = self.parts.places(step)
+            said += f", with {rundir.listed(self.config.run_dir, step, places)}"
+        return said
 
     def _run(self) -> RunResult:
         main = self.processes.is_main
         display = Display(self.total_steps, self.step, self.epochs, quiet=not main)
-        if self.ended and (summary := rundir.read_summary(self.config.run_dir)) is not None:
+        summary = rundir.read_summary(self.config.run_dir, self.step) if self.ended else None
+        if summary is not None:
             for line in self.notes:
                 display.say(line)
             return RunResult(self.config.run_dir, self.best, summary)
-        log = None
-        if main:
-            log = MetricsLog(
-                self.config.run_dir,
-                keep_steps=self.step,
-                keep_validations=self.validated,
-                tensorboard=self.config.log.tensorboard,
-            )
+        log = self._open_log(self.setbacks.events) if main else None
         try:
-            # PyTorch reports a dead worker in whatever the main process is doing.
-            with StopRequest() as stop, display, explain_dead_workers(self.config.workers):
+            with StopRequest() as stop, display:
                 first = headline(
                     self.config, self.identity, self.processes, self.step, self.total_steps
                 )
                 for line in (first, *self.notes):
                     display.say(line)
-                if self.callbacks and self.step == 0:
+                if self.step == 0 and (self.callbacks or self.config.on_nonfinite == "rewind"):
                     self._write_state()  # whichever hook fails, there is a run to resume
-                self.callbacks.everywhere("on_train_start", self)
-                for epoch in range(self.epochs_done, 0 if self.ended else self.epochs):
-                    # Between epochs all processes know of a reason to stop.
-                    if self.callbacks.reason is not None:
+                while True:
+                    try:
+                        self._train_epochs(stop, log, display)
                         break
-                    if self._train_epoch(epoch, stop, log, display):
-                        break
-                    self._validate(epoch, log, display)
-                    self.epochs_done = self.step // self.steps_per_epoch  # not one cut short
-                    self.callbacks.everywhere("on_epoch_end", self)
-                    self.ended = self.step == self.total_steps
-                    self._save_state()
+                    except Diverged as problem:
+                        log = self._rewind(problem, log, display)
         finally:
-            self.loader.close()
+            self.states.close()
+            self.parts.loader.close()
             if log is not None:
                 log.close()
         return self._finish(display)
+
+    def _open_log(self, events: Sequence[dict[str, Any]]) -> MetricsLog:
+        return MetricsLog(
+            self.config.run_dir,
+            keep_steps=self.step,
+            keep_validations=self.validated,
+            keep_events=events,
+            tensorboard=self.config.log.tensorboard,
+            check=self._check_folder,
+        )
+
+    def _train_epochs(self, stop: StopRequest, log: MetricsLog | None, display: Display) -> None:
+        self.callbacks.everywhere("on_train_start", self)
+        for epoch in range(self.epochs_done, 0 if self.ended else self.epochs):
+            # Between epochs all processes know of a reason to stop.
+            if self.callbacks.reason is not None:
+                break
+            if self._train_epoch(epoch, stop, log, display):
+                break
+            self._validate(epoch, log, display)
+            self.epochs_done = self.step // self.steps_per_epoch  # not one cut short
+            self.callbacks.everywhere("on_epoch_end", self)
+            self.ended = self.step == self.total_steps
+            self._save_state()
+
+    def _skips(self, problem: Diverged, log: MetricsLog | None, display: Display) -> bool:
+        """Whether the present step, which changed nothing, is left out; says so."""
+        if self.config.on_nonfinite != "skip":
+            return False
+        self.setbacks.spend(problem)
+        row = self.setbacks.add(self.step + 1, str(problem))
+        if log is not None:
+            log.write(NONFINITE, self.step + 1, row)
+        display.say(f"{self._explained(problem)}; skipped, {self.setbacks.spent}")
+        return True
+
+    def _rewind(
+        self, problem: Diverged, log: MetricsLog | None, display: Display
+    ) -> MetricsLog | None:
+        """Resumes from the last state with a lower learning rate, says so, and opens the log again.
+
+        Raises:
+            Diverged: The problem, where that is not wanted, or was done too often.
+        """
+        config, setbacks = self.config, self.setbacks
+        if config.on_nonfinite != "rewind":
+            raise problem
+        setbacks.spend(problem)
+        said = self._explained(problem)
+        from_step = self.step + 1 if problem.step is None else problem.step
+        self.states.wait()
+        self.processes.on_main(lambda: rundir.back_to_sound(config.run_dir, setbacks.rewound_to))
+        saved = checkpoint.load_state(config.run_dir, self.processes)
+        self._changes = rundir.changed_settings(config, saved.content["settings"])
+        for optimizer in self.optimizers:
+            optimizer.state.clear()  # the state may be from before there was a momentum
+        self.notes, self.meter = [], self.new_meter()
+        kept = setbacks.state_dict()
+        self._load(saved)
+        setbacks.load_state_dict(kept)  # the state may be from before another rewind
+        self.processes.on_main(lambda: checkpoint.set_aside(config.run_dir, saved.folder))
+        setbacks.rate *= config.rewind_factor
+        row = setbacks.add(self.step, str(problem), from_step=from_step, rate=setbacks.rate)
+        if log is not None:
+            log.close()
+            log = self._open_log(setbacks.events[:-1])
+            log.write(NONFINITE, self.step, row)
+        self._write_state()  # which knows of the rate
+        now = f"rewound to step {self.step}, {setbacks.spent}"
+        for line in (f"{said}; {now}", setbacks.said, *self.notes):
+            display.say(line)
+        return log
 
     def _train_epoch(
         self, epoch: int, stop: StopRequest, log: MetricsLog | None, display: Display
@@ -350,28 +249,29 @@ class Trainer:
         """Trains to the end of an epoch, or returns True where a callback asked to stop."""
         config, callbacks = self.config, self.callbacks
         # A state saved after an epoch's last step but before its validation has nothing left.
-        self.train_step.freeze(epoch < config.schedule.freeze_epochs)
-        self.loader.set_epoch(epoch, start_batch=self.step - epoch * self.steps_per_epoch)
+        self.parts.train_step.freeze(epoch < config.schedule.freeze_epochs)
+        self.parts.loader.set_epoch(epoch, start_batch=self.step - epoch * self.steps_per_epoch)
         self.meter.start_clock()
-        batches = itertools.islice(self.loader, self.total_steps - self.step)
+        batches = self._batches()
         with stop.held_back():  # the loader's workers start with the first batch
             first = next(batches, None)
         for images, labels in itertools.chain([] if first is None else [first], batches):
-            lr = self._lr(self.step)
-            set_rate(self.optimizers, lr)
-            seed_step(config.seed, self.processes.rank, self.step)
-            logged = (self.step + 1) % config.log.every == 0 or self.step + 1 == self.total_steps
-            self.train_step.measures = logged
-            self.train_step.balances = self.terms.measures_at(self.step)
+            lr, logged = self.lr, self.is_logged()
+            failed = callbacks.stopping or self.states.failed
             try:
-                report = self.train_step(images, labels, stop=stop.requested or callbacks.stopping)
-            except ValueError as problem:
+                report = self.take_step(images, labels, stop=stop.requested or failed)
+            except Diverged as problem:
                 self.meter.read()  # on a GPU an earlier step may be the reason
-                if isinstance(problem, Diverged):
+                self.parts.check_finite(self.processes, self.step)  # likewise
+                if not self._skips(problem, log, display):
                     raise
+                report = None
+            except ValueError as problem:
+                self.meter.read()
                 raise ValueError(f"step {self.step + 1}: {problem}") from problem
             self.step += 1
-            self.meter.add(self.step, report)
+            if report is not None:
+                self.meter.add(self.step, report)
             saved = config.save_every > 0 and self.step % config.save_every == 0
             wanted = False
             # Reading waits for the device: at once on the CPU, on a GPU only now and then.
@@ -379,15 +279,20 @@ class Trainer:
             alone = stop.requested and self.processes.world_size == 1
             if self.processes.device.type == "cpu" or logged or saved or alone:
                 wanted = self.meter.read()
-            row = self._log_train(epoch, lr, log, display) if logged else None
+            row = None
+            if logged and not self.meter.is_empty:
+                row = self._log_train(epoch, lr, log, display)
             display.advance(self.step)
             callbacks.after_step(self, row)
-            if callbacks.stopping and self.processes.world_size == 1:
+            failed = callbacks.stopping or self.states.failed
+            if failed and self.processes.world_size == 1:
                 wanted = True  # there is no one to agree with
                 self.meter.read()
             if saved or wanted:
                 self.seconds["train"] += self.meter.take_time()
                 self._save_state()
+            elif self.states.needs_room:
+                self.states.make_room(self.averaged(), *self.parts.trained)
             if wanted:
                 self._check_interrupted(stop)
                 if self.step < min((epoch + 1) * self.steps_per_epoch, self.total_steps):
@@ -396,9 +301,40 @@ class Trainer:
         self.seconds["train"] += self.meter.take_time()
         return False
 
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of an epoch; where one cannot be read, what was trained is saved first."""
+        processes = self.processes
+        try:
+            left = itertools.islice(self.parts.loader, self.total_steps - self.step)
+            with explain_dead_workers(self.config.workers):
+                yield from processes.in_step(left)
+        except Exception as problem:
+            plain = isinstance(problem, ValueError | OSError)
+            lines = [str(problem)]
+            # Several processes save together, so only after what all know of.
+            together = processes.world_size == 1 or (plain and processes.agrees_quickly)
+            if together and self.step > (self.states.saved or 0):
+                try:
+                    self.meter.read()
+                    self.seconds["train"] += self.meter.take_time()
+                    self._write_state()
+                    self.states.wait()
+                except (ValueError, OSError) as other:
+                    lines.append(f"the state after step {self.step} cannot be saved ({other})")
+            said = "; ".join([*lines, self._saved_so_far()])
+            if plain:
+                raise ValueError(said) from problem
+            problem.add_note(said)
+            raise
+
+    def _saved_so_far(self) -> str:
+        processes = self.processes.world_size
+        return rundir.saved_so_far(self.config.run_dir, processes, self.step, self.states.saved)
+
     def _check_interrupted(self, stop: StopRequest) -> None:
         """Ends the run where a stop was wanted by a signal, not only by a callback."""
         if any(self.processes.gather_objects(stop.requested)) or self.callbacks.reason is None:
+            self.states.wait()
             self.callbacks.everywhere("on_interrupt", self)
             raise TrainingInterrupted(
                 f"stopped after step {self.step} of {self.total_steps}; the state is saved, "
@@ -409,20 +345,13 @@ class Trainer:
         self, epoch: int, lr: float, log: MetricsLog | None, display: Display
     ) -> dict[str, Any]:
         self.seconds["train"] += self.meter.take_time()
-        means, steps, elapsed = self.meter.flush()
-        row = {
-            "epoch": epoch + 1,
-            "lr": lr,
-            "loss": total_loss(means, self.config.loss),
-            **means,
-            "images_per_second": steps * self.config.batch_size / max(elapsed, 1e-9),
-        }
-        if self.precision.scaler.is_enabled():
-            row["gradient_scale"] = self.precision.scaler.get_scale()
+        means, seconds_a_step = self.meter.flush(self.config)
+        row = {"epoch": epoch + 1, "lr": lr, **means}
+        if self.parts.precision.scaler.is_enabled():
+            row["gradient_scale"] = self.parts.precision.scaler.get_scale()
         if log is not None:
             log.write("train", self.step, row)
-        left = (self.total_steps - self.step) * elapsed / max(steps, 1.0)
-        display.train_row(self.step, row, left)
+        display.train_row(self.step, row, (self.total_steps - self.step) * seconds_a_step)
         return row
 
     def _validate(self, epoch: int, log: MetricsLog | None, display: Display) -> None:
@@ -437,14 +366,16 @@ class Trainer:
         start = time.perf_counter()
         try:
             results = validation.judge(
-                self.judged,
-                self.processes,
-                config.batch_size,
-                config.workers,
-                f" after step {self.step},{self._advice(self.step)}",
+                self.judged, self.processes, config.batch_size, config.workers, config.read_timeout
             )
         except ValueError as problem:
-            raise ValueError(f"validation after epoch {done}: {problem}") from problem
+            said = f"validation after epoch {done}: {problem}"
+            if isinstance(problem, Diverged):
+                self.states.wait()
+                if self.processes.is_main:
+                    rundir.mark_unsound(config.run_dir, self.step)
+                raise Diverged(said, self.step) from problem
+            raise ValueError(f"{said}; {self._saved_so_far()}") from problem
         self.seconds["validation"] += time.perf_counter() - start
         self.validated = self.step
         decides = validation.decides
@@ -452,6 +383,7 @@ class Trainer:
         if best:
             where = {"step": self.step, "epoch": done, "set": decides}
             self.best = {**where, **results[decides], "sets": results}
+            validation.best_scores = validation.scores
 
         def write() -> None:
             assert log is not None
@@ -466,101 +398,25 @@ class Trainer:
         self.callbacks.everywhere("on_validation_end", self, results, best)
 
     def _save_weights(self, name: str, metrics: dict[str, Any]) -> None:
-        metadata = {
-            "epoch": -(-self.step // self.steps_per_epoch),  # which the last one may be within
-            "step": self.step,
-            "metrics": metrics,
-            "ema_decay": self.config.ema_decay,
-            "loss": self.config.loss.model_dump(mode="json"),
-        }
-        if self.terms.threshold is not None:
-            metadata["threshold"] = self.terms.threshold.threshold
-        if self.criterion.arcface.threshold is not None:
-            metadata["margin_threshold"] = self.criterion.arcface.threshold
+        metadata = self.parts.metadata(self.step, metrics)
+        self._check_folder()
         path = self.config.run_dir / name
         save_weights(path, self.judged, metadata=metadata)
         self._files |= seal(path)
 
     def _save_state(self) -> None:
         self._write_state()
+        if self.callbacks.has("on_save"):
+            self.states.wait()
         self.callbacks.everywhere("on_save", self)
 
     def _write_state(self) -> None:
-        try:  # weights that are of no use do not replace what was saved before
-            check_finite(self.processes, self.model, self.criterion, self.terms)
-        except Diverged as problem:
-            raise Diverged(str(problem), self.step) from problem
-        state = {
-            "settings": self.config.model_dump(mode="json"),
-            "step": self.step,
-            "epochs_done": self.epochs_done,
-            "ended": self.ended,
-            "validated": self.validated,
-            "identity": self.identity,
-            "class_weights": weights_digest(self.criterion),
-            "average": None if self.average is None else self.average.state_dict(),
-            "scaler": self.precision.scaler.state_dict(),
-            "best": self.best,
-            "files": self._files,
-            "drawn": self.validation and self.validation.drawn,
-            "judged_on": self.validation and self.validation.fingerprint(),
-            "window": dict(self.meter.window),
-            "seconds": dict(self.seconds),
-            "history": self.history,
-            "callbacks": self.callbacks.state(),
-        }
-        checkpoint.save_state(self.config.run_dir, state, *self._trained())
-
-    def _trained(
-        self,
-    ) -> tuple[nn.Module, nn.Module, CenterArcFaceLoss, list[Optimizer], Processes]:
-        return self.model, self.terms, self.criterion, self.optimizers, self.processes
-
-    def _load_state(self, saved: checkpoint.SavedState) -> None:
-        state = saved.content
-        # Whatever one process cannot read ends them all, before they read the head together.
-        self.processes.on_all(lambda: self._check_state(saved))
-        checkpoint.restore(saved, *self._trained())
-        self.notes += [*saved.notes, *rundir.moved(self.config, state["settings"])]
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        if state["scaler"]:  # of fp16, which the run may not have had before
-            self.precision.scaler.load_state_dict(state["scaler"])
-        self.step = state["step"]
-        # An epoch that was cut short, and is not now, is not over.
-        self.epochs_done = min(state["epochs_done"], self.step // self.steps_per_epoch)
-        self.ended = state["ended"] and self.step == self.total_steps
-        self.validated = state["validated"]
-        self.best = state["best"]
-        self.meter.window = state["window"]
-        self.seconds = state["seconds"]
-        self.history = state["history"]
-        self.notes += self.callbacks.load(state["callbacks"])
-        self._files = state["files"]
-        if self.best and (lost := rundir.lost_best(self.config.run_dir, state, self.processes)):
-            self.notes.append(lost)
-            self.best = self.best if self.ended else None
-        if self.step == self.total_steps:
-            self.notes.append(f"all {self.total_steps} steps are done; raise schedule.epochs")
-        if self._changes:
-            self.notes.append(f"changed from now on: {rundir.said_changes(self._changes)}")
-            self.history = [*self.history, {"step": self.step, "changes": self._changes}]
-        if self.best and self.validation and state["judged_on"] != self.validation.fingerprint():
-            self.notes.append(
-                "other pairs choose the best weights now: the best so far is forgotten"
-            )
-            self.best = None
-
-    def _check_state(self, saved: checkpoint.SavedState) -> None:
-        state = saved.content
-        check_same(state["identity"], self.identity)
-        check_weights(state["class_weights"], self.criterion, self.config.loss)
-        ended = state["ended"]
-        rundir.check_steps_left(state["step"], self.total_steps, self._changes, ended=ended)
-        checkpoint.check_state(saved, self.model, self.criterion, self.optimizers)
+        self.states.save(self.state(), *self.parts.trained)
 
     def _finish(self, display: Display) -> RunResult:
+        self.states.wait()
         images = self.step * self.config.batch_size
+        memory = self.processes.peak_memory()
         summary = {
             "best": self.best,
             "steps": self.step,
@@ -575,12 +431,11 @@ class Trainer:
             "train_identities": self.identity["identities"],
             "train_images": self.identity["images"],
             "resumed_with_changes": self.history,
+            "nonfinite": self.setbacks.events,
             "stopped": self.callbacks.reason if self.step < self.total_steps else None,
-            "peak_memory_mb": self.processes.gather_objects(
-                rundir.peak_memory(self.processes.device)
-            ),
+            "peak_memory_mb": self.processes.gather_objects(memory),
         }
-
+        self.parts.check_finite(self.processes, self.step)
         self.processes.on_main(lambda: self._save_weights(rundir.LAST, {}))
         summary["files"] = self.processes.gather_objects(self._files)[0]
         # No rank returns before the files are there.

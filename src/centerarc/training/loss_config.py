@@ -1,24 +1,27 @@
 """The settings of the joint loss. Importing this module does not import torch."""
 
-import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from centerarc.training.data_config import (
+    Count,
     NotNegative,
     Positive,
+    Scale,
     Section,
     expanded,
     refuse_idle,
 )
 
+_HEAVIEST = 10**9
+
 
 def _number_or_auto(given: Any) -> Any:
     number = isinstance(given, int | float) and not isinstance(given, bool)
-    if given != "auto" and not (number and 0 <= given < math.inf):
-        raise ValueError(f"must be a number of at least 0, or auto, got {given!r}")
+    if given != "auto" and not (number and 0 <= given <= _HEAVIEST):
+        raise ValueError(f"must be a number from 0 to {_HEAVIEST}, or auto, got {given!r}")
     return given
 
 
@@ -34,7 +37,7 @@ class LossConfig(Section):
     margin_options: dict[str, float | bool] = Field(
         default={}, description="the margin's parameters where they are not one m"
     )
-    s: float = Field(default=30.0, gt=0, allow_inf_nan=False, description="scale of the cosines")
+    s: Scale = Field(default=30.0, description="scale of the cosines")
     center_weight: Weight = Field(
         default=1.0, description="weight of the center loss; auto balances the gradients"
     )
@@ -44,7 +47,7 @@ class LossConfig(Section):
         le=1000,
         description="with a weight of auto: the added term's gradient, as a multiple of ArcFace's",
     )
-    ramp_steps: Annotated[int, Field(ge=0)] = Field(
+    ramp_steps: Count = Field(
         default=0, description="optimizer steps in which the weights of added terms rise from 0"
     )
     start_cosine: Annotated[float, Field(ge=-1, le=1)] | None = Field(
@@ -57,9 +60,7 @@ class LossConfig(Section):
     threshold_over: Literal["pairs", "centers", "both"] = Field(
         default="pairs", description="what that term compares: images of a batch, centers, or both"
     )
-    threshold_scale: float = Field(
-        default=16.0, gt=0, allow_inf_nan=False, description="scale of its cosines"
-    )
+    threshold_scale: Scale = Field(default=16.0, description="scale of its cosines")
     threshold_memory: Annotated[int, Field(ge=0, le=10**7)] = Field(
         default=0, description="recent images that it compares a batch with, too"
     )
@@ -73,9 +74,7 @@ class LossConfig(Section):
     center_negatives: bool = Field(
         default=True, description="means of other people push away (else only the own one pulls)"
     )
-    center_temperature: float = Field(
-        default=16.0, gt=0, allow_inf_nan=False, description="scale of the cosines to means"
-    )
+    center_temperature: Scale = Field(default=16.0, description="scale of the cosines to means")
     center_momentum: float = Field(
         default=0.9, ge=0, lt=1, description="how much of a mean stays in a step with its person"
     )
@@ -86,7 +85,7 @@ class LossConfig(Section):
         default="paper", description="how separate centers move: Wen et al. 2016, or by gradient"
     )
     alpha: float = Field(default=0.5, gt=0, le=1, description="step of the paper's update")
-    sub_centers: Positive = Field(default=1, description="prototypes for each person")
+    sub_centers: Positive = Field(default=1, le=1000, description="prototypes for each person")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="label smoothing")
     class_weights: Annotated[
         Literal["off", "balanced"] | Annotated[Path, Field(strict=False)], BeforeValidator(expanded)

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from centerarc.losses.center_arcface import CenterArcFaceLoss
-from centerarc.losses.head.prototype_sgd import PrototypeSGD
+from centerarc.losses.head.prototype_sgd import MOMENTUM, PrototypeSGD
 from centerarc.models.backbone import Backbone, parameter_depths
 from centerarc.training.config import OptimizerConfig, ScheduleConfig
 
@@ -125,6 +125,44 @@ def _split(
     return decayed, plain
 
 
+def _named(model: nn.Module, terms: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters that every rank has, by the names that they have in the state."""
+    added = {f"terms.{name}": parameter for name, parameter in terms.named_parameters()}
+    return {**dict(model.named_parameters()), **added}
+
+
+def kept_of(
+    optimizers: Sequence[Optimizer], model: nn.Module, terms: nn.Module
+) -> dict[str, dict[str, Tensor]]:
+    """What the optimizers keep of the parameters that every rank has, by name."""
+    kept = {}
+    for name, parameter in _named(model, terms).items():
+        for optimizer in optimizers:
+            if parameter in optimizer.state:
+                kept[name] = dict(optimizer.state[parameter])
+    return kept
+
+
+def restore_kept(
+    optimizers: Sequence[Optimizer],
+    model: nn.Module,
+    terms: nn.Module,
+    kept: dict[str, dict[str, Tensor]],
+) -> None:
+    """Gives the optimizers what `kept_of` was."""
+    names = {parameter: name for name, parameter in _named(model, terms).items()}
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                values = kept.get(names.get(parameter, ""), {})
+                for key, value in values.items():  # counts of steps stay on the CPU
+                    if key == MOMENTUM and not group["momentum"]:
+                        continue  # which would come back, old, with a momentum
+                    optimizer.state[parameter][key] = (
+                        value.to(parameter.device) if value.dim() else value
+                    )
+
+
 def lr_factor(step: int, total_steps: int, steps_per_epoch: int, schedule: ScheduleConfig) -> float:
     """Returns the learning rate of a step as a fraction of the peak, in [0, 1].
 
@@ -209,20 +247,26 @@ class WeightAverage:
         self.decay = decay
         self.steps = 0
         self.module = copy.deepcopy(model).requires_grad_(False).eval()
-        mine, theirs = ([*m.parameters(), *m.buffers()] for m in (self.module, model))
-        pairs = [(a, b.detach()) for a, b in zip(mine, theirs, strict=True)]
-        self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
-        self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
+        self._models = self.module, model
+        # A mask of infinities has no average.
+        self._averages = [
+            tensor.is_floating_point() and bool(tensor.isfinite().all())
+            for tensor in (*model.parameters(), *model.buffers())
+        ]
         optimizer.register_step_post_hook(lambda *_: self.update())
 
     @torch.no_grad()
     def update(self) -> None:
         """Averages the weights as they are now; the optimizer's steps call it."""
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        averaged, weights = zip(*self._averaged, strict=True)
+        # Found at each step: a model may put other tensors in the place of its buffers.
+        mine, theirs = ([*m.parameters(), *m.buffers()] for m in self._models)
+        pairs = [*zip(self._averages, mine, theirs, strict=True)]
+        averaged, weights = zip(*((a, b.detach()) for ok, a, b in pairs if ok), strict=True)
         get_ema_multi_avg_fn(decay)(averaged, weights, None)  # type: ignore[no-untyped-call]
-        for copied, value in self._copied:
-            copied.copy_(value)
+        for is_averaged, copied, value in pairs:
+            if not is_averaged:
+                copied.copy_(value)
         self.steps += 1
 
     def state_dict(self) -> dict[str, Any]:

@@ -3,43 +3,72 @@
 import json
 import os
 import secrets
-import shutil
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from centerarc.data.views import write_identities
-from centerarc.distributed.process import Processes
-from centerarc.io.files import atomic_path, locked_folder, verify_checksums
+from centerarc.distributed.process import Processes, launcher
+from centerarc.io.files import LOCK, atomic_path, check_unlocked, locked_folder, verify_checksums
+from centerarc.io.tables import counted
+from centerarc.io.yaml_file import read_yaml
 from centerarc.models.weights import PEOPLE_FILE
-from centerarc.training.checkpoint import saved_states
+from centerarc.training.checkpoint import (
+    UNSOUND,
+    SavedState,
+    check_deletable,
+    delete_states,
+    fingerprint,
+    has_state,
+    is_sound,
+    saved_states,
+    set_aside,
+    step_of,
+)
 from centerarc.training.config import TrainConfig
-from centerarc.training.logging import METRICS
-from centerarc.training.settings import check_config, dump_config, load_config
+from centerarc.training.logging import METRICS, NONFINITE
+from centerarc.training.settings import TUNE, check_config, dump_config, load_config
+from centerarc.training.sources import IMAGES, RunSources
 
-# Seconds that a file written by one machine may take to appear on another.
-_PATIENCE = 10.0
+# Seconds that a file may take to appear on another machine, and a process to leave a folder.
+_PATIENCE, _WAIT = 10.0, 2.0
+_TAKEN = "run_dir {!r} is in use: another process trains there"
 CONFIG = "config.yaml"
 RESULTS = "results.json"
 BEST, LAST = "best.safetensors", "last.safetensors"
-_FILES = (CONFIG, PEOPLE_FILE, METRICS, RESULTS, BEST, LAST)
-_FOLDERS = ("state", "tensorboard")
+_FILES = (CONFIG, PEOPLE_FILE, IMAGES, METRICS, RESULTS, BEST, LAST)
+# Its folders but for that of states, and what it writes there.
+_FOLDERS = {"tensorboard": "events.out.tfevents.*", NONFINITE: "step-*.txt"}
+# Images that a message names; a file in the run's folder names all.
+_NAMED = 3
 # What a saved state depends on: with another value it would be another run. The people that the
 # validation holds out by number are taken out of the training.
 _FIXED = (
     *("seed", "model", "data", "loss", "batch_size", "optimizer.name", "ema_decay"),
     "validation.identities",
 )
-_FREE = ("data.cache_gb",)
+_FREE = ("data.cache_gb", "data.on_change")
+# Where the images are, and the lists that choose among them: they may move, and what they then
+# leave must be the same, see `check_same`.
+_PLACES = ("root", "path", "leave_out", "identities", "exclude_pairs")
+# Whether a run is resumed; "auto" starts it where it has no state.
+Resume = bool | Literal["auto"]
+# How it starts: "again" deletes one that had begun and has no state.
+Start = Literal["new", "again", "resume", "overwrite"]
+Stage = Literal["none", "begun", "saved", "lost"]
 # What changes neither the weights nor what is judged, or only where they are.
-_HARMLESS = ("run_dir", "plugins", "workers", "log", "save_every", "data.cache_gb")
+_HARMLESS = (
+    *("run_dir", "plugins", "workers", "read_timeout", "timeout_minutes", "log", "save_every"),
+    *("save_in_background", *_FREE),
+)
 # What acts after the last step too, where its validation is still to come.
-_OF_VALIDATION = ("validation", "workers", "device", "log", "callbacks")
+_OF_VALIDATION = (
+    *("validation", "workers", "read_timeout", "timeout_minutes", "device", "log", "callbacks"),
+)
 
 
 @dataclass(frozen=True)
@@ -47,8 +76,8 @@ class RunResult:
     """What a finished run leaves.
 
     Args:
-        run_dir: Folder with `config.yaml`, `people.txt`, `metrics.jsonl`, `results.json`,
-            `last.safetensors` and, with validation, `best.safetensors`.
+        run_dir: Folder with `config.yaml`, `people.txt`, `training-images.npz`, `metrics.jsonl`,
+            `results.json`, `last.safetensors` and, with validation, `best.safetensors`.
         best: The validation row that chose the best weights; None without validation.
         summary: What `results.json` holds.
     """
@@ -58,73 +87,210 @@ class RunResult:
     summary: dict[str, Any]
 
 
-def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuses a folder that a run must not start in.
+def stage_of(folder: Path) -> Stage:
+    """How far the run in a folder is.
+
+    Returns:
+        "none" without any file of a run; "begun" before its first state, where nothing is lost if
+        it starts again; "saved" with states, damaged ones included; "lost" where there are weights
+        or results and no state.
+    """
+    if has_state(folder):
+        return "saved"
+    if any((folder / name).exists() for name in (RESULTS, BEST, LAST)):
+        return "lost"
+    return "begun" if any((folder / name).exists() for name in _FILES) else "none"
+
+
+def how_to_start(
+    config: TrainConfig, processes: Processes, *, resume: Resume, overwrite: bool
+) -> Start:
+    """Decides whether a run starts or resumes; the first process looks and tells the others.
+
+    Args:
+        config: The run.
+        processes: Those of the run.
+        resume: Resume it; "auto" also starts it where there is no saved state.
+        overwrite: Start, whatever is there.
 
     Raises:
-        ValueError: If it holds a run and neither is asked for, or both are, or it is a file.
+        ValueError: On every process, if the folder holds a run and neither is asked for, nothing
+            that can be resumed or started is there, both are asked for, or it is a file.
     """
+    found: list[Start] = []
+    processes.on_main(
+        lambda: found.append(_how_to_start(config, resume=resume, overwrite=overwrite))
+    )
+    start: Start = processes.gather_objects(found)[0][0]
+    return start
+
+
+def _how_to_start(config: TrainConfig, *, resume: Resume, overwrite: bool) -> Start:
+    folder = config.run_dir
+    if resume not in (True, False, "auto"):
+        raise ValueError(f"resume must be True, False or 'auto', got {resume!r}")
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other; give one of them")
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"run_dir is {str(folder)!r}, a file; it must be a folder")
-    found = [name for name in (*_FILES, *_FOLDERS) if (folder / name).exists()]
-    if found and not (resume or overwrite):
+    for name, place in (("run_dir", folder), ("state", folder / "state")):
+        if os.path.lexists(place) and not place.is_dir():
+            kind = "a file" if place.exists() else "a link to nothing"
+            raise ValueError(f"{name} is {str(place)!r}, {kind}; it must be a folder")
+    for path in sorted(folder.glob(f"{LOCK}*")):
+        check_unlocked(path, _TAKEN.format(str(folder)), patience=_WAIT)
+    if overwrite:
+        check_deletable(folder)
+        return "overwrite"
+    stage = stage_of(folder)
+    if stage == "saved" and resume:
+        return "resume"
+    if stage == "none" and resume is not True:
+        return "new"
+    if stage == "begun" and resume == "auto":
+        _check_begun(config)
+        return "again"
+    if stage == "none":
         raise ValueError(
-            f"run_dir {str(folder)!r} already holds a run ({', '.join(found)}); "
-            "give --resume to resume it, --overwrite to start again, or another --run-dir"
+            f"nothing to resume: there is no run in {str(folder)!r}; start without --resume, or "
+            "with --resume auto, which does either"
         )
+    again = "--overwrite"
+    if stage == "begun":
+        with suppress(ValueError, OSError):
+            _check_begun(config)
+            again = "--resume auto"
+    if resume:
+        raise ValueError(
+            f"nothing to resume: the run in {str(folder)!r} has no saved state"
+            f"{' yet' if stage == 'begun' else ' any more'}; {again} starts it again"
+        )
+    there = ", ".join(name for name in (*_FILES, "state") if (folder / name).exists())
+    ways = f"{again} to start again"
+    if stage == "saved":
+        ways = f"--resume to resume it, {ways}"
+    without = "" if stage == "saved" else " without a saved state"
+    raise ValueError(
+        f"run_dir {str(folder)!r} already holds a run{without} ({there}); give {ways}, or another "
+        "--run-dir"
+    )
+
+
+def _check_begun(config: TrainConfig) -> None:
+    """Refuses to start a run again that was another one.
+
+    Raises:
+        ValueError: If it has other settings of those that cannot change on resume.
+    """
+    path = config.run_dir / CONFIG
+    if not path.exists():
+        raise ValueError(
+            f"run_dir {str(config.run_dir)!r} holds files of a run, but no {CONFIG}; give "
+            "--overwrite to start again, or another --run-dir"
+        )
+    changed_settings(config, {k: v for k, v in read_yaml(path).items() if k != TUNE})
 
 
 def prepare(
     config: TrainConfig,
-    people: Collection[str],
+    sources: RunSources,
     *,
-    resume: bool,
-    overwrite: bool,
+    start: Start,
+    saved: SavedState | None = None,
+    ended: bool = False,
     history: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """Makes the folder of a run ready: its configuration, and who is trained on.
+    """Makes the folder of a run ready: its configuration, and who and what is trained on.
 
     Args:
         config: The run.
-        people: Names of the people that are trained on.
-        resume: The run that is there is resumed.
-        overwrite: The run that is there is deleted, but only files that a run writes.
+        sources: What is trained on.
+        start: From `how_to_start`. A run that is there and not resumed is deleted, but only files
+            that a run writes.
+        saved: The state that is resumed; results of another step are deleted, unless it `ended`.
+        ended: Whether nothing is left to train.
         history: Settings that earlier steps were trained with, see `Trainer.history`.
 
     Raises:
-        ValueError: As `check_folder`.
+        ValueError: If another process wrote to the folder since.
     """
     folder = config.run_dir
-    check_folder(folder, resume=resume, overwrite=overwrite)
-    if overwrite:
+    expected = {"new": "none", "again": "begun"}.get(start)
+    as_read = saved is None or fingerprint(folder) == saved.seen
+    if (expected is not None and stage_of(folder) != expected) or not as_read:
+        raise ValueError(
+            f"run_dir is {str(folder)!r}, where another process trained meanwhile; give the same "
+            "command again"
+        )
+    if saved is not None:
+        set_aside(folder, saved.folder)
+        if not ended:
+            (folder / RESULTS).unlink(missing_ok=True)
+    if start in ("again", "overwrite"):
         clear(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if (folder / CONFIG).is_symlink():  # what it leads to is not this run's
+        (folder / CONFIG).unlink()
     # Also where nothing has changed: the file that is there may have been edited.
     with atomic_path(folder / CONFIG) as temporary:
         lines = [f"# from step {h['step'] + 1}: {said_changes(h['changes'])}\n" for h in history]
         temporary.write_text("".join(lines) + dump_config(config), encoding="utf-8")
+    sources.keep(folder)
+    people = sources.train.identities
     # A name with a line break cannot be listed, which is no reason to refuse the training.
     write_identities(folder / PEOPLE_FILE, (name for name in people if name.splitlines() == [name]))
 
 
 def clear(folder: Path) -> None:
-    """Deletes the run in a folder, but only files that a run writes."""
+    """Deletes the run in a folder, and no file that a run does not write.
+
+    Of links the link is deleted and not what it leads to; a folder that is one stays.
+
+    Raises:
+        ValueError: If `state` is a link to states.
+        OSError: If something cannot be deleted.
+    """
+    delete_states(folder)
     for name in _FILES:
         (folder / name).unlink(missing_ok=True)
-    for name in _FOLDERS:
-        shutil.rmtree(folder / name, ignore_errors=True)
+    for name, written in _FOLDERS.items():
+        if not (place := folder / name).is_symlink():
+            for path in place.glob(written):
+                path.unlink()
+            with suppress(OSError):  # what else is there stays
+                place.rmdir()
 
 
-def locked(folder: Path) -> AbstractContextManager[None]:
-    """Keeps other runs out of a run's folder within the block.
+@contextmanager
+def locked(folder: Path, rank: int = 0, *, patience: float = _WAIT) -> Iterator[Callable[[], None]]:
+    """Keeps other runs out of a run's folder within the block; every rank of a run holds it.
+
+    Args:
+        folder: The run's.
+        rank: Which rank holds it; the first also sees that no rank of another run is left.
+        patience: Seconds to wait for one that is about to end.
+
+    Yields:
+        What raises `ValueError` if the folder was removed, moved or replaced.
 
     Raises:
         ValueError: If another process trains there.
     """
-    taken = f"run_dir {str(folder)!r} is in use: another process trains there"
-    return locked_folder(folder, taken, patience=2.0)
+    # The workers that read images may outlive a killed process a little; they write nothing.
+    taken = _TAKEN.format(str(folder))
+    lock = partial(locked_folder, folder, taken, patience=patience, inherited=False)
+    with lock(name=f"{LOCK}-{rank}" if rank else LOCK) as is_there:
+        for path in () if rank else sorted(folder.glob(f"{LOCK}-*")):
+            with lock(name=path.name):
+                pass
+
+        def check() -> None:
+            if not is_there():
+                raise ValueError(
+                    f"run_dir {str(folder)!r} was removed, moved or replaced during the run, which "
+                    f"cannot write there any more; if it was moved, resume it where it is now: "
+                    f"centerarc train <folder>/{CONFIG} --resume"
+                )
+
+        yield check
 
 
 def check_shared(folder: Path, processes: Processes) -> None:
@@ -163,13 +329,45 @@ def progress_of(config: TrainConfig) -> Literal["none", "begun", "saved", "finis
     settings that change no number of it, may differ.
     """
     folder = config.run_dir
-    if not any((folder / name).exists() for name in (*_FILES, *_FOLDERS)):
+    stage = stage_of(folder)
+    if stage == "none":
         return "none"
     if not (folder / CONFIG).exists() or setting_differences(load_config(folder / CONFIG), config):
         return "other"
     if (folder / RESULTS).exists():
         return "finished"
-    return "saved" if saved_states(folder) else "begun"
+    return "saved" if stage == "saved" else "begun"
+
+
+# What a state holds, beside the format.
+_DICTS = "model terms optimizer scaler settings identity files window seconds callbacks"
+_PARTS: dict[str, Any] = {
+    **dict.fromkeys(_DICTS.split(), dict),
+    **dict.fromkeys(("average", "best", "drawn"), dict | None),
+    **dict.fromkeys(("class_weights", "judged_on"), str | None),
+    **{"step": int, "epochs_done": int, "validated": int, "ended": bool, "history": list},
+}
+
+
+def check_content(saved: SavedState) -> None:
+    """Refuses a state that lacks a part or has one of another kind; a `ValueError` names it."""
+    for part, kind in _PARTS.items():
+        if not isinstance(found := saved.content.get(part, ...), kind):
+            said = f"{part} must be of type {getattr(kind, '__name__', kind)}, got {type(found)}"
+            said = said if part in saved.content else f"it lacks {part!r}"
+            raise ValueError(f"cannot resume: in the state {str(saved.folder)!r}, {said}")
+
+
+@contextmanager
+def read_as_ours(saved: SavedState) -> Iterator[None]:
+    """Says of a state what it lacks, as one written by hand, in a `ValueError`."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"cannot resume: the state {str(saved.folder)!r} is not as this version writes it "
+            f"({type(error).__name__}: {error})"
+        ) from error
 
 
 def changed_settings(config: TrainConfig, saved: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -193,7 +391,7 @@ def changed_settings(config: TrainConfig, saved: Mapping[str, Any]) -> dict[str,
     now = config.model_dump(mode="json")
     for name in _FIXED:
         for where, old, new in _differences(name, _value(before, name), _value(now, name)):
-            if where not in _FREE:
+            if where not in _FREE and not _is_place(where, old, new):
                 raise ValueError(
                     f"cannot resume with another {where}: it was {old!r}, now it is {new!r}; "
                     "start a new run with another run_dir"
@@ -203,14 +401,23 @@ def changed_settings(config: TrainConfig, saved: Mapping[str, Any]) -> dict[str,
         for name in now
         if name not in ("run_dir", "plugins")
         for where, old, new in _differences(name, before.get(name), now[name])
+        if not _is_place(where, old, new)
     }
+
+
+def _is_place(where: str, old: Any, new: Any) -> bool:
+    """Whether a setting names where images are, and did so before; not an option of a plugin."""
+    sections, _, name = where.rpartition(".")
+    of_data = sections == "data" or sections.startswith("data.parts.")
+    own = sections.endswith(".options")
+    return of_data and not own and name in _PLACES and None not in (old, new)
 
 
 def setting_differences(old: TrainConfig, new: TrainConfig) -> dict[str, tuple[Any, Any]]:
     """Returns the innermost settings by which two runs differ, with both values.
 
     Where they are (`run_dir`, `plugins`) and what changes no number of theirs (`workers`, `log`,
-    `save_every`, `data.cache_gb`) may differ.
+    `save_every`, `timeout_minutes`, `data.cache_gb`) may differ.
     """
     before, now = old.model_dump(mode="json"), new.model_dump(mode="json")
     return {
@@ -241,7 +448,7 @@ def check_steps_left(
             f"cannot resume: {step} steps are done, and the schedule ends after "
             f"{total_steps}; {more}"
         )
-    acting = () if ended else _OF_VALIDATION
+    acting = _FREE if ended else (*_FREE, *_OF_VALIDATION)
     idle = {k: v for k, v in changes.items() if not k.startswith(acting)}
     if step == total_steps and idle:
         raise ValueError(
@@ -273,16 +480,24 @@ def _differences(name: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]
     if isinstance(old, dict) and isinstance(new, dict):
         for key in dict.fromkeys([*old, *new]):
             yield from _differences(f"{name}.{key}", old.get(key), new.get(key))
+    elif name == "data.parts" and old is not None and len(old) == len(new):
+        for number, values in enumerate(zip(old, new, strict=True)):
+            yield from _differences(f"{name}.{number}", *values)
     elif old != new:
         yield name, old, new
 
 
-def read_summary(run_dir: Path) -> dict[str, Any] | None:
-    """Reads `results.json`; None if it or the last weights are not there, or are damaged."""
+def read_summary(run_dir: Path, step: int | None = None) -> dict[str, Any] | None:
+    """Reads `results.json`; None if it or the last weights are not there, or are damaged.
+
+    Also None where `step` is given and they are of another one.
+    """
     try:
         content: dict[str, Any] = json.loads((run_dir / RESULTS).read_text(encoding="utf-8"))
         size, checksum = content["files"][LAST]
-    except (OSError, ValueError, KeyError):
+        if step not in (None, content["steps"]):
+            return None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
     return None if verify_checksums(run_dir, {LAST: (size, checksum)}) else content
 
@@ -295,10 +510,17 @@ def lost_best(run_dir: Path, state: Mapping[str, Any], processes: Processes) -> 
 
 
 def moved(config: TrainConfig, saved: Mapping[str, Any]) -> list[str]:
-    """Says where a run was trained before, if its folder was moved or copied since."""
+    """Says where a run and its images were before, if they were moved or copied since."""
     before = saved["run_dir"]
     same = Path(before).resolve() == config.run_dir.resolve()
-    return [] if same else [f"the run in {str(config.run_dir)!r} was in {before!r} before"]
+    notes = [] if same else [f"the run in {str(config.run_dir)!r} was in {before!r} before"]
+    data = config.model_dump(mode="json")["data"]
+    same_images = ": the same images" if config.data.on_change == "refuse" else ""
+    return notes + [
+        f"{where} is {new!r}, and was {old!r}{same_images}"
+        for where, old, new in _differences("data", saved["data"], data)
+        if _is_place(where, old, new)
+    ]
 
 
 def write_summary(run_dir: Path, content: dict[str, Any]) -> None:
@@ -309,16 +531,69 @@ def write_summary(run_dir: Path, content: dict[str, Any]) -> None:
 
 def resuming(run_dir: Path, processes: int) -> str:
     """The command that resumes a run on as many processes."""
-    under = f"torchrun --nproc-per-node {processes} -m " if processes > 1 else ""
-    return f"{under}centerarc train {run_dir / CONFIG} --resume"
+    return f"{launcher(processes)}centerarc train {run_dir / CONFIG} --resume"
 
 
-def peak_memory(device: torch.device) -> int | None:
-    """Returns the most memory held by this process, in MB (10^6 bytes); on a GPU, of the GPU's."""
-    if device.type == "cuda":
-        return round(torch.cuda.max_memory_allocated(device) / 1e6)
-    status = Path("/proc/self/status")  # getrusage also counts what started this process
-    if not status.exists():
-        return None
-    lines = (line.split() for line in status.read_text().splitlines())
-    return next((round(int(line[1]) * 1024 / 1e6) for line in lines if line[0] == "VmHWM:"), None)
+def listed(run_dir: Path, step: int, places: Sequence[str]) -> str:
+    """Lists the images of a step in `nonfinite/step-<step>.txt`, and names the first ones.
+
+    The file has one line an image; where it cannot be written, it is left out.
+    """
+    path = run_dir / NONFINITE / f"step-{step}.txt"
+    said = ", ".join(repr(place) for place in places[:_NAMED])
+    if len(places) > _NAMED:
+        said += f" and {len(places) - _NAMED} more"
+    with suppress(OSError):
+        path.parent.mkdir(exist_ok=True)
+        with atomic_path(path) as temporary:
+            lines = (" ".join(place.splitlines()) for place in places)
+            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        said += f" (all are in {str(path)!r})"
+    return said
+
+
+def saved_so_far(run_dir: Path, processes: int, step: int, saved: int | None) -> str:
+    """Says which step's state a run that ends after another has, what is lost, and how to resume.
+
+    Args:
+        run_dir: Its folder.
+        processes: Their number.
+        step: Steps that were done.
+        saved: Those of the last state; None without one.
+    """
+    if saved is None:
+        return "no state is saved yet"
+    again = f", so {counted(step - saved, 'step')} must be done again" if step > saved else ""
+    how = resuming(run_dir, processes)
+    return f"the state after step {saved} is saved{again}; resume with: {how}"
+
+
+def mark_unsound(run_dir: Path, step: int) -> None:
+    """Marks the states of this step as not worth resuming from."""
+    for folder in saved_states(run_dir):
+        if step_of(folder) == step:
+            (folder / UNSOUND).touch()
+
+
+def back_to_sound(run_dir: Path, stuck: int | None = None) -> None:
+    """Sets the states after the last sound one aside, if there is one.
+
+    If that is of step `stuck`, from which a run has diverged again, one of an earlier step is
+    preferred.
+    """
+    sound = list(filter(is_sound, saved_states(run_dir)))
+    if sound and step_of(sound[0]) == stuck:
+        sound = [folder for folder in sound if step_of(folder) < stuck] or sound
+    if sound:
+        set_aside(run_dir, sound[0])
+
+
+def outlook(run_dir: Path) -> str:
+    """`back_to_sound`, and says what a run that diverged has to resume from."""
+    back_to_sound(run_dir)
+    last = next(iter(saved_states(run_dir)), None)
+    if last is None:
+        return ""
+    if is_sound(last):
+        return f"; --resume starts from step {step_of(last)}"
+    return "; the saved states are of no use either: start again with --overwrite"

@@ -21,7 +21,9 @@ from centerarc.training.config import TrainConfig, import_plugins
 from centerarc.training.data_config import COMMON_FIELDS, OWN, OwnFields
 
 # Flags of the command that are not fields, to be suggested for a mistyped one.
-_SWITCHES = ("resume", "overwrite", "list-settings")
+_SWITCHES = ("resume", "overwrite", "dry-run", "list-settings")
+# What other libraries call a field, where no letters tell.
+_ELSEWHERE = {"learning_rate": ["optimizer.lr"], "base_lr": ["optimizer.lr"]}
 _SOURCE, _PLUGINS = "data.source", "plugins"
 # A section of the file that is for `centerarc tune` alone.
 TUNE = "tune"
@@ -188,9 +190,16 @@ def _unknown(name: str, content: Mapping[str, Any], prefix: str = "") -> str:
     here = allowed_fields(TrainConfig, section, content)
     if prefix and not section:
         here += _SWITCHES
+    items = re.match(r"(.+?)\.\d+(?:\.|$)", name)  # of a list, which is set whole
+    if items and (prefix or leaf in here) and _field_at(items[1], content)[0] is not None:
+        return (
+            f"{prefix}{name} cannot be set alone, as {items[1]} is a list; change it in the file, "
+            f"or give all of {prefix}{items[1]}"
+        )
     # What is not quite a field is an option of one's own backbone or source.
     free = typing.get_origin(_field_at(f"{section}.options", content)[1]) is dict
     close = nearest_fields(name, here, [*fields, *sections], options=free)
+    close = _ELSEWHERE.get(leaf.replace("-", "_"), close)
     hint = (
         f"did you mean {' or '.join(prefix + one for one in close)}?"
         if close
@@ -258,7 +267,9 @@ def load_config(
 
 def _is_of_run(path: Path, run_dir: Any) -> bool:
     """Whether a file is the configuration of a run that is in its folder and not in `run_dir`."""
-    if path.name != "config.yaml" or not (path.parent / "state").is_dir():
+    if path.name != "config.yaml" or not any(
+        (path.parent / name).exists() for name in ("state", "metrics.jsonl")
+    ):
         return False
     return not isinstance(run_dir, str) or Path(run_dir).resolve() != path.parent.resolve()
 
@@ -548,6 +559,6 @@ def _read_value(name: str, value: str, annotation: Any) -> Any:
 
 def _from_yaml(name: str, value: str) -> Any:
     try:
-        return parse_yaml(value)
+        return parse_yaml(value, "it")
     except YamlError as error:
         raise ValueError(f"--{name} is {value!r:.80}, which cannot be read: {error}") from error

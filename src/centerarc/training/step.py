@@ -1,12 +1,11 @@
 """One optimizer step: micro-batches, precision, gradients of all ranks, clipping, centers."""
 
 import hashlib
-import inspect
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +15,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from centerarc.data.loader import to_input
-from centerarc.distributed.batchnorm import convert_batchnorm
 from centerarc.distributed.process import Processes
-from centerarc.io.tables import counted
 from centerarc.losses.center_arcface import CenterArcFaceLoss
 from centerarc.losses.head.products import CPU_HAS_BFLOAT16
 from centerarc.losses.head.prototype_sgd import PrototypeSGD
-from centerarc.losses.uniface import UniFace
-from centerarc.models.backbone import Backbone, create_model
+from centerarc.losses.unified_threshold import UniFace
 from centerarc.training.config import TrainConfig
 from centerarc.training.terms import AddedTerms, StepWeights
 
@@ -101,26 +97,44 @@ class Diverged(ValueError):
         self.step = step
 
 
-def advice(config: TrainConfig, lr: float) -> str:
-    """What to say where the numbers of a training are not finite at a learning rate."""
+def refuse_nonfinite(values: Mapping[str, float], step: int | None = None) -> None:
+    """Raises `Diverged` if a loss, or a norm of gradients, of `StepReport.read` is not finite."""
+    losses = {name: values[name] for name in _LOSSES if name in values}
+    if not all(map(math.isfinite, losses.values())):
+        said = ", ".join(f"{n.removesuffix('_loss')} {v:g}" for n, v in losses.items())
+        raise Diverged(f"the loss is not finite ({said})", step)
+    if not math.isfinite(values.get("grad_norm", 0.0)):
+        raise Diverged("the norm of the gradients is not finite", step)
+
+
+def advice(config: TrainConfig) -> str:
+    """What to say where the numbers of a training are not finite."""
     other = {"bf16": ", precision: fp32", "fp16": ", precision: bf16"}
     clip = f"below {config.clip_norm:g}" if config.clip_norm else "such as 5"
     return (
-        f" at a learning rate of {lr:.3g}; the training diverges: try "
-        f"a lower optimizer.lr, a longer schedule.warmup_epochs, a clip_norm {clip}"
-        + other.get(config.precision, "")
+        f"the training diverges: try a lower optimizer.lr, a longer schedule.warmup_epochs, "
+        f"a clip_norm {clip}" + other.get(config.precision, "")
     )
 
 
-def check_finite(processes: Processes, *modules: nn.Module) -> None:
-    """Raises `Diverged`, on all processes, if a tensor of a module is not finite on any."""
-    named = [item for module in modules for item in module.state_dict().items()]
-    # A sum is finite unless a term is not: one pass, and no mask of the tensor's size.
-    sums = {name: t.sum() for name, t in named if t.is_floating_point()}
-    found = next((name for name, total in sums.items() if not bool(total.isfinite())), None)
-    for name in processes.gather_objects(found):
-        if name is not None:
-            raise Diverged(f"the weights are not finite ({name})")
+def memory_advice(config: TrainConfig) -> str:
+    """What to say where memory does not suffice for a training."""
+    settings = [f"batch_size below {config.batch_size}"]
+    if not config.head.fused:
+        settings.append(f"accumulate above {config.accumulate}")
+    settings.append(f"model.image_size below {config.model.image_size}")
+    if config.precision == "fp32":
+        settings.append("precision: bf16")
+    workspace = config.head.workspace_mb
+    settings.append(f"head.workspace_mb {f'below {workspace:g}' if workspace else 'of a few'}")
+    if config.loss.sub_centers > 1:
+        settings.append(f"loss.sub_centers below {config.loss.sub_centers}")
+    if config.data.cache_gb:
+        settings.append(f"data.cache_gb below {config.data.cache_gb:g}")
+    return (
+        f"try {', '.join(settings)}; where the people take it: head.fused, loss.sample_rate "
+        "below 1, or more processes"
+    )
 
 
 # What a step measures, in this order; sums over the valid labels of all ranks but for the last.
@@ -129,6 +143,7 @@ _SUMS = (
     *("count", "mass", "stop"),
 )
 _TERMS = ("arcface", "center", "threshold")
+_LOSSES = ("arcface_loss", "center_loss", "threshold_loss", "separation")
 _SQUARES = tuple(f"{name}_square" for name in _TERMS)
 _MEASURED = (*_SQUARES, *(f"{name}_samples" for name in _TERMS))
 IGNORED = -100
@@ -152,6 +167,13 @@ class StepReport:
     separation: Tensor
     grad_norm: Tensor | None
     added: StepWeights
+
+    def check_finite(self, norm: Tensor | None = None) -> None:
+        """Waits for the device; raises `Diverged` if a loss, or a norm, is not finite."""
+        numbers = [*self.sums[:3], self.separation, *([] if norm is None else [norm])]
+        if not bool(torch.stack([number.float() for number in numbers]).isfinite().all()):
+            found = {} if norm is None else {"grad_norm": float(norm)}
+            refuse_nonfinite({**self.read(), **found})
 
     def read(self) -> dict[str, float]:
         """Waits for the device and returns means by name, with `count` and `stop`."""
@@ -182,65 +204,6 @@ class StepReport:
         return means | added
 
 
-# What newer versions of PyTorch call it; the old name warns there.
-_SYNC_BUFFERS = (
-    "forward_sync_buffers"
-    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
-    else "broadcast_buffers"
-)
-
-
-def in_parallel(model: nn.Module, processes: Processes, *, compiled: bool) -> nn.Module:
-    """Returns what trains a model on all processes, in training mode; it shares the parameters.
-
-    With several processes the model's batch normalization becomes that of the whole batch.
-    """
-    parallel = model
-    if processes.world_size > 1:
-        convert_batchnorm(model)
-    if compiled:
-        parallel = torch.compile(parallel)  # type: ignore[assignment]
-    if processes.world_size > 1:
-        # The buffers are equal on all ranks already: their statistics are global.
-        own_buffers: dict[str, Any] = {_SYNC_BUFFERS: False}
-        parallel = DistributedDataParallel(parallel, **own_buffers)
-    return parallel.train()
-
-
-def make_model(config: TrainConfig, generator: torch.Generator | None = None) -> Backbone:
-    """Builds the backbone of a run; a `ValueError` for an unknown name or option."""
-    return create_model(
-        config.model.name,
-        embedding_size=config.model.embedding_size,
-        image_size=config.model.image_size,
-        generator=generator,
-        **config.model.options,
-    )
-
-
-def check_parts(model: nn.Module, batch_size: int, accumulate: int, world_size: int) -> None:
-    """Refuses a batch that ranks or micro-batches do not divide.
-
-    Also one of which a part has a single image, if the model has batch normalization.
-    """
-    share = batch_size // world_size
-    if batch_size % world_size or share < accumulate:
-        raise ValueError(
-            f"batch_size is {batch_size}; it must be a multiple of the {world_size} processes, "
-            f"with at least {counted(accumulate, 'image')} each, such as "
-            f"{world_size * max(share, accumulate)}"
-        )
-    has_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
-    smallest = min(len(part) for part in torch.arange(share).chunk(accumulate))
-    # Its statistics are those of all processes, so only one alone can be short of images.
-    if has_norm and smallest * world_size < 2:
-        raise ValueError(
-            f"batch_size is {batch_size} and accumulate is {accumulate}; this model's batch "
-            "normalization needs at least 2 images in each part of a batch, as with batch_size "
-            f"{accumulate * max(share // accumulate, 2)}"
-        )
-
-
 class TrainStep:
     """Trains backbone and criterion on one global batch.
 
@@ -264,6 +227,10 @@ class TrainStep:
         processes: The ranks.
         accumulate: Micro-batches a step.
         clip_norm: Limit of the norm of all gradients together; 0 is none.
+        guarded: Whether a loss or gradient that is not finite raises `Diverged` before the update,
+            on all ranks, and leaves everything as it was before the step; but for prototypes of a
+            fused step. It takes a pass over the gradients, and waits for the device. A gradient
+            that a gradient scaler leaves out does not count.
     """
 
     def __init__(
@@ -277,6 +244,7 @@ class TrainStep:
         *,
         accumulate: int = 1,
         clip_norm: float = 0.0,
+        guarded: bool = False,
     ) -> None:
         self.model = model
         self.criterion = criterion
@@ -293,6 +261,11 @@ class TrainStep:
         self.measures = self.balances = False
         self._seen = False  # whether a first backward pass was looked at
         self._updates_centers = terms.updates_centers
+        self.guarded = guarded
+        margin = criterion.arcface.margin
+        moving = [model, terms, *([margin] if isinstance(margin, nn.Module) else [])]
+        # What a forward pass changes: statistics of a batch normalization, of a margin and so on.
+        self._moving = moving
 
     def __call__(self, images: Tensor, labels: Tensor, *, stop: bool = False) -> StepReport:
         """Trains on this rank's share of a batch.
@@ -304,7 +277,32 @@ class TrainStep:
 
         Returns:
             What was measured, summed over the ranks.
+
+        Raises:
+            Diverged: On all ranks, if embeddings on a CPU are not finite; where the step is
+                guarded, also for a loss or a gradient.
         """
+        before = [
+            (owner, name, buffer, buffer.clone())
+            for module in (self._moving if self.guarded else ())
+            for owner in module.modules()
+            for name, buffer in owner._buffers.items()
+            if buffer is not None
+        ]
+        try:
+            return self._train(images, labels, stop)
+        except Diverged:
+            if self.guarded:
+                for owner, name, buffer, value in before:
+                    owner._buffers[name] = buffer  # a model may have put another in its place
+                    buffer.copy_(value)
+                self._drop_gradients()
+                for optimizer in self.optimizers:
+                    if isinstance(optimizer, PrototypeSGD):
+                        optimizer.step()  # of no gradient; a fused one learns of the step's end
+            raise
+
+    def _train(self, images: Tensor, labels: Tensor, stop: bool) -> StepReport:
         device, ranks = self.processes.device, self.processes.world_size
         images = images.to(device, non_blocking=True)
         labels = labels.to(device, non_blocking=True)
@@ -327,9 +325,7 @@ class TrainStep:
                 self.model.require_backward_grad_sync = last
             with self.precision.autocast():
                 embedding = self._embed(to_input(part))
-                # Elsewhere that would wait for the device; the loss is looked at later.
-                if embedding.device.type == "cpu" and not bool(embedding.detach().isfinite().all()):
-                    raise Diverged("the embeddings are not finite")
+                self._check_embeddings(embedding.detach())
                 if self.measures or self.balances:
                     embedding.requires_grad_()  # a frozen backbone needs none
                 arcface, center = self.criterion(embedding, part_labels)
@@ -357,17 +353,36 @@ class TrainStep:
         separation = self._separate(labels)
         if not self.sharded:
             self._sum_head_gradients()
-        grad_norm = self._update()
-        if self._updates_centers:
-            # The criterion gathers over ranks: all apply the one update of the whole batch.
-            self.criterion.update_centers(torch.cat(features), labels)
         if self.sharded and not self.processes.is_main:
             sums.zero_()  # every rank has measured all samples
         sums[7] = float(stop)
         sums = self.processes.sum(torch.cat([sums, measured]))
         sums[5], sums[6] = count, mass
+        report = StepReport(sums, separation, None, added)
+        scaled = self.precision.scaler.is_enabled()
+        if self.guarded and scaled:
+            report.check_finite()
+        norm = None
+        if self.clip_norm > 0 or (self.guarded and not scaled):
+            norm = self._gradient_norm()
+        if self.guarded and not scaled:
+            report.check_finite(norm)
+        self._update(norm)
+        if self._updates_centers:
+            # The criterion gathers over ranks: all apply the one update of the whole batch.
+            self.criterion.update_centers(torch.cat(features), labels)
         self.terms.update(sums[len(_SUMS) :] if self.balances else None, sums[3] / count)
-        return StepReport(sums, separation, grad_norm, added)
+        return replace(report, grad_norm=norm) if self.clip_norm > 0 else report
+
+    def _check_embeddings(self, embedding: Tensor) -> None:
+        """Raises `Diverged`, on all ranks, where a rank's embeddings on a CPU are not finite.
+
+        Elsewhere that would wait for the device; the loss is looked at later.
+        """
+        if embedding.device.type == "cpu":
+            bad = (~embedding.isfinite()).any().float()
+            if self.processes.sum(bad) > 0:
+                raise Diverged("the embeddings are not finite")
 
     def _gradient(self, loss: Tensor, embedding: Tensor) -> Tensor | None:
         """(N, D) gradient of a part of the loss at the embedding, if wanted and if there is one."""
@@ -451,24 +466,40 @@ class TrainStep:
             if parameter.grad is not None:
                 self.processes.sum(parameter.grad).div_(self.processes.world_size)
 
-    def _update(self) -> Tensor | None:
+    def _update(self, norm: Tensor | None) -> None:
+        """Steps the optimizers that have a gradient, which is clipped if that is wanted."""
         scaler = self.precision.scaler
-        grad_norm = None
-        # One without any gradient, as where only the backbone is in it and frozen, is left out.
-        optimizers = [one for one in self.optimizers if not self.frozen or _has_gradient(one)]
-        if self.clip_norm > 0:
-            for optimizer in optimizers:
-                scaler.unscale_(optimizer)
-            grad_norm = self._clip()
-        for optimizer in optimizers:
+        if self.clip_norm > 0 and norm is not None:
+            factor = (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)
+            torch._foreach_mul_([*itertools.chain(*self._all_gradients())], factor)
+        for optimizer in self._stepping():
             scaler.step(optimizer)
         scaler.update()
+        self._drop_gradients()
+
+    def _stepping(self) -> list[Optimizer]:
+        """One without any gradient, as where only the frozen backbone is in it, is left out."""
+        return [one for one in self.optimizers if not self.frozen or _has_gradient(one)]
+
+    def _drop_gradients(self) -> None:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        return grad_norm
 
-    def _clip(self) -> Tensor:
-        """Limits the norm of all gradients of all ranks together; returns what it was."""
+    def _gradient_norm(self) -> Tensor:
+        """() the norm of all gradients of all ranks together, without the scale of their loss."""
+        if self.clip_norm > 0:
+            for optimizer in self._stepping():
+                self.precision.scaler.unscale_(optimizer)
+        shared, own = self._all_gradients()
+        if self.sharded:
+            device = self.processes.device  # where that of no gradients is not
+            norms = [nn.utils.get_total_norm(some).to(device) for some in (shared, own)]
+            squares = norms[0].square() + self.processes.sum(norms[1].square())
+            return squares.sqrt()
+        return nn.utils.get_total_norm([*shared, *own])
+
+    def _all_gradients(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The gradients that every rank has, and those that are this rank's own."""
         shared = [*_gradients(self.model), *_gradients(self.terms)]
         own = _gradients(self.criterion)
         if self.sharded:
@@ -477,14 +508,7 @@ class TrainStep:
             alike = _gradients(margin) if isinstance(margin, nn.Module) else []
             own = [one for one in own if not any(one is other for other in alike)]
             shared += alike
-            norms = nn.utils.get_total_norm(shared), nn.utils.get_total_norm(own)
-            squares = norms[0].square() + self.processes.sum(norms[1].square())
-            grad_norm = squares.sqrt()
-        else:
-            grad_norm = nn.utils.get_total_norm([*shared, *own])
-        factor = (self.clip_norm / (grad_norm + 1e-6)).clamp(max=1.0)
-        torch._foreach_mul_([*shared, *own], factor)
-        return grad_norm
+        return shared, own
 
 
 def _measured(

@@ -16,11 +16,11 @@ from centerarc.io.parallel import default_workers
 from centerarc.io.progress import duration, waiting
 from centerarc.io.tables import counted
 from centerarc.report.study_result import Measured, value_words
+from centerarc.training.assembly import check_parts, make_model, refuse_at_once
 from centerarc.training.checkpoint import saved_states
 from centerarc.training.child import status_of
 from centerarc.training.config import TrainConfig
 from centerarc.training.logging import read_metrics
-from centerarc.training.loop import refuse_at_once
 from centerarc.training.rundir import (
     CONFIG,
     RESULTS,
@@ -31,7 +31,6 @@ from centerarc.training.rundir import (
     setting_differences,
 )
 from centerarc.training.settings import dump_config, load_config
-from centerarc.training.step import check_parts, make_model
 from centerarc.training.study_config import StudyConfig
 from centerarc.training.study_run import RunRecord, check_sets, missing_sets, write_order
 

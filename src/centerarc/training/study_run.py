@@ -4,7 +4,6 @@
 """
 
 import json
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -207,9 +206,12 @@ def thinned(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def delete_weights(run_dir: Path) -> None:
     """Deletes the weights and the state of a run; its configuration and logs stay."""
-    for path in run_dir.glob("*.safetensors"):
-        path.unlink()
-    shutil.rmtree(run_dir / "state", ignore_errors=True)
+    from centerarc.training.checkpoint import delete_states
+    from centerarc.training.rundir import BEST, LAST
+
+    for name in (BEST, LAST):
+        (run_dir / name).unlink(missing_ok=True)
+    delete_states(run_dir)
 
 
 def write_order(path: Path, evaluate: EvaluateConfig, arm: str, *, keep_weights: bool) -> None:

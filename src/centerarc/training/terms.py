@@ -3,15 +3,18 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from centerarc.data.source import FaceSource
 from centerarc.losses.center_arcface import CenterArcFaceLoss
 from centerarc.losses.head.class_pass import Implementation
 from centerarc.losses.head.shards import ClassShards
 from centerarc.losses.mean_centers import MeanCenterLoss
 from centerarc.losses.term_weight import TermWeight
 from centerarc.losses.unified_threshold import UnifiedThresholdLoss
+from centerarc.training.config import TrainConfig
 from centerarc.training.loss_config import LossConfig
 
 # Steps between two measurements of the gradients that a weight of auto is from. One costs O(N D)
@@ -142,3 +145,26 @@ def _weight(config: LossConfig, weight: object) -> TermWeight:
 def _in_force(weight: TermWeight) -> float | Tensor:
     constant = weight.constant
     return weight.value if constant is None else constant
+
+
+def pairs_note(config: TrainConfig, source: FaceSource) -> str:
+    """Says where the unified-threshold term finds few pairs of a person in a batch; else empty.
+
+    An image has a partner unless all other images of its person are left out: with a share p of all
+    images in a batch and n of the person, 1 - (1 - p)^(n - 1), a little less than exactly.
+    """
+    loss, sampler = config.loss, config.data.sampler
+    if loss.threshold_weight == 0 or loss.threshold_over == "centers" or loss.threshold_memory:
+        return ""
+    if sampler.kind == "identities":
+        return ""
+    share = min(1.0, config.batch_size / config.accumulate / max(len(source), 1))
+    counts = np.bincount(source.labels, minlength=len(source.identities))
+    partners = float((counts * (1 - (1 - share) ** np.maximum(counts - 1, 0))).sum() / counts.sum())
+    if partners > 0.5:
+        return ""
+    return (
+        f"loss.threshold_over is {loss.threshold_over}, but only {100 * partners:.2g}% of the "
+        "images of a batch have another of their person beside them; more with "
+        "data.sampler.kind: identities"
+    )

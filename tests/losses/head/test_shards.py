@@ -221,7 +221,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("world", SIZES)
+@pytest.mark.parametrize("world", SIZES, scope="module")
 @pytest.mark.parametrize("name", OPTIONS)
 def test_equals_one_process(pool: Pool, world: int, name: str) -> None:
     check(pool, Case(SIZES[world], options=OPTIONS[name]))
@@ -271,7 +271,7 @@ def test_odd_shapes_equal_one_process(pool: Pool, case: Case) -> None:
     check(pool, case)
 
 
-@pytest.mark.parametrize("world", SIZES)
+@pytest.mark.parametrize("world", SIZES, scope="module")
 @pytest.mark.parametrize(
     "options",
     [
@@ -292,7 +292,7 @@ def test_the_joint_loss_equals_one_process(pool: Pool, world: int, options: Any)
     check(pool, Case(SIZES[world], kind="joint", options=options))
 
 
-@pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize("world", [1, 2, 4], scope="module")
 @pytest.mark.parametrize(
     "options",
     [
@@ -312,7 +312,7 @@ def test_separation_where_batches_are_equal_and_shards_are_not(pool: Pool) -> No
     check(pool, Case((2, 2, 2), kind="joint", classes=7, separation=True, equal=True))
 
 
-@pytest.mark.parametrize("world", SIZES)
+@pytest.mark.parametrize("world", SIZES, scope="module")
 @pytest.mark.parametrize(
     "options",
     [
@@ -347,7 +347,7 @@ def _thresholds(rank: int | None, sizes: tuple[int, ...], over: str, memory: int
     return seen, criterion.memory.numpy(), criterion.memory_labels.numpy()
 
 
-@pytest.mark.parametrize("world", SIZES)
+@pytest.mark.parametrize("world", SIZES, scope="module")
 @pytest.mark.parametrize(
     ("over", "memory"), [("pairs", 0), ("pairs", 11), ("centers", 0), ("both", 0)]
 )
@@ -382,7 +382,7 @@ def test_centers_moved_by_hand_equal_one_process(pool: Pool) -> None:
     near(torch.cat([torch.from_numpy(r) for r in ranks]), _centers_moved_by_hand(None, SIZES[3]))
 
 
-@pytest.mark.parametrize("world", SIZES)
+@pytest.mark.parametrize("world", SIZES, scope="module")
 @pytest.mark.parametrize("options", [{}, {"sub_centers": 2}], ids=str)
 def test_the_fused_step_equals_the_ordinary_one(pool: Pool, world: int, options: Any) -> None:
     options = {**options, "implementation": SMALL_BLOCKS}
@@ -405,7 +405,7 @@ def _first_prototypes(rank: int | None, classes: int) -> Any:
     return [tensor.detach().numpy() for tensor in criterion.state_dict().values()]
 
 
-@pytest.mark.parametrize("world", SIZES)
+@pytest.mark.parametrize("world", SIZES, scope="module")
 def test_any_number_of_ranks_starts_from_the_same_rows(pool: Pool, world: int) -> None:
     # More than one group of classes drawn at a time, and shards that cut the groups.
     ranks = pool.run(_first_prototypes, 2500, world_size=world)
@@ -439,7 +439,7 @@ def _train_backbone(rank: int | None, sizes: tuple[int, ...]) -> Any:
     return weights.numpy(), criterion.arcface.prototypes.detach().numpy()
 
 
-@pytest.mark.parametrize("world", SIZES)
+@pytest.mark.parametrize("world", SIZES, scope="module")
 def test_a_ddp_backbone_beside_it_ends_where_one_process_does(pool: Pool, world: int) -> None:
     ranks = pool.run(_train_backbone, SIZES[world], world_size=world)
     weights, prototypes = _train_backbone(None, SIZES[world])
@@ -497,7 +497,7 @@ def _sampled_step(rank: int, sizes: tuple[int, ...], implementation: Any, fused:
     }
 
 
-@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("world", [1, 2, 3], scope="module")
 @pytest.mark.parametrize(
     ("implementation", "fused"),
     [("auto", False), (SMALL_BLOCKS, False), (SMALL_BLOCKS, True)],
@@ -626,7 +626,7 @@ def _payloads(rank: int, sizes: tuple[int, ...], kind: str, options: Any, equal:
         ("margin", {"margin": CurricularFace()}, True),
     ],
 )
-@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("world", [1, 2, 3], scope="module")
 def test_a_step_exchanges_what_the_formula_says(
     pool: Pool, world: int, kind: str, options: Any, equal: bool
 ) -> None:

@@ -18,7 +18,7 @@ from centerarc.losses.head.class_blocks import (
     KeptEntries,
     KeptInGradient,
 )
-from centerarc.losses.head.hard_negatives import HardNegatives
+from centerarc.losses.head.epilogues import HardNegatives
 from centerarc.losses.head.products import inverse_norm, own_rows
 from centerarc.losses.head.prototype_sgd import StepInPlace, fused_step
 

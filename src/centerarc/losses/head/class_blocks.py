@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from centerarc.losses.head import epilogues
-from centerarc.losses.head.hard_negatives import HardNegatives
+from centerarc.losses.head.epilogues import HardNegatives
 from centerarc.losses.head.products import Products, inverse_norm
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from centerarc.losses.checks import as_labels, check_positive, check_tensors, is_number, wide_dtype
 from centerarc.losses.head.chunked import Chunked, ChunkedPass, logsumexp_operator
-from centerarc.losses.head.hard_negatives import HardNegatives
+from centerarc.losses.head.epilogues import HardNegatives
 from centerarc.losses.head.products import (
     first_row,
     inverse_norm,
