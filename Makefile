@@ -1,6 +1,8 @@
 # make setup  creates .venv and installs the pinned versions; the others do so too, once
 # make demo   trains on drawn faces for a few minutes and writes a page about the result
 # make test   runs the test suite
+# make faults kills, damages and hinders training runs a thousand times; fails if one is lost or
+#             ends unclear (about ten minutes)
 # make docs   builds the documentation's pages into site/, to be read with any browser
 # make bench  measures the head, the data pipeline and the evaluation against peers (about 35
 #             minutes; needs an idle machine)
@@ -11,7 +13,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS := $(VENV)/.docs
 
-.PHONY: setup demo test lint types readme docs check bench clean
+.PHONY: setup demo test faults lint types readme docs check bench clean
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -19,8 +21,14 @@ setup: $(READY)
 demo: $(READY)
 	$(BIN)/centerarc demo
 
+# Compiled modules are kept even where the environment says otherwise: hundreds of processes import
+# them. Work is stolen, so that tests of a file stay together and share what it prepares.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: $(READY)
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
+
+faults: $(READY)
+	$(BIN)/python -m benchmarks.faults
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -42,6 +50,8 @@ check: test lint types readme docs
 bench: $(READY)
 	$(BIN)/python -m benchmarks.head --thp --page docs/results/head.md
 	$(BIN)/python -m benchmarks.data --page docs/results/data.md
+	$(BIN)/python -m benchmarks.speed loader --page docs/results/speed.md
+	$(BIN)/python -m benchmarks.speed embed --page docs/results/speed.md
 	$(BIN)/python -m benchmarks.evaluation --page docs/results/evaluation.md
 
 clean:

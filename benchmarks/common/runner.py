@@ -35,6 +35,8 @@ def parsed(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argp
 def new_record(module: str, arguments: list[str] | None) -> dict[str, Any]:
     """When, by which command and on which machine; what is measured comes to it."""
     given = sys.argv[1:] if arguments is None else arguments
+    # Where something is on this machine is of no use elsewhere.
+    given = [Path(one).name if Path(one).is_absolute() else one for one in given]
     return {
         "date": time.strftime("%Y-%m-%d"),
         "command": shlex.join(["python", "-m", module, *given]),

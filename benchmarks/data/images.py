@@ -45,7 +45,7 @@ def prepare(given: Path | None, most: int, room: Path) -> Images:
     """
     faces = room / "folder"
     if given is None:
-        _draw(faces, most)
+        draw(faces, most)
     else:
         _copy(given, faces, most)
     folder = FolderSource(faces)
@@ -100,7 +100,8 @@ def _copy(given: Path, faces: Path, most: int) -> None:
         shutil.copyfile(file, target)
 
 
-def _draw(faces: Path, count: int) -> None:
+def draw(faces: Path, count: int) -> None:
+    """Draws so many faces into a folder of identities, as JPEGs."""
     people = -(-count // DRAWN_EACH)
     drawn = create_source("synthetic", num_identities=people, images_per_identity=DRAWN_EACH)
     for index in range(count):

@@ -177,11 +177,11 @@ def test_a_move_is_the_similarity_that_was_drawn(flip: bool) -> None:
     config = AugmentationConfig(rotation=20, zoom=0.3, shift=0.1)
     draws = np.array([[0.9, 0.2, 0.7, 0.4]])
     image = picture()[:40, :60].copy()
-    moved = image.copy()
+    moved = np.empty_like(image)
     settings = NONE | {"move": 1, "flip": float(flip), "rotation": 20, "zoom": 0.3, "shift": 0.1}
     drawn = np.zeros((1, DRAWS))
     drawn[0, 6:10] = draws[0]
-    Changes(drawn, AugmentationConfig(**settings), 40, 60).apply(0, moved)
+    Changes(drawn, AugmentationConfig(**settings), 40, 60).apply(0, image, moved)
     # From the definition: rotate and scale about the middle, shift, mirror.
     angle, scale = np.deg2rad(0.8 * 20), 1.3 ** (2 * 0.2 - 1)
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -205,9 +205,9 @@ def test_light_is_the_formula() -> None:
     for seed in range(10):
         draws = np.random.default_rng(seed).random((1, 3))
         for light, gray in ((True, False), (True, True), (False, True)):
-            got = image.copy()
+            got = np.empty_like(image)
             maps = color_maps(draws, np.array([light]), np.array([gray]), config)
-            recolor(got, maps[0])
+            recolor(image, maps[0], got)
             b, c, s = 1 + (2 * draws[0] - 1) * (0.3, 0.4, 0.5) if light else (1, 1, 1)
             wanted = image.astype(np.float64) * b
             mean = (wanted @ LUMA).mean()

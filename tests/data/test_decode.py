@@ -370,6 +370,19 @@ def test_the_size_is_that_of_the_decoder(
     assert plain_jpeg_size(simplejpeg.encode_jpeg(noise)) == (height, width)
 
 
+def test_a_size_is_not_taken_for_that_of_the_image_before() -> None:
+    sizes = [(48, 32), (48, 32), (32, 48), (48, 33), (48, 32), (48, 32)]
+    for width, height in sizes:
+        data = jpeg(width, height)
+        assert plain_jpeg_size(data) == decode_image(data).shape[:2] == (height, width)
+        # What ends before the scan, is of another kind, or has EXIF data after the same beginning.
+        scan = data.index(b"\xff\xda")
+        assert plain_jpeg_size(data[:scan]) == (height, width)
+        assert plain_jpeg_size(jpeg(width, height, mode="CMYK")) is None
+        exif = b"\xff\xe1\x00\x10Exif\0\0" + bytes(8)
+        assert plain_jpeg_size(data[:scan] + exif + data[scan:]) is None
+
+
 def test_what_needs_more_than_the_size_is_left_to_others() -> None:
     exif = PIL.Image.Exif()
     exif[0x0112] = 6

@@ -218,7 +218,7 @@ def test_without_pyarrow_the_extra_is_named(
             r"9 of 9 .*: 'p/0\.png' \(line 2\), 'p/1\.png' \(line 3\), 'p/2\.png' \(line 4\), \.\.",
         ),
         ("path,identity\np\\x.png,a\n", "must be separated by /"),
-        ("path,identity\n\0,a\n", "1 of 1 images are not there"),
+        ("path,identity\n\0,a\n", "line 2: there is a NUL character"),
     ],
 )
 def test_a_wrong_csv_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:

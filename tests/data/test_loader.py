@@ -1,15 +1,22 @@
 """Batches: the same whatever reads them, and no file or worker can hang a run."""
 
+import errno
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import time
 import warnings
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data._utils import signal_handling
 
 from centerarc.data import (
     Augmentation,
@@ -21,9 +28,15 @@ from centerarc.data import (
     Sampler,
     Shuffled,
     TrainLoader,
+    create_source,
     iterate_images,
     to_input,
+    write_list,
 )
+from centerarc.data import loader as data_loader
+from centerarc.io import parallel
+from centerarc.io.parallel import _HeldBack
+from tests.data.pictures import put
 
 SIZE = 8
 
@@ -157,6 +170,250 @@ def test_the_death_of_a_worker_is_an_error_and_no_hang() -> None:
         pytest.raises(OSError, match="worker process that reads images died"),
     ):
         epoch(deadly)
+
+
+@pytest.fixture
+def running() -> Iterator[TrainLoader]:
+    with loader(workers=2, timeout=1) as made:
+        made.set_epoch(0)
+        yield made
+
+
+def pids(running: TrainLoader) -> list[int]:
+    assert running._loader is not None
+    iterator: Any = running._loader._iterator
+    return [worker.pid for worker in iterator._workers]
+
+
+def test_a_death_between_two_batches_is_told_where_the_next_is_waited_for(
+    running: TrainLoader,
+) -> None:
+    batches = iter(running)
+    next(batches)
+    for pid in pids(running):
+        os.kill(pid, signal.SIGKILL)
+    end = time.monotonic() + 0.3
+    while time.monotonic() < end:  # an optimizer step, which PyTorch's handler would break into
+        time.sleep(0.01)
+    with pytest.raises(OSError, match="worker process that reads images died"):
+        list(batches)
+
+
+def test_a_death_is_told_at_once_in_the_wait_for_a_batch() -> None:
+    start = time.monotonic()
+    with (
+        loader(Slow(), workers=1) as slow,
+        pytest.raises(OSError, match="worker process that reads images died"),
+    ):
+        epoch(slow)
+    assert time.monotonic() - start < 60  # where a batch may take 300 seconds
+
+
+def test_a_death_that_no_signal_tells_is_found_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_HeldBack, "__call__", lambda *_: None)
+    start = time.monotonic()
+    with (
+        loader(Slow(), workers=1) as slow,
+        pytest.raises(OSError, match="worker process that reads images died"),
+    ):
+        epoch(slow)
+    assert time.monotonic() - start < 60  # where a batch may take 300 seconds
+
+
+class Slow(Numbered):
+    """Dies in the middle of a batch, some time after it was asked for."""
+
+    def image(self, index: int) -> np.ndarray:
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+
+def test_pytorch_imports_nothing_while_a_death_may_be_told(
+    running: TrainLoader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profiler, seen = torch.autograd.profiler, []
+    if not hasattr(profiler, "_cupti_monitor_checked"):
+        pytest.skip("this version imports nothing")
+    monkeypatch.setattr(profiler, "_cupti_monitor_checked", False)
+    told = lambda _: seen.append(profiler._cupti_monitor_checked)  # noqa: E731
+    monkeypatch.setattr(data_loader, "hold_back_deaths", told)
+    next(iter(running))
+    assert seen == [True]
+
+
+def test_stopped_workers_end_in_an_error_and_are_gone(running: TrainLoader) -> None:
+    batches = iter(running)
+    next(batches)
+    stopped = pids(running)
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(TimeoutError, match=r"within 1 seconds \(read_timeout\)"):
+        list(batches)
+    running.close()
+    assert not children() & set(map(str, stopped))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (signal.SIGKILL, "worker process that reads images died"),
+        (signal.SIGSTOP, "within 1 seconds"),
+    ],
+)
+def test_workers_that_are_killed_or_stopped_while_they_start_are_gone(
+    number: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = children()
+    start = signal_handling._set_worker_pids
+
+    def slow(*known: Any) -> None:
+        for pid in children() - before:
+            os.kill(int(pid), number)
+        time.sleep(1.5)
+        start(*known)
+
+    monkeypatch.setattr(signal_handling, "_set_worker_pids", slow)
+    began = time.monotonic()
+    with pytest.raises(OSError, match=said):
+        list(iterate_images(Numbered(), range(8), 4, workers=2, timeout=1 if "1" in said else 300))
+    assert time.monotonic() - began < 60
+    assert children() == before
+
+
+@pytest.mark.parametrize("holds", [False, True])
+def test_closing_waits_neither_for_stopped_workers_nor_for_what_they_hold(
+    holds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parallel, "_PATIENCE", 1.0)
+    before = children()
+    with loader(workers=2) as running:
+        running.set_epoch(0)
+        next(iter(running))
+        for pid in pids(running):
+            os.kill(pid, signal.SIGSTOP)
+        if holds:
+            running._loader._iterator._workers_done_event._cond.acquire()  # type: ignore[union-attr]
+        start = time.monotonic()
+    assert time.monotonic() - start < 4  # PyTorch waits for each 5 seconds, and 5 after SIGTERM
+    multiprocessing.active_children()  # takes note of their end
+    assert children() == before
+
+
+class Stuck(Numbered):
+    """Image 3 waits for a share that hangs: a pipe to which no one writes."""
+
+    def image(self, index: int) -> np.ndarray:
+        if index == 3:
+            reading, _writing = os.pipe()
+            try:
+                os.read(reading, 1)
+            except Exception as error:  # as decoders of damaged data
+                raise ValueError("damaged") from error
+        return super().image(index)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_never_comes_ends_in_an_error(workers: int) -> None:
+    before = children()
+    with (
+        loader(Stuck(), workers=workers, timeout=0.5) as stuck,
+        pytest.raises(TimeoutError, match=r"no batch of images came within 0\.5 seconds"),
+    ):
+        epoch(stuck)
+    with pytest.raises(TimeoutError, match=r"no batch of images came within 0\.5 seconds"):
+        list(iterate_images(Stuck(), range(8), 4, workers, timeout=0.5))
+    assert children() == before
+    assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
+
+
+def huge(path: Path) -> None:
+    """A header that promises 20,000 x 20,000 pixels."""
+    path.unlink()
+    good = (path.parent / "0.png").read_bytes()
+    size = good[:16] + (20_000).to_bytes(4, "big") * 2 + good[24:29]
+    path.write_bytes(size + zlib.crc32(size[12:]).to_bytes(4, "big") + good[33:])
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "No such file": Path.unlink,
+    "is empty": lambda path: path.write_bytes(b""),
+    "Is a directory": lambda path: (path.unlink(), path.mkdir()),
+    "empty (0 bytes)": lambda path: (path.unlink(), os.mkfifo(path)),  # a reader of which waits
+    "too many pixels": huge,
+    "cut off": lambda path: path.write_bytes(path.read_bytes()[:-30]),
+    "Too many levels": lambda path: (path.unlink(), path.symlink_to(path)),
+}
+
+
+@pytest.mark.parametrize("reason", CHANGES)
+@pytest.mark.parametrize("kind", ["folder", "list"])
+def test_images_that_change_while_they_are_read_are_replaced(
+    tmp_path: Path, reason: str, kind: str
+) -> None:
+    for person in range(2):
+        for number in range(4):
+            path = tmp_path / f"p{person}" / f"{number}.png"
+            put(path, 10 * person + number)
+    rows = [(str(path.relative_to(tmp_path)), path.parent.name) for path in tmp_path.rglob("*.png")]
+    write_list(tmp_path / "list.csv", rows)
+    place = {"folder": {"root": tmp_path}, "list": {"path": tmp_path / "list.csv"}}[kind]
+    source = create_source(kind, image_size=SIZE, **place)
+    CHANGES[reason](tmp_path / "p1" / "3.png")
+    with (
+        TrainLoader(source, batch_size=8, augmentation=None, seed=0, timeout=5) as made,
+        pytest.warns(UserWarning, match=r"p1/3\.png.*takes its place") as told,
+    ):
+        ((images, labels),) = epoch(made)
+    assert len(told) == 1
+    assert reason in str(told[0].message)
+    assert (images[:, 0, 0, 0] // 10 == labels).all()
+
+
+class Starved(Numbered):
+    def image(self, index: int) -> np.ndarray:
+        if index != 3:
+            return super().image(index)
+        cause = OSError(errno.EMFILE, "Too many open files")
+        raise ValueError(f"cannot read 'file{index}': {cause.strerror}") from cause
+
+
+class Broken(Numbered):
+    def image(self, index: int) -> np.ndarray:
+        raise RuntimeError("a mistake in this source")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_is_wrong_with_the_process_is_not_taken_for_a_damaged_image(workers: int) -> None:
+    with (
+        loader(Starved(), workers=workers) as starved,
+        pytest.raises(OSError, match=r"Too many open files; raise the limit .*ulimit -n"),
+    ):
+        epoch(starved)
+    assert not starved.damaged
+    with loader(Broken(), workers=workers) as broken, pytest.raises(RuntimeError, match="mistake"):
+        epoch(broken)
+
+
+def test_a_lack_of_descriptors_is_an_error_and_no_hang() -> None:
+    code = """
+import resource
+from centerarc.data import TrainLoader, create_source
+source = create_source("synthetic", num_identities=2, images_per_identity=40, image_size=16)
+loader = TrainLoader(source, batch_size=4, augmentation=None, seed=0, workers=2, timeout=30)
+resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))
+loader.set_epoch(0)
+try:
+    kept = list(loader)
+except OSError as error:
+    print(type(error).__name__)
+loader.close()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout == "OSError\n", done.stderr
 
 
 def test_workers_start_after_this_process_used_opencv() -> None:

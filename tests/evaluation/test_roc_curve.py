@@ -32,8 +32,8 @@ def test_curve_and_area_are_scikit_learns(pairs):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("grid", [None, 1000, 1])
 @pytest.mark.parametrize("share", [0.5, 0.001])
-def test_a_curve_sorted_in_many_ranges_is_still_scikit_learns(dtype, grid, share):
-    """Several ranges, blocks and threads, with ties within or, for one value, over all of them."""
+def test_a_curve_of_many_blocks_is_still_scikit_learns(dtype, grid, share):
+    """Several blocks, with ties within or, for one value, over all of them."""
     rng = np.random.default_rng(0)
     same = rng.random(400_000) < share
     scores = rng.normal(size=same.size) + same

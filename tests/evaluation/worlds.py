@@ -44,13 +44,15 @@ class EveryPair:
                 else:
                     self.impostor.append((score, a, b, 1 / (images[a] * images[b])))
         self.pairs_of = np.bincount([a for _, a in self.genuine], minlength=self.people)
+        self._genuine, self._impostor = np.array(self.genuine).T, np.array(self.impostor).T
 
     def weights(self, drawn: Floats) -> tuple[Floats, Floats, Floats, Floats]:
         """Scores and weights of the genuine, then of the impostor pairs."""
-        genuine = np.array([drawn[a] / self.pairs_of[a] for _, a in self.genuine])
-        impostor = np.array([drawn[a] * drawn[b] * each for _, a, b, each in self.impostor])
-        scores = np.array([s for s, _ in self.genuine]), np.array([s for s, *_ in self.impostor])
-        return scores[0], genuine, scores[1], impostor
+        score, person = self._genuine
+        other_score, first, second, each = self._impostor
+        genuine = (drawn / np.maximum(self.pairs_of, 1))[person.astype(np.int64)]
+        both = drawn[first.astype(np.int64)] * drawn[second.astype(np.int64)]
+        return score, genuine, other_score, both * each
 
     def tar(self, far: float, drawn: Floats) -> float:
         """The TAR at the lowest threshold with at most this FAR."""

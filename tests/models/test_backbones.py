@@ -147,7 +147,7 @@ def test_an_unknown_name_is_answered_with_the_one_that_was_meant() -> None:
         ({"embedding_size": 0}, "embedding_size is 0"),
         ({"dropout": 1.0}, "dropout is 1.0; it must be in [0, 1)"),
         ({"droput": 0.1}, "model 'iresnet18' has no option 'droput'; its options: dropout, width"),
-        ({"width": 0.01}, "width is 0.01; it must be a factor in [1/16, 4]"),
+        ({"width": 0.0625}, "width is 0.0625; it must be a factor in [1/8, 4]"),
     ],
 )
 def test_a_wrong_option_is_named(options: dict[str, float], message: str) -> None:

@@ -12,13 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch.utils.data import DataLoader
 
 from centerarc import __version__
 from centerarc.curate.packing import fingerprint, left_out_image, write_left_out
-from centerarc.data.decode import WrongSizeError
-from centerarc.data.loader import Batch, Reader, Request
+from centerarc.data.loader import Batch, Request, SoundReader, read_batches
 from centerarc.data.source import FaceSource, as_source
 from centerarc.evaluation.embedding import (
     Part,
@@ -29,13 +26,12 @@ from centerarc.evaluation.embedding import (
     write_npz,
     write_parquet,
 )
-from centerarc.io.files import atomic_path, check_place, full_disk_explained
+from centerarc.io.failures import full_disk_explained
+from centerarc.io.files import atomic_path, check_place
 from centerarc.io.jobs import DamagedError, Job, locked_job, stopped_between_batches
 from centerarc.io.parallel import (
     check_workers,
     explain_dead_workers,
-    start_worker,
-    starting_workers,
 )
 from centerarc.models.embedder import check_alone, check_square
 
@@ -116,69 +112,13 @@ def _read_chunk(path: Path, with_embedding: bool) -> _Chunk:
         raise DamagedError(path, error) from error
 
 
-# Batches of the images that can be read; damaged ones are named, and no other takes their place.
-
-
-class _SoundReader(Reader):
-    def __init__(self, source: FaceSource, image_size: int) -> None:
-        super().__init__(source)
-        self._shape = (image_size, image_size, 3)
-
-    def __getitem__(self, request: Request) -> Any:
-        # Errors travel as values: torch would wrap them in tracebacks.
-        try:
-            return self.read(request)
-        except OSError as error:
-            return OSError(str(error))
-        except ValueError as error:
-            return ValueError(str(error))
-
-    def read(self, request: Request) -> Batch:
-        """Reads what can be read; `indices` of the result are those of its images."""
-        images, rows = self.room(request)
-        sound: list[int] = []
-        damaged: dict[int, str] = {}
-        for index in request.indices.tolist():
-            try:
-                self.source.image_into(index, rows[len(sound)])
-            except WrongSizeError:
-                raise
-            except ValueError as error:
-                # A share that is gone would otherwise leave out everything.
-                if isinstance(error.__cause__, OSError):
-                    raise OSError(str(error)) from error
-                prefix = f"cannot read {self.source.place(index)!r}: "
-                damaged[index] = f"damaged: {str(error).removeprefix(prefix)}"
-                continue
-            sound.append(index)
-        return Batch(images[: len(sound)], torch.tensor(sound, dtype=torch.int64), damaged)
-
-
 def _sound_images(
     source: FaceSource, first: int, image_size: int, batch_size: int, workers: int
 ) -> Iterator[Batch]:
     """Yields the images of a source from number `first` on, in order, and why each other fails."""
     numbers = np.arange(first, len(source), dtype=np.int64)
     requests = [Request(numbers[at : at + batch_size]) for at in range(0, len(numbers), batch_size)]
-    loader: DataLoader[Any] = DataLoader(
-        _SoundReader(source, image_size),
-        sampler=requests,
-        batch_size=None,
-        num_workers=workers,
-        collate_fn=_unchanged,
-        worker_init_fn=start_worker,
-        pin_memory=torch.cuda.is_available(),
-    )
-    with starting_workers():
-        batches = iter(loader)
-    for batch in batches:
-        if isinstance(batch, Exception):
-            raise batch
-        yield batch
-
-
-def _unchanged(batch: Any) -> Any:
-    return batch
+    return read_batches(SoundReader(source, image_size), requests, workers)
 
 
 # All images of a source to one file, in as many runs as it takes.

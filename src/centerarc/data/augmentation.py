@@ -116,7 +116,7 @@ class Augmentation:
         """
         changes = self.plan(key, first_position, *images.shape[:3])
         for row, image in enumerate(images):
-            changes.apply(row, image)
+            changes.apply(row, image, image)
 
 
 class Changes:
@@ -127,6 +127,9 @@ class Changes:
         config: How often and how strongly.
         height: Of the images in pixels.
         width: Of the images in pixels.
+
+    Attributes:
+        rewrites: Whether an image's pixels are all computed anew; of others at most a part is.
     """
 
     def __init__(self, draws: Floats, config: AugmentationConfig, height: int, width: int) -> None:
@@ -141,7 +144,8 @@ class Changes:
         self._flip = flip.tolist()
         self._move = move.tolist()
         self._recolor = (light | gray).tolist()
-        self._low = (draws[:, _LOW] < config.low_resolution).tolist()
+        low = draws[:, _LOW] < config.low_resolution
+        self._low = low.tolist()
         self._cover = (draws[:, _COVER] < config.occlusion).tolist()
         if move.any():
             self._movements = movements(draws[:, _MOVING], flip, config, height, width)
@@ -149,21 +153,32 @@ class Changes:
             self._colors = color_maps(draws[:, _LIGHTING], light, gray, config)
         self._scales = (smallest + draws[:, _LOWERING] * (1 - smallest)).tolist()
         self._covering = draws[:, _COVERING]
+        self.rewrites: list[bool] = (flip | move | light | gray | low).tolist()
 
-    def apply(self, row: int, image: Image) -> None:
-        """Changes image number `row`, `(H, W, 3)` uint8 RGB and contiguous, in place."""
+    def apply(self, row: int, image: Image, out: Image) -> None:
+        """Puts image number `row`, changed, into `out`: both `(H, W, 3)` uint8 RGB, contiguous.
+
+        They may be the same array. Where `rewrites[row]`, two arrays take less time.
+        """
+        seen = image
         if self._move[row]:
             # A mirror image is part of the map: one resampling does both.
             map_, border = self._movements[row], cv2.BORDER_CONSTANT
-            cv2.warpAffine(image, map_, self._size, image, _FROM_RESULT, border, _OUTSIDE)
+            cv2.warpAffine(seen, map_, self._size, out, _FROM_RESULT, border, _OUTSIDE)
+            seen = out
         elif self._flip[row]:
-            cv2.flip(image, 1, image)
+            cv2.flip(seen, 1, out)
+            seen = out
         if self._recolor[row]:
-            recolor(image, self._colors[row])
+            recolor(seen, self._colors[row], out)
+            seen = out
         if self._low[row]:
-            lower_resolution(image, self._scales[row])
+            lower_resolution(seen, self._scales[row], out)
+            seen = out
+        if seen is not out:
+            np.copyto(out, seen)
         if self._cover[row]:
-            occlude(image, self._config.occlusion_size, self._covering[row])
+            occlude(out, self._config.occlusion_size, self._covering[row])
 
 
 def uniform_draws(key: tuple[int, ...], first: int, count: int, width: int) -> Floats:
@@ -266,8 +281,8 @@ def color_maps(
     return maps
 
 
-def recolor(image: Image, color_map: Floats) -> None:
-    """Maps the colors of an `(H, W, 3)` uint8 image in place by one of `color_maps`."""
+def recolor(image: Image, color_map: Floats, out: Image) -> None:
+    """Maps the colors of an `(H, W, 3)` uint8 image by one of `color_maps`."""
     if color_map[0, 3] != 0:
         # Of every fourth row, which is as good and which OpenCV takes without a copy.
         rows = image[::4]
@@ -275,11 +290,11 @@ def recolor(image: Image, color_map: Floats) -> None:
         mean = (_RED * red + _GREEN * green + _BLUE * blue) / (len(rows) * image.shape[1])
         color_map = color_map.copy()
         color_map[:, 3] *= mean
-    cv2.transform(image, color_map, dst=image)
+    cv2.transform(image, color_map, dst=out)
 
 
-def lower_resolution(image: Image, scale: float) -> None:
-    """Shrinks an image by `scale`, in (0, 1], and enlarges it again, in place."""
+def lower_resolution(image: Image, scale: float, out: Image) -> None:
+    """Shrinks an image by `scale`, in (0, 1], and enlarges it again."""
     height, width = image.shape[:2]
     small = (max(round(width * scale), 1), max(round(height * scale), 1))
     # A mean over about what a small pixel covers, then picking from it: close to an exact average
@@ -287,7 +302,7 @@ def lower_resolution(image: Image, scale: float) -> None:
     covered = 2 * round((1 / scale - 1) / 2) + 1
     blurred = cv2.blur(image, (covered, covered)) if covered > 1 else image
     shrunk = cv2.resize(blurred, small, interpolation=cv2.INTER_LINEAR)
-    cv2.resize(shrunk, (width, height), dst=image, interpolation=cv2.INTER_LINEAR)
+    cv2.resize(shrunk, (width, height), dst=out, interpolation=cv2.INTER_LINEAR)
 
 
 def occlude(image: Image, largest: float, draws: Floats) -> None:

@@ -101,7 +101,7 @@ class FolderSource(EncodedSource):
 
     def file_sizes(self) -> npt.NDArray[np.int64]:
         """Returns the bytes of each image; see `FaceSource.file_sizes`."""
-        return sizes_of(self.files())
+        return sizes_of(f"{self.root}/{file}" for file in self._files)
 
     def roots(self) -> Iterable[Path]:
         """Returns the root."""

@@ -1,9 +1,12 @@
 """Batches of images, read by worker processes, identical for any number of workers."""
 
+import os
 import warnings
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from math import prod
 from typing import Any, Self
 
 import numpy as np
@@ -11,15 +14,21 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils import data as torch_data
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils import signal_handling
 
 from centerarc.data.augmentation import Augmentation
-from centerarc.data.decode import Image, WrongSizeError
+from centerarc.data.decode import Image, WrongSizeError, new_pixels
 from centerarc.data.samplers import Sampler, Shuffled
 from centerarc.data.source import FaceSource, as_source, first_shape
+from centerarc.io.files import lacks_descriptors
 from centerarc.io.parallel import (
+    READ_TIMEOUT,
+    awaiting_batch,
     check_workers,
-    explain_dead_workers,
+    end_workers,
+    has_alarm,
+    hold_back_deaths,
     start_worker,
     starting_workers,
 )
@@ -76,7 +85,7 @@ class Batch:
         return Batch(self.images.pin_memory(), self.indices, self.damaged)
 
 
-class Reader(Dataset[Batch | str]):
+class Reader(Dataset[Batch | ValueError | OSError]):
     """Reads whole batches; lives in the workers.
 
     Args:
@@ -87,12 +96,14 @@ class Reader(Dataset[Batch | str]):
         self.source = source
         self._shape: tuple[int, ...] | None = None
 
-    def __getitem__(self, request: Request) -> Batch | str:
-        # An error that a user can act on travels as text: torch would wrap it in tracebacks.
+    def __getitem__(self, request: Request) -> Batch | ValueError | OSError:
+        # An error that a user can act on travels as a value: torch would wrap it in tracebacks.
         try:
             return self.read(request)
+        except OSError as error:
+            return OSError(str(error))
         except ValueError as error:
-            return str(error)
+            return ValueError(str(error))
 
     def read(self, request: Request) -> Batch:
         """Reads the images as they are; raises `ValueError` for one that cannot be read."""
@@ -105,12 +116,13 @@ class Reader(Dataset[Batch | str]):
         """Makes a batch to fill: a tensor and its rows as arrays."""
         if self._shape is None:
             self._shape = self.shape(request.indices.tolist())
-        images = _new_batch((len(request.indices), *self._shape))
+        shape = (len(request.indices), *self._shape)
+        images = torch.from_numpy(new_pixels(*shape)) if _here is None else _here.room(shape)
         return images, images.numpy()
 
     def shape(self, indices: list[int]) -> tuple[int, ...]:
-        """The shape of all images."""
-        return self.source.image(indices[0]).shape
+        """The shape of all images: of the batch if it has a readable one, else of any."""
+        return first_shape(self.source, chain(indices, range(len(self.source))))
 
 
 class TrainReader(Reader):
@@ -140,26 +152,21 @@ class TrainReader(Reader):
             key = (self.seed, request.epoch, _CHANGE)
             height, width = rows.shape[1:3]
             changes = self.augmentation.plan(key, request.first_position, len(rows), height, width)
-        # Decoding and changing each image in one small array, which stays in the processor's cache,
-        # is faster than working in a batch of several megabytes.
-        room = np.empty(rows.shape[1:], dtype=np.uint8)
-        for number, index in enumerate(request.indices.tolist()):
+        # One small array stays in the processor's cache, unlike a batch of several megabytes.
+        room = new_pixels(*rows.shape[1:])
+        for number, (index, row) in enumerate(zip(request.indices.tolist(), rows, strict=True)):
+            image = room if changes is not None and changes.rewrites[number] else row
             try:
-                self.source.image_into(index, room)
+                self.source.image_into(index, image)
             except WrongSizeError:
                 raise
-            except ValueError as error:
-                damaged[index] = str(error)
+            except (ValueError, OSError) as error:
+                damaged[index] = _damage(error)
                 position = request.first_position + number
-                self.replace(index, room, (self.seed, request.epoch, _REPLACE, position), damaged)
+                self.replace(index, image, (self.seed, request.epoch, _REPLACE, position), damaged)
             if changes is not None:
-                changes.apply(number, room)
-            np.copyto(rows[number], room)
+                changes.apply(number, image, row)
         return Batch(images, torch.from_numpy(request.indices), damaged)
-
-    def shape(self, indices: list[int]) -> tuple[int, ...]:
-        """The shape of all images: of the batch if it has a readable one, else of any."""
-        return first_shape(self.source, chain(indices, range(len(self.source))))
 
     def replace(self, index: int, row: Image, key: Sequence[int], damaged: dict[int, str]) -> None:
         """Puts another image of the same identity into `row`."""
@@ -173,21 +180,168 @@ class TrainReader(Reader):
                 return
             except WrongSizeError:
                 raise
-            except ValueError as error:
-                damaged[other] = str(error)
+            except (ValueError, OSError) as error:
+                damaged[other] = _damage(error)
         raise ValueError(
             f"no image of identity {self.source.identities[label]!r} can be read; {damaged[index]}"
         )
 
 
-def _new_batch(shape: tuple[int, ...]) -> Tensor:
-    """An empty uint8 batch; in a worker in the memory that the main process reads it from."""
-    if get_worker_info() is None:
-        return torch.empty(shape, dtype=torch.uint8)
-    # As torch's own collation: filled where it is handed over, so never copied.
-    size = int(np.prod(shape))
-    storage = torch.UntypedStorage._new_shared(size, device="cpu")  # type: ignore[no-untyped-call]
-    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
+class SoundReader(Reader):
+    """Reads the images of a batch that can be read, and says why others cannot.
+
+    Args:
+        source: Where images come from.
+        image_size: Side of the images in pixels; None is that of the first that can be read.
+        lost: Leave out images that are gone, too. Otherwise that is an `OSError`: a share that is
+            gone would leave out everything.
+    """
+
+    def __init__(
+        self, source: FaceSource, image_size: int | None = None, *, lost: bool = False
+    ) -> None:
+        super().__init__(source)
+        self._shape = None if image_size is None else (image_size, image_size, 3)
+        self.lost = lost
+
+    def read(self, request: Request) -> Batch:
+        """Reads what can be read; `indices` of the result are those of its images."""
+        images, rows = self.room(request)
+        sound: list[int] = []
+        damaged: dict[int, str] = {}
+        for index in request.indices.tolist():
+            try:
+                self.source.image_into(index, rows[len(sound)])
+            except WrongSizeError:
+                raise
+            except (ValueError, OSError) as error:
+                reason = _damage(error)
+                if not self.lost and isinstance(error.__cause__, OSError):
+                    raise OSError(reason) from error
+                prefix = f"cannot read {self.source.place(index)!r}: "
+                damaged[index] = f"damaged: {reason.removeprefix(prefix)}"
+                continue
+            sound.append(index)
+        return Batch(images[: len(sound)], torch.tensor(sound, dtype=torch.int64), damaged)
+
+
+def _damage(error: ValueError | OSError) -> str:
+    """Why an image cannot be read; raises what is wrong with this process and not with the image.
+
+    For lack of descriptors every image fails.
+    """
+    if lacks_descriptors(error):
+        raise OSError(f"{error}; raise the limit of open files (ulimit -n)") from error
+    return str(error)
+
+
+# Of each worker: two batches that it is asked for ahead, one in use, and the one before that.
+_SLOTS = 4
+
+# That of this process, where it is a worker; where batches arrive, those of all loaders.
+_here: "BatchMemory | None" = None
+_known: "weakref.WeakValueDictionary[int, BatchMemory]" = weakref.WeakValueDictionary()
+
+
+class BatchMemory:
+    """The shared memory in which the workers of a loader hand over batches.
+
+    A batch in new memory takes half as long as decoding its images: the system clears and maps
+    it page by page, and passes on its descriptor. So each worker fills the same few slots again,
+    each when no tensor of the receiving process is left in it. A batch for which no slot is free
+    has memory of its own.
+
+    Args:
+        workers: Number of processes that read.
+
+    Raises:
+        OSError: If there is no shared memory.
+    """
+
+    def __init__(self, workers: int) -> None:
+        # Set by the worker when it hands a batch over, cleared by the process that got it.
+        self._lent = _shared_bytes(workers * _SLOTS).view(workers, _SLOTS).zero_()
+        self._slots: dict[tuple[int, int], Tensor] = {}
+        self._new: set[tuple[int, int]] = set()  # slots that were not handed over so far
+        self._owner = os.getpid()
+        self._number = id(self)
+        _known[self._number] = self
+
+    def start_worker(self, worker: int) -> None:
+        """Runs first in each process that reads."""
+        global _here
+        start_worker(worker)
+        self._worker, _here = worker, self
+
+    def room(self, shape: tuple[int, ...]) -> Tensor:
+        """Returns memory for a batch; until the batch is handed over, the same again."""
+        # As `new_pixels` has it.
+        needed = prod(shape) + 1
+        for slot in range(_SLOTS):
+            place = self._worker, slot
+            if not self._lent[place]:
+                if place not in self._slots or len(self._slots[place]) < needed:
+                    self._slots[place] = _shared_bytes(needed)
+                    self._new.add(place)
+                return self._slots[place][1:needed].view(shape)
+        return _shared_bytes(needed)[1:].view(shape)
+
+    def handed_over(self, read: Any) -> Any:
+        """Makes what is sent from what was read, which may be an error, in a worker."""
+        if isinstance(read, Batch):
+            for place, memory in self._slots.items():
+                if memory.data_ptr() + 1 == read.images.data_ptr():
+                    self._lent[place] = 1
+                    new = memory if place in self._new else None
+                    self._new.discard(place)
+                    shape, indices = read.images.shape, read.indices.numpy()
+                    return _Sent(self._number, place, new, shape, indices, read.damaged)
+        return read
+
+    def arrived(
+        self,
+        place: tuple[int, int],
+        new: Tensor | None,
+        shape: tuple[int, ...],
+        indices: npt.NDArray[np.int64],
+        damaged: dict[int, str],
+    ) -> Batch:
+        """Returns the batch that a worker sent, in the process that asked for it."""
+        if new is not None:
+            self._slots[place] = new
+        pixels = self._slots[place].numpy()[1 : 1 + prod(shape)].reshape(shape)
+        # A tensor holds the array that it was made of, and so does whatever is made of the tensor.
+        weakref.finalize(pixels, self._clear, place).atexit = False
+        return Batch(torch.from_numpy(pixels), torch.from_numpy(indices), damaged)
+
+    def _clear(self, place: tuple[int, int]) -> None:
+        if os.getpid() == self._owner:  # and not in a process that was forked from it
+            self._lent[place] = 0
+
+
+class _Sent:
+    """A batch in a slot, as it is sent; it arrives as a `Batch`."""
+
+    def __init__(self, *fields: Any) -> None:
+        self.fields = fields
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _arrived, self.fields
+
+
+def _arrived(number: int, *fields: Any) -> Batch:
+    return _known[number].arrived(*fields)
+
+
+def _shared_bytes(size: int) -> Tensor:
+    try:
+        storage = torch.UntypedStorage._new_shared(size, device="cpu")  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        raise OSError(
+            f"a worker gets no shared memory for a batch of {size / 1e6:,.0f} MB: try a "
+            f"smaller batch_size or fewer workers ({str(error).splitlines()[0]})"
+        ) from error
+    return torch.empty(0, dtype=torch.uint8).set_(storage)
 
 
 class _Requests(torch_data.Sampler[Request]):
@@ -214,7 +368,9 @@ class TrainLoader:
     (r + 1) N / W of the same global batch of N, so neither the number of workers nor that of
     processes changes what is learned from. An image that cannot be read is replaced by another
     one of the same identity, chosen by the same three numbers; it is recorded in `damaged` and
-    warned of once.
+    warned of once. A worker that dies or hangs is an error where a batch is waited for, so always
+    between two batches. A process that is forked from this one must clone the batches that it
+    keeps: with workers, they are in memory that is used again when this process drops them.
 
     Args:
         source: Where images come from. All must have one size.
@@ -226,6 +382,7 @@ class TrainLoader:
         rank: This process's number, in [0, world_size).
         world_size: W, the number of processes.
         drop_last: Leave out the last, smaller batch; must be True with several processes.
+        timeout: Seconds that a batch may take; 0 is any time.
 
     Attributes:
         damaged: Image number to reason, for those that could not be read so far.
@@ -254,6 +411,7 @@ class TrainLoader:
         rank: int = 0,
         world_size: int = 1,
         drop_last: bool = True,
+        timeout: float = READ_TIMEOUT,
     ) -> None:
         source = as_source(source)
         if world_size < 1 or not 0 <= rank < world_size:
@@ -283,12 +441,13 @@ class TrainLoader:
         self.rank = rank
         self.world_size = world_size
         self.drop_last = drop_last
+        self.timeout = timeout
         self.epoch = 0
         self.start_batch = 0
         self.damaged: dict[int, str] = {}
         self._labels = torch.from_numpy(np.asarray(source.labels, dtype=np.int64))
         reader = TrainReader(source, augmentation, seed)
-        self._loader: DataLoader[Batch | str] | None = _data_loader(
+        self._loader: DataLoader[Any] | None = _data_loader(
             reader, _Requests(self), workers, persistent=True
         )
 
@@ -296,6 +455,11 @@ class TrainLoader:
         """Returns the number of batches in an epoch."""
         full, rest = divmod(len(self.sampler), self.batch_size)
         return full + (rest > 0 and not self.drop_last)
+
+    def images_of(self, epoch: int, batch: int) -> npt.NDArray[np.int64]:
+        """Returns the image numbers of a batch, of all processes together."""
+        begin = batch * self.batch_size
+        return self.sampler.order(self.seed, epoch)[begin : begin + self.batch_size]
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
         """Chooses what the next iteration gives.
@@ -318,7 +482,7 @@ class TrainLoader:
         """Yields `(N / W, H, W, 3)` uint8 images and `(N / W,)` int64 labels."""
         if self._loader is None:
             raise ValueError("the loader is closed")
-        for batch in _received(self._loader):
+        for batch in _received(self._loader, self.timeout):
             for index, reason in batch.damaged.items():
                 if index not in self.damaged:
                     self.damaged[index] = reason
@@ -330,10 +494,8 @@ class TrainLoader:
 
     def close(self) -> None:
         """Shuts down the workers, even where an error's traceback still holds their reader."""
-        iterator: Any = getattr(self._loader, "_iterator", None)
-        self._loader = None
-        if hasattr(iterator, "_shutdown_workers"):
-            iterator._shutdown_workers()
+        loader, self._loader = self._loader, None
+        end_workers(getattr(loader, "_iterator", None))
 
     def __enter__(self) -> Self:
         return self
@@ -343,7 +505,11 @@ class TrainLoader:
 
 
 def iterate_images(
-    source: FaceSource, indices: Iterable[int], batch_size: int, workers: int = 0
+    source: FaceSource,
+    indices: Iterable[int],
+    batch_size: int,
+    workers: int = 0,
+    timeout: float = READ_TIMEOUT,
 ) -> Iterator[Tensor]:
     """Yields images in the order asked for, unchanged, for embedding.
 
@@ -352,6 +518,7 @@ def iterate_images(
         indices: Image numbers.
         batch_size: Images in a batch; the last may have fewer.
         workers: Processes that read; 0 reads in this process.
+        timeout: Seconds that a batch may take; 0 is any time.
 
     Yields:
         `(N, H, W, 3)` uint8 tensors.
@@ -366,36 +533,67 @@ def iterate_images(
     requests = [
         Request(wanted[begin : begin + batch_size]) for begin in range(0, len(wanted), batch_size)
     ]
-    loader = _data_loader(Reader(as_source(source)), requests, workers, persistent=False)
-    for batch in _received(loader):
+    for batch in read_batches(Reader(as_source(source)), requests, workers, timeout):
         yield batch.images
+
+
+def read_batches(
+    reader: Reader, requests: Iterable[Request], workers: int, timeout: float = READ_TIMEOUT
+) -> Iterator[Batch]:
+    """Yields what a reader makes of each request, in order.
+
+    Args:
+        reader: Goes to each process once.
+        requests: What to read.
+        workers: Processes that read; 0 reads in this process.
+        timeout: Seconds that a batch may take; 0 is any time.
+
+    Raises:
+        ValueError: If the reader fails so, or `workers` is out of range.
+        OSError: If the reader fails so, a process died, or a batch took too long.
+    """
+    return _received(_data_loader(reader, requests, workers, persistent=False), timeout)
 
 
 def _data_loader(
     reader: Reader, requests: Iterable[Request], workers: int, *, persistent: bool
-) -> DataLoader[Batch | str]:
+) -> DataLoader[Any]:
     check_workers(workers)
+    memory = BatchMemory(workers) if workers else None
     return DataLoader(
         reader,
         sampler=requests,
         batch_size=None,  # the reader makes batches, so that a batch crosses processes once
         num_workers=workers,
-        collate_fn=_unchanged,
-        worker_init_fn=start_worker,
+        collate_fn=memory.handed_over if memory else None,
+        worker_init_fn=memory.start_worker if memory else None,
         persistent_workers=persistent and workers > 0,
         pin_memory=torch.cuda.is_available(),
     )
 
 
-def _received(loader: DataLoader[Batch | str]) -> Iterator[Batch]:
-    with explain_dead_workers(loader.num_workers):
-        with starting_workers():
+def _received(loader: DataLoader[Any], timeout: float) -> Iterator[Batch]:
+    workers = loader.num_workers
+    # Where it waits without a limit, PyTorch looks every 5 seconds for workers that died: its
+    # handler of SIGCHLD does not know one that died right after its start.
+    loader.timeout = timeout + 1 if workers and timeout and not has_alarm() else 0
+    batches = getattr(loader, "_iterator", None)  # of workers that are there, which answer
+    if workers:
+        with torch.autograd.profiler.record_function(""):
+            pass  # imports what PyTorch else would with the first batch, and hides a death within
+        signal_handling._set_SIGCHLD_handler()  # now, for the workers' start to be held back, too
+        hold_back_deaths(loader)
+    try:
+        with awaiting_batch(workers, timeout, starts=batches is None), starting_workers():
             batches = iter(loader)
-        for batch in batches:
-            if isinstance(batch, str):
-                raise ValueError(batch)
+        while True:
+            with awaiting_batch(workers, timeout):
+                batch = next(batches, None)
+            if isinstance(batch, Exception):
+                raise batch
+            if batch is None:
+                return
             yield batch
-
-
-def _unchanged(batch: Any) -> Any:
-    return batch
+    except OSError:  # of a worker that died, or may hang
+        end_workers(batches, patience=0)
+        raise

@@ -25,7 +25,7 @@ from centerarc.io.files import atomic_path
 from centerarc.io.tables import CsvTable, counted, open_text
 
 
-class _View(FaceSource):
+class View(FaceSource):
     """A source whose images are those of other sources."""
 
     sources: Sequence[FaceSource]
@@ -62,8 +62,14 @@ class _View(FaceSource):
     def file_sizes(self) -> npt.NDArray[np.int64] | None:
         """Returns the bytes of each image, or None; see `FaceSource.file_sizes`."""
         found = [source.file_sizes() for source in self.sources]
-        known = [sizes for sizes in found if sizes is not None]
-        return np.concatenate(known) if len(known) == len(found) else None
+        if all(sizes is None for sizes in found):
+            return None
+        return np.concatenate(
+            [
+                np.full(len(source), -1, dtype=np.int64) if sizes is None else sizes
+                for source, sizes in zip(self.sources, found, strict=True)
+            ]
+        )
 
     def roots(self) -> Iterator[Path]:
         """Yields the folders of all sources."""
@@ -71,7 +77,7 @@ class _View(FaceSource):
             yield from source.roots()
 
 
-class Subset(_View):
+class Subset(View):
     """Some images of a source, labeled from 0 again.
 
     Args:
@@ -163,8 +169,10 @@ class TooFew:
         )
 
 
-def with_enough_images(source: FaceSource, min_images: int) -> tuple[FaceSource, TooFew | None]:
-    """Leaves out people with fewer than `min_images` images, which must be at least 1.
+def with_enough_images(
+    source: FaceSource, min_images: int, *, known: Collection[str] = ()
+) -> tuple[FaceSource, TooFew | None]:
+    """Leaves out people with fewer than `min_images` images, at least 1, unless they are known.
 
     Returns:
         The source without them and who they are; the source itself and None if there are none.
@@ -175,7 +183,7 @@ def with_enough_images(source: FaceSource, min_images: int) -> tuple[FaceSource,
     if min_images < 1:
         raise ValueError(f"min_images must be at least 1, got {min_images}")
     counts = np.bincount(source.labels, minlength=len(source.identities))
-    few = counts < min_images
+    few = (counts < min_images) & ~np.isin(source.identities, [*known])
     if not few.any():
         return source, None
     if few.all():
@@ -256,13 +264,14 @@ def read_leave_out(path: str | os.PathLike[str]) -> set[str]:
     return places
 
 
-def leave_out(source: FaceSource, places: Collection[str]) -> FaceSource:
+def leave_out(source: FaceSource, places: Collection[str], *, missing: bool = False) -> FaceSource:
     """Leaves images out of a source; people who have none left go with them.
 
     Args:
         source: The whole source, before it is split.
         places: The images' places, as `FaceSource.place` gives them, in any Unicode form. What the
             source left out itself when it was opened may be among them.
+        missing: Whether some may not be there.
 
     Returns:
         The source without them; the source itself if that changes nothing.
@@ -282,7 +291,7 @@ def leave_out(source: FaceSource, places: Collection[str]) -> FaceSource:
     kept = np.array([composed(source.place(n)) not in wanted for n in range(len(source))])
     found = {composed(source.place(n)) for n in np.flatnonzero(~kept).tolist()}
     found.update(composed(item.place) for item in source.skipped)
-    if unknown := sorted(wanted[place] for place in wanted.keys() - found):
+    if not missing and (unknown := sorted(wanted[one] for one in wanted.keys() - found)):
         raise ValueError(
             f"{len(unknown)} of {len(places)} places to leave out are not in the source, first "
             f"{unknown[0]!r}; {_hint(source, unknown[0])}"
@@ -305,7 +314,7 @@ def _hint(source: FaceSource, unknown: str) -> str:
     return f"the closest is {close[0]!r}" if close else f"its first is {every[0]!r}"
 
 
-class CachedSource(_View):
+class CachedSource(View):
     """Keeps every image that was asked for as uint8 pixels, shared with worker processes.
 
     The memory is one anonymous shared mapping, made before the loader forks its workers: what one
@@ -352,6 +361,16 @@ class CachedSource(_View):
         self.__dict__.update(state)
         self._make_room()
 
+    @property
+    def room(self) -> int:
+        """Bytes of all images."""
+        return self._pixels.nbytes
+
+    @property
+    def used(self) -> int:
+        """Bytes of the images that it has by now."""
+        return int(np.count_nonzero(self._known)) * int(np.prod(self._shape))
+
     def image(self, index: int) -> Image:
         """Returns image `index`; see `FaceSource.image`. The array must not be written to."""
         if not self._known[index]:
@@ -394,7 +413,7 @@ class Part:
     name: str
 
 
-class MixedSource(_View):
+class MixedSource(View):
     """The images of several sources, one source after the other; a `FaceSource`.
 
     Args:
@@ -524,7 +543,7 @@ def write_identities(path: str | os.PathLike[str], names: Iterable[str]) -> None
         names: The names.
 
     Raises:
-        ValueError: If a name is empty, has a line break in it, or is not text.
+        ValueError: If a name is empty, has a line break or a NUL character in it, or is not text.
     """
     data = b"".join(map(_line, names))
     with atomic_path(path) as temporary:
@@ -533,7 +552,7 @@ def write_identities(path: str | os.PathLike[str], names: Iterable[str]) -> None
 
 
 def _line(name: str) -> bytes:
-    if name and "\n" not in name and "\r" not in name:
+    if name and not {"\n", "\r", "\0"} & {*name}:
         try:
             return f"{name}\n".encode("utf-8", "surrogateescape")  # a folder's need not be UTF-8
         except UnicodeEncodeError:

@@ -224,11 +224,16 @@ def _known(values: FloatArray) -> FloatArray:
 # Resampled people, of values that belong to one person each.
 
 
+MOST_RESAMPLES = 10**6
+
+
 def check_resamples(bootstrap: int, *, or_none: bool = False) -> None:
     """Raise a ValueError unless there are enough resamples for the ends of an interval."""
     if bootstrap < 100 and not (or_none and bootstrap == 0):
         allowed = "0 or at least 100" if or_none else "at least 100"
         raise ValueError(f"bootstrap must be {allowed} resamples, got {bootstrap}")
+    if bootstrap > MOST_RESAMPLES:
+        raise ValueError(f"bootstrap must be at most {MOST_RESAMPLES} resamples, got {bootstrap}")
 
 
 def draw_people(num_people: int, resamples: int, seed: int, columns: int) -> Iterator[FloatArray]:

@@ -6,14 +6,11 @@ rejected together, so they are one step of the curve, whatever order they came i
 """
 
 import math
-import os
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property, partial
-from typing import Any, TypeVar, overload
+from functools import cached_property
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -119,8 +116,7 @@ def roc(scores: npt.ArrayLike, same: npt.ArrayLike) -> Roc:
     """Every operating point of `score >= threshold`, one for each distinct score and +inf.
 
     The same points as scikit-learn's `roc_curve(same, scores, drop_intermediate=False)`, several
-    times faster: scores are sorted with the kind of their pair inside them, in as many threads as
-    there are cores, at most eight.
+    times faster: scores are sorted with the kind of their pair inside them.
 
     Args:
         scores: (P,) one similarity a pair, higher is more alike.
@@ -277,7 +273,7 @@ def _det_at(curve: Roc, at: IntArray) -> Det:
     return Det(curve.far[at], 1.0 - curve.tar[at], curve.threshold[at])
 
 
-# All points of a curve by one sort of plain numbers, in threads.
+# All points of a curve by one sort of plain numbers.
 #
 # numpy sorts floats with vector instructions, but neither pair numbers by score nor records. So the
 # kind of a pair travels in the score itself: a float below 1.5 in size never uses the highest bit
@@ -286,14 +282,11 @@ def _det_at(curve: Roc, at: IntArray) -> Det:
 
 # Scores at a time, so that what is made of them stays in the processor's cache.
 _BLOCK = 1 << 17
-_MOST_THREADS = 8
 # From this size on, a score uses all bits of its exponent.
 _LIMIT = 1.5
 
 _Keys = npt.NDArray[np.signedinteger[Any]]
 _Points = tuple[FloatArray, FloatArray, ScoreArray]
-_Part = TypeVar("_Part")
-_Result = TypeVar("_Result")
 
 
 def _curve_points(scores: ScoreArray, same: BoolArray) -> _Points:
@@ -315,81 +308,26 @@ def _curve_points(scores: ScoreArray, same: BoolArray) -> _Points:
 
 
 def _points(scores: ScoreArray, same: BoolArray) -> _Points:
-    # Not os.cpu_count alone: a container may be allowed fewer than there are.
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    threads = min(_MOST_THREADS, cores, scores.size // _BLOCK)
-    # Ranges of scores about as full as each other, falling: from above `low` to `high`.
-    count = max(1, threads)
-    sample = np.sort(scores[:: max(1, scores.size // 4096)])[::-1]
-    cuts = [float(sample[sample.size * number // count]) for number in range(1, count)]
-    bounds = zip([*cuts, -math.inf], [math.inf, *cuts], strict=True)
-    ranges = _in_threads(partial(_sorted_keys, scores, same), bounds, threads)
+    whole, sign, magnitude = _bits_of(scores.dtype)
+    sorted_keys = np.empty(scores.size, scores.dtype)
+    keys = sorted_keys.view(whole)
+    blocks = list(row_blocks(scores.size, _BLOCK))
+    for block in blocks:
+        # Rising is from the most alike. Taken from 0, so that no -0.0 differs from 0.0.
+        np.subtract(0, scores[block], out=sorted_keys[block])
+        bits = keys[block]
+        signs = bits & sign
+        bits <<= 1
+        bits |= signs
+        bits |= same[block]
+    sorted_keys.sort()
 
     size = 1 + scores.size
     far, tar, threshold = np.empty(size), np.empty(size), np.empty(size, scores.dtype)
     far[0], tar[0], threshold[0] = 0.0, 0.0, np.inf
-    genuine = sum(of_range for _, of_range in ranges)
-    totals = scores.size - genuine, genuine
-    jobs = []
-    start, before = 1, (0, 0)
-    for keys, of_range in ranges:
-        # Where its points would stand if no scores were equal.
-        place = slice(start, start + keys.size)
-        jobs.append((keys, before, (far[place], tar[place], threshold[place])))
-        start += keys.size
-        before = before[0] + keys.size - of_range, before[1] + of_range
-    counts = _in_threads(partial(_write_points, totals), jobs, threads)
-    # Equal scores leave gaps, which are closed.
-    start = filled = 1
-    for (keys, _), points in zip(ranges, counts, strict=True):
-        for values in (far, tar, threshold) if start > filled else ():
-            for block in row_blocks(points, _BLOCK):
-                moved = values[start + block.start : start + block.stop]
-                values[filled + block.start : filled + block.stop] = moved
-        start += keys.size
-        filled += points
-    return far[:filled], tar[:filled], threshold[:filled]
-
-
-def _sorted_keys(
-    scores: ScoreArray, same: BoolArray, bounds: tuple[float, float]
-) -> tuple[_Keys, int]:
-    """The rising keys of a range of scores, as whole numbers, and how many pairs are genuine."""
-    whole, sign, _ = _bits_of(scores.dtype)
-    blocks = list(row_blocks(scores.size, _BLOCK))
-    size = sum(int(np.count_nonzero(_within(scores[block], *bounds))) for block in blocks)
-    keys = np.empty(size, scores.dtype)
-    filled = genuine = 0
+    all_genuine = int(np.count_nonzero(same))
+    filled, impostor, genuine = 1, 0, 0
     for block in blocks:
-        values, kinds = scores[block], same[block]
-        if size < scores.size:
-            # By number, as in `tar_at_far`.
-            chosen = np.flatnonzero(_within(values, *bounds))
-            values, kinds = values.take(chosen), kinds.take(chosen)
-        key = keys[filled : filled + values.size]
-        # Rising is from the most alike. Taken from 0, so that no -0.0 differs from 0.0.
-        np.subtract(0, values, out=key)
-        bits = key.view(whole)
-        signs = bits & sign
-        bits <<= 1
-        bits |= signs
-        bits |= kinds
-        filled += values.size
-        genuine += int(np.count_nonzero(kinds))
-    keys.sort()
-    return keys.view(whole), genuine
-
-
-def _write_points(totals: tuple[int, int], job: tuple[_Keys, tuple[int, int], _Points]) -> int:
-    """Write the points of a range at the front of its place, and return how many there are.
-
-    The job: the keys, the impostor and genuine pairs of higher scores, and the place.
-    """
-    keys, (impostor, genuine), (far, tar, threshold) = job
-    _, sign, magnitude = _bits_of(threshold.dtype)
-    filled = 0
-    for block in row_blocks(keys.size, _BLOCK):
         bits = keys[block]
         # Counted in 32 bits, which become float64 several times faster than 64 do.
         accepted = np.cumsum(bits & 1, dtype=np.int32)
@@ -397,20 +335,21 @@ def _write_points(totals: tuple[int, int], job: tuple[_Keys, tuple[int, int], _P
         ends = impostor + bits.size - int(accepted[-1]), genuine + int(accepted[-1])
         last = _last_of_score(bits, keys[block.start + 1 : block.stop + 1])
         if not last.all():
+            # By number, as in `tar_at_far`.
             rows = np.flatnonzero(last)
             bits, accepted, seen = bits.take(rows), accepted.take(rows), seen.take(rows)
         place = slice(filled, filled + bits.size)
         np.add(seen - accepted, float(impostor), out=far[place])
         np.add(accepted, float(genuine), out=tar[place])
-        far[place] /= totals[0]
-        tar[place] /= totals[1]
+        far[place] /= scores.size - all_genuine
+        tar[place] /= all_genuine
         score = bits >> 1
         score &= magnitude
         score |= bits & sign
-        np.subtract(0, score.view(threshold.dtype), out=threshold[place])
+        np.subtract(0, score.view(scores.dtype), out=threshold[place])
         filled += bits.size
         impostor, genuine = ends
-    return filled
+    return far[:filled], tar[:filled], threshold[:filled]
 
 
 def _last_of_score(keys: _Keys, followers: _Keys) -> BoolArray:
@@ -427,21 +366,3 @@ def _bits_of(dtype: np.dtype[Any]) -> tuple[np.dtype[Any], Any, Any]:
     whole = np.dtype(f"i{dtype.itemsize}")
     bits = 8 * dtype.itemsize
     return whole, whole.type(-(2 ** (bits - 1))), whole.type(2 ** (bits - 2) - 1)
-
-
-def _within(scores: ScoreArray, low: float, high: float) -> BoolArray:
-    if math.isinf(high):
-        return np.asarray(scores > low)
-    within: BoolArray = scores <= high
-    if not math.isinf(low):
-        within &= scores > low
-    return within
-
-
-def _in_threads(
-    work: Callable[[_Part], _Result], parts: Iterable[_Part], threads: int
-) -> list[_Result]:
-    if threads < 2:
-        return [work(part) for part in parts]
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(work, parts))

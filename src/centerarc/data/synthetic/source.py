@@ -333,6 +333,10 @@ def _integer(name: str, value: object, least: int) -> int:
     return int(value)
 
 
+# Each has a label in memory.
+_MOST = 10**9
+
+
 class SyntheticFaces(FaceSource):
     """Faces of made-up people, drawn on demand from a seed: no files, no network, no real person.
 
@@ -352,7 +356,7 @@ class SyntheticFaces(FaceSource):
             this set is person first_identity + k of a set that starts at 0. Default 0.
 
     Raises:
-        ValueError: an argument is not an integer or is too small.
+        ValueError: an argument is not an integer or is too small, or there are over 10^9 images.
 
     Example:
         >>> from centerarc.data.synthetic import SyntheticFaces
@@ -373,6 +377,10 @@ class SyntheticFaces(FaceSource):
     ) -> None:
         self.num_identities = _integer("num_identities", num_identities, 1)
         self.images_per_identity = _integer("images_per_identity", images_per_identity, 1)
+        if (count := num_identities * images_per_identity) > _MOST:
+            raise ValueError(
+                f"num_identities x images_per_identity must be at most {_MOST}, got {count}"
+            )
         self.seed = _integer("seed", seed, 0)
         self.image_size: int = _integer("image_size", image_size, 16)
         self.first_identity = _integer("first_identity", first_identity, 0)

@@ -27,7 +27,7 @@ from centerarc.evaluation.identification import (
     cmc,
     evaluate_identification,
 )
-from centerarc.evaluation.intervals import rate_key
+from centerarc.evaluation.intervals import MOST_RESAMPLES, rate_key
 from centerarc.evaluation.same_pictures import SHOWN, first_of_each
 from centerarc.evaluation.scores import BoolArray, FloatArray, IntArray, ScoreArray, StrArray
 from centerarc.evaluation.separability import Separability, measure_separability
@@ -463,6 +463,8 @@ class SearchSettings:
             raise ValueError(f"convention must be {allowed}, got {self.convention!r}")
         if self.resamples != 0 and self.resamples < 100:
             raise ValueError(f"resamples must be 0 or at least 100, got {self.resamples}")
+        if self.resamples > MOST_RESAMPLES:
+            raise ValueError(f"resamples must be at most {MOST_RESAMPLES}, got {self.resamples}")
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0, got {self.seed}")
 

@@ -1,0 +1,224 @@
+"""The layers of a training step on a CPU: the numbers of the plain ones, which do all else."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
+
+from centerarc.models import cpu, create_model
+
+SHAPES = [(3, 5, 7, 9), (8, 16, 14, 14), (5, 64, 1, 3), (2, 3, 40, 47)]
+
+
+def maps(*shape: int, layout: torch.memory_format = torch.channels_last) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return (torch.randn(shape, generator=generator) * 3 + 2).to(memory_format=layout)
+
+
+def norm_and_prelu(channels: int) -> tuple[nn.BatchNorm2d, nn.PReLU]:
+    torch.manual_seed(1)
+    norm, prelu = nn.BatchNorm2d(channels), nn.PReLU(channels)
+    for parameter in (*norm.parameters(), *prelu.parameters()):
+        nn.init.uniform_(parameter, -1.5, 1.5)  # slopes above 1 and below 0 too
+    return norm, prelu
+
+
+def error(found: Tensor | None, truth: Tensor | None) -> float:
+    assert found is not None
+    assert truth is not None
+    return float((found.double() - truth).detach().abs().max() / truth.detach().abs().max())
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So small that each of the maps is many of them, the last ones uneven."""
+    monkeypatch.setattr(cpu, "_BLOCK", 1000)
+    monkeypatch.setattr(cpu, "_LARGE", 1)
+    monkeypatch.setattr(cpu, "_SLOW_WEIGHT_GRADIENT", True)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("shape", SHAPES)
+def test_norm_and_prelu_have_the_numbers_of_float64(shape: tuple[int, ...]) -> None:
+    norm, prelu = norm_and_prelu(shape[1])
+    truth = copy.deepcopy(norm).double(), copy.deepcopy(prelu).double()
+    x = maps(*shape).requires_grad_()
+    wide = x.detach().double().requires_grad_()
+    for _ in range(2):
+        y, expected = cpu.normalize(norm, prelu, x), truth[1](truth[0](wide))
+    assert type(y.grad_fn).__name__ == "_NormalizeBackward"
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    gradient = maps(*shape, layout=torch.contiguous_format)
+    y.backward(gradient)
+    expected.backward(gradient.double())
+    assert error(y, expected) < 1e-6
+    assert error(x.grad, wide.grad) < 1e-5
+    for mine, theirs in zip((norm, prelu), truth, strict=True):
+        for found, wanted in zip(mine.parameters(), theirs.parameters(), strict=True):
+            assert error(found.grad, wanted.grad) < 3e-6
+        for found, wanted in zip(mine.buffers(), theirs.buffers(), strict=True):
+            assert error(found, wanted) < 1e-6
+    assert norm.num_batches_tracked is not None
+    assert int(norm.num_batches_tracked) == 2
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("shape", [(3, 16, 7, 9), (5, 16, 2, 3), (2, 24, 16, 16)])
+def test_convolutions_have_the_numbers_of_float64(shape: tuple[int, ...], stride: int) -> None:
+    torch.manual_seed(1)
+    layer = nn.Conv2d(shape[1], 6, 3, stride, padding=1, bias=False)
+    truth = copy.deepcopy(layer).double()
+    x = maps(*shape).requires_grad_()
+    wide = x.detach().double().requires_grad_()
+    y, expected = cpu.convolve(layer, x), truth(wide)
+    assert type(y.grad_fn).__name__ == "_ConvolutionBackward"
+    gradient = torch.randn(y.shape)
+    y.backward(gradient)
+    expected.backward(gradient.double())
+    assert error(y, expected) < 3e-6
+    assert error(x.grad, wide.grad) < 3e-6
+    assert error(layer.weight.grad, truth.weight.grad) < 3e-6
+
+
+@pytest.mark.parametrize("name", ["iresnet18", "mobilefacenet"])
+def test_a_network_has_the_gradients_of_its_plain_layers(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu, "_SLOW_WEIGHT_GRADIENT", True)
+    monkeypatch.setattr(cpu, "_LARGE", 1)
+    generator = torch.Generator().manual_seed(0)
+    model = create_model(name, image_size=32, embedding_size=16, generator=generator).train()
+    model = model.to(memory_format=torch.channels_last)
+    models = model, copy.deepcopy(model), copy.deepcopy(model).double()
+    images = maps(24, 3, 32, 32)
+    model(images).square().sum().backward()
+    with monkeypatch.context() as plain:
+        plain.setattr(cpu, "_fits", lambda *_: False)
+        models[1](images).square().sum().backward()
+        models[2](images.double()).square().sum().backward()
+    lengths = []
+    for one in models[:2]:
+        squares = [
+            float((p.grad.double() - q.grad).norm() / q.grad.norm().clamp_min(1e-6))
+            for p, q in zip(one.parameters(), models[2].parameters(), strict=True)
+            if p.grad is not None and q.grad is not None
+        ]
+        lengths.append(sorted(squares))
+    mine, plain_ones = lengths
+    assert len(mine) == len(plain_ones) > 50
+    # Rounding grows over the layers; it does so here as in the plain ones.
+    assert mine[-1] < 3 * plain_ones[-1]
+    assert sum(mine) < 1.5 * sum(plain_ones)
+
+
+def _hooked(norm: nn.Module, prelu: nn.Module, x: Tensor) -> Tensor:
+    norm.register_forward_hook(lambda *_: None)
+    return cpu.normalize(norm, prelu, x)
+
+
+def _hooked_everywhere(norm: nn.Module, prelu: nn.Module, x: Tensor) -> Tensor:
+    hook = register_module_forward_hook(lambda *_: None)
+    try:
+        return cpu.normalize(norm, prelu, x)
+    finally:
+        hook.remove()
+
+
+def _replaced(norm: nn.Module, prelu: nn.Module, x: Tensor) -> Tensor:
+    prelu.forward = prelu.forward  # type: ignore[method-assign]
+    return cpu.normalize(norm, prelu, x)
+
+
+def _evaluated(norm: nn.Module, prelu: nn.Module, x: Tensor) -> Tensor:
+    return cpu.normalize(norm.eval(), prelu, x)
+
+
+def _half(norm: nn.Module, prelu: nn.Module, x: Tensor) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return cpu.normalize(norm, prelu, x)
+
+
+def _other_norm(norm: nn.Module, prelu: nn.Module, x: Tensor) -> Tensor:
+    return cpu.normalize(nn.GroupNorm(1, 16), prelu, x)
+
+
+def _other_layout(norm: nn.Module, prelu: nn.Module, x: Tensor) -> Tensor:
+    return cpu.normalize(norm, prelu, x.contiguous())
+
+
+def _wide(norm: nn.Module, prelu: nn.Module, x: Tensor) -> Tensor:
+    return cpu.normalize(norm.double(), prelu.double(), x.double())
+
+
+def _small(norm: nn.Module, prelu: nn.Module, x: Tensor) -> Tensor:
+    return cpu.normalize(norm, prelu, x[:2])
+
+
+def _one_slope(norm: nn.Module, prelu: nn.Module, x: Tensor) -> Tensor:
+    return cpu.normalize(norm, nn.PReLU(), x)
+
+
+@pytest.mark.parametrize(
+    "apply",
+    [
+        *(_hooked, _hooked_everywhere, _replaced, _evaluated, _half),
+        *(_other_norm, _other_layout, _wide, _one_slope, _small),
+    ],
+)
+def test_all_else_goes_the_plain_way(
+    apply: Callable[[nn.Module, nn.Module, Tensor], Tensor],
+) -> None:
+    y = apply(*norm_and_prelu(16), maps(4, 16, 24, 24))
+    assert type(y.grad_fn).__name__ == "PreluKernelBackward0"
+
+
+def test_a_compiled_network_has_the_plain_layers() -> None:
+    norm, prelu = norm_and_prelu(16)
+    x = maps(4, 16, 24, 24)
+    compiled = torch.compile(cpu.normalize, backend="aot_eager", fullgraph=True)
+    expected = cpu.normalize(copy.deepcopy(norm), prelu, x)
+    assert torch.allclose(compiled(norm, prelu, x), expected, atol=1e-5)
+
+
+def test_a_second_derivative_is_refused() -> None:
+    norm, prelu = norm_and_prelu(16)
+    x = maps(4, 16, 24, 24).requires_grad_()
+    y = cpu.normalize(norm, prelu, x)
+    (first,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
+
+
+def test_one_number_a_channel_is_refused_as_by_the_plain_norm() -> None:
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        cpu.normalize(*norm_and_prelu(16), maps(1, 16, 1, 1))
+
+
+def test_no_number_that_is_not_finite_is_lost() -> None:
+    norm, prelu = norm_and_prelu(16)
+    x = maps(4, 16, 24, 24)
+    x[0, 3, 0, 0] = torch.nan
+    y = cpu.normalize(norm, prelu, x)
+    assert y[:, 3].isnan().all()
+    assert not y[:, :3].isnan().any()
+
+
+@pytest.mark.parametrize("name", ["iresnet10", "mobilefacenet_small"])
+def test_every_module_that_is_watched_is_called(name: str) -> None:
+    model = create_model(name, image_size=32, embedding_size=8).to(
+        memory_format=torch.channels_last
+    )
+    expected = {
+        part
+        for path, part in model.named_modules()
+        if not isinstance(part, nn.ModuleList) and not path.startswith("features")
+    }
+    called = set()
+    for part in expected:
+        part.register_forward_hook(lambda part, *_: called.add(part))
+    model(maps(4, 3, 32, 32))
+    assert called == expected
