@@ -104,8 +104,8 @@ class _Normalize(torch.autograd.Function):
     """y = PReLU(a x + b) with a = weight / sqrt(var + eps) and b = bias - mean a.
 
     Maps are (N, C, H, W), as rows (M, C); weight, bias and slope (C,). The
-    backward pass needs of each channel the sums of g and g x over all rows and over those that the
-    PReLU passes on as they are; all else is algebra of C numbers.
+    backward pass needs of each channel the sums of g and g (x - mean) over all rows and over those
+    that the PReLU passes on as they are; all else is algebra of C numbers.
     """
 
     @staticmethod
@@ -134,13 +134,13 @@ class _Normalize(torch.autograd.Function):
             out = torch.addcmul(b, rows[block], a, out=_rows(y)[block])
             below = torch.clamp_max(out, 0.0, out=room[: len(out)])
             out.clamp_min_(0.0).addcmul_(below, slope)
-        ctx.save_for_backward(x, slope, a, b, mean, inverse)
+        ctx.save_for_backward(x, slope, a, b, mean, inverse, bias.double())
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, slope, a, b, mean, inverse = ctx.saved_tensors
+        x, slope, a, b, mean, inverse, bias = ctx.saved_tensors
         rows, above = _rows(x), _rows(gradient.contiguous(memory_format=torch.channels_last))
         blocks = list(_blocks(rows))
         passed_room, product_room = _scratch(rows, 2)
@@ -152,20 +152,21 @@ class _Normalize(torch.autograd.Function):
             return torch.ops.aten.threshold_backward(above[block], out, 0.0, grad_input=out)  # type: ignore[no-any-return]
 
         sums = rows.new_empty(len(blocks), 4, rows.shape[1])
+        center = mean.float()  # first: sums of g x would lose what a small variance leaves
         for block, (*found,) in zip(blocks, sums, strict=True):
             for part, whole, by_x in (
                 (above[block], *found[:2]),
                 (passed_on(block), *found[2:]),
             ):
-                product = torch.mul(part, rows[block], out=product_room[: len(part)])
+                product = torch.sub(rows[block], center, out=product_room[: len(part)])
                 torch.sum(part, 0, out=whole)
-                torch.sum(product, 0, out=by_x)
+                torch.sum(product.mul_(part), 0, out=by_x)
         every, every_x, passed, passed_x = sums.double().sum(0)
         cut, cut_x = every - passed, every_x - passed_x
-        slope_grad = a * cut_x + b * cut
+        slope_grad = a * cut_x + (bias + (center - mean) * a) * cut
         # Of the sums of the gradient at the PReLU's input.
         bias_grad, by_x = passed + slope * cut, passed_x + slope * cut_x
-        weight_grad = (by_x - mean * bias_grad) * inverse
+        weight_grad = (by_x + (center - mean) * bias_grad) * inverse
         x_grad = None
         if ctx.needs_input_grad[0]:
             factor = -a * inverse * weight_grad / len(rows)
