@@ -58,6 +58,7 @@ def test_imports_point_down(layer: str) -> None:
 
 
 HEAVY = {"PIL", "cyclopts", "jinja2", "plotly", "pydantic", "rich", "simplejpeg", "sklearn", "yaml"}
+HEAVY |= {"sympy"}  # comes with PyTorch's compiler
 # What each part loads on top of those before it, in one process.
 NUMBERS = """
 import numpy as np

@@ -16,6 +16,7 @@ WORLD_SIZE = 2
 # Imported once, in the process that all workers are forked from. Said before any test runs, since
 # the library starts that process too; ranks that each import torch first meet late, or too late.
 PRELOADED = [
+    "torch._dynamo",  # which any optimizer loads when it is made
     "torch.distributed.checkpoint",
     "torch.nn.parallel",
     "centerarc.distributed",

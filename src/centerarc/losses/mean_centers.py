@@ -139,7 +139,6 @@ def contrast_rows(
         return losses.where(here, 0.0)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def check_momentum(name: str, value: float) -> None:
     """Raises unless a running mean can have this momentum."""
     if not (is_number(value) and 0.0 <= value < 1.0):

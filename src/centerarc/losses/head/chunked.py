@@ -219,6 +219,21 @@ class ChunkedPass(torch.autograd.Function):
         return to_features, to_weight, *[None] * 9
 
 
+outside_graph: Any  # `ChunkedPass.apply`, which a compiler calls and does not trace
+
+
+def _passed(*arguments: Any) -> Any:
+    return ChunkedPass.apply(*arguments)  # type: ignore[no-untyped-call]
+
+
+def __getattr__(name: str) -> Any:
+    # Made when a compiler first asks for it, for it loads the compiler, which takes seconds.
+    if name != "outside_graph":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = torch.compiler.disable(_passed)  # type: ignore[no-untyped-call]
+    return globals()[name]
+
+
 def features_gradient(features: Tensor, pull: Tensor, gradient: Tensor, scale: float) -> Tensor:
     """(N, D) gradient of the logsumexp, from the mean directions of the other classes."""
     inverse = inverse_norm(features).unsqueeze(1)

@@ -1,11 +1,12 @@
 """The entry point of the head: one pass of a batch over the class prototypes, and what it draws."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from centerarc.losses.checks import as_labels, check_positive, check_tensors, is_number, wide_dtype
+from centerarc.losses.head import chunked
 from centerarc.losses.head.chunked import Chunked, ChunkedPass, logsumexp_operator
 from centerarc.losses.head.epilogues import HardNegatives
 from centerarc.losses.head.products import (
@@ -126,13 +127,8 @@ def class_pass(
             *(settings, hard),
         )
         if torch.compiler.is_compiling():  # what leaves a sparse gradient is not for a graph
-            return ClassPass(*_outside_graph(*arguments))
+            return ClassPass(*chunked.outside_graph(*arguments))
         return ClassPass(*ChunkedPass.apply(*arguments))  # type: ignore[no-untyped-call]
-
-
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def _outside_graph(*arguments: Any) -> Any:
-    return ChunkedPass.apply(*arguments)  # type: ignore[no-untyped-call]
 
 
 def _reference(

@@ -1,12 +1,10 @@
 """Classes spread over the ranks: what a step exchanges, and the state of all classes."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Shard
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from centerarc.losses.center import CenterLoss
@@ -16,6 +14,9 @@ from centerarc.losses.head.prototype_sgd import MOMENTUM, PrototypeSGD
 from centerarc.losses.margin_softmax import MarginSoftmaxLoss
 from centerarc.losses.margins import Target
 from centerarc.losses.mean_centers import MeanCenterLoss
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 # The newer names; the older ones warn where both are.
 all_gather_single = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -172,7 +173,7 @@ class ClassShards:
         """
         return _Sum.apply(values, self, False)  # type: ignore[no-untyped-call, no-any-return]
 
-    def as_dtensor(self, rows: Tensor) -> DTensor:
+    def as_dtensor(self, rows: Tensor) -> "DTensor":
         """This rank's (stop - start, ...) rows as its part of a (C, ...) `DTensor`, `Shard(0)`.
 
         It shares their memory; torch.distributed.checkpoint saves and loads it on any number of
@@ -180,6 +181,9 @@ class ClassShards:
         """
         group = dist.group.WORLD if self.group is None else self.group
         assert group is not None
+        from torch.distributed.device_mesh import DeviceMesh
+        from torch.distributed.tensor import DTensor, Shard
+
         mesh = DeviceMesh.from_group(group, rows.device.type)
         shape = torch.Size((self.num_classes, *rows.shape[1:]))
         stride = torch.empty(shape, device="meta").stride()
