@@ -3,8 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import pytest
 from centerarc.cli import main
 from centerarc.training import rehearsal
 from centerarc.training.run import Run
+from tests.commands import torchrun
 from tests.training.helpers import write_faces
 from tests.training.test_rehearsal import snapshot
 
@@ -93,17 +92,10 @@ def test_too_little_memory_names_what_saves_some(
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_torchrun_speaks_once(config: Path) -> None:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     before = snapshot(config.parent)
-    done = subprocess.run(
-        [*launcher, "-m", "centerarc", "train", str(config), "--dry-run"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("4 steps of 8 on 2 x cpu") == 1
-    assert done.stdout.count("nothing was written") == 1
+    with torchrun("train", str(config), "--dry-run") as launcher:
+        out, err = launcher.communicate()
+        assert launcher.returncode == 0, err
+    assert out.count("4 steps of 8 on 2 x cpu") == 1
+    assert out.count("nothing was written") == 1
     assert snapshot(config.parent) == before

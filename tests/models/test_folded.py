@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from centerarc.models import Backbone, TorchEmbedder, create_model
+from centerarc.models import Backbone, TorchEmbedder, create_model, folded
 from centerarc.models.iresnet import IResNet
 
 SIZE = 48
@@ -69,15 +69,22 @@ def test_it_embeds_as_the_model_does(name: str, options: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize("name", ["iresnet10", "mobilefacenet"])
-def test_batches_and_threads_change_no_embedding(name: str, threads: Callable[[int], None]) -> None:
-    model, batch = made(name), images(37)
+def test_batches_and_threads_change_no_embedding(
+    name: str, threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, batch = made(name), images(13)
     threads(1)
-    network = model.folded()
-    assert network is not None
-    expected = network(batch)
+    usual = model.folded()
+    monkeypatch.setattr(folded, "_PART_BYTES", folded._PART_BYTES // 11)
+    often = model.folded()  # every thread has several turns
+    assert usual is not None
+    assert often is not None
+    assert often._part < usual._part
+    assert often._part <= 4
+    expected = usual(batch)
     for count in (1, 2, 3):
         threads(count)
-        for size in (1, 2, 7, 37):
+        for network, size in ((usual, 13), (often, 1), (often, 2), (often, 7), (often, 13)):
             found = torch.cat([network(part) for part in torch.split(batch, size)])
             assert torch.get_num_threads() == count
             assert ((found - expected).norm(dim=1) < 1e-5 * expected.norm(dim=1)).all()

@@ -360,7 +360,7 @@ def test_fine_tuning_beats_a_start_from_scratch_at_equal_steps(tmp_path: Path) -
             "run_dir": tmp_path / name,
             "model": {"name": "mobilefacenet_small", "embedding_size": 64, "image_size": 32},
             "data": {"source": "synthetic", "num_identities": people + 24, "seed": seed},
-            "validation": {"identities": 24, "num_pairs": 400},
+            "validation": {"identities": 24, "num_pairs": 400, "every_epochs": epochs},
             "loss": {"s": 16.0, "m": 0.2},
             "optimizer": {"lr": 0.05},
             "schedule": {"epochs": epochs, "warmup_epochs": 0},
