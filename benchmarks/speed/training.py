@@ -9,11 +9,12 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from benchmarks.common.machine import machine_words
@@ -33,28 +34,40 @@ OVER_BEFORE, OVER_PLAIN, OVER_COMPILED, MEMORY = 1.5, 1.3, 1.0, 0.8
 Step = Callable[[], Tensor]
 
 
+def as_the_command_does() -> None:
+    """Takes memory as `centerarc train` does."""
+    try:
+        from centerarc.io.memory import use_huge_pages
+    except ImportError:  # an earlier build
+        return
+    use_huge_pages()
+
+
 def library_step(name: str, size: int, images: Tensor, labels: Tensor) -> Step:
     """A step as the command `centerarc train` makes it; returns the embeddings."""
     from centerarc.distributed import Processes
     from centerarc.training import TrainConfig
-    from centerarc.training.assembly import make_parts
     from centerarc.training.optimizer import set_rate
 
-    try:
-        from centerarc.io.memory import keep_memory
-    except ImportError:  # an earlier build
-        pass
-    else:
-        keep_memory()
-    config = TrainConfig(
-        run_dir="runs/none",
-        data={"source": "synthetic", "num_identities": PEOPLE, "images_per_identity": 1},
-        model={"name": name, "image_size": size},
-        loss={"s": SCALE, "m": MARGIN, "center_weight": 0.0},
-        batch_size=len(images),
-        workers=0,
-    )
-    parts = make_parts(config, Processes(0, 1, torch.device("cpu")))
+    processes, parts = Processes(0, 1, torch.device("cpu")), cast("Any", None)
+    with tempfile.TemporaryDirectory() as folder:
+        config = TrainConfig(
+            run_dir=f"{folder}/run",
+            data={"source": "synthetic", "num_identities": PEOPLE, "images_per_identity": 1},
+            model={"name": name, "image_size": size},
+            loss={"s": SCALE, "m": MARGIN, "center_weight": 0.0},
+            batch_size=len(images),
+            workers=0,
+        )
+        try:
+            from centerarc.training.assembly import make_parts
+        except ImportError:  # an earlier build
+            from centerarc.training import loop
+
+            trainer: Any = loop.Trainer
+            parts = trainer(config, processes, resume=False, overwrite=False)
+        else:
+            parts = make_parts(config, processes)
     set_rate(parts.optimizers, LR)
     kept: list[Tensor] = []
     parts.criterion.register_forward_pre_hook(lambda _, given: kept.append(given[0].detach()))
@@ -120,6 +133,8 @@ def peak_megabytes() -> float:
 
 def child(way: str, name: str, size: int, count: int, task: str) -> None:
     """The main of a process that measures."""
+    if way == "library":
+        as_the_command_does()  # before the first tensor
     torch.set_num_threads(1)
     step = make_step(way, name, size, count)
     if task == "memory":

@@ -3,8 +3,11 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 # Prints the megabytes that are still there of an array that was freed: first, then in a fork.
 PROGRAM = """
@@ -32,6 +35,19 @@ if os.fork() == 0:
 os.wait()
 """
 
+# Prints the kilobytes in huge pages of a tensor of 64 MB, after all that training imports.
+TRAINING = """
+from pathlib import Path
+import torch
+import centerarc.training.loop
+from centerarc.io.memory import use_huge_pages
+
+use_huge_pages()
+one = torch.ones(64 << 18)
+words = Path("/proc/self/smaps_rollup").read_text().split()
+print(words[words.index("AnonHugePages:") + 1])
+"""
+
 
 def megabytes(**variables: str) -> list[int]:
     plain = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
@@ -57,6 +73,26 @@ def test_a_process_keeps_what_it_frees_and_a_worker_does_not() -> None:
     own, of_worker = megabytes()
     assert own > 50
     assert of_worker < 100
+
+
+@pytest.mark.skipif(
+    not HUGE.is_file() or "[never]" in HUGE.read_text(), reason="the system has no huge pages"
+)
+@pytest.mark.parametrize(("given", "huge"), [({}, True), ({"THP_MEM_ALLOC_ENABLE": "0"}, False)])
+def test_training_takes_huge_pages_unless_a_user_says_otherwise(
+    given: dict[str, str], huge: bool
+) -> None:
+    if "[always]" in HUGE.read_text() and not huge:
+        pytest.skip("the system gives huge pages to all")
+    done = subprocess.run(
+        [sys.executable, "-c", TRAINING],
+        env={k: v for k, v in os.environ.items() if not k.startswith("THP_")} | given,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert (int(done.stdout) > 50_000) == huge
 
 
 def test_what_a_user_sets_stays() -> None:

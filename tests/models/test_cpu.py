@@ -37,7 +37,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So small that each of the maps is many of them, the last ones uneven."""
     monkeypatch.setattr(cpu, "_BLOCK", 1000)
     monkeypatch.setattr(cpu, "_LARGE", 1)
-    monkeypatch.setattr(cpu, "_SLOW_WEIGHT_GRADIENT", True)
+    monkeypatch.setattr(cpu, "_SLOW_STRIDES", (1, 2))
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -66,29 +66,65 @@ def test_norm_and_prelu_have_the_numbers_of_float64(shape: tuple[int, ...]) -> N
 
 
 @pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("slow", [(), (1, 2)])
+@pytest.mark.parametrize("activated", [False, True])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("shape", [(3, 16, 7, 9), (5, 16, 2, 3), (2, 24, 16, 16)])
-def test_convolutions_have_the_numbers_of_float64(shape: tuple[int, ...], stride: int) -> None:
-    torch.manual_seed(1)
+def test_convolutions_have_the_numbers_of_float64(
+    shape: tuple[int, ...],
+    stride: int,
+    activated: bool,
+    slow: tuple[int, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cpu, "_SLOW_STRIDES", slow)
+    norm, prelu = norm_and_prelu(shape[1])
+    activation: nn.Module = prelu if activated else nn.Identity()
     layer = nn.Conv2d(shape[1], 6, 3, stride, padding=1, bias=False)
-    truth = copy.deepcopy(layer).double()
+    parts = nn.Sequential(norm, activation, layer)
+    truth = copy.deepcopy(parts).double()
     x = maps(*shape).requires_grad_()
     wide = x.detach().double().requires_grad_()
-    y, expected = cpu.convolve(layer, x), truth(wide)
-    assert type(y.grad_fn).__name__ == "_ConvolutionBackward"
+    y, expected = cpu.convolve(norm, prelu if activated else None, layer, x), truth(wide)
+    assert type(y.grad_fn).__name__ == "_ConvolveBackward"
     gradient = torch.randn(y.shape)
     y.backward(gradient)
     expected.backward(gradient.double())
     assert error(y, expected) < 3e-6
-    assert error(x.grad, wide.grad) < 3e-6
-    assert error(layer.weight.grad, truth.weight.grad) < 3e-6
+    assert error(x.grad, wide.grad) < 1e-5
+    for found, wanted in zip(parts.parameters(), truth.parameters(), strict=True):
+        assert error(found.grad, wanted.grad) < 5e-6
+    for found, wanted in zip(norm.buffers(), truth[0].buffers(), strict=True):
+        assert error(found, wanted) < 1e-6
+
+
+@pytest.mark.parametrize("frozen", ["norm", "layer", "input"])
+def test_what_does_not_learn_has_no_gradient(frozen: str) -> None:
+    norm, prelu = norm_and_prelu(16)
+    layer = nn.Conv2d(16, 6, 3, padding=1, bias=False)
+    parts, x = {"norm": norm, "layer": layer}, maps(4, 16, 24, 24)
+    if frozen in parts:
+        parts[frozen].requires_grad_(False)
+    plain = copy.deepcopy(nn.Sequential(norm, prelu, layer))
+    inputs = [x.clone().requires_grad_(frozen != "input") for _ in range(2)]
+    y = cpu.convolve(norm, prelu, layer, inputs[0])
+    assert type(y.grad_fn).__name__ == "_ConvolveBackward"
+    y.square().sum().backward()
+    plain(inputs[1]).square().sum().backward()
+    mine, theirs = (
+        [*norm.parameters(), *prelu.parameters(), *layer.parameters()],
+        plain.parameters(),
+    )
+    for found, wanted in zip([inputs[0], *mine], [inputs[1], *theirs], strict=True):
+        assert (found.grad is None) == (wanted.grad is None)
+        assert found.grad is None or torch.allclose(found.grad, wanted.grad, rtol=1e-3, atol=1e-2)
 
 
 @pytest.mark.parametrize("name", ["iresnet18", "mobilefacenet"])
 def test_a_network_has_the_gradients_of_its_plain_layers(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cpu, "_SLOW_WEIGHT_GRADIENT", True)
+    monkeypatch.setattr(cpu, "_SLOW_STRIDES", (1, 2))
     monkeypatch.setattr(cpu, "_LARGE", 1)
     generator = torch.Generator().manual_seed(0)
     model = create_model(name, image_size=32, embedding_size=16, generator=generator).train()

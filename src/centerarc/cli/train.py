@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from centerarc.cli.flags import by_flags, flag
 from centerarc.cli.launcher import is_restarted, tell_launcher
 from centerarc.io.failures import memory_explained
-from centerarc.io.memory import keep_memory
+from centerarc.io.memory import use_huge_pages
 
 if TYPE_CHECKING:
     from centerarc.training.config import TrainConfig
@@ -51,6 +51,7 @@ def train(
     """
     from centerarc.training.settings import load_config
 
+    use_huge_pages()
     loaded = load_config(config, settings, resume=resume or resume_auto)
     if list_settings:
         _print_settings(loaded)
@@ -61,7 +62,6 @@ def train(
 
     if overwrite and is_restarted():
         overwrite, resume_auto = False, True  # what there is by now is this run's
-    keep_memory()
     try:
         with memory_explained(memory_advice(loaded)):
             wanted: Resume = "auto" if resume_auto else resume
@@ -158,7 +158,7 @@ def demo(
     from centerarc.training.demo import demo_config, run_demo
     from centerarc.training.loop import TrainingInterrupted
 
-    keep_memory()
+    use_huge_pages()
     config = demo_config(run_dir, people=people, epochs=epochs, seed=seed)
     try:
         result = run_demo(config, overwrite=overwrite, say=partial(print, flush=True))

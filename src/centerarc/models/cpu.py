@@ -1,10 +1,11 @@
-"""Training steps of convolutional layers on a CPU with fewer passes over memory.
+"""Training steps of convolutional layers on a CPU with fewer passes over memory, and less of it.
 
 A batch of feature maps is many times larger than the caches. Plain batch normalization and PReLU,
-forward and backward, read maps a dozen times, write five, and save two for the backward pass. Here
-all that can be done with a block is done before the next one is read, and one map is saved.
-oneDNN's gradient of a 3 x 3 convolution's weights is slow for channels_last maps on processors with
-AVX2 alone; here it is a matrix product of such blocks.
+forward and backward, read maps a dozen times, write five, and save two for the backward pass, and
+the convolution after them saves a third. Here all that can be done with a block is done before the
+next one is read, and the first map alone is saved. oneDNN's gradient of a 3 x 3 convolution's
+weights is slow for channels_last maps on processors with AVX2 alone, and of a stride of two with
+AVX-512; there it is a matrix product of such blocks.
 
 The numbers are those of the plain layers up to rounding. What these functions have no use for goes
 the plain way: another device, precision or layout, evaluation, a compiled or exported graph,
@@ -29,53 +30,68 @@ _LARGE = 1 << 15
 _FEWEST = 16
 
 
-def convolve(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    """Applies a convolution to `(N, C, H, W)`."""
-    fits = (
-        _SLOW_WEIGHT_GRADIENT
-        and type(layer) is nn.Conv2d
-        and layer.kernel_size == (3, 3)
-        and (layer.padding, layer.padding_mode) == ((1, 1), "zeros")
-        and layer.dilation == (1, 1)
-        and layer.groups == 1
-        and layer.in_channels >= _FEWEST
-        and layer.bias is None
-        and layer.weight.requires_grad
-        and _fits(x, layer)
-    )
-    if not fits:
-        return layer(x)  # type: ignore[no-any-return]
-    return _Convolution.apply(x, layer.weight, layer.stride)  # type: ignore[no-any-return, no-untyped-call]
-
-
 def normalize(norm: nn.Module, activation: nn.Module, x: Tensor) -> Tensor:
     """Applies batch normalization and then a PReLU to `(N, C, H, W)`.
 
     In training the statistics of the normalization are updated, as it does itself.
     """
+    if not _normalizes(norm, activation, x):
+        return activation(norm(x))  # type: ignore[no-any-return]
+    arguments = _arguments(norm, activation)
+    return _Normalize.apply(x, *arguments)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def convolve(norm: nn.Module, activation: nn.Module | None, layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """Applies batch normalization, a PReLU where there is one, and a convolution by 3 x 3.
+
+    As `normalize`; what the convolution reads is not kept for the backward pass, but made again.
+    """
     fits = (
+        _normalizes(norm, activation, x)
+        and type(layer) is nn.Conv2d
+        and layer.kernel_size == (3, 3)
+        and (layer.padding, layer.padding_mode) == ((1, 1), "zeros")
+        and layer.dilation == (1, 1)
+        and layer.groups == 1
+        and layer.bias is None
+        and layer.in_channels == x.shape[1]
+        and _is_bare(layer)
+    )
+    if not fits:
+        return layer(norm(x) if activation is None else normalize(norm, activation, x))  # type: ignore[no-any-return]
+    arguments = _arguments(norm, activation)
+    return _Convolve.apply(x, *arguments, layer.weight, layer.stride)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _normalizes(norm: nn.Module, activation: nn.Module | None, x: Tensor) -> bool:
+    return (
         type(norm) is nn.BatchNorm2d
-        and type(activation) is nn.PReLU
         and norm.training
         and norm.affine
         and norm.track_running_stats
         and norm.momentum is not None
-        and activation.num_parameters == norm.num_features == x.shape[1]
-        and _fits(x, norm, activation)
+        and norm.num_features == x.shape[1]
+        and (
+            activation is None
+            or (type(activation) is nn.PReLU and activation.num_parameters == x.shape[1])
+        )
+        and _fits(x, norm, *(() if activation is None else (activation,)))
     )
-    if not fits:
-        return activation(norm(x))  # type: ignore[no-any-return]
+
+
+def _arguments(norm: nn.Module, activation: nn.Module | None) -> tuple[Any, ...]:
+    """What the functions below take of a norm that is called, and of a PReLU."""
     assert isinstance(norm, nn.BatchNorm2d)
     assert norm.num_batches_tracked is not None
     norm.num_batches_tracked.add_(1)
-    return _Normalize.apply(  # type: ignore[no-any-return, no-untyped-call]
-        *(x, norm.weight, norm.bias, activation.weight),
+    return (
+        *(norm.weight, norm.bias, None if activation is None else activation.weight),
         *(norm.running_mean, norm.running_var, norm.momentum, norm.eps),
     )
 
 
-# With AVX-512 and on ARM, oneDNN has other kernels.
-_SLOW_WEIGHT_GRADIENT = torch.backends.cpu.get_cpu_capability() == "AVX2"
+# The strides at which oneDNN's gradient of the weights is slow; on ARM it has other kernels.
+_SLOW_STRIDES = {"AVX2": (1, 2), "AVX512": (2,)}.get(torch.backends.cpu.get_cpu_capability(), ())
 
 
 def _fits(x: Tensor, *layers: nn.Module) -> bool:
@@ -103,107 +119,153 @@ def _is_bare(layer: nn.Module) -> bool:
 class _Normalize(torch.autograd.Function):
     """y = PReLU(a x + b) with a = weight / sqrt(var + eps) and b = bias - mean a.
 
-    Maps are (N, C, H, W), as rows (M, C); weight, bias and slope (C,). The
-    backward pass needs of each channel the sums of g and g (x - mean) over all rows and over those
-    that the PReLU passes on as they are; all else is algebra of C numbers.
+    Maps are (N, C, H, W), as rows (M, C); weight, bias and slope (C,).
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        slope: Tensor,
-        running_mean: Tensor,
-        running_var: Tensor,
-        momentum: float,
-        eps: float,
-    ) -> Tensor:
-        rows = _rows(x)
-        mean, var = _moments(rows)
-        running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-        unbiased = var * (len(rows) / (len(rows) - 1))
-        running_var.lerp_(unbiased.to(running_var.dtype), momentum)
-        inverse = (var + eps).rsqrt()
-        a = (weight * inverse).float()
-        b = (bias - mean * weight * inverse).float()
-        y = torch.empty_like(x)
-        (room,) = _scratch(rows, 1)
-        for block in _blocks(rows):
-            out = torch.addcmul(b, rows[block], a, out=_rows(y)[block])
+    def forward(ctx: Any, x: Tensor, *arguments: Any) -> Tensor:
+        saved = _measured(x, *arguments)
+        ctx.save_for_backward(x, *saved)
+        return _normalized(x, *saved[:3])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        found = _gradients(gradient, *ctx.saved_tensors, wanted=ctx.needs_input_grad[0])
+        return (*found, *4 * (None,))
+
+
+class _Convolve(torch.autograd.Function):
+    """y = kernel * PReLU(a x + b), 3 x 3 with padding 1, without the PReLU where there is no slope.
+
+    As `_Normalize`; the kernel is (O, C, 3, 3).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *arguments: Any) -> Tensor:
+        *of_norm, kernel, ctx.stride = arguments
+        saved = _measured(x, *of_norm)
+        ctx.save_for_backward(kernel, x, *saved)
+        return nn.functional.conv2d(_normalized(x, *saved[:3]), kernel, None, ctx.stride, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        kernel, x, *saved = ctx.saved_tensors
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        learns = ctx.needs_input_grad[8]
+        by_blocks = learns and x.shape[1] >= _FEWEST and ctx.stride[0] in _SLOW_STRIDES
+        read = _normalized(x, *saved[:3])
+        at_read, at_kernel, _ = torch.ops.aten.convolution_backward(
+            *(gradient, read, kernel, None, ctx.stride, (1, 1), (1, 1), False, (0, 0), 1),
+            (True, learns and not by_blocks, False),
+        )
+        if by_blocks:
+            at_kernel = _weight_gradient(read, gradient, ctx.stride)
+        del read, gradient
+        found = _gradients(at_read, x, *saved, wanted=ctx.needs_input_grad[0], owned=True)
+        return (*found, *4 * (None,), at_kernel, None)
+
+
+def _measured(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    slope: Tensor | None,
+    running_mean: Tensor,
+    running_var: Tensor,
+    momentum: float,
+    eps: float,
+) -> tuple[Any, ...]:
+    """Updates the statistics of a norm; returns a, b, the slope, mean, 1 / sqrt(var + eps), bias.
+
+    The last three are float64.
+    """
+    rows = _rows(x)
+    mean, var = _moments(rows)
+    running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+    unbiased = var * (len(rows) / (len(rows) - 1))
+    running_var.lerp_(unbiased.to(running_var.dtype), momentum)
+    inverse = (var + eps).rsqrt()
+    a, b = weight * inverse, bias - mean * weight * inverse
+    return a.float(), b.float(), slope, mean, inverse, bias.double()
+
+
+def _normalized(x: Tensor, a: Tensor, b: Tensor, slope: Tensor | None) -> Tensor:
+    rows, y = _rows(x), torch.empty_like(x)
+    (room,) = _scratch(rows, 1)
+    for block in _blocks(rows):
+        out = torch.addcmul(b, rows[block], a, out=_rows(y)[block])
+        if slope is not None:
             below = torch.clamp_max(out, 0.0, out=room[: len(out)])
             out.clamp_min_(0.0).addcmul_(below, slope)
-        ctx.save_for_backward(x, slope, a, b, mean, inverse, bias.double())
-        return y
+    return y
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, slope, a, b, mean, inverse, bias = ctx.saved_tensors
-        rows, above = _rows(x), _rows(gradient.contiguous(memory_format=torch.channels_last))
-        blocks = list(_blocks(rows))
-        passed_room, product_room = _scratch(rows, 2)
 
-        def passed_on(block: slice) -> Tensor:
-            """The gradient where the PReLU is the identity, 0 elsewhere."""
-            out = passed_room[: block.stop - block.start]
-            torch.addcmul(b, rows[block], a, out=out)
-            return torch.ops.aten.threshold_backward(above[block], out, 0.0, grad_input=out)  # type: ignore[no-any-return]
+def _gradients(
+    gradient: Tensor,
+    x: Tensor,
+    a: Tensor,
+    b: Tensor,
+    slope: Tensor | None,
+    mean: Tensor,
+    inverse: Tensor,
+    bias: Tensor,
+    *,
+    wanted: bool,
+    owned: bool = False,
+) -> tuple[Tensor | None, ...]:
+    """The gradients at x, where it is wanted, weight, bias and slope.
 
-        sums = rows.new_empty(len(blocks), 4, rows.shape[1])
-        center = mean.float()  # first: sums of g x would lose what a small variance leaves
-        for block, (*found,) in zip(blocks, sums, strict=True):
-            for part, whole, by_x in (
-                (above[block], *found[:2]),
-                (passed_on(block), *found[2:]),
-            ):
-                product = torch.sub(rows[block], center, out=product_room[: len(part)])
-                torch.sum(part, 0, out=whole)
-                torch.sum(product.mul_(part), 0, out=by_x)
-        every, every_x, passed, passed_x = sums.double().sum(0)
+    An owned gradient is written over by that at x.
+
+    They need of each channel the sums of g and g (x - mean) over all rows and over those that the
+    PReLU passes on as they are; all else is algebra of C numbers.
+    """
+    gradient = gradient.contiguous(memory_format=torch.channels_last)
+    rows, above = _rows(x), _rows(gradient)
+    blocks = list(_blocks(rows))
+    passed_room, product_room = _scratch(rows, 2)
+
+    def parts(block: slice) -> tuple[Tensor, ...]:
+        """The gradient, and, of a PReLU, the same with 0 where that is not the identity."""
+        if slope is None:
+            return (above[block],)
+        out = passed_room[: block.stop - block.start]
+        torch.addcmul(b, rows[block], a, out=out)
+        return above[block], torch.ops.aten.threshold_backward(above[block], out, 0, grad_input=out)
+
+    sums = rows.new_zeros(len(blocks), 4, rows.shape[1])
+    center = mean.float()  # first: sums of g x would lose what a small variance leaves
+    for block, (*found,) in zip(blocks, sums, strict=True):
+        for number, part in enumerate(parts(block)):
+            product = torch.sub(rows[block], center, out=product_room[: len(part)])
+            torch.sum(part, 0, out=found[2 * number])
+            torch.sum(product.mul_(part), 0, out=found[2 * number + 1])
+    every, every_x, passed, passed_x = sums.double().sum(0)
+    slope_grad = None
+    if slope is None:
+        bias_grad, by_x, share = every, every_x, a
+    else:
         cut, cut_x = every - passed, every_x - passed_x
-        slope_grad = a * cut_x + (bias + (center - mean) * a) * cut
+        slope_grad = (a * cut_x + (bias + (center - mean) * a) * cut).float()
         # Of the sums of the gradient at the PReLU's input.
-        bias_grad, by_x = passed + slope * cut, passed_x + slope * cut_x
-        weight_grad = (by_x + (center - mean) * bias_grad) * inverse
-        x_grad = None
-        if ctx.needs_input_grad[0]:
-            factor = -a * inverse * weight_grad / len(rows)
-            constant = (-a * bias_grad / len(rows) - factor * mean).float()
-            factor = factor.float()
-            x_grad = torch.empty_like(x)
-            for block in blocks:
-                out = torch.addcmul(constant, rows[block], factor, out=_rows(x_grad)[block])
-                out.addcmul_(above[block], a * slope)
-                out.addcmul_(passed_on(block), a - a * slope)
-        grads = (weight_grad, bias_grad, slope_grad)
-        return (x_grad, *(grad.float() for grad in grads), None, None, None, None)
-
-
-class _Convolution(torch.autograd.Function):
-    """A 3 x 3 convolution with padding 1; x is (N, C, H, W), the weight (O, C, 3, 3)."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: tuple[int, int]) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.stride = stride
-        return nn.functional.conv2d(x, weight, None, stride, 1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
-        x_grad = weight_grad = None
-        if ctx.needs_input_grad[0]:
-            x_grad = torch.ops.aten.convolution_backward(
-                *(gradient, x, weight, None, ctx.stride, (1, 1), (1, 1), False, (0, 0), 1),
-                (True, False, False),
-            )[0]
-        if ctx.needs_input_grad[1]:
-            weight_grad = _weight_gradient(x, gradient, ctx.stride)
-        return x_grad, weight_grad, None
+        bias_grad, by_x, share = passed + slope * cut, passed_x + slope * cut_x, a * slope
+    weight_grad = (by_x + (center - mean) * bias_grad) * inverse
+    x_grad = None
+    if wanted:
+        factor = -a * inverse * weight_grad / len(rows)
+        constant = (-a * bias_grad / len(rows) - factor * mean).float()
+        factor = factor.float()
+        x_grad = gradient if owned else torch.empty_like(x)
+        for block in blocks:
+            out = product_room[: block.stop - block.start]
+            torch.addcmul(constant, rows[block], factor, out=out)
+            whole, *passed_on = parts(block)
+            if passed_on:
+                out.addcmul_(*passed_on, a - share)
+            torch.addcmul(out, whole, share, out=_rows(x_grad)[block])
+    return x_grad, weight_grad.float(), bias_grad.float(), slope_grad
 
 
 def _weight_gradient(x: Tensor, gradient: Tensor, stride: tuple[int, int]) -> Tensor:

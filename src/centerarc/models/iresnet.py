@@ -49,8 +49,9 @@ class ResidualUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps `(N, in_channels, H, W)` to `(N, channels, H / stride, W / stride)`."""
-        y = normalize(self.bn2, self.prelu, convolve(self.conv1, self.bn1(x)))
-        out: Tensor = self.bn3(convolve(self.conv2, y)) + self.downsample(x)
+        y = convolve(self.bn1, None, self.conv1, x)
+        y = convolve(self.bn2, self.prelu, self.conv2, y)
+        out: Tensor = self.bn3(y) + self.downsample(x)
         return out
 
 

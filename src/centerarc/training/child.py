@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from centerarc.io.children import Ended, end_with_parent
 from centerarc.io.failures import in_one_line, memory_explained
-from centerarc.io.memory import keep_memory
+from centerarc.io.memory import use_huge_pages
 from centerarc.training.config import TrainConfig
 from centerarc.training.settings import load_config
 
@@ -60,8 +60,8 @@ def run(words: Sequence[str]) -> int:
     def work() -> None:
         from centerarc.training.step import memory_advice
 
+        use_huge_pages()
         config = load_config(words[0])
-        keep_memory()
         with memory_explained(memory_advice(config)):
             train_or_resume(config)
 
