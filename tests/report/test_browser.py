@@ -77,33 +77,48 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
+def shown(browser: Any, path: Path, width: int, complaints: list[str], **options: Any) -> Any:
+    """Opens a page in a window of its own and adds what it complains of or asks for."""
+    window = browser.new_context(viewport={"width": width, "height": 900}, **options)
+    window.set_default_timeout(PATIENCE)
+    page = window.new_page()
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on(
+        "request",
+        lambda asked: (
+            asked.url.startswith(("file:", "data:", "blob:"))
+            or complaints.append(f"asked for {asked.url}")
+        ),
+    )
+    page.goto(path.as_uri())
+    page.wait_for_function("document.querySelectorAll('.main-svg').length > 0")
+    return page
+
+
 @pytest.fixture
 def opened(browser: Any, file: Path) -> Iterator[Any]:
     """Opens the page in a window; whatever it complains of or asks for fails the test."""
     complaints: list[str] = []
-    windows = []
+    pages = []
 
     def at(width: int = 1280, path: Path = file, **options: Any) -> Any:
-        window = browser.new_context(viewport={"width": width, "height": 900}, **options)
-        window.set_default_timeout(PATIENCE)
-        windows.append(window)
-        page = window.new_page()
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on(
-            "request",
-            lambda asked: (
-                asked.url.startswith(("file:", "data:", "blob:"))
-                or complaints.append(f"asked for {asked.url}")
-            ),
-        )
-        page.goto(path.as_uri())
-        page.wait_for_function("document.querySelectorAll('.main-svg').length > 0")
-        return page
+        pages.append(shown(browser, path, width, complaints, **options))
+        return pages[-1]
 
     yield at
-    for window in windows:
-        window.close()
+    for page in pages:
+        page.context.close()
+    assert complaints == []
+
+
+@pytest.fixture(scope="module")
+def page(browser: Any, file: Path) -> Iterator[Any]:
+    """The page for tests that leave it as it was; a processor draws it for 3 seconds."""
+    complaints: list[str] = []
+    page = shown(browser, file, 1280, complaints)
+    yield page
+    page.context.close()
     assert complaints == []
 
 
@@ -133,8 +148,7 @@ def test_the_charts_follow_the_readers_theme(opened: Any, scheme: str) -> None:
     assert page.screenshot(full_page=True)[:4] == b"\x89PNG"
 
 
-def test_the_threshold_moves_by_mouse_and_by_key(opened: Any, data: ReportData) -> None:
-    page = opened()
+def test_the_threshold_moves_by_mouse_and_by_key(page: Any, data: ReportData) -> None:
     says = page.locator("#threshold-says")
     report = data.verification
     assert report is not None
@@ -198,8 +212,7 @@ def test_the_sliders_thumb_stands_under_the_threshold(opened: Any, width: int) -
         assert thumb == pytest.approx(line, abs=1.5)
 
 
-def test_keys_tell_of_a_chart_what_pointing_does(opened: Any, data: ReportData) -> None:
-    page = opened()
+def test_keys_tell_of_a_chart_what_pointing_does(page: Any, data: ReportData) -> None:
     chart, told = page.locator("[data-chart=roc]"), page.locator("#roc-readout")
     page.locator("#threshold-step").focus()
     while page.evaluate("document.activeElement.dataset.chart") != "roc":
@@ -270,8 +283,7 @@ def where(page: Any, trace: int, point: int) -> tuple[float, float]:
     return float(x), float(y)
 
 
-def test_pointing_at_a_face_shows_it(opened: Any) -> None:
-    page = opened()
+def test_pointing_at_a_face_shows_it(page: Any) -> None:
     x, y = where(page, 3, 2)
     page.mouse.move(x - 40, y - 40)
     page.mouse.move(x, y)
@@ -374,8 +386,7 @@ def test_everything_that_can_be_used_is_reached_by_tab(opened: Any) -> None:
     assert {"threshold-step", "map", "map-in", "map-out", "map-reset", "SUMMARY"} <= reached
 
 
-def test_the_list_has_the_faces_of_the_map(opened: Any) -> None:
-    page = opened()
+def test_the_list_has_the_faces_of_the_map(page: Any) -> None:
     page.get_by_text("The same faces as a list").click()
     page.locator("#map-list img").first.wait_for()
     assert page.locator("#map-list img").count() == 60
@@ -392,8 +403,7 @@ def test_the_list_has_the_faces_of_the_map(opened: Any) -> None:
     assert len(set(zip(fills, drawn, strict=True))) == 12
 
 
-def test_every_picture_has_a_text_and_every_field_a_name(opened: Any) -> None:
-    page = opened()
+def test_every_picture_has_a_text_and_every_field_a_name(page: Any) -> None:
     assert page.locator("main img:not([alt])").count() == 0
     assert page.locator('main img[alt=""]').count() == 0
     unnamed = page.evaluate(
