@@ -10,6 +10,7 @@ import torch
 
 from centerarc.cli import main
 from centerarc.evaluation import read_embeddings
+from centerarc.losses.head.products import CPU_HAS_BFLOAT16
 from centerarc.models import backbone as registry
 from centerarc.models import create_model, save_weights
 from tests.cli.test_evaluate import closed_stdout
@@ -34,6 +35,24 @@ def run(*words: object) -> int:
         main([str(word) for word in words])
     assert isinstance(stop.value.code, int)
     return stop.value.code
+
+
+@pytest.mark.skipif(not CPU_HAS_BFLOAT16, reason="the processor has no such instructions")
+def test_weights_embed_in_bfloat16_and_the_file_says_so(files: Path) -> None:
+    words = ["embed", files / "faces", "--model", files / "w.safetensors", "--workers", 0]
+    assert run(*words, "-o", files / "e.npz") == 0
+    assert run(*words, "-o", files / "half.npz", "--precision", "bf16") == 0
+    whole, half = read_embeddings(files / "e.npz"), read_embeddings(files / "half.npz")
+    assert half.metadata["features"] == "bfloat16"
+    assert "features" not in whole.metadata
+    one, other = whole.embedding, half.embedding
+    assert 1e-4 < np.linalg.norm(one - other) / np.linalg.norm(one) < 0.1
+
+
+def test_bfloat16_is_not_for_onnx_files(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["embed", files / "faces", "--model", files / "m.onnx", "-o", files / "e.npz"]
+    assert run(*words, "--precision", "bf16") == 2
+    assert "ONNX files compute in their own" in capsys.readouterr().err
 
 
 def test_any_onnx_model_embeds_a_folder(files: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from centerarc.models import Backbone, TorchEmbedder, create_model, folded
+from centerarc.models import embedder as embedders
 from centerarc.models.iresnet import IResNet
 
 SIZE = 48
@@ -66,6 +67,30 @@ def test_it_embeds_as_the_model_does(name: str, options: dict[str, Any]) -> None
     assert ((found - expected).norm(dim=1) < 1e-5 * length).all()
     assert ((plain - expected).norm(dim=1) < 1e-5 * length).all()
     assert network(batch[:0]).shape == (0, 24)
+
+
+@pytest.mark.parametrize(("name", "options"), MODELS)
+def test_in_bfloat16_it_is_as_close_as_the_model_itself(name: str, options: dict[str, Any]) -> None:
+    model, batch = made(name, **options), images(5)
+    network = model.folded(torch.bfloat16)
+    assert network is not None
+    with torch.no_grad():
+        found, expected = network(batch), model(batch)
+        plain = copy.deepcopy(model).bfloat16()(batch.bfloat16())
+    assert found.dtype == torch.float32
+    error, usual = ((one - expected).norm() / expected.norm() for one in (found, plain.float()))
+    assert 1e-4 < error < min(1.2 * usual, 0.1)
+
+
+def test_images_of_a_pixel_have_edges() -> None:
+    torch.manual_seed(0)
+    model = create_model("iresnet10", embedding_size=8, image_size=16, width=0.25)
+    model.train()(torch.randn(32, 3, 16, 16))  # statistics
+    batch, network = torch.randn(4, 3, 16, 16), model.eval().folded()
+    assert network is not None
+    with torch.no_grad():
+        expected = model(batch)
+    assert (network(batch) - expected).norm() < 1e-5 * expected.norm()
 
 
 @pytest.mark.parametrize("name", ["iresnet10", "mobilefacenet"])
@@ -155,6 +180,25 @@ def alike(found: np.ndarray, model: Backbone) -> bool:
         expected = model.eval()(inputs).numpy()
     model.train(mode)
     return bool(np.linalg.norm(found - expected) < 1e-5 * np.linalg.norm(expected))
+
+
+@pytest.mark.skipif(not embedders.CPU_HAS_BFLOAT16, reason="the processor has no such instructions")
+@pytest.mark.parametrize("how", ["folded", "hook"])
+def test_an_embedder_computes_in_bfloat16(how: str) -> None:
+    model = made("iresnet10", width=0.125)
+    if how == "hook":
+        change(model, how)
+    found = TorchEmbedder(model, precision="bf16").embed(pixels())
+    expected = TorchEmbedder(model).embed(pixels())
+    assert found.dtype == np.float32
+    error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+    assert 1e-4 < error < 0.1
+
+
+def test_bfloat16_is_refused_where_it_would_be_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedders, "CPU_HAS_BFLOAT16", False)
+    with pytest.raises(ValueError, match="no instructions for: use 'fp32'"):
+        TorchEmbedder(made("iresnet10", width=0.125), precision="bf16")
 
 
 def test_an_embedder_folds_again_what_was_trained_further() -> None:

@@ -86,12 +86,16 @@ class Backbone(nn.Module):
         """
         yield from _parts(self, sum(parameter.numel() for parameter in self.parameters()) / 2)
 
-    def folded(self) -> "Callable[[Tensor], Tensor] | None":
+    def folded(self, dtype: torch.dtype = torch.float32) -> "Callable[[Tensor], Tensor] | None":
         """Returns what embeds as this backbone does in evaluation mode, faster; None if unknown.
 
         `TorchEmbedder` asks for it where weights are float32 on a CPU, and again where they have
         changed. The function has copies of the weights, calls no hooks, and computes the same up to
         rounding: `(N, 3, S, S)` to `(N, D)`, both float32.
+
+        Args:
+            dtype: What is computed in but for the last layers: float32, or bfloat16 on a processor
+                with instructions for it.
 
         Example:
             >>> model = create_model("mobilefacenet_small", image_size=32).eval()

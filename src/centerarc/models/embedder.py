@@ -15,10 +15,12 @@ from torch import nn
 from centerarc.data.decode import decode_image
 from centerarc.data.loader import to_input
 from centerarc.data.source import FaceSource
+from centerarc.losses.head.products import CPU_HAS_BFLOAT16
 from centerarc.models.backbone import Backbone, is_watched
 
 Channels = Literal["rgb", "bgr", "gray"]
 Layout = Literal["nchw", "nhwc"]
+EmbedPrecision = Literal["fp32", "bf16"]
 # Larger than any face model's input; keeps a slip, or a hostile file, from asking for all memory.
 _MAX_SIZE = 4096
 # Parts of red, green and blue in gray, as ITU-R BT.601 has them and Pillow rounds them.
@@ -63,6 +65,11 @@ class TorchEmbedder:
             weights change through `.data`, which PyTorch does not count, make a new embedder.
         device: Where to compute.
         preprocessing: How images become its input; None is as `to_input` does it.
+        precision: Of what is computed: "fp32", or "bf16" for bfloat16 but for the last layers of a
+            backbone of ours. Weights and embeddings stay float32.
+
+    Raises:
+        ValueError: If the precision is bf16, which the processor has no instructions for.
 
     Attributes:
         model: The module.
@@ -80,9 +87,18 @@ class TorchEmbedder:
         model: nn.Module,
         device: str | torch.device = "cpu",
         preprocessing: "Preprocessing | None" = None,
+        *,
+        precision: EmbedPrecision = "fp32",
     ) -> None:
-        self.model = model.to(device)
+        if precision not in get_args(EmbedPrecision):
+            raise ValueError(f"precision is {precision!r}; it must be 'fp32' or 'bf16'")
         self.device = torch.device(device)
+        self._half = precision == "bf16"
+        if self._half and self.device.type == "cpu" and not CPU_HAS_BFLOAT16:
+            raise ValueError(
+                "precision is 'bf16', which this processor has no instructions for: use 'fp32'"
+            )
+        self.model = model.to(device)
         self._preprocessing = preprocessing
         size = getattr(model, "image_size", None)
         self.image_size: int | None = size if isinstance(size, int) else None
@@ -106,10 +122,17 @@ class TorchEmbedder:
         """The model, or what it was folded to, again where it has changed."""
         state = _state(self.model)
         if state != self._state:
-            backbone = self.model if isinstance(self.model, Backbone) else None
-            self._folded = backbone.folded() if backbone and state is not None else None
+            self._folded = None
+            if isinstance(self.model, Backbone) and state is not None:
+                dtype = torch.bfloat16 if self._half else torch.float32
+                self._folded = self.model.folded(dtype)
             self._state = state
-        return self._folded or self.model
+        return self._folded or (self._in_half if self._half else self.model)
+
+    def _in_half(self, inputs: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16):
+            found: torch.Tensor = self.model(inputs)
+            return found
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_state": None, "_folded": None}

@@ -5,7 +5,7 @@ go into the weights of the convolution before it, or after it. Images lie as (N,
 convolutions of 1 x 1 are matrix products; wide ones of 3 x 3 are those of `winograd`. Images are
 taken a few at a time, so that what is between two layers stays in the processor's caches.
 
-The numbers differ from the model's own by rounding.
+The numbers differ from the model's own by rounding; in bfloat16 by that of each layer's output.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ from centerarc.models.winograd import winograd, winograd_weight
 # (N, H, W, C) to (N, H, W, K), both contiguous.
 Step = Callable[[Tensor], Tensor]
 # Products of filters from which Winograd's transforms of the images cost less than they save.
-_WIDE = 64 * 128
+_WIDE = (128 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 64) * 128
 # Of what lies between two layers.
 _PART_BYTES = 6_600_000
 
@@ -100,22 +100,22 @@ class FoldedConvolution:
         """Returns it for input channels in another order."""
         return replace(self, weight=self.weight[:, order])
 
-    def step(self) -> Step:
-        """Returns what computes it."""
-        weight, bias = self.weight.float(), self.bias.float()
+    def step(self, dtype: torch.dtype = torch.float32) -> Step:
+        """Returns what computes it, from and to maps of a precision."""
+        weight, bias = self.weight.to(dtype), self.bias.to(dtype)
         convolve: Step
         if weight.shape[2] == 1:
-            product = Product(weight.flatten(1), bias)
+            product = Product(weight.flatten(1), bias, dtype)
             stride = self.stride
             convolve = product if stride == 1 else lambda x: product(x[:, ::stride, ::stride])
-        elif self._wide:
+        elif self._wide and dtype == torch.float32:
             filters = winograd_weight(weight)
             convolve = lambda x: winograd(x, filters) + bias  # noqa: E731
         else:
             convolve = _direct(weight, bias, self.stride, self.groups)
         if self.slope is None:
             return convolve
-        slope = self.slope
+        slope = self.slope.to(dtype)
         return lambda x: _prelu(convolve(x), slope)
 
     @property
@@ -136,9 +136,9 @@ def affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
 class Product:
     """x W' + b over the last dimension, or over all but the first of several."""
 
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        self.weight = weight.float().t().contiguous()
-        self.bias = bias.float()
+    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype = torch.float32) -> None:
+        self.weight = weight.to(dtype).t().contiguous()
+        self.bias = bias.to(dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, len(self.weight))
@@ -147,13 +147,20 @@ class Product:
 
 def _direct(weight: Tensor, bias: Tensor, stride: int, groups: int) -> Step:
     weight = weight.contiguous(memory_format=torch.channels_last)
-    inside = bias if bias.ndim == 1 else None
     border = weight.shape[2] // 2
+    edge = None
+    if bias.ndim == 3:  # the same but along the edges
+        middle, last = len(bias) // 2, max(1, len(bias) - 1)
+        whole, bias = bias, bias[middle, middle].contiguous()
+        edge = whole - bias
 
     def convolve(x: Tensor) -> Tensor:
-        found = F.conv2d(x.permute(0, 3, 1, 2), weight, inside, stride, border, groups=groups)
+        found = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride, border, groups=groups)
         y = found.permute(0, 2, 3, 1).contiguous()
-        return y if inside is not None else y.add_(bias)
+        if edge is not None:
+            y[:, ::last] += edge[::last]
+            y[:, 1:-1, ::last] += edge[1:-1, ::last]
+        return y
 
     return convolve
 
@@ -162,32 +169,34 @@ def _prelu(x: Tensor, slope: Tensor) -> Tensor:
     return torch.prelu(x.reshape(-1, x.shape[-1]), slope).view(x.shape)
 
 
-def pairs(layer: FoldedConvolution, order: Tensor) -> Step:
+def pairs(layer: FoldedConvolution, order: Tensor, dtype: torch.dtype) -> Step:
     """A convolution by 3 x 3 of groups of two channels, as two of single channels.
 
     Args:
         layer: The convolution.
         order: The first channels of all groups, then the second: that of its input and output.
+        dtype: Precision of the maps.
     """
     ordered, half = layer.with_outputs(order), layer.groups
     own = order % 2  # which of its group a channel is
-    same = _direct(_of_channel(ordered.weight, own), ordered.bias.float(), 1, 2 * half)
+    same = _direct(_of_channel(ordered.weight, own).to(dtype), ordered.bias.to(dtype), 1, 2 * half)
     # What an input gives the other output of its group.
     weight = _of_channel(ordered.weight.roll(half, 0), own)
-    across = _direct(weight, torch.zeros(2 * half), 1, 2 * half)
+    across = _direct(weight.to(dtype), torch.zeros(2 * half, dtype=dtype), 1, 2 * half)
+    slope = None if ordered.slope is None else ordered.slope.to(dtype)
 
     def step(x: Tensor) -> Tensor:
         y, z = same(x), across(x)
         y[..., :half] += z[..., half:]
         y[..., half:] += z[..., :half]
-        return y if ordered.slope is None else _prelu(y, ordered.slope)
+        return y if slope is None else _prelu(y, slope)
 
     return step
 
 
 def _of_channel(weight: Tensor, channel: Tensor) -> Tensor:
     """Takes a given one of the input channels of each filter."""
-    return weight[torch.arange(len(weight)), channel][:, None].float()
+    return weight[torch.arange(len(weight)), channel][:, None]
 
 
 def chain(steps: Sequence[Step]) -> Step:
@@ -213,11 +222,13 @@ class Folded:
     Args:
         step: From images to embeddings.
         part: How many images are taken at once.
+        dtype: Precision of the images that the first step takes.
     """
 
-    def __init__(self, step: Step, part: int) -> None:
+    def __init__(self, step: Step, part: int, dtype: torch.dtype) -> None:
         self._step = step
         self._part = part
+        self._dtype = dtype
 
     def __call__(self, images: Tensor) -> Tensor:
         threads = torch.get_num_threads()
@@ -234,7 +245,7 @@ class Folded:
 
     def _embedded(self, images: Tensor) -> Tensor:
         with torch.inference_mode():
-            return self._step(images.permute(0, 2, 3, 1).contiguous())
+            return self._step(images.permute(0, 2, 3, 1).to(self._dtype).contiguous())
 
 
 def few_of(largest: int) -> int:

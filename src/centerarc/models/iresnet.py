@@ -112,14 +112,14 @@ class IResNet(Backbone):
         return apply_in_full_precision(x, self.fc, self.features)
 
     @torch.no_grad()
-    def folded(self) -> Folded | None:
+    def folded(self, dtype: torch.dtype = torch.float32) -> Folded | None:
         """Returns a faster form for a CPU; see `Backbone.folded`."""
         if not is_as_created(self):
             return None
         side = self.image_size
         stem = FoldedConvolution.of(self.conv1, self.bn1, self.prelu)
-        few = few_of(4 * side**2 * len(stem.weight))
-        early, late = [stem.step()], list[Step]()
+        few = few_of(dtype.itemsize * side**2 * len(stem.weight))
+        early, late = [stem.step(dtype)], list[Step]()
         for unit in (*self.layer1, *self.layer2, *self.layer3, *self.layer4):
             assert isinstance(unit, ResidualUnit)
             first = FoldedConvolution.of(
@@ -128,9 +128,9 @@ class IResNet(Backbone):
             second = FoldedConvolution.of(unit.conv2, unit.bn3)
             shortcut = None
             if isinstance(unit.downsample, nn.Sequential):
-                shortcut = FoldedConvolution.of(*unit.downsample).step()
+                shortcut = FoldedConvolution.of(*unit.downsample).step(dtype)
             steps = early if 4 * side > self.image_size else late
-            steps.append(added(chain([first.step(), second.step()]), shortcut))
+            steps.append(added(chain([first.step(dtype), second.step(dtype)]), shortcut))
             side //= second.stride
         scale, shift = affine(self.bn2)
         weight = self.fc.weight.double().view(len(self.fc.weight), -1, side**2)
@@ -138,12 +138,13 @@ class IResNet(Backbone):
         weight = (weight * scale[:, None]).transpose(1, 2).flatten(1)
         scale, shift = affine(self.features)
         last = Product(weight * scale[:, None], bias * scale + shift)
-        late.append(lambda x: last(x.flatten(1)))
+        late.append(lambda x: last(x.flatten(1).float()))
         # Early images are large; later filters are, and are read once for each part.
         first_steps, last_steps = chain(early), chain(late)
         return Folded(
             lambda x: last_steps(torch.cat([first_steps(part) for part in torch.split(x, few)])),
             4 * few,
+            dtype,
         )
 
 

@@ -139,7 +139,7 @@ class MobileFaceNet(Backbone):
         return apply_in_full_precision(self.conv_sep(self.layers(images)), *self.features.layers)
 
     @torch.no_grad()
-    def folded(self) -> Folded | None:
+    def folded(self, dtype: torch.dtype = torch.float32) -> Folded | None:
         """Returns a faster form for a CPU; see `Backbone.folded`."""
         if not is_as_created(self):
             return None
@@ -148,11 +148,11 @@ class MobileFaceNet(Backbone):
         steps: list[Step] = []
         if 2 * second.groups == len(second.weight):
             order = torch.arange(len(second.weight)).view(-1, 2).t().flatten()
-            steps += [stem.with_outputs(order).step(), pairs(second, order)]
+            steps += [stem.with_outputs(order).step(dtype), pairs(second, order, dtype)]
             blocks[2][0][0] = third.with_inputs(order)
             blocks = blocks[2:]
         for convolutions, shortcut in blocks:
-            body = chain([convolution.step() for convolution in convolutions])
+            body = chain([convolution.step(dtype) for convolution in convolutions])
             steps.append(added(body, None) if shortcut else body)
         pool, _, linear, norm = self.features.layers
         assert isinstance(pool, _Layers)
@@ -162,9 +162,9 @@ class MobileFaceNet(Backbone):
         scale, shift = affine(norm)
         weight = linear.weight.double() * scale[:, None]
         last = Product(weight, weight @ pooling.bias + shift)
-        steps.append(lambda x: last((x * filters).sum((1, 2))))
-        largest = self.image_size**2 * len(stem.weight)  # 4 bytes each, at half the side
-        return Folded(chain(steps), few_of(2 * largest))
+        steps.append(lambda x: last((x.float() * filters).sum((1, 2))))
+        largest = dtype.itemsize * (self.image_size // 2) ** 2 * len(stem.weight)
+        return Folded(chain(steps), few_of(2 * largest), dtype)
 
 
 def _blocks(stage: nn.Module) -> Iterator[tuple[list[FoldedConvolution], bool]]:

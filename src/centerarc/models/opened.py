@@ -21,6 +21,7 @@ from centerarc.models.backbone import STRIDE, Backbone, create_model, is_built_i
 from centerarc.models.embedder import (
     Channels,
     Embedder,
+    EmbedPrecision,
     Finished,
     Layout,
     Preprocessing,
@@ -148,7 +149,7 @@ class OpenedModel:
         network: The backbone on the CPU or the chosen device; None for ONNX.
         preprocessing: What becomes of an image.
         hub: The repository and commit of a model on the Hub, else None.
-        features: What is done to embeddings, in words; "" where nothing is.
+        features: What makes embeddings other than weights and pixels do, in words; "" for nothing.
     """
 
     path: Path
@@ -172,11 +173,13 @@ class OpenedModel:
             concat_mirror: Put the embedding of the mirror image after that of the image.
             subtract: `(D,)`, taken from each embedding, such as the mean of a set.
         """
-        words = ["image and mirror image concatenated"] if concat_mirror else []
+        words = [self.features] if self.features else []
+        if concat_mirror:
+            words.append("image and mirror image concatenated")
         if subtract is not None:
             digest = hashlib.sha256(np.ascontiguousarray(subtract, "<f4").tobytes()).hexdigest()
             words.append(f"less the mean with SHA-256 {digest}")
-        if not words:
+        if not concat_mirror and subtract is None:
             return self
         embedder = Finished(self.embedder, concat_mirror=concat_mirror, subtract=subtract)
         return replace(self, embedder=embedder, features=", ".join(words))
@@ -240,6 +243,7 @@ def open_model(
     constants: Mapping[str, float | Sequence[float]] | None = None,
     device: str = "cpu",
     threads: int | None = None,
+    precision: EmbedPrecision = "fp32",
 ) -> OpenedModel:
     """Opens a model by what a user names.
 
@@ -260,6 +264,7 @@ def open_model(
         device: Where a PyTorch model computes: "cpu", "cuda", "mps", or "auto" for the best one.
             ONNX files run on the CPU.
         threads: Number of threads of an ONNX model; all cores by default.
+        precision: What a PyTorch model computes in; see `TorchEmbedder`.
 
     Returns:
         The model.
@@ -282,6 +287,7 @@ def open_model(
                 architecture=architecture,
                 image_size=image_size,
                 device=device,
+                precision=precision,
                 **scaling,
                 **form,
             )
@@ -301,6 +307,8 @@ def open_model(
             )
         if device not in ("cpu", "auto"):
             raise ValueError(f"device is {device!r}; ONNX files run on the CPU")
+        if precision != "fp32":
+            raise ValueError(f"precision is {precision!r}; ONNX files compute in their own")
         model = OnnxModel(place, image_size=image_size, threads=threads, **scaling, **form)
         return OpenedModel(place, "onnx", model.sha256, model, None, model.preprocessing)
     if not isinstance(image_size, int | None):
@@ -325,7 +333,8 @@ def open_model(
         place,
         "weights" if architecture is None else "checkpoint",
         files_sha256(place),
-        TorchEmbedder(network, choose_device(device), preprocessing),
+        TorchEmbedder(network, choose_device(device), preprocessing, precision=precision),
         network,
         preprocessing,
+        features="bfloat16" if precision == "bf16" else "",
     )
