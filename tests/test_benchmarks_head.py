@@ -1,11 +1,14 @@
-"""Pages of the head's benchmark: no table without numbers, and tables replaced in place."""
+"""The head's benchmark: its pages, and what it says of leaving out small negatives."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from benchmarks.head.density import state
 from benchmarks.head.page import update
 from benchmarks.head.results import Results
+from benchmarks.head.sparse import MARGIN, SCALE, late_state, tolerant
 
 
 def measured(device: str, seconds: float) -> Results:
@@ -47,3 +50,32 @@ def test_no_page_has_an_empty_table() -> None:
         text = page.read_text(encoding="utf-8")
         for part in text.split("<!-- begin: ")[1:]:
             assert part.split("-->", 1)[1].split("<!-- end:")[0].strip(), f"{page}: {part[:40]}"
+
+
+@pytest.mark.parametrize(("tolerance", "most"), [(-1.0, 1e-5), (1e-6, 1e-5), (1e-2, 1e-2)])
+def test_a_loss_without_small_negatives_has_the_gradient_of_autograd(
+    tolerance: float, most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.head.sparse.DENSE", 1.0)
+    x, w, labels = late_state(3000)
+    features, weight = (t.double().requires_grad_() for t in (x, w))
+    units = torch.nn.functional.normalize(features), torch.nn.functional.normalize(weight)
+    logits = SCALE * (units[0] @ units[1].T)
+    own = logits.gather(1, labels.unsqueeze(1)).squeeze(1).detach() / SCALE
+    logsumexp = logits.scatter(1, labels.unsqueeze(1), -torch.inf).logsumexp(1)
+    factor = torch.sigmoid(logsumexp.detach() - SCALE * (own.acos() + MARGIN).cos())
+    (factor * logsumexp).mean().backward()
+    *found, multiplied = tolerant(x, w, labels, tolerance)
+    for gradient, exact in zip(found, (features.grad, weight.grad), strict=True):
+        assert exact is not None
+        assert float((gradient - exact).norm() / exact.norm()) < most
+    assert (multiplied == len(x) * len(w)) == (tolerance < 0)
+
+
+def test_a_state_of_equal_negatives_needs_nearly_all_of_them() -> None:
+    x = torch.eye(256, 512)
+    w = torch.eye(512)[256:]
+    w = torch.cat([w, w, w, w])  # at right angles to all features
+    cells = state(x, w, torch.zeros(256, dtype=torch.int64)).split(" | ")
+    assert cells[1:4] == ["0.00", "0.00", "0.0"]
+    assert cells[5] == cells[6] == "100%"

@@ -211,7 +211,10 @@ class Products:
 
     @contextlib.contextmanager
     def setting(self) -> Iterator[None]:
-        """Within it, float32 products on a CPU with AMX may use bfloat16 inside."""
+        """Within it, float32 products on a CPU with AMX may use bfloat16 inside.
+
+        Without AMX they stay float32, by oneDNN's kernels instead of MKL's.
+        """
         if not self.reduced or self._cuda:
             yield
             return
