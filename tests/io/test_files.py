@@ -188,6 +188,29 @@ def test_without_locks_what_the_file_says_counts(
         pass
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_without_locks_a_process_that_was_not_cleared_away_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    folder = tmp_path / "work"
+    words = [sys.executable, "-c", HOLD, str(folder)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        os.kill(int(process.stdout.readline()), signal.SIGKILL)
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert (folder / LOCK).exists()
+
+        def no_locks(*_: object) -> None:
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr(fcntl, "flock", no_locks)
+        with locked_folder(folder, "taken", patience=0):
+            pass
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no locks")
 def test_a_lock_knows_whether_its_folder_is_there(tmp_path: Path) -> None:
     folder, other = tmp_path / "work", tmp_path / "other"

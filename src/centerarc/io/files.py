@@ -348,11 +348,11 @@ def _this_process() -> dict[str, Any]:
 
 def _life(process: int) -> str:
     """What tells a process from others that had its number, before or after a restart."""
-    try:
-        started = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
-        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {started}"
-    except (OSError, IndexError):
-        return ""
+    with suppress(OSError, IndexError):
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {state[19]}" if state[0] != "Z" else "ended"
+    return ""
 
 
 def _holder(path: Path) -> dict[str, Any]:
