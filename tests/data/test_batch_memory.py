@@ -147,13 +147,27 @@ def test_another_process_does_not_take_a_batch_away(memory: BatchMemory) -> None
     assert memory.room((2, 3)).data_ptr() != batch.images.data_ptr()
 
 
-def test_a_lack_of_shared_memory_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any, **__: Any) -> None:
-        raise RuntimeError("unable to allocate shared memory(shm): No space left\nmore")
+@pytest.mark.parametrize("slots", [-1, 0, 1, 3])  # -1: not even for what tells free ones
+def test_where_shared_memory_is_used_up_batches_are_sent_through_a_pipe(
+    monkeypatch: pytest.MonkeyPatch, slots: int
+) -> None:
+    new, left = torch.UntypedStorage._new_shared, [slots]
 
-    monkeypatch.setattr(torch.UntypedStorage, "_new_shared", full)
-    with pytest.raises(OSError, match=r"no shared memory .*smaller batch_size or fewer workers .*"):
-        BatchMemory(1)
+    def limited(size: int, device: str) -> torch.UntypedStorage:
+        if left[0] < 0 or (size > 100 and not left[0]):
+            raise RuntimeError("unable to allocate shared memory(shm): No space left")
+        left[0] -= size > 100
+        return new(size, device=device)
+
+    monkeypatch.setattr(torch.UntypedStorage, "_new_shared", limited)
+    with loader(2) as made:
+        kept = []
+        for number, (images, _) in enumerate(made):
+            assert right(images, 0, number, made)
+            images[0, 0, 0, 0] = 0  # may be written to
+            kept.append((images, images.clone()))
+        assert number == COUNT // 4 - 1
+        assert all(torch.equal(*both) for both in kept)
 
 
 def test_pixels_are_where_the_decoder_writes_them_fast() -> None:

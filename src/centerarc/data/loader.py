@@ -249,18 +249,17 @@ class BatchMemory:
     A batch in new memory takes half as long as decoding its images: the system clears and maps
     it page by page, and passes on its descriptor. So each worker fills the same few slots again,
     each when no tensor of the receiving process is left in it. A batch for which no slot is free
-    has memory of its own.
+    has memory of its own. Where all shared memory is used, as soon in a container that has 64 MB,
+    batches are sent through a pipe.
 
     Args:
         workers: Number of processes that read.
-
-    Raises:
-        OSError: If there is no shared memory.
     """
 
     def __init__(self, workers: int) -> None:
         # Set by the worker when it hands a batch over, cleared by the process that got it.
-        self._lent = _shared_bytes(workers * _SLOTS).view(workers, _SLOTS).zero_()
+        self._lent = _shared_bytes(workers * _SLOTS).view(workers, _SLOTS)
+        self._lent.fill_(not self._lent.is_shared())  # type: ignore[no-untyped-call]
         self._slots: dict[tuple[int, int], Tensor] = {}
         self._new: set[tuple[int, int]] = set()  # slots that were not handed over so far
         self._owner = os.getpid()
@@ -275,38 +274,45 @@ class BatchMemory:
 
     def room(self, shape: tuple[int, ...]) -> Tensor:
         """Returns memory for a batch; until the batch is handed over, the same again."""
-        # As `new_pixels` has it.
-        needed = prod(shape) + 1
+        needed = prod(shape) + 1  # as `new_pixels` has it
         for slot in range(_SLOTS):
             place = self._worker, slot
             if not self._lent[place]:
                 if place not in self._slots or len(self._slots[place]) < needed:
-                    self._slots[place] = _shared_bytes(needed)
+                    memory = _shared_bytes(needed)
+                    if not memory.is_shared():  # type: ignore[no-untyped-call]
+                        return memory[1:].view(shape)
+                    self._slots[place] = memory
                     self._new.add(place)
                 return self._slots[place][1:needed].view(shape)
         return _shared_bytes(needed)[1:].view(shape)
 
     def handed_over(self, read: Any) -> Any:
         """Makes what is sent from what was read, which may be an error, in a worker."""
-        if isinstance(read, Batch):
-            for place, memory in self._slots.items():
-                if memory.data_ptr() + 1 == read.images.data_ptr():
-                    self._lent[place] = 1
-                    new = memory if place in self._new else None
-                    self._new.discard(place)
-                    shape, indices = read.images.shape, read.indices.numpy()
-                    return _Sent(self._number, place, new, shape, indices, read.damaged)
+        if not isinstance(read, Batch):
+            return read
+        shape, rest = read.images.shape, (read.indices.numpy(), read.damaged)
+        for place, memory in self._slots.items():
+            if memory.data_ptr() + 1 == read.images.data_ptr():
+                self._lent[place] = 1
+                new = memory if place in self._new else None
+                self._new.discard(place)
+                return _Sent((self._number, place, new, shape, *rest))
+        if not read.images.is_shared():  # type: ignore[no-untyped-call]
+            return _Sent((self._number, None, read.images.numpy(), shape, *rest))
         return read
 
     def arrived(
         self,
-        place: tuple[int, int],
-        new: Tensor | None,
+        place: tuple[int, int] | None,
+        new: Any,
         shape: tuple[int, ...],
         indices: npt.NDArray[np.int64],
         damaged: dict[int, str],
     ) -> Batch:
         """Returns the batch that a worker sent, in the process that asked for it."""
+        if place is None:  # the pixels themselves
+            return Batch(torch.from_numpy(new), torch.from_numpy(indices), damaged)
         if new is not None:
             self._slots[place] = new
         pixels = self._slots[place].numpy()[1 : 1 + prod(shape)].reshape(shape)
@@ -319,14 +325,11 @@ class BatchMemory:
             self._lent[place] = 0
 
 
-class _Sent:
+class _Sent(tuple[Any, ...]):
     """A batch in a slot, as it is sent; it arrives as a `Batch`."""
 
-    def __init__(self, *fields: Any) -> None:
-        self.fields = fields
-
     def __reduce__(self) -> tuple[Any, ...]:
-        return _arrived, self.fields
+        return _arrived, tuple(self)
 
 
 def _arrived(number: int, *fields: Any) -> Batch:
@@ -334,13 +337,11 @@ def _arrived(number: int, *fields: Any) -> Batch:
 
 
 def _shared_bytes(size: int) -> Tensor:
+    """Returns memory for so many bytes, shared unless there is no more such memory."""
     try:
         storage = torch.UntypedStorage._new_shared(size, device="cpu")  # type: ignore[no-untyped-call]
-    except RuntimeError as error:
-        raise OSError(
-            f"a worker gets no shared memory for a batch of {size / 1e6:,.0f} MB: try a "
-            f"smaller batch_size or fewer workers ({str(error).splitlines()[0]})"
-        ) from error
+    except RuntimeError:
+        return torch.empty(size, dtype=torch.uint8)
     return torch.empty(0, dtype=torch.uint8).set_(storage)
 
 
