@@ -132,8 +132,8 @@ def _plain(value: Any) -> str:
 def demo(
     *,
     run_dir: str = "runs/demo",
-    people: int = 240,
-    epochs: int = 3,
+    people: int = 400,
+    epochs: int = 4,
     seed: int = 0,
     overwrite: Annotated[bool, flag()] = False,
 ) -> int:
