@@ -63,14 +63,20 @@ def test_embedding_is_compared_with_what_took_its_turn() -> None:
     for slow in (1.0, 10.0, 3.0):
         seconds = {f"now {name} {way}": 2.0 for name in embed.AMOUNTS for way in embed.OURS}
         seconds |= {f"peers {name} {way}": 3.0 for name in embed.AMOUNTS for way in embed.PEERS}
+        half = {embed.OURS_HALF: "now", **dict.fromkeys(embed.PEERS_HALF, "peers")}
+        seconds |= {f"{build} iresnet50 {way}": 1.0 for way, build in half.items()}
+        seconds["peers iresnet50 autocast bf16"] = 0.5
         rounds.append({name: slow * value for name, value in seconds.items()})
-    cosines = {"peers iresnet50 onnxruntime": 1 - 3e-9}
+    cosines = {"peers iresnet50 onnxruntime": 1 - 3e-9, "now iresnet50 embed bf16": 0.999}
+    cosines |= {"peers iresnet50 autocast bf16": 0.99, "peers iresnet50 module bf16": 0.5}
     head, rows = embed.table({"rounds": rounds, "cosines": cosines})
     assert all(len(row) == len(head) for row in rows)
     by_name = {row[0]: row[1:] for row in rows}
     over = by_name["`embed`, iresnet50, over onnxruntime's default session"]
     assert over == ["1.20x", "1.50x", "1 - 3e-09"]
     assert by_name["`evaluate`, iresnet50, over the build before"] == ["over 1x", "", ""]
+    found = by_name["`embed --precision bf16`, iresnet50, over the faster loop in bfloat16"]
+    assert found == ["1.10x", "0.50x", "0.9990; the loop's 0.9900"]
 
 
 def _build(folder: Path, accuracy: float, code: str = "") -> Path:
