@@ -1,16 +1,23 @@
 """Batches come in memory that is used again, but not while anything is left of the batch in it."""
 
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
 from centerarc.data import FaceSource, TrainLoader
+from centerarc.data import loader as loading
 from centerarc.data.decode import new_pixels
 from centerarc.data.loader import Batch, BatchMemory
+from centerarc.io import parallel
 
 SIZE = 16
 COUNT = 96
@@ -168,6 +175,61 @@ def test_where_shared_memory_is_used_up_batches_are_sent_through_a_pipe(
             kept.append((images, images.clone()))
         assert number == COUNT // 4 - 1
         assert all(torch.equal(*both) for both in kept)
+
+
+def test_shared_memory_is_asked_for_only_where_there_is_some(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(torch.UntypedStorage, "_new_shared", lambda size, **_: asked.append(size))
+    monkeypatch.setattr(loading, "shared_memory_left", lambda: 100)
+    assert not loading._shared_bytes(100).is_shared()  # type: ignore[no-untyped-call]
+    assert not asked  # which would leave an empty file
+    monkeypatch.undo()
+    assert loading._shared_bytes(100).is_shared()  # type: ignore[no-untyped-call]
+    assert parallel.shared_memory_left() > 100
+
+    def nowhere(_: str) -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(os, "statvfs", nowhere)
+    assert parallel.shared_memory_left() == float("inf")
+
+
+ORPHANS = """
+import os, signal
+import numpy as np
+from torch.utils.data._utils import worker
+from centerarc.data import FaceSource, TrainLoader
+from centerarc.data import loader
+
+class Large(FaceSource):
+    def __init__(self):
+        self.identities, self.labels = ["p"], np.zeros(64, dtype=np.int64)
+    def image(self, index):
+        return np.zeros((64, 64, 3), dtype=np.uint8)
+
+loader.shared_memory_left = lambda: 0
+worker.MP_STATUS_CHECK_INTERVAL = 0.2  # seconds after which a worker looks for its parent
+made = TrainLoader(Large(), batch_size=16, augmentation=None, seed=0, workers=2)
+next(iter(made))
+print(*(one.pid for one in made._loader._iterator._workers), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_that_send_through_pipes_end_with_whom_they_send_to() -> None:
+    words = [sys.executable, "-c", ORPHANS]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        workers = [psutil.Process(int(number)) for number in process.stdout.readline().split()]
+        assert len(workers) == 2
+    end = time.monotonic() + 30
+    for worker in workers:
+        with suppress(psutil.NoSuchProcess):
+            while worker.status() != psutil.STATUS_ZOMBIE:
+                assert time.monotonic() < end
+                time.sleep(0.05)
 
 
 def test_pixels_are_where_the_decoder_writes_them_fast() -> None:

@@ -4,6 +4,7 @@ import os
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from math import prod
@@ -29,6 +30,7 @@ from centerarc.io.parallel import (
     end_workers,
     has_alarm,
     hold_back_deaths,
+    shared_memory_left,
     start_worker,
     starting_workers,
 )
@@ -261,7 +263,7 @@ class BatchMemory:
         self._lent = _shared_bytes(workers * _SLOTS).view(workers, _SLOTS)
         self._lent.fill_(not self._lent.is_shared())  # type: ignore[no-untyped-call]
         self._slots: dict[tuple[int, int], Tensor] = {}
-        self._new: set[tuple[int, int]] = set()  # slots that were not handed over so far
+        self._new: dict[tuple[int, int], Tensor] = {}  # slots that were not handed over so far
         self._owner = os.getpid()
         self._number = id(self)
         _known[self._number] = self
@@ -282,8 +284,7 @@ class BatchMemory:
                     memory = _shared_bytes(needed)
                     if not memory.is_shared():  # type: ignore[no-untyped-call]
                         return memory[1:].view(shape)
-                    self._slots[place] = memory
-                    self._new.add(place)
+                    self._slots[place] = self._new[place] = memory
                 return self._slots[place][1:needed].view(shape)
         return _shared_bytes(needed)[1:].view(shape)
 
@@ -295,8 +296,7 @@ class BatchMemory:
         for place, memory in self._slots.items():
             if memory.data_ptr() + 1 == read.images.data_ptr():
                 self._lent[place] = 1
-                new = memory if place in self._new else None
-                self._new.discard(place)
+                new = self._new.pop(place, None)
                 return _Sent((self._number, place, new, shape, *rest))
         if not read.images.is_shared():  # type: ignore[no-untyped-call]
             return _Sent((self._number, None, read.images.numpy(), shape, *rest))
@@ -338,11 +338,11 @@ def _arrived(number: int, *fields: Any) -> Batch:
 
 def _shared_bytes(size: int) -> Tensor:
     """Returns memory for so many bytes, shared unless there is no more such memory."""
-    try:
-        storage = torch.UntypedStorage._new_shared(size, device="cpu")  # type: ignore[no-untyped-call]
-    except RuntimeError:
-        return torch.empty(size, dtype=torch.uint8)
-    return torch.empty(0, dtype=torch.uint8).set_(storage)
+    with suppress(RuntimeError):
+        if size < shared_memory_left():
+            storage = torch.UntypedStorage._new_shared(size, device="cpu")  # type: ignore[no-untyped-call]
+            return torch.empty(0, dtype=torch.uint8).set_(storage)
+    return torch.empty(size, dtype=torch.uint8)
 
 
 class _Requests(torch_data.Sampler[Request]):

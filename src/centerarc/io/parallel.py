@@ -1,5 +1,6 @@
 """Work divided among processes: how many, how they start, what their death means, and signals."""
 
+import math
 import multiprocessing
 import multiprocessing.queues
 import os
@@ -13,7 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
-from multiprocessing import connection
+from multiprocessing import connection, util
 from types import FrameType
 from typing import Any, Self, TypeVar
 
@@ -90,11 +91,30 @@ def start_worker(_: int) -> None:
     # A thread sends what a worker has read. Where it cannot, as for lack of descriptors, it would
     # leave that out, and whoever waits for it would wait forever.
     multiprocessing.queues.Queue._on_queue_feeder_error = _end_worker  # type: ignore[attr-defined]
+    # At its end, a process waits until all is sent, which it never is once no one receives.
+    util.Finalize(None, _end_orphan, (os.getppid(),), exitpriority=100)
+
+
+def shared_memory_left() -> float:
+    """Returns how many bytes of shared memory processes may still take; infinity if unknown.
+
+    To ask for more would leave an empty file there each time.
+    """
+    try:
+        place = os.statvfs("/dev/shm")
+    except (OSError, AttributeError):  # of another system
+        return math.inf
+    return place.f_bavail * place.f_frsize
 
 
 def _end_worker(_: object, error: BaseException, result: object) -> None:
     os.write(2, f"a worker cannot send what it has read: {error}\n".encode(errors="replace"))
     os._exit(1)
+
+
+def _end_orphan(parent: int) -> None:
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 _DEAD = "DataLoader worker (pid"
