@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.modules.module import register_module_forward_hook
 
 from centerarc.models import cpu, create_model
@@ -211,6 +212,23 @@ def _small(norm: nn.Module, prelu: nn.Module, x: Tensor) -> Tensor:
     return cpu.normalize(norm, prelu, x[:2])
 
 
+def _without_statistics(norm: nn.Module, prelu: nn.Module, x: Tensor) -> Tensor:
+    norm.running_mean = norm.running_var = None
+    return cpu.normalize(norm, prelu, x)
+
+
+def _without_count(norm: nn.Module, prelu: nn.Module, x: Tensor) -> Tensor:
+    norm.num_batches_tracked = None
+    return cpu.normalize(norm, prelu, x)
+
+
+def _dual(norm: nn.Module, prelu: nn.Module, x: Tensor) -> Tensor:
+    with forward_ad.dual_level():
+        y = cpu.normalize(norm, prelu, forward_ad.make_dual(x, torch.ones_like(x)))
+        assert forward_ad.unpack_dual(y).tangent is not None
+    return y
+
+
 def _one_slope(norm: nn.Module, prelu: nn.Module, x: Tensor) -> Tensor:
     return cpu.normalize(norm, nn.PReLU(), x)
 
@@ -220,6 +238,7 @@ def _one_slope(norm: nn.Module, prelu: nn.Module, x: Tensor) -> Tensor:
     [
         *(_hooked, _hooked_everywhere, _replaced, _evaluated, _half),
         *(_other_norm, _other_layout, _wide, _one_slope, _small),
+        *(_without_statistics, _without_count, _dual),
     ],
 )
 def test_all_else_goes_the_plain_way(
@@ -275,3 +294,12 @@ def test_every_module_that_is_watched_is_called(name: str) -> None:
         part.register_forward_hook(lambda part, *_: called.add(part))
     model(maps(4, 3, 32, 32))
     assert called == expected
+
+
+def test_a_layer_that_is_added_is_called() -> None:
+    model = create_model("mobilefacenet_small", image_size=32, embedding_size=8)
+    part = model.get_submodule("layers.0.layers")
+    assert isinstance(part, nn.Sequential)
+    part.append(nn.Threshold(1e9, 7.0))
+    stem = model.get_submodule("layers.0")
+    assert bool((stem(maps(4, 3, 32, 32)) == 7).all())

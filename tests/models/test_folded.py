@@ -211,9 +211,31 @@ def test_an_embedder_folds_again_what_was_trained_further() -> None:
     assert alike(embedder.embed(pixels()), model)
     model.load_state_dict(made("iresnet10", width=0.125).state_dict())
     assert alike(embedder.embed(pixels()), model)
+    norm = model.bn1
+    assert isinstance(norm, nn.BatchNorm2d)
+    norm.eps = 1.0
+    assert alike(embedder.embed(pixels()), model)
     model.prelu = nn.Identity()
     assert alike(embedder.embed(pixels()), model)
     assert model.training
+
+
+def test_an_embedder_folds_again_where_a_shortcut_is_taken_away() -> None:
+    model = made("mobilefacenet_small")
+    embedder = TorchEmbedder(model)
+    assert alike(embedder.embed(pixels()), model)
+    model.get_submodule("layers.3.layers.0").shortcut = False  # type: ignore[assignment]
+    assert alike(embedder.embed(pixels()), model)
+
+
+def test_weights_whose_changes_are_not_counted_are_not_folded() -> None:
+    with torch.inference_mode():
+        model = made("iresnet10", width=0.125)
+        embedder = TorchEmbedder(model)
+        assert alike(embedder.embed(pixels()), model)
+        for parameter in model.parameters():
+            parameter.mul_(1.3)
+        assert alike(embedder.embed(pixels()), model)
 
 
 def test_an_embedder_that_has_embedded_is_pickled_and_copied() -> None:

@@ -255,6 +255,11 @@ def create_model(
     return model
 
 
+def structure(model: nn.Module) -> list[tuple[str, type, str]]:
+    """Returns name, class and settings of all parts of a model."""
+    return [(name, type(part), part.extra_repr()) for name, part in model.named_modules()]
+
+
 def is_watched(layer: nn.Module) -> bool:
     """Whether something else is to happen when a module is called: hooks, or another `forward`."""
     own = (

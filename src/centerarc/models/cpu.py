@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
 from centerarc.models.backbone import is_watched
@@ -66,16 +67,17 @@ def convolve(norm: nn.Module, activation: nn.Module | None, layer: nn.Conv2d, x:
 def _normalizes(norm: nn.Module, activation: nn.Module | None, x: Tensor) -> bool:
     return (
         type(norm) is nn.BatchNorm2d
+        and _fits(x, norm, *(() if activation is None else (activation,)))
         and norm.training
         and norm.affine
         and norm.track_running_stats
+        and all(buffer is not None for buffer in norm._buffers.values())
         and norm.momentum is not None
         and norm.num_features == x.shape[1]
         and (
             activation is None
             or (type(activation) is nn.PReLU and activation.num_parameters == x.shape[1])
         )
-        and _fits(x, norm, *(() if activation is None else (activation,)))
     )
 
 
@@ -106,6 +108,7 @@ def _fits(x: Tensor, *layers: nn.Module) -> bool:
         and not torch.compiler.is_compiling()
         and torch._C._get_tracing_state() is None
         and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
         and not torch.is_autocast_enabled("cpu")
         and all(_is_bare(layer) for layer in layers)
     )

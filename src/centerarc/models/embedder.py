@@ -16,7 +16,7 @@ from centerarc.data.decode import decode_image
 from centerarc.data.loader import to_input
 from centerarc.data.source import FaceSource
 from centerarc.losses.head.products import CPU_HAS_BFLOAT16
-from centerarc.models.backbone import Backbone, is_watched
+from centerarc.models.backbone import Backbone, is_watched, structure
 
 Channels = Literal["rgb", "bgr", "gray"]
 Layout = Literal["nchw", "nhwc"]
@@ -155,7 +155,9 @@ def _state(model: nn.Module) -> object:
     tensors = [*model.parameters(), *model.buffers()]
     if any(t.device.type != "cpu" or t.dtype not in (torch.float32, torch.int64) for t in tensors):
         return None
-    return [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
+    if any(t.is_inference() for t in tensors):  # whose changes PyTorch does not count
+        return None
+    return structure(model), [(t.data_ptr(), t._version) for t in tensors]
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from centerarc.models.backbone import Backbone, create_model
+from centerarc.models.backbone import Backbone, create_model, structure
 from centerarc.models.winograd import winograd, winograd_weight
 
 # (N, H, W, C) to (N, H, W, K), both contiguous.
@@ -39,11 +39,7 @@ def is_as_created(model: Backbone) -> bool:
             image_size=recipe.image_size,
             **recipe.options,
         )
-    return _structure(model) == _structure(fresh)
-
-
-def _structure(model: nn.Module) -> list[tuple[str, type, str]]:
-    return [(name, type(part), part.extra_repr()) for name, part in model.named_modules()]
+    return structure(model) == structure(fresh)
 
 
 @dataclass(frozen=True)

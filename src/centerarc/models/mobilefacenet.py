@@ -54,9 +54,10 @@ class _Convolution(_Layers):
 
     def forward(self, x: Tensor) -> Tensor:
         """Applies all three."""
-        if is_watched(self.layers):
+        layers = self.layers
+        if type(layers) is not nn.Sequential or len(layers) != 3 or is_watched(layers):
             return super().forward(x)
-        convolution, norm, activation = self.layers
+        convolution, norm, activation = layers
         return normalize(norm, activation, convolution(x))
 
 
@@ -70,6 +71,10 @@ class _Bottleneck(_Layers):
             _convolution(hidden, out_channels, 1, activation=False),
         )
         self.shortcut = stride == 1
+
+    def extra_repr(self) -> str:
+        """Says whether the input is added."""
+        return f"shortcut={self.shortcut}"
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps `(N, in, H, W)` to `(N, out, H / stride, W / stride)`."""
