@@ -158,6 +158,7 @@ def _train(
     overwrite: bool = False,
 ) -> None:
     """Trains, after saying how long that and what follows will take."""
+    say("taking a few steps, to see how long the whole will take")
     found = dry_run(config, resume=resume, overwrite=overwrite, seconds=_TIMED_SECONDS)
     # The features of an image and its mirror image are computed one after the other.
     judged = 2 * _TEST_PEOPLE * _TEST_IMAGES / max(found.judged, 1)
