@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from centerarc.cli import main
 from centerarc.training import DryRun, TrainConfig, demo, load_config
@@ -108,6 +109,7 @@ def test_how_long_it_takes_is_said_before_the_first_step(
 ) -> None:
     said: list[str] = []
     rehearsed = demo.dry_run
+    threads = torch.get_num_threads()
 
     def slow(config: TrainConfig, **how: Any) -> DryRun:
         steps = {"step_seconds": 59.0, "wait_seconds": 1.0, "first_seconds": 0.0}
@@ -116,6 +118,7 @@ def test_how_long_it_takes_is_said_before_the_first_step(
         return replace(rehearsed(config, **how), **steps, **judging, **rest)
 
     def stopped(config: TrainConfig, **how: Any) -> None:
+        assert torch.get_num_threads() == 1
         said.append(f"training, overwrite {how['overwrite']}")
         raise KeyboardInterrupt
 
@@ -126,4 +129,5 @@ def test_how_long_it_takes_is_said_before_the_first_step(
     # 2 x 3 steps, a validation, and the 8 people's 4 images and mirror images: 6 + 1 + 4 minutes.
     first, *rest = said
     assert first.startswith("taking a few steps")
+    assert torch.get_num_threads() == threads
     assert rest == ["this will take about 11 minutes on this machine", "training, overwrite False"]

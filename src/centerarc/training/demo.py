@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from centerarc.data.source import FaceSource
 from centerarc.data.synthetic.source import SyntheticFaces
@@ -22,7 +23,7 @@ from centerarc.training.config import TrainConfig
 from centerarc.training.data_config import SyntheticData
 from centerarc.training.logging import read_metrics
 from centerarc.training.loop import train
-from centerarc.training.rehearsal import dry_run
+from centerarc.training.rehearsal import DryRun, dry_run
 from centerarc.training.rundir import progress_of
 from centerarc.training.settings import check_config
 from centerarc.training.step import fast_bf16
@@ -157,15 +158,28 @@ def _train(
     resume: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Trains, after saying how long that and what follows will take."""
+    """Trains, after saying how long that and what follows will take.
+
+    In one thread: threads wait for each other longer than they save with so small a network, and
+    much longer where other programs run.
+    """
     say("taking a few steps, to see how long the whole will take")
-    found = dry_run(config, resume=resume, overwrite=overwrite, seconds=_TIMED_SECONDS)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        found = dry_run(config, resume=resume, overwrite=overwrite, seconds=_TIMED_SECONDS)
+        _say_minutes(found, say)
+        train(config, resume=resume, overwrite=overwrite)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _say_minutes(found: DryRun, say: Callable[[str], Any]) -> None:
     # The features of an image and its mirror image are computed one after the other.
     judged = 2 * _TEST_PEOPLE * _TEST_IMAGES / max(found.judged, 1)
     seconds = found.opening_seconds + found.seconds + judged * found.validation_seconds
     minutes = counted(max(1, round(seconds / 60)), "minute")
     say(f"this will take about {minutes} on this machine")
-    train(config, resume=resume, overwrite=overwrite)
 
 
 def _page(
