@@ -101,7 +101,7 @@ def try_all(faults: list[Fault], source: Path, jobs: int, quick: bool) -> list[A
                 "seconds": round(time.monotonic() - start, 2),
             }
             if outcome.verdict in (LOST, UNCLEAR):
-                said = f"{outcome.verdict}: {fault.kind}: {fault.name}: {found[number]['words']}"
+                said = f"{outcome.verdict}: {fault.kind}: {fault.name}: {outcome.words}"
                 print(said, flush=True)
             if len(found) % 50 == 0:
                 print(f"{len(found)} of {len(faults)} tried", flush=True)

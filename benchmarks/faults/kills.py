@@ -143,6 +143,8 @@ def _of_ranks(rng: Random, number: int) -> Fault:
             else:
                 lab.start()
                 time.sleep(share * life)
+                if len(victims) < ranks:
+                    lab.await_words()
                 lab.server.signal(how, *victims)
                 ended = lab.server.wait()
                 share *= 0.6
@@ -151,7 +153,7 @@ def _of_ranks(rng: Random, number: int) -> Fault:
         else:
             return None
         if not ended.codes:
-            return Outcome(LOST, "the others hung")
+            return Outcome(LOST, f"the others hung: {ended.said[-1500:]}")
         if ended.traceback:
             last = ended.said.strip().splitlines()[-1]
             return Outcome(UNCLEAR, f"another one ended with a traceback: {last}")

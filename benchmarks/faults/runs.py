@@ -409,6 +409,16 @@ class Lab:
             time.sleep(0.002)
         return False
 
+    def await_words(self) -> None:
+        """Waits until the run has said something, as it does once its ranks have found each other.
+
+        Before, a rank waits for one that was killed as long as `timeout_minutes` says, and whoever
+        started them ends it, such as torchrun.
+        """
+        end = time.monotonic() + LIMIT
+        while time.monotonic() < end and not (self.place / "output").stat().st_size:
+            time.sleep(0.002)
+
     # The undisturbed run, and what to compare with it.
 
     def reference(self, variant: str, ranks: int = 1) -> tuple[Path, float]:
