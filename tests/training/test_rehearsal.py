@@ -399,40 +399,38 @@ def test_of_a_finished_run_nothing_is_needed(tmp_path: Path, faces: Path) -> Non
     assert "disk" not in done.table
 
 
-def test_slow_steps_are_few(tmp_path: Path, faces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _timed(monkeypatch: pytest.MonkeyPatch, seconds: float) -> list[float]:
+    """Lets a clock go on by each step alone; returns when each was taken."""
     for name, value in (("_WARM", 2), ("_LEAST", 3), ("_MOST", 40)):
         monkeypatch.setattr(rehearsal, name, value)
-    now, steps = 0.0, 0
+    now, steps = 0.0, list[float]()
 
     def step() -> None:
-        nonlocal now, steps
-        now, steps = now + 20.0, steps + 1
+        nonlocal now
+        now += seconds
+        steps.append(now)
 
     monkeypatch.setattr(rehearsal, "time", SimpleNamespace(perf_counter=lambda: now))
     monkeypatch.setattr(Run, "take_step", _counting(Run.take_step, step))
+    return steps
+
+
+def test_slow_steps_are_few(tmp_path: Path, faces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = _timed(monkeypatch, 20.0)
     assert dry_run(make_config(tmp_path / "run", faces)).step_seconds == 20.0
-    assert steps == 2
+    assert len(steps) == 2
 
 
 def test_steps_are_timed_for_as_long_as_is_asked_for(
     tmp_path: Path, faces: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("_WARM", 2), ("_LEAST", 3), ("_MOST", 40)):
-        monkeypatch.setattr(rehearsal, name, value)
-    now, steps = 0.0, 0
-
-    def step() -> None:
-        nonlocal now, steps
-        now, steps = now + 0.25, steps + 1
-
-    monkeypatch.setattr(rehearsal, "time", SimpleNamespace(perf_counter=lambda: now))
-    monkeypatch.setattr(Run, "take_step", _counting(Run.take_step, step))
+    steps = _timed(monkeypatch, 0.25)
     config = make_config(tmp_path / "run", faces, schedule={"epochs": 20})
     taken = {}
     for seconds in (0.5, 1.0, 4.0):
-        steps = 0
+        steps.clear()
         assert dry_run(config, seconds=seconds).step_seconds == 0.25
-        taken[seconds] = steps
+        taken[seconds] = len(steps)
     assert taken == {0.5: 5, 1.0: 7, 4.0: 19}
 
 
