@@ -7,7 +7,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
@@ -30,6 +30,7 @@ KINDS: dict[str, tuple[Make, int | None, int]] = {
     numbers.KIND: (numbers.faults, None, 2),
     settings.KIND: (settings.faults, None, 8),
 }
+BAD = (LOST, UNCLEAR)
 
 
 def options(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -92,17 +93,17 @@ def try_all(faults: list[Fault], source: Path, jobs: int, quick: bool) -> list[A
                 raise
             if outcome is None:
                 continue
+            bad = outcome.verdict in BAD
             found[number] = {
                 "kind": fault.kind,
                 "name": fault.name,
                 "verdict": outcome.verdict,
-                "words": " ".join(outcome.words.split())[:400],
+                "words": outcome.words if bad else " ".join(outcome.words.split())[:400],
                 "named": outcome.named,
                 "seconds": round(time.monotonic() - start, 2),
             }
-            if outcome.verdict in (LOST, UNCLEAR):
-                said = f"{outcome.verdict}: {fault.kind}: {fault.name}: {outcome.words}"
-                print(said, flush=True)
+            if bad:
+                print(_told(found[number]), flush=True)
             if len(found) % 50 == 0:
                 print(f"{len(found)} of {len(faults)} tried", flush=True)
 
@@ -122,6 +123,10 @@ def try_all(faults: list[Fault], source: Path, jobs: int, quick: bool) -> list[A
     if failed:
         raise failed[0]
     return [found[number] for number in sorted(found)]
+
+
+def _told(found: Mapping[str, Any]) -> str:
+    return "{verdict}: {kind}: {name}: {words}".format_map(found)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -148,7 +153,9 @@ def main(arguments: list[str] | None = None) -> int:
     print(regions["kinds"])
     if chosen.page is not None:
         write_regions(regions, chosen.page)
-    return 1 if any(one["verdict"] in (LOST, UNCLEAR) for one in found) else 0
+    bad = [_told(one) for one in found if one["verdict"] in BAD]
+    print(*bad, sep="\n", end="")  # once more, where whoever looks at the end sees them
+    return 1 if bad else 0
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import signal
 import time
 from random import Random
 
-from benchmarks.faults.runs import LOST, UNCLEAR, VARIANTS, Fault, Lab, Outcome, drawn
+from benchmarks.faults.runs import LOST, TAIL, UNCLEAR, VARIANTS, Fault, Lab, Outcome, drawn
 
 KIND = "kills"
 _SIGNALS = (signal.SIGKILL, signal.SIGTERM)
@@ -61,8 +61,8 @@ def _kill_after(lab: Lab, seconds: float, how: signal.Signals) -> str | None:
     if ended.done:
         return None
     if not ended.codes:
-        return "hung"
-    return "traceback" if ended.traceback else ""
+        return f"hung: {ended.said[-TAIL:]}"
+    return f"traceback: {ended.said[-TAIL:]}" if ended.traceback else ""
 
 
 def _in_a_save(rng: Random, number: int) -> Fault:
@@ -153,10 +153,9 @@ def _of_ranks(rng: Random, number: int) -> Fault:
         else:
             return None
         if not ended.codes:
-            return Outcome(LOST, f"the others hung: {ended.said[-1500:]}")
+            return Outcome(LOST, f"the others hung: {ended.said[-TAIL:]}")
         if ended.traceback:
-            last = ended.said.strip().splitlines()[-1]
-            return Outcome(UNCLEAR, f"another one ended with a traceback: {last}")
+            return Outcome(UNCLEAR, f"another one's traceback: {ended.said[-TAIL:]}")
         return lab.proceed()[1]
 
     who = "all ranks" if len(victims) == ranks else f"rank {victims[0]} of {ranks}"

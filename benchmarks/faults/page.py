@@ -84,6 +84,7 @@ def before(record: Record) -> Table | None:
 
 
 def _plain(words: str) -> str:
+    words = " ".join(words.split())
     words = re.sub(r"/\S*/build/lab-\d+/", "", words)  # where it was tried does not matter
     short = words if len(words) <= _SHOWN else words[: _SHOWN - 3] + "..."
     return short.replace("|", "\\|").replace("<", "&lt;").replace("`", "'")

@@ -26,6 +26,8 @@ from safetensors.numpy import load_file
 SURVIVED, SAID, UNCLEAR, LOST = "survived", "said", "unclear", "lost"
 # Seconds after which a command is hung; it takes one on an idle machine.
 LIMIT = 90.0
+# Characters at the end of what was said that tell what is wrong.
+TAIL = 3000
 SIZE, PEOPLE, IMAGES = 16, 8, 6
 NOBODY = 65534  # a user who owns nothing
 # Of a row of metrics.jsonl, what no two runs share.
@@ -162,9 +164,9 @@ class Ended:
             names: Words of which one must be in it.
         """
         if not self.codes:
-            return f"hung: {self.said[-1500:]}"
+            return f"hung: {self.said[-TAIL:]}"
         if self.traceback:
-            return f"traceback: {self.said.strip().splitlines()[-1]}"
+            return f"traceback: {self.said.strip().splitlines()[-1]}\n{self.said[-TAIL:]}"
         if not self.error:
             return f"no line of error, exit codes {self.codes}: {self.said[-200:]!r}"
         if not any(name in self.error for name in names):

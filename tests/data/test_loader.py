@@ -482,9 +482,10 @@ def test_images_for_embedding_come_in_the_order_asked_for(workers: int) -> None:
     source = Numbered()
     batches = list(iterate_images(source, [7, 1, 1, 19, 0], 2, workers))
     assert [batch[:, 0, 0, 0].tolist() for batch in batches] == [[7, 1], [1, 19], [0]]
-    source.damaged = {1}
-    with pytest.raises(ValueError, match=r"^cannot read 'file1'$"):
+    source.damaged, before = {1}, children()
+    with pytest.raises(ValueError, match=r"^cannot read 'file1'$") as caught:
         list(iterate_images(source, [7, 1], 2, workers))
+    assert children() == before, caught  # which would hold them
     assert list(iterate_images(source, [], 2, workers)) == []
 
 

@@ -114,6 +114,36 @@ def test_beside_other_threads_nothing_is_forked_and_no_torch_is_loaded() -> None
     assert done.stdout.strip() == str(4 * [(False, 1)]), done.stderr
 
 
+HANDED_OVER = """
+import socket, sys, time
+from multiprocessing import reduction, resource_sharer
+from centerarc.io.parallel import start_worker
+
+if sys.argv[2] == "worker":
+    start_worker(0)
+reduction.DupFd(0)
+for _ in range(3):
+    with socket.socket(socket.AF_UNIX) as taker:
+        taker.connect(resource_sharer._resource_sharer._address)
+        if sys.argv[1] == "later":
+            taker.recv(1000)
+resource_sharer.stop(timeout=10)  # after it has looked at the three
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of sockets of a file")
+@pytest.mark.parametrize("instant", ["at once", "later"])
+def test_who_takes_memory_from_a_worker_may_die(instant: str) -> None:
+    words = [sys.executable, "-c", HANDED_OVER, instant]
+    said = [
+        subprocess.run([*words, who], capture_output=True, text=True, timeout=60)
+        for who in ("worker", "other")
+    ]
+    assert [one.returncode for one in said] == [0, 0], said
+    assert said[0].stderr == ""
+    assert "Error" in said[1].stderr  # or nothing was tried
+
+
 def test_processes_use_opencv_after_this_one_did() -> None:
     # OpenCV's threads do not survive a fork; whoever touches them in the child crashes.
     image = np.random.default_rng(0).integers(0, 256, (1000, 1000, 3), dtype=np.uint8)
@@ -252,3 +282,36 @@ def test_processes_end_with_one_that_is_killed(tmp_path: Path, start: str, by: s
     process.communicate(timeout=10)  # until no one holds its pipes
     assert process.returncode == -number
     wait_until(lambda: gone(process.pid))
+
+
+ORPHAN = """
+import multiprocessing, os, signal, time
+from centerarc.io.parallel import start_worker
+
+def work(parent):
+    os.kill(parent, signal.SIGKILL)
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    start_worker(0)
+    time.sleep(1000)
+
+if __name__ == "__main__":
+    multiprocessing.get_context("fork").Process(target=work, args=(os.getpid(),)).start()
+    time.sleep(1000)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
+def test_a_process_ends_whose_parent_was_killed_before_it_began(tmp_path: Path) -> None:
+    # As long as it is there, the sockets are open that the parent had, and others wait for it.
+    begun = time.monotonic()
+    words = [sys.executable, "-c", ORPHAN]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            _, said = process.communicate(timeout=30)  # until no one holds its pipe
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert said == b""
+    assert time.monotonic() - begun < 30

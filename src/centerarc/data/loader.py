@@ -427,8 +427,7 @@ class TrainLoader:
         if not drop_last and world_size > 1:
             raise ValueError("drop_last must be True with several processes, got False")
         self.sampler = Shuffled(source) if sampler is None else sampler
-        made_for = self.sampler.batch_size
-        if made_for is not None and made_for != batch_size:
+        if (made_for := self.sampler.batch_size) not in (None, batch_size):
             raise ValueError(
                 f"batch_size is {batch_size}, but the sampler was made for batches of {made_for}"
             )
@@ -487,10 +486,8 @@ class TrainLoader:
             for index, reason in batch.damaged.items():
                 if index not in self.damaged:
                     self.damaged[index] = reason
-                    warnings.warn(
-                        f"{reason}; another image of the same identity takes its place",
-                        stacklevel=2,
-                    )
+                    said = f"{reason}; another image of the same identity takes its place"
+                    warnings.warn(said, stacklevel=2)
             yield batch.images, self._labels[batch.indices]
 
     def close(self) -> None:
@@ -595,6 +592,9 @@ def _received(loader: DataLoader[Any], timeout: float) -> Iterator[Batch]:
             if batch is None:
                 return
             yield batch
-    except OSError:  # of a worker that died, or may hang
-        end_workers(batches, patience=0)
+    except (Exception, KeyboardInterrupt) as error:
+        # Workers that died or may hang; else they last as long as the error, and where they are
+        # collected in a cycle with it, pipes are closed twice: then what others have opened.
+        if (broken := isinstance(error, OSError)) or not loader.persistent_workers:
+            end_workers(batches, patience=0 if broken else None)
         raise

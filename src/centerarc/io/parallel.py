@@ -14,8 +14,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
-from multiprocessing import connection, util
-from types import FrameType
+from multiprocessing import connection
+from types import FrameType, TracebackType
 from typing import Any, Self, TypeVar
 
 import cv2
@@ -91,8 +91,13 @@ def start_worker(_: int) -> None:
     # A thread sends what a worker has read. Where it cannot, as for lack of descriptors, it would
     # leave that out, and whoever waits for it would wait forever.
     multiprocessing.queues.Queue._on_queue_feeder_error = _end_worker  # type: ignore[attr-defined]
-    # At its end, a process waits until all is sent, which it never is once no one receives.
-    util.Finalize(None, _end_orphan, (os.getppid(),), exitpriority=100)
+    # Another one hands memory over, and would print a traceback where whoever takes it is killed.
+    sys.excepthook = _say_unless_no_one_receives
+    # PyTorch's workers look for their parent every few seconds, and take whoever has adopted them
+    # for it where it was killed before their first look. Meanwhile they hold its sockets open, so
+    # that ranks wait for one that is dead; and at their end they wait until all is sent.
+    if (parent := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
 
 
 def shared_memory_left() -> float:
@@ -107,14 +112,25 @@ def shared_memory_left() -> float:
     return place.f_bavail * place.f_frsize
 
 
+_NO_ONE_RECEIVES = (ConnectionError, EOFError)
+
+
+def _say_unless_no_one_receives(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    if not issubclass(kind, _NO_ONE_RECEIVES):
+        sys.__excepthook__(kind, error, trace)
+
+
 def _end_worker(_: object, error: BaseException, result: object) -> None:
-    os.write(2, f"a worker cannot send what it has read: {error}\n".encode(errors="replace"))
+    if not isinstance(error, _NO_ONE_RECEIVES):
+        os.write(2, f"a worker cannot send what it has read: {error}\n".encode(errors="replace"))
     os._exit(1)
 
 
-def _end_orphan(parent: int) -> None:
-    if os.getppid() != parent:
-        os._exit(1)
+def _end_with(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)
 
 
 _DEAD = "DataLoader worker (pid"
@@ -437,14 +453,6 @@ def _start(work: Work[Any, Any, Any], context: Any, stop: Any, ticks: Any, start
 
     global _work
     _work = run
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-
-
-def _end_with(sentinel: int) -> None:
-    connection.wait([sentinel])
-    os._exit(1)
 
 
 def _run(task: Any) -> Any:
