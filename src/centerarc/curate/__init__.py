@@ -32,11 +32,11 @@ from centerarc.curate.photos import (
     Face,
     FaceRule,
     LandmarkTable,
-    YuNetDetector,
     choose_faces,
     read_landmarks,
 )
 from centerarc.curate.split import Split, split_source, write_split
+from centerarc.curate.yunet import YuNetDetector
 
 if TYPE_CHECKING:
     from centerarc.curate.embed import EmbedReport, embed_to_file

@@ -22,12 +22,12 @@ from centerarc.curate.photos import (
     LandmarkTable,
     Photo,
     PhotoTree,
-    YuNetDetector,
     check_face_rule,
     choose_faces,
     face_separators,
     output_names,
 )
+from centerarc.curate.yunet import YuNetDetector
 from centerarc.data.alignment import TEMPLATE_SIZE, transform_scale, warp
 from centerarc.data.decode import Image, decode_image
 from centerarc.data.folder import natural_key
@@ -483,9 +483,8 @@ def align_folder(
     settings |= {"format": format, "faces_from": "landmarks"}
     named = ""
     if detector is not None:
-        sha256 = hashlib.sha256(detector.model).hexdigest()
-        named = f"{detector.file_name} {sha256[:12]}"
-        settings["faces_from"] = f"detector {sha256}"
+        named = f"{detector.file_name} {detector.sha256[:12]}"
+        settings["faces_from"] = f"detector {detector.sha256}"
         settings |= {"min_score": detector.min_score, "max_side": detector.max_side}
     aligner = _Aligner(source, target, size, faces, min_face, format, detector, named)
     _check_apart(source, target)

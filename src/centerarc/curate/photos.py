@@ -1,19 +1,17 @@
-"""The photos of a folder tree, and the faces on them: landmarks of a file, or found by YuNet."""
+"""The photos of a folder tree, and the faces on them: landmarks of a file, one of several."""
 
 import math
 import os
 import posixpath
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice, repeat
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
-import cv2
 import numpy as np
 
 from centerarc.data.alignment import (
@@ -25,10 +23,8 @@ from centerarc.data.alignment import (
     similarity_transform,
     transform_scale,
 )
-from centerarc.data.decode import Image
 from centerarc.data.folder import natural_key
 from centerarc.data.source import EXTENSIONS, PICTURES, UNREAD, composed, folded
-from centerarc.io.files import read_file
 from centerarc.io.tables import CsvTable, PlainTable, Table, plain_fields
 
 # The photos of a folder tree, and names for what comes of them.
@@ -169,10 +165,13 @@ class Face:
         points: `(5, 2)` float64, in the order of `arcface_template`, in pixels of the upright
             photo with whole numbers at the centers of pixels.
         score: How sure the detector was, in [0, 1]; None if unknown.
+        box: x and y of the corner at the upper left, width and height, as the detector has them,
+            in pixels of the photo with whole numbers at the edges of pixels; None if unknown.
     """
 
     points: Floats
     score: float | None = None
+    box: tuple[float, float, float, float] | None = None
 
     def matrix(self, size: int) -> Floats:
         """Returns the `(2, 3)` similarity from the photo to the aligned square of side `size`.
@@ -461,137 +460,3 @@ def _number(table: Table, line: int, fields: Sequence[str], column: int) -> floa
         name = table.columns[column]
         raise table.error(line, f"{name} must be a finite number, got {fields[column]!r}")
     return value
-
-
-# Faces found by a YuNet model that the user has.
-
-_STRIDES = (8, 16, 32)
-# Numbers for each cell of a grid: YuNet's outputs are called cls_8, cls_16, ..., kps_32.
-_CHANNELS = {"cls": 1, "obj": 1, "bbox": 4, "kps": 10}
-_NMS_THRESHOLD = 0.3
-_TOP_K = 5000
-
-
-class YuNetDetector:
-    """Finds faces and their five landmarks with OpenCV's `FaceDetectorYN`.
-
-    Pickles as the model's bytes and settings, so that every process has a network of its own.
-
-    Args:
-        path: The ONNX file of a YuNet model (2023 or newer, with 12 outputs).
-        min_score: Least score of a face, in [0, 1].
-        max_side: Longest side, in pixels, of the picture in which faces are sought, at least 32.
-            A larger photo is shrunk for that; YuNet knows faces of about 10 to 300 pixels.
-
-    Raises:
-        OSError: If the file cannot be read.
-        ValueError: If it is not an ONNX model shaped like YuNet, or an argument is out of range.
-    """
-
-    def __init__(
-        self, path: str | os.PathLike[str], *, min_score: float = 0.6, max_side: int = 640
-    ) -> None:
-        if not 0 <= min_score <= 1:
-            raise ValueError(f"min_score must be in [0, 1], got {min_score}")
-        if max_side < 32:
-            raise ValueError(f"max_side must be at least 32, got {max_side}")
-        self.min_score = min_score
-        self.max_side = max_side
-        self.file_name = Path(path).name
-        try:
-            self.model = read_file(path)
-        except OSError as error:
-            raise OSError(f"cannot read the detector {os.fspath(path)!r}: {error}") from error
-        try:
-            _check_model(self.model)
-        except ValueError as error:
-            raise ValueError(f"detector {os.fspath(path)!r}: {error}") from error
-        self._network: Any = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_network": None}
-
-    def detect(self, image: Image) -> list[Face]:
-        """Finds the faces of a photo.
-
-        Args:
-            image: `(H, W, 3)` uint8 RGB.
-
-        Returns:
-            The faces, surest first, their landmarks in pixels of `image`. What YuNet calls right
-            eye, left eye, nose, right and left corner of the mouth, of the person, is the left
-            eye first as seen in the image: the order of `arcface_template`.
-
-        Raises:
-            ValueError: If OpenCV cannot run the network on this photo.
-        """
-        height, width = image.shape[:2]
-        shrink = min(1.0, self.max_side / max(height, width))
-        wanted = (max(1, round(width * shrink)), max(1, round(height * shrink)))
-        small = image
-        if shrink < 1:
-            small = np.asarray(cv2.resize(image, wanted, interpolation=cv2.INTER_AREA), np.uint8)
-        with _opencv_errors("the detector failed"):
-            if self._network is None:
-                self._network = cv2.FaceDetectorYN.create(
-                    "onnx",
-                    np.frombuffer(self.model, np.uint8),
-                    np.empty(0, np.uint8),
-                    wanted,
-                    self.min_score,
-                    _NMS_THRESHOLD,
-                    _TOP_K,
-                )
-            self._network.setInputSize(wanted)
-            _, found = self._network.detect(np.ascontiguousarray(small[:, :, ::-1]))
-        if found is None:
-            return []
-        # Pixels of the small picture are areas of the photo, so their edges map onto each other,
-        # not their centers. Each axis has its own factor, as sides were rounded.
-        factor = np.array([width / wanted[0], height / wanted[1]])
-        faces = []
-        for row in np.asarray(found, dtype=np.float64):
-            if np.isfinite(row).all():
-                points = (row[4:14].reshape(5, 2) + 0.5) * factor - 0.5
-                faces.append(Face(points, float(row[14])))
-        return faces
-
-
-def _check_model(model: bytes) -> None:
-    """Runs the network once: `FaceDetectorYN` itself believes whatever the outputs hold."""
-    if not model:
-        raise ValueError("the file is empty")
-    with _opencv_errors("this is not an ONNX model that OpenCV can read"):
-        network = cv2.dnn.readNetFromONNX(np.frombuffer(model, np.uint8))
-    names = [f"{kind}_{stride}" for kind in _CHANNELS for stride in _STRIDES]
-    outputs = set(network.getUnconnectedOutLayersNames())
-    if absent := [name for name in names if name not in outputs]:
-        raise ValueError(
-            f"this is not a YuNet model of 2023 or newer: it lacks the outputs {', '.join(absent)}"
-        )
-    height, width = 64, 96  # not square, and not the size that the file was made for
-    with _opencv_errors("this is not a YuNet model: it fails on a picture"):
-        network.setInput(np.zeros((1, 3, height, width), np.float32))
-        results = network.forward(names)
-    for name, result in zip(names, results, strict=True):
-        kind, stride = name.split("_")
-        cells = (height // int(stride)) * (width // int(stride))
-        if result.size != cells * _CHANNELS[kind] or result.dtype != np.float32:
-            raise ValueError(
-                f"this is not a YuNet model: for a picture of {width} x {height} pixels its output "
-                f"{name} has {result.size} values, not {cells * _CHANNELS[kind]}"
-            )
-
-
-@contextmanager
-def _opencv_errors(what: str) -> Iterator[None]:
-    """Turns OpenCV's errors into a `ValueError` of one line, and keeps it from printing them."""
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        yield
-    except cv2.error as error:
-        reason = " ".join((error.err or str(error)).split())
-        raise ValueError(f"{what} ({reason})") from error
-    finally:
-        cv2.utils.logging.setLogLevel(level)

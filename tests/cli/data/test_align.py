@@ -13,8 +13,10 @@ from cyclopts import App
 
 from centerarc.cli import main
 from centerarc.cli.data.align import align
+from centerarc.curate import yunet
 from centerarc.data.alignment import arcface_template
 from tests.curate.blob_model import build, photo
+from tests.curate.drawn_photos import drawn_photo, needs_carrier
 from tests.curate.pictures import save, write_landmarks
 
 
@@ -71,10 +73,12 @@ def test_a_detector_gives_faces(tmp_path: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "give either --landmarks FILE.csv or --detector FILE.onnx"),
-        (["--landmarks", "L", "--detector", "L"], "give either --landmarks"),
-        (["--landmarks", "L", "--min-score", "0.5"], "--min-score is for --detector"),
-        (["--landmarks", "L", "--detect-side", "320"], "--detect-side is for --detector"),
+        (
+            ["--landmarks", "L", "--detector", "L"],
+            "give either --landmarks FILE.csv or --detector FILE.onnx",
+        ),
+        (["--landmarks", "L", "--min-score", "0.5"], "--min-score is for a detector"),
+        (["--landmarks", "L", "--detect-side", "320"], "--detect-side is for a detector"),
         (["--landmarks", "L", "--faces", "score"], "some landmarks have no score"),
         (["--detector", "L"], "this is not an ONNX model that OpenCV can read"),
     ],
@@ -89,6 +93,35 @@ def test_what_does_not_go_together_is_one_error(
     assert not (album / "out").exists()
 
 
+def test_without_a_detector_one_line_says_what_to_install(
+    album: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(yunet, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as stop:
+        main(["data", "align", str(album / "photos"), "--out", str(album / "out")])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == (
+        "error: no face detector is installed: pip install 'centerarc[detect]', or give --detector "
+        "FILE.onnx (a YuNet model) or --landmarks FILE.csv\n"
+    )
+    assert not (album / "out").exists()
+
+
+@needs_carrier
+def test_the_installed_detector_is_taken_and_its_settings_are_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / "photos" / "1.png", drawn_photo((90, 60)))
+    words = [tmp_path / "photos", "--out", tmp_path / "out", "--workers", 0]
+    assert run(*words) == 0
+    assert PIL.Image.open(tmp_path / "out" / "1.jpg").size == (112, 112)
+    # The same file, named, is the same detector: nothing is left to do.
+    assert run(*words, "--detector", yunet.bundled_yunet()) == 0
+    assert "done by an earlier run" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="another min_score"):
+        run(*words, "--min-score", 0.3)
+
+
 def test_the_command_loads_no_torch_before_it_works() -> None:
     code = "import sys, centerarc.cli.data.align; assert not {'torch', 'cv2'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -97,8 +130,9 @@ def test_the_command_loads_no_torch_before_it_works() -> None:
 def test_wrong_input_is_one_line_and_exit_2(
     album: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    both = ["--landmarks", str(album / "l.csv"), "--detector", str(album / "l.csv")]
     with pytest.raises(SystemExit) as stop:
-        main(["data", "align", str(album / "absent"), "--out", str(album / "out")])
+        main(["data", "align", str(album / "absent"), "--out", str(album / "out"), *both])
     assert stop.value.code == 2
     words = ["--out", str(album / "out"), "--landmarks", str(album / "l.csv")]
     with pytest.raises(SystemExit) as stop:
@@ -114,6 +148,7 @@ SLOW = """
 import sys, time
 import centerarc.curate.align as alignment
 from centerarc.cli.data.align import align
+from centerarc.curate import yunet
 from pathlib import Path
 root, landmarks, out = map(Path, sys.argv[1:])
 work = alignment.align_folder

@@ -9,7 +9,8 @@ from cyclopts import Parameter
 from centerarc.cli.flags import by_flags
 
 if TYPE_CHECKING:
-    from centerarc.curate.photos import LandmarkTable, YuNetDetector
+    from centerarc.curate.photos import LandmarkTable
+    from centerarc.curate.yunet import YuNetDetector
 
 
 @by_flags
@@ -32,8 +33,9 @@ def align(
 
     The face of PHOTOS/ann/1.png becomes OUT/ann/1.jpg; what became of each photo is in
     OUT/alignment.csv. After a stop, by whatever, the same command resumes with what is left;
-    photos and landmarks that changed since are done again. Use one detector for the faces that a
-    model is trained on and for those that it is used on.
+    photos and landmarks that changed since are done again. Without --landmarks and --detector the
+    faces are found by YuNet, which pip install 'centerarc[detect]' brings. Use one detector for the
+    faces that a model is trained on and for those that it is used on.
 
     Exit code: 0 done, 1 no face was aligned, 2 wrong input, 130 interrupted.
 
@@ -47,7 +49,7 @@ def align(
         CSV file with the columns path and x1, y1 to x5, y5 (left eye, right eye, nose, left and
         right corner of the mouth as seen in the image, in pixels); optional identity and score.
     detector
-        ONNX file of a YuNet face detector, instead of landmarks.
+        ONNX file of a YuNet face detector, instead of that of the extra detect.
     size
         Side of an aligned face in pixels.
     faces
@@ -112,18 +114,27 @@ def _faces_from(
     min_score: float | None,
     detect_side: int | None,
 ) -> "LandmarkTable | YuNetDetector":
-    from centerarc.curate.photos import YuNetDetector, read_landmarks
+    from centerarc.curate.photos import read_landmarks
+    from centerarc.curate.yunet import YuNetDetector, bundled_yunet
 
-    if landmarks is not None and detector is None:
+    if landmarks is not None:
+        if detector is not None:
+            raise ValueError(
+                "give either --landmarks FILE.csv or --detector FILE.onnx: where faces are in a "
+                "photo must come from one of them"
+            )
         if min_score is not None or detect_side is not None:
             name = "--min-score" if min_score is not None else "--detect-side"
-            raise ValueError(f"{name} is for --detector; with --landmarks nothing is detected")
+            raise ValueError(f"{name} is for a detector; with --landmarks nothing is detected")
         return read_landmarks(landmarks, photos)
-    if detector is None or landmarks is not None:
-        raise ValueError(
-            "give either --landmarks FILE.csv or --detector FILE.onnx: where faces are in a photo "
-            "must come from one of them"
-        )
+    if detector is None:
+        try:
+            detector = bundled_yunet()
+        except ImportError:
+            raise ValueError(
+                "no face detector is installed: pip install 'centerarc[detect]', or give "
+                "--detector FILE.onnx (a YuNet model) or --landmarks FILE.csv"
+            ) from None
     return YuNetDetector(
         detector,
         min_score=0.6 if min_score is None else min_score,
