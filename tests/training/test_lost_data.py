@@ -114,9 +114,11 @@ def test_a_state_that_cannot_be_saved_is_named_with_what_is_lost(
         monkeypatch.setattr("centerarc.training.checkpoint._write", refuse)
         root.rename(tmp_path / "elsewhere")
 
+    # That of step 2 is written before step 3, not beside it.
+    saving = {"save_every": 2, "save_in_background": False}
     said = r"step 3 cannot be saved \(no room\); the state after step 2 is saved, so 1 step must"
     with pytest.raises(ValueError, match=said):
-        train(make_config(tmp_path / "run", root, save_every=2), callbacks=[After(full, step=3)])
+        train(make_config(tmp_path / "run", root, **saving), callbacks=[After(full, step=3)])
 
 
 def _train_and_lose(rank: int, run_dir: Path, roots: list[Path]) -> str:
