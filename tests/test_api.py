@@ -44,6 +44,7 @@ def test_the_losses() -> None:
         "models",
         "evaluation",
         "curate",
+        "gallery",
         "report",
         "training",
         "cli",

@@ -20,6 +20,7 @@ LAYERS = [
     "models",
     "evaluation",
     "curate",
+    "gallery",
     "report",
     "training",
     "cli",

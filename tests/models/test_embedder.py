@@ -108,7 +108,7 @@ def test_an_onnx_file_is_opened_with_its_preprocessing(tmp_path: Path) -> None:
     ("file", "arguments", "message"),
     [
         ("m.onnx", {"architecture": "iresnet50"}, "architecture is 'iresnet50', but the ONNX"),
-        ("m.onnx", {"device": "cuda"}, "device is 'cuda'; ONNX files run on the CPU"),
+        ("m.onnx", {"device": "mps"}, "device must be 'cpu', 'cuda' or 'auto' for ONNX .*'mps'"),
         ("w.safetensors", {"layout": "nchw"}, "layout is for ONNX files; .* is weights of PyTorch"),
         ("w.safetensors", {"image_size": 64}, r"image_size is 64, but .*w\.safetensors"),
         ("none", {}, "there is no model"),

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from PIL import Image
 
 from centerarc.evaluation import embed
-from centerarc.models import OnnxModel, Preprocessing
+from centerarc.models import OnnxModel, Preprocessing, open_model
 from tests.models.tiny import left_means, tiny
 
 HALF = (127.5, 127.5, 127.5)
@@ -392,3 +393,69 @@ def test_a_model_that_cannot_run_says_so_once(
     with pytest.raises(ValueError, match=r"cannot run .*m\.onnx"):
         OnnxModel(path, image_size=4)
     assert capfd.readouterr().err == ""
+
+
+# On a GPU, of which these tests know what onnxruntime is asked for.
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+
+class Runtime:
+    """onnxruntime as it is with a GPU, or without what its CUDA provider needs."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, offered: bool, starts: str) -> None:
+        self.asked: list[list[str]] = []
+        self.options: list[dict[str, str]] = []
+        real = onnxruntime.InferenceSession
+        names = [CUDA, CPU] if offered else [CPU]
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
+
+        def session(path: str, options: Any, providers: list[Any]) -> Any:
+            wanted = [each if isinstance(each, str) else each[0] for each in providers]
+            self.asked.append(wanted)
+            self.options += [each[1] for each in providers if not isinstance(each, str)]
+            if CUDA in wanted and starts == "fails":
+                raise RuntimeError("libcublas is missing\nmore")
+            found = real(path, options, providers=[CPU])
+            if CUDA in wanted and starts == "yes":
+                monkeypatch.setattr(found, "get_providers", lambda: [CUDA, CPU])
+            return found
+
+        monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+
+
+def test_a_gpu_is_taken_where_it_is_there(
+    tmp_path: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = Runtime(monkeypatch, offered=True, starts="yes")
+    path = tiny(tmp_path / "m.onnx")
+    expected = OnnxModel(path).embed(images)
+    assert runtime.asked == [[CPU]]
+    for device in ("auto", "cuda"):
+        model = OnnxModel(path, device=device)
+        assert (model.device, runtime.asked.pop()) == ("cuda", [CUDA, CPU])
+        np.testing.assert_array_equal(model.embed(images), expected)
+    assert runtime.options == [{"use_tf32": "0"}] * 2
+    opened = open_model(path, device="auto")
+    assert isinstance(opened.embedder, OnnxModel)
+    assert opened.embedder.device == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("offered", "starts", "message"),
+    [
+        (False, "no", "onnxruntime here has no CUDA provider: .* pip install onnxruntime-gpu"),
+        (True, "no", "its provider does not start; are there a GPU, and CUDA and cuDNN"),
+        (True, "fails", r"its provider does not start.*libcublas is missing\)$"),
+    ],
+)
+def test_without_a_gpu_auto_takes_the_cpu_and_cuda_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offered: bool, starts: str, message: str
+) -> None:
+    runtime = Runtime(monkeypatch, offered, starts)
+    path = tiny(tmp_path / "m.onnx")
+    assert OnnxModel(path, device="auto").device == "cpu"
+    assert runtime.asked[-1] == [CPU]
+    with pytest.raises(ValueError, match=f"device is 'cuda', but {message}") as caught:
+        open_model(path, device="cuda")
+    assert "\n" not in str(caught.value)

@@ -161,7 +161,7 @@ def evaluate(
     workers
         Processes that read images; 0 reads in this one.
     device
-        Where PyTorch computes: auto, cpu, cuda or mps. ONNX models run on the CPU.
+        Where the model computes: auto, cpu, cuda or mps; ONNX models on cpu or cuda.
     """
     from dataclasses import replace
 

@@ -63,7 +63,7 @@ def embed(
     workers
         Processes that read images; 0 reads in this one.
     device
-        Where PyTorch computes: auto, cpu, cuda or mps. ONNX models run on the CPU.
+        Where the model computes: auto, cpu, cuda or mps; ONNX models on cpu or cuda.
     overwrite
         Replace OUT, and what another command left unfinished.
     """

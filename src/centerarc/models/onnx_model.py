@@ -31,6 +31,9 @@ _FEWEST = 16
 # Of onnxruntime's log, what ends the process: models whose declared output is (1, D) warn at each
 # batch, and errors are raised as well.
 _FATAL = 4
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+# Not TensorFloat-32, its default, which rounds factors to 11 bits.
+_FULL_PRECISION = {"use_tf32": "0"}
 
 
 def require_export_extra() -> None:
@@ -57,8 +60,7 @@ class OnnxModel:
     arguments, which stand for `(x - 127.5) / 127.5` of RGB unless given, or for the pixels
     themselves where the input is whole numbers (less 128 where it is int8). Of images that are not
     square it takes the middle of a square one. A model that takes a fixed number of images, or one
-    without a batch, gets them so many at a time. Dimensions of 1 in its output are left out. It
-    runs on the CPU.
+    without a batch, gets them so many at a time. Dimensions of 1 in its output are left out.
 
     Args:
         path: The file.
@@ -70,10 +72,12 @@ class OnnxModel:
         output: Name of the output that is the embedding, where there are several.
         constants: Values of the inputs that are not the images, by name: a number for all of it,
             or as many as it has.
+        device: "cpu", "cuda" for onnxruntime's CUDA provider, or "auto" for that where it starts.
         threads: Number of threads; all cores by default.
 
     Attributes:
         path: The file.
+        device: Where it computes, "cpu" or "cuda".
         preprocessing: What becomes of an image.
         embedding_size: D.
         batch_size: The number of images that it takes at a time; None for any number.
@@ -84,7 +88,7 @@ class OnnxModel:
     Raises:
         ImportError: If the extra `export` is not installed.
         ValueError: If the file cannot be read or run, does not take one batch of images, does not
-            give D numbers an image, or an argument contradicts it.
+            give D numbers an image, or an argument contradicts it; if the device is not there.
         OSError: If a file of weights beside it cannot be read.
     """
 
@@ -99,6 +103,7 @@ class OnnxModel:
         layout: Layout | None = None,
         output: str | None = None,
         constants: Mapping[str, float | Sequence[float]] | None = None,
+        device: str = "cpu",
         threads: int | None = None,
     ) -> None:
         require_export_extra()
@@ -112,7 +117,7 @@ class OnnxModel:
             reason = error.strerror or error
             raise OSError(f"cannot read {error.filename or str(path)!r}: {reason}") from error
         self.metadata, self.graph_sha256 = graph.metadata, graph.sha256
-        self._session = _session(self.path, threads)
+        self._session, self.device = _session(self.path, device, threads)
         self._constants = dict(constants or {})
         self._input = self._images_input()
         shape = list(self._input.shape)
@@ -357,7 +362,33 @@ def _cut(size: tuple[int, int]) -> tuple[int, tuple[int, int] | None]:
     return max(size), None if size[0] == size[1] else (size[0], size[1])
 
 
-def _session(path: Path, threads: int | None) -> Any:
+def _session(path: Path, device: str, threads: int | None) -> tuple[Any, str]:
+    """What runs a file, and where it does."""
+    import onnxruntime
+
+    if device not in ("cpu", "cuda", "auto"):
+        raise ValueError(f"device must be 'cpu', 'cuda' or 'auto' for ONNX files, got {device!r}")
+    why = (
+        "onnxruntime here has no CUDA provider: pip uninstall onnxruntime, pip install "
+        "onnxruntime-gpu"
+    )
+    if device != "cpu" and _CUDA in onnxruntime.get_available_providers():
+        # That names what was built in. Without a GPU, or CUDA's libraries, a session fails or
+        # takes the CPU in silence.
+        why = "its provider does not start; are there a GPU, and CUDA and cuDNN that it can load?"
+        try:
+            found = _started(path, threads, [(_CUDA, _FULL_PRECISION), _CPU])
+        except ValueError as error:
+            why = f"{why} ({error})"
+        else:
+            if _CUDA in found.get_providers():
+                return found, "cuda"
+    if device == "cuda":
+        raise ValueError(f"device is 'cuda', but {why}")
+    return _started(path, threads, [_CPU]), "cpu"
+
+
+def _started(path: Path, threads: int | None, providers: list[Any]) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -367,7 +398,7 @@ def _session(path: Path, threads: int | None) -> Any:
     # Threads that spin for work take the cores from the processes that decode.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # as above
         raise ValueError(f"cannot read {str(path)!r}: {_first_line(error)}") from error
 

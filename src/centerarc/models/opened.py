@@ -261,8 +261,8 @@ def open_model(
         layout: Of another tool's ONNX file; see `OnnxModel`.
         output: Name of the output of an ONNX file that has several.
         constants: Values of its inputs that are not the images; see `OnnxModel`.
-        device: Where a PyTorch model computes: "cpu", "cuda", "mps", or "auto" for the best one.
-            ONNX files run on the CPU.
+        device: Where the model computes: "cpu", "cuda", "mps", or "auto" for the best one; ONNX
+            files on the CPU, or by onnxruntime's CUDA provider.
         threads: Number of threads of an ONNX model; all cores by default.
         precision: What a PyTorch model computes in; see `TorchEmbedder`.
 
@@ -305,11 +305,10 @@ def open_model(
             raise ValueError(
                 f"architecture is {architecture!r}, but the ONNX file {str(place)!r} is one itself"
             )
-        if device not in ("cpu", "auto"):
-            raise ValueError(f"device is {device!r}; ONNX files run on the CPU")
         if precision != "fp32":
             raise ValueError(f"precision is {precision!r}; ONNX files compute in their own")
-        model = OnnxModel(place, image_size=image_size, threads=threads, **scaling, **form)
+        form |= {"device": device, "threads": threads}
+        model = OnnxModel(place, image_size=image_size, **scaling, **form)
         return OpenedModel(place, "onnx", model.sha256, model, None, model.preprocessing)
     if not isinstance(image_size, int | None):
         raise ValueError(f"image_size must be one number for weights of PyTorch, got {image_size}")

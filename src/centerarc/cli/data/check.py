@@ -63,7 +63,7 @@ def check(
     workers
         Processes that decode; 0 decodes in this one. One for each core by default.
     device
-        Where PyTorch computes: auto, cpu, cuda or mps. ONNX models run on the CPU.
+        Where the model computes: auto, cpu, cuda or mps; ONNX models on cpu or cuda.
     overwrite
         Replace the files of --problems, --json and --report if they are there.
     """
