@@ -17,6 +17,7 @@ from cyclopts import (
 from centerarc import __version__
 from centerarc.cli.data import app as data_app
 from centerarc.cli.evaluate import compare, evaluate
+from centerarc.cli.gallery import app as gallery_app
 from centerarc.cli.models import embed, export
 from centerarc.cli.push import push
 from centerarc.cli.study import study
@@ -54,6 +55,8 @@ app = App(
     result_action="return_value",
     default_parameter=Parameter(converter=_converted),
 )
+# Commands that have commands.
+_GROUPS = (data_app, gallery_app)
 _EXAMPLES = """Any field of the configuration is also a flag, which overrides the file:
 
     centerarc train config.yaml --data.root faces --loss.m 0.4
@@ -79,7 +82,8 @@ app.command(train, help_epilogue=_EXAMPLES, help_format="plaintext")
 app.command(tune, help_epilogue=_SEARCH, help_format="plaintext")
 for command in (evaluate, compare, embed, export, push, study, demo):
     app.command(command, help_format="plaintext")
-app.command(data_app)
+for group in _GROUPS:
+    app.command(group)
 
 
 def run(words: Sequence[str]) -> Any:
@@ -90,8 +94,9 @@ def run(words: Sequence[str]) -> Any:
     """
     # Cyclopts would list no near name.
     _check_word(app, words[:1], "command")
-    if words[:1] == ["data"]:
-        _check_word(data_app, words[1:2], "data command")
+    for group in _GROUPS:
+        if words[:1] == [*group.name]:
+            _check_word(group, words[1:2], f"{words[0]} command")
     try:
         return app(_with_value(words) if words[:1] == ["train"] else words)
     except MissingArgumentError as error:

@@ -1,4 +1,4 @@
-"""Faces of known people, found on photos, kept as embeddings and searched."""
+"""Who is this? People and their photos in a gallery, and who somebody is."""
 
 from centerarc.gallery.faces import (
     MIN_FACE,
@@ -9,13 +9,32 @@ from centerarc.gallery.faces import (
     Refusal,
     sharpness,
 )
+from centerarc.gallery.gallery import (
+    Candidate,
+    Enrolled,
+    EnrolRule,
+    Gallery,
+    Identity,
+    Thresholds,
+    Verdict,
+)
+from centerarc.gallery.store import Person, Photo
 
 __all__ = [
     "MIN_FACE",
     "MIN_SHARPNESS",
+    "Candidate",
+    "EnrolRule",
+    "Enrolled",
     "FoundFace",
+    "Gallery",
+    "Identity",
+    "Person",
+    "Photo",
     "PhotoSource",
     "Recognizer",
     "Refusal",
+    "Thresholds",
+    "Verdict",
     "sharpness",
 ]

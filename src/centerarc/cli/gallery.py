@@ -1,0 +1,529 @@
+"""`centerarc gallery`: people and their photos in one file, and who somebody is."""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import App, Group, Parameter
+
+from centerarc.cli.flags import (
+    MODEL,
+    OUTPUT,
+    ModelFlags,
+    by_flags,
+    check_outputs,
+    flag,
+    opened_model,
+)
+
+if TYPE_CHECKING:
+    from centerarc.gallery import Enrolled, Gallery, Identity, Recognizer
+
+FACES = Group("Faces", sort_key=3)
+# What became of photos, and people, that are shown before the rest is only counted.
+_SHOWN = 10
+_Model = Annotated[str, Parameter(group=MODEL, show_default=False)]
+_Device = Annotated[str, Parameter(group=MODEL)]
+
+
+@by_flags
+def create(
+    gallery: Path,
+    /,
+    *,
+    model: _Model = "",
+    flags: Annotated[ModelFlags | None, Parameter(group=MODEL, show_default=False)] = None,
+    mirror: Annotated[bool, flag(MODEL)] = False,
+    device: _Device = "auto",
+    embedding_size: Annotated[int | None, Parameter(group=MODEL)] = None,
+    aligned: Annotated[bool, flag(FACES)] = False,
+    detector: Annotated[Path | None, Parameter(group=FACES)] = None,
+    min_score: Annotated[float, Parameter(group=FACES)] = 0.6,
+    detect_side: Annotated[int, Parameter(group=FACES)] = 640,
+    min_face: Annotated[float | None, Parameter(group=FACES)] = None,
+    min_sharpness: Annotated[float | None, Parameter(group=FACES)] = None,
+) -> None:
+    """Make an empty gallery for one model.
+
+    The gallery is one file. It keeps which model its embeddings are of, by the digest of its
+    weights and what is done to an image before, and takes no other's.
+
+    Parameters
+    ----------
+    gallery
+        The file to make, e.g. people.db.
+    model
+        A run folder, a weights file, an ONNX file, hf://owner/name on the Hugging Face Hub, or a
+        public checkpoint with --architecture.
+    mirror
+        Sum the features of each image and its mirror image.
+    device
+        Where the model computes: auto, cpu, cuda or mps.
+    embedding_size
+        Instead of --model: the length of embeddings that are added as files.
+    aligned
+        Photos are aligned faces of the model's size already, as centerarc data align makes them;
+        else faces are found in them.
+    detector
+        ONNX file of a YuNet face detector, instead of that of the extra detect.
+    min_score
+        Least score of a face that the detector finds.
+    detect_side
+        Longest side of the picture in which the detector searches.
+    min_face
+        Refuse faces that take up a square of a smaller side in the photo, in pixels.
+    min_sharpness
+        Refuse faces that are less sharp.
+    """
+    from centerarc.gallery import Gallery
+
+    if bool(model) == (embedding_size is not None):
+        raise ValueError("give --model MODEL, or --embedding-size N for embeddings without a model")
+    if aligned and detector is not None:
+        raise ValueError("detector must not be given with --aligned: nothing is detected")
+    if gallery.exists():  # before a large model is loaded
+        raise ValueError(f"{str(gallery)!r} is there already; a new gallery needs a new name")
+    if embedding_size is not None:
+        Gallery.create(gallery, embedding_size=embedding_size).close()
+        print(f"made {gallery} for embeddings of {embedding_size} numbers")
+        return
+    opening: dict[str, Any] = {
+        "model": _whole(model),
+        "flags": _plain_flags(flags),
+        "mirror": mirror,
+        "aligned": aligned,
+        "detector": "" if detector is None else str(detector.resolve()),
+        "min_score": min_score,
+        "detect_side": detect_side,
+        "min_face": min_face,
+        "min_sharpness": min_sharpness,
+    }
+    facts = {"opening": json.dumps(opening), "model": _whole(model)}
+    with Gallery.create(gallery, _recognizer(opening, device), facts=facts) as made:
+        size = made.store.facts["size"]
+    print(f"made {gallery} for embeddings of {size} numbers by {model}")
+    print(f"add people with: centerarc gallery add {gallery} FOLDER")
+
+
+def _whole(model: str) -> str:
+    return model if model.startswith("hf://") else str(Path(model).resolve())
+
+
+def _plain_flags(flags: ModelFlags | None) -> dict[str, Any]:
+    given = asdict(ModelFlags() if flags is None else flags)
+    return {
+        name: str(value.resolve()) if isinstance(value, Path) else value
+        for name, value in given.items()
+    }
+
+
+def _recognizer(opening: dict[str, Any], device: str) -> "Recognizer":
+    from centerarc.curate import YuNetDetector
+    from centerarc.gallery import Recognizer
+
+    flags: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in opening["flags"].items()
+    }
+    if flags.get("subtract"):
+        flags["subtract"] = Path(flags["subtract"])
+    detector = None
+    if not opening["aligned"]:
+        limits = {"min_score": opening["min_score"], "max_side": opening["detect_side"]}
+        named = opening["detector"]
+        try:
+            detector = YuNetDetector(named, **limits) if named else YuNetDetector.bundled(**limits)
+        except ImportError as error:
+            raise ValueError(
+                f"{error}; or --detector FILE.onnx, or --aligned for photos that are aligned faces"
+            ) from None
+    model = opened_model(opening["model"], ModelFlags(**flags), device, mirror=opening["mirror"])
+    limited = {n: opening[n] for n in ("min_face", "min_sharpness") if opening[n] is not None}
+    return Recognizer(model, detector, mirror=opening["mirror"], **limited)
+
+
+def _opened(path: Path, model: str = "", device: str = "auto", *, photos: bool) -> "Gallery":
+    """The gallery; where it is to take photos, with the model that it was made for."""
+    from centerarc.gallery import Gallery
+
+    gallery = Gallery(path)
+    kept = gallery.store.facts.get("opening")
+    if not photos:
+        return gallery
+    gallery.close()
+    if kept is None:
+        raise ValueError(f"{str(path)!r} has no model and takes files of embeddings only")
+    opening = json.loads(kept)
+    if model:
+        opening["model"] = _whole(model)
+    elif not opening["model"].startswith("hf://") and not Path(opening["model"]).exists():
+        raise ValueError(
+            f"the model of {str(path)!r} was {opening['model']!r}, which is not there any more; "
+            "say with --model where it is now"
+        )
+    return Gallery(path, _recognizer(opening, device))
+
+
+@by_flags
+def add(
+    gallery: Path,
+    sources: Annotated[tuple[Path, ...], Parameter(name="from")],
+    /,
+    *,
+    person: str = "",
+    rule: Annotated[
+        Literal["largest", "center", "score", "only"], Parameter(group=FACES)
+    ] = "largest",
+    model: _Model = "",
+    device: _Device = "auto",
+    log: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
+    overwrite: Annotated[bool, flag(OUTPUT)] = False,
+) -> int:
+    """Enrol people: a folder of photos for each, one person's photos, or embeddings.
+
+    Each photo is one change of the file, which a kill at any time leaves whole; the same command
+    resumes, as photos that are there are known by their bytes, whatever their names.
+
+    Exit code: 0 done, 1 nothing is enrolled, 2 wrong input, 130 interrupted.
+
+    Parameters
+    ----------
+    gallery
+        The gallery's file.
+    sources
+        A folder of <person>/<photo>; with --person photos, or folders of them; or a file of
+        embeddings, .npz or .parquet, as centerarc embed writes it.
+    person
+        Whose photos these are.
+    rule
+        Which face of a photo is the person's: largest, center, score, or only, which refuses
+        photos with several.
+    model
+        Where the gallery's model is, if it was moved.
+    device
+        Where the model computes: auto, cpu, cuda or mps.
+    log
+        A CSV file that says what became of each photo.
+    overwrite
+        Replace that file.
+    """
+    from centerarc.evaluation.embedding import is_embedding_file, read_embeddings
+    from centerarc.io.progress import waiting
+    from centerarc.io.tables import write_csv
+
+    check_outputs([("log", log)], [gallery, *sources], overwrite=overwrite)
+    files = [is_embedding_file(path) for path in sources]
+    if any(files) and not all(files):
+        raise ValueError("from must be photos or files of embeddings, not both at once")
+    found: list[Enrolled] = []
+    with closing(_opened(gallery, model, device, photos=not any(files))) as opened:
+        try:
+            with waiting("enrolling", "photos") as progress:
+                for path in sources if any(files) else ():
+                    held = read_embeddings(path)
+                    _check_embeddings_of(opened, held.metadata, path)
+                    names = [person] * len(held) if person else held.identities
+                    found += opened.add_embeddings(names, held.embedding, held.places)
+                if person and not any(files):
+                    photos = list(_photos(sources))
+                    found += opened.add_photos(person, photos, rule=rule, progress=progress)
+                elif not any(files):
+                    for root in sources:
+                        if not root.is_dir():
+                            raise ValueError(
+                                f"from must be a folder of <person>/<photo>, got {str(root)!r}; "
+                                "of photos say with --person whose they are"
+                            )
+                        found += opened.add_folder(root, rule=rule, progress=progress)
+        except KeyboardInterrupt:
+            print("interrupted; the same command resumes with what is left", file=sys.stderr)
+            return 130
+    if log is not None:
+        write_csv(log, ["place", "person", "status", "reason"], found)
+    return _say_enrolled(gallery, found)
+
+
+def _check_embeddings_of(gallery: "Gallery", metadata: dict[str, Any], path: Path) -> None:
+    kept = json.loads(gallery.store.facts.get("identity", "{}"))
+    for name in ("weights_sha256", "features"):
+        if kept and metadata and metadata.get(name) != kept.get(name):
+            raise ValueError(
+                f"{str(path)!r} has embeddings of another model: {name} is {metadata.get(name)!r}, "
+                f"and {kept.get(name)!r} in the gallery"
+            )
+
+
+def _photos(sources: Sequence[Path]) -> Iterable[Path]:
+    from centerarc.curate.photos import PhotoTree
+
+    for path in sources:
+        if path.is_dir():
+            yield from (path / photo.path for photo in PhotoTree(path).photos)
+        elif path.exists():
+            yield path
+        else:
+            raise ValueError(f"there is no photo {str(path)!r}")
+
+
+def _say_enrolled(gallery: Path, found: Sequence["Enrolled"]) -> int:
+    from rich.console import Console
+
+    from centerarc.cli.tables import facts_table
+
+    counts = Counter(one.status for one in found)
+    people = {one.person for one in found if one.status == "added"}
+    reasons = Counter(one.reason.partition(":")[0] for one in found if one.status == "refused")
+    facts = {
+        "enrolled photos": counts["added"],
+        "of people": len(people),
+        "there already": counts["known"],
+        **{f"refused: {reason}": count for reason, count in reasons.most_common()},
+    }
+    print(f"added to {gallery}")
+    Console().print(facts_table({name: f"{count:,}" for name, count in facts.items()}))
+    told = [one for one in found if one.reason]
+    for one in told[:_SHOWN]:
+        print(f"{one.place}: {one.reason}", file=sys.stderr)
+    if len(told) > _SHOWN:
+        print(f"and {len(told) - _SHOWN:,} more; --log FILE.csv has all", file=sys.stderr)
+    return 0 if counts["added"] or counts["known"] else 1
+
+
+def _who(text: str) -> str | int:
+    head, _, number = text.partition(":")
+    return int(number) if head == "id" and number.isdecimal() else text
+
+
+@by_flags
+def remove(
+    gallery: Path,
+    people: tuple[str, ...] = (),
+    /,
+    *,
+    photo: Annotated[tuple[int, ...], Parameter(consume_multiple=True, negative="")] = (),
+) -> None:
+    """Remove people with all their photos, or photos, for good.
+
+    Their rows are overwritten in the file. Copies of the file and of the photos are not touched.
+
+    Parameters
+    ----------
+    gallery
+        The gallery's file.
+    people
+        Names, or id:NUMBER as centerarc gallery list shows it.
+    photo
+        Numbers of photos, as centerarc gallery list --person shows them.
+    """
+    if not people and not photo:
+        raise ValueError("name people to remove, or photos with --photo")
+    with closing(_opened(gallery, photos=False)) as opened:
+        found = [opened.person(_who(name)) for name in people]  # all are there, or none goes
+        gone = opened.store.remove(people=[one.id for one in found], photos=photo)
+    if photo and gone < len(photo):
+        raise ValueError(f"photo must be numbers of photos of {str(gallery)!r}, got {photo}")
+    print(f"removed {', '.join(one.name for one in found) or 'photos'}: {gone:,} photos")
+
+
+@by_flags
+def rename(gallery: Path, person: str, name: str, /) -> None:
+    """Give somebody another name; their number stays.
+
+    Parameters
+    ----------
+    gallery
+        The gallery's file.
+    person
+        The name, or id:NUMBER.
+    name
+        The new name.
+    """
+    with closing(_opened(gallery, photos=False)) as opened:
+        before = opened.person(_who(person))
+        opened.rename(before.id, name)
+        print(f"{before.name} is {opened.person(before.id).name} now")
+
+
+@by_flags
+def list_(gallery: Path, /, *, person: str = "") -> None:
+    """Show who is in a gallery, or the photos of one person.
+
+    Parameters
+    ----------
+    gallery
+        The gallery's file.
+    person
+        Whose photos to show: a name, or id:NUMBER.
+    """
+    with closing(_opened(gallery, photos=False)) as opened:
+        if person:
+            for photo in opened.photos(_who(person)):
+                print(f"{photo.id}\t{photo.added}\t{photo.place}")
+            return
+        people = opened.people()
+        for one in people:
+            print(f"id:{one.id}\t{one.photos}\t{one.name}")
+        facts = opened.store.facts
+        limits = opened.thresholds
+    said = "not calibrated" if limits is None else f"names from a score of {limits.accept:.3f}"
+    photos = sum(one.photos for one in people)
+    print(
+        f"{len(people):,} people, {photos:,} photos, embeddings of {facts['size']} numbers"
+        f"{' by ' + facts['model'] if facts['model'] else ''}, {said}",
+        file=sys.stderr,
+    )
+
+
+@by_flags
+def export(
+    gallery: Path,
+    /,
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"], group=OUTPUT)],
+    overwrite: Annotated[bool, flag(OUTPUT)] = False,
+) -> None:
+    """Write all embeddings with names and places to a file, as centerarc embed does.
+
+    Parameters
+    ----------
+    gallery
+        The gallery's file.
+    out
+        The file to write, .parquet or .npz.
+    overwrite
+        Replace OUT.
+    """
+    check_outputs([("out", out)], [gallery], overwrite=overwrite)
+    with closing(_opened(gallery, photos=False)) as opened:
+        count = opened.export(out)
+    print(f"wrote {count:,} embeddings to {out}")
+
+
+@by_flags
+def identify(
+    gallery: Path,
+    photos: tuple[Path, ...],
+    /,
+    *,
+    accept: float | None = None,
+    reject: float | None = None,
+    margin: float = 0.0,
+    candidates: int = 3,
+    model: _Model = "",
+    device: _Device = "auto",
+    out: Annotated[Path | None, Parameter(name=["--out", "-o"], group=OUTPUT)] = None,
+    overwrite: Annotated[bool, flag(OUTPUT)] = False,
+) -> int:
+    """Say who is on photos.
+
+    Each face is a line: the name, if its score reaches the threshold that centerarc gallery
+    calibrate chose or --accept gives, how alike it is, and how many strangers in a hundred reach
+    such a score.
+
+    Exit code: 0 done, 1 no photo could be read, 2 wrong input.
+
+    Parameters
+    ----------
+    gallery
+        The gallery's file.
+    photos
+        Photos, folders of photos, or files of embeddings.
+    accept
+        Least score, a cosine from -1 to 1, of a face that has a name.
+    reject
+        Scores from here to --accept are unsure, lower ones strangers.
+    margin
+        How much higher than the second person's the score must be.
+    candidates
+        People to name for each face, at most.
+    model
+        Where the gallery's model is, if it was moved.
+    device
+        Where the model computes: auto, cpu, cuda or mps.
+    out
+        A CSV file with a row for each face and candidate.
+    overwrite
+        Replace OUT.
+    """
+    from centerarc.evaluation.embedding import is_embedding_file, read_embeddings
+    from centerarc.gallery import Thresholds
+    from centerarc.io.tables import write_csv
+
+    check_outputs([("out", out)], [gallery, *photos], overwrite=overwrite)
+    limits: Thresholds | None = None
+    if accept is not None:
+        limits = Thresholds(accept, reject, margin)
+    elif reject is not None or margin:
+        name = "reject" if reject is not None else "margin"
+        raise ValueError(f"{name} must be given with --accept, the score from which a name is said")
+    files = [path for path in photos if is_embedding_file(path)]
+    places = list(_photos([path for path in photos if path not in files]))
+    rows: list[tuple[Any, ...]] = []
+    with closing(_opened(gallery, model, device, photos=bool(places))) as opened:
+        for path in files:
+            held = read_embeddings(path)
+            _check_embeddings_of(opened, held.metadata, path)
+            every = opened.identify_embeddings(held.embedding, limits, candidates=candidates)
+            for place, one in zip(held.places, every, strict=True):
+                rows += _said(place, 1, one)
+        on_photos = opened.identify(places, limits, candidates=candidates) if places else []
+        for where, found in zip(places, on_photos, strict=True):
+            for number, one in enumerate(found, start=1):
+                rows += _said(str(where), number, one)
+    if out is not None:
+        columns = ["place", "face", "verdict", "rank", "person", "id", "score", "strangers"]
+        columns += ["box", "refused"]
+        write_csv(out, columns, ([str(cell) for cell in row] for row in rows))
+    return 1 if rows and all(row[-1].startswith("unreadable") for row in rows) else 0
+
+
+def _said(place: str, number: int, one: "Identity") -> list[tuple[Any, ...]]:
+    """Prints one face, and returns its rows."""
+    face = one.face
+    box = "" if face is None or face.box is None else " ".join(f"{x:.0f}" for x in face.box)
+    refused = "" if face is None or not face.refused else f"{face.refused}: {face.detail}"
+    where = f"{place}, face {number}" + (f" at {box}" if box else "")
+    if refused:
+        print(f"{where}: not judged, {refused.rstrip(': ')}")
+        return [(place, number, one.verdict, "", "", "", "", "", box, refused)]
+    near = "; ".join(f"{who.name} {who.score:.3f}" for who in one.candidates)
+    share = "" if one.strangers is None else f", {one.strangers:.2%} of strangers score as high"
+    head = {"accepted": one.name, "unknown": "unknown", "unsure": "unsure"}.get(
+        one.verdict, "no threshold"
+    )
+    print(f"{where}: {head} ({near or 'the gallery is empty'}{share})")
+    shown = "" if one.strangers is None else f"{one.strangers:.6g}"
+    return [
+        (place, number, one.verdict, rank, who.name, who.person, f"{who.score:.6f}", shown, box, "")
+        for rank, who in enumerate(one.candidates, start=1)
+    ]
+
+
+@by_flags
+def check(gallery: Path, /) -> int:
+    """Look for damage: the file, its embeddings, people without photos.
+
+    Exit code: 0 all is well, 1 something is wrong, 2 not a gallery.
+
+    Parameters
+    ----------
+    gallery
+        The gallery's file.
+    """
+    with closing(_opened(gallery, photos=False)) as opened:
+        problems = list(opened.check())
+        count = sum(one.photos for one in opened.people())
+    for problem in problems:
+        print(problem)
+    print(f"{gallery}: {count:,} photos, {len(problems) or 'no'} problems", file=sys.stderr)
+    return 1 if problems else 0
+
+
+app = App(name="gallery", help="Enrol people, and say who is on photos.")
+for command in (create, add, identify, remove, rename, export, check):
+    app.command(command, help_format="plaintext")
+app.command(list_, name="list", help_format="plaintext")

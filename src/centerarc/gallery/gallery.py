@@ -1,0 +1,536 @@
+"""A gallery: people, their photos as embeddings of one model, and who somebody is."""
+
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from centerarc import __version__
+from centerarc.evaluation.embedding import Part, write_npz, write_parquet
+from centerarc.evaluation.embedding import file_format as embedding_format
+from centerarc.evaluation.scores import check_embeddings, row_blocks
+from centerarc.gallery.search import Float32Array
+from centerarc.gallery.store import NewPhoto, Person, Photo, SqliteStore, person_name
+from centerarc.io.files import atomic_path, read_file
+
+if TYPE_CHECKING:
+    from centerarc.gallery.faces import FoundFace, Recognizer
+
+# What an enrolled photo shows: one person, so the largest face, as ID photos and albums have it.
+EnrolRule = Literal["largest", "center", "score", "only"]
+Verdict = Literal["accepted", "unsure", "unknown", "no threshold"]
+# Embeddings that are enrolled in one transaction, at most.
+_AT_ONCE = 50_000
+
+
+class Candidate(NamedTuple):
+    """Somebody whom a face may be.
+
+    Args:
+        person: The person's number.
+        name: The person's name.
+        score: The highest cosine similarity with a photo of theirs, -1 to 1.
+        photo: The number of that photo.
+    """
+
+    person: int
+    name: str
+    score: float
+    photo: int
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """When a face has a name.
+
+    Args:
+        accept: From this score of the best person on, it is the person.
+        reject: Below this one it is a stranger; between both it is unsure. None is `accept`.
+        margin: How much higher than the second person's the score must be, too.
+
+    Raises:
+        ValueError: If a number is out of range, or `reject` above `accept`.
+    """
+
+    accept: float
+    reject: float | None = None
+    margin: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value, low in (
+            ("accept", self.accept, -1),
+            ("reject", self.lower, -1),
+            ("margin", self.margin, 0),
+        ):
+            if not low <= value <= 2 - (low < 0):
+                raise ValueError(f"{name} must be between {low} and {2 - (low < 0)}, got {value}")
+        if self.lower > self.accept:
+            raise ValueError(f"reject must be at most accept ({self.accept:g}), got {self.lower:g}")
+
+    @property
+    def lower(self) -> float:
+        """The score below which a face is a stranger's."""
+        return self.accept if self.reject is None else self.reject
+
+    def verdict(self, candidates: Sequence[Candidate]) -> Verdict:
+        """Returns what a face is, given who is nearest, the nearest first."""
+        if not candidates or candidates[0].score < self.lower:
+            return "unknown"
+        close = len(candidates) > 1 and candidates[0].score - candidates[1].score < self.margin
+        return "unsure" if close or candidates[0].score < self.accept else "accepted"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who a face is.
+
+    Args:
+        verdict: "accepted", "unsure" (between the thresholds, or as near to a second person),
+            "unknown" (a stranger), or "no threshold" where none was given or calibrated.
+        candidates: The nearest people, the nearest first.
+        strangers: The share of strangers, among those of the calibration, who reach the score of
+            the nearest person; None without a calibration.
+        face: Where the face is; None of an embedding.
+    """
+
+    verdict: Verdict
+    candidates: tuple[Candidate, ...]
+    strangers: float | None = None
+    face: "FoundFace | None" = None
+
+    @property
+    def name(self) -> str | None:
+        """The name, if it is accepted."""
+        return self.candidates[0].name if self.verdict == "accepted" else None
+
+
+class Enrolled(NamedTuple):
+    """What became of a photo that was to be enrolled.
+
+    Args:
+        place: The photo.
+        person: The name of the person.
+        status: "added", "known" (the same bytes are there already) or "refused".
+        reason: Of what is refused; of what is known, whose it is if it is another person's.
+    """
+
+    place: str
+    person: str
+    status: Literal["added", "known", "refused"]
+    reason: str = ""
+
+
+class Gallery:
+    """People and their photos in one file, and who a face is.
+
+    Args:
+        path: The gallery's file.
+        recognizer: Makes embeddings of photos; without one the gallery takes embeddings alone.
+
+    Raises:
+        ValueError: If there is no such gallery, or it has embeddings of another model.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> gallery = Gallery.create(f"{folder.name}/people.db", embedding_size=3)
+        >>> [one.status for one in gallery.add_embeddings(["Ann", "Bob"], [[1, 0, 0], [0, 1, 0]])]
+        ['added', 'added']
+        >>> found = gallery.identify_embeddings([[0.9, 0.1, 0]], Thresholds(0.5))
+        >>> found[0].name, round(found[0].candidates[0].score, 3)
+        ('Ann', 0.994)
+        >>> gallery.close()
+        >>> folder.cleanup()
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], recognizer: "Recognizer | None" = None
+    ) -> None:
+        self.store = SqliteStore(path)
+        self.recognizer = recognizer
+        try:
+            if recognizer is not None:
+                self._check_model(recognizer)
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        recognizer: "Recognizer | None" = None,
+        *,
+        embedding_size: int | None = None,
+        facts: dict[str, str] | None = None,
+    ) -> Self:
+        """Makes an empty gallery.
+
+        Args:
+            path: A file that is not there yet.
+            recognizer: Makes its embeddings.
+            embedding_size: D, where there is no recognizer.
+            facts: Further texts to keep in it.
+
+        Raises:
+            ValueError: If there is something at the path, or not exactly one of recognizer and
+                `embedding_size` is given.
+        """
+        if (recognizer is None) == (embedding_size is None):
+            raise ValueError("give either recognizer or embedding_size")
+        if recognizer is not None:
+            size = _embedding_size(recognizer)
+        elif not 1 <= (size := embedding_size or 0) <= 1 << 16:
+            raise ValueError(f"embedding_size must be between 1 and {1 << 16}, got {size}")
+        kept = {"size": str(size), "made_by": __version__, "model": ""} | (facts or {})
+        if recognizer is not None:
+            kept["identity"] = json.dumps(recognizer.identity)
+            kept["settings"] = json.dumps(recognizer.settings)
+        SqliteStore.create(path, kept).close()
+        return cls(path, recognizer)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self.store.close()
+
+    def _check_model(self, recognizer: "Recognizer") -> None:
+        kept = self.store.facts.get("identity")
+        if kept is None:
+            raise ValueError(
+                f"{str(self.store.path)!r} holds embeddings that were given as numbers, so no "
+                "model may add to it; make another gallery for photos"
+            )
+        there, here = json.loads(kept), recognizer.identity
+        for name in sorted(there.keys() | here.keys()):
+            if there.get(name) != here.get(name):
+                raise ValueError(
+                    f"{str(self.store.path)!r} holds embeddings of another model: {name} is "
+                    f"{there.get(name)!r} there and {here.get(name)!r} here; use its model, or "
+                    "make a new gallery"
+                )
+
+    def _recognizer(self) -> "Recognizer":
+        if self.recognizer is None:
+            raise ValueError("photos need a recognizer: give one when the gallery is opened")
+        return self.recognizer
+
+    # Who is in it.
+
+    def people(self) -> list[Person]:
+        """Returns everybody, by name."""
+        return self.store.people()
+
+    def person(self, who: str | int) -> Person:
+        """Returns somebody by name or number; `ValueError` if there is no one."""
+        return self.store.person(who)
+
+    def photos(self, who: str | int | None = None) -> Iterator[Photo]:
+        """Yields the photos of somebody, or of all, in the order in which they were enrolled."""
+        return self.store.photos(None if who is None else self.person(who).id)
+
+    def rename(self, who: str | int, name: str) -> None:
+        """Gives somebody another name; `ValueError` if someone else has it."""
+        self.store.rename(self.person(who).id, name)
+
+    def remove(self, who: str | int) -> int:
+        """Removes somebody with all photos, and returns how many those were.
+
+        The rows are overwritten in the file; copies and backups of it are not.
+        """
+        return self.store.remove(people=[self.person(who).id])
+
+    def remove_photos(self, photos: Iterable[int]) -> int:
+        """Removes photos by their numbers, and returns how many were there."""
+        return self.store.remove(photos=list(photos))
+
+    # Enrolment.
+
+    def add_folder(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        rule: EnrolRule = "largest",
+        progress: Callable[[int, int], Any] | None = None,
+    ) -> Iterator[Enrolled]:
+        """Enrols a folder of `<person>/<photo>`; see `add_photos`.
+
+        Photos that lie in the folder itself are nobody's, and refused.
+        """
+        from centerarc.curate.photos import PhotoTree
+
+        tree = PhotoTree(Path(root))
+        for path, reason in tree.left_out:
+            yield Enrolled(str(Path(root) / path), "", "refused", reason)
+        named = []
+        for photo in tree.photos:
+            place, parts = Path(root) / photo.path, PurePath(photo.path).parts
+            if len(parts) < 2:
+                reason = f"it is in no person's folder; put it into {root}/<person>/"
+                yield Enrolled(str(place), "", "refused", reason)
+            else:
+                named.append((parts[0], place))
+        yield from self._add(named, rule, progress)
+
+    def add_photos(
+        self,
+        person: str,
+        photos: Iterable[str | os.PathLike[str]],
+        *,
+        rule: EnrolRule = "largest",
+        progress: Callable[[int, int], Any] | None = None,
+    ) -> Iterator[Enrolled]:
+        """Enrols photos of one person, and yields what became of each.
+
+        Each is one transaction: whoever is killed loses at most those in hand, and the same call
+        continues, since photos that are there are known by their bytes.
+
+        Args:
+            person: The name; who is not there is made.
+            photos: Paths.
+            rule: Which face of a photo is the person's; see `centerarc.curate.choose_faces`.
+            progress: Called with the number of photos done and of all.
+        """
+        yield from self._add([(person, Path(photo)) for photo in photos], rule, progress)
+
+    def _add(
+        self,
+        named: Sequence[tuple[str, Path]],
+        rule: EnrolRule,
+        progress: Callable[[int, int], Any] | None,
+    ) -> Iterator[Enrolled]:
+        recognizer = self._recognizer()
+        waiting: deque[_Waiting] = deque()
+
+        def photos() -> Iterator[bytes]:
+            for name, path in named:
+                try:
+                    kept, content = person_name(name), read_file(path)
+                except (OSError, ValueError) as error:
+                    waiting.append(_Waiting(name, path, problem=str(error)))
+                    continue
+                digest = hashlib.sha256(content).digest()
+                held = self.store.holder(digest)
+                waiting.append(_Waiting(kept, path, digest, held=held))
+                if held is None:  # else it need not be embedded again
+                    yield content
+
+        done = 0
+        stream = recognizer.stream(photos(), rule=rule)
+        while done < len(named):
+            found = next(stream, None)
+            # Those before it that need no embedding come first, so that the order is kept.
+            while waiting and (waiting[0].settled or found is not None):
+                one = waiting.popleft()
+                if one.settled:
+                    yield one.outcome()
+                else:
+                    assert found is not None
+                    yield self._enrol(one, found[0])
+                    found = None
+                done += 1
+                if progress is not None:
+                    progress(done, len(named))
+
+    def _enrol(self, one: "_Waiting", face: "FoundFace") -> Enrolled:
+        if face.embedding is None:
+            reason = face.refused + (f": {face.detail}" if face.detail else "")
+            return one._replace(problem=reason).outcome()
+        facts = {"box": face.box, "score": face.score, "side": face.side}
+        facts["sharpness"] = face.sharpness
+        new = NewPhoto(one.digest, face.embedding, str(one.path), facts=facts)
+        held = self.store.add([(one.name, new)])[0]
+        return one._replace(held=held or None).outcome()
+
+    def add_embeddings(
+        self,
+        people: Sequence[str],
+        embeddings: npt.ArrayLike,
+        places: Sequence[str] | None = None,
+    ) -> list[Enrolled]:
+        """Enrols embeddings, of any length but 0, in one transaction for each 50,000.
+
+        Args:
+            people: `(N,)` names.
+            embeddings: `(N, D)`.
+            places: `(N,)` where each comes from.
+
+        Raises:
+            ValueError: If shapes do not fit, or an embedding is not finite or has length 0.
+        """
+        values = self._unit(embeddings, "embeddings")
+        named = [""] * len(values) if places is None else list(places)
+        for label, texts in (("people", people), ("places", named)):
+            if len(texts) != len(values):
+                raise ValueError(f"{label} must have {len(values)} names, got {len(texts)}")
+        result = []
+        for part in row_blocks(len(values), _AT_ONCE):
+            rows = [
+                (name, NewPhoto(hashlib.sha256(row.tobytes()).digest(), row, place))
+                for name, row, place in zip(people[part], values[part], named[part], strict=True)
+            ]
+            said = self.store.add(rows)
+            result += [
+                _Waiting(person_name(name), new.place, held=held or None).outcome()
+                for (name, new), held in zip(rows, said, strict=True)
+            ]
+        return result
+
+    def _unit(self, embeddings: npt.ArrayLike, name: str) -> Float32Array:
+        values, lengths = check_embeddings(embeddings, name)
+        size = int(self.store.facts["size"])
+        if values.shape[1] != size:
+            raise ValueError(
+                f"{name} must have {size} numbers each, as those of the gallery, got "
+                f"{values.shape[1]}"
+            )
+        unit = np.empty(values.shape, np.float32)
+        for part in row_blocks(len(values), _AT_ONCE):
+            unit[part] = values[part] / lengths[part, None]
+        return unit
+
+    # Who somebody is.
+
+    @property
+    def thresholds(self) -> Thresholds | None:
+        """Those that the last calibration chose; None before one."""
+        kept = self.store.facts.get("thresholds")
+        return None if kept is None else Thresholds(**json.loads(kept))
+
+    def identify(
+        self,
+        photos: Iterable[str | os.PathLike[str] | bytes | npt.NDArray[np.uint8]],
+        thresholds: Thresholds | None = None,
+        *,
+        candidates: int = 3,
+    ) -> Iterator[list[Identity]]:
+        """Yields who is on each photo: all faces, the largest first.
+
+        A face that cannot be judged, such as a blurred one, is "unknown" without candidates; its
+        `face.refused` says why. A photo without a face has one such entry.
+
+        Args:
+            photos: Paths, bytes of image files, or `(H, W, 3)` uint8 RGB.
+            thresholds: When a face has a name; by default those of the calibration.
+            candidates: How many people are named for each face, at most.
+        """
+        for faces in self._recognizer().stream(photos, rule="all"):
+            sound = [face.embedding for face in faces if face.embedding is not None]
+            known = iter(self._identify(np.array(sound), thresholds, candidates) if sound else [])
+            found = []
+            for face in faces:
+                one = next(known) if face.embedding is not None else Identity("unknown", ())
+                found.append(Identity(one.verdict, one.candidates, one.strangers, face))
+            yield found
+
+    def identify_embeddings(
+        self,
+        embeddings: npt.ArrayLike,
+        thresholds: Thresholds | None = None,
+        *,
+        candidates: int = 3,
+    ) -> list[Identity]:
+        """Returns who each of `(Q, D)` embeddings is; see `identify`."""
+        return self._identify(self._unit(embeddings, "embeddings"), thresholds, candidates)
+
+    def _identify(
+        self, queries: Float32Array, thresholds: Thresholds | None, count: int
+    ) -> list[Identity]:
+        if count < 1:
+            raise ValueError(f"candidates must be at least 1, got {count}")
+        limits = self.thresholds if thresholds is None else thresholds
+        found = self.store.search(queries, max(count, 2))  # the second decides on the margin
+        names = self.store.names(found.person)
+        shares = self._stranger_scores()
+        result = []
+        for row in zip(
+            found.person.tolist(), found.score.tolist(), found.row.tolist(), strict=True
+        ):
+            near = tuple(
+                Candidate(person, names[person], score, photo)
+                for person, score, photo in zip(*row, strict=True)
+                if person in names
+            )
+            verdict: Verdict = "no threshold" if limits is None else limits.verdict(near)
+            share = None
+            if shares is not None and near:
+                below = int(np.searchsorted(shares, near[0].score, side="left"))
+                share = (len(shares) - below) / len(shares)
+            result.append(Identity(verdict, near[:count], share))
+        return result
+
+    def _stranger_scores(self) -> npt.NDArray[np.float64] | None:
+        kept = self.store.facts.get("stranger_scores")
+        return None if kept is None else np.array(json.loads(kept), np.float64)
+
+    # As a whole.
+
+    def export(self, path: str | os.PathLike[str]) -> int:
+        """Writes all embeddings into a file as `centerarc embed` does, .parquet or .npz.
+
+        Returns:
+            How many there are.
+
+        Raises:
+            ValueError: If the gallery is empty, or the name of the file has another end.
+        """
+        target = Path(path)
+        kind = embedding_format(target)
+        rows, facts = self.store.rows(), self.store.facts
+        if not len(rows.photo):
+            raise ValueError(f"{str(self.store.path)!r} has no photo to export")
+        names = {person.id: person.name for person in self.people()}
+        places = [photo.place or f"photo {photo.id}" for photo in self.photos()]
+        whole = Part(places, [names[one] for one in rows.person.tolist()], rows.embedding)
+        identity = json.loads(facts.get("identity", "{}"))
+        metadata = {**identity, "model_file": facts["model"], "version": __version__}
+        write = write_parquet if kind == "parquet" else write_npz
+        with atomic_path(target) as temporary:
+            write(temporary, lambda _: [whole], rows.embedding.shape[1], metadata)
+        return len(places)
+
+    def check(self) -> Iterator[str]:
+        """Yields what is wrong with the gallery, in words; nothing if all is well."""
+        yield from self.store.problems()
+        for person in self.people():
+            if not person.photos:
+                yield f"{person.name} (person {person.id}) has no photo"
+
+
+class _Waiting(NamedTuple):
+    """A photo whose turn has not come, or what is known of it without an embedding."""
+
+    name: str
+    path: Path | str
+    digest: bytes = b""
+    problem: str = ""
+    held: str | None = None  # whose it is already
+
+    @property
+    def settled(self) -> bool:
+        return bool(self.problem) or self.held is not None
+
+    def outcome(self) -> Enrolled:
+        if self.problem:
+            return Enrolled(str(self.path), self.name, "refused", self.problem)
+        if self.held is None:
+            return Enrolled(str(self.path), self.name, "added")
+        other = f"the same photo is there as {self.held}'s" if self.held != self.name else ""
+        return Enrolled(str(self.path), self.name, "known", other)
+
+
+def _embedding_size(recognizer: "Recognizer") -> int:
+    size = recognizer.model.image_size
+    return int(recognizer.model.embedder.embed(np.zeros((1, size, size, 3), np.uint8)).shape[1])

@@ -1,0 +1,165 @@
+"""`centerarc gallery` as a user meets it."""
+
+import csv
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from centerarc.cli import main
+from centerarc.evaluation import read_embeddings
+from centerarc.models import create_model, save_weights
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for person in range(3):
+        (tmp_path / f"faces/p{person}").mkdir(parents=True)
+        for number in range(4):
+            pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            cv2.imwrite(str(tmp_path / f"faces/p{person}/{number}.png"), pixels)
+    model = create_model("mobilefacenet_small", embedding_size=8, image_size=32)
+    save_weights(tmp_path / "w.safetensors", model)
+    return tmp_path
+
+
+def run(*words: object) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main(["gallery", *(str(word) for word in words)])
+    assert isinstance(stop.value.code, int)
+    return stop.value.code
+
+
+def made(*words: object) -> None:
+    words = ("create", "people.db", "--model", "w.safetensors", "--aligned", *words)
+    assert run(*words, "--min-sharpness", 0) == 0
+
+
+def test_people_are_enrolled_and_named(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made()
+    assert "embeddings of 8 numbers by w.safetensors" in capsys.readouterr().out
+    held_out = files / "faces/p2/3.png"
+    held_out.rename(files / "who.png")
+    assert run("add", "people.db", "faces") == 0
+    shown = capsys.readouterr().out
+    assert "enrolled photos" in shown
+    assert "11" in shown
+    assert run("add", "people.db", "faces/p1", "--person", "Somebody Else", "--log", "log.csv") == 0
+    told = capsys.readouterr()
+    assert "the same photo is there as p1's" in told.err
+    with open("log.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["person"], row["status"]) for row in rows} == {("Somebody Else", "known")}
+    assert run("list", "people.db") == 0
+    listed = capsys.readouterr()
+    assert listed.out.splitlines() == ["id:1\t4\tp0", "id:2\t4\tp1", "id:3\t3\tp2"]
+    assert "3 people, 11 photos" in listed.err
+    assert "not calibrated" in listed.err
+
+    assert run("identify", "people.db", "who.png", "faces/p0", "--accept", "-1", "-o", "r.csv") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    assert lines[0].startswith("who.png, face 1 at 0 0 32 32: p")
+    with open("r.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["rank"] for row in rows] == 5 * ["1", "2", "3"]
+    assert {row["verdict"] for row in rows} == {"accepted"}
+    assert rows[3]["person"] == "p0"
+    assert float(rows[3]["score"]) == pytest.approx(1, abs=1e-5)
+    assert run("identify", "people.db", "who.png") == 0
+    assert ": no threshold (p" in capsys.readouterr().out
+
+
+def test_people_are_renamed_removed_exported_and_checked(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made()
+    run("add", "people.db", "faces")
+    assert run("rename", "people.db", "p1", "Ann Lee") == 0
+    assert "p1 is Ann Lee now" in capsys.readouterr().out
+    assert run("list", "people.db", "--person", "id:2") == 0
+    photos = capsys.readouterr().out.splitlines()
+    assert len(photos) == 4
+    assert run("remove", "people.db", "--photo", photos[0].split("\t")[0]) == 0
+    assert run("remove", "people.db", "p0", "Nobody") == 2
+    assert "there is no person 'Nobody'" in capsys.readouterr().err
+    assert run("remove", "people.db", "p0", "id:3") == 0
+    assert "removed p0, p2: 8 photos" in capsys.readouterr().out
+    assert run("export", "people.db", "-o", "out.npz") == 0
+    assert read_embeddings(files / "out.npz").identities == 3 * ["Ann Lee"]
+    assert run("check", "people.db") == 0
+    assert "3 photos, no problems" in capsys.readouterr().err
+    assert run("remove", "people.db", "--photo", *(line.split("\t")[0] for line in photos[1:])) == 0
+    assert run("check", "people.db") == 1
+    assert "Ann Lee (person 2) has no photo" in capsys.readouterr().out
+
+
+def test_embeddings_are_enough(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = np.random.default_rng(0).standard_normal((4, 5)).astype(np.float32)
+    names = np.array(["a", "a", "b", "c"])
+    np.savez("e.npz", place=np.array(list("wxyz")), identity=names, embedding=rows)
+    assert run("create", "plain.db", "--embedding-size", 5) == 0
+    assert run("add", "plain.db", "e.npz") == 0
+    assert run("identify", "plain.db", "e.npz", "--accept", 0.99, "--candidates", 1) == 0
+    lines = capsys.readouterr().out.splitlines()[-4:]
+    assert [line.partition(": ")[2][:3] for line in lines] == ["a (", "a (", "b (", "c ("]
+    assert run("add", "plain.db", "faces") == 2
+    assert "has no model and takes files of embeddings only" in capsys.readouterr().err
+
+
+def test_another_model_s_embeddings_and_a_lost_model_are_named(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made()
+    other = create_model("mobilefacenet_small", embedding_size=8, image_size=32)
+    save_weights(files / "other.safetensors", other)
+    main_words = ["embed", "faces", "--model", "other.safetensors", "-o", "e.npz", "--workers", "0"]
+    with pytest.raises(SystemExit):
+        main(main_words)
+    assert run("add", "people.db", "e.npz") == 2
+    assert "has embeddings of another model: weights_sha256 is" in capsys.readouterr().err
+    assert run("add", "people.db", "faces", "--model", "other.safetensors") == 2
+    assert "holds embeddings of another model: weights_sha256" in capsys.readouterr().err
+    (files / "w.safetensors").rename(files / "moved.safetensors")
+    assert run("add", "people.db", "faces") == 2
+    assert "which is not there any more; say with --model where" in capsys.readouterr().err
+    assert run("add", "people.db", "faces", "--model", "moved.safetensors") == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["create", "new.db"], "give --model MODEL, or --embedding-size"),
+        (["create", "people.db", "--embedding-size", 3], "is there already"),
+        (
+            ["create", "new.db", "--embedding-size", 0],
+            "--embedding-size must be between 1 and",
+        ),
+        (["add", "people.db", "faces/p0/0.png"], "say with --person whose they are"),
+        (["add", "people.db", "none"], "from must be a folder of <person>/<photo>, got 'none'"),
+        (["identify", "people.db", "none.png"], "there is no photo 'none.png'"),
+        (
+            ["identify", "people.db", "faces", "--reject", 0.3],
+            "--reject must be given with --accept",
+        ),
+        (["identify", "people.db", "faces", "--accept", 3], "--accept must be between -1 and 1"),
+        (["remove", "people.db"], "name people to remove, or photos with --photo"),
+        (["remove", "people.db", "--photo", 99], "--photo must be numbers of photos"),
+        (["list", "none.db"], "there is no gallery 'none.db'"),
+        (["list", "w.safetensors"], "damaged or not a gallery"),
+        (["export", "people.db", "-o", "x.txt"], "must end in .parquet or .npz"),
+        (["identity", "people.db"], "did you mean 'identify'"),
+    ],
+)
+def test_wrong_words_are_one_line(
+    files: Path, capsys: pytest.CaptureFixture[str], words: list[object], said: str
+) -> None:
+    made()
+    capsys.readouterr()
+    assert run(*words) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert len(told.strip().splitlines()) == 1
