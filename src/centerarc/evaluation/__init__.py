@@ -32,6 +32,7 @@ from centerarc.evaluation.embedding import (
     pair_scores,
     read_embeddings,
 )
+from centerarc.evaluation.extreme_tail import ExtremeTail, extreme_tail
 from centerarc.evaluation.files.pair_set import PairImages
 from centerarc.evaluation.files.pairs import Pairs, read_pairs
 from centerarc.evaluation.gallery import GallerySearch, search_gallery
@@ -44,6 +45,16 @@ from centerarc.evaluation.identification import (
     tpir_at_fpir,
 )
 from centerarc.evaluation.intervals import Estimate, Interval
+from centerarc.evaluation.left_out import LeaveOneOut, leave_one_out
+from centerarc.evaluation.margin_rule import MarginRule
+from centerarc.evaluation.open_set import (
+    Calibration,
+    OperatingPoint,
+    SizePoint,
+    calibrate,
+    operating_point,
+)
+from centerarc.evaluation.people_rates import Rate
 from centerarc.evaluation.roc_curve import Det, Roc, auc, det, eer, roc, tar_at_far
 from centerarc.evaluation.seeds import (
     ArmSummary,
@@ -70,19 +81,23 @@ from centerarc.evaluation.verification import (
     evaluate_verification,
     held_out_fars,
 )
+from centerarc.evaluation.weak_spots import AlikePeople, Misfit, WeakSpots, weak_spots
 
 __all__ = [
     "WEIGHTINGS",
+    "AlikePeople",
     "AllPairs",
     "AllPairsComparison",
     "AllPairsReport",
     "ArmSummary",
     "Breakdown",
     "CalibratedThreshold",
+    "Calibration",
     "Det",
     "Difference",
     "Embeddings",
     "Estimate",
+    "ExtremeTail",
     "FoldAccuracy",
     "GallerySearch",
     "HeldOutFar",
@@ -90,22 +105,30 @@ __all__ = [
     "IdentificationReport",
     "ImagePairs",
     "Interval",
+    "LeaveOneOut",
+    "MarginRule",
+    "Misfit",
     "OpenSetPoint",
+    "OperatingPoint",
     "PairImages",
     "Pairs",
+    "Rate",
     "Roc",
     "SeedDifference",
     "SeedMean",
     "Separability",
+    "SizePoint",
     "StudySummary",
     "TarPoint",
     "Templates",
     "VerificationComparison",
     "VerificationReport",
+    "WeakSpots",
     "auc",
     "best_accuracy",
     "best_threshold",
     "breakdown",
+    "calibrate",
     "calibrated_threshold",
     "cmc",
     "compare_all_pairs",
@@ -118,13 +141,16 @@ __all__ = [
     "embed",
     "evaluate_identification",
     "evaluate_verification",
+    "extreme_tail",
     "grid_kfold_accuracy",
     "held_out_fars",
     "kfold_accuracy",
+    "leave_one_out",
     "make_pairs",
     "measure_names",
     "measure_separability",
     "measured",
+    "operating_point",
     "pair_groups",
     "pair_scores",
     "pool_templates",
@@ -139,4 +165,5 @@ __all__ = [
     "tar_at_far",
     "template_pair_scores",
     "tpir_at_fpir",
+    "weak_spots",
 ]

@@ -106,7 +106,7 @@ def search_gallery(
             f"{owners.dtype} and {wanted.dtype}"
         )
     people, owner = np.unique(owners, return_inverse=True)
-    scores = _PersonScores(gallery, owner.astype(np.int64), probes, mean=person_score == "mean")
+    scores = PersonScores(gallery, owner.astype(np.int64), probes, mean=person_score == "mean")
     if scores.num_probes != wanted.size:
         raise ValueError(f"probe_labels must have shape ({scores.num_probes},), got {wanted.shape}")
     mate = np.minimum(np.searchsorted(people, wanted), people.size - 1).astype(np.int64)
@@ -135,7 +135,7 @@ def search_gallery(
     )
 
 
-class _PersonScores:
+class PersonScores:
     """Cosines of probes (Q, D) and people, whose images (N, D) are owned by numbers 0 to G - 1.
 
     Attributes:
@@ -186,17 +186,36 @@ class _PersonScores:
 
     def exact(self, rows: IntArray, people: IntArray) -> FloatArray:
         """The scores of probes and people by number, (n,), in float64; equal for equal images."""
+        return self.best_images(rows, people)[0]
+
+    def best_images(
+        self, rows: IntArray, people: IntArray, *, but_itself: bool = False
+    ) -> tuple[FloatArray, IntArray]:
+        """The scores as `exact` has them, and the person's image that gives each, both (n,).
+
+        Args:
+            rows: (n,) probes.
+            people: (n,) whom each is compared with.
+            but_itself: probe and image of one number are not compared, as where the gallery itself
+                is searched; -inf and -1 where a person has no other image.
+        """
         counts = self._starts[people + 1] - self._starts[people]
         starts = np.append(0, np.cumsum(counts))
-        result = np.empty(rows.size)
+        result, best = np.empty(rows.size), np.empty(rows.size, dtype=np.int64)
         for first, end in group_blocks(starts, _KEPT):
             part = slice(first, end)
             offsets = starts[part] - starts[first]
             each = np.repeat(self._starts[people[part]] - offsets, counts[part])
             images = self._order[each + np.arange(each.size)]
-            scores = self._pairs(np.repeat(rows[part], counts[part]), images)
+            probes = np.repeat(rows[part], counts[part])
+            scores = self._pairs(probes, images)
+            if but_itself:
+                scores[probes == images] = -np.inf
             result[part] = np.maximum.reduceat(scores, offsets)
-        return result
+            highest = scores == np.repeat(result[part], counts[part])
+            last = np.iinfo(np.int64).max
+            best[part] = np.minimum.reduceat(np.where(highest, images, last), offsets)
+        return result, np.where(result > -np.inf, best, -1)
 
     def _pairs(self, rows: IntArray, images: npt.NDArray[Any]) -> FloatArray:
         scores = np.empty(rows.size)
@@ -227,7 +246,7 @@ class _Highest:
         self._count = count
         self._scores, self._probes = np.empty(0), np.empty(0, dtype=np.int64)
 
-    def add(self, scores: _PersonScores, rows: IntArray, first: int, block: Float32Array) -> None:
+    def add(self, scores: PersonScores, rows: IntArray, first: int, block: Float32Array) -> None:
         """Take float32 scores (people, n) into account; -inf is none."""
         low = self._scores.min() if self._scores.size == self._count else -np.inf
         if block.size > self._count:
@@ -250,7 +269,7 @@ class _Highest:
 
 
 def _search(
-    scores: _PersonScores,
+    scores: PersonScores,
     rows: IntArray,
     mate: IntArray,
     mate_score: FloatArray,
