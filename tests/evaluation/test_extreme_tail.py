@@ -80,7 +80,7 @@ def test_the_threshold_of_a_rare_rate_is_about_the_true_one() -> None:
         assert found.low <= found.high
         assert found.share >= 0.1
         assert 0 < found.fit_p <= 1
-    assert inside >= 23
+    assert inside >= 26
 
 
 def test_a_tail_of_copies_is_none() -> None:
@@ -110,7 +110,7 @@ def test_the_judgment_of_a_fit_is_right_about_good_ones_and_bad_ones() -> None:
 @pytest.mark.parametrize(
     ("people", "options", "message"),
     [
-        (5, {"fpir": 0.01}, "a tail needs at least 20 photos of 10 people, got"),
+        (5, {"fpir": 0.01}, "a tail needs at least 30 photos of 30 people, got"),
         (100, {"fpir": 0.4}, "fpir must be below the tail's share of 0.2"),
         (100, {"fpir": 0}, r"fpir must be in \(0, 1\), got 0"),
         (100, {"fpir": 0.01, "confidence": 2}, r"confidence must be in \(0, 1\), got 2"),

@@ -16,7 +16,8 @@ from centerarc.evaluation.scores import FloatArray, IntArray
 
 # The share of the scores that is the tail, or more, up to the last, where that are too few photos.
 _SHARE, _PHOTOS, _MOST_SHARE = 0.1, 50, 0.25
-_FEWEST_PHOTOS, _FEWEST_PEOPLE = 20, 10
+# By simulation, intervals from the tails of fewer people hold too seldom.
+_FEWEST_PHOTOS, _FEWEST_PEOPLE = 30, 30
 # Samples of the fitted distribution that the goodness of the fit is compared with.
 _SAMPLES = 400
 
@@ -132,11 +133,13 @@ def extreme_tail(
     """Extrapolate the threshold of an FPIR from the highest scores of strangers.
 
     The tail is the highest tenth of the scores; where that is less than 50 photos, so many, but no
-    more than a quarter. Its excesses over its start are fitted by `fit_pareto`. The interval is of
-    the middle of thresholds from resampled people, where two people who are each other's most
-    similar are drawn together, since both have the same highest score. The fit is judged with
-    one photo of each such person or pair by Anderson and Darling's A^2 against samples of the
-    fitted distribution that are fitted again.
+    more than a quarter. Its excesses over its start are fitted by `fit_pareto`. The interval is the
+    middle of thresholds from resampled people, where two people who are each other's most
+    similar are drawn together, since both have the same highest score. Few excesses look as if
+    they had an end soon; so for the upper end each resample has the higher one of its thresholds by
+    that fit and by an exponential tail. The fit is judged with one photo of each such person or
+    pair by Anderson and Darling's A^2 against samples of the fitted distribution that are fitted
+    again.
 
     Args:
         left_out: from `leave_one_out`.
@@ -146,7 +149,7 @@ def extreme_tail(
         seed: of resamples and samples.
 
     Raises:
-        ValueError: arguments out of range, or a tail of less than 20 photos or 10 people, or whose
+        ValueError: arguments out of range, or a tail of less than 30 photos or 30 people, or whose
             scores are all equal.
     """
     for name, value in (("fpir", fpir), ("confidence", confidence)):
@@ -203,7 +206,7 @@ def _interval(
     of_photo = pair[left_out.person]
     count = int(pair.max()) + 1
     photos = np.bincount(of_photo, minlength=count).astype(np.float64)
-    found = []
+    found, longest = [], []
     for drawn in draw_people(count, bootstrap, seed, max(1, min(64, 4_000_000 // tail.size))):
         weights = drawn[of_photo[tail]].T
         share = weights.sum(axis=1) / (photos @ drawn)
@@ -211,10 +214,11 @@ def _interval(
         shape, scale = _fit(excess[None], weights[enough])
         above = np.minimum(most / share[enough], 1.0)
         found.append(pareto_above(above, shape, scale))
-    values = np.concatenate(found)
-    values = values[np.isfinite(values)]
+        middle = weights[enough] @ excess / weights[enough].sum(axis=1)
+        longest.append(np.fmax(found[-1], -middle * np.log(above)))
     outside = (1 - confidence) / 2
-    low, high = np.quantile(values, [outside, 1 - outside])
+    low = np.nanquantile(np.concatenate(found), outside)
+    high = np.nanquantile(np.concatenate(longest), 1 - outside)
     return float(low), float(high)
 
 

@@ -168,7 +168,7 @@ def calibrate(
     size = left_out.people.size
     threshold = lowest_threshold(left_out.rival, None, _left_out_share(fpir, size))
     accept = operating_point(left_out, threshold, confidence=confidence)
-    smallest = _smallest(left_out, confidence)
+    smallest = smallest_fpir(left_out, confidence)
     too_few = None
     if fpir * ROUNDED_UP < smallest:
         too_few = f"FPIR {fpir:g} needs more people: {size:,} vouch for {smallest:.2g} at best"
@@ -268,7 +268,7 @@ def _between(
     return person_rate(inside, np.minimum(scores - low, high - scores), person, confidence, toward)
 
 
-def _smallest(left_out: LeaveOneOut, confidence: float) -> float:
+def smallest_fpir(left_out: LeaveOneOut, confidence: float) -> float:
     """The FPIR that is vouched for by strangers of whom none gets a name."""
     none = np.zeros(left_out.person.size, dtype=np.bool_)
     rate = person_rate(none, left_out.rival, left_out.person, confidence, left_out.rival_person)
