@@ -1,6 +1,7 @@
 """`centerarc gallery` as a user meets it."""
 
 import csv
+import json
 from pathlib import Path
 
 import cv2
@@ -163,3 +164,38 @@ def test_wrong_words_are_one_line(
     told = capsys.readouterr().err
     assert said in told
     assert len(told.strip().splitlines()) == 1
+
+
+def test_a_threshold_is_chosen_shown_and_used(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    owner = np.repeat(np.arange(30), 3)
+    rows = rng.standard_normal((30, 16))[owner] + 0.2 * rng.standard_normal((90, 16))
+    np.savez(
+        "e.npz",
+        place=np.array([f"{number}.jpg" for number in range(90)]),
+        identity=np.array([f"P{one}" for one in owner]),
+        embedding=rows.astype(np.float32),
+    )
+    run("create", "plain.db", "--embedding-size", 16)
+    run("add", "plain.db", "e.npz")
+    capsys.readouterr()
+    words = ["calibrate", "plain.db", "--fpir", 0.2, "--report", "p.html", "--json", "c.json"]
+    assert run(*words) == 0
+    shown = capsys.readouterr().out
+    kept = json.loads((files / "c.json").read_text())
+    assert f"{kept['thresholds']['accept']:.3f}" in shown
+    assert kept["accept"]["fpir"]["value"] <= 0.2
+    assert (files / "p.html").stat().st_size > 10_000
+    assert run(*words) == 2
+    assert "p.html" in capsys.readouterr().err
+    assert run("list", "plain.db") == 0
+    assert f"names from a score of {kept['thresholds']['accept']:.3f}" in capsys.readouterr().err
+    assert run("identify", "plain.db", "e.npz", "--candidates", 1) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[4].startswith("4.jpg, face 1: P1 (P1 1.000, 0.00% of strangers score as high)")
+    assert run("calibrate", "plain.db", "--fpir", 0.001) == 1
+    assert "FPIR 0.001 needs more people: 30 vouch for" in capsys.readouterr().err
+    assert run("calibrate", "plain.db", "--fpir", 2) == 2
+    assert "--fpir must be in (0, 1), got 2" in capsys.readouterr().err

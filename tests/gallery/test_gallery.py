@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from centerarc.evaluation import read_embeddings
-from centerarc.gallery import FoundFace, Gallery, Identity, Thresholds
+from centerarc.gallery import FoundFace, Gallery, Identity, Thresholds, judged
 from centerarc.gallery.gallery import Candidate
 
 
@@ -150,7 +150,7 @@ def test_who_is_on_a_photo(gallery: Gallery, album: Path, tmp_path: Path) -> Non
 )
 def test_two_thresholds_and_a_margin(scores: list[float], verdict: str) -> None:
     near = [Candidate(1, "a", score, 1) for score in scores]
-    assert Thresholds(0.5, 0.4, margin=0.1).verdict(near) == verdict
+    assert judged(near, Thresholds(0.5, 0.4, margin=0.1)) == verdict
     assert Identity("unsure", tuple(near)).name is None
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Group, Parameter
 
+from centerarc.cli.calibrate import calibrate
 from centerarc.cli.flags import (
     MODEL,
     OUTPUT,
@@ -146,7 +147,7 @@ def _recognizer(opening: dict[str, Any], device: str) -> "Recognizer":
     return Recognizer(model, detector, mirror=opening["mirror"], **limited)
 
 
-def _opened(path: Path, model: str = "", device: str = "auto", *, photos: bool) -> "Gallery":
+def opened_gallery(path: Path, model: str = "", device: str = "auto", *, photos: bool) -> "Gallery":
     """The gallery; where it is to take photos, with the model that it was made for."""
     from centerarc.gallery import Gallery
 
@@ -220,7 +221,7 @@ def add(
     if any(files) and not all(files):
         raise ValueError("from must be photos or files of embeddings, not both at once")
     found: list[Enrolled] = []
-    with closing(_opened(gallery, model, device, photos=not any(files))) as opened:
+    with closing(opened_gallery(gallery, model, device, photos=not any(files))) as opened:
         try:
             with waiting("enrolling", "photos") as progress:
                 for path in sources if any(files) else ():
@@ -321,7 +322,7 @@ def remove(
     """
     if not people and not photo:
         raise ValueError("name people to remove, or photos with --photo")
-    with closing(_opened(gallery, photos=False)) as opened:
+    with closing(opened_gallery(gallery, photos=False)) as opened:
         found = [opened.person(_who(name)) for name in people]  # all are there, or none goes
         gone = opened.store.remove(people=[one.id for one in found], photos=photo)
     if photo and gone < len(photo):
@@ -342,7 +343,7 @@ def rename(gallery: Path, person: str, name: str, /) -> None:
     name
         The new name.
     """
-    with closing(_opened(gallery, photos=False)) as opened:
+    with closing(opened_gallery(gallery, photos=False)) as opened:
         before = opened.person(_who(person))
         opened.rename(before.id, name)
         print(f"{before.name} is {opened.person(before.id).name} now")
@@ -359,7 +360,7 @@ def list_(gallery: Path, /, *, person: str = "") -> None:
     person
         Whose photos to show: a name, or id:NUMBER.
     """
-    with closing(_opened(gallery, photos=False)) as opened:
+    with closing(opened_gallery(gallery, photos=False)) as opened:
         if person:
             for photo in opened.photos(_who(person)):
                 print(f"{photo.id}\t{photo.added}\t{photo.place}")
@@ -398,7 +399,7 @@ def export(
         Replace OUT.
     """
     check_outputs([("out", out)], [gallery], overwrite=overwrite)
-    with closing(_opened(gallery, photos=False)) as opened:
+    with closing(opened_gallery(gallery, photos=False)) as opened:
         count = opened.export(out)
     print(f"wrote {count:,} embeddings to {out}")
 
@@ -463,7 +464,7 @@ def identify(
     files = [path for path in photos if is_embedding_file(path)]
     places = list(_photos([path for path in photos if path not in files]))
     rows: list[tuple[Any, ...]] = []
-    with closing(_opened(gallery, model, device, photos=bool(places))) as opened:
+    with closing(opened_gallery(gallery, model, device, photos=bool(places))) as opened:
         for path in files:
             held = read_embeddings(path)
             _check_embeddings_of(opened, held.metadata, path)
@@ -514,7 +515,7 @@ def check(gallery: Path, /) -> int:
     gallery
         The gallery's file.
     """
-    with closing(_opened(gallery, photos=False)) as opened:
+    with closing(opened_gallery(gallery, photos=False)) as opened:
         problems = list(opened.check())
         count = sum(one.photos for one in opened.people())
     for problem in problems:
@@ -524,6 +525,6 @@ def check(gallery: Path, /) -> int:
 
 
 app = App(name="gallery", help="Enrol people, and say who is on photos.")
-for command in (create, add, identify, remove, rename, export, check):
+for command in (create, add, calibrate, identify, remove, rename, export, check):
     app.command(command, help_format="plaintext")
 app.command(list_, name="list", help_format="plaintext")

@@ -1,5 +1,6 @@
 """Who is this? People and their photos in a gallery, and who somebody is."""
 
+from centerarc.gallery.calibration import GalleryCalibration, Thresholds
 from centerarc.gallery.faces import (
     MIN_FACE,
     MIN_SHARPNESS,
@@ -15,8 +16,8 @@ from centerarc.gallery.gallery import (
     EnrolRule,
     Gallery,
     Identity,
-    Thresholds,
     Verdict,
+    judged,
 )
 from centerarc.gallery.store import Person, Photo
 
@@ -28,6 +29,7 @@ __all__ = [
     "Enrolled",
     "FoundFace",
     "Gallery",
+    "GalleryCalibration",
     "Identity",
     "Person",
     "Photo",
@@ -36,5 +38,6 @@ __all__ = [
     "Refusal",
     "Thresholds",
     "Verdict",
+    "judged",
     "sharpness",
 ]

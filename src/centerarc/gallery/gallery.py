@@ -16,6 +16,7 @@ from centerarc import __version__
 from centerarc.evaluation.embedding import Part, write_npz, write_parquet
 from centerarc.evaluation.embedding import file_format as embedding_format
 from centerarc.evaluation.scores import check_embeddings, row_blocks
+from centerarc.gallery.calibration import GalleryCalibration, Thresholds, calibrated
 from centerarc.gallery.search import Float32Array
 from centerarc.gallery.store import NewPhoto, Person, Photo, SqliteStore, person_name
 from centerarc.io.files import atomic_path, read_file
@@ -46,45 +47,17 @@ class Candidate(NamedTuple):
     photo: int
 
 
-@dataclass(frozen=True)
-class Thresholds:
-    """When a face has a name.
+def judged(candidates: Sequence[Candidate], limits: Thresholds) -> Verdict:
+    """Returns what a face is, given who is nearest, the nearest first.
 
-    Args:
-        accept: From this score of the best person on, it is the person.
-        reject: Below this one it is a stranger; between both it is unsure. None is `accept`.
-        margin: How much higher than the second person's the score must be, too.
-
-    Raises:
-        ValueError: If a number is out of range, or `reject` above `accept`.
+    Example:
+        >>> judged([Candidate(1, "Ann", 0.45, 7)], Thresholds(0.5, reject=0.4))
+        'unsure'
     """
-
-    accept: float
-    reject: float | None = None
-    margin: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name, value, low in (
-            ("accept", self.accept, -1),
-            ("reject", self.lower, -1),
-            ("margin", self.margin, 0),
-        ):
-            if not low <= value <= 2 - (low < 0):
-                raise ValueError(f"{name} must be between {low} and {2 - (low < 0)}, got {value}")
-        if self.lower > self.accept:
-            raise ValueError(f"reject must be at most accept ({self.accept:g}), got {self.lower:g}")
-
-    @property
-    def lower(self) -> float:
-        """The score below which a face is a stranger's."""
-        return self.accept if self.reject is None else self.reject
-
-    def verdict(self, candidates: Sequence[Candidate]) -> Verdict:
-        """Returns what a face is, given who is nearest, the nearest first."""
-        if not candidates or candidates[0].score < self.lower:
-            return "unknown"
-        close = len(candidates) > 1 and candidates[0].score - candidates[1].score < self.margin
-        return "unsure" if close or candidates[0].score < self.accept else "accepted"
+    if not candidates or candidates[0].score < limits.lower:
+        return "unknown"
+    close = len(candidates) > 1 and candidates[0].score - candidates[1].score < limits.margin
+    return "unsure" if close or candidates[0].score < limits.accept else "accepted"
 
 
 @dataclass(frozen=True)
@@ -463,7 +436,7 @@ class Gallery:
                 for person, score, photo in zip(*row, strict=True)
                 if person in names
             )
-            verdict: Verdict = "no threshold" if limits is None else limits.verdict(near)
+            verdict: Verdict = "no threshold" if limits is None else judged(near, limits)
             share = None
             if shares is not None and near:
                 below = int(np.searchsorted(shares, near[0].score, side="left"))
@@ -476,6 +449,56 @@ class Gallery:
         return None if kept is None else np.array(json.loads(kept), np.float64)
 
     # As a whole.
+
+    def calibrate(
+        self,
+        fpir: float = 0.01,
+        *,
+        fnir: float = 0.01,
+        confidence: float = 0.95,
+        unsure: bool = False,
+        margin: bool = False,
+        extrapolate: bool = False,
+        bootstrap: int = 1000,
+        seed: int = 0,
+    ) -> GalleryCalibration:
+        """Chooses thresholds by the gallery's own photos, and keeps them.
+
+        Each photo is compared with all others, once as one of its person, once as a stranger's:
+        with its whole person left out.
+
+        Args:
+            fpir: Wanted share of strangers' photos that get a name, at most, in (0, 1).
+            fnir: For `unsure`: share of enrolled people's photos that may score below `reject`.
+            confidence: Of all intervals, in (0, 1).
+            unsure: Choose a second threshold, `reject`, below `accept`.
+            margin: Also ask that the best person is ahead of the second one, where that recognizes
+                more at the same FPIR.
+            extrapolate: Take the threshold from the distribution of the highest strangers' scores,
+                beyond what people were measured; for rates that the gallery is too small for.
+            bootstrap: Resamples of people, at least 100.
+            seed: Of these.
+
+        Returns:
+            What was chosen, and all that was measured.
+
+        Raises:
+            ValueError: If there are fewer than two people, an argument is out of range, or the tail
+                has too few scores to be extrapolated.
+        """
+        found = calibrated(
+            self,
+            fpir,
+            fnir,
+            confidence,
+            unsure=unsure,
+            margin=margin,
+            extrapolate=extrapolate,
+            bootstrap=bootstrap,
+            seed=seed,
+        )
+        self.store.keep(**found.facts())
+        return found
 
     def export(self, path: str | os.PathLike[str]) -> int:
         """Writes all embeddings into a file as `centerarc embed` does, .parquet or .npz.
