@@ -54,7 +54,7 @@ def test_python_blocks_run(path: Path, tmp_path: Path, monkeypatch: pytest.Monke
 )
 def test_commands_and_their_flags_exist(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = shlex.split(line, comments=True)[1:]
-    command = words[: 2 if words[0] == "data" else 1]
+    command = words[: 2 if words[0] in ("data", "gallery") else 1]
     with pytest.raises(SystemExit) as end:
         main([*command, "--help"])
     assert not end.value.code
