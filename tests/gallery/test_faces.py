@@ -14,7 +14,7 @@ import scipy.ndimage
 from centerarc.curate import YuNetDetector, align_folder
 from centerarc.curate.photos import Face
 from centerarc.data.alignment import arcface_template, warp
-from centerarc.data.decode import read_image
+from centerarc.data.decode import read_image, resized
 from centerarc.data.synthetic import SyntheticFaces
 from centerarc.gallery.faces import FoundFace, Recognizer, sharpness
 from centerarc.models import create_model, export_onnx, open_model, save_weights
@@ -280,13 +280,21 @@ def test_an_aligned_face_is_taken_as_it_is() -> None:
     np.testing.assert_allclose(face.embedding, unit(Means().embed(image[None])[0]), atol=1e-6)
 
 
-def test_another_size_is_one_error_that_says_what_to_do(tmp_path: Path) -> None:
+def test_an_aligned_face_of_another_size_is_resized_as_sources_do() -> None:
+    embedder = Means()
+    image = cv2.resize(SyntheticFaces(1, 1).image(0), (250, 250)).astype(np.uint8)
+    [face] = Recognizer(opened(embedder)).faces(image)
+    assert (face.box, face.side) == ((0, 0, 250, 250), 250)
+    np.testing.assert_array_equal(embedder.batches[-1], resized(image, 112, 112)[None])
+
+
+def test_what_cannot_be_an_aligned_face_is_refused_and_what_to_do_is_said(tmp_path: Path) -> None:
     PIL.Image.new("RGB", (250, 240)).save(tmp_path / "p.png")
-    for source, name in ((tmp_path / "p.png", "p.png'"), (np.zeros((240, 250, 3), np.uint8), "a")):
-        with pytest.raises(ValueError, match=r"has 250 x 240 pixels, .* 112 x 112") as caught:
-            Recognizer(opened()).faces(source)
-        assert "centerarc data align PHOTOS --out FACES --size 112" in str(caught.value)
-        assert name in str(caught.value)
+    for source in (tmp_path / "p.png", np.zeros((240, 250, 3), np.uint8)):
+        [face] = Recognizer(opened()).faces(source)
+        assert face.refused == "unreadable"
+        assert "250 x 240 pixels, and without a detector" in face.detail
+        assert "centerarc data align" in face.detail
 
 
 # Many photos.

@@ -68,8 +68,8 @@ def create(
     embedding_size
         Instead of --model: the length of embeddings that are added as files.
     aligned
-        Photos are aligned faces of the model's size already, as centerarc data align makes them;
-        else faces are found in them.
+        Photos are aligned faces already, as centerarc data align makes them; else faces are found
+        in them.
     detector
         ONNX file of a YuNet face detector, instead of that of the extra detect.
     min_score

@@ -16,7 +16,7 @@ from centerarc import __version__
 from centerarc.curate.photos import Face, FaceRule, check_face_rule, choose_faces
 from centerarc.curate.yunet import YuNetDetector
 from centerarc.data.alignment import Floats, apply_transform, inverse_transform, warp
-from centerarc.data.decode import Image, decode_image
+from centerarc.data.decode import Image, decode_image, resized
 from centerarc.data.synthetic import SyntheticFaces
 from centerarc.io.files import read_file
 
@@ -155,7 +155,7 @@ class Recognizer:
 
     Args:
         model: From `centerarc.models.open_model`: a run, weights, or an ONNX file.
-        detector: Finds the faces; None where each photo is an aligned face of the model's size.
+        detector: Finds the faces; None where each photo is an aligned face, of any size.
         min_face: Least side, in pixels of the photo, of the square that is cut out of it.
         min_sharpness: Least `sharpness`; 0 takes any.
         mirror: Sum the features of each face and of its mirror image.
@@ -279,8 +279,7 @@ class Recognizer:
             For each photo its faces, at least one. Where the rule takes none, that one says why.
 
         Raises:
-            ValueError: If the rule is unknown, an array is not `(H, W, 3)` uint8, or without a
-                detector a photo does not have the model's size.
+            ValueError: If the rule is unknown or an array is not `(H, W, 3)` uint8.
         """
         check_face_rule(rule)
         if isinstance(photos, str | bytes | os.PathLike):
@@ -322,7 +321,7 @@ class Recognizer:
         except _UnreadableError as error:
             return [_Candidate(FoundFace("unreadable", str(error)))]
         if self.detector is None:
-            return [self._whole(source, photo)]
+            return [self._whole(photo)]
         try:
             found = self.detector.detect(photo)
         except ValueError as error:  # OpenCV cannot run on it
@@ -365,19 +364,21 @@ class Recognizer:
         aligned = warp(photo, matrix, size)
         return self._judged(_about(face), aligned, _inside(photo, matrix, size))
 
-    def _whole(self, source: PhotoSource, photo: Image) -> _Candidate:
+    def _whole(self, photo: Image) -> _Candidate:
         """A photo that is an aligned face."""
-        size = self.model.image_size
         height, width = photo.shape[:2]
-        if (height, width) != (size, size):
-            named = repr(os.fspath(source)) if isinstance(source, str | os.PathLike) else "a photo"
-            raise ValueError(
-                f"{named} has {width} x {height} pixels, and without a detector it must be an "
-                f"aligned face of {size} x {size}, the model's size: align it by centerarc data "
-                f"align PHOTOS --out FACES --size {size}, or give a detector"
+        if height != width:
+            detail = (
+                f"{width} x {height} pixels, and without a detector a photo must be an aligned "
+                "face, so a square: align it by centerarc data align, or give a detector"
             )
-        about = FoundFace(box=(0.0, 0.0, float(size), float(size)), side=float(size))
-        return self._judged(about, photo, None)
+            return _Candidate(FoundFace("unreadable", detail))
+        about = FoundFace(box=(0.0, 0.0, float(width), float(width)), side=float(width))
+        found = self._judged(about, photo, None)
+        size = self.model.image_size
+        if found.aligned is None or width == size:
+            return found
+        return _Candidate(found.face, resized(photo, size, size))
 
     def _judged(
         self, about: FoundFace, aligned: Image, inside: npt.NDArray[np.bool_] | None
