@@ -71,7 +71,8 @@ evaluate_verification(np.array([0.9, 0.1]), np.array([True, False]))
 HELP = """
 import contextlib, io
 from centerarc.cli import main
-commands = ("train", "tune", "evaluate", "compare", "embed", "export", "push", "study", "demo")
+commands = ("train", "tune", "evaluate", "compare", "embed", "export", "push", "serve", "study")
+commands += ("demo",)
 for words in (["--help"], *([name, "--help"] for name in commands)):
     with contextlib.redirect_stdout(io.StringIO()) as out:
         try:

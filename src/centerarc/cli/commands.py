@@ -20,6 +20,7 @@ from centerarc.cli.evaluate import compare, evaluate
 from centerarc.cli.gallery import app as gallery_app
 from centerarc.cli.models import embed, export
 from centerarc.cli.push import push
+from centerarc.cli.serve import serve
 from centerarc.cli.study import study
 from centerarc.cli.train import demo, train
 from centerarc.cli.tune import tune
@@ -80,7 +81,7 @@ _SEARCH = """What is searched is the section tune of CONFIG:
 The number that the run's validation chooses its best weights by decides between trials."""
 app.command(train, help_epilogue=_EXAMPLES, help_format="plaintext")
 app.command(tune, help_epilogue=_SEARCH, help_format="plaintext")
-for command in (evaluate, compare, embed, export, push, study, demo):
+for command in (evaluate, compare, embed, export, push, serve, study, demo):
     app.command(command, help_format="plaintext")
 for group in _GROUPS:
     app.command(group)
