@@ -53,7 +53,7 @@ def test_strangers_get_names_as_often_as_was_promised(tmp_path: Path) -> None:
 
 
 def test_two_thresholds_a_margin_and_an_extrapolation(tmp_path: Path) -> None:
-    with enrolled(tmp_path / "a.db", noise=0.25) as gallery:
+    with enrolled(tmp_path / "a.db", people=150, noise=0.25) as gallery:
         two = gallery.calibrate(0.05, unsure=True)
         assert two.thresholds.reject == two.found.reject < two.thresholds.accept
         ahead = gallery.calibrate(0.05, margin=True)
@@ -81,6 +81,14 @@ def test_a_gallery_of_one_person_cannot_be_calibrated(tmp_path: Path) -> None:
             gallery.calibrate(1.5)
 
 
+def test_too_few_people_for_an_extrapolation_are_named(tmp_path: Path) -> None:
+    with (
+        enrolled(tmp_path / "a.db") as gallery,
+        pytest.raises(ValueError, match="extrapolate is not possible here: a tail needs at least"),
+    ):
+        gallery.calibrate(0.001, extrapolate=True)
+
+
 def test_weak_spots_are_named_by_their_photos(tmp_path: Path) -> None:
     with enrolled(tmp_path / "a.db", noise=0.01) as gallery:
         rows = gallery.store.rows()
@@ -94,3 +102,17 @@ def test_weak_spots_are_named_by_their_photos(tmp_path: Path) -> None:
         pair = found.weak.alike[0]
         assert {found.names[int(one)] for one in (pair.first, pair.second)} == {"p3", "p7"}
         assert len(found.weak.thin) == 10
+
+
+def test_a_gallery_that_has_grown_outgrows_its_calibration(tmp_path: Path) -> None:
+    with enrolled(tmp_path / "a.db") as gallery:
+        assert gallery.outgrown == ""
+        gallery.calibrate(0.1)
+        more = np.random.default_rng(5).standard_normal((11, 16))
+        gallery.add_embeddings([f"new{one}" for one in range(10)], more[:10])
+        assert gallery.outgrown == ""
+        gallery.add_embeddings(["one more"], more[10:])
+        said = "calibrated with 40 people, and there are 51 now: calibrate again"
+        assert gallery.outgrown == said
+        gallery.calibrate(0.1)
+        assert gallery.outgrown == ""

@@ -35,8 +35,8 @@ class Words(HTMLParser):
 @pytest.fixture
 def gallery(tmp_path: Path) -> Gallery:
     rng = np.random.default_rng(1)
-    owner = np.repeat(np.arange(45), 1 + np.arange(45) % 3)
-    centers = rng.standard_normal((45, 12))
+    owner = np.repeat(np.arange(150), 1 + np.arange(150) % 3)
+    centers = rng.standard_normal((150, 12))
     rows = centers[owner] + 0.5 * rng.standard_normal((len(owner), 12))
     places = [str(tmp_path / f"{number}.png") for number in range(len(owner))]
     for place in places[:-1]:
@@ -54,18 +54,18 @@ def test_the_page_says_what_was_measured(gallery: Gallery, tmp_path: Path) -> No
     assert found.chosen is not None
     assert f"{found.thresholds.accept:.3f} least score of a face that has a name" in page.text
     assert f"Scores from {found.thresholds.reject:.3f} on are unsure" in page.text
-    assert "90 photos of 45 people" in page.text
+    assert "300 photos of 150 people" in page.text
     assert "20% was asked for" in page.text
     assert f"{100 * found.chosen.fpir.value:.3g}% get a name here" in page.text
     assert "<b>P" in page.text  # as text, not as a tag
     assert page.pictures >= 2 * min(24, len(found.weak.alike)) - 2
-    assert "All 15" in page.text
+    assert "All 50" in page.text
 
 
 def test_an_extrapolation_is_marked(gallery: Gallery, tmp_path: Path) -> None:
     pytest.importorskip("plotly")
-    found = gallery.calibrate(0.01, extrapolate=True)
+    found = gallery.calibrate(0.001, extrapolate=True)
     write_gallery_page(tmp_path / "page.html", found, name="Choir")
     page = Words((tmp_path / "page.html").read_text())
     assert "Extrapolated: the highest scores of strangers follow a distribution" in page.text
-    assert "Too few people: FPIR 0.01 needs more people: 45 vouch for" in page.text
+    assert "Too few people: FPIR 0.001 needs more people: 150 vouch for" in page.text

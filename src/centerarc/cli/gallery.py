@@ -369,7 +369,7 @@ def list_(gallery: Path, /, *, person: str = "") -> None:
         for one in people:
             print(f"id:{one.id}\t{one.photos}\t{one.name}")
         facts = opened.store.facts
-        limits = opened.thresholds
+        limits, outgrown = opened.thresholds, opened.outgrown
     said = "not calibrated" if limits is None else f"names from a score of {limits.accept:.3f}"
     photos = sum(one.photos for one in people)
     print(
@@ -377,6 +377,8 @@ def list_(gallery: Path, /, *, person: str = "") -> None:
         f"{' by ' + facts['model'] if facts['model'] else ''}, {said}",
         file=sys.stderr,
     )
+    if outgrown:
+        print(outgrown, file=sys.stderr)
 
 
 @by_flags
@@ -471,6 +473,8 @@ def identify(
             every = opened.identify_embeddings(held.embedding, limits, candidates=candidates)
             for place, one in zip(held.places, every, strict=True):
                 rows += _said(place, 1, one)
+        if limits is None and opened.outgrown:
+            print(opened.outgrown, file=sys.stderr)
         on_photos = opened.identify(places, limits, candidates=candidates) if places else []
         for where, found in zip(places, on_photos, strict=True):
             for number, one in enumerate(found, start=1):

@@ -135,9 +135,12 @@ def calibrated(
     chosen: OperatingPoint | None = found.accept
     accept, ahead = found.accept.threshold, 0.0
     if extrapolate:
-        tail = found.tail or extreme_tail(
-            left_out, fpir, confidence, bootstrap=bootstrap, seed=seed
-        )
+        try:
+            tail = found.tail or extreme_tail(
+                left_out, fpir, confidence, bootstrap=bootstrap, seed=seed
+            )
+        except ValueError as error:
+            raise ValueError(f"extrapolate is not possible here: {error}") from error
         found, chosen, accept = replace(found, tail=tail), None, tail.threshold
     elif margin and found.margin_rule is not None and found.margin_rule.helps:
         accept, ahead = found.margin_rule.threshold, found.margin_rule.margin

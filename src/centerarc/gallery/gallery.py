@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 # What an enrolled photo shows: one person, so the largest face, as ID photos and albums have it.
 EnrolRule = Literal["largest", "center", "score", "only"]
 Verdict = Literal["accepted", "unsure", "unknown", "no threshold"]
+# So many times the people of its calibration outgrow it.
+_OUTGROWN = 1.25
 # Embeddings that are enrolled in one transaction, at most.
 _AT_ONCE = 50_000
 
@@ -381,6 +383,20 @@ class Gallery:
         """Those that the last calibration chose; None before one."""
         kept = self.store.facts.get("thresholds")
         return None if kept is None else Thresholds(**json.loads(kept))
+
+    @property
+    def outgrown(self) -> str:
+        """Why the calibration does not hold any more, in words; empty while it does, or without it.
+
+        The share of strangers who get a name grows with the people that they are compared with.
+        """
+        kept = self.store.facts.get("calibration")
+        if kept is None:
+            return ""
+        then, now = int(json.loads(kept)["people"]), sum(1 for one in self.people() if one.photos)
+        if now <= _OUTGROWN * then:
+            return ""
+        return f"calibrated with {then:,} people, and there are {now:,} now: calibrate again"
 
     def identify(
         self,
