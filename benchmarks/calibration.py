@@ -27,7 +27,7 @@ from centerarc.evaluation import (
     operating_point,
     read_embeddings,
 )
-from centerarc.evaluation.extreme_tail import tail_people
+from centerarc.evaluation.extreme_tail import why_no_tail
 from centerarc.evaluation.intervals import draw_people
 from centerarc.evaluation.open_set import smallest_fpir
 from centerarc.evaluation.people_rates import clopper_pearson, in_larger, lowest_threshold
@@ -163,7 +163,7 @@ def a_round(world: str, people: int, seed: int) -> Found:
         true = float(np.mean(joined >= threshold))
         low, high = in_larger(now.low, LARGER), in_larger(now.high, LARGER)
         found["larger"] = {"inside": low <= true <= high, "width": high - low, "true": true}
-    if tail_people(left):
+    if why_no_tail(left, RARE[people]) is None:
         tail = extreme_tail(left, RARE[people], bootstrap=RESAMPLES, seed=seed)
         at_low, at_high = (float(np.mean(best >= end)) for end in (tail.low, tail.high))
         found["tail"] = {

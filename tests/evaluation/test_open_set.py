@@ -190,6 +190,10 @@ def test_too_few_people_are_named_and_nothing_is_made_up() -> None:
     assert found.accept.fpir.high > found.smallest_fpir > 0.001
     assert found.too_few.startswith("FPIR 0.001 needs more people: 30 vouch for ")
     assert found.tail is None
+    # A rate that is not beyond the data is not extrapolated, however sure one wants to be of it.
+    inside = calibrate(gallery(120, seed=4, most=1), 0.27, 1 - 1e-15, bootstrap=100)
+    assert inside.too_few is not None
+    assert inside.tail is None
     few = calibrate(gallery(150, seed=4), 0.001, bootstrap=100)
     assert few.tail.extrapolated
     assert few.tail.low <= few.tail.threshold <= few.tail.high

@@ -98,10 +98,27 @@ def anderson_darling(rising: FloatArray, shape: FloatArray, scale: FloatArray) -
     return np.asarray(-count - terms.sum(axis=1) / count)
 
 
-def tail_people(left_out: LeaveOneOut) -> bool:
-    """Whether there are enough scores and people for `extreme_tail`."""
-    _, tail = _tail(left_out)
-    return tail.size >= _FEWEST_PHOTOS and (np.unique(left_out.person[tail]).size >= _FEWEST_PEOPLE)
+def why_no_tail(left_out: LeaveOneOut, fpir: float) -> str | None:
+    """Why `extreme_tail` has no threshold for an FPIR, in one line; None where it has."""
+    tail = _tail(left_out)[1]
+    people, share = np.unique(left_out.person[tail]).size, tail.size / left_out.person.size
+    if tail.size < _FEWEST_PHOTOS or people < _FEWEST_PEOPLE:
+        return (
+            f"a tail needs at least {_FEWEST_PHOTOS} photos of {_FEWEST_PEOPLE} people, "
+            f"got {tail.size} of {people}"
+        )
+    if _most(left_out, fpir) >= share:
+        return f"fpir must be below the tail's share of {share:.3g}, got {fpir:g}"
+    highest = float(left_out.rival[tail].max())
+    if left_out.rival[tail].min() == highest:
+        return f"a tail needs different scores, all {tail.size} are {highest:g}"
+    return None
+
+
+def _most(left_out: LeaveOneOut, fpir: float) -> float:
+    """The share in a gallery without the stranger's person that is `fpir` in all of it."""
+    size = left_out.people.size
+    return in_larger(fpir, (size - 1) / size)
 
 
 def _tail(left_out: LeaveOneOut) -> tuple[float, IntArray]:
@@ -156,24 +173,14 @@ def extreme_tail(
         if not 0 < value < 1:
             raise ValueError(f"{name} must be in (0, 1), got {value}")
     check_resamples(bootstrap)
+    reason = why_no_tail(left_out, fpir)
+    if reason is not None:
+        raise ValueError(reason)
     start, tail = _tail(left_out)
     people = np.unique(left_out.person[tail]).size
-    if tail.size < _FEWEST_PHOTOS or people < _FEWEST_PEOPLE:
-        raise ValueError(
-            f"a tail needs at least {_FEWEST_PHOTOS} photos of {_FEWEST_PEOPLE} people, "
-            f"got {tail.size} of {people}"
-        )
-    size, total = left_out.people.size, left_out.person.size
-    most = in_larger(fpir, (size - 1) / size)
-    share = tail.size / total
-    if most >= share:
-        raise ValueError(f"fpir must be below the tail's share of {share:.3g}, got {fpir:g}")
+    share, most = tail.size / left_out.person.size, _most(left_out, fpir)
     tail = tail[np.argsort(left_out.rival[tail], kind="stable")]
     excess = left_out.rival[tail] - start
-    if excess[0] == excess[-1]:
-        raise ValueError(
-            f"a tail needs different scores, all {excess.size} are {left_out.rival[tail[0]]:g}"
-        )
     shape, scale = fit_pareto(excess)
     at = pareto_above(np.array([most / share]), np.array([shape]), np.array([scale]))
     pair = alike_pairs(left_out)

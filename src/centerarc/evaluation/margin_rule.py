@@ -81,10 +81,13 @@ class _Probes:
         above = np.append(np.nextafter(score[np.append(0, ends[:-1] + 1)], np.inf), score[-1])
         threshold = above[allowed]
         ahead = self._lead >= margin
-        found = np.cumsum(drawn[self._enrolled[ahead]], axis=0)
-        found = np.concatenate([np.zeros((1, drawn.shape[1])), found])
         reached = np.searchsorted(-self._genuine[ahead], -threshold, side="right")
-        hits = np.take_along_axis(found, reached[None], axis=0)[0]
+        # All draws find the first ones; only from there on they are counted one by one.
+        few, person = int(reached.min()), self._enrolled[ahead]
+        always = np.bincount(person[:few], minlength=self.count) @ drawn
+        found = np.cumsum(drawn[person[few : int(reached.max())]], axis=0)
+        found = np.concatenate([np.zeros((1, drawn.shape[1])), found])
+        hits = always + np.take_along_axis(found, reached[None] - few, axis=0)[0]
         total = self._judged @ drawn
         return np.where(total > 0, hits / np.maximum(total, 1), np.nan), threshold
 

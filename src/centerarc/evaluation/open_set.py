@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from centerarc.evaluation.extreme_tail import ExtremeTail, extreme_tail, tail_people
+from centerarc.evaluation.extreme_tail import ExtremeTail, extreme_tail, why_no_tail
 from centerarc.evaluation.intervals import check_resamples
 from centerarc.evaluation.left_out import LeaveOneOut
 from centerarc.evaluation.margin_rule import MarginRule, best_margin
@@ -183,7 +183,9 @@ def calibrate(
         if size > 2:
             most = _left_out_share(fpir, size)
             rule = best_margin(left_out, most, confidence, bootstrap, seed)
-    wanted = tail is True or (tail == "auto" and too_few is not None and tail_people(left_out))
+    wanted = tail is True
+    if tail == "auto":
+        wanted = too_few is not None and why_no_tail(left_out, fpir) is None
     return Calibration(
         people=size,
         photos=left_out.person.size,
