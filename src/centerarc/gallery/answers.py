@@ -1,5 +1,6 @@
 """What a server answers: typed, with what each number means."""
 
+from pathlib import PurePath
 from typing import Literal, Self
 
 from pydantic import BaseModel, Field
@@ -138,13 +139,15 @@ class PhotoAnswer(BaseModel):
 
     id: int
     added: str = Field(description="When, in UTC (ISO 8601).")
-    place: str = Field(description="The path, where it was enrolled from a file or is kept.")
+    file: str = Field(description="The name of the file that it was enrolled from or is kept in.")
     sha256: str = Field(description="Of the photo's bytes.")
 
     @classmethod
     def of(cls, photo: Photo) -> Self:
         """Makes it of a photo."""
-        return cls(id=photo.id, added=photo.added, place=photo.place, sha256=photo.digest)
+        return cls(
+            id=photo.id, added=photo.added, file=PurePath(photo.place).name, sha256=photo.digest
+        )
 
 
 class PersonPhotosAnswer(PersonAnswer):

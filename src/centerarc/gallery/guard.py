@@ -27,6 +27,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 logger = logging.getLogger("centerarc.serve")
 # Answered to anyone: the page has nobody's data, and a probe has no token.
 _OPEN = ("/", "/health")
+_METHODS = ("GET", "POST", "PATCH", "DELETE")
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 # Clients whose rate is kept; who is forgotten begins again.
 _MOST_CLIENTS = 10_000
@@ -251,7 +252,9 @@ class _Exchange:
         finally:
             guard.held -= self.read
             route = getattr(self.scope.get("route"), "path", "none")
-            method = self.scope["method"] if route != "none" else "any"
+            method = self.scope["method"]
+            if route == "none" or method not in _METHODS:
+                method = "any"  # clients may make up as many as they like
             took = time.monotonic() - self.begun
             guard.metrics.count(method, route, self.status or 499, took)
 
