@@ -64,7 +64,7 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[log,report,parquet,tune,export,hub,detect,serve]" --group dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[log,report,parquet,tune,export,hub,detect,serve,postgres]" --group dev
 	@touch $(READY)
 
 $(DOCS): $(READY)

@@ -22,6 +22,7 @@ from centerarc.losses import margins
 from centerarc.models import backbone
 from centerarc.training import callbacks
 from tests.distributed.pool import pool  # noqa: F401
+from tests.postgres import postgres  # noqa: F401
 
 # Only a power cut could tell, and hundreds of runs save their states.
 os.fsync = lambda descriptor: os.fstat(descriptor) and None  # type: ignore[assignment]

@@ -11,6 +11,7 @@ import pytest
 from centerarc.cli import main
 from centerarc.evaluation import read_embeddings
 from centerarc.models import create_model, save_weights
+from tests.postgres import Server
 
 
 @pytest.fixture
@@ -199,3 +200,43 @@ def test_a_threshold_is_chosen_shown_and_used(
     assert "FPIR 0.001 needs more people: 30 vouch for" in capsys.readouterr().err
     assert run("calibrate", "plain.db", "--fpir", 2) == 2
     assert "--fpir must be in (0, 1), got 2" in capsys.readouterr().err
+
+
+def test_a_gallery_in_a_database(
+    files: Path, postgres: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = postgres.new().replace("postgres@", "postgres:hush@")
+    assert run("create", url, "--model", "w.safetensors", "--aligned", "--min-sharpness", 0) == 0
+    assert run("add", url, "faces") == 0
+    assert run("index", url, "--hnsw") == 0
+    assert "of 12 photos of 12 it found the nearest person for 100.0%" in capsys.readouterr().out
+    assert run("rename", url, "p1", "Ann") == 0
+    assert run("calibrate", url, "--fpir", 0.5, "--json", "c.json") in (0, 1)
+    assert run("identify", url, "faces/p0/0.png", "--accept", 0.9) == 0
+    assert run("export", url, "--out", "rows.npz") == 0
+    assert run("add", url, "rows.npz") == 0
+    assert run("check", url) == 0
+    assert run("remove", url, "p2") == 0
+    assert run("list", url) == 0
+    told = capsys.readouterr()
+    assert "id:2\t8\tAnn" in told.out
+    assert "searched by HNSW, looking at 40 photos" in told.err
+    assert run("index", url, "--exact") == 0
+    assert run("list", url) == 0
+    assert "HNSW" not in capsys.readouterr().err
+    assert run("create", url, "--embedding-size", 3) == 2
+    assert run("list", url.replace("gallery=", "gallery=other_")) == 2
+    assert run("list", "postgresql://u:hush@/x?host=/nowhere") == 2
+    failed = capsys.readouterr()
+    assert len(failed.err.splitlines()) == 3
+    assert all("hush" not in said for said in (*told, *failed))
+    assert all(b"hush" not in path.read_bytes() for path in files.rglob("*") if path.is_file())
+
+
+def test_an_index_needs_a_database(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made()
+    assert run("index", "people.db", "--hnsw") == 2
+    assert run("index", "people.db") == 2
+    said = capsys.readouterr().err
+    assert "needs a gallery at postgresql://" in said
+    assert "give --hnsw to make an index" in said

@@ -13,7 +13,7 @@ from centerarc.cli.flags import OUTPUT, by_flags, check_outputs, flag
 
 @by_flags
 def calibrate(
-    gallery: Path,
+    gallery: str,
     /,
     *,
     fpir: float = 0.01,
@@ -39,7 +39,7 @@ def calibrate(
     Parameters
     ----------
     gallery
-        The gallery's file.
+        The gallery's file or URL.
     fpir
         Share of strangers' photos that may get a name.
     unsure
@@ -88,7 +88,7 @@ def calibrate(
             seed=seed,
         )
     if report is not None:
-        write_gallery_page(report, found, name=gallery.stem)
+        write_gallery_page(report, found, name=opened.store.name)
     limits, chosen, measured = found.thresholds, found.chosen, found.found
 
     def said(rate: Any) -> str:
@@ -112,7 +112,7 @@ def calibrate(
     elif (tail := measured.tail) is not None:
         facts["interval of that"] = f"{tail.low:.3f} to {tail.high:.3f}"
         facts["fit of the tail"] = f"p = {tail.fit_p:.2f}" + (" (bad)" * (tail.fit_p < 0.05))
-    print(f"calibrated {gallery} for {small_percent(fpir)} of strangers")
+    print(f"calibrated {opened.store.place} for {small_percent(fpir)} of strangers")
     Console().print(facts_table(facts))
     if chosen is None:
         print("extrapolated beyond what was measured", file=sys.stderr)

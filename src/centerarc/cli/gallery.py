@@ -1,6 +1,7 @@
-"""`centerarc gallery`: people and their photos in one file, and who somebody is."""
+"""`centerarc gallery`: people and their photos in one file or database, and who somebody is."""
 
 import json
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -21,6 +22,7 @@ from centerarc.cli.flags import (
     flag,
     opened_model,
 )
+from centerarc.cli.index import index
 
 if TYPE_CHECKING:
     from centerarc.gallery import Enrolled, Gallery, Identity, Recognizer
@@ -34,7 +36,7 @@ _Device = Annotated[str, Parameter(group=MODEL)]
 
 @by_flags
 def create(
-    gallery: Path,
+    gallery: str,
     /,
     *,
     model: _Model = "",
@@ -51,13 +53,14 @@ def create(
 ) -> None:
     """Make an empty gallery for one model.
 
-    The gallery is one file. It keeps which model its embeddings are of, by the digest of its
-    weights and what is done to an image before, and takes no other's.
+    The gallery is one file, or in a PostgreSQL database with pgvector. It keeps which model its
+    embeddings are of, by the digest of its weights and what is done to an image before, and takes
+    no other's.
 
     Parameters
     ----------
     gallery
-        The file to make, e.g. people.db.
+        The file to make, e.g. people.db, or postgresql://user@host/database?gallery=people.
     model
         A run folder, a weights file, an ONNX file, hf://owner/name on the Hugging Face Hub, or a
         public checkpoint with --architecture.
@@ -82,16 +85,18 @@ def create(
         Refuse faces that are less sharp.
     """
     from centerarc.gallery import Gallery
+    from centerarc.gallery.store import is_url
 
     if bool(model) == (embedding_size is not None):
         raise ValueError("give --model MODEL, or --embedding-size N for embeddings without a model")
     if aligned and detector is not None:
         raise ValueError("detector must not be given with --aligned: nothing is detected")
-    if gallery.exists():  # before a large model is loaded
-        raise ValueError(f"{str(gallery)!r} is there already; a new gallery needs a new name")
+    if not is_url(gallery) and Path(gallery).exists():  # before a large model is loaded
+        raise ValueError(f"{gallery!r} is there already; a new gallery needs a new name")
     if embedding_size is not None:
-        Gallery.create(gallery, embedding_size=embedding_size).close()
-        print(f"made {gallery} for embeddings of {embedding_size} numbers")
+        with Gallery.create(gallery, embedding_size=embedding_size) as made:
+            place = made.store.place
+        print(f"made {place} for embeddings of {embedding_size} numbers")
         return
     opening: dict[str, Any] = {
         "model": _whole(model),
@@ -106,9 +111,9 @@ def create(
     }
     facts = {"opening": json.dumps(opening), "model": _whole(model)}
     with Gallery.create(gallery, _recognizer(opening, device), facts=facts) as made:
-        size = made.store.facts["size"]
-    print(f"made {gallery} for embeddings of {size} numbers by {model}")
-    print(f"add people with: centerarc gallery add {gallery} FOLDER")
+        size, place = made.store.facts["size"], made.store.place
+    print(f"made {place} for embeddings of {size} numbers by {model}")
+    print(f"add people with: centerarc gallery add {shlex.quote(place)} FOLDER")
 
 
 def _whole(model: str) -> str:
@@ -147,23 +152,23 @@ def _recognizer(opening: dict[str, Any], device: str) -> "Recognizer":
     return Recognizer(model, detector, mirror=opening["mirror"], **limited)
 
 
-def opened_gallery(path: Path, model: str = "", device: str = "auto", *, photos: bool) -> "Gallery":
+def opened_gallery(path: str, model: str = "", device: str = "auto", *, photos: bool) -> "Gallery":
     """The gallery; where it is to take photos, with the model that it was made for."""
     from centerarc.gallery import Gallery
 
     gallery = Gallery(path)
-    kept = gallery.store.facts.get("opening")
+    kept, place = gallery.store.facts.get("opening"), gallery.store.place
     if not photos:
         return gallery
     gallery.close()
     if kept is None:
-        raise ValueError(f"{str(path)!r} has no model and takes files of embeddings only")
+        raise ValueError(f"{place!r} has no model and takes files of embeddings only")
     opening = json.loads(kept)
     if model:
         opening["model"] = _whole(model)
     elif not opening["model"].startswith("hf://") and not Path(opening["model"]).exists():
         raise ValueError(
-            f"the model of {str(path)!r} was {opening['model']!r}, which is not there any more; "
+            f"the model of {place!r} was {opening['model']!r}, which is not there any more; "
             "say with --model where it is now"
         )
     return Gallery(path, _recognizer(opening, device))
@@ -171,7 +176,7 @@ def opened_gallery(path: Path, model: str = "", device: str = "auto", *, photos:
 
 @by_flags
 def add(
-    gallery: Path,
+    gallery: str,
     sources: Annotated[tuple[Path, ...], Parameter(name="from")],
     /,
     *,
@@ -194,7 +199,7 @@ def add(
     Parameters
     ----------
     gallery
-        The gallery's file.
+        The gallery's file or URL.
     sources
         A folder of <person>/<photo>; with --person photos, or folders of them; or a file of
         embeddings, .npz or .parquet, as centerarc embed writes it.
@@ -245,7 +250,7 @@ def add(
             return 130
     if log is not None:
         write_csv(log, ["place", "person", "status", "reason"], found)
-    return _say_enrolled(gallery, found)
+    return _say_enrolled(opened.store.place, found)
 
 
 def _check_embeddings_of(gallery: "Gallery", metadata: dict[str, Any], path: Path) -> None:
@@ -270,7 +275,7 @@ def _photos(sources: Sequence[Path]) -> Iterable[Path]:
             raise ValueError(f"there is no photo {str(path)!r}")
 
 
-def _say_enrolled(gallery: Path, found: Sequence["Enrolled"]) -> int:
+def _say_enrolled(gallery: str, found: Sequence["Enrolled"]) -> int:
     from rich.console import Console
 
     from centerarc.cli.tables import facts_table
@@ -301,7 +306,7 @@ def _who(text: str) -> str | int:
 
 @by_flags
 def remove(
-    gallery: Path,
+    gallery: str,
     people: tuple[str, ...] = (),
     /,
     *,
@@ -309,12 +314,13 @@ def remove(
 ) -> None:
     """Remove people with all their photos, or photos, for good.
 
-    Their rows are overwritten in the file. Copies of the file and of the photos are not touched.
+    Their rows are overwritten in the file; a database frees them, and overwrites them when others
+    come. Copies, backups and the photos are not touched.
 
     Parameters
     ----------
     gallery
-        The gallery's file.
+        The gallery's file or URL.
     people
         Names, or id:NUMBER as centerarc gallery list shows it.
     photo
@@ -326,18 +332,18 @@ def remove(
         found = [opened.person(_who(name)) for name in people]  # all are there, or none goes
         gone = opened.store.remove(people=[one.id for one in found], photos=photo)
     if photo and gone < len(photo):
-        raise ValueError(f"photo must be numbers of photos of {str(gallery)!r}, got {photo}")
+        raise ValueError(f"photo must be numbers of photos of {opened.store.place!r}, got {photo}")
     print(f"removed {', '.join(one.name for one in found) or 'photos'}: {gone:,} photos")
 
 
 @by_flags
-def rename(gallery: Path, person: str, name: str, /) -> None:
+def rename(gallery: str, person: str, name: str, /) -> None:
     """Give somebody another name; their number stays.
 
     Parameters
     ----------
     gallery
-        The gallery's file.
+        The gallery's file or URL.
     person
         The name, or id:NUMBER.
     name
@@ -350,13 +356,13 @@ def rename(gallery: Path, person: str, name: str, /) -> None:
 
 
 @by_flags
-def list_(gallery: Path, /, *, person: str = "") -> None:
+def list_(gallery: str, /, *, person: str = "") -> None:
     """Show who is in a gallery, or the photos of one person.
 
     Parameters
     ----------
     gallery
-        The gallery's file.
+        The gallery's file or URL.
     person
         Whose photos to show: a name, or id:NUMBER.
     """
@@ -370,6 +376,9 @@ def list_(gallery: Path, /, *, person: str = "") -> None:
             print(f"id:{one.id}\t{one.photos}\t{one.name}")
         facts = opened.store.facts
         limits, outgrown = opened.thresholds, opened.outgrown
+        index = opened.store.index
+    if index is not None:
+        print(f"searched by {index.words()}", file=sys.stderr)
     said = "not calibrated" if limits is None else f"names from a score of {limits.accept:.3f}"
     photos = sum(one.photos for one in people)
     print(
@@ -383,7 +392,7 @@ def list_(gallery: Path, /, *, person: str = "") -> None:
 
 @by_flags
 def export(
-    gallery: Path,
+    gallery: str,
     /,
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"], group=OUTPUT)],
@@ -394,7 +403,7 @@ def export(
     Parameters
     ----------
     gallery
-        The gallery's file.
+        The gallery's file or URL.
     out
         The file to write, .parquet or .npz.
     overwrite
@@ -408,7 +417,7 @@ def export(
 
 @by_flags
 def identify(
-    gallery: Path,
+    gallery: str,
     photos: tuple[Path, ...],
     /,
     *,
@@ -432,7 +441,7 @@ def identify(
     Parameters
     ----------
     gallery
-        The gallery's file.
+        The gallery's file or URL.
     photos
         Photos, folders of photos, or files of embeddings.
     accept
@@ -509,7 +518,7 @@ def _said(place: str, number: int, one: "Identity") -> list[tuple[Any, ...]]:
 
 
 @by_flags
-def check(gallery: Path, /) -> int:
+def check(gallery: str, /) -> int:
     """Look for damage: the file, its embeddings, people without photos.
 
     Exit code: 0 all is well, 1 something is wrong, 2 not a gallery.
@@ -517,18 +526,20 @@ def check(gallery: Path, /) -> int:
     Parameters
     ----------
     gallery
-        The gallery's file.
+        The gallery's file or URL.
     """
     with closing(opened_gallery(gallery, photos=False)) as opened:
         problems = list(opened.check())
         count = sum(one.photos for one in opened.people())
     for problem in problems:
         print(problem)
-    print(f"{gallery}: {count:,} photos, {len(problems) or 'no'} problems", file=sys.stderr)
+    print(
+        f"{opened.store.place}: {count:,} photos, {len(problems) or 'no'} problems", file=sys.stderr
+    )
     return 1 if problems else 0
 
 
 app = App(name="gallery", help="Enrol people, and say who is on photos.")
-for command in (create, add, calibrate, identify, remove, rename, export, check):
+for command in (create, add, calibrate, identify, remove, rename, export, check, index):
     app.command(command, help_format="plaintext")
 app.command(list_, name="list", help_format="plaintext")

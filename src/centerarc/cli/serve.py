@@ -17,7 +17,7 @@ _NEEDED = {"fastapi": "fastapi", "uvicorn": "uvicorn", "python_multipart": "pyth
 
 @by_flags
 def serve(
-    gallery: Path,
+    gallery: str,
     /,
     *,
     host: Annotated[str, Parameter(group=ADDRESS)] = "127.0.0.1",
@@ -45,7 +45,7 @@ def serve(
     Parameters
     ----------
     gallery
-        The gallery's file, which centerarc gallery create makes.
+        The gallery's file or URL, which centerarc gallery create makes.
     host
         Where to listen; 0.0.0.0 for other machines too, which needs a token.
     port
@@ -103,7 +103,7 @@ def serve(
     opened = opened_gallery(gallery, model, device, photos=True)
 
     def ready(address: str) -> None:
-        print(f"serving {gallery} at {address}", flush=True)
+        print(f"serving {opened.store.place} at {address}", flush=True)
         print("Ctrl-C stops it", file=sys.stderr, flush=True)
 
     run(

@@ -125,7 +125,7 @@ def calibrated(
     person, embedding = rows.person[known], rows.embedding[known]
     if len(np.unique(person)) < 2:
         raise ValueError(
-            f"{str(gallery.store.path)!r} must have photos of at least 2 people to be calibrated, "
+            f"{gallery.store.place!r} must have photos of at least 2 people to be calibrated, "
             f"got {len(np.unique(person))}"
         )
     left_out = leave_one_out(embedding, person)

@@ -18,7 +18,14 @@ from centerarc.evaluation.embedding import file_format as embedding_format
 from centerarc.evaluation.scores import check_embeddings, row_blocks
 from centerarc.gallery.calibration import GalleryCalibration, Thresholds, calibrated
 from centerarc.gallery.search import Float32Array
-from centerarc.gallery.store import NewPhoto, Person, Photo, SqliteStore, person_name
+from centerarc.gallery.store import (
+    NewPhoto,
+    Person,
+    Photo,
+    create_store,
+    open_store,
+    person_name,
+)
 from centerarc.io.files import atomic_path, read_file
 
 if TYPE_CHECKING:
@@ -103,10 +110,11 @@ class Enrolled(NamedTuple):
 
 
 class Gallery:
-    """People and their photos in one file, and who a face is.
+    """People and their photos in one file or database, and who a face is.
 
     Args:
-        path: The gallery's file.
+        path: The gallery's file, or where it is in a PostgreSQL database with pgvector:
+            `postgresql://user@host/database?gallery=people`.
         recognizer: Makes embeddings of photos; without one the gallery takes embeddings alone.
 
     Raises:
@@ -128,7 +136,7 @@ class Gallery:
     def __init__(
         self, path: str | os.PathLike[str], recognizer: "Recognizer | None" = None
     ) -> None:
-        self.store = SqliteStore(path)
+        self.store = open_store(path)
         self.recognizer = recognizer
         try:
             if recognizer is not None:
@@ -149,7 +157,7 @@ class Gallery:
         """Makes an empty gallery.
 
         Args:
-            path: A file that is not there yet.
+            path: A file that is not there yet, or a URL; see `Gallery`.
             recognizer: Makes its embeddings.
             embedding_size: D, where there is no recognizer.
             facts: Further texts to keep in it.
@@ -168,7 +176,7 @@ class Gallery:
         if recognizer is not None:
             kept["identity"] = json.dumps(recognizer.identity)
             kept["settings"] = json.dumps(recognizer.settings)
-        SqliteStore.create(path, kept).close()
+        create_store(path, kept).close()
         return cls(path, recognizer)
 
     def __enter__(self) -> Self:
@@ -178,21 +186,21 @@ class Gallery:
         self.close()
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the file or the connection."""
         self.store.close()
 
     def _check_model(self, recognizer: "Recognizer") -> None:
         kept = self.store.facts.get("identity")
         if kept is None:
             raise ValueError(
-                f"{str(self.store.path)!r} holds embeddings that were given as numbers, so no "
+                f"{self.store.place!r} holds embeddings that were given as numbers, so no "
                 "model may add to it; make another gallery for photos"
             )
         there, here = json.loads(kept), recognizer.identity
         for name in sorted(there.keys() | here.keys()):
             if there.get(name) != here.get(name):
                 raise ValueError(
-                    f"{str(self.store.path)!r} holds embeddings of another model: {name} is "
+                    f"{self.store.place!r} holds embeddings of another model: {name} is "
                     f"{there.get(name)!r} there and {here.get(name)!r} here; use its model, or "
                     "make a new gallery"
                 )
@@ -223,7 +231,8 @@ class Gallery:
     def remove(self, who: str | int) -> int:
         """Removes somebody with all photos, and returns how many those were.
 
-        The rows are overwritten in the file; copies and backups of it are not.
+        The rows are overwritten in the file; copies and backups of it are not. What a database
+        keeps of them is said in the documentation.
         """
         return self.store.remove(people=[self.person(who).id])
 
@@ -529,7 +538,7 @@ class Gallery:
         kind = embedding_format(target)
         rows, facts = self.store.rows(), self.store.facts
         if not len(rows.photo):
-            raise ValueError(f"{str(self.store.path)!r} has no photo to export")
+            raise ValueError(f"{self.store.place!r} has no photo to export")
         names = {person.id: person.name for person in self.people()}
         places = [photo.place or f"photo {photo.id}" for photo in self.photos()]
         whole = Part(places, [names[one] for one in rows.person.tolist()], rows.embedding)

@@ -356,18 +356,11 @@ class GalleryServer:
 
     async def health(self, response: Response) -> HealthAnswer:
         """Say whether photos can be answered."""
-        readable = await self._booked(self._readable)
+        readable = await self._booked(self.gallery.store.readable)
         ready = readable and self.worker.alive
         if not ready:
             response.status_code = 503
         return HealthAnswer(ready=ready, gallery=readable)
-
-    def _readable(self) -> bool:
-        store = self.gallery.store
-        try:
-            return store.path.is_file() and "size" in store.facts
-        except (OSError, ValueError):
-            return False
 
     async def show_metrics(self) -> PlainTextResponse:
         """Show counts of requests, times and the gallery's size as Prometheus reads them."""

@@ -1,49 +1,25 @@
-"""Where a gallery is kept: one SQLite file, changed by transactions, searched exactly."""
+"""Where a gallery is kept: its people, photos and embeddings in tables, changed by transactions."""
 
 import json
 import os
-import sqlite3
-import threading
-import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from centerarc.data.source import composed
-from centerarc.gallery.search import Float32Array, IntArray, Nearest, RowSearch
-from centerarc.io.files import atomic_path
+from centerarc.gallery.search import Float32Array, IntArray, Nearest
 
-# "CArc" in SQLite's header says whose file it is, and the number which version of its tables.
-_OURS, _VERSION = 0x43417263, 1
-_TABLES = """
-CREATE TABLE fact (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE person (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE);
-CREATE TABLE photo (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    person INTEGER NOT NULL REFERENCES person (id) ON DELETE CASCADE,
-    digest BLOB NOT NULL,
-    face INTEGER NOT NULL,
-    place TEXT NOT NULL,
-    added TEXT NOT NULL,
-    facts TEXT NOT NULL,
-    embedding BLOB NOT NULL,
-    UNIQUE (digest, face)
-);
-CREATE INDEX photo_of_person ON photo (person);
-"""
-# Bytes; of SQLite's usual 4,096 an embedding of 512 numbers would leave nearly half empty.
-_PAGE = 16_384
-# Seconds that a change waits for one of another process.
-_PATIENCE = 30.0
-# From so many rows on they are kept in a file of their own too, which is mapped and not read.
-_MAPPED_FROM = 20_000
-_HEADER = 512
-_READ = 4096  # rows that are read at once
+if TYPE_CHECKING:
+    from centerarc.gallery.hnsw import Hnsw
+    from centerarc.gallery.postgres import PostgresStore
+
+# Photos that are listed at once, and values that one statement compares with.
+_READ, _VALUES = 4096, 500
 
 
 class Person(NamedTuple):
@@ -102,6 +78,18 @@ class NewPhoto:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
+class PhotoRow(NamedTuple):
+    """A face to enrol as the tables have it, but for its number."""
+
+    person: int
+    digest: bytes
+    face: int
+    place: str
+    added: str
+    facts: str
+    embedding: Float32Array
+
+
 class Rows(NamedTuple):
     """Embeddings in the order in which they were enrolled.
 
@@ -124,123 +112,84 @@ def person_name(name: str) -> str:
     return kept
 
 
-class SqliteStore:
-    """A gallery in one SQLite file.
+class Store(ABC):
+    """A gallery's tables: facts, people and photos.
 
     Every change is one transaction, which is there as a whole or not at all, wherever a process
-    is killed. Several processes may read and change a gallery at the same time. What is removed
-    is overwritten in the file. Large galleries have a second file, PATH-rows, which holds the same
-    embeddings for the search to map; it is made when it is missing and may be deleted.
+    is killed. Several processes may read and change a gallery at the same time.
+
+    What both databases understand is said here, with `?` where a value goes; a store says how it
+    is asked, and does by itself what depends on the database.
 
     Args:
-        path: The file.
-
-    Raises:
-        ValueError: If there is no such file, or it is another one's or damaged.
+        place: Where the gallery is, as messages name it.
+        name: What it is called there.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        if not self.path.is_file():
-            raise ValueError(
-                f"there is no gallery {str(self.path)!r}; make one with centerarc gallery create"
-            )
-        self._lock = threading.RLock()
-        self._connection = self._connected()
-        with self._errors():
-            kind = self._value("PRAGMA application_id")
-            version = self._value("PRAGMA user_version")
-        if kind != _OURS:
-            self.close()
-            raise ValueError(f"{str(self.path)!r} is not a gallery of centerarc")
-        if version != _VERSION:
-            self.close()
-            raise ValueError(
-                f"{str(self.path)!r} was made by another version of centerarc (format {version}, "
-                f"here {_VERSION})"
-            )
-        self._search: RowSearch | None = None
-        self._photos = np.empty(0, np.int64)
-        self._seen: tuple[str, int] = ("", 0)
+    def __init__(self, place: str, name: str) -> None:
+        self.place, self.name = place, name
 
-    @classmethod
-    def create(cls, path: str | os.PathLike[str], facts: Mapping[str, str]) -> Self:
-        """Makes an empty gallery; see `SqliteStore`.
+    @abstractmethod
+    def close(self) -> None:
+        """Closes the gallery."""
+
+    @abstractmethod
+    def _all(self, query: str, *values: Any) -> list[Any]:
+        """The rows that a query returns."""
+
+    @abstractmethod
+    def _change(self, statement: str, *values: Any) -> int:
+        """How many rows a statement changed."""
+
+    @abstractmethod
+    def _changing(self) -> AbstractContextManager[object]:
+        """A transaction that excludes other changes; nothing stays if the block fails."""
+
+    @abstractmethod
+    def _insert(self, rows: Sequence[PhotoRow]) -> None:
+        """Adds photos, none of which is there, in their order."""
+
+    @abstractmethod
+    def rows(self) -> Rows:
+        """Returns all embeddings."""
+
+    @abstractmethod
+    def search(self, queries: Float32Array, count: int) -> Nearest:
+        """Returns the nearest people of `(Q, D)` queries of unit length, as they are now.
+
+        `row` of the result holds numbers of photos.
+        """
+
+    @property
+    @abstractmethod
+    def index(self) -> "Hnsw | None":
+        """What the search looks into before it compares; None where it compares with all."""
+
+    @abstractmethod
+    def make_index(self, recall: float) -> "Hnsw":
+        """Makes an index, so that a search compares only those with whom it finds.
 
         Args:
-            path: A file that is not there.
-            facts: What it is to know of itself; "size" is the length of its embeddings.
+            recall: The share of the nearest people that is to be found, from 0 to 1.
 
         Raises:
-            ValueError: If there is something already.
-            OSError: If it cannot be written.
+            ValueError: If that cannot be had here.
         """
-        place = Path(path)
-        if place.exists():
-            raise ValueError(f"{str(place)!r} is there already; a new gallery needs a new name")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(place) as temporary:
-            connection = sqlite3.connect(temporary)
-            try:
-                connection.execute(f"PRAGMA page_size = {_PAGE}")
-                connection.executescript(_TABLES)
-                rows = {**facts, "uuid": uuid.uuid4().hex, "removals": "0"}
-                with connection:
-                    connection.executemany("INSERT INTO fact VALUES (?, ?)", rows.items())
-                connection.execute(f"PRAGMA application_id = {_OURS}")
-                connection.execute(f"PRAGMA user_version = {_VERSION}")
-            finally:
-                connection.close()
-        return cls(place)
 
-    def close(self) -> None:
-        """Closes the file."""
-        self._connection.close()
+    @abstractmethod
+    def drop_index(self) -> None:
+        """Drops the index: the search compares with all."""
 
-    def _connected(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            self.path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
-        )
-        with self._errors():
-            connection.execute("PRAGMA foreign_keys = ON")
-            connection.execute("PRAGMA secure_delete = ON")
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-        return connection
+    @abstractmethod
+    def remove(self, *, people: Sequence[int] = (), photos: Sequence[int] = ()) -> int:
+        """Removes people with all their photos, and photos; returns how many photos went.
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            name = getattr(error, "sqlite_errorname", "")
-            if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
-                raise ValueError(
-                    f"{str(self.path)!r} is damaged or not a gallery ({error}); take a copy of it "
-                    "from before"
-                ) from error
-            if name.startswith("SQLITE_BUSY"):
-                raise OSError(
-                    f"{str(self.path)!r} is being changed by another process for more than "
-                    f"{_PATIENCE:g} seconds; try again when it has ended"
-                ) from error
-            raise OSError(f"{str(self.path)!r}: {error}") from error
+        People stay without photos.
+        """
 
-    @contextmanager
-    def _changing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction, of which nothing stays if the block fails."""
-        with self._lock, self._errors():
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-            except BaseException:
-                self._connection.execute("ROLLBACK")
-                raise
-            self._connection.execute("COMMIT")
-
-    def _all(self, query: str, *values: Any) -> list[Any]:
-        with self._lock, self._errors():
-            return self._connection.execute(query, values).fetchall()
+    @abstractmethod
+    def _damage(self) -> Iterator[str]:
+        """What is wrong beyond the embeddings, in words."""
 
     def _value(self, query: str, *values: Any) -> Any:
         found = self._all(query, *values)
@@ -253,10 +202,25 @@ class SqliteStore:
         """What was kept under each name, texts."""
         return dict(self._all("SELECT key, value FROM fact"))
 
+    def readable(self) -> bool:
+        """Returns whether the gallery is there and answers."""
+        try:
+            return "size" in self.facts
+        except (OSError, ValueError):
+            return False
+
     def keep(self, **facts: str) -> None:
         """Keeps texts under names, for those that are there instead."""
-        with self._changing() as change:
-            change.executemany("INSERT OR REPLACE INTO fact VALUES (?, ?)", facts.items())
+        with self._changing():
+            self._keep(facts)
+
+    def _keep(self, facts: Mapping[str, str]) -> None:
+        for fact in facts.items():
+            self._change(
+                "INSERT INTO fact VALUES (?, ?) ON CONFLICT (key) DO UPDATE "
+                "SET value = excluded.value",
+                *fact,
+            )
 
     # People and their photos.
 
@@ -264,7 +228,7 @@ class SqliteStore:
         """Returns everybody, by name."""
         rows = self._all(
             "SELECT person.id, name, count(photo.id) FROM person LEFT JOIN photo "
-            "ON photo.person = person.id GROUP BY person.id ORDER BY name"
+            "ON photo.person = person.id GROUP BY person.id, name ORDER BY name"
         )
         return [Person(*row) for row in rows]
 
@@ -286,28 +250,30 @@ class SqliteStore:
             names = [row[0] for row in self._all("SELECT name FROM person")]
             near = difflib.get_close_matches(str(who), names, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"there is no person {who!r} in {str(self.path)!r}{hint}")
+            raise ValueError(f"there is no person {who!r} in {self.place!r}{hint}")
         return Person(*rows[0])
 
     def names(self, people: IntArray) -> dict[int, str]:
         """Returns the names of people by their numbers, for those who are there."""
-        wanted = json.dumps(np.unique(people).tolist())
-        query = "SELECT id, name FROM person WHERE id IN (SELECT value FROM json_each(?))"
-        return dict(self._all(query, wanted))
+        wanted = np.unique(people).tolist()
+        return dict(self._among("SELECT id, name FROM person WHERE id IN", wanted))
+
+    def _among(self, query: str, values: Sequence[Any]) -> Iterator[Any]:
+        """The rows of a query that ends in IN, whose brackets get the values."""
+        for some, marks in _blocks(values, "?"):
+            yield from self._all(f"{query} ({marks})", *some)
 
     def photos(self, person: int | None = None) -> Iterator[Photo]:
         """Yields the photos of one person or of all, in the order in which they were enrolled."""
         last = 0
-        while True:
-            rows = self._all(
-                "SELECT id, person, place, hex(digest), face, added, facts FROM photo "
-                "WHERE id > ? AND (? IS NULL OR person = ?) ORDER BY id LIMIT ?",
-                *(last, person, person, _READ),
-            )
+        whose, values = ("", ()) if person is None else ("AND person = ?", (person,))
+        while rows := self._all(
+            "SELECT id, person, place, digest, face, added, facts FROM photo "
+            f"WHERE id > ? {whose} ORDER BY id LIMIT {_READ}",
+            *(last, *values),
+        ):
             for number, owner, place, digest, face, added, facts in rows:
-                yield Photo(number, owner, place, digest.lower(), face, added, json.loads(facts))
-            if len(rows) < _READ:
-                return
+                yield Photo(number, owner, place, digest.hex(), face, added, json.loads(facts))
             last = rows[-1][0]
 
     def holder(self, digest: bytes) -> str | None:
@@ -337,47 +303,46 @@ class SqliteStore:
                 )
         now = datetime.now(UTC).isoformat(timespec="seconds")
         names = {name: person_name(name) for name, _ in photos}
-        kept = json.dumps([*dict.fromkeys(names.values())])
-        with self._changing() as change:
-            last = change.execute("SELECT max(id) FROM person").fetchone()[0] or 0
-            change.execute(
-                "INSERT INTO person (name) SELECT value FROM json_each(?) "
-                "WHERE value NOT IN (SELECT name FROM person)",
-                (kept,),
-            )
-            listed = "SELECT name, id FROM person WHERE name IN (SELECT value FROM json_each(?))"
-            numbers = dict(change.execute(listed, (kept,)).fetchall())
-            before = change.execute("SELECT max(id) FROM photo").fetchone()[0] or 0
-            done = change.executemany(
-                "INSERT OR IGNORE INTO photo (person, digest, face, place, added, facts, "
-                "embedding) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    (
-                        *(numbers[names[name]], new.digest, new.face, new.place, now),
-                        *(
-                            json.dumps(dict(new.facts)) if new.facts else "{}",
-                            new.embedding.tobytes(),
-                        ),
+        texts = [json.dumps(dict(new.facts)) if new.facts else "{}" for _, new in photos]
+        said, fresh = [], []
+        with self._changing():
+            held = self._holders([new.digest for _, new in photos])
+            for (name, new), facts in zip(photos, texts, strict=True):
+                key = (new.digest, new.face)
+                said.append(held.get(key, ""))
+                if key not in held:
+                    held[key] = names[name]
+                    fresh.append((names[name], new, facts))
+            numbers = self._numbers([name for name, _, _ in fresh])
+            self._insert(
+                [
+                    PhotoRow(
+                        *(numbers[name], new.digest, new.face, new.place, now, facts),
+                        embedding=new.embedding,
                     )
-                    for name, new in photos
-                ),
+                    for name, new, facts in fresh
+                ]
             )
-            if done.rowcount == len(photos):
-                return [""] * len(photos)
-            # Of people of whom nothing new came, none is made.
-            change.execute(
-                "DELETE FROM person WHERE id > ? AND id NOT IN (SELECT person FROM photo)", (last,)
-            )
-            said, new_here = [], set()
-            for _, new in photos:
-                holder, number = change.execute(
-                    "SELECT name, photo.id FROM photo JOIN person ON person.id = photo.person "
-                    "WHERE digest = ? AND face = ?",
-                    (new.digest, new.face),
-                ).fetchone()
-                said.append(holder if number <= before or number in new_here else "")
-                new_here.add(number)
         return said
+
+    def _holders(self, digests: Sequence[bytes]) -> dict[tuple[bytes, int], str]:
+        """Whose the faces of photos are that are there."""
+        query = (
+            "SELECT digest, face, name FROM photo JOIN person ON person.id = photo.person "
+            "WHERE digest IN"
+        )
+        found = self._among(query, [*dict.fromkeys(digests)])
+        return {(digest, face): name for digest, face, name in found}
+
+    def _numbers(self, names: Sequence[str]) -> dict[str, int]:
+        """The numbers of people, who are made where they are not there."""
+        wanted = [*dict.fromkeys(names)]
+        listed = "SELECT name, id FROM person WHERE name IN"
+        numbers = dict(self._among(listed, wanted))
+        new = [name for name in wanted if name not in numbers]
+        for some, marks in _blocks(new, "(?)"):
+            self._change(f"INSERT INTO person (name) VALUES {marks}", *some)
+        return numbers | dict(self._among(listed, new))
 
     def rename(self, person: int, name: str) -> None:
         """Gives a person another name.
@@ -386,160 +351,84 @@ class SqliteStore:
             ValueError: If someone else has it.
         """
         kept = person_name(name)
-        with self._changing() as change:
-            taken = change.execute(
-                "SELECT id FROM person WHERE name = ? AND id != ?", (kept, person)
-            ).fetchone()
-            if taken:
-                raise ValueError(f"name must be no one else's, but {kept!r} is person {taken[0]}")
-            change.execute("UPDATE person SET name = ? WHERE id = ?", (kept, person))
+        with self._changing():
+            taken = self._value("SELECT id FROM person WHERE name = ?", kept)
+            if taken not in (None, person):
+                raise ValueError(f"name must be no one else's, but {kept!r} is person {taken}")
+            self._change("UPDATE person SET name = ? WHERE id = ?", kept, person)
 
-    def remove(self, *, people: Sequence[int] = (), photos: Sequence[int] = ()) -> int:
-        """Removes people with all their photos, and photos; returns how many photos went.
-
-        The bytes are overwritten in the file, and the file of rows is deleted. People stay without
-        photos.
-        """
-        with self._changing() as change:
-            before = change.execute("SELECT count(*) FROM photo").fetchone()[0]
-            change.executemany("DELETE FROM photo WHERE id = ?", [(one,) for one in photos])
-            change.executemany("DELETE FROM person WHERE id = ?", [(one,) for one in people])
-            gone: int = before - change.execute("SELECT count(*) FROM photo").fetchone()[0]
-            change.execute(
-                "UPDATE fact SET value = CAST(value AS INTEGER) + 1 WHERE key = 'removals'"
-            )
-        with self._lock, self._errors():
-            self._search = None
-            self._rows_path.unlink(missing_ok=True)
-            # What was there before is in the log of changes until that is emptied.
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    def _delete(self, people: Sequence[int], photos: Sequence[int]) -> int:
+        gone = 0
+        for statement, values in (
+            ("DELETE FROM photo WHERE id IN", photos),
+            ("DELETE FROM photo WHERE person IN", people),
+        ):
+            for some, marks in _blocks(values, "?"):
+                gone += self._change(f"{statement} ({marks})", *some)
+        for some, marks in _blocks(people, "?"):
+            self._change(f"DELETE FROM person WHERE id IN ({marks})", *some)
         return gone
 
-    # Search.
-
-    @property
-    def _rows_path(self) -> Path:
-        return self.path.with_name(f"{self.path.name}-rows")
-
-    def rows(self, after: int = 0) -> Rows:
-        """Returns the embeddings of photos with numbers above one."""
-        with self._lock, self._errors():
-            size = int(self.facts["size"])
-            query = "SELECT id, person, embedding FROM photo WHERE id > ? ORDER BY id"
-            count = self._value("SELECT count(*) FROM photo WHERE id > ?", after)
-            photo, person = np.empty(count, np.int64), np.empty(count, np.int64)
-            embedding = np.empty((count, size), np.float32)
-            at = 0
-            cursor = self._connection.execute(query, (after,))
-            while at < count and (found := cursor.fetchmany(min(_READ, count - at))):
-                part = slice(at, at + len(found))
-                photo[part], person[part] = zip(*((row[0], row[1]) for row in found), strict=True)
-                blob = b"".join(row[2] for row in found)
-                if len(blob) != len(found) * size * 4:
-                    raise ValueError(
-                        f"{str(self.path)!r} is damaged: a photo has an embedding of another size"
-                    )
-                embedding[part] = np.frombuffer(blob, "<f4").reshape(len(found), size)
-                at = part.stop
-        return Rows(photo[:at], person[:at], embedding[:at])
-
-    def search(self, queries: Float32Array, count: int) -> Nearest:
-        """Returns the nearest people of `(Q, D)` queries of unit length, as they are now.
-
-        `row` of the result holds numbers of photos.
-        """
-        with self._lock:
-            search = self._current()
-            found = search.nearest(queries, count)
-            inside = found.row >= 0
-            found.row[inside] = self._photos[found.row[inside]]
-        return found
-
-    def _current(self) -> RowSearch:
-        """The search in all rows; what others have changed is taken into account."""
-        with self._errors():
-            self._connection.execute("BEGIN")  # one state of the file for all that is read
-            try:
-                state = (self.facts["removals"], self._value("SELECT max(id) FROM photo") or 0)
-                if self._search is None or state != self._seen:
-                    self._load(state)
-            finally:
-                self._connection.execute("ROLLBACK")
-        assert self._search is not None
-        return self._search
-
-    def _load(self, state: tuple[str, int]) -> None:
-        if self._search is not None and state[0] == self._seen[0]:
-            new = self.rows(after=self._seen[1])
-            if len(new.photo) + len(self._photos) == self._value("SELECT count(*) FROM photo"):
-                parts = [*self._parts, new.embedding]
-                person = np.concatenate([self._person, new.person])
-                photos = np.concatenate([self._photos, new.photo])
-                self._hold(parts, photos, person, state)
-                return
-        mapped, last = self._mapped(state[0])
-        head = self._all("SELECT id, person FROM photo WHERE id <= ? ORDER BY id", last)
-        rest = self.rows(after=last)
-        old = np.array(head, np.int64).reshape(-1, 2)
-        photos, person = (np.concatenate(both) for both in zip(old.T, rest[:2], strict=True))
-        if len(rest.photo) >= _MAPPED_FROM:
-            # A folder that cannot be written to is no hindrance.
-            with suppress(OSError):
-                self._write_rows(state, [*mapped, rest.embedding])
-                mapped, last = self._mapped(state[0])
-                rest = rest._replace(embedding=rest.embedding[:0])
-        self._hold([*mapped, rest.embedding], photos, person, state)
-
-    def _hold(
-        self,
-        parts: list[Float32Array],
-        photos: IntArray,
-        person: IntArray,
-        state: tuple[str, int],
-    ) -> None:
-        self._parts, self._photos, self._person = parts, photos, person
-        self._search, self._seen = RowSearch(parts, person), state
-
-    def _mapped(self, removals: str) -> tuple[list[Float32Array], int]:
-        """The rows that the second file holds, and the number of the last photo among them."""
-        try:
-            with open(self._rows_path, "rb") as file:
-                head = json.loads(file.read(_HEADER))
-            facts = self.facts
-            count = self._value("SELECT count(*) FROM photo WHERE id <= ?", head["last"])
-            size = int(facts["size"])
-            wanted = {"uuid": facts["uuid"], "removals": removals, "size": size, "rows": count}
-            whole = self._rows_path.stat().st_size == _HEADER + 4 * size * count
-            if count and whole and all(head[name] == value for name, value in wanted.items()):
-                rows = np.memmap(self._rows_path, "<f4", "r", _HEADER, (count, size))
-                return [np.asarray(rows)], int(head["last"])
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # it is not there, or of another state
-        return [], 0
-
-    def _write_rows(self, state: tuple[str, int], parts: Sequence[Float32Array]) -> None:
-        facts = self.facts
-        head = {"uuid": facts["uuid"], "removals": state[0], "size": int(facts["size"])}
-        head |= {"rows": sum(map(len, parts)), "last": state[1]}
-        with atomic_path(self._rows_path) as temporary, open(temporary, "wb") as file:
-            file.write(json.dumps(head).encode().ljust(_HEADER))
-            for part in parts:
-                np.ascontiguousarray(part, "<f4").tofile(file)
-
     def problems(self) -> Iterator[str]:
-        """Yields what is wrong with the file, in words; nothing if all is well."""
-        for (said,) in self._all("PRAGMA integrity_check"):
-            if said != "ok":
-                yield f"the file is damaged: {said}"
-        for _ in self._all("PRAGMA foreign_key_check"):
-            yield "a photo belongs to no person"
+        """Yields what is wrong with the gallery, in words; nothing if all is well."""
+        yield from self._damage()
         rows = self.rows()
         lengths = np.linalg.norm(rows.embedding.astype(np.float64), axis=1)
         bad = ~(np.abs(lengths - 1) < 1e-3)
         for number in rows.photo[bad].tolist():
             yield f"the embedding of photo {number} does not have the length 1"
-        mapped, last = self._mapped(self.facts["removals"])
-        if mapped:
-            held = rows.embedding[rows.photo <= last]
-            if held.tobytes() != mapped[0].tobytes():
-                yield f"{str(self._rows_path)!r} differs from the gallery; delete it"
+
+
+def _blocks(values: Sequence[Any], mark: str) -> Iterator[tuple[Sequence[Any], str]]:
+    """Few enough values for one statement, and marks for them."""
+    for first in range(0, len(values), _VALUES):
+        some = values[first : first + _VALUES]
+        yield some, ", ".join([mark] * len(some))
+
+
+def is_url(place: str | os.PathLike[str]) -> bool:
+    """Whether a gallery's place is a database and no file."""
+    return isinstance(place, str) and place.startswith(("postgresql://", "postgres://"))
+
+
+def _database() -> "type[PostgresStore]":
+    try:
+        from centerarc.gallery.postgres import PostgresStore
+    except ImportError as error:
+        raise ValueError(
+            "a gallery in PostgreSQL needs psycopg; install it with: "
+            f"pip install 'centerarc[postgres]' ({error})"
+        ) from None
+    return PostgresStore
+
+
+def open_store(place: str | os.PathLike[str]) -> Store:
+    """Opens the gallery in a file, or at a URL such as postgresql://host/database?gallery=people.
+
+    Raises:
+        ValueError: If there is none, or it is something else.
+        OSError: If it cannot be reached.
+    """
+    if is_url(place):
+        return _database()(str(place))
+    from centerarc.gallery.sqlite import SqliteStore
+
+    return SqliteStore(place)
+
+
+def create_store(place: str | os.PathLike[str], facts: Mapping[str, str]) -> Store:
+    """Makes an empty gallery in a file or at a URL; see `open_store`.
+
+    Args:
+        place: Where no gallery is.
+        facts: What it is to know of itself; "size" is the length of its embeddings.
+
+    Raises:
+        ValueError: If there is something already.
+        OSError: If it cannot be written or reached.
+    """
+    if is_url(place):
+        return _database().create(str(place), facts)
+    from centerarc.gallery.sqlite import SqliteStore
+
+    return SqliteStore.create(place, facts)

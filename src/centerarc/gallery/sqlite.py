@@ -1,0 +1,334 @@
+"""A gallery in one SQLite file, searched exactly."""
+
+import json
+import os
+import sqlite3
+import threading
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+import numpy as np
+
+from centerarc.gallery.search import Float32Array, IntArray, Nearest, RowSearch
+from centerarc.gallery.store import PhotoRow, Rows, Store
+from centerarc.io.files import atomic_path
+
+# "CArc" in SQLite's header says whose file it is, and the number which version of its tables.
+_OURS, _VERSION = 0x43417263, 1
+_TABLES = """
+CREATE TABLE fact (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE person (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE);
+CREATE TABLE photo (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    person INTEGER NOT NULL REFERENCES person (id) ON DELETE CASCADE,
+    digest BLOB NOT NULL,
+    face INTEGER NOT NULL,
+    place TEXT NOT NULL,
+    added TEXT NOT NULL,
+    facts TEXT NOT NULL,
+    embedding BLOB NOT NULL,
+    UNIQUE (digest, face)
+);
+CREATE INDEX photo_of_person ON photo (person);
+"""
+# Bytes; of SQLite's usual 4,096 an embedding of 512 numbers would leave nearly half empty.
+_PAGE = 16_384
+# Seconds that a change waits for one of another process.
+_PATIENCE = 30.0
+# From so many rows on they are kept in a file of their own too, which is mapped and not read.
+_MAPPED_FROM = 20_000
+_HEADER = 512
+_READ = 4096  # rows that are read at once
+
+
+class SqliteStore(Store):
+    """A gallery in one SQLite file.
+
+    What is removed is overwritten in the file. Large galleries have a second file, PATH-rows, which
+    holds the same embeddings for the search to map; it is made when it is missing and may be
+    deleted.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: If there is no such file, or it is another one's or damaged.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        super().__init__(str(self.path), self.path.stem)
+        if not self.path.is_file():
+            raise ValueError(
+                f"there is no gallery {self.place!r}; make one with centerarc gallery create"
+            )
+        self._lock = threading.RLock()
+        self._connection = self._connected()
+        with self._errors():
+            kind = self._value("PRAGMA application_id")
+            version = self._value("PRAGMA user_version")
+        if kind != _OURS:
+            self.close()
+            raise ValueError(f"{self.place!r} is not a gallery of centerarc")
+        if version != _VERSION:
+            self.close()
+            raise ValueError(
+                f"{self.place!r} was made by another version of centerarc (format {version}, "
+                f"here {_VERSION})"
+            )
+        self._search: RowSearch | None = None
+        self._photos = np.empty(0, np.int64)
+        self._seen: tuple[str, int] = ("", 0)
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], facts: Mapping[str, str]) -> Self:
+        """Makes an empty gallery; see `SqliteStore`.
+
+        Args:
+            path: A file that is not there.
+            facts: What it is to know of itself; "size" is the length of its embeddings.
+
+        Raises:
+            ValueError: If there is something already.
+            OSError: If it cannot be written.
+        """
+        place = Path(path)
+        if place.exists():
+            raise ValueError(f"{str(place)!r} is there already; a new gallery needs a new name")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(place) as temporary:
+            connection = sqlite3.connect(temporary)
+            try:
+                connection.execute(f"PRAGMA page_size = {_PAGE}")
+                connection.executescript(_TABLES)
+                rows = {**facts, "uuid": uuid.uuid4().hex, "removals": "0"}
+                with connection:
+                    connection.executemany("INSERT INTO fact VALUES (?, ?)", rows.items())
+                connection.execute(f"PRAGMA application_id = {_OURS}")
+                connection.execute(f"PRAGMA user_version = {_VERSION}")
+            finally:
+                connection.close()
+        return cls(place)
+
+    def readable(self) -> bool:
+        """Returns whether the file is still there and answers."""
+        return self.path.is_file() and super().readable()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._connection.close()
+
+    def _connected(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self.path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
+        )
+        with self._errors():
+            connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute("PRAGMA secure_delete = ON")
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+        return connection
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            name = getattr(error, "sqlite_errorname", "")
+            if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
+                raise ValueError(
+                    f"{self.place!r} is damaged or not a gallery ({error}); take a copy of it "
+                    "from before"
+                ) from error
+            if name.startswith("SQLITE_BUSY"):
+                raise OSError(
+                    f"{self.place!r} is being changed by another process for more than "
+                    f"{_PATIENCE:g} seconds; try again when it has ended"
+                ) from error
+            raise OSError(f"{self.place!r}: {error}") from error
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        with self._lock, self._errors():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+
+    def _all(self, query: str, *values: Any) -> list[Any]:
+        with self._lock, self._errors():
+            return self._connection.execute(query, values).fetchall()
+
+    def _change(self, statement: str, *values: Any) -> int:
+        return self._connection.execute(statement, values).rowcount
+
+    # Photos.
+
+    def _insert(self, rows: Sequence[PhotoRow]) -> None:
+        self._connection.executemany(
+            "INSERT INTO photo (person, digest, face, place, added, facts, embedding) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            ((*row[:-1], row.embedding.tobytes()) for row in rows),
+        )
+
+    def remove(self, *, people: Sequence[int] = (), photos: Sequence[int] = ()) -> int:
+        """Removes people with all their photos, and photos; returns how many photos went.
+
+        The bytes are overwritten in the file, and the file of rows is deleted. People stay without
+        photos.
+        """
+        with self._changing():
+            gone = self._delete(people, photos)
+            self._change(
+                "UPDATE fact SET value = CAST(value AS INTEGER) + 1 WHERE key = 'removals'"
+            )
+        with self._lock, self._errors():
+            self._search = None
+            self._rows_path.unlink(missing_ok=True)
+            # What was there before is in the log of changes until that is emptied.
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return gone
+
+    # Search.
+
+    @property
+    def _rows_path(self) -> Path:
+        return self.path.with_name(f"{self.path.name}-rows")
+
+    def rows(self, after: int = 0) -> Rows:
+        """Returns the embeddings of photos with numbers above one."""
+        with self._lock, self._errors():
+            size = int(self.facts["size"])
+            query = "SELECT id, person, embedding FROM photo WHERE id > ? ORDER BY id"
+            count = self._value("SELECT count(*) FROM photo WHERE id > ?", after)
+            photo, person = np.empty(count, np.int64), np.empty(count, np.int64)
+            embedding = np.empty((count, size), np.float32)
+            at = 0
+            cursor = self._connection.execute(query, (after,))
+            while at < count and (found := cursor.fetchmany(min(_READ, count - at))):
+                part = slice(at, at + len(found))
+                photo[part], person[part] = zip(*((row[0], row[1]) for row in found), strict=True)
+                blob = b"".join(row[2] for row in found)
+                if len(blob) != len(found) * size * 4:
+                    raise ValueError(
+                        f"{self.place!r} is damaged: a photo has an embedding of another size"
+                    )
+                embedding[part] = np.frombuffer(blob, "<f4").reshape(len(found), size)
+                at = part.stop
+        return Rows(photo[:at], person[:at], embedding[:at])
+
+    def search(self, queries: Float32Array, count: int) -> Nearest:
+        """Returns the nearest people of `(Q, D)` queries of unit length, as they are now.
+
+        `row` of the result holds numbers of photos.
+        """
+        with self._lock:
+            search = self._current()
+            found = search.nearest(queries, count)
+            inside = found.row >= 0
+            found.row[inside] = self._photos[found.row[inside]]
+        return found
+
+    def _current(self) -> RowSearch:
+        """The search in all rows; what others have changed is taken into account."""
+        with self._errors():
+            self._connection.execute("BEGIN")  # one state of the file for all that is read
+            try:
+                state = (self.facts["removals"], self._value("SELECT max(id) FROM photo") or 0)
+                if self._search is None or state != self._seen:
+                    self._load(state)
+            finally:
+                self._connection.execute("ROLLBACK")
+        assert self._search is not None
+        return self._search
+
+    def _load(self, state: tuple[str, int]) -> None:
+        if self._search is not None and state[0] == self._seen[0]:
+            new = self.rows(after=self._seen[1])
+            if len(new.photo) + len(self._photos) == self._value("SELECT count(*) FROM photo"):
+                parts = [*self._parts, new.embedding]
+                person = np.concatenate([self._person, new.person])
+                photos = np.concatenate([self._photos, new.photo])
+                self._hold(parts, photos, person, state)
+                return
+        mapped, last = self._mapped(state[0])
+        head = self._all("SELECT id, person FROM photo WHERE id <= ? ORDER BY id", last)
+        rest = self.rows(after=last)
+        old = np.array(head, np.int64).reshape(-1, 2)
+        photos, person = (np.concatenate(both) for both in zip(old.T, rest[:2], strict=True))
+        if len(rest.photo) >= _MAPPED_FROM:
+            # A folder that cannot be written to is no hindrance.
+            with suppress(OSError):
+                self._write_rows(state, [*mapped, rest.embedding])
+                mapped, last = self._mapped(state[0])
+                rest = rest._replace(embedding=rest.embedding[:0])
+        self._hold([*mapped, rest.embedding], photos, person, state)
+
+    def _hold(
+        self,
+        parts: list[Float32Array],
+        photos: IntArray,
+        person: IntArray,
+        state: tuple[str, int],
+    ) -> None:
+        self._parts, self._photos, self._person = parts, photos, person
+        self._search, self._seen = RowSearch(parts, person), state
+
+    def _mapped(self, removals: str) -> tuple[list[Float32Array], int]:
+        """The rows that the second file holds, and the number of the last photo among them."""
+        try:
+            with open(self._rows_path, "rb") as file:
+                head = json.loads(file.read(_HEADER))
+            facts = self.facts
+            count = self._value("SELECT count(*) FROM photo WHERE id <= ?", head["last"])
+            size = int(facts["size"])
+            wanted = {"uuid": facts["uuid"], "removals": removals, "size": size, "rows": count}
+            whole = self._rows_path.stat().st_size == _HEADER + 4 * size * count
+            if count and whole and all(head[name] == value for name, value in wanted.items()):
+                rows = np.memmap(self._rows_path, "<f4", "r", _HEADER, (count, size))
+                return [np.asarray(rows)], int(head["last"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # it is not there, or of another state
+        return [], 0
+
+    def _write_rows(self, state: tuple[str, int], parts: Sequence[Float32Array]) -> None:
+        facts = self.facts
+        head = {"uuid": facts["uuid"], "removals": state[0], "size": int(facts["size"])}
+        head |= {"rows": sum(map(len, parts)), "last": state[1]}
+        with atomic_path(self._rows_path) as temporary, open(temporary, "wb") as file:
+            file.write(json.dumps(head).encode().ljust(_HEADER))
+            for part in parts:
+                np.ascontiguousarray(part, "<f4").tofile(file)
+
+    @property
+    def index(self) -> None:
+        """None: the search compares with all."""
+
+    def make_index(self, recall: float) -> NoReturn:
+        """Raises `ValueError`."""
+        raise ValueError(
+            f"an index needs a gallery at postgresql://, and {self.place!r} is a file, which is "
+            "searched exactly"
+        )
+
+    def drop_index(self) -> None:
+        """Does nothing."""
+
+    def _damage(self) -> Iterator[str]:
+        for (said,) in self._all("PRAGMA integrity_check"):
+            if said != "ok":
+                yield f"the file is damaged: {said}"
+        for _ in self._all("PRAGMA foreign_key_check"):
+            yield "a photo belongs to no person"
+        mapped, last = self._mapped(self.facts["removals"])
+        if mapped:
+            rows = self.rows()
+            held = rows.embedding[rows.photo <= last]
+            if held.tobytes() != mapped[0].tobytes():
+                yield f"{str(self._rows_path)!r} differs from the gallery; delete it"

@@ -1,0 +1,138 @@
+"""A gallery's file: removal to the last byte, the file of rows, damage, other files."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from centerarc.gallery import sqlite as store_module
+from centerarc.gallery.sqlite import SqliteStore
+from centerarc.gallery.store import NewPhoto
+from tests.gallery.test_search import drawn
+from tests.gallery.test_store import filled, photo
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> SqliteStore:
+    made = SqliteStore.create(tmp_path / "people.db", {"size": "24"})
+    yield made
+    made.close()
+
+
+def test_what_is_removed_is_not_in_the_file_any_more(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "_MAPPED_FROM", 3)
+    rows = filled(store)
+    store.add([("Wanda Gone", NewPhoto(b"d" * 32, drawn(9)[8], "photos/wanda-gone.jpg"))])
+    store.search(rows[:1], 1)
+    secret = drawn(9)[8].tobytes()
+    files = list(store.path.parent.iterdir())
+    assert any(secret in path.read_bytes() for path in files)
+    assert any(path.name == "people.db-rows" for path in files)
+    store.remove(people=[store.person("Wanda Gone").id])
+    for path in store.path.parent.iterdir():
+        content = path.read_bytes()
+        for trace in (secret, secret[:40], b"Wanda Gone", b"wanda-gone", b"d" * 32):
+            assert trace not in content, path
+
+
+@pytest.mark.parametrize("mapped", [1, 100])
+def test_the_file_of_rows_follows_what_others_change(
+    store: SqliteStore, mapped: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "_MAPPED_FROM", mapped)
+    rows, more = filled(store), drawn(12)[5:]
+    other = SqliteStore(store.path)
+    assert store.search(rows[2:3], 1).row.tolist() == [[3]]
+    other.add([("D", photo(more[0]))])
+    assert store.search(more[:1], 1).row.tolist() == [[6]]
+    assert store.search(more[:1], 1).person.tolist() == [[4]]
+    other.remove(people=[2])
+    found = store.search(rows[2:3], 5)
+    assert found.person[0].tolist()[3:] == [-1, -1]
+    assert 2 not in found.person
+    store.add([("E", photo(more[1]))])
+    assert other.search(more[1:2], 1).row.tolist() == [[7]]
+    assert other.search(rows[:1], 1).row.tolist() == [[1]]
+    other.close()
+    assert (store.path.with_name("people.db-rows").exists()) == (mapped == 1)
+
+
+def test_a_file_of_rows_of_another_state_is_not_used(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "_MAPPED_FROM", 1)
+    rows = filled(store)
+    store.search(rows, 1)
+    place = store.path.with_name("people.db-rows")
+    whole = place.read_bytes()
+    for content in (whole[:-4], b"", whole.replace(b'"removals": "0"', b'"removals": "9"')):
+        place.write_bytes(content)
+        fresh = SqliteStore(store.path)
+        assert fresh.search(rows, 1).row.tolist() == [[1], [2], [3], [4], [5]]
+        fresh.close()
+    assert place.read_bytes() == whole  # it was made again
+    assert not list(store.problems())
+    place.write_bytes(whole[:-1] + b"\x7f")
+    assert [said.partition("'")[0] for said in store.problems()] == [""]
+
+
+def test_without_a_file_of_rows_the_search_is_the_same(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "_MAPPED_FROM", 1)
+    rows = filled(store)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(store, "_write_rows", refuse)
+    assert store.search(rows, 1).row.tolist() == [[1], [2], [3], [4], [5]]
+
+
+def test_other_files_are_named(tmp_path: Path, store: SqliteStore) -> None:
+    with pytest.raises(ValueError, match=r"there is no gallery .*gallery create"):
+        SqliteStore(tmp_path / "none.db")
+    (tmp_path / "text.db").write_text("what a gallery is not" * 99)
+    with pytest.raises(ValueError, match="damaged or not a gallery"):
+        SqliteStore(tmp_path / "text.db")
+    sqlite3.connect(tmp_path / "other.db").execute("CREATE TABLE a (b)").connection.close()
+    with pytest.raises(ValueError, match="is not a gallery of centerarc"):
+        SqliteStore(tmp_path / "other.db")
+    with pytest.raises(ValueError, match="is there already"):
+        SqliteStore.create(store.path, {"size": "24"})
+    newer = sqlite3.connect(store.path)
+    newer.execute("PRAGMA user_version = 9")
+    newer.close()
+    with pytest.raises(ValueError, match=r"another version of centerarc \(format 9, here 1\)"):
+        SqliteStore(store.path)
+
+
+def test_another_one_that_changes_for_long_is_named(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "_PATIENCE", 0.1)
+    waiting = SqliteStore(store.path)
+    other = sqlite3.connect(store.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(OSError, match="is being changed by another process"):
+        waiting.add([("A", photo(drawn(1)[0]))])
+    other.execute("ROLLBACK")
+    other.close()
+    assert waiting.add([("A", photo(drawn(1)[0]))]) == [""]
+    waiting.close()
+
+
+def test_problems_are_found(store: SqliteStore) -> None:
+    filled(store)
+    assert not list(store.problems())
+    broken = sqlite3.connect(store.path)
+    broken.execute("UPDATE photo SET embedding = zeroblob(96) WHERE id = 2")
+    broken.execute("UPDATE photo SET person = 99 WHERE id = 3")
+    broken.commit()
+    broken.close()
+    assert sorted(store.problems()) == [
+        "a photo belongs to no person",
+        "the embedding of photo 2 does not have the length 1",
+    ]
