@@ -461,6 +461,36 @@ def test_uploads_are_bounded_whatever_they_say(path: Path) -> None:
         assert server.ask("POST", "/identify", face(1))[0] == 200
 
 
+def test_uploads_together_are_bounded_and_slow_ones_that_hold_little_hinder_no_one(
+    path: Path,
+) -> None:
+    head = b"POST /identify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4500\r\n\r\n"
+    with served(path, "--queue", 1, "--max-bytes", 5000, "--rate", 0) as server:
+        with contextlib.ExitStack() as stack:
+            slow = [
+                stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+                for _ in range(20)
+            ]
+            for one in slow:
+                one.sendall(head + b"x")
+            time.sleep(0.3)
+            assert server.ask("POST", "/identify", face(1))[0] == 200
+            for one in slow[:2]:
+                one.sendall(3000 * b"x")
+            said = [_first(one, 2) for one in slow[:2]]
+            assert sorted(said) == [b"", b"HTTP/1.1 503"]
+        time.sleep(0.3)
+        assert server.ask("POST", "/identify", face(1))[0] == 200
+
+
+def _first(connection: socket.socket, seconds: float) -> bytes:
+    connection.settimeout(seconds)
+    try:
+        return connection.recv(4000)[:12]
+    except TimeoutError:
+        return b""
+
+
 def test_slow_clients_are_not_waited_for(path: Path) -> None:
     with served(path, "--timeout", 0.5) as server:
         with socket.create_connection(("127.0.0.1", server.port)) as slow:
