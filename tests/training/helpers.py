@@ -1,5 +1,7 @@
 """A model that trains in milliseconds, and a folder of pictures for it."""
 
+import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +23,8 @@ from centerarc.training.checkpoint import load_state, write_manifest
 
 SIZE = 16
 # Registers the model in processes that are not the tests'.
+# Makes `Tiny` slow in a process that is to be stopped before it is done.
+SLOW_STEPS = {"TINY_SECONDS": "0.05"}
 TINY_PLUGIN = str(Path(__file__).with_name("plugin_tiny.py"))
 
 
@@ -41,6 +45,8 @@ class Tiny(Backbone):
         )
 
     def forward(self, images: Tensor) -> Tensor:
+        if self.training and (seconds := os.environ.get("TINY_SECONDS")):
+            time.sleep(float(seconds))
         output: Tensor = self.layers(images)
         return output
 

@@ -19,7 +19,7 @@ from centerarc.training.study_config import StudyConfig, check_study
 from centerarc.training.study_run import RunRecord, run
 from centerarc.training.study_table import summarize_study
 from tests.commands import Command, forking
-from tests.training.helpers import TINY_PLUGIN, make_config
+from tests.training.helpers import SLOW_STEPS, TINY_PLUGIN, make_config
 
 
 def make_study(tmp_path: Path, faces: Path, **changes: Any) -> StudyConfig:
@@ -354,7 +354,7 @@ def test_a_study_that_is_stopped_resumes_to_the_same_result(tmp_path: Path, face
     words = [str(program), str(tmp_path / "b"), str(faces)]
     metrics = parts.run_dir("one", 0) / "metrics.jsonl"
     for number, how in enumerate((signal.SIGINT, signal.SIGKILL)):
-        with Command(*words, module="tests.commands", forks=True) as parent:
+        with Command(*words, module="tests.commands", environment=SLOW_STEPS, forks=True) as parent:
             end = time.monotonic() + 60
             rows = 0
             while rows < 8 * (number + 1) and time.monotonic() < end:

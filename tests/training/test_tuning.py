@@ -14,7 +14,7 @@ from centerarc.training.search import read_tune
 from centerarc.training.tuning import Objective, Tuning, objective_of
 from tests.commands import Command
 from tests.commands import run as run_command
-from tests.training.helpers import TINY_PLUGIN, make_config, write_faces
+from tests.training.helpers import SLOW_STEPS, TINY_PLUGIN, make_config, write_faces
 
 pytest.importorskip("optuna")
 
@@ -207,7 +207,7 @@ def test_a_search_of_real_runs_is_stopped_and_resumed(tmp_path: Path) -> None:
         FILE.format(plugin=TINY_PLUGIN, folder=tmp_path, faces=faces, epochs=30), encoding="utf-8"
     )
     rows = tmp_path / "run/tuning/trials/0000/metrics.jsonl"
-    with Command("tune", str(config), forks=True) as process:
+    with Command("tune", str(config), environment=SLOW_STEPS, forks=True) as process:
         for _ in range(3600):
             if rows.exists() and len(rows.read_text().splitlines()) > 3:
                 break
