@@ -22,9 +22,9 @@ from centerarc.training import TrainConfig, check_config
 from centerarc.training.checkpoint import load_state, write_manifest
 
 SIZE = 16
-# Registers the model in processes that are not the tests'.
 # Makes `Tiny` slow in a process that is to be stopped before it is done.
 SLOW_STEPS = {"TINY_SECONDS": "0.05"}
+# Registers the model in processes that are not the tests'.
 TINY_PLUGIN = str(Path(__file__).with_name("plugin_tiny.py"))
 
 
