@@ -53,6 +53,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.speed loader --page docs/results/speed.md
 	$(BIN)/python -m benchmarks.speed embed --page docs/results/speed.md
 	$(BIN)/python -m benchmarks.evaluation --page docs/results/evaluation.md
+	$(BIN)/python -m benchmarks.calibration --page docs/results/calibration.md
 
 clean:
 	rm -rf $(VENV) site .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
