@@ -8,8 +8,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ _numbers = itertools.count()
 class Server:
     """A server in a temporary folder, reached through a socket in it."""
 
-    def __init__(self, programs: Path) -> None:
+    def __init__(self, programs: Path, more: Mapping[str, str] = MappingProxyType({})) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="centerarc-pg-"))
         how: dict[str, Any] = {"cwd": "/", "env": {"PATH": os.defpath, "LC_ALL": "C"}}
         if os.geteuid() == 0:  # as whom PostgreSQL refuses to run
@@ -46,6 +47,7 @@ class Server:
             shutil.rmtree(self.folder)
             raise OSError(made.stderr)
         settings = {"listen_addresses": "", "fsync": "off", "unix_socket_directories": self.folder}
+        settings |= more
         options = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
         words = [programs / "postgres", "-D", data, *options]
         with open(self.folder / "log", "wb") as log:

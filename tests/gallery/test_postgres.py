@@ -9,7 +9,7 @@ import pytest
 psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed")
 # ruff: noqa: E402
 
-from centerarc.gallery import Gallery
+from centerarc.gallery import Gallery, hnsw
 from centerarc.gallery import postgres as postgres_module
 from centerarc.gallery.hnsw import Hnsw, measured
 from centerarc.gallery.postgres import PostgresStore
@@ -295,6 +295,49 @@ def _scans(postgres: Server, store: PostgresStore) -> int:
         "AND indexrelname = 'photo_hnsw'"
     )
     return int(count)
+
+
+def test_an_index_is_that_of_its_gallery(postgres: Server, store: PostgresStore) -> None:
+    with Gallery.create(postgres.url("public"), embedding_size=24) as public:
+        public.add_embeddings(["A", "B"], drawn(2))
+        made = public.store.make_index(0.9)
+        assert store.index is None
+        store.drop_index()
+        assert public.store.index == made
+        assert not list(public.check())
+    postgres.sql("DROP TABLE public.photo, public.person, public.fact")
+
+
+def test_searches_do_not_wait_for_an_index(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = filled(store)
+    store.make_index(0.9)
+    monkeypatch.setattr(postgres_module, "_PATIENCE", 0.1)
+    other = PostgresStore(store.place)
+    measured_here = store._measured
+
+    def measuring(recall: float) -> Hnsw:
+        assert other.search(rows[:1], 1).row.tolist() == [[1]]
+        with pytest.raises(OSError, match="is being changed by another process"):
+            other.rename(1, "Ann")
+        return measured_here(recall)
+
+    monkeypatch.setattr(store, "_measured", measuring)
+    store.make_index(0.9)
+    other.close()
+
+
+def test_an_index_is_made_where_workers_have_no_memory(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(store)
+    whole = hnsw.making(24)
+    said = iter(["DO $$ BEGIN RAISE EXCEPTION SQLSTATE '53100'; END $$", whole])
+    monkeypatch.setattr(hnsw, "making", lambda _: next(said))
+    assert store.make_index(0.9).photos == 5
+    assert not list(store.problems())
+    assert store._value("SHOW max_parallel_maintenance_workers") == "2"  # for that index alone
 
 
 def test_people_with_many_photos_do_not_hide_others(store: PostgresStore) -> None:

@@ -213,11 +213,13 @@ class PostgresStore(Store):
         Then VACUUM frees their place, where the user may: their bytes are in the database's files
         until others are written over them. People stay without photos.
         """
+        # To mend an index takes minutes; the server does that by itself, later.
+        kind = "SKIP_LOCKED" if self.index is None else "SKIP_LOCKED, INDEX_CLEANUP OFF"
         with self._changing():
             gone = self._delete(people, photos)
         if gone or people:
             with self._lock, self._errors():
-                self._run("VACUUM (SKIP_LOCKED) person, photo")
+                self._run(f"VACUUM ({kind}) person, photo")
         return gone
 
     # Search.
@@ -304,10 +306,18 @@ class PostgresStore(Store):
             raise ValueError(f"recall must be between 0 and 1, got {recall}")
         size = int(self.facts["size"])
         hnsw.check_size(size)
+        self.drop_index()  # by itself: until its end those who search wait
         with self._changing():
-            self._run("DROP INDEX IF EXISTS photo_hnsw")
             self._run(_memory(self._value("SELECT count(*) FROM photo"), size))
-            self._run(hnsw.making(size))
+            try:
+                self._run("SAVEPOINT building")
+                self._run(hnsw.making(size))
+            except (
+                errors.DiskFull
+            ):  # workers share memory in /dev/shm, of which containers have little
+                self._run("ROLLBACK TO SAVEPOINT building")
+                self._run("SET LOCAL max_parallel_maintenance_workers TO 0")
+                self._run(hnsw.making(size))
             made = self._measured(recall)
             self._keep({"index": made.text()})
         return made
@@ -315,7 +325,7 @@ class PostgresStore(Store):
     def drop_index(self) -> None:
         """Drops the index: the search is exact again."""
         with self._changing():
-            self._run("DROP INDEX IF EXISTS photo_hnsw")
+            self._run(f"DROP INDEX IF EXISTS {self.name}.photo_hnsw")
             self._change("DELETE FROM fact WHERE key = 'index'")
 
     def _measured(self, recall: float) -> hnsw.Hnsw:
@@ -368,7 +378,8 @@ class PostgresStore(Store):
 
     def _damage(self) -> Iterator[str]:
         valid = self._value(
-            "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('photo_hnsw')"
+            "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(?)",
+            f"{self.name}.photo_hnsw",
         )
         if self.index is not None and not valid:
             yield "the index is missing or broken; make it again with centerarc gallery index"
