@@ -1,8 +1,11 @@
 """A gallery's file: removal to the last byte, the file of rows, damage, other files."""
 
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from centerarc.gallery import sqlite as store_module
@@ -136,3 +139,123 @@ def test_problems_are_found(store: SqliteStore) -> None:
         "a photo belongs to no person",
         "the embedding of photo 2 does not have the length 1",
     ]
+
+
+def test_pages_that_were_split_keep_nothing_of_who_was_removed(tmp_path: Path) -> None:
+    store = SqliteStore.create(tmp_path / "people.db", {"size": "8"})
+    rng = np.random.default_rng(0)
+    rows = iter(rng.normal(size=(5000, 8)).astype(np.float32))
+
+    def add(count: int) -> None:  # in any order, so that pages of indexes are split
+        store.add([(f"{rng.integers(1 << 60):x}", photo(next(rows))) for _ in range(count)])
+
+    for _ in range(30):
+        add(100)
+    gone = []
+    for _ in range(12):
+        alive = list(store.photos())
+        picked = [alive[at] for at in rng.choice(len(alive), 60, replace=False)]
+        gone += picked
+        store.remove(people=[one.person for one in picked])
+        add(30)
+    store.remove()
+    content = store.path.read_bytes()
+    store.close()
+    assert not [one for one in gone if bytes.fromhex(one.digest) in content]
+
+
+def test_rows_that_are_written_while_somebody_is_removed_do_not_stay(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "_MAPPED_FROM", 1)
+    monkeypatch.setattr(store_module, "_PATIENCE", 0.01)
+    rows, write = filled(store), SqliteStore._write_rows
+    other, said = SqliteStore(store.path), []
+
+    def meanwhile(self: SqliteStore, *values: object) -> None:
+        write(self, *values)  # ends after the removal has deleted the file
+        content = self._rows_path.read_bytes()
+        with pytest.raises(OSError, match="another process has been reading it") as error:
+            other.remove(people=[1])
+        said.append(str(error.value))
+        self._rows_path.write_bytes(content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteStore, "_write_rows", meanwhile)
+        store.search(rows[:1], 1)
+    assert said[0].startswith(f"2 photos are removed from {str(store.path)!r}")
+    assert not store._rows_path.exists()
+    assert store.search(rows[:1], 1).person.tolist() != [[1]]
+    # A kill before that leaves the file, and one in the middle a part of it.
+    old = store._rows_path.read_bytes()
+    part = store.path.with_name(".people.77-0123abcd.db-rows")
+    part.touch()
+    other.remove(people=[2])
+    assert not part.exists()
+    store._rows_path.write_bytes(old)
+    monkeypatch.setattr(store_module, "_MAPPED_FROM", 100)
+    other.search(rows[:1], 1)
+    assert not store._rows_path.exists()
+    other.close()
+
+
+def test_a_link_has_the_rows_beside_what_it_leads_to(
+    store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "_MAPPED_FROM", 1)
+    rows = filled(store)
+    link = tmp_path / "elsewhere" / "link.db"
+    link.parent.mkdir()
+    link.symlink_to(store.path)
+    linked = SqliteStore(link)
+    linked.search(rows[:1], 1)
+    linked.close()
+    assert [one.name for one in link.parent.iterdir()] == ["link.db"]
+    assert Path(f"{store.path}-rows").exists()
+
+
+def test_what_is_left_of_a_gallery_does_not_come_into_another(tmp_path: Path) -> None:
+    path = tmp_path / "people.db"
+    code = (
+        "import os, signal, sys; from centerarc.gallery import Gallery\n"
+        f"made = Gallery.create({str(path)!r}, embedding_size=2)\n"
+        "made.add_embeddings(['Ann'], [[1, 0]]); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=False)
+    log = Path(f"{path}-wal")
+    assert log.exists()
+    path.unlink()
+    with pytest.raises(ValueError, match=r"people\.db-wal' is left of a gallery that is gone"):
+        SqliteStore.create(path, {"size": "2"})
+    assert log.exists()
+    log.unlink()
+    made = SqliteStore.create(path, {"size": "2"})
+    assert made.people() == []
+    made.close()
+
+
+def test_files_that_are_no_galleries_stay_as_they_are(tmp_path: Path) -> None:
+    empty, other = tmp_path / "empty.db", tmp_path / "other.db"
+    empty.touch()
+    made = sqlite3.connect(other)
+    made.execute("CREATE TABLE mine (what)")
+    made.commit()
+    made.close()
+    for path in (empty, other):
+        before = path.read_bytes()
+        with pytest.raises(ValueError, match="is not a gallery of centerarc"):
+            SqliteStore(path)
+        assert path.read_bytes() == before
+
+
+def test_a_change_that_the_disk_ends_says_so_and_the_next_one_is_made(store: SqliteStore) -> None:
+    rows = filled(store)
+    pages = store._value("PRAGMA page_count")
+    store._value(f"PRAGMA max_page_count = {pages + 1}")
+    many = drawn(3000)[10:]
+    with pytest.raises(OSError, match="full"):
+        store.add([("D", photo(row)) for row in many])
+    store._value("PRAGMA max_page_count = 1000000")
+    assert store.person("A").photos == 2
+    assert len(store.search(rows[:1], 3).person[0]) == 3
+    assert store.add([("D", photo(row)) for row in many]) == [""] * len(many)

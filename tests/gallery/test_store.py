@@ -227,3 +227,10 @@ def test_a_kill_at_any_time_leaves_whole_changes(store: Store, place: str) -> No
     assert len(people) % 3 == 0
     assert {one.photos for one in people} == {1}
     assert not list(store.problems())
+
+
+def test_numbers_that_none_can_have_are_not_there(store: Store) -> None:
+    filled(store)
+    with pytest.raises(ValueError, match=f"no person {10**30}"):
+        store.person(10**30)
+    assert store.remove(people=[10**30], photos=[-(10**30), 1]) == 1

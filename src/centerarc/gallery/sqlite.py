@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sqlite3
 import threading
 import uuid
@@ -44,6 +45,20 @@ _HEADER = 512
 _READ = 4096  # rows that are read at once
 
 
+def _write_empty(path: Path, facts: Mapping[str, str]) -> None:
+    connection = sqlite3.connect(path)
+    try:
+        connection.execute(f"PRAGMA page_size = {_PAGE}")
+        connection.executescript(_TABLES)
+        rows = {**facts, "uuid": uuid.uuid4().hex, "removals": "0"}
+        with connection:
+            connection.executemany("INSERT INTO fact VALUES (?, ?)", rows.items())
+        connection.execute(f"PRAGMA application_id = {_OURS}")
+        connection.execute(f"PRAGMA user_version = {_VERSION}")
+    finally:
+        connection.close()
+
+
 class SqliteStore(Store):
     """A gallery in one SQLite file.
 
@@ -65,6 +80,9 @@ class SqliteStore(Store):
             raise ValueError(
                 f"there is no gallery {self.place!r}; make one with centerarc gallery create"
             )
+        # Of a link it is beside what that leads to, as the log of changes is.
+        real = Path(os.path.realpath(self.path))
+        self._rows_path = real.with_name(f"{real.name}-rows")
         self._lock = threading.RLock()
         self._connection = self._connected()
         with self._errors():
@@ -79,6 +97,8 @@ class SqliteStore(Store):
                 f"{self.place!r} was made by another version of centerarc (format {version}, "
                 f"here {_VERSION})"
             )
+        with self._errors():  # only now: another's file stays as it is
+            self._connection.execute("PRAGMA journal_mode = WAL")
         self._search: RowSearch | None = None
         self._photos = np.empty(0, np.int64)
         self._seen: tuple[str, int] = ("", 0)
@@ -96,21 +116,26 @@ class SqliteStore(Store):
             OSError: If it cannot be written.
         """
         place = Path(path)
-        if place.exists():
-            raise ValueError(f"{str(place)!r} is there already; a new gallery needs a new name")
         place.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(place) as temporary:
-            connection = sqlite3.connect(temporary)
-            try:
-                connection.execute(f"PRAGMA page_size = {_PAGE}")
-                connection.executescript(_TABLES)
-                rows = {**facts, "uuid": uuid.uuid4().hex, "removals": "0"}
-                with connection:
-                    connection.executemany("INSERT INTO fact VALUES (?, ?)", rows.items())
-                connection.execute(f"PRAGMA application_id = {_OURS}")
-                connection.execute(f"PRAGMA user_version = {_VERSION}")
-            finally:
-                connection.close()
+        for end in ("-wal", "-journal"):
+            left = place.with_name(place.name + end)
+            if left.exists() and not place.exists():
+                raise ValueError(
+                    f"{str(left)!r} is left of a gallery that is gone, and would be taken for "
+                    "changes of the new one; delete it"
+                )
+        try:
+            place.touch(exist_ok=False)  # of two who make it at once one does
+        except FileExistsError:
+            raise ValueError(
+                f"{str(place)!r} is there already; a new gallery needs a new name"
+            ) from None
+        try:
+            with atomic_path(place) as temporary:
+                _write_empty(temporary, facts)
+        except BaseException:
+            place.unlink(missing_ok=True)
+            raise
         return cls(place)
 
     def readable(self) -> bool:
@@ -128,7 +153,6 @@ class SqliteStore(Store):
         with self._errors():
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("PRAGMA secure_delete = ON")
-            connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
         return connection
 
@@ -156,10 +180,11 @@ class SqliteStore(Store):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._connection.execute("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:  # a full disk may have ended it
+                    self._connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
 
     def _all(self, query: str, *values: Any) -> list[Any]:
         with self._lock, self._errors():
@@ -182,24 +207,42 @@ class SqliteStore(Store):
 
         The bytes are overwritten in the file, and the file of rows is deleted. People stay without
         photos.
+
+        Raises:
+            OSError: If they are removed, but another process has been reading for so long that they
+                are still in the log of changes.
         """
         with self._changing():
             gone = self._delete(people, photos)
             self._change(
                 "UPDATE fact SET value = CAST(value AS INTEGER) + 1 WHERE key = 'removals'"
             )
+            # Where a page was split, a copy of what moved may be left in it, which nothing
+            # overwrites: in indexes, whose entries come in any order.
+            self._change("REINDEX")
         with self._lock, self._errors():
             self._search = None
-            self._rows_path.unlink(missing_ok=True)
+            self._delete_rows()
             # What was there before is in the log of changes until that is emptied.
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            busy = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        if busy:
+            raise OSError(
+                f"{gone} photos are removed from {self.place!r}, but another process has been "
+                f"reading it for more than {_PATIENCE:g} seconds, and they are in its log of "
+                "changes until the last process that has it open closes it"
+            )
         return gone
 
     # Search.
 
-    @property
-    def _rows_path(self) -> Path:
-        return self.path.with_name(f"{self.path.name}-rows")
+    def _delete_rows(self) -> None:
+        """Deletes the file of rows, and what others have written of it so far."""
+        path = self._rows_path
+        path.unlink(missing_ok=True)
+        stem, end = re.escape(path.stem), re.escape(path.suffix)
+        for other in path.parent.iterdir():
+            if re.fullmatch(rf"\.{stem}\.\d+-[0-9a-f]+{end}", other.name):
+                other.unlink(missing_ok=True)
 
     def rows(self, after: int = 0) -> Rows:
         """Returns the embeddings of photos with numbers above one."""
@@ -244,7 +287,11 @@ class SqliteStore(Store):
                 if self._search is None or state != self._seen:
                     self._load(state)
             finally:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+            if self.facts["removals"] != state[0]:  # while rows were written: they are in the file
+                with suppress(OSError):
+                    self._delete_rows()
         assert self._search is not None
         return self._search
 
@@ -293,7 +340,9 @@ class SqliteStore(Store):
             if count and whole and all(head[name] == value for name, value in wanted.items()):
                 rows = np.memmap(self._rows_path, "<f4", "r", _HEADER, (count, size))
                 return [np.asarray(rows)], int(head["last"])
-        except (OSError, ValueError, KeyError, TypeError):
+            if head["uuid"] == facts["uuid"] and int(head["removals"]) < int(removals):
+                self._rows_path.unlink()  # what was removed is in it
+        except (OSError, ValueError, KeyError, TypeError, ArithmeticError):
             pass  # it is not there, or of another state
         return [], 0
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # Photos that are listed at once, and values that one statement compares with.
 _READ, _VALUES = 4096, 500
+# What the databases can give people and photos.
+_NUMBERS = range(1, 1 << 63)
 
 
 class Person(NamedTuple):
@@ -239,11 +241,12 @@ class Store(ABC):
             ValueError: If there is no one of that name or number.
         """
         column, value = ("id", who) if isinstance(who, int) else ("name", composed(who).strip())
-        rows = self._all(
+        query = (
             "SELECT id, name, (SELECT count(*) FROM photo WHERE person = person.id) "
-            f"FROM person WHERE {column} = ?",
-            value,
+            f"FROM person WHERE {column} = ?"
         )
+        none = isinstance(who, int) and who not in _NUMBERS
+        rows = [] if none else self._all(query, value)
         if not rows:
             import difflib
 
@@ -358,6 +361,7 @@ class Store(ABC):
             self._change("UPDATE person SET name = ? WHERE id = ?", kept, person)
 
     def _delete(self, people: Sequence[int], photos: Sequence[int]) -> int:
+        people, photos = ([one for one in each if one in _NUMBERS] for each in (people, photos))
         gone = 0
         for statement, values in (
             ("DELETE FROM photo WHERE id IN", photos),
