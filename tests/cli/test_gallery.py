@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import cv2
@@ -240,3 +241,63 @@ def test_an_index_needs_a_database(files: Path, capsys: pytest.CaptureFixture[st
     said = capsys.readouterr().err
     assert "needs a gallery at postgresql://" in said
     assert "give --hnsw to make an index" in said
+
+
+def test_flags_may_come_before_photos_and_people(files: Path) -> None:
+    made()
+    one, two, three = (f"faces/p0/{number}.png" for number in range(3))
+    assert run("add", "people.db", "--person", "Ann", one, two) == 0
+    assert run("add", "people.db", three, "--person", "Bob") == 0
+    assert run("identify", "people.db", "--accept", 0.5, "--out", "found.csv", one, two) == 0
+    with open("found.csv") as file:
+        assert {row["place"] for row in csv.DictReader(file)} == {one, two}
+    assert run("remove", "people.db", "Ann", "Bob", "--photo", 1, 2, 3) == 0
+
+
+def test_what_is_missing_is_asked_for(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made()
+    for command in ("add", "identify", "remove"):
+        assert run(command, "people.db") == 2
+        assert "error: name " in capsys.readouterr().err
+
+
+def test_a_number_stands_for_a_person_wherever_a_name_is_asked_for(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made()
+    assert run("add", "people.db", "faces/p0", "--person", "Ann") == 0
+    assert run("add", "people.db", "faces/p1", "--person", "id:1") == 0
+    assert run("add", "people.db", "faces/p2", "--person", "id:2") == 2
+    assert run("rename", "people.db", "id:1", "id:7") == 2
+    assert "name must not be as 'id:7', which stands for a person's number" in (
+        capsys.readouterr().err
+    )
+    assert run("add", "people.db", "faces/p2", "--person", "a\nb") == 2
+    assert "name must be printable text" in capsys.readouterr().err
+    assert run("list", "people.db") == 0
+    assert capsys.readouterr().out == "id:1\t8\tAnn\n"
+
+
+def test_nothing_is_removed_if_a_photo_is_not_there(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made()
+    assert run("add", "people.db", "faces") == 0
+    assert run("remove", "people.db", "p0", "--photo", 5, 5000, 10**30) == 2
+    assert f"--photo must be numbers of photos of 'people.db', got 5000, {10**30}" in (
+        capsys.readouterr().err
+    )
+    assert run("remove", "people.db", "--photo", 5, 5) == 0
+    assert "removed photos: 1 photos" in capsys.readouterr().out
+    assert run("remove", "people.db", f"id:{10**30}") == 2
+    assert "there is no person" in capsys.readouterr().err
+
+
+def test_a_path_need_not_be_text(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made()
+    strange = os.fsdecode(b"caf\xe9.png")
+    Path("faces/p0/0.png").rename(strange)
+    assert run("add", "people.db", strange, "--person", "Ann") == 0
+    capsys.readouterr()
+    assert run("list", "people.db", "--person", "Ann") == 0
+    assert capsys.readouterr().out.endswith("\tcaf\\udce9.png\n")

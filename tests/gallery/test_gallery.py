@@ -230,3 +230,25 @@ def test_what_a_calibration_chose_is_used(gallery: Gallery, album: Path) -> None
     (one,) = gallery.identify([b"20"])
     assert one[0].name == "Ann"
     assert one[0].strangers == 0.25
+
+
+def test_who_comes_and_goes_meanwhile_is_left_out_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gallery = Gallery.create(tmp_path / "people.db", embedding_size=3)
+    gallery.add_embeddings(["A", "B", "C"], np.eye(3), ["a", "b", "c"])
+    read = gallery.store.rows
+
+    def then_changed() -> Any:
+        found = read()
+        gallery.remove("A")
+        gallery.add_embeddings(["D"], [[1, 2, 3]], ["d"])
+        return found
+
+    monkeypatch.setattr(gallery.store, "rows", then_changed)
+    assert gallery.export(tmp_path / "out.npz") == 2
+    written = read_embeddings(tmp_path / "out.npz")
+    assert written.identities == ["B", "C"]
+    assert list(written.places) == ["b", "c"]
+    np.testing.assert_array_equal(written.embedding, np.eye(3)[1:])
+    gallery.close()

@@ -234,3 +234,13 @@ def test_numbers_that_none_can_have_are_not_there(store: Store) -> None:
     with pytest.raises(ValueError, match=f"no person {10**30}"):
         store.person(10**30)
     assert store.remove(people=[10**30], photos=[-(10**30), 1]) == 1
+
+
+def test_names_may_join_letters(store: Store) -> None:
+    name = "\u0632\u0647\u0631\u0627\u200c\u0628\u0627\u0646\u0648"
+    store.add([(name, photo(drawn(1)[0]))])
+    assert store.person(name).name == name
+    with pytest.raises(ValueError, match="printable"):
+        store.rename(1, "\u200d")
+    with pytest.raises(ValueError, match="stands for a person's number"):
+        store.rename(1, "id:77")

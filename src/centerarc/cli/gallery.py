@@ -177,9 +177,8 @@ def opened_gallery(path: str, model: str = "", device: str = "auto", *, photos: 
 @by_flags
 def add(
     gallery: str,
-    sources: Annotated[tuple[Path, ...], Parameter(name="from")],
     /,
-    *,
+    *sources: Annotated[Path, Parameter(name="from")],
     person: str = "",
     rule: Annotated[
         Literal["largest", "center", "score", "only"], Parameter(group=FACES)
@@ -204,7 +203,7 @@ def add(
         A folder of <person>/<photo>; with --person photos, or folders of them; or a file of
         embeddings, .npz or .parquet, as centerarc embed writes it.
     person
-        Whose photos these are.
+        Whose photos these are: a name, or id:NUMBER.
     rule
         Which face of a photo is the person's: largest, center, score, or only, which refuses
         photos with several.
@@ -221,6 +220,8 @@ def add(
     from centerarc.io.progress import waiting
     from centerarc.io.tables import write_csv
 
+    if not sources:
+        raise ValueError("name folders, photos or files of embeddings to add")
     check_outputs([("log", log)], [gallery, *sources], overwrite=overwrite)
     files = [is_embedding_file(path) for path in sources]
     if any(files) and not all(files):
@@ -228,6 +229,8 @@ def add(
     found: list[Enrolled] = []
     with closing(opened_gallery(gallery, model, device, photos=not any(files))) as opened:
         try:
+            if person:
+                person = _enrolled_name(opened, person)
             with waiting("enrolling", "photos") as progress:
                 for path in sources if any(files) else ():
                     held = read_embeddings(path)
@@ -304,12 +307,18 @@ def _who(text: str) -> str | int:
     return int(number) if head == "id" and number.isdecimal() else text
 
 
+def _enrolled_name(gallery: "Gallery", text: str) -> str:
+    from centerarc.gallery.store import person_name
+
+    who = _who(text)
+    return gallery.person(who).name if isinstance(who, int) else person_name(who)
+
+
 @by_flags
 def remove(
     gallery: str,
-    people: tuple[str, ...] = (),
     /,
-    *,
+    *people: str,
     photo: Annotated[tuple[int, ...], Parameter(consume_multiple=True, negative="")] = (),
 ) -> None:
     """Remove people with all their photos, or photos, for good.
@@ -330,9 +339,13 @@ def remove(
         raise ValueError("name people to remove, or photos with --photo")
     with closing(opened_gallery(gallery, photos=False)) as opened:
         found = [opened.person(_who(name)) for name in people]  # all are there, or none goes
+        if photo:
+            there = {one.id for one in opened.photos()}
+            if absent := [str(one) for one in photo if one not in there]:
+                raise ValueError(
+                    f"photo must be numbers of photos of {gallery!r}, got {', '.join(absent)}"
+                )
         gone = opened.store.remove(people=[one.id for one in found], photos=photo)
-    if photo and gone < len(photo):
-        raise ValueError(f"photo must be numbers of photos of {opened.store.place!r}, got {photo}")
     print(f"removed {', '.join(one.name for one in found) or 'photos'}: {gone:,} photos")
 
 
@@ -418,9 +431,8 @@ def export(
 @by_flags
 def identify(
     gallery: str,
-    photos: tuple[Path, ...],
     /,
-    *,
+    *photos: Path,
     accept: float | None = None,
     reject: float | None = None,
     margin: float = 0.0,
@@ -465,6 +477,8 @@ def identify(
     from centerarc.gallery import Thresholds
     from centerarc.io.tables import write_csv
 
+    if not photos:
+        raise ValueError("name photos, folders of photos or files of embeddings")
     check_outputs([("out", out)], [gallery, *photos], overwrite=overwrite)
     limits: Thresholds | None = None
     if accept is not None:

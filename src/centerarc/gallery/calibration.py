@@ -118,11 +118,8 @@ def calibrated(
     seed: int,
 ) -> GalleryCalibration:
     """Measures; see `Gallery.calibrate`."""
-    rows = gallery.store.rows()
-    photos = {photo.id: photo for photo in gallery.photos()}
-    names = {person.id: person.name for person in gallery.people()}
-    known = np.array([number in photos for number in rows.photo.tolist()], np.bool_)
-    person, embedding = rows.person[known], rows.embedding[known]
+    embedding, photos, names = gallery.whole()
+    person = np.array([photo.person for photo in photos], np.int64)
     if len(np.unique(person)) < 2:
         raise ValueError(
             f"{gallery.store.place!r} must have photos of at least 2 people to be calibrated, "
@@ -154,6 +151,6 @@ def calibrated(
         found,
         weak_spots(left_out),
         left_out,
-        tuple(photos[number] for number in rows.photo[known].tolist()),
+        photos,
         names,
     )

@@ -525,6 +525,22 @@ class Gallery:
         self.store.keep(**found.facts())
         return found
 
+    def whole(self) -> tuple[Float32Array, tuple[Photo, ...], dict[int, str]]:
+        """Returns all that is there, also while others change the gallery.
+
+        Returns:
+            `(N, D)` embeddings, their photos, and the names of people by their numbers.
+        """
+        rows = self.store.rows()
+        photos = {photo.id: photo for photo in self.photos()}
+        names = {person.id: person.name for person in self.people()}
+        known = [
+            photo in photos and person in names
+            for photo, person in zip(rows.photo.tolist(), rows.person.tolist(), strict=True)
+        ]
+        here = rows.photo[known].tolist() if known else []
+        return rows.embedding[np.array(known, np.bool_)], tuple(photos[n] for n in here), names
+
     def export(self, path: str | os.PathLike[str]) -> int:
         """Writes all embeddings into a file as `centerarc embed` does, .parquet or .npz.
 
@@ -536,17 +552,16 @@ class Gallery:
         """
         target = Path(path)
         kind = embedding_format(target)
-        rows, facts = self.store.rows(), self.store.facts
-        if not len(rows.photo):
+        (embedding, photos, names), facts = self.whole(), self.store.facts
+        if not photos:
             raise ValueError(f"{self.store.place!r} has no photo to export")
-        names = {person.id: person.name for person in self.people()}
-        places = [photo.place or f"photo {photo.id}" for photo in self.photos()]
-        whole = Part(places, [names[one] for one in rows.person.tolist()], rows.embedding)
+        places = [photo.place or f"photo {photo.id}" for photo in photos]
+        whole = Part(places, [names[photo.person] for photo in photos], embedding)
         identity = json.loads(facts.get("identity", "{}"))
         metadata = {**identity, "model_file": facts["model"], "version": __version__}
         write = write_parquet if kind == "parquet" else write_npz
         with atomic_path(target) as temporary:
-            write(temporary, lambda _: [whole], rows.embedding.shape[1], metadata)
+            write(temporary, lambda _: [whole], embedding.shape[1], metadata)
         return len(places)
 
     def check(self) -> Iterator[str]:

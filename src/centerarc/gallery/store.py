@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 # Photos that are listed at once, and values that one statement compares with.
 _READ, _VALUES = 4096, 500
+# They join or part letters, as names in Persian or Sinhala are written.
+_JOINERS = {0x200C: None, 0x200D: None}
 # What the databases can give people and photos.
 _NUMBERS = range(1, 1 << 63)
 
@@ -109,9 +112,17 @@ class Rows(NamedTuple):
 def person_name(name: str) -> str:
     """Returns a name as it is kept and compared; raises `ValueError` if it cannot be one."""
     kept = composed(name).strip()
-    if not kept or not kept.isprintable():
+    shown = kept.translate(_JOINERS)
+    if not shown or not shown.isprintable():
         raise ValueError(f"name must be printable text, got {name!r}")
+    if re.fullmatch(r"id:\d+", kept):
+        raise ValueError(f"name must not be as {name!r}, which stands for a person's number")
     return kept
+
+
+def _text(place: str) -> str:
+    """A path as text that can be kept, whatever bytes its name has."""
+    return place.encode("utf-8", "backslashreplace").decode()
 
 
 class Store(ABC):
@@ -320,7 +331,7 @@ class Store(ABC):
             self._insert(
                 [
                     PhotoRow(
-                        *(numbers[name], new.digest, new.face, new.place, now, facts),
+                        *(numbers[name], new.digest, new.face, _text(new.place), now, facts),
                         embedding=new.embedding,
                     )
                     for name, new, facts in fresh
