@@ -1,5 +1,6 @@
 """A PostgreSQL server with pgvector, one for each process of tests that asks for it."""
 
+import contextlib
 import importlib.util
 import itertools
 import os
@@ -38,6 +39,7 @@ class Server:
             nobody = pwd.getpwnam("nobody")
             os.chown(self.folder, nobody.pw_uid, nobody.pw_gid)
             how |= {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+            programs = self._reachable(programs, how)
         data = self.folder / "data"
         words = ["-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]
         made = subprocess.run(
@@ -59,6 +61,21 @@ class Server:
                 **how,
             )
         self._wait()
+
+    def _reachable(self, programs: Path, how: Mapping[str, Any]) -> Path:
+        """The programs, or a copy of them where only root may look."""
+        with contextlib.suppress(OSError):
+            subprocess.run([programs / "initdb", "--version"], stdout=subprocess.DEVNULL, **how)
+            return programs
+        package, copy = programs.parents[1], self.folder / "programs"
+        within = programs.relative_to(package.parent)
+        shutil.copytree(package / within.parts[1], copy / within.parent)
+        libraries = f"{package.name}.libs"  # which the programs find from where they are
+        if (package.parent / libraries).exists():
+            shutil.copytree(package.parent / libraries, copy / libraries)
+        for path in (copy, *copy.rglob("*")):  # the server's user removes them
+            os.chown(path, how["user"], how["group"], follow_symlinks=False)
+        return copy / within
 
     def _wait(self) -> None:
         import psycopg

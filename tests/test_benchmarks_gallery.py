@@ -3,6 +3,8 @@
 import numpy as np
 from benchmarks import gallery
 
+from tests.postgres import Server
+
 
 def test_all_engines_find_the_same_and_tables_are_filled() -> None:
     found = gallery.measure_search(300, 2)
@@ -28,3 +30,14 @@ def test_queries_are_near_the_rows_that_they_are_drawn_from() -> None:
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
     queries = gallery.queries_of(rows, 10)
     assert ((queries @ rows.T).max(axis=1) > 0.5).all()
+
+
+def test_a_file_and_a_database_find_the_same(postgres: Server) -> None:
+    from benchmarks import gallery_postgres
+
+    found = gallery_postgres.measure(400, 2, postgres.new())
+    assert found["same"] == 1
+    assert min(found["found"].values()) > 0.9
+    head, rows = gallery_postgres.search_table({"found": found})
+    assert [row[0] for row in rows] == ["a file", "PostgreSQL, exact", "PostgreSQL, HNSW"]
+    assert {len(row) for row in rows} == {len(head)}

@@ -13,6 +13,8 @@ _SINGLE, MOST = 2_000, 4_000
 _LINKS, _CANDIDATES = 16, 128
 # Photos that a search looks at, the fewest that reach the recall are kept; pgvector has no more.
 EF_SEARCH = (40, 80, 160, 320, 640, 1_000)
+# People whom a search compares exactly, at least: the first whose photos were found.
+COMPARED = 100
 # People whom a search is to find, and photos of the gallery that it is measured with.
 NEAREST, PROBES = 10, 200
 
@@ -22,7 +24,8 @@ class Hnsw:
     """What is kept of a gallery's index.
 
     Args:
-        ef_search: How many photos a search looks at; whoever is among them is compared exactly.
+        ef_search: How many photos a search looks at; the first people among them are compared
+            exactly.
         first: The share of probes whose nearest person was found.
         recall: The share of the 10 nearest people that were found.
         probes: How many photos were looked for, each as if it were not in the gallery.
@@ -80,11 +83,11 @@ def making(size: int) -> str:
 
 
 def near(size: int, query: str, ef_search: int, without: int = 0) -> sql.Composable:
-    """The statement that finds the people of the photos near to a query, but for one photo."""
+    """The statement that finds whose the photos near to a query are, but for one photo."""
     column, kind = _column(size)
     return sql.SQL(
-        "SELECT DISTINCT person FROM (SELECT person FROM photo WHERE id <> {without} "
-        "ORDER BY {column} <#> {query}::{kind}({size}) LIMIT {count}) AS near"
+        "SELECT person FROM photo WHERE id <> {without} "
+        "ORDER BY {column} <#> {query}::{kind}({size}) LIMIT {count}"
     ).format(
         without=sql.Literal(without),
         column=sql.SQL(column),

@@ -344,7 +344,8 @@ class PostgresStore(Store):
 
         def found(ef_search: int) -> list[set[int]]:
             with self._looking(ef_search):
-                return [self._people(query, ef_search, photo) for photo, query in both]
+                near = [self._people(query, ef_search, photo) for photo, query in both]
+            return [set(people[: hnsw.COMPARED]) for people in near]
 
         return hnsw.measured(exact, found, recall, count)
 
@@ -357,7 +358,8 @@ class PostgresStore(Store):
                 for at in tuple(left):
                     people = self._people(queries[at], looked_at)
                     if len(people) >= count:
-                        which[at] = sql.SQL("person = ANY({})").format(sql.Literal([*people]))
+                        first = people[: max(count, hnsw.COMPARED)]
+                        which[at] = sql.SQL("person = ANY({})").format(sql.Literal(first))
                         left.remove(at)
         return which
 
@@ -372,9 +374,10 @@ class PostgresStore(Store):
         yield
         self._run(setting, (str(ef_search), "on", "on"))
 
-    def _people(self, query: Float32Array, ef_search: int, without: int = 0) -> set[int]:
+    def _people(self, query: Float32Array, ef_search: int, without: int = 0) -> list[int]:
+        """Those whose photos the index finds, the nearest first."""
         near = hnsw.near(query.size, _text(query), ef_search, without)
-        return {row[0] for row in self._run(near)}
+        return [*dict.fromkeys(row[0] for row in self._run(near))]
 
     def _damage(self) -> Iterator[str]:
         valid = self._value(
