@@ -259,3 +259,31 @@ def test_a_change_that_the_disk_ends_says_so_and_the_next_one_is_made(store: Sql
     assert store.person("A").photos == 2
     assert len(store.search(rows[:1], 3).person[0]) == 3
     assert store.add([("D", photo(row)) for row in many]) == [""] * len(many)
+
+
+def test_rows_that_another_process_deletes_at_once_are_still_searched(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "_MAPPED_FROM", 1)
+    rows, write = filled(store), SqliteStore._write_rows
+
+    def deleted(self: SqliteStore, *values: object) -> None:
+        write(self, *values)
+        self._rows_path.unlink()
+
+    monkeypatch.setattr(SqliteStore, "_write_rows", deleted)
+    assert store.search(rows, 1).row[:, 0].tolist() == [1, 2, 3, 4, 5]
+
+
+def test_two_who_remove_at_once_wait_for_each_other(store: SqliteStore) -> None:
+    filled(store)
+    code = (
+        "import sys\nfrom centerarc.gallery.sqlite import SqliteStore\n"
+        "from tests.gallery.test_store import drawn, photo\n"
+        f"store, name = SqliteStore({str(store.path)!r}), sys.argv[1]\n"
+        "for row in drawn(110)[5 + int(name) :: 3]:\n"
+        "    store.add([(name, photo(row))])\n"
+        "    store.remove(people=[store.person(name).id])\n"
+    )
+    several = [subprocess.Popen([sys.executable, "-c", code, str(n)]) for n in range(3)]
+    assert [one.wait() for one in several] == [0, 0, 0]

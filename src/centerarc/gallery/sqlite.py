@@ -5,6 +5,7 @@ import os
 import re
 import sqlite3
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -223,15 +224,24 @@ class SqliteStore(Store):
         with self._lock, self._errors():
             self._search = None
             self._delete_rows()
-            # What was there before is in the log of changes until that is emptied.
-            busy = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-        if busy:
+            emptied = self._empty_log()
+        if not emptied:
             raise OSError(
                 f"{gone} photos are removed from {self.place!r}, but another process has been "
                 f"reading it for more than {_PATIENCE:g} seconds, and they are in its log of "
                 "changes until the last process that has it open closes it"
             )
         return gone
+
+    def _empty_log(self) -> bool:
+        """Whether what was there before is not in the log of changes any more."""
+        end = time.monotonic() + _PATIENCE
+        while self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+            # SQLite waits for readers, but not for another process that empties the log.
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.01)
+        return True
 
     # Search.
 
@@ -313,8 +323,9 @@ class SqliteStore(Store):
             # A folder that cannot be written to is no hindrance.
             with suppress(OSError):
                 self._write_rows(state, [*mapped, rest.embedding])
-                mapped, last = self._mapped(state[0])
-                rest = rest._replace(embedding=rest.embedding[:0])
+                written, last = self._mapped(state[0])
+                if written and last == state[1]:  # else another process has changed the file
+                    mapped, rest = written, rest._replace(embedding=rest.embedding[:0])
         self._hold([*mapped, rest.embedding], photos, person, state)
 
     def _hold(
