@@ -287,3 +287,55 @@ def test_two_who_remove_at_once_wait_for_each_other(store: SqliteStore) -> None:
     )
     several = [subprocess.Popen([sys.executable, "-c", code, str(n)]) for n in range(3)]
     assert [one.wait() for one in several] == [0, 0, 0]
+
+
+def test_a_full_disk_is_named(
+    store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(store)
+    full = sqlite3.OperationalError("database or disk is full")
+
+    class Full:
+        def __init__(self, connection: sqlite3.Connection) -> None:
+            self.connection = connection
+
+        def execute(self, statement: str, *values: object) -> object:
+            if "checkpoint" in statement:
+                raise full
+            return self.connection.execute(statement, *values)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.connection, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_connection", Full(store._connection))
+        with pytest.raises(OSError, match=r"2 photos are removed .*disk is full, and they are in"):
+            store.remove(people=[1])
+    assert [one.name for one in store.people()] == ["B", "C"]
+
+    def fail(*_: object) -> None:
+        raise full
+
+    monkeypatch.setattr(store_module, "_write_empty", fail)
+    with pytest.raises(OSError, match=r"new\.db': database or disk is full"):
+        SqliteStore.create(tmp_path / "new.db", {"size": "2"})
+    assert not (tmp_path / "new.db").exists()
+
+
+def test_where_nothing_can_be_written_a_gallery_is_read(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = filled(store)
+    store.close()
+    monkeypatch.setattr(store_module.SqliteStore, "_fixed", lambda _: True)
+    fixed = SqliteStore(store.path)
+    assert fixed.search(rows, 1).row[:, 0].tolist() == [1, 2, 3, 4, 5]
+    with pytest.raises(OSError, match="readonly database; the file and its folder must be"):
+        fixed.remove(people=[1])
+    fixed.close()
+
+
+def test_a_path_may_have_characters_of_urls(tmp_path: Path) -> None:
+    path = tmp_path / "50% of? #us &.db"
+    SqliteStore.create(path, {"size": "2"}).close()
+    assert SqliteStore(path).people() == []

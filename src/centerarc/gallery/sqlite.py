@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, Self
+from urllib.parse import quote
 
 import numpy as np
 
@@ -134,8 +135,10 @@ class SqliteStore(Store):
         try:
             with atomic_path(place) as temporary:
                 _write_empty(temporary, facts)
-        except BaseException:
+        except BaseException as error:
             place.unlink(missing_ok=True)
+            if isinstance(error, sqlite3.Error):
+                raise OSError(f"{str(place)!r}: {error}") from error
             raise
         return cls(place)
 
@@ -148,14 +151,27 @@ class SqliteStore(Store):
         self._connection.close()
 
     def _connected(self) -> sqlite3.Connection:
+        # Where nothing can change SQLite needs no files beside this one.
+        how = "?immutable=1" if self._fixed() else ""
         connection = sqlite3.connect(
-            self.path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
+            f"file:{quote(os.path.abspath(self.path))}{how}",
+            timeout=_PATIENCE,
+            isolation_level=None,
+            check_same_thread=False,
+            uri=True,
         )
         with self._errors():
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("PRAGMA secure_delete = ON")
             connection.execute("PRAGMA synchronous = FULL")
         return connection
+
+    def _fixed(self) -> bool:
+        """Whether the file is on a file system for reading only, and has no log of changes."""
+        if not hasattr(os, "statvfs"):  # Windows
+            return False
+        fixed = bool(os.statvfs(self.path).f_flag & os.ST_RDONLY)
+        return fixed and not Path(f"{os.path.realpath(self.path)}-wal").exists()
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -173,7 +189,10 @@ class SqliteStore(Store):
                     f"{self.place!r} is being changed by another process for more than "
                     f"{_PATIENCE:g} seconds; try again when it has ended"
                 ) from error
-            raise OSError(f"{self.place!r}: {error}") from error
+            hint = ""
+            if name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
+                hint = "; the file and its folder must be writable"
+            raise OSError(f"{self.place!r}: {error}{hint}") from error
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
@@ -224,24 +243,28 @@ class SqliteStore(Store):
         with self._lock, self._errors():
             self._search = None
             self._delete_rows()
-            emptied = self._empty_log()
-        if not emptied:
+            problem = self._empty_log()
+        if problem:
             raise OSError(
-                f"{gone} photos are removed from {self.place!r}, but another process has been "
-                f"reading it for more than {_PATIENCE:g} seconds, and they are in its log of "
-                "changes until the last process that has it open closes it"
+                f"{gone} photos are removed from {self.place!r}, but {problem}, and they are in "
+                "its log of changes until the last process that has it open closes it"
             )
         return gone
 
-    def _empty_log(self) -> bool:
-        """Whether what was there before is not in the log of changes any more."""
+    def _empty_log(self) -> str:
+        """Why what was there before is still in the log of changes; empty if it is not."""
         end = time.monotonic() + _PATIENCE
-        while self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
-            # SQLite waits for readers, but not for another process that empties the log.
-            if time.monotonic() > end:
-                return False
-            time.sleep(0.01)
-        return True
+        try:
+            while self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                # SQLite waits for readers, but not for another process that empties the log.
+                if time.monotonic() > end:
+                    return (
+                        f"another process has been reading it for more than {_PATIENCE:g} seconds"
+                    )
+                time.sleep(0.01)
+        except sqlite3.Error as error:  # a full disk
+            return str(error)
+        return ""
 
     # Search.
 
