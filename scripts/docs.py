@@ -17,14 +17,17 @@ ROOT = Path(__file__).parents[1]
 
 
 def public_names(pages: Path, source: Path) -> set[str]:
-    """`__all__` of every package that a page documents, as full names."""
+    """The full names that pages document: of a package `__all__`, and single objects."""
     names = set()
     for page in pages.glob("*.md"):
         for line in page.read_text(encoding="utf-8").splitlines():
             if line.startswith("::: "):
                 package = line.removeprefix("::: ").strip()
-                tree = ast.parse((source / package.replace(".", "/") / "__init__.py").read_text())
-                for node in tree.body:
+                file = source / package.replace(".", "/") / "__init__.py"
+                if not file.exists():
+                    names.add(package)
+                    continue
+                for node in ast.parse(file.read_text(encoding="utf-8")).body:
                     if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
                         names |= {f"{package}.{name}" for name in ast.literal_eval(node.value)}
     return names
