@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -252,3 +253,30 @@ def test_who_comes_and_goes_meanwhile_is_left_out_as_a_whole(
     assert list(written.places) == ["b", "c"]
     np.testing.assert_array_equal(written.embedding, np.eye(3)[1:])
     gallery.close()
+
+
+def test_what_is_damaged_is_named(tmp_path: Path) -> None:
+    with Gallery.create(tmp_path / "people.db", embedding_size=3) as gallery:
+        gallery.add_embeddings(["A", "B"], np.eye(3)[:2])
+        for fact in ("thresholds", "stranger_scores", "calibration"):
+            for text in ('{"accep', '{"accent": 1}', "7x"):
+                gallery.store.keep(**{fact: text})
+                [said] = gallery.check()
+                assert said.endswith(
+                    "is damaged: its calibration cannot be read; take a copy of it from before"
+                )
+            gallery.store.keep(
+                thresholds='{"accept": 0.5}', stranger_scores="[]", calibration='{"people": 2}'
+            )
+            assert list(gallery.check()) == []
+        change = sqlite3.connect(tmp_path / "people.db")
+        change.execute("UPDATE photo SET facts = 7 WHERE id = 2")
+        change.execute("UPDATE photo SET facts = '{' WHERE id = 2")
+        change.commit()
+        assert "what is kept of photo 2 cannot be read" in next(gallery.check())
+        change.execute("UPDATE photo SET facts = '{}', embedding = 7 WHERE id = 2")
+        change.commit()
+        change.close()
+        assert "a photo has an embedding of another size" in next(gallery.check())
+        with pytest.raises(ValueError, match="a photo has an embedding of another size"):
+            gallery.identify_embeddings(np.eye(3))

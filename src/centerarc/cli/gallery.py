@@ -163,7 +163,8 @@ def opened_gallery(path: str, model: str = "", device: str = "auto", *, photos: 
     gallery.close()
     if kept is None:
         raise ValueError(f"{place!r} has no model and takes files of embeddings only")
-    opening = json.loads(kept)
+    with gallery.store.undamaged("what it keeps of its model"):
+        opening = dict(json.loads(kept))
     if model:
         opening["model"] = _whole(model)
     elif not opening["model"].startswith("hf://") and not Path(opening["model"]).exists():
@@ -257,7 +258,8 @@ def add(
 
 
 def _check_embeddings_of(gallery: "Gallery", metadata: dict[str, Any], path: Path) -> None:
-    kept = json.loads(gallery.store.facts.get("identity", "{}"))
+    with gallery.store.undamaged("what it keeps of its model"):
+        kept = dict(json.loads(gallery.store.facts.get("identity", "{}")))
     for name in ("weights_sha256", "features"):
         if kept and metadata and metadata.get(name) != kept.get(name):
             raise ValueError(

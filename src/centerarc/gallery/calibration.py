@@ -118,7 +118,7 @@ def calibrated(
     seed: int,
 ) -> GalleryCalibration:
     """Measures; see `Gallery.calibrate`."""
-    embedding, photos, names = gallery.whole()
+    embedding, photos, names = gallery.store.whole()
     person = np.array([photo.person for photo in photos], np.int64)
     if len(np.unique(person)) < 2:
         raise ValueError(

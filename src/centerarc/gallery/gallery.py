@@ -196,7 +196,9 @@ class Gallery:
                 f"{self.store.place!r} holds embeddings that were given as numbers, so no "
                 "model may add to it; make another gallery for photos"
             )
-        there, here = json.loads(kept), recognizer.identity
+        with self.store.undamaged("what it keeps of its model"):
+            there = dict(json.loads(kept))
+        here = recognizer.identity
         for name in sorted(there.keys() | here.keys()):
             if there.get(name) != here.get(name):
                 raise ValueError(
@@ -391,7 +393,8 @@ class Gallery:
     def thresholds(self) -> Thresholds | None:
         """Those that the last calibration chose; None before one."""
         kept = self.store.facts.get("thresholds")
-        return None if kept is None else Thresholds(**json.loads(kept))
+        with self.store.undamaged("its calibration"):
+            return None if kept is None else Thresholds(**json.loads(kept))
 
     @property
     def outgrown(self) -> str:
@@ -402,7 +405,9 @@ class Gallery:
         kept = self.store.facts.get("calibration")
         if kept is None:
             return ""
-        then, now = int(json.loads(kept)["people"]), sum(1 for one in self.people() if one.photos)
+        with self.store.undamaged("its calibration"):
+            then = int(json.loads(kept)["people"])
+        now = sum(1 for one in self.people() if one.photos)
         if now <= _OUTGROWN * then:
             return ""
         return f"calibrated with {then:,} people, and there are {now:,} now: calibrate again"
@@ -471,7 +476,8 @@ class Gallery:
 
     def _stranger_scores(self) -> npt.NDArray[np.float64] | None:
         kept = self.store.facts.get("stranger_scores")
-        return None if kept is None else np.array(json.loads(kept), np.float64)
+        with self.store.undamaged("its calibration"):
+            return None if kept is None else np.array(json.loads(kept), np.float64)
 
     # As a whole.
 
@@ -525,22 +531,6 @@ class Gallery:
         self.store.keep(**found.facts())
         return found
 
-    def whole(self) -> tuple[Float32Array, tuple[Photo, ...], dict[int, str]]:
-        """Returns all that is there, also while others change the gallery.
-
-        Returns:
-            `(N, D)` embeddings, their photos, and the names of people by their numbers.
-        """
-        rows = self.store.rows()
-        photos = {photo.id: photo for photo in self.photos()}
-        names = {person.id: person.name for person in self.people()}
-        known = [
-            photo in photos and person in names
-            for photo, person in zip(rows.photo.tolist(), rows.person.tolist(), strict=True)
-        ]
-        here = rows.photo[known].tolist() if known else []
-        return rows.embedding[np.array(known, np.bool_)], tuple(photos[n] for n in here), names
-
     def export(self, path: str | os.PathLike[str]) -> int:
         """Writes all embeddings into a file as `centerarc embed` does, .parquet or .npz.
 
@@ -552,12 +542,13 @@ class Gallery:
         """
         target = Path(path)
         kind = embedding_format(target)
-        (embedding, photos, names), facts = self.whole(), self.store.facts
+        (embedding, photos, names), facts = self.store.whole(), self.store.facts
         if not photos:
             raise ValueError(f"{self.store.place!r} has no photo to export")
         places = [photo.place or f"photo {photo.id}" for photo in photos]
         whole = Part(places, [names[photo.person] for photo in photos], embedding)
-        identity = json.loads(facts.get("identity", "{}"))
+        with self.store.undamaged("what it keeps of its model"):
+            identity = dict(json.loads(facts.get("identity", "{}")))
         metadata = {**identity, "model_file": facts["model"], "version": __version__}
         write = write_parquet if kind == "parquet" else write_npz
         with atomic_path(target) as temporary:
@@ -567,6 +558,12 @@ class Gallery:
     def check(self) -> Iterator[str]:
         """Yields what is wrong with the gallery, in words; nothing if all is well."""
         yield from self.store.problems()
+        for read in (lambda: self.thresholds, lambda: self.outgrown, self._stranger_scores):
+            try:
+                read()
+            except ValueError as error:
+                yield str(error)
+                break
         for person in self.people():
             if not person.photos:
                 yield f"{person.name} (person {person.id}) has no photo"

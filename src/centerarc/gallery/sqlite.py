@@ -290,7 +290,7 @@ class SqliteStore(Store):
             while at < count and (found := cursor.fetchmany(min(_READ, count - at))):
                 part = slice(at, at + len(found))
                 photo[part], person[part] = zip(*((row[0], row[1]) for row in found), strict=True)
-                blob = b"".join(row[2] for row in found)
+                blob = b"".join(row[2] for row in found if isinstance(row[2], bytes))
                 if len(blob) != len(found) * size * 4:
                     raise ValueError(
                         f"{self.place!r} is damaged: a photo has an embedding of another size"

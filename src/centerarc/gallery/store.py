@@ -5,7 +5,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -215,6 +215,16 @@ class Store(ABC):
         """What was kept under each name, texts."""
         return dict(self._all("SELECT key, value FROM fact"))
 
+    @contextmanager
+    def undamaged(self, what: str) -> Iterator[None]:
+        """Says in a `ValueError` what is damaged, where the block cannot read what was kept."""
+        try:
+            yield
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{self.place!r} is damaged: {what} cannot be read; take a copy of it from before"
+            ) from error
+
     def readable(self) -> bool:
         """Returns whether the gallery is there and answers."""
         try:
@@ -287,7 +297,9 @@ class Store(ABC):
             *(last, *values),
         ):
             for number, owner, place, digest, face, added, facts in rows:
-                yield Photo(number, owner, place, digest.hex(), face, added, json.loads(facts))
+                with self.undamaged(f"what is kept of photo {number}"):
+                    about, sha256 = json.loads(facts), digest.hex()
+                yield Photo(number, owner, place, sha256, face, added, about)
             last = rows[-1][0]
 
     def holder(self, digest: bytes) -> str | None:
@@ -384,10 +396,32 @@ class Store(ABC):
             self._change(f"DELETE FROM person WHERE id IN ({marks})", *some)
         return gone
 
+    def whole(self) -> tuple[Float32Array, tuple[Photo, ...], dict[int, str]]:
+        """Returns all that is there, also while others change the gallery.
+
+        Returns:
+            `(N, D)` embeddings, their photos, and the names of people by their numbers.
+        """
+        rows = self.rows()
+        photos = {photo.id: photo for photo in self.photos()}
+        names = {person.id: person.name for person in self.people()}
+        known = [
+            photo in photos and person in names
+            for photo, person in zip(rows.photo.tolist(), rows.person.tolist(), strict=True)
+        ]
+        here = rows.photo[known].tolist() if known else []
+        return rows.embedding[np.array(known, np.bool_)], tuple(photos[n] for n in here), names
+
     def problems(self) -> Iterator[str]:
         """Yields what is wrong with the gallery, in words; nothing if all is well."""
         yield from self._damage()
-        rows = self.rows()
+        try:
+            for _ in self.photos():
+                pass
+            rows = self.rows()
+        except ValueError as error:
+            yield str(error)
+            return
         lengths = np.linalg.norm(rows.embedding.astype(np.float64), axis=1)
         bad = ~(np.abs(lengths - 1) < 1e-3)
         for number in rows.photo[bad].tolist():
