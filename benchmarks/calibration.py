@@ -27,9 +27,9 @@ from centerarc.evaluation import (
     operating_point,
     read_embeddings,
 )
-from centerarc.evaluation.extreme_tail import why_no_tail
 from centerarc.evaluation.intervals import draw_people
 from centerarc.evaluation.open_set import smallest_fpir
+from centerarc.evaluation.pareto_tail import why_no_tail
 from centerarc.evaluation.people_rates import clopper_pearson, in_larger, lowest_threshold
 
 Floats = npt.NDArray[np.float32]

@@ -32,7 +32,6 @@ from centerarc.evaluation.embedding import (
     pair_scores,
     read_embeddings,
 )
-from centerarc.evaluation.extreme_tail import ExtremeTail, extreme_tail
 from centerarc.evaluation.files.pair_set import PairImages
 from centerarc.evaluation.files.pairs import Pairs, read_pairs
 from centerarc.evaluation.gallery import GallerySearch, search_gallery
@@ -47,6 +46,7 @@ from centerarc.evaluation.identification import (
 from centerarc.evaluation.intervals import Estimate, Interval
 from centerarc.evaluation.left_out import LeaveOneOut, leave_one_out
 from centerarc.evaluation.margin_rule import MarginRule
+from centerarc.evaluation.misfits import AlikePeople, Misfit, WeakSpots, weak_spots
 from centerarc.evaluation.open_set import (
     Calibration,
     OperatingPoint,
@@ -54,6 +54,7 @@ from centerarc.evaluation.open_set import (
     calibrate,
     operating_point,
 )
+from centerarc.evaluation.pareto_tail import ExtremeTail, extreme_tail
 from centerarc.evaluation.people_rates import Rate
 from centerarc.evaluation.roc_curve import Det, Roc, auc, det, eer, roc, tar_at_far
 from centerarc.evaluation.seeds import (
@@ -81,7 +82,6 @@ from centerarc.evaluation.verification import (
     evaluate_verification,
     held_out_fars,
 )
-from centerarc.evaluation.weak_spots import AlikePeople, Misfit, WeakSpots, weak_spots
 
 __all__ = [
     "WEIGHTINGS",

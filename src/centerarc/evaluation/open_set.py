@@ -5,10 +5,10 @@ from typing import Literal
 
 import numpy as np
 
-from centerarc.evaluation.extreme_tail import ExtremeTail, extreme_tail, why_no_tail
 from centerarc.evaluation.intervals import check_resamples
 from centerarc.evaluation.left_out import LeaveOneOut
 from centerarc.evaluation.margin_rule import MarginRule, best_margin
+from centerarc.evaluation.pareto_tail import ExtremeTail, extreme_tail, why_no_tail
 from centerarc.evaluation.people_rates import (
     Plain,
     Rate,

@@ -1,6 +1,6 @@
 """Who is this? People and their photos in a gallery, and who somebody is."""
 
-from centerarc.gallery.calibration import GalleryCalibration, Thresholds
+from centerarc.gallery.calibration import GalleryCalibration, Thresholds, Verdict
 from centerarc.gallery.faces import (
     MIN_FACE,
     MIN_SHARPNESS,
@@ -16,7 +16,6 @@ from centerarc.gallery.gallery import (
     EnrolRule,
     Gallery,
     Identity,
-    Verdict,
     judged,
 )
 from centerarc.gallery.store import Person, Photo

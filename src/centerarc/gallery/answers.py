@@ -5,8 +5,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, Field
 
-from centerarc.gallery.calibration import Thresholds
-from centerarc.gallery.gallery import Enrolled, Identity, Verdict
+from centerarc.gallery.calibration import Thresholds, Verdict
+from centerarc.gallery.gallery import Enrolled, Identity
 from centerarc.gallery.store import Person, Photo
 from centerarc.gallery.worker import Identified
 

@@ -3,23 +3,26 @@
 import json
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from centerarc.evaluation.extreme_tail import extreme_tail
 from centerarc.evaluation.left_out import LeaveOneOut, leave_one_out
+from centerarc.evaluation.misfits import WeakSpots, weak_spots
 from centerarc.evaluation.open_set import (
     Calibration,
     OperatingPoint,
     calibrate,
     operating_point,
 )
-from centerarc.evaluation.weak_spots import WeakSpots, weak_spots
+from centerarc.evaluation.pareto_tail import extreme_tail
 from centerarc.gallery.store import Photo
 
 if TYPE_CHECKING:
     from centerarc.gallery.gallery import Gallery
+
+Verdict = Literal["accepted", "unsure", "unknown", "no threshold"]
+"""What a face is: `name` of an `Identity` is one where it is accepted."""
 
 # Scores of strangers that are kept, to say how many reach a score.
 _KEPT_SCORES = 1000

@@ -16,7 +16,7 @@ from centerarc import __version__
 from centerarc.evaluation.embedding import Part, write_npz, write_parquet
 from centerarc.evaluation.embedding import file_format as embedding_format
 from centerarc.evaluation.scores import check_embeddings, row_blocks
-from centerarc.gallery.calibration import GalleryCalibration, Thresholds, calibrated
+from centerarc.gallery.calibration import GalleryCalibration, Thresholds, Verdict, calibrated
 from centerarc.gallery.search import Float32Array
 from centerarc.gallery.store import (
     NewPhoto,
@@ -31,9 +31,8 @@ from centerarc.io.files import atomic_path, read_file
 if TYPE_CHECKING:
     from centerarc.gallery.faces import FoundFace, Recognizer
 
-# What an enrolled photo shows: one person, so the largest face, as ID photos and albums have it.
 EnrolRule = Literal["largest", "center", "score", "only"]
-Verdict = Literal["accepted", "unsure", "unknown", "no threshold"]
+"""Which face of an enrolled photo is the person's; see `centerarc.curate.choose_faces`."""
 # So many times the people of its calibration outgrow it.
 _OUTGROWN = 1.25
 # Embeddings that are enrolled in one transaction, at most.

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from centerarc.evaluation import extreme_tail, leave_one_out
-from centerarc.evaluation.extreme_tail import (
+from centerarc.evaluation.pareto_tail import (
     anderson_darling,
     fit_pareto,
     fit_probability,
