@@ -301,3 +301,21 @@ def test_a_path_need_not_be_text(files: Path, capsys: pytest.CaptureFixture[str]
     capsys.readouterr()
     assert run("list", "people.db", "--person", "Ann") == 0
     assert capsys.readouterr().out.endswith("\tcaf\\udce9.png\n")
+
+
+def test_files_of_embeddings_must_be_made_as_the_gallery_s_are(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made()
+    for out, more in (("plain.npz", []), ("mirrored.npz", ["--mirror"])):
+        with pytest.raises(SystemExit) as stop:
+            main(["embed", "faces", "--model", "w.safetensors", "--out", out, *more])
+        assert not stop.value.code
+    assert run("add", "people.db", "plain.npz") == 0
+    capsys.readouterr()
+    assert run("identify", "people.db", "mirrored.npz") == 2
+    said = "has embeddings of another model: mirror is 'true', and 'false' in the gallery"
+    assert said in capsys.readouterr().err
+    assert run("add", "people.db", "mirrored.npz") == 2
+    assert run("export", "people.db", "-o", "again.npz") == 0
+    assert run("identify", "people.db", "again.npz") == 0

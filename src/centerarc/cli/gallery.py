@@ -260,12 +260,28 @@ def add(
 def _check_embeddings_of(gallery: "Gallery", metadata: dict[str, Any], path: Path) -> None:
     with gallery.store.undamaged("what it keeps of its model"):
         kept = dict(json.loads(gallery.store.facts.get("identity", "{}")))
-    for name in ("weights_sha256", "features"):
-        if kept and metadata and metadata.get(name) != kept.get(name):
+    if not kept or not metadata:
+        return
+    there, here = _compared(metadata), _compared(kept)
+    for name, value in here.items():
+        if there[name] != value:
             raise ValueError(
-                f"{str(path)!r} has embeddings of another model: {name} is {metadata.get(name)!r}, "
-                f"and {kept.get(name)!r} in the gallery"
+                f"{str(path)!r} has embeddings of another model: {name} is {there[name]!r}, "
+                f"and {value!r} in the gallery"
             )
+
+
+def _compared(about: dict[str, Any]) -> dict[str, Any]:
+    """What must be equal, of what a gallery or a file of embeddings says of its model."""
+    given = about.get("preprocessing") or {}
+    images = dict(json.loads(given) if isinstance(given, str) else given)
+    images.pop("layout", None)  # the order in memory changes no number
+    return {
+        "weights_sha256": about.get("weights_sha256"),
+        "features": about.get("features"),
+        "mirror": str(about.get("mirror", False)).lower(),
+        "preprocessing": json.dumps(images, sort_keys=True),
+    }
 
 
 def _photos(sources: Sequence[Path]) -> Iterable[Path]:
