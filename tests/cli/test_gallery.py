@@ -3,7 +3,9 @@
 import csv
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 
 from centerarc.cli import main
 from centerarc.evaluation import read_embeddings
+from centerarc.gallery import Enrolled, Gallery
 from centerarc.models import create_model, save_weights
 from tests.postgres import Server
 
@@ -319,3 +322,20 @@ def test_files_of_embeddings_must_be_made_as_the_gallery_s_are(
     assert run("add", "people.db", "mirrored.npz") == 2
     assert run("export", "people.db", "-o", "again.npz") == 0
     assert run("identify", "people.db", "again.npz") == 0
+
+
+def test_the_log_of_an_interrupted_command_has_what_was_done(
+    files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made()
+    whole = Gallery.add_folder
+
+    def interrupted(*words: Any, **more: Any) -> Iterator[Enrolled]:
+        yield next(whole(*words, **more))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Gallery, "add_folder", interrupted)
+    assert run("add", "people.db", "faces", "--log", "log.csv") == 130
+    assert "the same command resumes" in capsys.readouterr().err
+    with open("log.csv") as file:
+        assert [row["status"] for row in csv.DictReader(file)] == ["added"]

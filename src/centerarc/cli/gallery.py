@@ -252,8 +252,9 @@ def add(
         except KeyboardInterrupt:
             print("interrupted; the same command resumes with what is left", file=sys.stderr)
             return 130
-    if log is not None:
-        write_csv(log, ["place", "person", "status", "reason"], found)
+        finally:
+            if log is not None and found:
+                write_csv(log, ["place", "person", "status", "reason"], found)
     return _say_enrolled(opened.store.place, found)
 
 
