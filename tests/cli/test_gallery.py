@@ -76,7 +76,7 @@ def test_people_are_enrolled_and_named(files: Path, capsys: pytest.CaptureFixtur
     assert rows[3]["person"] == "p0"
     assert float(rows[3]["score"]) == pytest.approx(1, abs=1e-5)
     assert run("identify", "people.db", "who.png") == 0
-    assert ": no threshold (p" in capsys.readouterr().out
+    assert ": no threshold, nearest p" in capsys.readouterr().out
 
 
 def test_people_are_renamed_removed_exported_and_checked(
@@ -111,7 +111,7 @@ def test_embeddings_are_enough(files: Path, capsys: pytest.CaptureFixture[str]) 
     assert run("add", "plain.db", "e.npz") == 0
     assert run("identify", "plain.db", "e.npz", "--accept", 0.99, "--candidates", 1) == 0
     lines = capsys.readouterr().out.splitlines()[-4:]
-    assert [line.partition(": ")[2][:3] for line in lines] == ["a (", "a (", "b (", "c ("]
+    assert [line.partition(": ")[2][:3] for line in lines] == ["a 1", "a 1", "b 1", "c 1"]
     assert run("add", "plain.db", "faces") == 2
     assert "has no model and takes files of embeddings only" in capsys.readouterr().err
 
@@ -199,9 +199,13 @@ def test_a_threshold_is_chosen_shown_and_used(
     assert f"names from a score of {kept['thresholds']['accept']:.3f}" in capsys.readouterr().err
     assert run("identify", "plain.db", "e.npz", "--candidates", 1) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[4].startswith("4.jpg, face 1: P1 (P1 1.000, 0.00% of strangers score as high)")
-    assert run("calibrate", "plain.db", "--fpir", 0.001) == 1
-    assert "FPIR 0.001 needs more people: 30 vouch for" in capsys.readouterr().err
+    assert lines[4].startswith(
+        "4.jpg, face 1: P1 1.000 (none of the strangers measured score as high)"
+    )
+    assert run("calibrate", "plain.db", "--fpir", 0.001) == 0
+    told = capsys.readouterr().err
+    assert "the threshold is kept, but FPIR 0.001 needs more people: 30 vouch for" in told
+    assert "is the least that they vouch for" in told
     assert run("calibrate", "plain.db", "--fpir", 2) == 2
     assert "--fpir must be in (0, 1), got 2" in capsys.readouterr().err
 
@@ -291,7 +295,7 @@ def test_nothing_is_removed_if_a_photo_is_not_there(
         capsys.readouterr().err
     )
     assert run("remove", "people.db", "--photo", 5, 5) == 0
-    assert "removed photos: 1 photos" in capsys.readouterr().out
+    assert "removed photos: 1 photo" in capsys.readouterr().out
     assert run("remove", "people.db", f"id:{10**30}") == 2
     assert "there is no person" in capsys.readouterr().err
 

@@ -174,6 +174,8 @@ def test_the_rule_chooses_among_the_faces_of_a_photo(blobs: YuNetDetector) -> No
         "center": [0.7],
     }
     assert [f.refused for f in recognizer.faces(image)] == ["", "", "", "too small"]
+    assert [f.among for f in recognizer.faces(image, rule="largest")] == [3]
+    assert [f.among for f in recognizer.faces(image)] == [1, 1, 1, 1]
     [only] = recognizer.faces(image, rule="only")
     assert (only.refused, only.detail) == ("several", "3 faces; a photo of one is asked for")
     [one] = Recognizer(opened(), Given(blobs, faces[2:])).faces(image, rule="only")
@@ -232,7 +234,7 @@ def test_blurred_faces_are_refused_and_sharp_ones_are_not(yunet: YuNetDetector) 
     assert blurred.refused == "blurred"
     assert blurred.sharpness is not None
     assert blurred.sharpness < 0.5
-    assert f"a sharpness of {blurred.sharpness:.2f}; at least 0.5 is asked for" == blurred.detail
+    assert f"a sharpness of {blurred.sharpness:.3f}; at least 0.5 is asked for" == blurred.detail
     assert blurred.landmarks is not None
     assert Recognizer(opened(), yunet, min_sharpness=0).faces(soft)[0].refused == ""
 

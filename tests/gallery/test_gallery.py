@@ -4,6 +4,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -85,7 +86,7 @@ def test_a_folder_is_enrolled_and_what_became_of_each_photo_is_said(
             "lonely.jpg",
             "",
             "refused",
-            f"it is in no person's folder; put it into {album}/<person>/",
+            f"it is in no person's folder: put it into {album}/<person>/",
         ),
         ("Ann/1.jpg", "Ann", "added", ""),
         ("Ann/2.jpg", "Ann", "added", ""),
@@ -119,6 +120,16 @@ def test_photos_of_one_person_and_names_in_any_form(gallery: Gallery, album: Pat
     (bad,) = gallery.add_photos("a\tb", [album / "Ann/2.jpg"])
     assert bad.status == "refused"
     assert "name must be printable text" in bad.reason
+
+
+def test_a_face_that_is_one_of_several_is_enrolled_with_a_word(
+    gallery: Gallery, album: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recognizer: Any = gallery.recognizer
+    several = replace(recognizer.face("30"), among=3)
+    monkeypatch.setattr(recognizer, "faces", lambda photo: [several])
+    (one,) = gallery.add_photos("Ann", [album / "Ann/1.jpg"])
+    assert one[2:] == ("added", "one of 3 faces was taken (rule 'largest')")
 
 
 def test_who_is_on_a_photo(gallery: Gallery, album: Path, tmp_path: Path) -> None:

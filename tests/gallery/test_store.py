@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -244,3 +245,11 @@ def test_names_may_join_letters(store: Store) -> None:
         store.rename(1, "\u200d")
     with pytest.raises(ValueError, match="stands for a person's number"):
         store.rename(1, "id:77")
+
+
+@pytest.mark.parametrize("make", [open_store, lambda place: create_store(place, {"size": "3"})])
+def test_a_url_of_something_else_is_no_file(make: Any, tmp_path: Path) -> None:
+    for place in ("postgre://host/db", "sqlite:///a.db"):
+        with pytest.raises(ValueError, match="a gallery is a file or a postgresql:// URL, got one"):
+            make(place)
+    assert not list(tmp_path.iterdir())

@@ -27,14 +27,15 @@ def calibrate(
     report: Annotated[Path | None, Parameter(group=OUTPUT)] = None,
     json_: Annotated[Path | None, Parameter(name="--json", group=OUTPUT)] = None,
     overwrite: Annotated[bool, flag(OUTPUT)] = False,
-) -> int:
+) -> None:
     """Choose the threshold from which a face has a name, by the gallery's own photos.
 
     Each photo is compared with all others: once as one of its person, once as a stranger's, with
     the whole person left out. The threshold is kept in the gallery. Calibrate again when many
     people have come.
 
-    Exit code: 0 done, 1 the gallery is too small to vouch for the wanted rate, 2 wrong input.
+    A gallery with too few people for the wanted rate gets a threshold all the same, and the command
+    says which rate so few people can vouch for.
 
     Parameters
     ----------
@@ -99,28 +100,26 @@ def calibrate(
 
     facts = {"people": f"{measured.people:,}", "photos": f"{measured.photos:,}"}
     facts["a name from a score of"] = f"{limits.accept:.3f}"
-    if limits.reject is not None:
-        facts["unsure from"] = f"{limits.reject:.3f}"
     if margin:
         rule = measured.margin_rule
         helps = rule is not None and rule.helps
         facts["ahead of the second"] = f"{limits.margin:.3f}" if helps else "does not help here"
     if chosen is not None:
         facts["strangers with a name"] = said(chosen.fpir)
-        facts["enrolled without theirs"] = said(chosen.fnir)
-        facts["of these with another's"] = said(chosen.wrong_person)
+        facts["enrolled without their name"] = said(chosen.fnir)
+        facts["of these, with another name"] = said(chosen.wrong_person)
     elif (tail := measured.tail) is not None:
-        facts["interval of that"] = f"{tail.low:.3f} to {tail.high:.3f}"
+        facts["interval of this score"] = f"{tail.low:.3f} to {tail.high:.3f}"
         facts["fit of the tail"] = f"p = {tail.fit_p:.2f}" + (" (bad)" * (tail.fit_p < 0.05))
     print(f"calibrated {opened.store.place} for {small_percent(fpir)} of strangers")
     Console().print(facts_table(facts))
     if chosen is None:
         print("extrapolated beyond what was measured", file=sys.stderr)
-    if measured.too_few is not None:
-        more = ""
-        if chosen is not None and measured.tail is not None:
-            more = f"; --extrapolate would choose {measured.tail.threshold:.3f}"
-        print(f"{measured.too_few}{more}", file=sys.stderr)
+    if measured.too_few is not None and chosen is not None:
+        more = f"--fpir {measured.smallest_fpir:.2g} is the least that they vouch for"
+        if measured.tail is not None:
+            more += f", and --extrapolate would choose {measured.tail.threshold:.3f}"
+        print(f"the threshold is kept, but {measured.too_few}: {more}", file=sys.stderr)
     weak = found.weak
     print(
         f"weak spots: {len(weak.misfits):,} photos that do not fit, {len(weak.thin):,} people with "
@@ -131,4 +130,3 @@ def calibrate(
         write_json(json_, {"thresholds": asdict(limits), **measured.to_dict(), "weak": weak_ids})
     if report is not None:
         print(f"report: {report}")
-    return 0 if measured.too_few is None else 1

@@ -5,7 +5,7 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -172,7 +172,11 @@ def opened_gallery(path: str, model: str = "", device: str = "auto", *, photos: 
             f"the model of {place!r} was {opening['model']!r}, which is not there any more; "
             "say with --model where it is now"
         )
-    return Gallery(path, _recognizer(opening, device))
+    found = Gallery(path, _recognizer(opening, device))
+    if model and opening["model"] != found.store.facts["model"]:
+        with suppress(OSError):  # where it may only be read
+            found.store.keep(opening=json.dumps(opening), model=opening["model"])
+    return found
 
 
 @by_flags
@@ -194,7 +198,8 @@ def add(
     Each photo is one change of the file, which a kill at any time leaves whole; the same command
     resumes, as photos that are there are known by their bytes, whatever their names.
 
-    Exit code: 0 done, 1 nothing is enrolled, 2 wrong input, 130 interrupted.
+    Exit code: 0 done, 1 nothing is enrolled and nothing was there already, 2 wrong input, 130
+    interrupted.
 
     Parameters
     ----------
@@ -354,6 +359,8 @@ def remove(
     photo
         Numbers of photos, as centerarc gallery list --person shows them.
     """
+    from centerarc.io.tables import counted
+
     if not people and not photo:
         raise ValueError("name people to remove, or photos with --photo")
     with closing(opened_gallery(gallery, photos=False)) as opened:
@@ -365,7 +372,7 @@ def remove(
                     f"photo must be numbers of photos of {gallery!r}, got {', '.join(absent)}"
                 )
         gone = opened.store.remove(people=[one.id for one in found], photos=photo)
-    print(f"removed {', '.join(one.name for one in found) or 'photos'}: {gone:,} photos")
+    print(f"removed {', '.join(one.name for one in found) or 'photos'}: {counted(gone, 'photo')}")
 
 
 @by_flags
@@ -515,8 +522,8 @@ def identify(
             every = opened.identify_embeddings(held.embedding, limits, candidates=candidates)
             for place, one in zip(held.places, every, strict=True):
                 rows += _said(place, 1, one)
-        if limits is None and opened.outgrown:
-            print(opened.outgrown, file=sys.stderr)
+        if limits is None and (hint := opened.outgrown or _uncalibrated(opened, gallery)):
+            print(hint, file=sys.stderr)
         on_photos = opened.identify(places, limits, candidates=candidates) if places else []
         for where, found in zip(places, on_photos, strict=True):
             for number, one in enumerate(found, start=1):
@@ -528,21 +535,34 @@ def identify(
     return 1 if rows and all(row[-1].startswith("unreadable") for row in rows) else 0
 
 
+def _uncalibrated(opened: "Gallery", gallery: str) -> str:
+    command = f"centerarc gallery calibrate {shlex.quote(gallery)}"
+    said = f"there is no threshold yet: {command} chooses one, or give --accept"
+    return said if opened.thresholds is None else ""
+
+
 def _said(place: str, number: int, one: "Identity") -> list[tuple[Any, ...]]:
     """Prints one face, and returns its rows."""
     face = one.face
     box = "" if face is None or face.box is None else " ".join(f"{x:.0f}" for x in face.box)
-    refused = "" if face is None or not face.refused else f"{face.refused}: {face.detail}"
+    refused = "" if face is None else face.reason
     where = f"{place}, face {number}" + (f" at {box}" if box else "")
     if refused:
-        print(f"{where}: not judged, {refused.rstrip(': ')}")
+        print(f"{place if face and face.refused == 'none' else where}: {refused}")
         return [(place, number, one.verdict, "", "", "", "", "", box, refused)]
-    near = "; ".join(f"{who.name} {who.score:.3f}" for who in one.candidates)
-    share = "" if one.strangers is None else f", {one.strangers:.2%} of strangers score as high"
-    head = {"accepted": one.name, "unknown": "unknown", "unsure": "unsure"}.get(
-        one.verdict, "no threshold"
-    )
-    print(f"{where}: {head} ({near or 'the gallery is empty'}{share})")
+    if not one.candidates:
+        print(f"{where}: the gallery is empty")
+        return []
+    share = ""
+    if one.strangers is not None:
+        some = f"{one.strangers:.1%} of" if one.strangers else "none of the"
+        share = f" ({some} strangers measured score as high)"
+    best, *others = one.candidates
+    head = f"{best.name} {best.score:.3f}"
+    if one.verdict != "accepted":
+        head = f"{one.verdict}, nearest {head}"
+    rest = "".join(f", {who.name} {who.score:.3f}" for who in others)
+    print(f"{where}: {head}{share}{f'; then{rest[1:]}' if rest else ''}")
     shown = "" if one.strangers is None else f"{one.strangers:.6g}"
     return [
         (place, number, one.verdict, rank, who.name, who.person, f"{who.score:.6f}", shown, box, "")

@@ -131,6 +131,7 @@ class FoundFace:
         side: Of the square that alignment cuts out, in pixels of the photo.
         sharpness: Of the aligned face; see `sharpness`.
         embedding: `(D,)` float32 of length 1; None where it is refused.
+        among: How many faces of the photo this one was chosen from, by a rule other than "all".
     """
 
     refused: Refusal = ""
@@ -141,6 +142,14 @@ class FoundFace:
     side: float | None = None
     sharpness: float | None = None
     embedding: npt.NDArray[np.float32] | None = None
+    among: int = 1
+
+    @property
+    def reason(self) -> str:
+        """Why it is refused, in words; "" where it is not."""
+        if self.refused == "none":
+            return self.detail or "no face"
+        return f"{self.refused}: {self.detail}" if self.detail else self.refused
 
 
 class _Candidate(NamedTuple):
@@ -341,7 +350,7 @@ class Recognizer:
                 (large if face.side >= self.min_face else small).append(face)
         taken = [self._aligned(photo, face) for face in choose_faces(large, rule, width, height)]
         if taken and rule != "all":
-            return taken
+            return [each._replace(face=replace(each.face, among=len(large))) for each in taken]
         if large and not taken:
             detail = f"{len(large)} faces; a photo of one is asked for"
             return [_Candidate(FoundFace("several", detail))]
@@ -370,7 +379,8 @@ class Recognizer:
         if height != width:
             detail = (
                 f"{width} x {height} pixels, and without a detector a photo must be an aligned "
-                "face, so a square: align it by centerarc data align, or give a detector"
+                "face, so a square: align it by centerarc data align, or use a detector (a gallery "
+                "made without --aligned)"
             )
             return _Candidate(FoundFace("unreadable", detail))
         about = FoundFace(box=(0.0, 0.0, float(width), float(width)), side=float(width))
@@ -387,7 +397,7 @@ class Recognizer:
         about = replace(about, sharpness=sharp)
         if sharp >= self.min_sharpness:
             return _Candidate(about, aligned)
-        detail = f"a sharpness of {sharp:.2f}; at least {self.min_sharpness:g} is asked for"
+        detail = f"a sharpness of {sharp:.3f}; at least {self.min_sharpness:g} is asked for"
         return _Candidate(replace(about, refused="blurred", detail=detail))
 
 

@@ -99,7 +99,8 @@ class Enrolled(NamedTuple):
         place: The photo.
         person: The name of the person.
         status: "added", "known" (the same bytes are there already) or "refused".
-        reason: Of what is refused; of what is known, whose it is if it is another person's.
+        reason: Of what is refused; of what is known, whose it is if it is another person's; of what
+            is added, that the face is one of several.
     """
 
     place: str
@@ -263,7 +264,7 @@ class Gallery:
         for photo in tree.photos:
             place, parts = Path(root) / photo.path, PurePath(photo.path).parts
             if len(parts) < 2:
-                reason = f"it is in no person's folder; put it into {root}/<person>/"
+                reason = f"it is in no person's folder: put it into {root}/<person>/"
                 yield Enrolled(str(place), "", "refused", reason)
             else:
                 named.append((parts[0], place))
@@ -323,21 +324,23 @@ class Gallery:
                     yield one.outcome()
                 else:
                     assert found is not None
-                    yield self._enrol(one, found[0])
+                    yield self._enrol(one, found[0], rule)
                     found = None
                 done += 1
                 if progress is not None:
                     progress(done, len(named))
 
-    def _enrol(self, one: "_Waiting", face: "FoundFace") -> Enrolled:
+    def _enrol(self, one: "_Waiting", face: "FoundFace", rule: str) -> Enrolled:
         if face.embedding is None:
-            reason = face.refused + (f": {face.detail}" if face.detail else "")
-            return one._replace(problem=reason).outcome()
+            return one._replace(problem=face.reason).outcome()
         facts = {"box": face.box, "score": face.score, "side": face.side}
         facts["sharpness"] = face.sharpness
         new = NewPhoto(one.digest, face.embedding, str(one.path), facts=facts)
         held = self.store.add([(one.name, new)])[0]
-        return one._replace(held=held or None).outcome()
+        outcome = one._replace(held=held or None).outcome()
+        if held or face.among == 1:
+            return outcome
+        return outcome._replace(reason=f"one of {face.among} faces was taken (rule {rule!r})")
 
     def add_embeddings(
         self,

@@ -462,7 +462,7 @@ def open_store(place: str | os.PathLike[str]) -> Store:
         return _database()(str(place))
     from centerarc.gallery.sqlite import SqliteStore
 
-    return SqliteStore(place)
+    return SqliteStore(_file(place))
 
 
 def create_store(place: str | os.PathLike[str], facts: Mapping[str, str]) -> Store:
@@ -480,4 +480,11 @@ def create_store(place: str | os.PathLike[str], facts: Mapping[str, str]) -> Sto
         return _database().create(str(place), facts)
     from centerarc.gallery.sqlite import SqliteStore
 
-    return SqliteStore.create(place, facts)
+    return SqliteStore.create(_file(place), facts)
+
+
+def _file(place: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    scheme, separator, _ = str(place).partition("://")
+    if separator and not os.path.exists(place):
+        raise ValueError(f"a gallery is a file or a postgresql:// URL, got one of {scheme!r}")
+    return place

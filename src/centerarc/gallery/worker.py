@@ -82,7 +82,7 @@ def enroll(
     every = gallery.recognizer.stream((photos[at] for at in new), rule=rule)
     for at, [face, *_] in zip(new, every, strict=True):
         if face.embedding is None:
-            refusals[at] = face.refused + (f": {face.detail}" if face.detail else "")
+            refusals[at] = face.reason
             continue
         facts = {"box": face.box, "score": face.score, "side": face.side}
         facts["sharpness"] = face.sharpness

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from centerarc.data.decode import read_image
+from centerarc.evaluation.misfits import Misfit
 from centerarc.evaluation.open_set import OperatingPoint
 from centerarc.evaluation.people_rates import Rate
 from centerarc.gallery import GalleryCalibration, Photo
@@ -68,15 +69,7 @@ def write_gallery_page(
             for pair in found.weak.alike[:_SHOWN]
         ],
         misfits=[
-            {
-                "faces": [_face(found, one.photo)],
-                "detail": (
-                    f"{one.rival:.3f} to {found.names[int(one.rival_person)]}, {one.genuine:.3f} "
-                    "to their own"
-                    if one.reason == "rival"
-                    else f"{one.genuine:.3f} to their own, usually {one.usual:.3f}"
-                ),
-            }
+            {"faces": [_face(found, one.photo)], "detail": _misfit(found, one)}
             for one in found.weak.misfits[:_SHOWN]
         ],
         misfit_count=len(found.weak.misfits),
@@ -85,12 +78,20 @@ def write_gallery_page(
     )
 
 
+def _misfit(found: GalleryCalibration, one: Misfit) -> str:
+    photo = f"photo {found.photos[one.photo].id}"
+    if one.reason == "rival":
+        rival = found.names[int(one.rival_person)]
+        return f"{photo}: {one.rival:.3f} to {rival}, {one.genuine:.3f} to their own"
+    return f"{photo}: {one.genuine:.3f} to their own, usually {one.usual:.3f}"
+
+
 def _face(found: GalleryCalibration, row: int) -> dict[str, str]:
     photo = found.photos[row]
     return {
         "picture": _picture(photo),
         "name": found.names[photo.person],
-        "place": photo.place or f"photo {photo.id}",
+        "place": f"photo {photo.id}: {photo.place}" if photo.place else f"photo {photo.id}",
     }
 
 
@@ -140,7 +141,7 @@ def _rows(found: GalleryCalibration) -> list[tuple[str, str, str, str]]:
         how = f"Between {found.thresholds.lower:.3f} and {found.thresholds.accept:.3f}"
         add("unsure, strangers", measured.unsure_strangers, f"{how}: strangers' photos.")
         add("unsure, enrolled", measured.unsure_enrolled, f"{how}: enrolled people's photos.")
-    if (rule := measured.margin_rule) is not None:
+    if (rule := measured.margin_rule) is not None and rule.margin:
         gain = f"{100 * rule.gain_low:.2f} to {100 * rule.gain_high:.2f}"
         said = "more" if rule.helps else "not shown to be more"
         rows.append(
@@ -148,8 +149,9 @@ def _rows(found: GalleryCalibration) -> list[tuple[str, str, str, str]]:
                 "gain of a margin",
                 f"{100 * rule.gain:.2f} points",
                 gain,
-                f"Enrolled photos that {rule.margin:.3f} ahead of the second person recognizes at "
-                f"the same FPIR, {said} than a threshold alone; on people it was not chosen by.",
+                f"If the best person also had to be {rule.margin:.3f} ahead of the second: "
+                f"enrolled photos recognized at the same FPIR, {said} than by a threshold alone. "
+                "Measured on people who had no part in choosing it.",
             )
         )
     return rows
