@@ -144,6 +144,29 @@ def test_who_takes_memory_from_a_worker_may_die(instant: str) -> None:
     assert "Error" in said[1].stderr  # or nothing was tried
 
 
+NO_DESCRIPTOR = """
+import resource, socket, time
+from multiprocessing import reduction, resource_sharer
+from centerarc.io.parallel import start_worker
+
+start_worker(0)
+reduction.DupFd(0)
+taker = socket.socket(socket.AF_UNIX)
+resource.setrlimit(resource.RLIMIT_NOFILE, (taker.fileno(), taker.fileno()))
+taker.connect(resource_sharer._resource_sharer._address)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of sockets of a file")
+def test_a_worker_that_cannot_hand_over_for_lack_of_descriptors_ends_in_a_line() -> None:
+    words = [sys.executable, "-c", NO_DESCRIPTOR]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 1
+    (said,) = done.stderr.splitlines()
+    assert said.startswith("a worker cannot send what it has read: [Errno 24] Too many open files")
+
+
 def test_processes_use_opencv_after_this_one_did() -> None:
     # OpenCV's threads do not survive a fork; whoever touches them in the child crashes.
     image = np.random.default_rng(0).integers(0, 256, (1000, 1000, 3), dtype=np.uint8)

@@ -91,8 +91,9 @@ def start_worker(_: int) -> None:
     # A thread sends what a worker has read. Where it cannot, as for lack of descriptors, it would
     # leave that out, and whoever waits for it would wait forever.
     multiprocessing.queues.Queue._on_queue_feeder_error = _end_worker  # type: ignore[attr-defined]
-    # Another one hands memory over, and would print a traceback where whoever takes it is killed.
-    sys.excepthook = _say_unless_no_one_receives
+    # Another one hands memory over: it prints a traceback where whoever takes it is killed, and
+    # where it cannot, for lack of descriptors, it prints them for ever and no one gets anything.
+    sys.excepthook = _end_unless_no_one_receives
     # PyTorch's workers look for their parent every few seconds, and take whoever has adopted them
     # for it where it was killed before their first look. Meanwhile they hold its sockets open, so
     # that ranks wait for one that is dead; and at their end they wait until all is sent.
@@ -115,11 +116,11 @@ def shared_memory_left() -> float:
 _NO_ONE_RECEIVES = (ConnectionError, EOFError)
 
 
-def _say_unless_no_one_receives(
+def _end_unless_no_one_receives(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
     if not issubclass(kind, _NO_ONE_RECEIVES):
-        sys.__excepthook__(kind, error, trace)
+        _end_worker(None, error, None)
 
 
 def _end_worker(_: object, error: BaseException, result: object) -> None:
