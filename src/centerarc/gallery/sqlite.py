@@ -104,6 +104,7 @@ class SqliteStore(Store):
         self._search: RowSearch | None = None
         self._photos = np.empty(0, np.int64)
         self._seen: tuple[str, int] = ("", 0)
+        self._looked = (-1, -1)
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], facts: Mapping[str, str]) -> Self:
@@ -162,6 +163,8 @@ class SqliteStore(Store):
         )
         with self._errors():
             connection.execute("PRAGMA foreign_keys = ON")
+            # KiB: the digests of a million photos, which are looked for in no order.
+            connection.execute("PRAGMA cache_size = -65536")
             connection.execute("PRAGMA secure_delete = ON")
             connection.execute("PRAGMA synchronous = FULL")
         return connection
@@ -280,24 +283,32 @@ class SqliteStore(Store):
     def rows(self, after: int = 0) -> Rows:
         """Returns the embeddings of photos with numbers above one."""
         with self._lock, self._errors():
-            size = int(self.facts["size"])
-            query = "SELECT id, person, embedding FROM photo WHERE id > ? ORDER BY id"
             count = self._value("SELECT count(*) FROM photo WHERE id > ?", after)
             photo, person = np.empty(count, np.int64), np.empty(count, np.int64)
-            embedding = np.empty((count, size), np.float32)
+            embedding = np.empty((count, int(self.facts["size"])), np.float32)
             at = 0
-            cursor = self._connection.execute(query, (after,))
-            while at < count and (found := cursor.fetchmany(min(_READ, count - at))):
-                part = slice(at, at + len(found))
-                photo[part], person[part] = zip(*((row[0], row[1]) for row in found), strict=True)
-                blob = b"".join(row[2] for row in found if isinstance(row[2], bytes))
-                if len(blob) != len(found) * size * 4:
-                    raise ValueError(
-                        f"{self.place!r} is damaged: a photo has an embedding of another size"
-                    )
-                embedding[part] = np.frombuffer(blob, "<f4").reshape(len(found), size)
-                at = part.stop
+            for part in self._blocks(after):
+                rows = slice(at, min(at + len(part.photo), count))
+                kept = rows.stop - rows.start  # others may add while this reads
+                photo[rows], person[rows] = part.photo[:kept], part.person[:kept]
+                embedding[rows] = part.embedding[:kept]
+                at = rows.stop
         return Rows(photo[:at], person[:at], embedding[:at])
+
+    def _blocks(self, after: int) -> Iterator[Rows]:
+        """The rows of photos with numbers above one, some thousand at a time."""
+        size = int(self.facts["size"])
+        query = "SELECT id, person, embedding FROM photo WHERE id > ? ORDER BY id"
+        cursor = self._connection.execute(query, (after,))
+        while found := cursor.fetchmany(_READ):
+            photo, person, blobs = zip(*found, strict=True)
+            blob = b"".join(one for one in blobs if isinstance(one, bytes))
+            if len(blob) != len(found) * size * 4:
+                raise ValueError(
+                    f"{self.place!r} is damaged: a photo has an embedding of another size"
+                )
+            embedding = np.frombuffer(blob, "<f4").reshape(len(found), size)
+            yield Rows(np.array(photo, np.int64), np.array(person, np.int64), embedding)
 
     def search(self, queries: Float32Array, count: int) -> Nearest:
         """Returns the nearest people of `(Q, D)` queries of unit length, as they are now.
@@ -314,6 +325,10 @@ class SqliteStore(Store):
     def _current(self) -> RowSearch:
         """The search in all rows; what others have changed is taken into account."""
         with self._errors():
+            # The first changes with others' changes, the second with those of this connection.
+            looked = (self._value("PRAGMA data_version"), self._connection.total_changes)
+            if self._search is not None and looked == self._looked:
+                return self._search
             self._connection.execute("BEGIN")  # one state of the file for all that is read
             try:
                 state = (self.facts["removals"], self._value("SELECT max(id) FROM photo") or 0)
@@ -326,6 +341,7 @@ class SqliteStore(Store):
                 with suppress(OSError):
                     self._delete_rows()
         assert self._search is not None
+        self._looked = looked
         return self._search
 
     def _load(self, state: tuple[str, int]) -> None:
@@ -338,17 +354,19 @@ class SqliteStore(Store):
                 self._hold(parts, photos, person, state)
                 return
         mapped, last = self._mapped(state[0])
-        head = self._all("SELECT id, person FROM photo WHERE id <= ? ORDER BY id", last)
-        rest = self.rows(after=last)
-        old = np.array(head, np.int64).reshape(-1, 2)
-        photos, person = (np.concatenate(both) for both in zip(old.T, rest[:2], strict=True))
-        if len(rest.photo) >= _MAPPED_FROM:
+        if self._value("SELECT count(*) FROM photo WHERE id > ?", last) >= _MAPPED_FROM:
             # A folder that cannot be written to is no hindrance.
             with suppress(OSError):
-                self._write_rows(state, [*mapped, rest.embedding])
-                written, last = self._mapped(state[0])
-                if written and last == state[1]:  # else another process has changed the file
-                    mapped, rest = written, rest._replace(embedding=rest.embedding[:0])
+                self._write_rows(state, mapped, last)
+                written, end = self._mapped(state[0])
+                if written and end == state[1]:  # else another process has changed the file
+                    mapped, last = written, end
+        head = self._connection.execute(
+            "SELECT id, person FROM photo WHERE id <= ? ORDER BY id", (last,)
+        )
+        old = np.fromiter(head, np.dtype((np.int64, 2)))
+        rest = self.rows(after=last)
+        photos, person = (np.concatenate(both) for both in zip(old.T, rest[:2], strict=True))
         self._hold([*mapped, rest.embedding], photos, person, state)
 
     def _hold(
@@ -380,14 +398,17 @@ class SqliteStore(Store):
             pass  # it is not there, or of another state
         return [], 0
 
-    def _write_rows(self, state: tuple[str, int], parts: Sequence[Float32Array]) -> None:
+    def _write_rows(self, state: tuple[str, int], mapped: list[Float32Array], last: int) -> None:
+        """Writes rows that are mapped already, and those of photos after the last of them."""
         facts = self.facts
         head = {"uuid": facts["uuid"], "removals": state[0], "size": int(facts["size"])}
-        head |= {"rows": sum(map(len, parts)), "last": state[1]}
+        head |= {"rows": self._value("SELECT count(*) FROM photo"), "last": state[1]}
         with atomic_path(self._rows_path) as temporary, open(temporary, "wb") as file:
             file.write(json.dumps(head).encode().ljust(_HEADER))
-            for part in parts:
+            for part in mapped:
                 np.ascontiguousarray(part, "<f4").tofile(file)
+            for block in self._blocks(last):
+                block.embedding.tofile(file)
 
     @property
     def index(self) -> None:
