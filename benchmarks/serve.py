@@ -306,7 +306,7 @@ def load_table(record: Record) -> Table | None:
             _milliseconds(row["p99"]),
             _milliseconds(row["processor"]),
             f"{row['peak'] / (1 << 20):,.0f} MiB",
-            f"{row['others']:.1f}",
+            f"{max(row['others'], 0.0):.1f}",
         ]
         for row in record["load"]
     ]
@@ -383,8 +383,8 @@ def main() -> None:
     busy = os.getloadavg()[0]
     command = " ".join(["python -m benchmarks.serve", *parts])
     caption = (
-        f"`{command}`, {time.strftime('%Y-%m-%d')}, {machine_words(record)[:-1]}; other programs "
-        f"ran at the same time (load average at the end {busy:.0f})."
+        f"`{command}`, {time.strftime('%Y-%m-%d')}, {machine_words(record)[:-1]}; load average at "
+        f"the end {busy:.0f}."
     )
     for name, table in TABLES.items():
         if (found := table(record)) is not None:
