@@ -381,7 +381,7 @@ def main() -> None:
             record["kills"] = kills(Path(folder) / "kills", wanted.kills)
     print(json.dumps(record, indent=1))
     busy = os.getloadavg()[0]
-    command = " ".join(["python -m benchmarks.serve", *parts])
+    command = " ".join(["python -m benchmarks.serve", *parts, f"--seconds {wanted.seconds:g}"])
     caption = (
         f"`{command}`, {time.strftime('%Y-%m-%d')}, {machine_words(record)[:-1]}; load average at "
         f"the end {busy:.0f}."

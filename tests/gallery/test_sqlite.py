@@ -12,7 +12,7 @@ from centerarc.gallery import sqlite as store_module
 from centerarc.gallery.sqlite import SqliteStore
 from centerarc.gallery.store import NewPhoto
 from tests.gallery.test_search import drawn
-from tests.gallery.test_store import filled, photo
+from tests.gallery.test_store import changes_are_seen, filled, photo
 
 
 @pytest.fixture
@@ -45,20 +45,7 @@ def test_the_file_of_rows_follows_what_others_change(
     store: SqliteStore, mapped: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_module, "_MAPPED_FROM", mapped)
-    rows, more = filled(store), drawn(12)[5:]
-    other = SqliteStore(store.path)
-    assert store.search(rows[2:3], 1).row.tolist() == [[3]]
-    other.add([("D", photo(more[0]))])
-    assert store.search(more[:1], 1).row.tolist() == [[6]]
-    assert store.search(more[:1], 1).person.tolist() == [[4]]
-    other.remove(people=[2])
-    found = store.search(rows[2:3], 5)
-    assert found.person[0].tolist()[3:] == [-1, -1]
-    assert 2 not in found.person
-    store.add([("E", photo(more[1]))])
-    assert other.search(more[1:2], 1).row.tolist() == [[7]]
-    assert other.search(rows[:1], 1).row.tolist() == [[1]]
-    other.close()
+    changes_are_seen(store, str(store.path))
     assert (store.path.with_name("people.db-rows").exists()) == (mapped == 1)
 
 

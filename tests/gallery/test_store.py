@@ -118,7 +118,8 @@ def test_nothing_of_a_change_that_fails_stays(store: Store) -> None:
     assert not store.people()
 
 
-def test_the_search_sees_what_others_change(store: Store, place: str) -> None:
+def changes_are_seen(store: Store, place: str) -> None:
+    """What two who have a gallery open change, each of them finds."""
     rows, more = filled(store), drawn(12)[5:]
     other = open_store(place)
     assert store.search(rows[2:3], 1).row.tolist() == [[3]]
@@ -133,6 +134,10 @@ def test_the_search_sees_what_others_change(store: Store, place: str) -> None:
     assert other.search(more[1:2], 1).row.tolist() == [[7]]
     assert other.search(rows[:1], 1).row.tolist() == [[1]]
     other.close()
+
+
+def test_the_search_sees_what_others_change(store: Store, place: str) -> None:
+    changes_are_seen(store, place)
 
 
 def test_the_search_is_that_of_float64(store: Store) -> None:

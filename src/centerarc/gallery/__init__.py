@@ -1,6 +1,7 @@
 """Who is this? People and their photos in a gallery, and who somebody is."""
 
 from centerarc.gallery.calibration import GalleryCalibration, Thresholds, Verdict
+from centerarc.gallery.enrolment import Enrolled
 from centerarc.gallery.faces import (
     MIN_FACE,
     MIN_SHARPNESS,
@@ -12,7 +13,6 @@ from centerarc.gallery.faces import (
 )
 from centerarc.gallery.gallery import (
     Candidate,
-    Enrolled,
     EnrolRule,
     Gallery,
     Identity,

@@ -6,7 +6,8 @@ from typing import Literal, Self
 from pydantic import BaseModel, Field
 
 from centerarc.gallery.calibration import Thresholds, Verdict
-from centerarc.gallery.gallery import Enrolled, Identity
+from centerarc.gallery.enrolment import Enrolled
+from centerarc.gallery.gallery import Identity
 from centerarc.gallery.store import Person, Photo
 from centerarc.gallery.worker import Identified
 

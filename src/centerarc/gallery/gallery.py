@@ -17,6 +17,7 @@ from centerarc.evaluation.embedding import Part, write_npz, write_parquet
 from centerarc.evaluation.embedding import file_format as embedding_format
 from centerarc.evaluation.scores import check_embeddings, row_blocks
 from centerarc.gallery.calibration import GalleryCalibration, Thresholds, Verdict, calibrated
+from centerarc.gallery.enrolment import Enrolled, Enrolment
 from centerarc.gallery.search import Float32Array
 from centerarc.gallery.store import (
     NewPhoto,
@@ -90,23 +91,6 @@ class Identity:
     def name(self) -> str | None:
         """The name, if it is accepted."""
         return self.candidates[0].name if self.verdict == "accepted" else None
-
-
-class Enrolled(NamedTuple):
-    """What became of a photo that was to be enrolled.
-
-    Args:
-        place: The photo.
-        person: The name of the person.
-        status: "added", "known" (the same bytes are there already) or "refused".
-        reason: Of what is refused; of what is known, whose it is if it is another person's; of what
-            is added, that the face is one of several.
-    """
-
-    place: str
-    person: str
-    status: Literal["added", "known", "refused"]
-    reason: str = ""
 
 
 class Gallery:
@@ -298,18 +282,18 @@ class Gallery:
         progress: Callable[[int, int], Any] | None,
     ) -> Iterator[Enrolled]:
         recognizer = self._recognizer()
-        waiting: deque[_Waiting] = deque()
+        waiting: deque[Enrolment] = deque()
 
         def photos() -> Iterator[bytes]:
             for name, path in named:
                 try:
                     kept, content = person_name(name), read_file(path)
                 except (OSError, ValueError) as error:
-                    waiting.append(_Waiting(name, path, problem=str(error)))
+                    waiting.append(Enrolment(name, str(path), problem=str(error)))
                     continue
                 digest = hashlib.sha256(content).digest()
                 held = self.store.holder(digest)
-                waiting.append(_Waiting(kept, path, digest, held=held))
+                waiting.append(Enrolment(kept, str(path), digest, held=held))
                 if held is None:  # else it need not be embedded again
                     yield content
 
@@ -330,17 +314,12 @@ class Gallery:
                 if progress is not None:
                     progress(done, len(named))
 
-    def _enrol(self, one: "_Waiting", face: "FoundFace", rule: str) -> Enrolled:
-        if face.embedding is None:
-            return one._replace(problem=face.reason).outcome()
-        facts = {"box": face.box, "score": face.score, "side": face.side}
-        facts["sharpness"] = face.sharpness
-        new = NewPhoto(one.digest, face.embedding, str(one.path), facts=facts)
-        held = self.store.add([(one.name, new)])[0]
-        outcome = one._replace(held=held or None).outcome()
-        if held or face.among == 1:
-            return outcome
-        return outcome._replace(reason=f"one of {face.among} faces was taken (rule {rule!r})")
+    def _enrol(self, one: Enrolment, face: "FoundFace", rule: str) -> Enrolled:
+        one = one.shows(face, rule)
+        if not one.settled:
+            held = self.store.add([(one.name, one.photo(face))])[0]
+            one = one._replace(held=held or None)
+        return one.outcome()
 
     def add_embeddings(
         self,
@@ -371,7 +350,7 @@ class Gallery:
             ]
             said = self.store.add(rows)
             result += [
-                _Waiting(person_name(name), new.place, held=held or None).outcome()
+                Enrolment(person_name(name), new.place, held=held or None).outcome()
                 for (name, new), held in zip(rows, said, strict=True)
             ]
         return result
@@ -569,28 +548,6 @@ class Gallery:
         for person in self.people():
             if not person.photos:
                 yield f"{person.name} (person {person.id}) has no photo"
-
-
-class _Waiting(NamedTuple):
-    """A photo whose turn has not come, or what is known of it without an embedding."""
-
-    name: str
-    path: Path | str
-    digest: bytes = b""
-    problem: str = ""
-    held: str | None = None  # whose it is already
-
-    @property
-    def settled(self) -> bool:
-        return bool(self.problem) or self.held is not None
-
-    def outcome(self) -> Enrolled:
-        if self.problem:
-            return Enrolled(str(self.path), self.name, "refused", self.problem)
-        if self.held is None:
-            return Enrolled(str(self.path), self.name, "added")
-        other = f"the same photo is there as {self.held}'s" if self.held != self.name else ""
-        return Enrolled(str(self.path), self.name, "known", other)
 
 
 def _embedding_size(recognizer: "Recognizer") -> int:

@@ -13,7 +13,8 @@ import numpy as np
 
 from centerarc.data.decode import MAX_PIXELS, Image, decode_image
 from centerarc.gallery.calibration import Thresholds
-from centerarc.gallery.gallery import Enrolled, EnrolRule, Gallery, Identity
+from centerarc.gallery.enrolment import Enrolled, Enrolment
+from centerarc.gallery.gallery import EnrolRule, Gallery, Identity
 from centerarc.gallery.store import NewPhoto, person_name
 
 # People who are named for each face, at most.
@@ -74,32 +75,21 @@ def enroll(
     if gallery.recognizer is None:
         raise ValueError("photos need a recognizer: give one when the gallery is opened")
     name = person_name(person)
-    digests = [hashlib.sha256(photo).digest() for photo in photos]
-    holders = [gallery.store.holder(digest) for digest in digests]
-    refusals = [""] * len(photos)
-    new = [at for at, holder in enumerate(holders) if holder is None]
+    waiting = []
+    for photo, place in zip(photos, places, strict=True):
+        digest = hashlib.sha256(photo).digest()
+        waiting.append(Enrolment(name, place, digest, held=gallery.store.holder(digest)))
+    new = [at for at, one in enumerate(waiting) if not one.settled]
     rows: dict[int, NewPhoto] = {}
     every = gallery.recognizer.stream((photos[at] for at in new), rule=rule)
     for at, [face, *_] in zip(new, every, strict=True):
-        if face.embedding is None:
-            refusals[at] = face.reason
-            continue
-        facts = {"box": face.box, "score": face.score, "side": face.side}
-        facts["sharpness"] = face.sharpness
-        rows[at] = NewPhoto(digests[at], face.embedding, places[at], facts=facts)
+        waiting[at] = waiting[at].shows(face, rule)
+        if not waiting[at].settled:
+            rows[at] = waiting[at].photo(face)
     said = gallery.store.add([(name, row) for row in rows.values()]) if rows else []
     for at, held in zip(rows, said, strict=True):
-        holders[at] = held or None
-    found = []
-    for place, refusal, holder in zip(places, refusals, holders, strict=True):
-        if refusal:
-            found.append(Enrolled(place, name, "refused", refusal))
-        elif holder is None:
-            found.append(Enrolled(place, name, "added"))
-        else:
-            other = f"the same photo is there as {holder}'s" if holder != name else ""
-            found.append(Enrolled(place, name, "known", other))
-    return found
+        waiting[at] = waiting[at]._replace(held=held or None)
+    return [one.outcome() for one in waiting]
 
 
 @dataclass(eq=False)
